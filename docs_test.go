@@ -96,7 +96,7 @@ func isTreePath(word string) bool {
 	return nested && paths.MatchString(word) && exists(first)
 }
 
-// undeclared returns a text for every name that a Go file does not declare.
+// undeclared returns an error message for each of the names that the Go file at path does not declare.
 func undeclared(path string, names []string) []string {
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
 	if err != nil {

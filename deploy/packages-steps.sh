@@ -84,7 +84,7 @@ completes 'brevet identity create device/1 --ki' --kind
 completes 'brevet-agent st' status
 completes 'brevet-agent run --to' --token-file
 completes 'brevet-agent status --output ' json
-completes 'brevet cert revoke --lab' --label
+completes 'brevet revocation create --lab' --label
 completes 'brevet-bench oc' ocsp
 for shell in zsh fish; do # if installed: the scripts must load and complete
   command -v "$shell" >/dev/null || continue

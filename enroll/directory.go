@@ -94,7 +94,7 @@ func (d *Directory) probe() error {
 	return nil
 }
 
-// flock takes the exclusive lock. It retries for 100 ms because Running may hold the lock briefly.
+// flock takes the exclusive lock. It retries for 100 ms, because another process that calls Running holds the lock briefly.
 func flock(lock *os.File) (err error) {
 	for range 10 {
 		if err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {

@@ -31,7 +31,7 @@ type pendingFile struct {
 	Key       []byte `json:"key"` // PKCS #8
 }
 
-// errPending means that pending.json is damaged. It wraps no cause, which may contain the key.
+// errPending means that pending.json is damaged. It does not wrap the parse error, which could contain the private key.
 var errPending = errors.New(pendingName + " does not parse")
 
 // preparePending returns the request in progress with the same authorization, or generates and records a new one. When it

@@ -18,8 +18,8 @@ type Size struct {
 // Queue holds the items that are processed and those that wait. It serves the waiting sources round-robin, one item
 // each, so sending more items does not get a source served more often. It is not safe for concurrent use.
 //
-// A source may have at most as many waiting items as there are free places in the queue. A single source that floods
-// the queue therefore gets half of it, and two sources get a third each. A new source finds a free place as long as
+// A source may add an item only while it has fewer waiting items than the queue has free places. A single source that
+// floods the queue therefore fills half of the places, and two sources fill a third each. A new source finds a free place as long as
 // there are fewer sources than places.
 type Queue[K comparable, T any] struct {
 	size    Size

@@ -85,7 +85,7 @@ func (d *Directory) Replace(name string, perm fs.FileMode, write func(io.Writer)
 	return err
 }
 
-// create writes and flushes a file that must not exist.
+// create creates a file, writes it and flushes it. It returns an error if the file exists.
 func (d *Directory) create(name string, perm fs.FileMode, write func(io.Writer) error) (err error) {
 	f, err := d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {

@@ -17,7 +17,7 @@ var evidenceNames = []string{"token"}
 func EvidenceKinds() []EvidenceKind {
 	kinds := make([]EvidenceKind, len(evidenceNames))
 	for i := range kinds {
-		kinds[i] = EvidenceKind(i + 1) //nolint:gosec // there are few
+		kinds[i] = EvidenceKind(i + 1)
 	}
 	return kinds
 }

@@ -80,10 +80,16 @@ func VAID(trustDomain string, issuer IssuerID) (SPIFFEID, error) {
 	return SPIFFEIDIn(trustDomain, reservedRoot+"/va/"+issuer.Short())
 }
 
+// OperatorPath is the prefix of the reserved paths of human operators.
+const OperatorPath = reservedRoot + "/operator/"
+
+// IsOperator reports whether the identity is that of a human operator.
+func (s SPIFFEID) IsOperator() bool { return strings.HasPrefix(s.Path(), OperatorPath) }
+
 // OperatorID returns the identity of a human operator.
 func OperatorID(trustDomain, name string) (SPIFFEID, error) {
 	if strings.Contains(name, "/") {
 		return SPIFFEID{}, fmt.Errorf("%q is not an operator's name: use letters, digits, dots, dashes and underscores", name)
 	}
-	return SPIFFEIDIn(trustDomain, reservedRoot+"/operator/"+name)
+	return SPIFFEIDIn(trustDomain, OperatorPath+name)
 }

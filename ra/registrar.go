@@ -85,8 +85,8 @@ type RenewRequest struct {
 	Predecessor pki.CertRef
 	CSR         []byte
 	Lifetime    time.Duration
-	// Superseded is true if the predecessor is known to be superseded. Then Renew can only repeat an earlier response, so
-	// it does not wait for other requests of the identity.
+	// Superseded is true if the certificate to renew is known to be superseded already. Then Renew can only repeat an
+	// earlier response, so it does not wait for the identity's other requests.
 	Superseded bool
 }
 

@@ -74,6 +74,24 @@ func TestFollowersAreFew(t *testing.T) {
 	servertest.Must(other.Recv())(t)
 }
 
+// An operator has no more followers with the keys of several certificates.
+func TestFollowersCountForAllKeys(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	bob := w.NewOperator(t, "bob")
+	renewed := w.Renewed(t, bob, servertest.Key(t))
+	follow := func(h *servertest.Holder) error {
+		_, err := servertest.Must(h.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{Follow: true}))(t).Recv()
+		return err
+	}
+	for range 2 {
+		servertest.Refused(t, follow(bob), codes.OK, "")
+		servertest.Refused(t, follow(renewed), codes.OK, "")
+	}
+	servertest.Refused(t, follow(bob), codes.ResourceExhausted, pki.RuleOverloaded)
+	servertest.Refused(t, follow(renewed), codes.ResourceExhausted, pki.RuleOverloaded)
+}
+
 // A follower whose operator is suspended ends, although nothing else happens.
 func TestIdleFollowersAreAuthorizedAgain(t *testing.T) {
 	t.Parallel()

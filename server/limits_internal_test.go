@@ -1,8 +1,12 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"testing"
 
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/authz"
 )
 
@@ -32,6 +36,32 @@ func TestQueuesFitThePipeline(t *testing.T) {
 		s := sizes(sessions + 1)
 		if issuing := s[enrollments].Slots + s[renewals].Slots; issuing > pipeline || s[enrollments].Slots*2 > s[renewals].Slots {
 			t.Errorf("with %d sessions, there are slots for %d enrollments and %d renewals", sessions+1, s[enrollments].Slots, s[renewals].Slots)
+		}
+	}
+}
+
+// An identity has its share of the streams of the log once, however many certificates it has. Of other work each key has
+// a share.
+func TestStreamsOfTheLogCountForAllKeys(t *testing.T) {
+	id, err := pki.ParseSPIFFEID("spiffe://fleet.example/operator/bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second := admission.Identity(id, pki.HashSPKI([]byte("first"))), admission.Identity(id, pki.HashSPKI([]byte("second")))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // a call that would wait returns at once
+	for op, shared := range map[authz.Operation]bool{authz.ListEntries: true, authz.GetHead: true, authz.ReflectServices: true, authz.ListTokens: false} {
+		a := newAdmissions(Config{Limits: DefaultLimits()})
+		for range sizes(1)[works[op]].Each {
+			if _, err := a.Enter(ctx, op, first); err != nil {
+				t.Fatalf("%s: %v", op, err)
+			}
+		}
+		if _, err := a.Enter(ctx, op, first); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: one call too many of a key: %v", op, err)
+		}
+		if _, err := a.Enter(ctx, op, second); errors.Is(err, context.Canceled) != shared {
+			t.Errorf("%s: a call of another key: %v", op, err)
 		}
 	}
 }

@@ -234,7 +234,7 @@ func unexpected(what string, err error) error {
 	}
 }
 
-// serialBytes returns a serial number, which is hexadecimal, as the wire has it.
+// serialBytes decodes a hexadecimal serial number into the bytes that the protocol uses.
 func serialBytes(serial string) []byte {
 	s, err := pki.ParseSerial(serial)
 	if err != nil {

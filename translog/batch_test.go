@@ -16,7 +16,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// batchBytes returns the size of a batch of n records of extend, each with an index below ten.
+// batchBytes returns the size of a batch of n records that the helper extend wrote. Each index must have one digit.
 func batchBytes(n int) int { return frameSize + n*sizeOf([]byte("entry 1")) + len(Hash{}) }
 
 // The bytes below are on disks. If this test fails, the format has changed and needs another header.

@@ -34,13 +34,36 @@ type Head struct {
 	Chain Hash
 }
 
+// PageSize is the size in bytes at which a page of encoded entries ends: the entry that reaches it is the last one.
+// Readers keep whole pages in memory, and an entry can have [MaxEntrySize] bytes.
+const PageSize = 256 << 10
+
+// Page collects entries until it has a number of them or PageSize bytes.
+type Page struct {
+	Entries []Sequenced
+	limit   int
+	size    int
+}
+
+// NewPage returns an empty page of at most limit entries.
+func NewPage(limit int) *Page { return &Page{limit: limit} }
+
+// Add appends an entry.
+func (p *Page) Add(s Sequenced) {
+	p.Entries = append(p.Entries, s)
+	p.size += len(s.Entry)
+}
+
+// IsFull reports whether the page ends with its last entry.
+func (p *Page) IsFull() bool { return len(p.Entries) >= p.limit || p.size >= PageSize }
+
 // Store is the log in the database, as the [Sequencer] uses it. The store writes entries unsequenced, in the
 // transaction of the change that they record; the Sequencer assigns their indexes. Reads are safe for concurrent use.
 type Store interface {
 	Reader
 	// Sequence assigns the next indexes and chain values to the oldest unsequenced entries, in the order in which their
-	// transactions were committed. It does so in one durable transaction and returns these entries, at most limit. If
-	// there are none, it writes nothing.
+	// transactions were committed. It does so in one durable transaction and returns these entries. They are a [Page]
+	// of at most limit: if it is not full, no more entries waited. If there are none, it writes nothing.
 	Sequence(ctx context.Context, limit int) ([]Sequenced, error)
 	// Written returns the number of entries, including unsequenced ones.
 	Written(ctx context.Context) (uint64, error)
@@ -52,7 +75,7 @@ type Reader interface {
 	Epoch(ctx context.Context) (Epoch, error)
 	// Head returns the end of the sequenced log.
 	Head(ctx context.Context) (Head, error)
-	// Entries returns sequenced entries from an index on, in order and without gaps: at most limit, and at least one if
-	// there is one.
+	// Entries returns sequenced entries from an index on, in order and without gaps. They are a [Page] of at most limit,
+	// with at least one entry if there is one.
 	Entries(ctx context.Context, from uint64, limit int) ([]Sequenced, error)
 }

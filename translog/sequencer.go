@@ -192,7 +192,11 @@ func (s *Sequencer) sequence(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("sequence entries: %w", err)
 		}
-		if len(batch) < batchSize {
+		page := NewPage(batchSize)
+		for _, s := range batch {
+			page.Add(s)
+		}
+		if !page.IsFull() {
 			return nil
 		}
 	}

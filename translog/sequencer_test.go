@@ -80,6 +80,30 @@ func TestSyncArchivesEarlierCommits(t *testing.T) {
 	checkOnce(t, archived(t, path), callers, each)
 }
 
+// singles is a Store whose entries fill a page each.
+type singles struct{ *memory }
+
+func (s singles) Sequence(ctx context.Context, _ int) ([]Sequenced, error) {
+	return s.memory.Sequence(ctx, 1)
+}
+
+func (s singles) Entries(ctx context.Context, from uint64, _ int) ([]Sequenced, error) {
+	return s.memory.Entries(ctx, from, 1)
+}
+
+// A page that its size ends is not the last one.
+func TestSyncArchivesLargeEntries(t *testing.T) {
+	m, a := &memory{}, open(t, filepath.Join(t.TempDir(), "log"))
+	const entries = 5
+	for n := range entries {
+		m.commit(strings.Repeat(fmt.Sprint(n), PageSize))
+	}
+	synced(t, start(t, singles{m}, a))
+	if size := a.Head().Size; size != entries {
+		t.Errorf("%d entries archived, %d were committed", size, entries)
+	}
+}
+
 // checkOnce checks that each caller's entries are present exactly once, in the order of its commits.
 func checkOnce(t *testing.T, entries []string, callers, each int) {
 	t.Helper()

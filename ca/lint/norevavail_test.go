@@ -78,7 +78,8 @@ func sign(t *testing.T, template *x509.Certificate) []byte {
 	return der
 }
 
-// pointsTo returns the CRL distribution points of a URL as crypto/x509 encodes them. A freshest CRL has the same form.
+// pointsTo returns a CRL distribution points extension with one URL, as crypto/x509 encodes it. The freshest CRL extension
+// has the same syntax.
 func pointsTo(t *testing.T, url string) []byte {
 	t.Helper()
 	cert, err := x509.ParseCertificate(sign(t, &x509.Certificate{CRLDistributionPoints: []string{url}}))

@@ -172,7 +172,7 @@ type issueRig struct {
 	goroutines int // with which the floor is fastest
 }
 
-// party is a server and its callers.
+// party is a measured server with its callers.
 type party struct {
 	server  *serverProcess
 	callers []*caller

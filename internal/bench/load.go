@@ -202,7 +202,7 @@ func putLoad(ctx context.Context, callers []*caller, call func(*caller, context.
 	return loadOf(took, latencies...), nil
 }
 
-// loadOf returns the load of callers with latencies that took so long in total.
+// loadOf returns the result of a load with these latencies that took so long in total.
 func loadOf(took time.Duration, latencies ...[]time.Duration) load {
 	all := slices.Concat(latencies...)
 	slices.Sort(all)

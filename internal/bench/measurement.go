@@ -232,8 +232,8 @@ func (b *bench) sweep(ctx context.Context) error {
 	return nil
 }
 
-// close removes key and directory, even if the command was interrupted. If the key cannot be destroyed in an operator's
-// HSM, the directory stays, so that the next measurement destroys the key.
+// close removes the benchmark's key and directory, even if the command was interrupted. If the key is in an operator's HSM
+// and destroying it fails, the directory stays, so that the next measurement destroys the key.
 func (b *bench) close() error {
 	var err error
 	if b.hsm != nil {

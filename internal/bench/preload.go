@@ -83,7 +83,7 @@ func preload(ctx context.Context, d devca.CA, f filling, logf func(string, ...an
 	return group.Wait()
 }
 
-// preloader makes and writes records. Its fields do not change.
+// preloader makes and writes records. Its fields are constant, so its methods may run concurrently.
 type preloader struct {
 	filling
 	db      *sqlite.DB

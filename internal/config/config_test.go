@@ -17,7 +17,7 @@ type level int
 
 func (l *level) UnmarshalText(text []byte) error {
 	if string(text) != "high" {
-		return fmt.Errorf("%q is no level: use high", text)
+		return fmt.Errorf("%q is not a level: use high", text)
 	}
 	*l = 7
 	return nil
@@ -125,11 +125,11 @@ func TestInvalidFilesAreRefused(t *testing.T) {
 		"lifetime: {a: b}":                  "line 1: lifetime: a duration with its unit belongs here",
 		"lifetime: 1h2d":                    "line 1: lifetime: a duration",
 		"waits: [1s, x]":                    "line 1: waits[1]: a duration",
-		"level: low":                        `line 1: level: "low" is no level: use high`,
-		"name: a\nname: b":                  "line 2: name: this key is here twice",
-		"grpc: &a {idle: 1s}":               "line 1: grpc: aliases and anchors are not taken",
-		"grpc: {<<: {idle: 1s}}":            "line 1: grpc: a key is a plain word",
-		"? [a]\n: b":                        "line 1: a key is a plain word",
+		"level: low":                        `line 1: level: "low" is not a level: use high`,
+		"name: a\nname: b":                  "line 2: name: this key occurs twice",
+		"grpc: &a {idle: 1s}":               "line 1: grpc: aliases and anchors are not allowed",
+		"grpc: {<<: {idle: 1s}}":            "line 1: grpc: a key must be a plain word",
+		"? [a]\n: b":                        "line 1: a key must be a plain word",
 		"- a":                               "line 1: keys with values belong here",
 		"name: a\n---\nname: b":             "a second document starts here",
 		"name: [":                           "this is not YAML",

@@ -23,7 +23,7 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 		*f = name
 		return nil
 	default:
-		return fmt.Errorf("%q is no format: use text or json", text)
+		return fmt.Errorf("%q is not a format: use text or json", text)
 	}
 }
 
@@ -47,7 +47,7 @@ func (l *LogLevel) UnmarshalText(text []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is no level: use debug, info, warn or error", text)
+	return fmt.Errorf("%q is not a level: use debug, info, warn or error", text)
 }
 
 // Level implements slog.Leveler.

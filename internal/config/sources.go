@@ -62,7 +62,7 @@ func (e Environment) Check(of any, environ []string) error {
 			continue
 		}
 		if where, secret := e.Secrets[short]; secret {
-			return &Error{Source: "$" + name, Problem: "a secret does not belong into the environment, where other processes may read it: " + where}
+			return &Error{Source: "$" + name, Problem: "a secret must not be in the environment, where other processes may read it: " + where}
 		}
 		if known := slices.Sorted(maps.Values(variables)); !slices.Contains(known, name) {
 			return &Error{Source: "$" + name, Problem: e.unknown(of, name, known)}

@@ -54,7 +54,7 @@ func TestUnknownAndSecretVariablesAreRefused(t *testing.T) {
 		"TOOL_NAME=x": "", "TOOL_SERVER=x": "", "TOOL_AGENT_X=x": "", "OTHER=x": "", "TOOL_NAEM=": "", "TOOLS=x": "",
 		"TOOL_NAEM=x":           "$TOOL_NAEM: there is no such variable; the nearest is TOOL_NAME",
 		"TOOL_LOG=x":            "$TOOL_LOG: there is no such variable; the nearest is TOOL_LOG_FORMAT",
-		"TOOL_PIN=hush":         "$TOOL_PIN: a secret does not belong into the environment, where other processes may read it: write the PIN to a file",
+		"TOOL_PIN=hush":         "$TOOL_PIN: a secret must not be in the environment, where other processes may read it: write the PIN to a file",
 		"TOOL_GROUPS=x":         "$TOOL_GROUPS: the environment cannot set groups: write it into the configuration file",
 		"TOOL_MEMBERS_A_NAME=x": "$TOOL_MEMBERS_A_NAME: the environment cannot set members: write it into the configuration file",
 	} {
@@ -87,7 +87,7 @@ func TestValuesOverrideByTheRulesOfTheFile(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"TOOL_COUNT": `$TOOL_COUNT: count: a whole number belongs here, not "x"`, "TOOL_STRICT": `$TOOL_STRICT: strict: true or false belongs here, not "x"`,
-		"TOOL_AGE": "$TOOL_AGE: age: a duration with its unit belongs here, such as 30s, 12h or 7d", "TOOL_LOG_LEVEL": `$TOOL_LOG_LEVEL: log.level: "x" is no level: use debug, info, warn or error`,
+		"TOOL_AGE": "$TOOL_AGE: age: a duration with its unit belongs here, such as 30s, 12h or 7d", "TOOL_LOG_LEVEL": `$TOOL_LOG_LEVEL: log.level: "x" is not a level: use debug, info, warn or error`,
 	} {
 		set := sampleEnvironment.Values(c, func(n string) string { return map[string]string{name: "x"}[n] })
 		if err := config.Override(&c, set); err == nil || err.Error() != text {

@@ -54,7 +54,7 @@ func nameRenamed(err error, into any) error {
 // check returns an error if a node does not match the type t. path is the key of the node.
 func check(n *yaml.Node, t reflect.Type, path string) error {
 	if n.Kind == yaml.AliasNode || n.Anchor != "" {
-		return fault(n, path, "aliases and anchors are not taken: write the value out")
+		return fault(n, path, "aliases and anchors are not allowed: write the value out")
 	}
 	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" {
 		return nil // a key without a value: the field keeps its value
@@ -110,9 +110,9 @@ func checkPairs(n *yaml.Node, path string, each func(key, value *yaml.Node, path
 		at := strings.TrimPrefix(path+"."+key.Value, ".")
 		switch {
 		case key.Kind != yaml.ScalarNode || key.ShortTag() == "!!merge":
-			return fault(key, path, "a key is a plain word")
+			return fault(key, path, "a key must be a plain word")
 		case seen[key.Value]:
-			return fault(key, at, "this key is here twice: keep one")
+			return fault(key, at, "this key occurs twice: keep one")
 		}
 		seen[key.Value] = true
 		if err := each(key, value, at); err != nil {

@@ -68,7 +68,7 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// The same tree makes the same bytes: a package can be compared with another build of it.
+// Write produces the same bytes for the same commands, so that two builds of a package can be compared.
 func TestWriteIsReproducible(t *testing.T) {
 	shares := []string{t.TempDir(), t.TempDir()}
 	for _, share := range shares {

@@ -73,14 +73,14 @@ func (l *Log) write() {
 	}
 }
 
-// put writes a line, and after it how many were lost before, as soon as anything can be written again.
+// put writes a line. If lines were lost before it, put then logs their number.
 func (l *Log) put(line []byte) {
 	if _, err := l.to.Write(line); err != nil {
 		l.lost.Add(1)
 		return
 	}
 	if n := l.lost.Swap(0); n > 0 {
-		l.own.Warn("log lines are lost: nobody read them in time, or writing them failed", "count", n)
+		l.own.Warn("log lines are lost: the reader was too slow, or writing failed", "count", n)
 	}
 }
 

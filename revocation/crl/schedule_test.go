@@ -198,7 +198,7 @@ func TestFailuresRecover(t *testing.T) {
 					if !lists(s.newest(t), ref) {
 						t.Errorf("the revocation is in no CRL after %s works again", call)
 					}
-					// In spite of the failures, every number is used once.
+					// Despite the failures, no CRL number is used twice.
 					last := big.NewInt(0)
 					for _, c := range s.outlet.Published() {
 						if c.Number.Cmp(last) <= 0 {

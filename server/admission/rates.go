@@ -10,7 +10,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// maxBuckets is the maximum number of buckets in each of the two generations.
+// maxBuckets is the maximum number of buckets among the sources that called lately, and again among those before them.
 const maxBuckets = 1 << 15
 
 // Rate limits how often a source may call.

@@ -80,5 +80,3 @@ func Operations() []Operation { return slices.Sorted(maps.Keys(access)) }
 var ErrUnserved error = pki.Refuse(pki.RuleMethod,
 	"call an RPC in proto/brevet/v1, or a server of a version that has it", "this server has no such RPC")
 
-// OperatorPath is the prefix of the reserved paths of operators. Only operators get certificates with it.
-const OperatorPath = "brevet/operator/"

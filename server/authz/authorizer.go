@@ -3,7 +3,6 @@ package authz
 import (
 	"context"
 	"crypto/x509"
-	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -23,7 +22,7 @@ type Caller struct {
 // Actor returns the caller for the log.
 func (c Caller) Actor() pki.Actor { return pki.ActorCaller(c.ID, c.Certificate) }
 
-func (c Caller) isOperator() bool { return strings.HasPrefix(c.ID.Path(), OperatorPath) }
+func (c Caller) isOperator() bool { return c.ID.IsOperator() }
 
 // Statuses returns the status of every certificate on record, from memory. It is safe for concurrent use.
 type Statuses interface {

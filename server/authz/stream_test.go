@@ -35,7 +35,7 @@ func operator(t *testing.T, r *records) (*Authorizer, *Client) {
 	root, key := newCA(t, 1)
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		URIs:        []*url.URL{{Scheme: "spiffe", Host: "fleet.example", Path: "/" + OperatorPath + "alice"}},
+		URIs:        []*url.URL{{Scheme: "spiffe", Host: "fleet.example", Path: "/brevet/operator/alice"}},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(nil, leaf, root, key.Public().(ed25519.PublicKey), key)

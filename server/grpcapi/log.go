@@ -41,11 +41,15 @@ const (
 	// syncTimeout bounds how long a reader waits for entries that are not archived yet: on a full disk that would be for
 	// ever.
 	syncTimeout = 5 * time.Second
-	// logPage is how many entries are read at a time. A read transaction stays short, however long the stream.
+	// logPage is how many entries are read at a time; translog.PageSize bounds their size. A read transaction stays short,
+	// however long the stream, and so does what a stream keeps in memory while its client does not read.
 	logPage = 256
 	// pageTimeout bounds how long a client may take to read a page. A stream that is not read ends, and gives up its slot.
 	pageTimeout = time.Minute
 )
+
+// errLogStopping ends a stream of the log when the server stops.
+var errLogStopping = status.Error(codes.Unavailable, "the server is stopping: read the log again from the entry after the last one")
 
 type entryStream = grpc.ServerStreamingServer[brevetv1.ListEntriesResponse]
 
@@ -59,7 +63,7 @@ func (s *Log) ListEntries(req *brevetv1.ListEntriesRequest, out entryStream) err
 		return pki.Refuse(pki.RuleRequest, "send a limit of 0 or more", "limit is %d", req.GetLimit())
 	}
 	if req.GetFollow() {
-		leave, err := s.Followers.Acquire(out.Context(), sourceOf(out.Context()))
+		leave, err := s.Followers.Acquire(out.Context(), sourceOf(out.Context()).OfAllKeys())
 		if err != nil {
 			return err
 		}
@@ -110,8 +114,14 @@ func (s *Log) start(p *brevetv1.LogPosition) (uint64, error) {
 	return max(uint64(p.GetIndex()), 1), nil //nolint:gosec // not negative
 }
 
-// send sends a page of entries from an index on, and returns how many there were. A limit of 0 is none.
+// send sends a page of entries from an index on, and returns how many there were. A limit of 0 is none. If the server is
+// stopping, send returns an error.
 func (s *Log) send(out entryStream, from, limit uint64) (sent uint64, err error) {
+	select {
+	case <-s.stopping: // before each page, because there may always be another one
+		return 0, errLogStopping
+	default:
+	}
 	page := uint64(logPage)
 	if limit > 0 {
 		page = min(page, limit)
@@ -123,11 +133,7 @@ func (s *Log) send(out entryStream, from, limit uint64) (sent uint64, err error)
 	if err != nil || len(entries) == 0 {
 		return 0, err
 	}
-	messages, err := s.messages(entries)
-	if err != nil {
-		return 0, err
-	}
-	return uint64(len(entries)), sendPage(out, messages)
+	return uint64(len(entries)), s.sendPage(out, entries)
 }
 
 // page reads entries. It holds a slot among the readings for no longer than that takes: not while a client reads them.
@@ -140,16 +146,13 @@ func (s *Log) page(ctx context.Context, from uint64, limit int) ([]translog.Sequ
 	return s.Records.Entries(ctx, from, limit)
 }
 
-func (s *Log) messages(entries []translog.Sequenced) ([]*brevetv1.ListEntriesResponse, error) {
-	messages := make([]*brevetv1.ListEntriesResponse, len(entries))
-	for i, e := range entries {
-		entry := &brevetv1.LogEntry{}
-		if err := proto.Unmarshal(e.Entry, entry); err != nil {
-			return nil, fmt.Errorf("decode log entry %d: %w", e.Index, err)
-		}
-		messages[i] = &brevetv1.ListEntriesResponse{Position: s.position(e.Index), Entry: entry, Encoded: e.Entry, Chain: e.Chain[:]}
+// message decodes an entry.
+func (s *Log) message(e translog.Sequenced) (*brevetv1.ListEntriesResponse, error) {
+	entry := &brevetv1.LogEntry{}
+	if err := proto.Unmarshal(e.Entry, entry); err != nil {
+		return nil, fmt.Errorf("decode log entry %d: %w", e.Index, err)
 	}
-	return messages, nil
+	return &brevetv1.ListEntriesResponse{Position: s.position(e.Index), Entry: entry, Encoded: e.Entry, Chain: e.Chain[:]}, nil
 }
 
 func (s *Log) position(index uint64) *brevetv1.LogPosition {
@@ -157,13 +160,17 @@ func (s *Log) position(index uint64) *brevetv1.LogPosition {
 	return &brevetv1.LogPosition{Epoch: epoch[:], Index: int64(index)} //nolint:gosec // counts entries
 }
 
-// sendPage sends entries, or returns an error if the client has not read them in time or the caller's authorization has
-// ended. What is being sent then ends with the stream.
-func sendPage(out entryStream, messages []*brevetv1.ListEntriesResponse) error {
+// sendPage decodes each entry and sends it. It returns an error if the client does not read the entries in time, the
+// caller's authorization ends or the server stops. The stream then ends, and with it what is being sent.
+func (s *Log) sendPage(out entryStream, entries []translog.Sequenced) error {
 	sent := make(chan error, 1)
 	go func() {
-		for _, m := range messages {
-			if err := out.Send(m); err != nil {
+		for _, e := range entries {
+			m, err := s.message(e)
+			if err == nil {
+				err = out.Send(m)
+			}
+			if err != nil {
 				sent <- err
 				return
 			}
@@ -177,9 +184,11 @@ func sendPage(out entryStream, messages []*brevetv1.ListEntriesResponse) error {
 		return err
 	case <-out.Context().Done():
 		return out.Context().Err()
+	case <-s.stopping:
+		return errLogStopping
 	case <-timeout.C:
 		return status.Errorf(codes.DeadlineExceeded, "%d entries were not read within %s: ask again from the entry after the last one that was read",
-			len(messages), pageTimeout)
+			len(entries), pageTimeout)
 	}
 }
 
@@ -193,7 +202,7 @@ func (s *Log) await(ctx context.Context, index uint64) error {
 		select {
 		case <-advanced:
 		case <-s.stopping:
-			return status.Error(codes.Unavailable, "the server is stopping: follow the log again from the entry after the last one")
+			return errLogStopping
 		case <-stopped:
 			return status.Error(codes.Unavailable, "the sequencer has stopped: follow the log again from the entry after the last one")
 		case <-ctx.Done():

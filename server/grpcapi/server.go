@@ -162,7 +162,8 @@ func (s *Server) SetServing() { s.health.SetServingStatus("", healthv1.HealthChe
 func (s *Server) Orders() (working, limit int) { return len(s.bulk.places), cap(s.bulk.places) }
 
 // Shutdown ends the listeners and waits for the calls in flight. When ctx ends it cancels those that are left. Streams that
-// never end by themselves, such as those that watch the health service, cost it all of that time.
+// never end by themselves, such as those that watch the health service, and responses that a client does not read cost it
+// all of that time.
 func (s *Server) Shutdown(ctx context.Context) {
 	close(s.stopping)
 	s.health.Shutdown()

@@ -14,7 +14,7 @@ func TestConformance(t *testing.T) {
 	storetest.RunRegistration(t, func(*testing.T) storetest.Store { return handle(&memory.Store{}) })
 }
 
-// handle returns the views of a store. Its records outlive every handle.
+// handle returns a storetest.Store for s. A reopened or second handle uses the same s.
 func handle(s *memory.Store) storetest.Store {
 	again := func(*testing.T) storetest.Store { return handle(s) }
 	return storetest.Store{

@@ -2,7 +2,7 @@ package memory
 
 import "fmt"
 
-// Rows returns all records as text, without DER, which the log does not hold.
+// Rows returns all records as text, by table. It leaves out DER, which the log does not contain.
 func (st *Store) Rows() map[string][]string {
 	st.mu.Lock()
 	defer st.mu.Unlock()

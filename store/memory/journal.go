@@ -28,29 +28,29 @@ func (st *Store) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
 
 // Write implements ca.Journal.
 func (st *Store) Write(
-	ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent,
+	ctx context.Context, epoch ca.Epoch, commits []ca.BatchCommit, intents []ca.Intent,
 ) ([]ca.Results, error) {
-	verdicts := make([]ca.Results, len(settle))
-	for i, s := range settle {
-		verdicts[i] = make(ca.Results, len(s.Records))
+	results := make([]ca.Results, len(commits))
+	for i, s := range commits {
+		results[i] = make(ca.Results, len(s.Records))
 	}
 	err := st.write(ctx, func(s *state) error {
 		if err := s.fence(epoch); err != nil {
 			return err
 		}
-		for i := range settle {
-			if err := s.settle(&settle[i], verdicts[i]); err != nil {
-				return fmt.Errorf("settle batch %s: %w", settle[i].Intent.Batch, err)
+		for i := range commits {
+			if err := s.commit(&commits[i], results[i]); err != nil {
+				return fmt.Errorf("commit batch %s: %w", commits[i].Intent.Batch, err)
 			}
 		}
-		for _, intent := range announce {
-			if err := s.announce(intent); err != nil {
-				return fmt.Errorf("announce batch %s: %w", intent.Batch, err)
+		for _, intent := range intents {
+			if err := s.addIntent(intent); err != nil {
+				return fmt.Errorf("write the intent of batch %s: %w", intent.Batch, err)
 			}
 		}
 		return nil
 	})
-	return verdicts, err
+	return results, err
 }
 
 // State implements ca.Journal.
@@ -78,24 +78,24 @@ func (st *Store) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID
 // fence refuses every epoch but the newest.
 func (s *state) fence(epoch ca.Epoch) error {
 	if epoch != s.epoch {
-		return fmt.Errorf("memory: epoch %d asks while %d is the newest: %w", epoch, s.epoch, ca.ErrFenced)
+		return fmt.Errorf("memory: the epoch is %d, and the newest one is %d: %w", epoch, s.epoch, ca.ErrFenced)
 	}
 	return nil
 }
 
-// intent returns the place of a pending intent, or -1.
+// intent returns the index of a pending intent, or -1.
 func (s *state) intent(batch ca.BatchID) int {
 	return slices.IndexFunc(s.pending, func(i ca.Intent) bool { return i.Batch == batch })
 }
 
-func (s *state) announce(intent ca.Intent) error {
+func (s *state) addIntent(intent ca.Intent) error {
 	for _, item := range intent.Items {
 		if item.Ref.Issuer.IsZero() || item.Ref.Serial.IsZero() {
-			return errors.New("an item names no certificate")
+			return errors.New("an item has no issuer or serial number")
 		}
 	}
 	if s.intent(intent.Batch) >= 0 {
-		return errors.New("it is pending already")
+		return errors.New("the intent is already pending")
 	}
 	if len(intent.Items) == 0 {
 		s.settled[intent.Batch] = true
@@ -109,11 +109,11 @@ func (s *state) announce(intent ca.Intent) error {
 	return nil
 }
 
-// take removes items from a pending intent, and returns them as it has them.
+// take removes the items of wanted from a pending intent, and returns these items from the recorded intent.
 func (s *state) take(wanted ca.Intent) (map[pki.CertRef]ca.IntentItem, []ca.IntentItem, error) {
 	place := s.intent(wanted.Batch)
 	if place < 0 {
-		return nil, nil, errors.New("it has no pending intent")
+		return nil, nil, errors.New("there is no pending intent")
 	}
 	want, taken := map[pki.CertRef]bool{}, map[pki.CertRef]ca.IntentItem{}
 	for _, item := range wanted.Items {
@@ -128,7 +128,7 @@ func (s *state) take(wanted ca.Intent) (map[pki.CertRef]ca.IntentItem, []ca.Inte
 		}
 	}
 	if len(taken) != len(wanted.Items) {
-		return nil, nil, errors.New("some of the items to settle are not pending")
+		return nil, nil, errors.New("some of the items to commit are not pending")
 	}
 	if s.pending[place].Items = left; len(left) == 0 {
 		s.pending = slices.Delete(s.pending, place, place+1)
@@ -137,29 +137,29 @@ func (s *state) take(wanted ca.Intent) (map[pki.CertRef]ca.IntentItem, []ca.Inte
 	return taken, items, nil
 }
 
-// settle records the certificates that their guards pass, and abandons the other items.
-func (s *state) settle(b *ca.BatchCommit, verdicts ca.Results) error {
-	unsettled, items, err := s.take(b.Intent)
+// commit records the certificates whose guards hold, and abandons the other items of the batch.
+func (s *state) commit(b *ca.BatchCommit, results ca.Results) error {
+	left, items, err := s.take(b.Intent)
 	if err != nil {
 		return err
 	}
 	for i := range b.Records {
 		r := &b.Records[i]
-		item, announced := unsettled[r.Ref]
-		if !announced {
-			return fmt.Errorf("certificate %s is not one that is settled here, or settles twice", r.Ref.Serial)
+		item, pending := left[r.Ref]
+		if !pending {
+			return fmt.Errorf("certificate %s is not an item of this commit, or is recorded twice", r.Ref.Serial)
 		}
-		delete(unsettled, r.Ref)
+		delete(left, r.Ref)
 		superseded, err := s.issue(r, b.At)
 		refusal, refused := pki.AsRefusal(err)
 		if err != nil && !refused {
 			return err
 		}
 		if !refused {
-			verdicts[i] = ca.Result{Superseded: superseded}
+			results[i] = ca.Result{Superseded: superseded}
 			continue
 		}
-		verdicts[i] = ca.Result{Refusal: refusal}
+		results[i] = ca.Result{Refusal: refusal}
 		err = s.abandon(b.At, []ca.IntentItem{item}, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
 			return rules.RefusedCertificateEntry(r, refusal, b.At, items, changes)
 		})
@@ -167,14 +167,13 @@ func (s *state) settle(b *ca.BatchCommit, verdicts ca.Results) error {
 			return err
 		}
 	}
-	items = slices.DeleteFunc(items, func(i ca.IntentItem) bool { _, left := unsettled[i.Ref]; return !left })
+	items = slices.DeleteFunc(items, func(i ca.IntentItem) bool { _, abandoned := left[i.Ref]; return !abandoned })
 	return s.abandon(b.At, items, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
 		return rules.AbandonedEntry(b.At, items, changes)
 	})
 }
 
-// issue records a certificate and what it consumes. The error may be the *pki.Refusal of the record, which changes
-// nothing.
+// issue records a certificate and its effects. If the error is a *pki.Refusal, issue changed nothing.
 func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, err error) {
 	if !rules.Renews(r) {
 		if err := s.authorize(r.Actor, at); err != nil {
@@ -196,7 +195,7 @@ func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, 
 	return effects.Superseded, s.append(rules.IssuedEntry(r, at, effects.Superseded))
 }
 
-// addIssued records a certificate, and what it changes beside it.
+// addIssued records a certificate and its effects on other records.
 func (s *state) addIssued(r *ca.Record, effects rules.Effects) {
 	s.insert(cert{Certificate: ra.Certificate{
 		Ref: r.Ref, Identity: r.Identity, Profile: r.Profile, KeyHash: r.KeyHash, IssuedAt: stored(r.IssuedAt), NotBefore: stored(r.NotBefore),
@@ -225,7 +224,7 @@ func (s *state) addIssued(r *ca.Record, effects rules.Effects) {
 	}
 }
 
-// issuance returns what is on record that a record's guard asks about.
+// issuance returns the records that the guard of r depends on.
 func (s *state) issuance(r *ca.Record, at time.Time) *rules.Issuance {
 	id, registered := s.identities[r.Identity]
 	on := &rules.Issuance{
@@ -257,7 +256,8 @@ func (s *state) insert(c cert) {
 	s.certs = append(s.certs, c)
 }
 
-// abandon records items that were never delivered as revoked, with the entry of those that it recorded.
+// abandon stores each intended certificate as one that was revoked and never delivered. It calls entry with those that it
+// stored, to create the log entry.
 func (s *state) abandon(
 	at time.Time, items []ca.IntentItem, entry func([]ca.IntentItem, []pki.StatusChange) translog.Entry,
 ) error {

@@ -14,8 +14,8 @@ import (
 	"github.com/brevet-pki/brevet/store/rules"
 )
 
-// pageOf returns the first limit records that matches holds for, of those that are listed after a place, and the place of
-// the last record that it looked at; zero if none is left.
+// pageOf returns the first limit records that match. The second result is the position of the last record that it read, and
+// zero if no records are left.
 func pageOf[R, P any](all []R, limit int, place func(R) P, matches func(R) bool) (page []R, next P) {
 	for i, r := range all {
 		if len(page) == limit || i == ra.MaxLooked {
@@ -28,10 +28,10 @@ func pageOf[R, P any](all []R, limit int, place func(R) P, matches func(R) bool)
 	return page, next
 }
 
-// in reports whether a list of values is empty or contains one.
+// in reports whether values is empty or contains v.
 func in[V comparable](values []V, v V) bool { return len(values) == 0 || slices.Contains(values, v) }
 
-// within reports whether a time is in a window; a zero bound is none.
+// within reports whether t is in the window from (inclusive) to until (exclusive). A zero time is no limit.
 func within(t, from, until time.Time) bool {
 	return (from.IsZero() || !t.Before(from)) && (until.IsZero() || t.Before(until))
 }
@@ -41,7 +41,7 @@ func hasLabel(id ra.Identity, l pki.Label) bool {
 	return l.IsZero() || has && value == l.Value
 }
 
-// renewedSince reports whether an identity was issued a certificate at a time or later.
+// renewedSince reports whether the identity has a certificate that was issued at the time since or later.
 func (s *state) renewedSince(id pki.SPIFFEID, since time.Time) bool {
 	return slices.ContainsFunc(s.certs, func(c cert) bool { return c.Delivered && c.Identity == id && !c.IssuedAt.Before(since) })
 }
@@ -137,7 +137,8 @@ func comparePlaces(a, b ra.CertificatePlace) int {
 	return cmp.Or(a.IssuedAt.Compare(b.IssuedAt), bytes.Compare(a.Serial.Bytes(), b.Serial.Bytes()))
 }
 
-// selector returns whether a selection matches a certificate. What it names has to be on record.
+// selector returns a function that reports whether sel matches a certificate. It refuses a selection that names a record
+// that does not exist.
 func (s *state) selector(sel pki.Selection) (func(c *ra.Certificate) bool, error) {
 	if _, known := s.identities[sel.Identity]; !known && !sel.Identity.IsZero() {
 		return nil, rules.NoIdentity(sel.Identity)
@@ -163,7 +164,7 @@ func (s *state) selector(sel pki.Selection) (func(c *ra.Certificate) bool, error
 	}, nil
 }
 
-// lineage returns the serial numbers of the certificates that were renewed from one; none for the zero value.
+// lineage returns the serial numbers of a certificate and of those renewed from it. For the zero value it returns nil.
 func (s *state) lineage(of pki.CertRef) (map[pki.Serial]bool, error) {
 	if of.IsZero() {
 		return map[pki.Serial]bool{}, nil

@@ -10,22 +10,22 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Sequence implements translog.Records.
+// Sequence implements translog.Store.
 func (st *Store) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
 	}
-	var found []translog.Sequenced
+	page := translog.NewPage(limit)
 	err := st.write(ctx, func(s *state) error {
-		for len(s.sequenced) < len(s.log) && len(found) < limit {
+		for len(s.sequenced) < len(s.log) && !page.IsFull() {
 			head := s.head()
 			entry := s.log[head.Size]
 			s.sequenced = append(s.sequenced[:head.Size:head.Size], translog.Chain(head.Chain, entry))
-			found = append(found, s.entry(head.Size+1))
+			page.Add(s.entry(head.Size + 1))
 		}
 		return nil
 	})
-	return found, err
+	return page.Entries, err
 }
 
 func (s *state) head() translog.Head {
@@ -39,7 +39,7 @@ func (s *state) entry(index uint64) translog.Sequenced {
 	return translog.Sequenced{Index: index, Entry: s.log[index-1], Chain: s.sequenced[index-1]}
 }
 
-// Head implements translog.Records.
+// Head implements translog.Store.
 func (st *Store) Head(ctx context.Context) (translog.Head, error) {
 	var head translog.Head
 	err := st.read(ctx, func(s *state) error {
@@ -54,7 +54,7 @@ func (st *Store) Epoch(ctx context.Context) (translog.Epoch, error) {
 	var epoch translog.Epoch
 	err := st.write(ctx, func(s *state) error {
 		if s.logEpoch == (translog.Epoch{}) {
-			_, _ = rand.Read(s.logEpoch[:]) // never fails: crypto/rand ends the process if it has no randomness
+			_, _ = rand.Read(s.logEpoch[:]) // never fails: crypto/rand ends the process if it cannot read random bytes
 		}
 		epoch = s.logEpoch
 		return nil
@@ -62,7 +62,7 @@ func (st *Store) Epoch(ctx context.Context) (translog.Epoch, error) {
 	return epoch, err
 }
 
-// Written implements translog.Records.
+// Written implements translog.Store.
 func (st *Store) Written(ctx context.Context) (uint64, error) {
 	var n uint64
 	err := st.read(ctx, func(s *state) error {
@@ -72,19 +72,19 @@ func (st *Store) Written(ctx context.Context) (uint64, error) {
 	return n, err
 }
 
-// Entries implements translog.Records.
+// Entries implements translog.Store.
 func (st *Store) Entries(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
 	}
-	var found []translog.Sequenced
+	page := translog.NewPage(limit)
 	err := st.read(ctx, func(s *state) error {
-		for index := max(from, 1); index <= s.head().Size && len(found) < limit; index++ {
-			found = append(found, s.entry(index))
+		for index := max(from, 1); index <= s.head().Size && !page.IsFull(); index++ {
+			page.Add(s.entry(index))
 		}
 		return nil
 	})
-	return found, err
+	return page.Entries, err
 }
 
 // Snapshot implements responder.Feed.
@@ -111,18 +111,23 @@ func (st *Store) Snapshot(ctx context.Context, at time.Time, visit func(pki.Stat
 
 // Changes implements responder.Feed.
 func (st *Store) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
-	entries, err := st.Entries(ctx, after+1, limit)
-	if err != nil {
+	if err := rules.CheckLimit(limit); err != nil {
 		return nil, after, err
 	}
 	var changes []pki.StatusChange
 	last := after
-	for _, s := range entries {
-		e, err := translog.ParseEntry(s.Entry)
-		if err != nil {
-			return nil, after, err
+	err := st.read(ctx, func(s *state) error {
+		for n := 0; n < limit && last < s.head().Size; n++ {
+			e, err := translog.ParseEntry(s.entry(last + 1).Entry)
+			if err != nil {
+				return err
+			}
+			changes, last = append(changes, e.Changes...), last+1
 		}
-		changes, last = append(changes, e.Changes...), s.Index
+		return nil
+	})
+	if err != nil {
+		return nil, after, err
 	}
 	return changes, last, nil
 }

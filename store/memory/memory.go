@@ -1,9 +1,9 @@
-// Package memory keeps records in memory, for tests that need neither SQL nor a key in hardware. A [Store] is a
-// ca.Journal, an ra.Records, a translog.Records and a responder.Feed, and carries out a revocation.Order. It applies
-// the rules of store/rules, and passes the part of store/storetest that these interfaces have.
+// Package memory implements a store engine in memory, for tests that need neither SQL nor an HSM. A [Store] implements
+// ca.Journal, ra.Store, translog.Store and responder.Feed, and applies a revocation.Change. It uses the rules of
+// store/rules, and passes the tests in store/storetest for these interfaces.
 //
-// It has no bulk revocations, CRLs, installed CAs or retention: an order about an identity changes all of its
-// certificates in its own transaction, however many there are.
+// It has no bulk revocations, CRLs, installed CAs or retention. A change of an identity changes all of its certificates in
+// one transaction.
 package memory
 
 import (
@@ -20,51 +20,52 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Store is an empty store in its zero value. It is safe for concurrent use.
+// Store is a store in memory. The zero value is an empty store. It is safe for concurrent use.
 type Store struct {
 	mu sync.Mutex
 	s  state
 }
 
-// state is all records. A transaction works on a clone, which replaces the state if it succeeds.
+// state holds all records. A transaction changes a clone, which replaces the state if the transaction succeeds.
 type state struct {
 	epoch   ca.Epoch
-	pending []ca.Intent // the oldest first
+	pending []ca.Intent // oldest first
 	settled map[ca.BatchID]bool
 
 	identities map[pki.SPIFFEID]identity
-	tokens     []ra.Token           // in the order of their recording
-	distrusted map[pki.SPIFFEID]int // how many tokens there were when those of a maker were last revoked
-	keys       map[pki.KeyHash]key  // that were certified
-	certs      []cert               // in the order of their recording
-	serials    map[pki.Serial]int   // places in certs
+	tokens     []ra.Token           // in the order in which they were recorded
+	distrusted map[pki.SPIFFEID]int // by creator: the number of tokens when those of the creator were last revoked
+	keys       map[pki.KeyHash]key  // certified keys
+	certs      []cert               // in the order in which they were recorded
+	serials    map[pki.Serial]int   // indexes in certs
 
-	requests map[requestID]rules.RecordedRequest // of operators' calls
+	requests map[requestID]rules.RecordedRequest // of operators' RPCs
 
-	logEpoch  translog.Epoch // zero until it is drawn
+	logEpoch  translog.Epoch // zero until Epoch generates it
 	log       [][]byte
-	sequenced []translog.Hash // of the entries that have their places
+	sequenced []translog.Hash // chain values of the sequenced entries
 }
 
-// requestID names a call of an operator.
+// requestID identifies an RPC of an operator.
 type requestID struct {
 	caller pki.SPIFFEID
 	id     pki.RequestID
 }
 
-// identity is an identity with the state that it resumes after a suspension.
+// identity is the record of an identity, with the state that ends its suspension.
 type identity struct {
 	ra.Identity
 	resumes pki.IdentityState
 }
 
-// key is the public key of an identity.
+// key is the record of a certified public key.
 type key struct {
 	identity    pki.SPIFFEID
 	compromised bool
 }
 
-// cert is a certificate, and the place of the one whose recording revoked it; -1 for none.
+// cert is the record of a certificate. If its renewal revoked it, supersededBy is the index of the renewal in certs, and
+// otherwise -1.
 type cert struct {
 	ra.Certificate
 	supersededBy int
@@ -76,10 +77,10 @@ func (s *state) clone() *state {
 	c.pending, c.tokens, c.certs = slices.Clone(s.pending), slices.Clone(s.tokens), slices.Clone(s.certs)
 	c.settled, c.identities, c.distrusted = cloned(s.settled), cloned(s.identities), cloned(s.distrusted)
 	c.keys, c.serials, c.requests = cloned(s.keys), cloned(s.serials), cloned(s.requests)
-	return &c // the log only grows
+	return &c // the log is append-only, so the clone shares it
 }
 
-// cloned returns a map that can be written to.
+// cloned returns a copy of m, which is not nil.
 func cloned[K comparable, V any](m map[K]V) map[K]V {
 	c := make(map[K]V, len(m))
 	maps.Copy(c, m)
@@ -101,7 +102,7 @@ func (st *Store) write(ctx context.Context, do func(s *state) error) error {
 	return nil
 }
 
-// writeBy is write for what an actor causes, whom it authorizes first.
+// writeBy is like write, but first authorizes the actor.
 func (st *Store) writeBy(ctx context.Context, by pki.Actor, at time.Time, do func(s *state) error) error {
 	return st.write(ctx, func(s *state) error {
 		if err := s.authorize(by, at); err != nil {
@@ -111,7 +112,7 @@ func (st *Store) writeBy(ctx context.Context, by pki.Actor, at time.Time, do fun
 	})
 }
 
-// writeOnce is writeBy for a call that may have a request ID. For a repeat, again runs instead of do.
+// writeOnce is like writeBy, for an RPC that may have a request ID. If the request is a repeat, it runs again instead of do.
 func (st *Store) writeOnce(
 	ctx context.Context, by pki.Actor, at time.Time, do func(s *state) (rules.Outcome, error), again func(s *state, have *rules.RecordedRequest) error,
 ) error {
@@ -134,7 +135,7 @@ func (st *Store) writeOnce(
 	})
 }
 
-// read runs do, which changes nothing.
+// read runs do, which must not change the state.
 func (st *Store) read(ctx context.Context, do func(s *state) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -144,7 +145,7 @@ func (st *Store) read(ctx context.Context, do func(s *state) error) error {
 	return do(&st.s)
 }
 
-// authorize refuses an actor that may change nothing at a time.
+// authorize refuses an actor that is not allowed to make changes at the given time.
 func (s *state) authorize(by pki.Actor, at time.Time) error {
 	if !by.NeedsAuthorization() {
 		return nil
@@ -179,13 +180,13 @@ func (s *state) certificateOf(id pki.SPIFFEID, ref pki.CertRef) *cert {
 	return nil
 }
 
-// keyState returns what is on record of a key that an identity wants to have certified.
+// keyState returns the state of a key that is to be certified for an identity.
 func (s *state) keyState(hash pki.KeyHash, id pki.SPIFFEID) rules.Key {
 	k, ok := s.keys[hash]
 	return rules.Key{Compromised: k.compromised, Foreign: ok && k.identity != id}
 }
 
-// append writes a log entry.
+// append appends an entry to the log.
 func (s *state) append(e translog.Entry) error {
 	parts := []translog.Entry{e}
 	if len(e.Changes) > rules.MaxChanges {
@@ -201,5 +202,5 @@ func (s *state) append(e translog.Entry) error {
 	return nil
 }
 
-// stored returns a time as a store keeps it: in milliseconds, UTC.
+// stored returns t as the store records it: in whole milliseconds, UTC.
 func stored(t time.Time) time.Time { return time.UnixMilli(t.UnixMilli()).UTC() }

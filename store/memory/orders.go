@@ -12,7 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Apply carries out an order, as revocation.StatusRecords says. It reaches all certificates on record.
+// Apply implements revocation.StatusStore. It changes expired certificates too.
 func (st *Store) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	var out revocation.ChangeResult
 	err := st.writeOnce(ctx, o.Actor, o.At, func(s *state) (rules.Outcome, error) {
@@ -37,7 +37,7 @@ func (st *Store) Apply(ctx context.Context, o revocation.Change) (revocation.Cha
 	return out, nil
 }
 
-// scope returns the current statuses of the certificates that a change is about.
+// scope returns the current statuses of the certificates that o would change.
 func (s *state) scope(o revocation.Change) []pki.StatusChange {
 	var scope []pki.StatusChange
 	first := s.certificate(o.Certificate)
@@ -51,7 +51,7 @@ func (s *state) scope(o revocation.Change) []pki.StatusChange {
 	return scope
 }
 
-// subject returns a certificate as the rules take it.
+// subject converts c for the functions of package rules.
 func (s *state) subject(c *cert) *rules.Certificate {
 	return &rules.Certificate{
 		Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status, InvalidSince: c.InvalidSince, Delivered: c.Delivered,
@@ -59,7 +59,7 @@ func (s *state) subject(c *cert) *rules.Certificate {
 	}
 }
 
-// set gives a certificate its next status, and marks its key if the order says that it leaked.
+// set sets the status of a certificate, and marks its key if o revokes for keyCompromise.
 func (s *state) set(c *cert, next pki.StatusChange, invalidSince time.Time, o revocation.Change) {
 	c.Status, c.InvalidSince = next.Status, invalidSince
 	if c.Delivered && rules.CompromisesKeys(o) {
@@ -73,7 +73,7 @@ func (s *state) mark(hash pki.KeyHash) {
 	s.keys[hash] = k
 }
 
-// changeAll gives the certificates for which a condition holds their next statuses.
+// changeAll applies o to the certificates for which is returns true.
 func (s *state) changeAll(o revocation.Change, out *rules.Applied, is func(c *cert) bool) error {
 	for i := range s.certs {
 		c := &s.certs[i]
@@ -112,7 +112,7 @@ func (s *state) orderCertificate(o revocation.Change) (revocation.ChangeResult, 
 	}
 	s.set(c, next, invalidSince, o)
 	out.Add(next, invalidSince)
-	if rules.CompromisesKeys(o) && c.Delivered { // a renewal may have kept the key
+	if rules.CompromisesKeys(o) && c.Delivered { // a renewal may have the same key
 		err := s.changeAll(o, &out, func(other *cert) bool { return other.KeyHash == c.KeyHash && other.Ref != c.Ref })
 		if err != nil {
 			return out.ChangeResult, err
@@ -129,7 +129,7 @@ func (s *state) orderKey(o revocation.Change) (revocation.ChangeResult, error) {
 	}
 	err := s.changeAll(o, &out, func(c *cert) bool { return c.KeyHash == o.Key })
 	if err != nil || len(out.Changed) == 0 && k.compromised {
-		return out.ChangeResult, err // carried out before
+		return out.ChangeResult, err // the change was made before
 	}
 	s.mark(o.Key)
 	return out.ChangeResult, s.record(o, k.identity, rules.KeyEntry(o, k.identity, out))
@@ -143,7 +143,7 @@ func (s *state) orderIdentity(o revocation.Change) (revocation.ChangeResult, err
 	}
 	err = s.changeAll(o, &out, func(c *cert) bool { return c.Identity == o.Identity })
 	if err != nil || !move.Changed && len(out.Changed) == 0 {
-		return out.ChangeResult, err // carried out before
+		return out.ChangeResult, err // the change was made before
 	}
 	return out.ChangeResult, s.record(o, o.Identity, rules.IdentityEntry(o, move.Action, out))
 }
@@ -162,7 +162,7 @@ func (s *state) moveIdentity(o revocation.Change) (rules.IdentityMove, error) {
 	return move, err
 }
 
-// record logs an order, and revokes the tokens of a maker that it distrusts.
+// record appends the entry of a change to the log, and revokes the tokens of the creator if [rules.Distrust] has a cause.
 func (s *state) record(o revocation.Change, maker pki.SPIFFEID, e translog.Entry) error {
 	if err := s.append(e); err != nil {
 		return err

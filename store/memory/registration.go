@@ -12,7 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/store/rules"
 )
 
-// CreateIdentity implements ra.IdentityRecords.
+// CreateIdentity implements ra.IdentityStore.
 func (st *Store) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
 	var have ra.Identity
 	err := st.writeOnce(ctx, by, id.CreatedAt, func(s *state) (none rules.Outcome, _ error) {
@@ -33,7 +33,7 @@ func (st *Store) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Acto
 	return have, nil
 }
 
-// UpdateIdentity implements ra.IdentityRecords.
+// UpdateIdentity implements ra.IdentityStore.
 func (st *Store) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
 	var have ra.Identity
 	err := st.writeOnce(ctx, by, at, func(s *state) (none rules.Outcome, _ error) {
@@ -61,7 +61,7 @@ func (st *Store) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Acto
 	return have, nil
 }
 
-// Identity implements ra.IdentityRecords.
+// Identity implements ra.IdentityStore.
 func (st *Store) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error) {
 	var have ra.Identity
 	err := st.read(ctx, func(s *state) error {
@@ -84,7 +84,7 @@ func (s *state) token(id pki.TokenID) *ra.Token {
 	return &s.tokens[i]
 }
 
-// CreateToken implements ra.TokenRecords.
+// CreateToken implements ra.TokenStore.
 func (st *Store) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
 	made := t
 	err := st.writeOnce(ctx, t.CreatedBy, t.CreatedAt, func(s *state) (rules.Outcome, error) {
@@ -127,7 +127,7 @@ func (s *state) addToken(t ra.Token) {
 	s.tokens = append(s.tokens, t)
 }
 
-// Token implements ra.TokenRecords.
+// Token implements ra.TokenStore.
 func (st *Store) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
 	var have ra.Token
 	err := st.read(ctx, func(s *state) error {
@@ -141,13 +141,13 @@ func (st *Store) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
 	return have, err
 }
 
-// named returns a token as it is read back: its maker is named without a certificate.
+// named returns a token as the store returns it: CreatedBy does not contain the creator's certificate.
 func named(t ra.Token) ra.Token {
 	t.CreatedBy = t.CreatedBy.Named()
 	return t
 }
 
-// BindToken implements ra.TokenRecords.
+// BindToken implements ra.TokenStore.
 func (st *Store) BindToken(
 	ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time,
 ) (ra.Token, error) {
@@ -222,8 +222,8 @@ func (s *state) revokeToken(v ra.TokenRevocation) (int, error) {
 	return n, s.append(rules.TokenRevokedEntry(v, t, n))
 }
 
-// revokeTokensOf revokes the tokens that a maker has made, and returns how many of them could have been used. If
-// there are none since the last time, it writes nothing.
+// revokeTokensOf revokes the tokens that an identity has created, and returns how many of them could have been used. If
+// there are none since the last such revocation, it writes nothing.
 func (s *state) revokeTokensOf(maker pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
 	made, n := s.setTokensRevoked(maker, why, v.At)
 	if !made {
@@ -232,8 +232,8 @@ func (s *state) revokeTokensOf(maker pki.SPIFFEID, why string, v ra.TokenRevocat
 	return n, s.append(rules.TokensRevokedEntry(v, maker, why, n))
 }
 
-// setTokensRevoked revokes the tokens that an identity has created since the last time. It reports whether there are
-// any, and how many of them could have been used at a time.
+// setTokensRevoked revokes the tokens that an identity has created since the last such revocation. It reports whether there
+// are any, and how many of them could have been used at the given time.
 func (s *state) setTokensRevoked(maker pki.SPIFFEID, why string, at time.Time) (made bool, n int) {
 	for i := s.distrusted[maker]; i < len(s.tokens); i++ {
 		t := &s.tokens[i]
@@ -255,7 +255,7 @@ func (s *state) setTokensRevoked(maker pki.SPIFFEID, why string, at time.Time) (
 	return made, n
 }
 
-// Certificate implements ra.CertificateRecords.
+// Certificate implements ra.CertificateStore.
 func (st *Store) Certificate(ctx context.Context, ref pki.CertRef) (ra.Certificate, error) {
 	var have ra.Certificate
 	err := st.read(ctx, func(s *state) error {
@@ -269,7 +269,7 @@ func (st *Store) Certificate(ctx context.Context, ref pki.CertRef) (ra.Certifica
 	return have, err
 }
 
-// CertificateBySerial implements ra.CertificateRecords.
+// CertificateBySerial implements ra.CertificateStore.
 func (st *Store) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra.Certificate, error) {
 	var have ra.Certificate
 	err := st.read(ctx, func(s *state) error {
@@ -283,7 +283,7 @@ func (st *Store) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra
 	return have, err
 }
 
-// answer returns the place of the certificate that answered an identity's request, or -1.
+// answer returns the index of the certificate that was issued for a request of an identity, or -1.
 func (s *state) answer(id pki.SPIFFEID, request pki.RequestID) int {
 	if request.IsZero() {
 		return -1
@@ -293,7 +293,7 @@ func (s *state) answer(id pki.SPIFFEID, request pki.RequestID) int {
 	})
 }
 
-// IssuanceState implements ra.RequestRecords.
+// IssuanceState implements ra.IssuanceStore.
 func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	var have ra.IssuanceState
 	err := st.read(ctx, func(s *state) error {
@@ -328,7 +328,7 @@ func answerOf(c *cert) *ra.PriorIssuance {
 	return &ra.PriorIssuance{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, IssuedAt: c.IssuedAt, NotAfter: c.NotAfter}, Key: c.KeyHash}
 }
 
-// unexpired counts the certificates of an identity that end after a time, up to most.
+// unexpired counts the certificates of an identity that expire later than at, up to most.
 func (s *state) unexpired(id pki.SPIFFEID, at time.Time, most int) int {
 	n := 0
 	for i := range s.certs {
@@ -339,7 +339,7 @@ func (s *state) unexpired(id pki.SPIFFEID, at time.Time, most int) int {
 	return n
 }
 
-// Unexpired implements ra.RequestRecords.
+// Unexpired implements ra.IssuanceStore.
 func (st *Store) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error) {
 	var n int
 	err := st.read(ctx, func(s *state) error {
@@ -352,7 +352,7 @@ func (st *Store) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, m
 	return n, err
 }
 
-// Renewed implements ra.RequestRecords.
+// Renewed implements ra.IssuanceStore.
 func (st *Store) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) (*ra.PriorIssuance, error) {
 	var have *ra.PriorIssuance
 	err := st.read(ctx, func(s *state) error {
@@ -368,7 +368,7 @@ func (st *Store) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) 
 	return have, err
 }
 
-// Refused implements ra.RefusalRecords.
+// Refused implements audit.Store.
 func (st *Store) Refused(
 	ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal, at time.Time,
 ) error {

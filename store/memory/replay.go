@@ -9,8 +9,8 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Replay appends entries that continue the log, and makes their records again without DER. It fails for entries about
-// records that this store does not have.
+// Replay appends entries that continue the log, and restores their records without DER. It fails for entries of records
+// that this store does not support.
 func (st *Store) Replay(ctx context.Context, entries []translog.Sequenced) error {
 	return st.write(ctx, func(s *state) error {
 		verifier := translog.NewVerifier(s.head())
@@ -37,7 +37,7 @@ func (st *Store) Replay(ctx context.Context, entries []translog.Sequenced) error
 	})
 }
 
-// carry carries out one operation.
+// carry executes one operation.
 func (s *state) carry(op rules.Operation) error {
 	switch op := op.(type) {
 	case rules.AddIdentity:
@@ -57,14 +57,14 @@ func (s *state) carry(op rules.Operation) error {
 		return s.replayStatus(op)
 	case rules.MarkKey:
 		s.mark(op.Key)
-	case rules.KnowIssuer: // it has no table of them
+	case rules.KnowIssuer: // this store has no records of issuers
 	default:
 		return s.carryToken(op)
 	}
 	return nil
 }
 
-// carryToken carries out an operation that is about tokens.
+// carryToken executes an operation on tokens.
 func (s *state) carryToken(op rules.Operation) error {
 	switch op := op.(type) {
 	case rules.AddToken:
@@ -84,7 +84,7 @@ func (s *state) carryToken(op rules.Operation) error {
 	case rules.SetTokensRevoked:
 		s.setTokensRevoked(op.Creator, op.Cause, time.Time{})
 	default:
-		return fmt.Errorf("this store has no records for the operation %T", op)
+		return fmt.Errorf("this store does not support the operation %T", op)
 	}
 	return nil
 }

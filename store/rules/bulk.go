@@ -7,20 +7,20 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// Bounds on the open bulk revocations, since each makes every read of a status more expensive.
+// Maximum numbers of open bulk revocations. Each open one makes every read of a status more expensive.
 const (
-	maxOpenBulk    = 16 // of several identities
-	maxOpenBulkAll = 48 // in all: a mask has 64 bits
+	maxOpenBulk    = 16 // of bulk revocations that can match several identities
+	maxOpenBulkAll = 48 // in total; the masks of members have 64 bits
 )
 
-// BulkOrder returns what a bulk revocation does to each of its members.
+// BulkOrder returns the change that a bulk revocation makes to each of its members.
 func BulkOrder(o revocation.BulkRequest) revocation.Change {
 	return revocation.Change{
 		Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, Actor: o.Actor, Comment: o.Comment, At: o.At,
 	}
 }
 
-// BulkOf returns an order about an identity or a key as a bulk revocation of a selection.
+// BulkOf returns a bulk revocation that makes the change o to the certificates that by selects.
 func BulkOf(o revocation.Change, by pki.Selection) revocation.BulkRequest {
 	bulk := revocation.BulkRequest{
 		Selection: by, Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, Actor: o.Actor, Comment: o.Comment,
@@ -32,7 +32,7 @@ func BulkOf(o revocation.Change, by pki.Selection) revocation.BulkRequest {
 	return bulk
 }
 
-// BulkStatus returns the status that a bulk revocation gives to a member that was not revoked, without its version.
+// BulkStatus returns the status that a bulk revocation gives to a member that was not revoked. The version is zero.
 func BulkStatus(o revocation.BulkRequest) pki.Status {
 	before := pki.Status{State: pki.Good}
 	if o.Action == revocation.Unhold {
@@ -43,7 +43,7 @@ func BulkStatus(o revocation.BulkRequest) pki.Status {
 	return s
 }
 
-// CheckOpenBulk refuses one more bulk revocation beside so many open ones.
+// CheckOpenBulk refuses a bulk revocation if too many are open already.
 func CheckOpenBulk(o revocation.BulkRequest, open int) error {
 	limit := maxOpenBulk
 	if o.OfOneIdentity() {
@@ -52,23 +52,24 @@ func CheckOpenBulk(o revocation.BulkRequest, open int) error {
 	if open < limit {
 		return nil
 	}
-	return pki.Refuse(pki.RuleOverloaded, "wait until the records of an earlier one have followed",
-		"%d sets of certificates are being changed", open)
+	return pki.Refuse(pki.RuleOverloaded, "retry after an earlier one has been applied",
+		"%d bulk revocations are in progress", open)
 }
 
-// MarksKey reports whether a bulk revocation selects by a key and marks it as compromised, which it does even if the
-// key has no certificate.
+// MarksKey reports whether a bulk revocation selects by a key and revokes for keyCompromise. Then it marks the key as
+// compromised, even if no certificate on record has the key.
 func MarksKey(o revocation.BulkRequest) bool { return o.Reason == pki.KeyCompromise && !o.Key.IsZero() }
 
-// Spreads reports whether a bulk revocation may have members that its selection does not match: other certificates of a
-// key that it marks as compromised. All certificates of a key belong to one identity, and share its labels.
+// Spreads reports whether a bulk revocation may have members that its selection does not match. If it marks a key as
+// compromised, the other certificates of the key are members too. All certificates of a key have the same identity and
+// labels, so a selection by identity or label already matches all of them.
 func Spreads(o revocation.BulkRequest) bool {
 	return o.Reason == pki.KeyCompromise &&
 		(!o.Issuer.IsZero() || o.Profile != "" || !o.IssuedFrom.IsZero() || !o.IssuedUntil.IsZero())
 }
 
 // NextMember returns the status that a bulk revocation, as [BulkOrder] returns it, gives to a member, and reports
-// whether it differs from before. What is final stays.
+// whether it differs from s. A final status does not change.
 func NextMember(s pki.Status, o revocation.Change) (pki.Status, bool) {
 	next, changed, err := NextStatus(s, o)
 	if err != nil || !changed {
@@ -77,11 +78,12 @@ func NextMember(s pki.Status, o revocation.Change) (pki.Status, bool) {
 	return next, true
 }
 
-// OpenBulk is the open bulk revocations as [BulkOrder] returns them, the oldest first. Each is in effect for its
-// members although their own records do not say so yet.
+// OpenBulk holds the changes of the open bulk revocations, oldest first, as [BulkOrder] returns them. Each is in effect
+// for its members, although it may not be applied to their records yet.
 type OpenBulk []revocation.Change
 
-// Status returns the effective status of a certificate. Bit i of members says whether it is a member of the i-th.
+// Status returns the effective status of a certificate whose record has the status s. Bit i of members is set if the
+// certificate is a member of open[i].
 func (open OpenBulk) Status(s pki.Status, members uint64) pki.Status {
 	for i := range open {
 		if members>>i&1 == 1 {
@@ -91,7 +93,8 @@ func (open OpenBulk) Status(s pki.Status, members uint64) pki.Status {
 	return s
 }
 
-// InvalidSince returns the invalidity date that goes with the effective status of a certificate.
+// InvalidSince returns the effective invalidity date of a certificate whose record has the status s and the invalidity
+// date since. Bit i of members is as for Status.
 func (open OpenBulk) InvalidSince(s pki.Status, members uint64, since time.Time) time.Time {
 	for i := range open {
 		if members>>i&1 == 0 {
@@ -105,12 +108,13 @@ func (open OpenBulk) InvalidSince(s pki.Status, members uint64, since time.Time)
 	return since
 }
 
-// Repeats reports whether two bulk revocations do the same to the same identity or key.
+// Repeats reports whether two bulk revocations have the same action and reason, for the same identity or key.
 func Repeats(a, b revocation.BulkRequest) bool {
 	return a.Identity == b.Identity && a.Key == b.Key && a.Action == b.Action && a.Reason == b.Reason
 }
 
-// BulkTotal counts the certificates that a bulk revocation has changed in the transaction of its order.
+// BulkTotal returns a bulk revocation with the counts of the certificates that were changed in the transaction that
+// created it.
 func BulkTotal(s revocation.BulkRevocation, changes []pki.StatusChange) revocation.BulkRevocation {
 	var n revocation.Affected
 	for _, c := range changes {
@@ -120,8 +124,9 @@ func BulkTotal(s revocation.BulkRevocation, changes []pki.StatusChange) revocati
 	return s
 }
 
-// BulkStep returns a bulk revocation after a step that changed so many records. After the last one it is done, and its
-// total is how many have changed: some may have been revoked alone since they were counted.
+// BulkStep returns a bulk revocation after a step that changed the given number of records. After the last step it is
+// done, and its total is the number of changed records. This may be less than was counted before, because single
+// certificates may have been revoked since.
 func BulkStep(s revocation.BulkRevocation, changed int, last bool) revocation.BulkRevocation {
 	s.Applied += changed
 	if last {
@@ -130,8 +135,8 @@ func BulkStep(s revocation.BulkRevocation, changed int, last bool) revocation.Bu
 	return s
 }
 
-// Link is a certificate of an identity with its key and, if it was renewed, the key of its renewal. K is the engine's
-// name for a key.
+// Link is a certificate of an identity with its key and, if it was renewed, the key of its renewal. K is the type by
+// which the store engine identifies a key.
 type Link[K comparable] struct {
 	ID           int64
 	Key          K
@@ -139,9 +144,9 @@ type Link[K comparable] struct {
 	HasSuccessor bool
 }
 
-// Lineage returns the certificates that were renewed from the first link, itself included (pki.Selection). The
-// links are all certificates of the identity from that one on, in the order of their recording. Each renewal comes
-// after its predecessor, so one pass finds them.
+// Lineage returns the IDs of the first link and of all certificates renewed from it (see pki.Selection). The links must
+// be the certificates of one identity in the order in which they were recorded. A renewal is recorded after its
+// predecessor, so one pass finds them all.
 func Lineage[K comparable](links []Link[K]) map[int64]bool {
 	line, keys := map[int64]bool{}, map[K]bool{}
 	for i, l := range links {
@@ -156,15 +161,15 @@ func Lineage[K comparable](links []Link[K]) map[int64]bool {
 	return line
 }
 
-// Candidate is a certificate of the identity that a bulk revocation is about.
+// Candidate is a certificate of the identity that a bulk revocation selects.
 type Candidate[K comparable] struct {
 	Key K
-	// Selected reports whether the selection matches it.
+	// Selected is true if the selection matches the certificate.
 	Selected bool
 }
 
-// BulkMembers reports for each candidate whether it is a member: it is selected, or the order marks keys as compromised
-// and one of the selected certificates has its key.
+// BulkMembers reports for each candidate whether it is a member of the bulk revocation o. A candidate is a member if it
+// is selected, or if o revokes for keyCompromise and a selected certificate has the same key.
 func BulkMembers[K comparable](o revocation.BulkRequest, all []Candidate[K]) []bool {
 	keys := map[K]bool{}
 	for _, c := range all {

@@ -35,8 +35,8 @@ func TestLineage(t *testing.T) {
 	}
 }
 
-// TestBulkMembers checks that a compromise reaches exactly the keys of what is selected, and other reasons nothing
-// more.
+// TestBulkMembers checks that a bulk revocation for keyCompromise has all certificates of the selected keys as members.
+// For other reasons, only selected certificates are members.
 func TestBulkMembers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := rapid.SliceOf(rapid.Custom(func(t *rapid.T) rules.Candidate[int] {
@@ -46,7 +46,7 @@ func TestBulkMembers(t *testing.T) {
 		for i, is := range rules.BulkMembers(o, all) {
 			leaked := slices.ContainsFunc(all, func(c rules.Candidate[int]) bool { return c.Selected && c.Key == all[i].Key })
 			if want := all[i].Selected || leaked && o.Reason == pki.KeyCompromise; is != want {
-				t.Fatalf("certificate %d of %v is a member: %v", i, all, is)
+				t.Fatalf("certificate %d of %v: member = %v, want the opposite", i, all, is)
 			}
 		}
 	})
@@ -62,7 +62,7 @@ func TestOpenBulkRevocationsAreBounded(t *testing.T) {
 	}{{several, 15, true}, {several, 16, false}, {one, 16, true}, {one, 47, true}, {one, 48, false}} {
 		err := rules.CheckOpenBulk(c.o, c.open)
 		if refusal, _ := pki.AsRefusal(err); (refusal == nil) != c.passes || refusal != nil && refusal.Rule != pki.RuleOverloaded {
-			t.Errorf("one more beside %d: %v", c.open, err)
+			t.Errorf("with %d open bulk revocations: %v", c.open, err)
 		}
 	}
 }
@@ -77,7 +77,7 @@ func TestBulkSteps(t *testing.T) {
 	}
 	changes := []pki.StatusChange{{NotAfter: now}, {NotAfter: now.Add(-1)}}
 	if s = rules.BulkTotal(revocation.BulkRevocation{BulkRequest: revocation.BulkRequest{At: now}}, changes); s.Total != 2 || s.Expired != 1 || s.Applied != 2 || !s.Counted {
-		t.Errorf("carried out at once: %+v", s)
+		t.Errorf("applied in the creating transaction: %+v", s)
 	}
 }
 
@@ -92,7 +92,7 @@ func TestSpreads(t *testing.T) {
 		for _, reason := range []pki.Reason{pki.KeyCompromise, pki.Superseded} {
 			got := rules.Spreads(revocation.BulkRequest{Selection: c.s, Reason: reason})
 			if got != (c.want && reason == pki.KeyCompromise) {
-				t.Errorf("%+v for %v spreads: %v", c.s, reason, got)
+				t.Errorf("Spreads of %+v for %v = %v, want the opposite", c.s, reason, got)
 			}
 		}
 	}

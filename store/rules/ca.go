@@ -25,7 +25,7 @@ func ParseInstallation(in ca.InstalledCA) (Installation, error) {
 	cert, err := x509.ParseCertificate(in.Certificate)
 	if err != nil || !bytes.Equal(cert.Raw, in.Certificate) {
 		return Installation{}, pki.Refuse(pki.RuleCertificate, "install one CA certificate in DER",
-			"what is to be installed is not a certificate")
+			"the input is not a certificate in DER")
 	}
 	return Installation{in, cert}, nil
 }
@@ -36,15 +36,15 @@ func (i Installation) Fingerprint() []byte {
 	return sum[:]
 }
 
-// CheckReplace refuses to install a certificate for the subject and key of one that was removed, or that has another
-// key label. It reports whether the certificate differs from the one before.
+// CheckReplace refuses to replace the installation before of the same subject and key if it was removed, or if it has
+// another key label. It reports whether the certificates differ.
 func (i Installation) CheckReplace(before Installation) (differs bool, err error) {
 	switch {
 	case before.State == ca.Removed:
-		return false, pki.Refuse(pki.RuleCAInUse, "make a new generation, with its own subject and key",
+		return false, pki.Refuse(pki.RuleCAInUse, "create a new CA generation, with its own subject and key",
 			"%s was removed", i.Parsed.Subject)
 	case before.Key != i.Key:
-		return false, pki.Refuse(pki.RuleRequest, "leave it as it is",
+		return false, pki.Refuse(pki.RuleRequest, "install it with the key label on record",
 			"the certificate of %s is installed with the key label %q", i.Parsed.Subject, before.Key)
 	default:
 		return !bytes.Equal(before.Certificate, i.Certificate), nil
@@ -57,12 +57,12 @@ func NoInstallation(id pki.IssuerID) *pki.Refusal {
 		"no CA with the identifier %s is installed", id.Short())
 }
 
-// CheckRetire refuses to retire a CA unless it issues and another active CA can take its place. Others are the other
-// active CAs with a key.
+// CheckRetire refuses to retire a CA that does not issue certificates, or without which no CA could issue. The argument
+// others holds the other active CAs that have a key.
 func (i Installation) CheckRetire(others []Installation, at time.Time) error {
 	subject := i.Parsed.Subject
 	if i.State == ca.Removed {
-		return pki.Refuse(pki.RuleCAInUse, "leave it as it is", "%s was removed", subject)
+		return pki.Refuse(pki.RuleCAInUse, "a removed CA needs no action", "%s was removed", subject)
 	}
 	if i.Key == "" {
 		return pki.Refuse(pki.RuleRequest, "name an issuing CA", "%s has no key here, and issues nothing", subject)
@@ -76,11 +76,11 @@ func (i Installation) CheckRetire(others []Installation, at time.Time) error {
 		"no other CA is active: without %s nothing would be issued", subject)
 }
 
-// Removable reports whether a CA has expired at a time, and so may be removed whatever else there is.
+// Removable reports whether a CA has expired at the time now. An expired CA can be removed without further checks.
 func (i Installation) Removable(now time.Time) bool { return i.Parsed.NotAfter.Before(now) }
 
-// CheckRemove refuses to remove a CA that is active, or that signed another installed CA. Others are those that were
-// not removed.
+// CheckRemove refuses to remove a CA that is active, or that signed another installed CA. The argument others holds the
+// other CAs that were not removed.
 func (i Installation) CheckRemove(others []Installation) error {
 	subject := i.Parsed.Subject
 	if i.Key != "" && i.State == ca.Active {
@@ -96,13 +96,13 @@ func (i Installation) CheckRemove(others []Installation) error {
 	return nil
 }
 
-// StillIssued returns the refusal to remove a CA whose last certificate expires at a time that is yet to come.
+// StillIssued returns the refusal to remove a CA whose last certificate expires at notAfter, in the future.
 func (i Installation) StillIssued(notAfter time.Time) *pki.Refusal {
 	return pki.Refuse(pki.RuleCAInUse, "remove it after "+notAfter.Format(time.RFC3339),
 		"the last certificate that %s issued has not expired", i.Parsed.Subject)
 }
 
-// Entry records what happened to the CA.
+// Entry returns the log entry of an action on the CA.
 func (i Installation) Entry(action translog.Action, by pki.Actor, at time.Time) translog.Entry {
 	return translog.Entry{Time: at, Actor: by, Action: action, Outcome: translog.Done, Event: &translog.CACertificate{
 		Issuer: pki.IssuerOf(i.Parsed), Subject: i.Parsed.Subject.String(), Fingerprint: i.Fingerprint(),
@@ -110,10 +110,10 @@ func (i Installation) Entry(action translog.Action, by pki.Actor, at time.Time) 
 	}}
 }
 
-// CRLNumberSize is the size of the longest CRL number in bytes (RFC 5280 §5.2.3).
+// CRLNumberSize is the maximum size of a CRL number in bytes (RFC 5280 §5.2.3).
 const CRLNumberSize = 20
 
-// NextCRLNumber returns the number after the last one of an issuer, or refuses if none is left.
+// NextCRLNumber returns the CRL number after last, or a refusal if it would exceed CRLNumberSize.
 func NextCRLNumber(issuer pki.IssuerID, last *big.Int) (*big.Int, error) {
 	next := new(big.Int).Add(last, big.NewInt(1))
 	if !fitsCRLNumber(next) {
@@ -130,12 +130,12 @@ func CheckCRLNumber(c crl.CRL) error {
 	if fitsCRLNumber(c.Number) {
 		return nil
 	}
-	return pki.Refuse(pki.RuleCRL, "number it with at most 20 octets (RFC 5280 section 5.2.3)",
-		"the CRL number %v is not one", c.Number)
+	return pki.Refuse(pki.RuleCRL, "use a number of at most 20 octets (RFC 5280 section 5.2.3)",
+		"the CRL number %v is not valid", c.Number)
 }
 
-// OldCRL returns the refusal of a CRL whose number is not above that of the one on record.
+// OldCRL returns the refusal of a CRL whose number is not greater than that of the CRL on record.
 func OldCRL(c crl.CRL) *pki.Refusal {
-	return pki.Refuse(pki.RuleCRL, "publish a newer one", "CRL %v of %s is not above the one on record",
+	return pki.Refuse(pki.RuleCRL, "publish a newer one", "the number %v of the CRL %s is not greater than the one on record",
 		c.Number, strings.TrimSuffix(c.Scope().Path(), ".crl"))
 }

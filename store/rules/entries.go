@@ -15,10 +15,10 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// MaxChanges is how many changes an entry has at most. It keeps entries well below translog.MaxEntrySize.
+// MaxChanges is the maximum number of changes in an entry. It keeps entries well below translog.MaxEntrySize.
 const MaxChanges = 4096
 
-// SplitEntry returns an entry with more than MaxChanges changes as several entries.
+// SplitEntry splits an entry with more than MaxChanges changes into several entries.
 func SplitEntry(e translog.Entry) []translog.Entry {
 	chunks := slices.Collect(slices.Chunk(e.Changes, MaxChanges))
 	parts := make([]translog.Entry, len(chunks))
@@ -49,7 +49,8 @@ func SplitEntry(e translog.Entry) []translog.Entry {
 	return parts
 }
 
-// IssuedEntry records a certificate, and the one that it supersedes unless that is zero.
+// IssuedEntry returns the entry of an issued certificate. If superseded is not zero, the entry includes it as the change
+// of the predecessor.
 func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) translog.Entry {
 	fingerprint := sha256.Sum256(r.DER)
 	e := translog.Entry{
@@ -70,7 +71,8 @@ func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) transl
 	return e
 }
 
-// AbandonedEntry records certificates that no request became. Each item has a change.
+// AbandonedEntry returns the entry of certificates that were intended and never delivered. The change of items[i] is
+// changes[i].
 func AbandonedEntry(at time.Time, items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
 	event := &translog.AbandonedCertificates{}
 	for _, item := range items {
@@ -83,19 +85,20 @@ func AbandonedEntry(at time.Time, items []ca.IntentItem, changes []pki.StatusCha
 	}
 }
 
-// RefusedCertificateEntry records a certificate that its guard refused, as [AbandonedEntry] does.
+// RefusedCertificateEntry returns the entry of a signed certificate that its guard refused. It is an [AbandonedEntry]
+// with the refusal.
 func RefusedCertificateEntry(
 	r *ca.Record, why *pki.Refusal, at time.Time, items []ca.IntentItem, changes []pki.StatusChange,
 ) translog.Entry {
 	e := AbandonedEntry(at, items, changes)
 	e.Actor, e.Identity, e.RequestID = r.Actor, r.Identity, r.RequestID
-	event := e.Event.(*translog.AbandonedCertificates) //nolint:forcetypeassert // as AbandonedEntry returns it
+	event := e.Event.(*translog.AbandonedCertificates) //nolint:forcetypeassert // AbandonedEntry returns this type
 	event.Refusal = refusal(why)
 	return e
 }
 
-// DuplicateEntry records an abandoned certificate whose serial number is on record. The certificate on record is
-// another one, and keeps its status.
+// DuplicateEntry returns the entry of an abandoned certificate whose serial number belongs to another certificate on
+// record. That certificate keeps its status.
 func DuplicateEntry(item ca.IntentItem, at time.Time) translog.Entry {
 	return translog.Entry{
 		Time: at, Actor: issuerActor, Action: translog.CertificateAbandoned, Outcome: translog.Refused,
@@ -103,7 +106,7 @@ func DuplicateEntry(item ca.IntentItem, at time.Time) translog.Entry {
 	}
 }
 
-// RefusedEntry records a refusal.
+// RefusedEntry returns the entry of a refused request.
 func RefusedEntry(by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) translog.Entry {
 	return translog.Entry{
 		Time: at, Actor: by, Action: translog.RequestRefused, Outcome: translog.Refused, Identity: identity, Event: refusal(why),
@@ -114,12 +117,12 @@ func refusal(why *pki.Refusal) *translog.Refusal {
 	return &translog.Refusal{Rule: why.Rule, Detail: why.Detail}
 }
 
-// RegisteredEntry records a new identity.
+// RegisteredEntry returns the entry of a new identity.
 func RegisteredEntry(id ra.Identity, by pki.Actor) translog.Entry {
 	return identityEntry(id, translog.IdentityRegistered, by, id.CreatedAt)
 }
 
-// UpdatedEntry records an identity's new profile, labels or names.
+// UpdatedEntry returns the entry of an identity's new profile, labels or names.
 func UpdatedEntry(id ra.Identity, by pki.Actor, at time.Time) translog.Entry {
 	return identityEntry(id, translog.IdentityUpdated, by, at)
 }
@@ -133,7 +136,7 @@ func identityEntry(id ra.Identity, action translog.Action, by pki.Actor, at time
 	}
 }
 
-// TokenCreatedEntry records a new token.
+// TokenCreatedEntry returns the entry of a new token.
 func TokenCreatedEntry(t *ra.Token) translog.Entry {
 	return translog.Entry{
 		Time: t.CreatedAt, Actor: t.CreatedBy, Action: translog.TokenCreated, Outcome: translog.Done, Identity: t.Identity,
@@ -144,7 +147,7 @@ func TokenCreatedEntry(t *ra.Token) translog.Entry {
 	}
 }
 
-// TokenBoundEntry records what a token was bound to.
+// TokenBoundEntry returns the entry of a token that was bound to a request and key.
 func TokenBoundEntry(t *ra.Token, at time.Time) translog.Entry {
 	return translog.Entry{
 		Time: at, Actor: pki.ActorToken(t.ID), Action: translog.TokenBound, Outcome: translog.Done, Identity: t.Identity,
@@ -152,12 +155,13 @@ func TokenBoundEntry(t *ra.Token, at time.Time) translog.Entry {
 	}
 }
 
-// TokenRevokedEntry records the revocation of one token.
+// TokenRevokedEntry returns the entry of the revocation of one token.
 func TokenRevokedEntry(v ra.TokenRevocation, t *ra.Token, usable int) translog.Entry {
 	return tokensEntry(v, t.Identity, &translog.RevokedTokens{ID: t.ID, Usable: usable, Cause: TokenRevokedAlone})
 }
 
-// TokensRevokedEntry records the revocation of all tokens of a creator, of which so many could have been used.
+// TokensRevokedEntry returns the entry of the revocation of all tokens of a creator. The number of tokens that could have
+// been used is usable.
 func TokensRevokedEntry(v ra.TokenRevocation, creator pki.SPIFFEID, cause string, usable int) translog.Entry {
 	return tokensEntry(v, creator, &translog.RevokedTokens{Usable: usable, Cause: cause})
 }
@@ -169,48 +173,48 @@ func tokensEntry(v ra.TokenRevocation, id pki.SPIFFEID, event *translog.RevokedT
 	}
 }
 
-// certificateActions are the log's actions for what changes do to certificates.
+// certificateActions maps the actions of changes to those of log entries.
 var certificateActions = map[revocation.Action]translog.Action{
 	revocation.Revoke: translog.CertificateRevoked, revocation.Hold: translog.CertificateHeld,
 	revocation.Unhold: translog.CertificateUnheld,
 }
 
-// Applied is what a change of certificates, of a key or of an identity has changed.
+// Applied is the result of a change of certificates, a key or an identity.
 type Applied struct {
 	revocation.ChangeResult
-	// InvalidSince has the invalidity date of each element of Changed; zero for none.
+	// InvalidSince[i] is the invalidity date of Changed[i]. It is zero if there is none.
 	InvalidSince []time.Time
-	// Created is the bulk revocation that carries out the change; nil if it created none.
+	// Created is the bulk revocation that applies the change, or nil.
 	Created *RecordedBulk
 }
 
-// Add adds a certificate that was changed.
+// Add appends the change of a certificate.
 func (a *Applied) Add(c pki.StatusChange, invalidSince time.Time) {
 	a.Changed, a.InvalidSince = append(a.Changed, c), append(a.InvalidSince, invalidSince)
 }
 
-// RecordedBulk is a bulk revocation as it is recorded.
+// RecordedBulk is the record of a bulk revocation.
 type RecordedBulk struct {
 	revocation.BulkRevocation
-	// Mark is the number of the newest certificate's record. Certificates recorded later are no members.
+	// Mark is the row number of the newest certificate at the time of creation. Later certificates are not members.
 	Mark int64
-	// Reach is the earliest end of a member.
+	// Reach is the earliest NotAfter of a member.
 	Reach time.Time
-	// Progress is the number of the last record that was changed.
+	// Progress is the row number of the last record that was changed.
 	Progress int64
 }
 
-// CertificateEntry records a change of one certificate of an identity.
+// CertificateEntry returns the entry of a change of one certificate of an identity.
 func CertificateEntry(o revocation.Change, id pki.SPIFFEID, out Applied) translog.Entry {
 	return changeEntry(o, certificateActions[o.Action], id, out)
 }
 
-// KeyEntry records the revocation of a key of an identity.
+// KeyEntry returns the entry of the revocation of a key of an identity.
 func KeyEntry(o revocation.Change, id pki.SPIFFEID, out Applied) translog.Entry {
 	return changeEntry(o, translog.CertificateRevoked, id, out)
 }
 
-// IdentityEntry records a change of an identity, by the action of [MoveIdentity].
+// IdentityEntry returns the entry of a change of an identity. The action is that of [MoveIdentity].
 func IdentityEntry(o revocation.Change, action translog.Action, out Applied) translog.Entry {
 	return changeEntry(o, action, o.Identity, out)
 }
@@ -229,7 +233,7 @@ func changeEntry(o revocation.Change, action translog.Action, id pki.SPIFFEID, o
 	}
 }
 
-// invalidTimes returns the invalidity dates of certificates, or nil if all have that of the change.
+// invalidTimes returns the invalidity dates of the certificates, or nil if all of them equal that of the change.
 func invalidTimes(of time.Time, out Applied) []time.Time {
 	for _, t := range out.InvalidSince {
 		if !t.Equal(of) {
@@ -239,7 +243,7 @@ func invalidTimes(of time.Time, out Applied) []time.Time {
 	return nil
 }
 
-// BulkEntry records a bulk revocation, and what it selects by.
+// BulkEntry returns the entry of a new bulk revocation with its selection.
 func BulkEntry(b RecordedBulk) translog.Entry {
 	return translog.Entry{
 		Time: b.At, Actor: b.Actor, Action: translog.BulkRevocationCreated, Outcome: translog.Done, Identity: b.Identity, Event: bulkEvent(b),
@@ -254,14 +258,14 @@ func bulkEvent(b RecordedBulk) *translog.BulkRevocation {
 	}
 }
 
-// BulkCountedEntry records how many certificates a bulk revocation changes.
+// BulkCountedEntry returns the entry of the number of certificates that a bulk revocation changes.
 func BulkCountedEntry(b RecordedBulk) translog.Entry {
 	return translog.Entry{
 		Time: b.At, Actor: bulkActor, Action: translog.BulkRevocationCounted, Outcome: translog.Done, Identity: b.Identity, Event: stepEvent(b),
 	}
 }
 
-// BulkStepEntry records a step of a bulk revocation: certificates whose records have their new status now.
+// BulkStepEntry returns the entry of a step of a bulk revocation, with the certificates that the step changed.
 func BulkStepEntry(b RecordedBulk, at time.Time, identity pki.SPIFFEID, changes []pki.StatusChange) translog.Entry {
 	return translog.Entry{
 		Time: at, Actor: b.Actor, Action: certificateActions[b.Action], Outcome: translog.Done, Identity: identity,
@@ -269,7 +273,7 @@ func BulkStepEntry(b RecordedBulk, at time.Time, identity pki.SPIFFEID, changes 
 	}
 }
 
-// BulkFewEntry records the changes of a bulk revocation that is carried out in the transaction that creates it.
+// BulkFewEntry returns the entry of the changes of a bulk revocation that is applied in the transaction that creates it.
 func BulkFewEntry(b RecordedBulk, identity pki.SPIFFEID, out Applied) translog.Entry {
 	e := BulkStepEntry(b, b.At, identity, out.Changed)
 	event := stepEvent(b)
@@ -284,7 +288,7 @@ func stepEvent(b RecordedBulk) *translog.BulkStep {
 	}
 }
 
-// CRLNumberEntry records a CRL number that was taken.
+// CRLNumberEntry returns the entry of a CRL number that was allocated.
 func CRLNumberEntry(issuer pki.IssuerID, number *big.Int, at time.Time) translog.Entry {
 	return translog.Entry{
 		Time: at, Actor: crlActor, Action: translog.CRLNumberTaken, Outcome: translog.Done,
@@ -292,7 +296,7 @@ func CRLNumberEntry(issuer pki.IssuerID, number *big.Int, at time.Time) translog
 	}
 }
 
-// CRLEntry records a CRL.
+// CRLEntry returns the entry of a published CRL.
 func CRLEntry(c crl.CRL, by pki.Actor, at time.Time) translog.Entry {
 	event := &translog.PublishedCRL{
 		Issuer: c.Issuer, Partition: c.Partition, Delta: c.Delta, Number: c.Number, ThisUpdate: c.ThisUpdate, NextUpdate: c.NextUpdate,
@@ -304,10 +308,10 @@ func CRLEntry(c crl.CRL, by pki.Actor, at time.Time) translog.Entry {
 	return translog.Entry{Time: at, Actor: by, Action: translog.CRLPublished, Outcome: translog.Done, Event: event}
 }
 
-// maxPoints is how many distribution points an entry has at most. Each has two URLs of 512 bytes at most.
+// maxPoints is the maximum number of distribution points in an entry. Each has two URLs of at most 512 bytes.
 const maxPoints = 512
 
-// PointsEntries records distribution points.
+// PointsEntries returns the entries of new distribution points.
 func PointsEntries(points []crl.Point, at time.Time) []translog.Entry {
 	var entries []translog.Entry
 	for chunk := range slices.Chunk(points, maxPoints) {
@@ -322,7 +326,7 @@ func PointsEntries(points []crl.Point, at time.Time) []translog.Entry {
 	return entries
 }
 
-// ExpiredEntry records which records a step removed. The step looked at certificates and tokens that ended before a time.
+// ExpiredEntry returns the entry of the records that a step of the retention removed. They expired earlier than before.
 func ExpiredEntry(s retention.Step, before time.Time, gone retention.Expired) translog.Entry {
 	return translog.Entry{
 		Time: s.At, Actor: retentionActor, Action: translog.RecordsExpired, Outcome: translog.Done,

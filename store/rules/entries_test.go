@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// TestLargeEntries checks that the parts of an entry have all of its changes, in their order, and can be encoded.
+// TestLargeEntries checks that the parts of a split entry hold all of its changes in order, and can be encoded.
 func TestLargeEntries(t *testing.T) {
 	e := translog.Entry{
 		Time: now, Actor: pki.ActorSystem("test"), Action: translog.CertificateRevoked, Outcome: translog.Done,
@@ -41,7 +41,7 @@ func TestLargeEntries(t *testing.T) {
 		for i, c := range p.Changes {
 			since := p.Event.(*translog.StatusOrder).InvalidTimes[i]
 			if !c.NotAfter.Equal(e.Changes[n].NotAfter) || !since.Equal(order.InvalidTimes[n]) {
-				t.Fatalf("change %d is another one", n)
+				t.Fatalf("change %d differs from the original", n)
 			}
 			n++
 		}
@@ -51,7 +51,7 @@ func TestLargeEntries(t *testing.T) {
 	}
 }
 
-// TestBulkEntries checks that a bulk revocation reads back from the log as it was recorded.
+// TestBulkEntries checks that replaying the entry of a bulk revocation returns its record.
 func TestBulkEntries(t *testing.T) {
 	b := rules.RecordedBulk{Mark: 9, Reach: now.Add(-time.Hour), BulkRevocation: revocation.BulkRevocation{ID: 7, BulkRequest: revocation.BulkRequest{
 		Selection: pki.Selection{Profile: "device", Label: pki.Label{Name: "site", Value: "a"}, IssuedFrom: now},
@@ -67,14 +67,14 @@ func TestBulkEntries(t *testing.T) {
 	}
 	ops, err := rules.Replay(5, e)
 	if err != nil || len(ops) != 1 || !reflect.DeepEqual(ops[0], rules.AddBulk{RecordedBulk: b}) {
-		t.Errorf("the log has %+v, %v, want %+v", ops, err, b)
+		t.Errorf("replay returned %+v, %v, want %+v", ops, err, b)
 	}
 	if step := rules.BulkStepEntry(b, now, pki.SPIFFEID{}, nil); step.Action != translog.CertificateRevoked || step.Facts()["bulk_revocation"] != "7" {
-		t.Errorf("a step is logged as %+v", step)
+		t.Errorf("the entry of a step is %+v", step)
 	}
 }
 
-// TestAge checks that the age of the records never goes back, never passes the clock and gains no more than has passed.
+// TestAge checks that NextAge never decreases the age, never exceeds the clock, and adds at most the time that passed.
 func TestAge(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		age := now
@@ -82,7 +82,7 @@ func TestAge(t *testing.T) {
 		clock := now.Add(time.Duration(rapid.IntRange(-100, 200).Draw(t, "clock")) * time.Second)
 		next := rules.NextAge(age, passed, clock)
 		if next.Before(age) || next.After(age.Add(passed)) || next.After(clock) && !next.Equal(age) {
-			t.Fatalf("the age %v becomes %v after %v at %v", age, next, passed, clock)
+			t.Fatalf("NextAge of %v = %v, after %v at %v", age, next, passed, clock)
 		}
 	})
 }
@@ -90,14 +90,14 @@ func TestAge(t *testing.T) {
 func TestCRLNumbers(t *testing.T) {
 	last := new(big.Int).Lsh(big.NewInt(1), 8*rules.CRLNumberSize-1)
 	if _, err := rules.NextCRLNumber(pki.IssuerID{}, last.Sub(last, big.NewInt(1))); err == nil {
-		t.Error("a number of 20 bytes with its highest bit was taken")
+		t.Error("a CRL number whose DER encoding has 21 bytes was accepted")
 	}
 	if n, err := rules.NextCRLNumber(pki.IssuerID{}, new(big.Int)); err != nil || n.Int64() != 1 {
-		t.Errorf("the first number is %v, %v", n, err)
+		t.Errorf("the first CRL number is %v, %v", n, err)
 	}
 	for _, n := range []*big.Int{nil, big.NewInt(-1)} {
 		if rules.CheckCRLNumber(crl.CRL{Number: n}) == nil {
-			t.Errorf("the CRL number %v passes", n)
+			t.Errorf("the CRL number %v was accepted", n)
 		}
 	}
 }

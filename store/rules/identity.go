@@ -10,7 +10,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// NewIdentity returns an identity as it is recorded: registered, in revision 1.
+// NewIdentity returns the record of a new identity: registered, with revision 1.
 func NewIdentity(id ra.Identity) ra.Identity {
 	id.State, id.Revision, id.CreatedAt = pki.Registered, 1, id.CreatedAt.Truncate(time.Millisecond).UTC()
 	return id
@@ -21,12 +21,12 @@ func CheckSameIdentity(have, want ra.Identity) error {
 	if want.Kind == have.Kind && want.SameAttributes(have) {
 		return nil
 	}
-	return pki.Refuse(pki.RuleIdentityExists, "choose another name, or register it with the particulars it has",
+	return pki.Refuse(pki.RuleIdentityExists, "choose another name, or repeat the registration with the same attributes",
 		"%s is registered with another kind, profile, labels or names", want.ID)
 }
 
-// UpdateIdentity returns an identity with another profile, labels and names, in the next revision, and reports whether
-// they differ from those on record. If want has a revision, it must be the one on record.
+// UpdateIdentity returns the next revision of have, with the profile, labels and names of want. It returns false if these
+// are equal already. If want.Revision is not zero, it must be the revision of have.
 func UpdateIdentity(have, want ra.Identity) (ra.Identity, bool, error) {
 	if have.State == pki.Retired {
 		return have, false, retired(have.ID)
@@ -45,26 +45,26 @@ func UpdateIdentity(have, want ra.Identity) (ra.Identity, bool, error) {
 	return have, true, nil
 }
 
-// LabelsFrozen returns the refusal to change an identity's labels while a bulk revocation selects by a label: the
-// labels say which certificates it covers.
+// LabelsFrozen returns the refusal to change an identity's labels while a bulk revocation that selects by a label is open.
+// A change would add members to it, or remove them.
 func LabelsFrozen() *pki.Refusal {
-	return pki.Refuse(pki.RuleOverloaded, "ask again in a minute",
-		"certificates are being revoked by a label, and labels do not change meanwhile")
+	return pki.Refuse(pki.RuleOverloaded, "retry in a minute",
+		"labels cannot change while a bulk revocation that selects by a label is in progress")
 }
 
-// IdentityMove is what an order does to an identity.
+// IdentityMove is the effect of a change on an identity.
 type IdentityMove struct {
 	State pki.IdentityState
-	// Resumes is the state after a suspension; zero unless State is Suspended.
+	// Resumes is the state to restore after a suspension. It is zero unless State is Suspended.
 	Resumes pki.IdentityState
-	// Changed reports whether the state differs from before. Then a new revision begins.
+	// Changed is true if the state differs from the previous one. Then the revision grows.
 	Changed bool
-	// Action is the order in the log.
+	// Action is the action of the log entry.
 	Action translog.Action
 }
 
-// MoveIdentity returns what an order does to an identity. Resumes is the state on record that a release resumes. A
-// retired identity stays retired; a revocation leaves the state as it is unless it retires.
+// MoveIdentity returns the effect of the change o on an identity with the state from. The state that an unhold restores is
+// resumes. A retired identity stays retired. A revocation changes the state only if it retires the identity.
 func MoveIdentity(o revocation.Change, from, resumes pki.IdentityState) (IdentityMove, error) {
 	m := IdentityMove{State: from}
 	switch {
@@ -81,9 +81,9 @@ func MoveIdentity(o revocation.Change, from, resumes pki.IdentityState) (Identit
 	case o.Action == revocation.Unhold && from == pki.Suspended:
 		m.State, m.Action = resumes, translog.IdentityResumed
 	case o.Action == revocation.Unhold:
-		return m, pki.Refuse(pki.RuleIdentityState, "leave it as it is", "%s is %s, not suspended", o.Identity, from)
+		return m, pki.Refuse(pki.RuleIdentityState, "resume only suspended identities", "%s is %s, not suspended", o.Identity, from)
 	default:
-		return m, fmt.Errorf("an order has no action %d", o.Action)
+		return m, fmt.Errorf("unknown action %d", o.Action)
 	}
 	if m.Changed = m.State != from; m.Changed && m.State == pki.Suspended {
 		m.Resumes = from

@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-func TestMoves(t *testing.T) {
+func TestMoveIdentity(t *testing.T) {
 	suspend := revocation.Change{Action: revocation.Hold, State: pki.Suspended}
 	resume := revocation.Change{Action: revocation.Unhold}
 	retire := revocation.Change{Action: revocation.Revoke, State: pki.Retired}
@@ -40,7 +40,7 @@ func TestMoves(t *testing.T) {
 		got, err := rules.MoveIdentity(c.o, c.from, c.resumes)
 		refusal, _ := pki.AsRefusal(err)
 		if c.refusal == "" && (err != nil || got != c.want) || c.refusal != "" && (refusal == nil || refusal.Rule != c.refusal) {
-			t.Errorf("%v of an identity that is %v: %+v, %v", c.o.Action, c.from, got, err)
+			t.Errorf("action %v on an identity that is %v: %+v, %v", c.o.Action, c.from, got, err)
 		}
 	}
 }
@@ -48,7 +48,7 @@ func TestMoves(t *testing.T) {
 func TestUpdates(t *testing.T) {
 	have := rules.NewIdentity(ra.Identity{ID: identity(t), Kind: pki.Device, Profile: "device", CreatedAt: now.Add(1)})
 	if have.State != pki.Registered || have.Revision != 1 || have.CreatedAt != now {
-		t.Errorf("a new identity is %+v", have)
+		t.Errorf("NewIdentity returned %+v", have)
 	}
 	want := have
 	want.DNSNames = []string{"pump.example"}
@@ -56,14 +56,14 @@ func TestUpdates(t *testing.T) {
 		t.Error(err)
 	}
 	if refusal, _ := pki.AsRefusal(rules.CheckSameIdentity(have, want)); refusal == nil || refusal.Rule != pki.RuleIdentityExists {
-		t.Errorf("registered again with other names: %v", refusal)
+		t.Errorf("CheckSameIdentity with other names returned %v", refusal)
 	}
 	next, changed, err := rules.UpdateIdentity(have, want)
 	if err != nil || !changed || next.Revision != 2 || next.State != have.State || len(next.DNSNames) != 1 {
-		t.Errorf("updated: %+v, %v, %v", next, changed, err)
+		t.Errorf("UpdateIdentity returned %+v, %v, %v", next, changed, err)
 	}
 	if next, changed, err = rules.UpdateIdentity(have, have); err != nil || changed || next.Revision != 1 {
-		t.Errorf("updated with nothing: %+v, %v, %v", next, changed, err)
+		t.Errorf("UpdateIdentity with equal attributes returned %+v, %v, %v", next, changed, err)
 	}
 	have.State = pki.Retired
 	if _, _, err = rules.UpdateIdentity(have, want); err == nil {
@@ -77,10 +77,10 @@ func TestTokens(t *testing.T) {
 	token := ra.Token{Identity: identity(t), IdentityRevision: 1, ExpiresAt: now.Add(time.Minute)}
 	bound, changed, err := rules.BindToken(token, request, key)
 	if err != nil || !changed || bound.CheckBound(request, key) != nil {
-		t.Fatalf("bound: %+v, %v, %v", bound, changed, err)
+		t.Fatalf("BindToken returned %+v, %v, %v", bound, changed, err)
 	}
 	if again, changed, err := rules.BindToken(bound, pki.RequestID{}, pki.KeyHash{}); err != nil || changed || again.Request != request {
-		t.Errorf("bound again: %+v, %v, %v", again, changed, err)
+		t.Errorf("the second BindToken returned %+v, %v, %v", again, changed, err)
 	}
 	token.RevokedBecause = "why"
 	if _, _, err := rules.BindToken(token, request, key); err == nil {
@@ -88,7 +88,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// TestTokenStates checks that a token is open exactly while it would serve an identity of its revision.
+// TestTokenStates checks that a token is open exactly if it can enroll an identity with the same revision.
 func TestTokenStates(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		token := ra.Token{Spent: rapid.Bool().Draw(t, "spent"), IdentityRevision: 1, ExpiresAt: now.Add(time.Duration(rapid.IntRange(-1, 1).Draw(t, "s")) * time.Second)}
@@ -98,10 +98,10 @@ func TestTokenStates(t *testing.T) {
 		revision := rapid.Uint64Range(1, 2).Draw(t, "revision")
 		open := !token.Spent && token.RevokedBecause == "" && now.Before(token.ExpiresAt) && revision == 1
 		if state := rules.TokenState(&token, revision, now); (state == ra.TokenOpen) != open {
-			t.Fatalf("%+v is %s", token, state)
+			t.Fatalf("the state of %+v is %s", token, state)
 		}
 		if revokes, usable := rules.RevokesToken(&token, now); revokes != (!token.Spent && token.RevokedBecause == "") || usable && !revokes {
-			t.Fatalf("a revocation of %+v: %v, %v", token, revokes, usable)
+			t.Fatalf("RevokesToken of %+v returned %v, %v", token, revokes, usable)
 		}
 	})
 }
@@ -120,7 +120,7 @@ func TestDistrust(t *testing.T) {
 		{revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded}, false},
 	} {
 		if why := rules.Distrust(c.o); (why != "") != c.want {
-			t.Errorf("%+v distrusts because of %q", c.o, why)
+			t.Errorf("Distrust of %+v returned %q", c.o, why)
 		}
 	}
 }

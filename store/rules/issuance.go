@@ -8,46 +8,46 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// Issuance is what is on record when a certificate is about to be recorded: all that its guard asks about, in the
-// transaction that records it.
+// Issuance holds the records that the guard of a certificate depends on. The store reads them in the transaction that
+// records the certificate.
 type Issuance struct {
-	// Registered reports whether the identity is registered. If it is not, the other fields are zero.
+	// Registered is true if the identity is registered. If it is not, the other fields are zero.
 	Registered bool
 	State      pki.IdentityState
 	Revision   uint64
-	// Answered reports whether the identity's request was answered with a certificate before.
+	// Answered is true if a certificate was already issued for the request ID.
 	Answered    bool
 	Predecessor Predecessor
 	Key         Key
-	// Token is the token that the guard names, if it is on record for this identity; nil otherwise.
+	// Token is the token that the guard names, if it is on record for this identity, or nil.
 	Token *ra.Token
-	// Unexpired counts the identity's unexpired certificates, up to the guard's MaxUnexpired.
+	// Unexpired is the number of the identity's unexpired certificates, counted up to the guard's MaxUnexpired.
 	Unexpired int
 }
 
-// Predecessor is the certificate that a guard renews.
+// Predecessor is the state of the certificate that a guard names as the predecessor.
 type Predecessor struct {
-	Found               bool // it was issued to this identity
+	Found               bool // true if it was issued to this identity
 	NotBefore, NotAfter time.Time
-	// Status has every open bulk revocation applied. Its RevokedAt is not needed.
+	// Status is the effective status, with the open bulk revocations. Its RevokedAt is not used.
 	Status pki.Status
-	// Renewed reports whether it was renewed before, and SameKey whether that was with the guard's key.
+	// Renewed is true if the certificate was renewed before. SameKey is true if that renewal has the guard's key.
 	Renewed, SameKey bool
-	// Superseded reports whether its renewal revoked it.
+	// Superseded is true if the renewal revoked the certificate.
 	Superseded bool
 }
 
-// Key is what is on record of a public key.
+// Key is the state of a public key in the records.
 type Key struct {
-	Reserved    bool // a CA has it
-	Collides    bool // another key with the same first bytes of its hash is on record
-	Compromised bool // it was revoked for keyCompromise, or an open bulk revocation does
-	Foreign     bool // it was certified for another identity
+	Reserved    bool // the key of a CA
+	Collides    bool // another key on record has a hash with the same first bytes
+	Compromised bool // revoked for keyCompromise, by itself or by an open bulk revocation
+	Foreign     bool // certified for another identity
 }
 
-// Check returns why the key may not be certified, or nil.
+// Check returns the refusal to certify the key, or nil.
 func (k Key) Check() *pki.Refusal {
-	const hint = "make a new key"
+	const hint = "generate a new key"
 	switch {
 	case k.Reserved:
 		return pki.Refuse(pki.RuleKeyReserved, hint, "the key is that of a CA")
@@ -63,16 +63,17 @@ func (k Key) Check() *pki.Refusal {
 	}
 }
 
-// Effects is what recording a certificate changes beside it. The guard says the rest: Enrolls enrolls the identity in a
-// new revision, and Token is spent.
+// Effects holds the changes to other records when a certificate is recorded. Two more effects follow from the guard: if
+// Guard.Enrolls is set, the identity becomes enrolled in a new revision, and the token in Guard.Token is spent.
 type Effects struct {
-	// Succeeds reports whether the predecessor gets the guard's key as its successor.
+	// Succeeds is true if the guard's key is recorded as the successor of the predecessor.
 	Succeeds bool
-	// Superseded is the next status of the predecessor if the certificate revokes it; zero otherwise.
+	// Superseded is the change of the predecessor if the certificate revokes it, and zero otherwise.
 	Superseded pki.StatusChange
 }
 
-// KeyUses returns how many certificates name the key anew: the certificate itself, and the one that it renews.
+// KeyUses returns the number of certificate records that newly refer to the key: the certificate, and its predecessor if
+// the key becomes the successor there.
 func (e Effects) KeyUses() int {
 	if e.Succeeds {
 		return 2
@@ -80,26 +81,26 @@ func (e Effects) KeyUses() int {
 	return 1
 }
 
-// Renews reports whether a record is its caller's own renewal. Then the predecessor is the caller's certificate, and
-// [Issuance.Check] authorizes the caller by it.
+// Renews reports whether the caller renews its own certificate. Then [Issuance.Check] authorizes the caller by the state
+// of the predecessor.
 func Renews(r *ca.Record) bool {
 	before := r.Guard.Predecessor
 	return !before.IsZero() && r.Actor.Caller() == pki.Caller{Identity: r.Identity, Certificate: before}
 }
 
-// CheckRecord returns the refusal of a record that no state of the store could accept, or nil.
+// CheckRecord returns the refusal of a record that is invalid in every state of the store, or nil.
 func CheckRecord(r *ca.Record) *pki.Refusal {
 	if r.RequestID.IsZero() {
-		return pki.Refuse(pki.RuleRequest, "ask again with a request ID", "the certificate answers no request")
+		return pki.Refuse(pki.RuleRequest, "repeat with a request ID", "the certificate has no request ID")
 	}
 	if r.Guard.Key != r.KeyHash {
-		return pki.Refuse(pki.RuleRequest, "ask again", "the certificate was decided for another key")
+		return pki.Refuse(pki.RuleRequest, "repeat the request", "the certificate was decided for another key")
 	}
 	return nil
 }
 
-// Check returns what recording a certificate changes, or its refusal if something no longer holds that was true when
-// the certificate was decided. [CheckRecord] comes before it.
+// Check checks the guard of a certificate again, because the records may have changed since the decision. It returns the
+// effects of recording the certificate, or a refusal. Call [CheckRecord] first.
 func (s *Issuance) Check(r *ca.Record, at time.Time) (Effects, *pki.Refusal) {
 	var e Effects
 	if refusal := s.checkIdentity(r); refusal != nil {
@@ -130,29 +131,29 @@ func (s *Issuance) Check(r *ca.Record, at time.Time) (Effects, *pki.Refusal) {
 	return e, r.Guard.CheckUnexpired(r.Identity, s.Unexpired)
 }
 
-// checkIdentity requires a registered identity even if the guard names none. It refuses a repeated request first: its
-// caller needs to know that the answer is on record, not that this answer has changed the identity.
+// checkIdentity requires a registered identity even if the guard names none. It refuses a reused request ID before a stale
+// identity: the first certificate for this ID may have changed the identity, and the caller needs to know about it.
 func (s *Issuance) checkIdentity(r *ca.Record) *pki.Refusal {
 	if !s.Registered {
 		return NoIdentity(r.Identity)
 	}
 	if s.Answered {
 		return pki.Refuse(pki.RuleRequestIDReused,
-			"ask again for the certificate on record, or draw a new request ID for another one",
-			"the request ID was answered with a certificate before")
+			"repeat the request for the certificate on record, or generate a new request ID for another one",
+			"a certificate was already issued for the request ID")
 	}
 	if r.Guard.Identity.IsZero() && !r.Guard.Enrolls {
 		return nil
 	}
 	if r.Guard.Identity != r.Identity {
-		return pki.Refuse(pki.RuleIdentity, "ask again",
+		return pki.Refuse(pki.RuleIdentity, "repeat the request",
 			"the certificate of %s was decided for %s", r.Identity, r.Guard.Identity)
 	}
 	if refusal := r.Identity.CheckMayHold(s.State); refusal != nil {
 		return refusal
 	}
 	if s.Revision != r.Guard.Revision {
-		return pki.Refuse(pki.RuleIdentityStale, "ask again", "%s changed while the request was under way", r.Identity)
+		return pki.Refuse(pki.RuleIdentityStale, "repeat the request", "%s changed while the request was in progress", r.Identity)
 	}
 	return nil
 }
@@ -168,7 +169,7 @@ func (s *Issuance) checkToken(r *ca.Record, at time.Time) *pki.Refusal {
 	return refusal
 }
 
-// check reports a clone as one even if the renewal with the other key has revoked the predecessor.
+// check refuses with renewal.key_conflict if another key has renewed the predecessor, even if that renewal revoked it.
 func (p *Predecessor) check(g *pki.Guard) *pki.Refusal {
 	if !p.Found {
 		return NoPredecessor(g.Predecessor)
@@ -180,13 +181,13 @@ func (p *Predecessor) check(g *pki.Guard) *pki.Refusal {
 		return refusal
 	}
 	if p.Renewed && !g.Renewed {
-		return pki.Refuse(pki.RuleIdentityStale, "ask again",
-			"certificate %s was renewed while the request was under way", g.Predecessor.Serial)
+		return pki.Refuse(pki.RuleIdentityStale, "repeat the request",
+			"certificate %s was renewed while the request was in progress", g.Predecessor.Serial)
 	}
 	return nil
 }
 
-// caller is what is on record of a caller that renews. Its certificate is good by then.
+// caller returns the state of a caller that renews its own certificate. The status has been checked before.
 func (s *Issuance) caller() pki.CallerState {
 	return pki.CallerState{
 		NotBefore: s.Predecessor.NotBefore, NotAfter: s.Predecessor.NotAfter,
@@ -201,14 +202,14 @@ func (p *Predecessor) supersede(ref pki.CertRef, at time.Time) pki.StatusChange 
 	}}
 }
 
-// SerialTaken returns the refusal of a record whose serial number is on record.
+// SerialTaken returns the refusal of a certificate whose serial number is already on record.
 func SerialTaken(serial pki.Serial) *pki.Refusal {
-	return pki.Refuse(pki.RuleOverloaded, "ask again: the next certificate has another number",
-		"the serial number %s is on record already", serial)
+	return pki.Refuse(pki.RuleOverloaded, "repeat the request, which gets another serial number",
+		"the serial number %s is already on record", serial)
 }
 
-// Abandoned returns the status of a certificate that was never delivered. Its reason is unspecified: nothing happened
-// to its key or holder that another reason would name.
+// Abandoned returns the status of a certificate that was never delivered. The reason is unspecified, because no other
+// reason of RFC 5280 §5.3.1 applies.
 func Abandoned(at time.Time) pki.Status {
 	return pki.Status{State: pki.Revoked, Reason: pki.Unspecified, RevokedAt: at.Truncate(time.Second), Version: 1}
 }

@@ -37,7 +37,7 @@ func certificate(t rapid.TB, n byte) pki.CertRef {
 	return pki.CertRef{Issuer: issuer, Serial: serial}
 }
 
-// renewal is a record of a device that renews its certificate, and the state in which it passes.
+// renewal returns the record of a renewal, and a state of the store that accepts it.
 func renewal(t rapid.TB) (*ca.Record, *rules.Issuance) {
 	t.Helper()
 	request, err := pki.RequestIDFromBytes([]byte("0123456789abcdef"))
@@ -59,7 +59,7 @@ func renewal(t rapid.TB) (*ca.Record, *rules.Issuance) {
 	return r, s
 }
 
-// withToken makes the renewal an enrollment with a token.
+// withToken turns the renewal into an enrollment with a token.
 func withToken(change func(t *ra.Token)) func(f fixture) {
 	return func(f fixture) {
 		r, s := f.Record, f.Issuance
@@ -74,7 +74,7 @@ func withToken(change func(t *ra.Token)) func(f fixture) {
 	}
 }
 
-// fixture is a record and what is on record when it is recorded.
+// fixture is a record to check and the state of the store.
 type fixture struct {
 	*ca.Record
 	*rules.Issuance
@@ -83,7 +83,7 @@ type fixture struct {
 func TestGuards(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(f fixture)
-		want   pki.Rule // empty if it passes
+		want   pki.Rule // empty if it is accepted
 	}{
 		"as decided":                   {func(f fixture) {}, ""},
 		"no identity":                  {func(f fixture) { *f.Issuance = rules.Issuance{} }, pki.RuleIdentity},
@@ -126,7 +126,7 @@ func TestGuards(t *testing.T) {
 			case c.want == "" && refusal != nil:
 				t.Errorf("refused: %v", refusal)
 			case c.want != "" && (refusal == nil || refusal.Rule != c.want):
-				t.Errorf("got %v, want a refusal by %s", refusal, c.want)
+				t.Errorf("got %v, want a refusal with the rule %s", refusal, c.want)
 			}
 		})
 	}
@@ -136,13 +136,13 @@ func TestEffects(t *testing.T) {
 	r, s := renewal(t)
 	e, _ := s.Check(r, now)
 	if !e.Succeeds || e.KeyUses() != 2 || e.Superseded.Status.State != 0 {
-		t.Errorf("a first renewal has the effects %+v", e)
+		t.Errorf("the effects of a first renewal are %+v", e)
 	}
 	r, s = renewal(t)
 	r.Guard.Renewed, s.Predecessor.Renewed, s.Predecessor.SameKey = true, true, true
 	e, refusal := s.Check(r, now)
 	if refusal != nil || e.Succeeds || e.KeyUses() != 1 {
-		t.Errorf("a repeated renewal has the effects %+v, %v", e, refusal)
+		t.Errorf("the effects of a repeated renewal are %+v, %v", e, refusal)
 	}
 	r, s = renewal(t)
 	r.Guard.Supersedes = true
@@ -160,8 +160,9 @@ func TestEffects(t *testing.T) {
 	}
 }
 
-// TestWhatPassesHolds checks that every record that passes fulfils what its guard asks, whatever is on record.
-func TestWhatPassesHolds(t *testing.T) {
+// TestAcceptedRecordsSatisfyGuard checks that Check accepts a record only if every condition of its guard holds, for many
+// states of the store.
+func TestAcceptedRecordsSatisfyGuard(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r, s := renewal(t)
 		flag := func(name string) bool { return rapid.Bool().Draw(t, name) }
@@ -177,7 +178,7 @@ func TestWhatPassesHolds(t *testing.T) {
 		holds := s.State == pki.Enrolled && s.Revision == r.Guard.Revision && !s.Answered && s.Unexpired < r.Guard.MaxUnexpired &&
 			s.Key == rules.Key{} && p.Found && p.Status.State == pki.Good && (!p.Renewed || p.SameKey && r.Guard.Renewed)
 		if (refusal == nil) != holds {
-			t.Fatalf("%+v is refused by %v", s, refusal)
+			t.Fatalf("%+v is refused: %v", s, refusal)
 		}
 		if refusal == nil && (e.Succeeds == p.Renewed || r.Guard.Supersedes != (e.Superseded.Status.Version == p.Status.Version+1)) {
 			t.Fatalf("%+v has the effects %+v", s, e)
@@ -185,7 +186,7 @@ func TestWhatPassesHolds(t *testing.T) {
 	})
 }
 
-func TestRecordsThatNothingAccepts(t *testing.T) {
+func TestInvalidRecords(t *testing.T) {
 	r, _ := renewal(t)
 	if refusal := rules.CheckRecord(r); refusal != nil {
 		t.Error(refusal)
@@ -195,7 +196,7 @@ func TestRecordsThatNothingAccepts(t *testing.T) {
 	r.RequestID = pki.RequestID{}
 	for _, r := range []*ca.Record{r, &other} {
 		if refusal := rules.CheckRecord(r); refusal == nil || refusal.Rule != pki.RuleRequest {
-			t.Errorf("got %v, want a refusal by %s", refusal, pki.RuleRequest)
+			t.Errorf("got %v, want a refusal with the rule %s", refusal, pki.RuleRequest)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -14,18 +15,18 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Operation is one write that an engine carries out to make records again from the log. It is one of the types below. An
-// engine carries out the operations of an entry in their order, and the entries in the order of their indexes. It then
-// has the records that the original store has, except for DER.
+// Operation is a write that restores records from the log. It is one of the types below. A store engine executes the
+// operations of each entry in order, and the entries in the order of their indexes. The result equals the records of the
+// original store, except for DER.
 type Operation interface{ operation() }
 
 // These operations are about identities.
 type (
 	// AddIdentity records a new identity.
 	AddIdentity struct{ ra.Identity }
-	// SetIdentity gives an identity other attributes and another revision. Its kind, state and creation time stay.
+	// SetIdentity replaces the attributes and the revision of an identity. The kind, state and creation time do not change.
 	SetIdentity struct{ ra.Identity }
-	// ChangeIdentity changes the state of an identity as [MoveIdentity] says.
+	// ChangeIdentity changes the state of an identity according to [MoveIdentity].
 	ChangeIdentity struct{ revocation.Change }
 )
 
@@ -53,12 +54,12 @@ type (
 
 // These operations are about certificates. Index is the index of the log entry in which their status changed.
 type (
-	// AddCertificate records a certificate without its DER, and what it consumes: its key is certified, its token is
-	// spent, its identity is enrolled if Guard.Enrolls is set, and its predecessor has a successor. Of Guard.Predecessor
-	// only the serial number is known.
+	// AddCertificate records a certificate without its DER. It also certifies the key, spends the token, enrolls the
+	// identity if Guard.Enrolls is set, and records the successor of the predecessor. Guard.Predecessor has only a serial
+	// number.
 	AddCertificate struct {
 		ca.Record
-		// Superseded is the new status of the predecessor if the certificate revoked it; zero otherwise.
+		// Superseded is the change of the predecessor if the certificate revoked it, and zero otherwise.
 		Superseded pki.StatusChange
 		Index      uint64
 	}
@@ -68,15 +69,15 @@ type (
 		Status pki.Status
 		Index  uint64
 	}
-	// SetStatus gives a certificate another status and invalidity date.
+	// SetStatus replaces the status and the invalidity date of a certificate.
 	SetStatus struct {
 		pki.StatusChange
 		InvalidSince time.Time
-		// CompromisedAt is when its key was marked as compromised, if it was not before; zero if it was not marked.
+		// CompromisedAt is the time to record for the key if this change marks it as compromised. Otherwise it is zero.
 		CompromisedAt time.Time
 		Index         uint64
 	}
-	// MarkKey marks a key as compromised, unless it is already.
+	// MarkKey marks a key as compromised, unless it already is.
 	MarkKey struct {
 		Key pki.KeyHash
 		At  time.Time
@@ -85,10 +86,10 @@ type (
 
 // These operations are about bulk revocations.
 type (
-	// AddBulk records a bulk revocation. If it selects by a key that it marks ([MarksKey]), the key is compromised.
+	// AddBulk records a bulk revocation. If [MarksKey] holds for it, the key is marked as compromised.
 	AddBulk struct{ RecordedBulk }
-	// SetBulkProgress records how far a bulk revocation has come, and the statuses that it gave to certificates. If it
-	// revokes them for keyCompromise, their keys are compromised since it was created.
+	// SetBulkProgress records the progress of a bulk revocation, and the statuses of the certificates that it changed. If
+	// it revokes for keyCompromise, their keys are compromised as of its creation.
 	SetBulkProgress struct {
 		translog.BulkStep
 		Changes []pki.StatusChange
@@ -106,12 +107,12 @@ type (
 		translog.CACertificate
 		At time.Time
 	}
-	// SetInstallationState retires or removes a CA. With a removed CA its CRLs and distribution points leave.
+	// SetInstallationState retires or removes a CA. Removing it also removes its CRLs and distribution points.
 	SetInstallationState struct {
 		Issuer pki.IssuerID
 		State  ca.InstallationState
 	}
-	// SetCRLNumber records a CRL number that was taken.
+	// SetCRLNumber records a CRL number that was allocated.
 	SetCRLNumber struct{ translog.CRLNumber }
 	// PutCRL records the newest CRL of a scope, without its DER.
 	PutCRL struct{ crl.CRL }
@@ -119,10 +120,10 @@ type (
 	AddPoints struct{ Points []crl.Point }
 )
 
-// Expire removes expired certificates and tokens, as the step of a sweep did.
+// Expire repeats a step of the retention, which removed expired certificates and tokens.
 type Expire struct {
 	After, Last retention.Place
-	// Before is the end of the tokens that leave. Gone says how many of them, and what else left with the step.
+	// Tokens that expired earlier than Before were removed. Gone holds the numbers of removed records.
 	Before time.Time
 	Gone   retention.Expired
 }
@@ -148,13 +149,79 @@ func (PutCRL) operation()               {}
 func (AddPoints) operation()            {}
 func (Expire) operation()               {}
 
-// Replay returns the operations that make again what the entry with an index has recorded. A refusal recorded nothing.
+// Replay returns the operations that restore the records of the log entry with the given index. The entry of a refusal has
+// no operations. Replay returns an error if the entry's event does not belong to its action and outcome, which are what a
+// reader of the log sees.
 func Replay(index uint64, e translog.Entry) ([]Operation, error) {
-	ops, err := replay(index, e)
+	var ops []Operation
+	err := checkEvent(e)
+	if err == nil {
+		ops, err = replay(index, e)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("replay log entry %d, %s: %w", index, e.Action, err)
 	}
 	return ops, nil
+}
+
+// checkEvent returns an error if an entry has another event than its action, or was refused and has an event that
+// recorded something.
+func checkEvent(e translog.Entry) error {
+	matches, recorded := false, true
+	switch event := e.Event.(type) {
+	case *translog.Refusal:
+		matches, recorded = e.Action == translog.RequestRefused, false
+	case *translog.IssuedCertificate:
+		matches = e.Action == translog.CertificateIssued
+	case *translog.AbandonedCertificates:
+		matches, recorded = e.Action == translog.CertificateAbandoned, event.Duplicate.IsZero()
+	case *translog.IdentityAttributes:
+		matches = e.Action == translog.IdentityRegistered || e.Action == translog.IdentityUpdated
+	case *translog.CreatedToken:
+		matches = e.Action == translog.TokenCreated
+	case *translog.BoundToken:
+		matches = e.Action == translog.TokenBound
+	case *translog.RevokedTokens:
+		matches = e.Action == translog.TokenRevoked
+	case *translog.StatusOrder:
+		matches = slices.Contains(statusActions, e.Action)
+	case *translog.BulkRevocation:
+		matches = e.Action == translog.BulkRevocationCreated
+	case *translog.BulkStep:
+		matches = e.Action == translog.BulkRevocationCounted || slices.Contains(statusActions, e.Action)
+	case *translog.CACertificate:
+		matches = e.Action == translog.CAInstalled || e.Action == translog.CARetired || e.Action == translog.CARemoved
+	case *translog.CRLNumber:
+		matches = e.Action == translog.CRLNumberTaken
+	case *translog.PublishedCRL:
+		matches = e.Action == translog.CRLPublished
+	case translog.DistributionPoints:
+		matches = e.Action == translog.DistributionPointsRecorded
+	case *translog.ExpiredRecords:
+		matches = e.Action == translog.RecordsExpired
+	default:
+		return errors.New("it has no event")
+	}
+	if refused := e.Outcome == translog.Refused; !matches || refused == recorded {
+		return fmt.Errorf("an entry with the action %s and the outcome %s cannot have the event %T", e.Action, e.Outcome, e.Event)
+	}
+	return nil
+}
+
+// statusActions are the actions of changes of certificates' statuses, alone, in bulk or with their identity.
+var statusActions = []translog.Action{
+	translog.CertificateRevoked, translog.CertificateHeld, translog.CertificateUnheld, translog.IdentitySuspended,
+	translog.IdentityResumed, translog.IdentityRetired, translog.IdentityReplaced,
+}
+
+// checkKind returns an error if an identity is of another kind than its path: operators and parts of Brevet have reserved
+// paths, and no other identity has one.
+func checkKind(id pki.SPIFFEID, kind pki.Kind) error {
+	reserved := kind == pki.Operator || kind == pki.Server || kind == pki.VA
+	if reserved != id.Reserved() || id.IsOperator() != (kind == pki.Operator) {
+		return fmt.Errorf("%s cannot be of the kind %s", id, kind)
+	}
+	return nil
 }
 
 func replay(index uint64, e translog.Entry) ([]Operation, error) {
@@ -197,18 +264,18 @@ func replay(index uint64, e translog.Entry) ([]Operation, error) {
 			Before: event.Before, Gone: retention.Expired{Certificates: event.Certificates, Tokens: event.Tokens, Keys: event.Keys},
 		}}, nil
 	default:
-		return nil, errors.New("it has no event")
+		return nil, errors.New("the entry has no event")
 	}
 }
 
-// firstPart returns the index of the first entry of a change. Certificates name it as the entry of their last change.
+// firstPart returns the index of the first part of a split entry. The records of certificates refer to this index.
 func firstPart(index uint64, p translog.Part) uint64 {
 	return index - uint64(max(p.Number, 1)-1)
 }
 
 func replayIssued(index uint64, e translog.Entry, event *translog.IssuedCertificate) ([]Operation, error) {
 	if len(e.Changes) < 1 || len(e.Changes) > 2 {
-		return nil, fmt.Errorf("it has %d changes", len(e.Changes))
+		return nil, fmt.Errorf("the entry has %d changes, want 1 or 2", len(e.Changes))
 	}
 	c := e.Changes[0]
 	op := AddCertificate{
@@ -245,6 +312,9 @@ func replayAbandoned(index uint64, e translog.Entry, event *translog.AbandonedCe
 }
 
 func replayIdentity(e translog.Entry, event *translog.IdentityAttributes) ([]Operation, error) {
+	if err := checkKind(e.Identity, event.Kind); err != nil {
+		return nil, err
+	}
 	id := ra.Identity{
 		ID: e.Identity, Kind: event.Kind, Profile: event.Profile, Labels: event.Labels, DNSNames: event.DNSNames,
 		IPAddresses: event.IPAddresses, State: pki.Registered, Revision: event.Revision, CreatedAt: e.Time,
@@ -326,7 +396,7 @@ func replayInstallation(e translog.Entry, event *translog.CACertificate) ([]Oper
 	case translog.CARemoved:
 		return []Operation{SetInstallationState{event.Issuer, ca.Removed}}, nil
 	default:
-		return nil, errors.New("the event is about a CA")
+		return nil, errors.New("the action does not belong to an event of a CA")
 	}
 }
 

@@ -8,30 +8,30 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// Outcome is what a call of an operator did, as far as a repeat of the call needs to know it.
+// Outcome is the recorded result of an operator's RPC. A repeat of the RPC returns it.
 type Outcome struct {
 	Valid   int         // certificates that changed and had not expired, or tokens that were revoked
 	Expired int         // certificates that changed and had expired
-	Bulk    int64       // the bulk revocation that the call created; zero for none
-	Token   pki.TokenID // the token that the call created; zero for none
+	Bulk    int64       // the bulk revocation that the RPC created; zero for none
+	Token   pki.TokenID // the token that the RPC created; zero for none
 }
 
-// RecordedRequest is a call that is on record, by its caller and request ID.
+// RecordedRequest is the record of an RPC. Its key is the caller and the request ID.
 type RecordedRequest struct {
 	Content [32]byte
 	Outcome Outcome
 }
 
-// CheckRepeat refuses a call whose request ID its caller has used for something else.
+// CheckRepeat refuses an RPC whose request ID the caller has used for other content.
 func (r RecordedRequest) CheckRepeat(now pki.Request) error {
 	if r.Content == now.Content {
 		return nil
 	}
-	return pki.Refuse(pki.RuleRequestIDReused, "draw a new request ID for a new call, and repeat a call unchanged",
-		"the request ID %s was used for a call with other content", now.ID)
+	return pki.Refuse(pki.RuleRequestIDReused, "generate a new request ID for a new request, and repeat a request unchanged",
+		"the request ID %s was used for a request with other content", now.ID)
 }
 
-// OutcomeOf returns the outcome of a change at a time.
+// OutcomeOf returns the outcome of a change that was made at the given time.
 func OutcomeOf(out revocation.ChangeResult, at time.Time) Outcome {
 	var n revocation.Affected
 	for _, c := range out.Changed {
@@ -40,28 +40,28 @@ func OutcomeOf(out revocation.ChangeResult, at time.Time) Outcome {
 	return Outcome{Valid: n.Valid, Expired: n.Expired, Bulk: out.BulkRevocation}
 }
 
-// Repeated returns the result of a change that is repeated. Scope are the current statuses of what the change is about.
+// Repeated returns the result of a repeated change. The argument scope holds the current statuses of its certificates.
 func (o Outcome) Repeated(scope []pki.StatusChange) revocation.ChangeResult {
 	return revocation.ChangeResult{
 		Unchanged: scope, BulkRevocation: o.Bulk, Affected: revocation.Affected{Valid: o.Valid, Expired: o.Expired},
 	}
 }
 
-// ReplaceToken returns the token that takes the place of one whose secret was lost with an answer. It expires when the
-// first token would have. If the first token is not open or was presented, ReplaceToken refuses: its secret was not lost.
+// ReplaceToken returns the replacement of a token whose secret was lost with the response. It has the expiry of the first
+// token. If the first token is not open or was presented, its secret was not lost, and ReplaceToken refuses.
 func ReplaceToken(first, next ra.Token, revision uint64) (ra.Token, error) {
 	if state := TokenState(&first, revision, next.CreatedAt); state != ra.TokenOpen || !first.Request.IsZero() {
 		if state == ra.TokenOpen {
 			state = "presented"
 		}
-		return ra.Token{}, pki.Refuse(pki.RuleRequestIDReused, "draw a new request ID for a new token",
+		return ra.Token{}, pki.Refuse(pki.RuleRequestIDReused, "generate a new request ID for a new token",
 			"the token %s that this request created is %s", first.ID, state)
 	}
 	next.ExpiresAt = first.ExpiresAt
 	return next, nil
 }
 
-// TokenReplacement is the revocation of a token whose secret was lost with an answer, for the log.
+// TokenReplacement returns the revocation of a token whose secret was lost with the response.
 func TokenReplacement(first, next *ra.Token) ra.TokenRevocation {
-	return ra.TokenRevocation{ID: first.ID.String(), By: next.CreatedBy, Comment: "its secret was lost with the answer", At: next.CreatedAt}
+	return ra.TokenRevocation{ID: first.ID.String(), By: next.CreatedBy, Comment: "its secret was lost with the response", At: next.CreatedAt}
 }

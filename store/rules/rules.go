@@ -1,13 +1,17 @@
-// Package rules holds the domain's rules about records: what a certificate's guard asks, how the states of
-// certificates, identities and tokens follow each other, what a bulk revocation does to its members, and how the log
-// records each change. Every store engine applies them in its own transactions, so that each rule stands once.
+// Package rules implements the rules about records that all store engines share:
+//   - the conditions of a certificate's guard
+//   - the transitions between the states of certificates, identities and tokens
+//   - the effect of a bulk revocation on its members
+//   - the log entry of each change
 //
-// The functions are pure: they take values and return the next state, the log entry, or a *pki.Refusal. They know no
-// clock, no SQL and no transaction. What an engine must read for a rule is the type that the rule takes, such as
-// [Issuance] or [Certificate]. A selection of very many certificates is a statement of the engine; [BulkMembers] is its
-// meaning for those of one identity.
+// A store engine calls them in its own transactions. The functions are pure. They take values, and return the next state,
+// the log entry, or a [*pki.Refusal]. They use no clock, no SQL and no transaction. The parameter of a rule, such as
+// [Issuance] or [Certificate], holds the data that the engine must read for it.
 //
-// [Replay] is the other direction: it turns log entries into the writes that make the records again.
+// An engine may select the members of a large bulk revocation with a database query. Its result must equal that of
+// [BulkMembers], which is defined for the certificates of one identity.
+//
+// [Replay] is the inverse of logging: it turns log entries into the writes that restore the records.
 package rules
 
 import (
@@ -16,11 +20,11 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// The parts of the system that change records on their own schedule.
+// Actors of the parts of Brevet that change records on their own schedule.
 var (
-	issuerActor    = pki.ActorSystem("issuer")     // abandons certificates that no request became
+	issuerActor    = pki.ActorSystem("issuer")     // records abandoned certificates
 	retentionActor = pki.ActorSystem("retention")  // removes expired records
-	crlActor       = pki.ActorSystem("crl")        // takes CRL numbers and records distribution points
+	crlActor       = pki.ActorSystem("crl")        // allocates CRL numbers and records distribution points
 	bulkActor      = pki.ActorSystem("revocation") // counts the members of bulk revocations
 )
 
@@ -32,7 +36,8 @@ func Earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// NextAge returns the age of the records after time has passed. It never goes back, and never past the clock.
+// NextAge returns the age of the records, as a time, after the duration passed. It is never earlier than age. It is later
+// than now only if age already is.
 func NextAge(age time.Time, passed time.Duration, now time.Time) time.Time {
 	if !now.After(age) {
 		return age
@@ -40,10 +45,10 @@ func NextAge(age time.Time, passed time.Duration, now time.Time) time.Time {
 	return Earlier(age.Add(passed), now)
 }
 
-// CheckLimit refuses an empty page.
+// CheckLimit refuses a page size below 1.
 func CheckLimit(limit int) error {
 	if limit < 1 {
-		return pki.Refuse(pki.RuleRequest, "ask for at least one", "a page of %d", limit)
+		return pki.Refuse(pki.RuleRequest, "request at least one", "the page size is %d", limit)
 	}
 	return nil
 }
@@ -77,7 +82,7 @@ func LongLineage(serial pki.Serial) *pki.Refusal {
 		"the identity of certificate %s has too many certificates to find its renewals", serial)
 }
 
-// NoIssuer returns the refusal of a CA that issued no certificate on record.
+// NoIssuer returns the refusal of a request that names a CA of which no certificate is recorded.
 func NoIssuer(id pki.IssuerID) *pki.Refusal {
 	return pki.Refuse(pki.RuleNotFound, "see which there are with brevet crl list --output json",
 		"no certificate of the issuer %s is on record", id)

@@ -7,26 +7,26 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// Certificate is a certificate whose status may change.
+// Certificate is the state of a certificate whose status is to be changed.
 type Certificate struct {
 	Ref      pki.CertRef
 	NotAfter time.Time
-	// Status has every open bulk revocation applied, and InvalidSince too; that is zero if unknown.
+	// Status and InvalidSince are the effective values, with the open bulk revocations. InvalidSince is zero if unknown.
 	Status       pki.Status
 	InvalidSince time.Time
-	// Delivered reports whether it was delivered. If it was not, it has no identity.
+	// Delivered is true if the certificate was delivered. If it was not, Identity is zero.
 	Delivered     bool
 	Identity      pki.SPIFFEID
 	IdentityState pki.IdentityState
 }
 
-// Unchanged returns the certificate's status as it is.
+// Unchanged returns a StatusChange with the current status of the certificate.
 func (c *Certificate) Unchanged() pki.StatusChange {
 	return pki.StatusChange{Ref: c.Ref, NotAfter: c.NotAfter, Status: c.Status}
 }
 
-// Change returns the certificate's next status and invalidity date, and reports whether they differ from before. An
-// order that upgrades a revocation to keyCompromise and names no invalidity date keeps the date on record.
+// Change returns the status and invalidity date of the certificate after the change o. It returns true if they differ from
+// the current ones. If o changes the reason to keyCompromise without an invalidity date, the date on record stays.
 func (c *Certificate) Change(
 	o revocation.Change,
 ) (next pki.StatusChange, invalidSince time.Time, changed bool, err error) {
@@ -40,7 +40,8 @@ func (c *Certificate) Change(
 	return pki.StatusChange{Ref: c.Ref, NotAfter: c.NotAfter, Status: status}, invalidSince, true, nil
 }
 
-// ChangeMember is Change for one of several certificates of an order: if its status is final, it keeps it.
+// ChangeMember is like Change, for one of several certificates of a change. It does not refuse a final status, but leaves
+// it unchanged.
 func (c *Certificate) ChangeMember(
 	o revocation.Change,
 ) (next pki.StatusChange, invalidSince time.Time, changed bool, err error) {
@@ -51,25 +52,26 @@ func (c *Certificate) ChangeMember(
 	return next, invalidSince, changed, err
 }
 
-// CheckHold refuses to hold or unhold one certificate of an identity that is suspended, or all of whose certificates
-// are being held or released. A revocation always passes.
+// CheckHold refuses to unhold a single certificate of a suspended identity. If holding is true, a bulk revocation is
+// holding or unholding all certificates of the identity, and CheckHold refuses both for a single certificate. It never
+// refuses a revocation.
 func (c *Certificate) CheckHold(o revocation.Change, holding bool) error {
 	switch {
 	case o.Action == revocation.Revoke:
 		return nil
 	case o.Action == revocation.Unhold && c.IdentityState == pki.Suspended:
-		return pki.Refuse(pki.RuleIdentityState, "resume the identity, which releases its certificates",
+		return pki.Refuse(pki.RuleIdentityState, "resume the identity, which unholds its certificates",
 			"%s is suspended", c.Identity)
 	case holding:
-		return pki.Refuse(pki.RuleOverloaded, "ask again in a minute",
-			"the certificates of %s are being held or released", c.Identity)
+		return pki.Refuse(pki.RuleOverloaded, "retry in a minute",
+			"the certificates of %s are being held or unheld", c.Identity)
 	default:
 		return nil
 	}
 }
 
-// NextStatus returns the status after an order, and reports whether it differs from the one before. A revocation is
-// final: only keyCompromise replaces another reason, and keeps the time. A hold ends with a release or a revocation.
+// NextStatus returns the status after the change o, and reports whether it differs from s. A revocation is final, except
+// that keyCompromise replaces another reason and keeps the time. A hold ends with an unhold or a revocation.
 func NextStatus(s pki.Status, o revocation.Change) (pki.Status, bool, error) {
 	next := pki.Status{Version: s.Version + 1, RevokedAt: o.At.Truncate(time.Second)}
 	switch o.Action {
@@ -82,7 +84,7 @@ func NextStatus(s pki.Status, o revocation.Change) (pki.Status, bool, error) {
 	case revocation.Unhold:
 		return pki.Status{State: pki.Good, Version: s.Version + 1}, s.State == pki.Hold, checkFinal(s)
 	default:
-		return s, false, pki.Refuse(pki.RuleRequest, "revoke, hold or release", "an order has no action %d", o.Action)
+		return s, false, pki.Refuse(pki.RuleRequest, "revoke, hold or unhold", "unknown action %d", o.Action)
 	}
 }
 
@@ -99,11 +101,11 @@ func nextRevoked(s, next pki.Status) (pki.Status, bool, error) {
 	if next.Reason != pki.KeyCompromise {
 		return s, false, checkFinal(s)
 	}
-	next.RevokedAt = s.RevokedAt // it has been invalid since then; the key may have leaked earlier
+	next.RevokedAt = s.RevokedAt // the certificate stays revoked since then
 	return next, true, nil
 }
 
-// checkFinal refuses to change a status that is final.
+// checkFinal refuses to change the status of a revoked certificate.
 func checkFinal(s pki.Status) error {
 	if s.State != pki.Revoked {
 		return nil
@@ -112,7 +114,7 @@ func checkFinal(s pki.Status) error {
 		"it is revoked already (%s)", s.Reason)
 }
 
-// CompromisesKeys reports whether an order says that keys have leaked. It marks the keys of its certificates.
+// CompromisesKeys reports whether a change marks the keys of its certificates as compromised.
 func CompromisesKeys(o revocation.Change) bool {
 	return o.Action == revocation.Revoke && o.Reason == pki.KeyCompromise
 }

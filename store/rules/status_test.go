@@ -26,8 +26,8 @@ func drawOrder(t *rapid.T) revocation.Change {
 	return o
 }
 
-// TestStatuses follows one certificate through random orders: a revocation is final, versions count up one by one,
-// and a status that does not change keeps its version.
+// TestStatuses applies random changes to one certificate. A revocation must be final, each change must increment the
+// version by one, and an unchanged status must keep its version.
 func TestStatuses(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := rules.Certificate{Ref: certificate(t, 1), NotAfter: now.Add(time.Hour), Status: pki.Status{State: pki.Good, Version: 1}}
@@ -42,7 +42,7 @@ func TestStatuses(t *testing.T) {
 				upgrade := o.Action == revocation.Revoke && o.Reason == pki.KeyCompromise && before.Reason != pki.KeyCompromise
 				repeat := o.Action == revocation.Revoke && o.Reason == before.Reason
 				if changed != upgrade || upgrade && after.RevokedAt != before.RevokedAt || (err == nil) != (upgrade || repeat) {
-					t.Fatalf("what is revoked (%+v) becomes %+v, %v", before, after, err)
+					t.Fatalf("the revoked status %+v becomes %+v, %v", before, after, err)
 				}
 			}
 			if changed && o.InvalidSince.IsZero() && after.State == pki.Revoked && invalidSince != since {
@@ -56,7 +56,7 @@ func TestStatuses(t *testing.T) {
 	})
 }
 
-func TestHoldsWithinASuspension(t *testing.T) {
+func TestHoldDuringSuspension(t *testing.T) {
 	for _, c := range []struct {
 		action  revocation.Action
 		state   pki.IdentityState
@@ -74,13 +74,13 @@ func TestHoldsWithinASuspension(t *testing.T) {
 		cert := rules.Certificate{IdentityState: c.state}
 		err := cert.CheckHold(revocation.Change{Action: c.action}, c.holding)
 		if refusal, _ := pki.AsRefusal(err); refusal == nil && c.want != "" || refusal != nil && refusal.Rule != c.want {
-			t.Errorf("%v of a certificate of an identity that is %v: %v, want %q", c.action, c.state, err, c.want)
+			t.Errorf("action %v on a certificate of an identity that is %v: %v, want %q", c.action, c.state, err, c.want)
 		}
 	}
 }
 
-// TestOpenBulk checks that the effective status of a member is the one that it has after all orders have reached its
-// record, one after the other.
+// TestOpenBulk checks that the effective status of a member equals the status in its record after all open bulk
+// revocations have been applied in order.
 func TestOpenBulk(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var open rules.OpenBulk
@@ -100,10 +100,10 @@ func TestOpenBulk(t *testing.T) {
 			c.Status, c.InvalidSince = next.Status, since
 		}
 		if got := open.Status(before.Status, members); got != c.Status {
-			t.Fatalf("the effective status is %+v, and the records will have %+v", got, c.Status)
+			t.Fatalf("the effective status is %+v, want %+v as in the record later", got, c.Status)
 		}
 		if got := open.InvalidSince(before.Status, members, before.InvalidSince); c.Status.State == pki.Revoked && got != c.InvalidSince {
-			t.Fatalf("the effective invalidity date is %v, and the records will have %v", got, c.InvalidSince)
+			t.Fatalf("the effective invalidity date is %v, want %v as in the record later", got, c.InvalidSince)
 		}
 	})
 }
@@ -115,7 +115,7 @@ func TestBulkStatus(t *testing.T) {
 		next, changed := rules.NextMember(before, o)
 		got := rules.BulkStatus(rules.BulkOf(o, pki.Selection{}))
 		if next.Version = 0; changed && got != next {
-			t.Fatalf("members become %+v, and one of them %+v", got, next)
+			t.Fatalf("BulkStatus returned %+v, but NextMember %+v", got, next)
 		}
 	})
 }

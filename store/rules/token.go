@@ -9,7 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// Why tokens were revoked by an operator.
+// Causes of the revocation of tokens by an operator.
 const (
 	TokenRevokedAlone  = "an operator revoked it"                      //nolint:gosec // no secret
 	TokensRevokedOfAll = "an operator revoked all tokens of its maker" //nolint:gosec // no secret
@@ -17,11 +17,11 @@ const (
 
 // TokenExists returns the refusal of a new token whose ID is on record.
 func TokenExists(id pki.TokenID) *pki.Refusal {
-	return pki.Refuse(pki.RuleRequest, "draw a new secret", "the token %s is on record already", id)
+	return pki.Refuse(pki.RuleRequest, "generate a new secret", "the token %s is already on record", id)
 }
 
-// BindToken binds a token to a request and key, and reports whether it was bound to nothing before. A revoked token is
-// refused.
+// BindToken binds a token to a request and key if it is not bound yet, and reports whether it did. It refuses a revoked
+// token.
 func BindToken(t ra.Token, request pki.RequestID, key pki.KeyHash) (ra.Token, bool, error) {
 	if err := t.CheckRevoked(); err != nil || !t.Request.IsZero() {
 		return t, false, err
@@ -30,7 +30,7 @@ func BindToken(t ra.Token, request pki.RequestID, key pki.KeyHash) (ra.Token, bo
 	return t, true, nil
 }
 
-// TokenState returns what a token is good for at a time, while its identity has a revision.
+// TokenState returns the state of a token at the given time, if its identity has the given revision.
 func TokenState(t *ra.Token, revision uint64, at time.Time) ra.TokenState {
 	switch {
 	case t.Spent:
@@ -46,42 +46,42 @@ func TokenState(t *ra.Token, revision uint64, at time.Time) ra.TokenState {
 	}
 }
 
-// RevokesToken reports whether a revocation changes a token: one that was spent or revoked stays as it is. An expired
-// token is revoked too, since the clock may be ahead; Usable reports whether it could have been used.
+// RevokesToken reports whether a revocation changes a token. It does not change a spent or revoked token. It does change an
+// expired token, because the clock may be ahead. The second result is true if the token could have been used.
 func RevokesToken(t *ra.Token, at time.Time) (revokes, usable bool) {
 	revokes = !t.Spent && t.RevokedBecause == ""
 	return revokes, revokes && at.Before(t.ExpiresAt)
 }
 
-// CheckTokenRevocation refuses a revocation that is not of exactly one token or one maker.
+// CheckTokenRevocation refuses a revocation that does not name exactly one token or one creator.
 func CheckTokenRevocation(v ra.TokenRevocation) error {
 	if (v.ID == "") == v.CreatedBy.IsZero() {
-		return pki.Refuse(pki.RuleRequest, "name one token, or the maker of tokens",
-			"a revocation is of exactly one of them")
+		return pki.Refuse(pki.RuleRequest, "name one token, or the creator of tokens",
+			"the revocation does not name exactly one of them")
 	}
 	return nil
 }
 
-// tokenPrefix is how many bytes of a token's ID its text has.
+// tokenPrefix is the number of bytes of a token's ID that its text form contains.
 const tokenPrefix = 8
 
-// TokenPrefix returns the first bytes of the ID of the token that a text names, as pki.TokenID.String formats it.
+// TokenPrefix parses the text form of a token ID, as pki.TokenID.String formats it, and returns the first bytes of the ID.
 func TokenPrefix(text string) ([]byte, error) {
 	first, err := hex.DecodeString(text)
 	if err != nil || len(first) != tokenPrefix {
 		return nil, pki.Refuse(pki.RuleRequest, "give the 16 hexadecimal digits that brevet token list prints",
-			"%.80q names no token", text)
+			"%.80q is not a token ID", text)
 	}
 	return first, nil
 }
 
-// NoTokenNamed returns the refusal of a text that names no token on record.
+// NoTokenNamed returns the refusal of a token ID, in its text form, that is not on record.
 func NoTokenNamed(text string) *pki.Refusal {
 	return pki.Refuse(pki.RuleNotFound, "look for it with brevet token list", "there is no token %s", text)
 }
 
-// Distrust returns why an order revokes the tokens that its subject's identity has made, or an empty text if it does
-// not.
+// Distrust returns the cause for which the change o revokes all tokens that the identity has created. It returns an empty
+// text if o does not revoke them.
 func Distrust(o revocation.Change) string {
 	switch {
 	case o.Action == revocation.Hold && o.State == pki.Suspended:

@@ -9,11 +9,11 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Whoever reads the log hears where it was changed, whatever part of it is asked for.
+// Every read of an altered log returns a ChainError with the index of the altered entry, whichever entries are read.
 func TestAnAlteredLogIsFound(t *testing.T) {
 	for name, c := range map[string]struct {
 		change  string
-		at      uint64 // what the error names
+		at      uint64 // the index in the error
 		visible func(from, to uint64) bool
 	}{
 		"an entry that was altered":      {`UPDATE log SET entry = CAST(entry || x'00' AS BLOB) WHERE id = 8`, 10, func(_, to uint64) bool { return to > 5 }},

@@ -12,15 +12,17 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// selectCaller finds a certificate of an identity, with the identity's state.
+// selectCaller selects a certificate of an identity, with the state of the identity.
 const selectCaller = `
 	SELECT c.id, c.not_before, c.not_after, c.state, c.reason, c.revoked_at, c.version, n.state, ` + anyOpen + `
 	FROM certificates c JOIN identities n ON n.id = c.identity
 	WHERE c.serial = ? AND c.issuer = (SELECT id FROM issuers WHERE issuer = ?) AND n.spiffe_id = ?`
 
-// authorize refuses an actor that may change nothing at a time: a caller whose certificate is not valid or not good, or whose
-// identity is not enrolled. It reads each caller once in a job, and again after a renewal that revokes a certificate. Jobs
-// that share a transaction share nothing here, so a job is refused after one before it that has revoked its caller.
+// authorize refuses an actor that is not allowed to make changes at the given time: a caller whose certificate is expired or
+// not good, or whose identity is not enrolled.
+//
+// It reads each caller once per job, and again after a renewal that revoked a certificate. Jobs that share a transaction do
+// not share this cache. So a job is refused if an earlier job in the same transaction revoked its caller.
 func (tx *writeTx) authorize(ctx context.Context, by pki.Actor, at time.Time) error {
 	if !by.NeedsAuthorization() {
 		return nil
@@ -43,7 +45,7 @@ func (tx *writeTx) authorize(ctx context.Context, by pki.Actor, at time.Time) er
 	return caller.Authorize(state, at)
 }
 
-// callerState reads what is on record of a caller, with the open bulk revocations applied.
+// callerState reads the state of a caller, with the open bulk revocations applied.
 func (tx *writeTx) callerState(ctx context.Context, caller pki.Caller) (pki.CallerState, error) {
 	var s pki.CallerState
 	var id, notBefore, notAfter, state, reason, version int64

@@ -9,9 +9,9 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// TestASharedTransactionRefusesWhomItRevokes has a revocation share its transaction with what its caller and the caller that
-// it revokes write after it.
-func TestASharedTransactionRefusesWhomItRevokes(t *testing.T) {
+// TestSharedTransactionRefusesRevokedCaller puts a revocation and later changes by its actor and by the revoked caller into one
+// transaction. Only the changes of the revoked caller are refused.
+func TestSharedTransactionRefusesRevokedCaller(t *testing.T) {
 	ctx := context.Background()
 	m := newMill(t, filepath.Join(t.TempDir(), "brevet.db"))
 	records := m.issue([]pki.SPIFFEID{m.identity(1), m.identity(2)}, nil)
@@ -31,12 +31,12 @@ func TestASharedTransactionRefusesWhomItRevokes(t *testing.T) {
 		},
 		registerBy(robbed, 4), registerBy(good, 5))
 	if errs[0] != nil || errs[1] != nil || errs[3] != nil {
-		t.Errorf("beside the refused one: %v", errs)
+		t.Errorf("the errors of the jobs are %v, want only the third refused", errs)
 	}
 	if refusal, ok := pki.AsRefusal(errs[2]); !ok || refusal.Rule != pki.RuleRevoked {
-		t.Errorf("the revoked caller got %v, want a refusal by %s", errs[2], pki.RuleRevoked)
+		t.Errorf("the revoked caller got %v, want a refusal with the rule %s", errs[2], pki.RuleRevoked)
 	}
 	if registered(t, m.db, 4) || !registered(t, m.db, 3) {
-		t.Error("not exactly what was written before the revocation is on record")
+		t.Error("the records differ from those written by callers that were not revoked")
 	}
 }

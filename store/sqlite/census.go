@@ -10,10 +10,10 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// countUpTo bounds what a census costs: of what there is more than that, it says so.
+// countUpTo limits the cost of a census. A count that reaches it is reported as a lower bound.
 const countUpTo = 1_000_000
 
-// What a census counts: certificates by one index each, of which SQLite would choose another for the second.
+// Statements that count certificates. Each uses one index. The second names its index, because SQLite would choose another.
 const (
 	countRange  = `SELECT count(*) FROM (SELECT 1 FROM certificates WHERE not_after >= ? AND not_after < ? LIMIT ?)`
 	countStates = `
@@ -30,7 +30,7 @@ const (
 		       (SELECT freelist_count FROM pragma_freelist_count) * (SELECT page_size FROM pragma_page_size)`
 )
 
-// Census counts what there is, through a reading connection.
+// Census counts the records, on a reading connection.
 func (r *RA) Census(ctx context.Context, at, before time.Time) (retention.Census, error) {
 	var c retention.Census
 	err := r.db.file.ReadMany(ctx, "count the records", func(ctx context.Context, tx *sql.Tx) error {
@@ -57,7 +57,7 @@ func (r *RA) Census(ctx context.Context, at, before time.Time) (retention.Census
 	return c, nil
 }
 
-// counted is a count that ended at countUpTo at the latest.
+// counted returns n as a count, which is a lower bound if it reached countUpTo.
 func counted(n uint64) retention.Count { return retention.Count{N: n, AtLeast: n >= countUpTo} }
 
 func countByEnd(ctx context.Context, tx *sql.Tx, c *retention.Census, at, before time.Time) error {

@@ -25,7 +25,7 @@ func (r *RA) Certificate(ctx context.Context, ref pki.CertRef) (ra.Certificate, 
 	return r.certificate(ctx, rules.NoCertificate(ref.Serial), `WHERE c.serial = ? AND i.issuer = ?`, ref.Serial.Bytes(), ref.Issuer.Bytes())
 }
 
-// CertificateBySerial finds a certificate without naming its issuer.
+// CertificateBySerial returns the record of the certificate with a serial number, of any issuing CA.
 func (r *RA) CertificateBySerial(ctx context.Context, serial pki.Serial) (ra.Certificate, error) {
 	return r.certificate(ctx, rules.NoCertificate(serial), `WHERE c.serial = ?`, serial.Bytes())
 }
@@ -48,7 +48,7 @@ func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string
 	return c, err
 }
 
-// Certificates returns a page of certificates, the newest first.
+// Certificates returns a page of certificates, newest first.
 func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.CertificatePlace, limit int) ([]ra.Certificate, ra.CertificatePlace, error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, ra.CertificatePlace{}, err
@@ -139,7 +139,7 @@ func (s *setRow) listFrom(ctx context.Context, tx *sql.Tx, q *clause) error {
 	return err
 }
 
-// matchCertificate adds the condition under which a filter matches the certificate c, its state apart.
+// matchCertificate adds the condition that the certificate c matches the filter, except for its state.
 func matchCertificate(q *clause, s *setRow, f ra.CertificateFilter) {
 	q.add(`1`)
 	if !f.IsZero() {
@@ -161,7 +161,8 @@ func matchCertificate(q *clause, s *setRow, f ra.CertificateFilter) {
 	notRenewed(q, `c.identity`, f.NotRenewedSince)
 }
 
-// scanCertificatePlace reads a row of selectCertificates. The state is the one with the open bulk revocations applied.
+// scanCertificatePlace reads a row of selectCertificates. It compares the effective state, with the open bulk revocations
+// applied, with the filter.
 func scanCertificatePlace(rows *sql.Rows, open openSets, states []pki.State) (looked[ra.CertificatePlace], error) {
 	var f looked[ra.CertificatePlace]
 	var issued, state, reason, version int64
@@ -180,7 +181,7 @@ func scanCertificatePlace(rows *sql.Rows, open openSets, states []pki.State) (lo
 	return f, err
 }
 
-// readCertificates reads the certificates in some rows, in the order of lists.
+// readCertificates reads the certificates with the given row IDs, in the order of lists.
 func readCertificates(ctx context.Context, tx *sql.Tx, ids []int64) ([]ra.Certificate, error) {
 	list, err := idsIn(ids)
 	if err != nil {
@@ -200,7 +201,7 @@ func readCertificates(ctx context.Context, tx *sql.Tx, ids []int64) ([]ra.Certif
 	return page, addSets(ctx, tx, page, ids)
 }
 
-// addSets adds to certificates what sets of revocations say whose records are to follow.
+// addSets applies the open bulk revocations to certificates.
 func addSets(ctx context.Context, tx *sql.Tx, page []ra.Certificate, ids []int64) error {
 	open, err := readOpenSets(ctx, tx)
 	if err != nil || open.none() || len(page) == 0 {
@@ -215,7 +216,7 @@ func addSets(ctx context.Context, tx *sql.Tx, page []ra.Certificate, ids []int64
 	return err
 }
 
-// scanCertificate reads a row of selectCertificate, and its id.
+// scanCertificate reads a row of selectCertificate, and returns the certificate and its row ID.
 func scanCertificate(row engine.Scanner) (ra.Certificate, int64, error) {
 	var c ra.Certificate
 	var id, issuedAt, notAfter int64

@@ -28,7 +28,7 @@ func openStore(t *testing.T, path string) storetest.Store {
 			t.Errorf("close the store: %v", err)
 		}
 	})
-	// Second stays nil: the store's lock lets one handle open the file at a time.
+	// Second is nil, because the lock of the store allows only one handle at a time.
 	return storetest.Store{
 		Journal: db.CA(), Installations: db.CA(), RA: db.RA(), Audit: db.RA(), Retention: db.RA(), CRLs: db.Revocation(),
 		Orders: db.Revocation(), Counts: db.Revocation(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),

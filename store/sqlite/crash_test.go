@@ -19,7 +19,8 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// crashEnv makes the test program issue certificates in the store it names until it is killed.
+// crashEnv is an environment variable with the path of a store. If it is set, the test program issues certificates in this
+// store until it is killed.
 const crashEnv = "BREVET_TEST_CRASH_STORE"
 
 // crashHow, where it is set to revoke, has it revoke them.
@@ -39,8 +40,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// issueUntilKilled issues three certificates and says so after each, and then stops for ever between the writes of a
-// fourth settlement and its commit.
+// issueUntilKilled issues three certificates and prints each. Then it blocks forever in the transaction of a fourth one, after
+// its writes and before the commit.
 func issueUntilKilled(path string) error {
 	ctx := context.Background()
 	faults := &faultyDriver{}

@@ -13,7 +13,8 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// TakeNumber takes the next CRL number of an issuer: above all it has taken, and above every CRL on record.
+// TakeNumber allocates the next CRL number of an issuer. It is greater than every number allocated before, and than that of
+// every CRL on record.
 func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID, at time.Time) (*big.Int, error) {
 	var number *big.Int
 	err := r.db.write(ctx, "take a CRL number", func(ctx context.Context, tx *writeTx) error {
@@ -42,7 +43,7 @@ func (r *Revocation) TakeNumber(ctx context.Context, issuer pki.IssuerID, at tim
 	return number, nil
 }
 
-// setNumber records the last CRL number that was taken for an issuer.
+// setNumber records the last CRL number that was allocated for an issuer.
 func (tx *writeTx) setNumber(ctx context.Context, issuer int64, number *big.Int) error {
 	_, err := tx.ExecContext(ctx, `
 		INSERT INTO crl_numbers (issuer, taken) VALUES (?, ?) ON CONFLICT (issuer) DO UPDATE SET taken = excluded.taken`,
@@ -50,7 +51,7 @@ func (tx *writeTx) setNumber(ctx context.Context, issuer int64, number *big.Int)
 	return err
 }
 
-// PutCRLs records CRLs in place of the last ones of their scopes.
+// PutCRLs records CRLs, which replace the previous ones of their scopes.
 func (r *Revocation) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at time.Time) error {
 	for _, c := range crls {
 		if err := rules.CheckCRLNumber(c); err != nil {
@@ -83,7 +84,7 @@ func (tx *writeTx) putCRL(ctx context.Context, c crl.CRL) error {
 	return tx.insertCRL(ctx, id, c)
 }
 
-// insertCRL writes the row of a CRL, unless that of its scope has a number that is not lower.
+// insertCRL writes the row of a CRL, unless the CRL on record for its scope has the same or a greater number.
 func (tx *writeTx) insertCRL(ctx context.Context, id int64, c crl.CRL) error {
 	var baseNumber, baseUpdate, basePosition any
 	if c.Base.Number != nil {
@@ -213,12 +214,12 @@ func (r *Revocation) Points(ctx context.Context) ([]crl.Point, error) {
 	return all, nil
 }
 
-// View implements revocation.Records.
+// View implements crl.Store.
 func (r *Revocation) View(ctx context.Context, issuer pki.IssuerID, read func(crl.View) error) error {
 	return r.db.crls.View(ctx, issuer, read)
 }
 
-// Compact implements revocation.Records.
+// Compact implements crl.Store.
 func (r *Revocation) Compact(ctx context.Context, issuer pki.IssuerID) error {
 	return r.db.crls.Compact(ctx, issuer)
 }

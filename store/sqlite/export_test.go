@@ -16,7 +16,7 @@ func OpenWith(ctx context.Context, path string, d driver.Driver) (*DB, error) {
 	return open(ctx, path, d)
 }
 
-// OnWriter runs a statement on the writing connection, outside any transaction.
+// OnWriter executes a statement on the writing connection, outside a transaction.
 func (db *DB) OnWriter(ctx context.Context, statement string) error {
 	_, err := db.file.Writer().ExecContext(ctx, statement)
 	return err
@@ -40,7 +40,7 @@ func TokensQuery(f ra.TokenFilter, after ra.TokenPlace) (string, error) {
 	return q.text.String(), err
 }
 
-// The statements of a step of a sweep, what counts certificates, and what a repeat of CreateToken runs.
+// Statements of a retention step, of the census and of a repeated CreateToken.
 const (
 	SelectExpired       = selectExpired
 	DeleteExpired       = deleteExpired

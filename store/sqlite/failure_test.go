@@ -17,7 +17,7 @@ import (
 
 var at = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// fill writes about so many bytes to the log.
+// fill writes a log entry of approximately the given number of bytes.
 func fill(db *sqlite.DB, octets int) error {
 	return db.RA().Refused(context.Background(), pki.ActorSystem("test"), pki.SPIFFEID{},
 		&pki.Refusal{Rule: pki.RuleAccess, Detail: strings.Repeat("x", octets)}, at)
@@ -53,14 +53,19 @@ func TestDiskFullPasses(t *testing.T) {
 	}
 }
 
-// unsequenced sequences what there is and counts it.
-func unsequenced(t *testing.T, db *sqlite.DB) int {
+// unsequenced sequences all entries and returns their number.
+func unsequenced(t *testing.T, db *sqlite.DB) (n int) {
 	t.Helper()
-	batch, err := db.Log().Sequence(context.Background(), 1000)
-	if err != nil {
-		t.Fatal(err)
+	for {
+		batch, err := db.Log().Sequence(context.Background(), 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(batch) == 0 {
+			return n
+		}
+		n += len(batch)
 	}
-	return len(batch)
 }
 
 func TestReadOnlyPasses(t *testing.T) {
@@ -74,8 +79,8 @@ func TestReadOnlyPasses(t *testing.T) {
 	}
 }
 
-// What SQLite calls a failing disk may be a full or a read-only one.
-func TestTheDisksOwnWords(t *testing.T) {
+// SQLite reports a full and a read-only disk with an error of its own, which the store must recognize.
+func TestDiskErrors(t *testing.T) {
 	for errno, says := range map[syscall.Errno]string{syscall.ENOSPC: "free some", syscall.EROFS: "read-only", syscall.EIO: "kernel's log"} {
 		mustBeUnavailable(t, engine.Fail("try", sqlite3.Error{Code: sqlite3.ErrIoErr, SystemErrno: errno}), says)
 	}
@@ -100,9 +105,9 @@ func TestForeignLockPasses(t *testing.T) {
 	}
 }
 
-// TestCallerWaitsAsLongAsItLikes checks that a caller who gives up leaves the queue, and that one whose transaction has
-// begun is not cut off.
-func TestCallerWaitsAsLongAsItLikes(t *testing.T) {
+// TestCanceledCallerLeavesQueue checks that a canceled caller leaves the queue, and that a transaction that has begun is not
+// aborted.
+func TestCanceledCallerLeavesQueue(t *testing.T) {
 	faults := &faultyDriver{}
 	db, err := sqlite.OpenWith(context.Background(), filepath.Join(t.TempDir(), "brevet.db"), faults)
 	if err != nil {
@@ -113,11 +118,11 @@ func TestCallerWaitsAsLongAsItLikes(t *testing.T) {
 	// The first caller gives up before its transaction has written, and the second while it waits for its turn.
 	faults.next.Store(&fault{applies: true, begun: giveUp, before: func() {
 		if err := fillFor(impatient, db); err == nil {
-			t.Error("a caller who gave up in the queue succeeded")
+			t.Error("a caller canceled in the queue succeeded")
 		}
 	}})
 	if err := fillFor(impatient, db); err != nil {
-		t.Errorf("a transaction that had begun was cut off: %v", err)
+		t.Errorf("a transaction that had begun was aborted: %v", err)
 	}
 	if size := unsequenced(t, db); size != 1 {
 		t.Errorf("%d log entries, want 1", size)
@@ -152,6 +157,6 @@ func TestCloseWaitsForTheWriter(t *testing.T) {
 		t.Errorf("%d log entries, want 1", size)
 	}
 	if err := fill(db, 1); err == nil {
-		t.Error("a closed store took an entry")
+		t.Error("a closed store accepted an entry")
 	}
 }

@@ -1,16 +1,18 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/translog"
 )
 
-// Snapshot visits the status of every certificate not expired at the given time, the never-released ones included, in
-// one read transaction, and returns the end of the sequenced log as that transaction sees it.
+// Snapshot calls visit with the status of every certificate that has not expired at the given time. That includes
+// certificates that were never delivered. It uses one read transaction, and returns the end of the sequenced log in it.
 func (r *Revocation) Snapshot(ctx context.Context, at time.Time, visit func(pki.StatusChange) error) (uint64, error) {
 	var index uint64
 	err := r.db.file.ReadMany(ctx, "read the statuses", func(ctx context.Context, tx *sql.Tx) error {
@@ -31,7 +33,7 @@ func (r *Revocation) Snapshot(ctx context.Context, at time.Time, visit func(pki.
 	return index, nil
 }
 
-// eachStatus visits the statuses of certificates not expired at a time, with what sets say whose records are to follow.
+// eachStatus calls visit with the effective status of every certificate that has not expired at the given time.
 func eachStatus(ctx context.Context, tx *sql.Tx, at time.Time, open openSets, visit func(pki.StatusChange) error) error {
 	var q clause
 	q.add(`SELECT i.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, `)
@@ -59,18 +61,18 @@ func eachStatus(ctx context.Context, tx *sql.Tx, at time.Time, open openSets, vi
 	})
 }
 
-// Changes returns the status changes of at most limit sequenced entries after an index, and the index of the last one.
+// Changes returns the status changes of up to limit sequenced entries after an index, and the index of the last entry.
 func (r *Revocation) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
 	var changes []pki.StatusChange
 	last := after
 	err := r.db.file.Read(ctx, "read the status changes", func(ctx context.Context, tx *sql.Tx) error {
-		entries, err := readEntries(ctx, tx, after+1, limit)
-		if err != nil || len(entries) == 0 {
-			return err
-		}
-		last = entries[len(entries)-1].Index
-		changes, err = changesOf(entries)
-		return err
+		var unreadable error
+		err := eachEntry(ctx, tx, after+1, limit, func(s translog.Sequenced) (more bool) {
+			of, err := changesOf(s)
+			changes, last, unreadable = append(changes, of...), s.Index, err
+			return err == nil
+		})
+		return cmp.Or(err, unreadable) // an altered entry is named as such
 	})
 	if err != nil {
 		return nil, after, err

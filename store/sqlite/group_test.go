@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// together has jobs share one transaction: the first in the queue begins it once all are there.
+// together runs jobs in one transaction, which begins when all of them are in the queue.
 func together(t *testing.T, db *sqlite.DB, jobs ...func() error) []error {
 	t.Helper()
 	held, release := make(chan struct{}), make(chan struct{})
@@ -57,7 +57,7 @@ func registered(t *testing.T, db *sqlite.DB, n uint64) bool {
 	return true
 }
 
-// differing registers device n with other particulars than register does.
+// differing registers device n with other attributes than register does.
 func differing(db *sqlite.DB, n uint64) func() error {
 	return func() error {
 		id := device(n)
@@ -67,7 +67,7 @@ func differing(db *sqlite.DB, n uint64) func() error {
 	}
 }
 
-func TestOneJobsFailureIsItsOwn(t *testing.T) {
+func TestFailureAffectsOneJob(t *testing.T) {
 	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
 	failure := errors.New("after it has written")
 	errs := together(t, db, register(db, 1),
@@ -76,10 +76,10 @@ func TestOneJobsFailureIsItsOwn(t *testing.T) {
 		func() error { return fill(db, 500_000) }, // pages enough to outgrow what SQLite keeps of a savepoint in memory
 		register(db, 3))
 	if errs[0] != nil || errs[3] != nil || errs[4] != nil {
-		t.Errorf("beside others that failed: %v", errs)
+		t.Errorf("the errors of the jobs are %v, want only two failures", errs)
 	}
 	if !errors.Is(errs[1], failure) {
-		t.Errorf("the one that failed got %v", errs[1])
+		t.Errorf("the failed job returned %v", errs[1])
 	}
 	if refusal, ok := pki.AsRefusal(errs[2]); !ok || refusal.Rule != pki.RuleIdentityExists {
 		t.Errorf("got %v, want a refusal by %s", errs[2], pki.RuleIdentityExists)
@@ -103,7 +103,7 @@ func TestJobsShareALostCommit(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer db.Close()
-			// A refusal that rests on what did not become durable does not stand: the third job's comes from the first.
+			// The third job is refused because of the first. If the commit fails, that refusal is not returned.
 			errs := together(t, db, func() error { faults.loseCommit(applies); return register(db, 1)() }, register(db, 2), differing(db, 1))
 			for i, err := range errs {
 				if _, refused := pki.AsRefusal(err); err == nil || refused || !pki.IsTemporary(err) {
@@ -119,7 +119,7 @@ func TestJobsShareALostCommit(t *testing.T) {
 	}
 }
 
-func TestAPanicIsItsOwners(t *testing.T) {
+func TestPanicAffectsOneJob(t *testing.T) {
 	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
 	errs := together(t, db, register(db, 1),
 		func() (err error) {
@@ -135,7 +135,7 @@ func TestAPanicIsItsOwners(t *testing.T) {
 	}
 }
 
-// A disk without space ends the whole transaction: nobody may be told that his part of it stands.
+// A full disk ends the whole transaction, so that no job may succeed.
 func TestJobsShareAFullDisk(t *testing.T) {
 	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
 	if err := db.OnWriter(context.Background(), `PRAGMA max_page_count = 100`); err != nil {
@@ -145,12 +145,12 @@ func TestJobsShareAFullDisk(t *testing.T) {
 	mustBeUnavailable(t, errs[1], "free some")
 	for i, n := range map[int]uint64{0: 1, 2: 2} {
 		if registered(t, db, n) != (errs[i] == nil) {
-			t.Errorf("identity %d is on record: %v, and its caller was told %v", n, errs[i] != nil, errs[i])
+			t.Errorf("identity %d is on record: %v, and its caller got the error %v", n, errs[i] != nil, errs[i])
 		}
 	}
 }
 
-func TestWALIsTakenInBesideTheWriter(t *testing.T) {
+func TestWALIsCheckpointed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "brevet.db")
 	m := newMill(t, path)
 	ids := []pki.SPIFFEID{m.identity(1), m.identity(2), m.identity(3), m.identity(4)}
@@ -180,6 +180,6 @@ func TestWALIsTakenInBesideTheWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path + "-wal"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("closing left a WAL: %v", err)
+		t.Errorf("Close left a WAL: %v", err)
 	}
 }

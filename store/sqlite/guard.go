@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// guarded is what checkGuard has found, by row, and what consume changes.
+// guarded is the result of checkGuard: the rows that consume changes, and how.
 type guarded struct {
 	identity    int64
 	token       int64 // zero for none
@@ -21,8 +21,8 @@ type guarded struct {
 	effects     rules.Effects
 }
 
-// selectGuarded finds the identity of a record, with what is on record about the certificate that it renews, the
-// request that it answers, and its key.
+// selectGuarded selects the identity of a record, the certificate that it renews, the certificate that was issued for the
+// same request ID, and its key.
 const selectGuarded = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
 	SELECT n.id, n.state, n.generation, p.id, p.state, p.reason, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
@@ -31,7 +31,7 @@ const selectGuarded = `
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
 	LEFT JOIN keys k ON k.id = q.key`
 
-// found is what selectGuarded selects.
+// found is a row of selectGuarded.
 type found struct {
 	identity                                              int64
 	predecessor, predecessorState, predecessorReason      sql.NullInt64
@@ -48,7 +48,8 @@ func (f *found) columns() []any {
 	}, f.key.columns()...)
 }
 
-// checkGuard reads what a record's guard asks about, and returns what to consume, or the *pki.Refusal of the record.
+// checkGuard reads the records that the guard of r depends on, and checks it. It returns the rows to change, or the
+// *pki.Refusal of the record.
 func (tx *writeTx) checkGuard(ctx context.Context, r *ca.Record, at time.Time) (guarded, error) {
 	if refusal := rules.CheckRecord(r); refusal != nil {
 		return guarded{}, refusal
@@ -65,7 +66,7 @@ func (tx *writeTx) checkGuard(ctx context.Context, r *ca.Record, at time.Time) (
 	return guarded{f.identity, token, f.predecessor.Int64, effects}, nil
 }
 
-// read fills in the issuance, and returns the row of the token.
+// read reads the row and fills in the issuance. It returns the row ID of the token.
 func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Time) (token int64, err error) {
 	question := questionOf(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key)
 	row := tx.QueryRowContext(ctx, selectGuarded, question...)
@@ -102,7 +103,7 @@ func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Tim
 	return token, err
 }
 
-// addSets applies the open bulk revocations.
+// addSets applies the open bulk revocations to the predecessor and the key.
 func (f *found) addSets(ctx context.Context, q engine.Querier, key pki.KeyHash) error {
 	open, err := readOpenSets(ctx, q)
 	if err != nil {
@@ -118,7 +119,7 @@ func (f *found) addSets(ctx context.Context, q engine.Querier, key pki.KeyHash) 
 	return f.key.addSets(ctx, q, open, key)
 }
 
-// readToken reads the token of the guard, if it is one of the identity, and returns its row.
+// readToken reads the token of the guard, if it was created for the identity, and returns its row ID.
 func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID) (int64, error) {
 	var row, owner, expires int64
 	var request, key []byte
@@ -145,8 +146,8 @@ func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID)
 	return row, err
 }
 
-// consume uses up what a guard has found, for the certificate in a row. The same transaction has found it, so nothing
-// can have changed.
+// consume makes the changes that follow from the guard of a new certificate: it enrolls the identity, spends the token and
+// records the successor. checkGuard ran in the same transaction, so its result still holds.
 func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, certificate int64) error {
 	if guard.Enrolls {
 		err := tx.ExecOne(ctx, `UPDATE identities SET state = ?, generation = generation + 1 WHERE id = ?`, pki.Enrolled, g.identity)

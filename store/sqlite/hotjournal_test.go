@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestKilledWhileItWasMade opens a store whose maker was killed in its very first transaction, before the store had a
-// WAL: the file is half written, and a rollback journal lies beside it.
-func TestKilledWhileItWasMade(t *testing.T) {
+// TestKilledDuringCreation opens a store whose process was killed in the first transaction, before the store had a WAL. The
+// file is partly written, and there is a rollback journal.
+func TestKilledDuringCreation(t *testing.T) {
 	dir := t.TempDir()
 	made, killed := filepath.Join(dir, "made.db"), filepath.Join(dir, "killed.db")
 	db := raw(t, made)
@@ -23,7 +23,7 @@ func TestKilledWhileItWasMade(t *testing.T) {
 	}
 	run(`CREATE TABLE first (a)`)
 	run(`DROP TABLE first`)
-	run(`PRAGMA cache_size = 1`) // so that pages reach the file before the commit, as they do where memory is short
+	run(`PRAGMA cache_size = 1`) // so that pages are written before the commit, as if memory were short
 	run(`BEGIN IMMEDIATE`)
 	run(`CREATE TABLE half (a)`)
 	run(`WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) INSERT INTO half SELECT randomblob(2000) FROM n`)

@@ -17,7 +17,7 @@ import (
 
 const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.generation, n.created_at`
 
-// CreateIdentity registers an identity, or returns the one that is registered with the same particulars.
+// CreateIdentity registers an identity, or returns the registered one if it has the same kind and attributes.
 func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
 	var have ra.Identity
 	err := r.db.writeOnce(ctx, "register an identity", by, id.CreatedAt, func(ctx context.Context, tx *writeTx) (none rules.Outcome, _ error) {
@@ -56,7 +56,7 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity) error {
 	return tx.insertLabels(ctx, id)
 }
 
-// insertLabels has an identity be found by its labels.
+// insertLabels inserts the rows by which an identity is found by its labels.
 func (tx *writeTx) insertLabels(ctx context.Context, id ra.Identity) error {
 	for name, value := range id.Labels {
 		_, err := tx.ExecContext(ctx, `
@@ -69,8 +69,8 @@ func (tx *writeTx) insertLabels(ctx context.Context, id ra.Identity) error {
 	return nil
 }
 
-// changeLabels gives an identity other labels. While certificates are being revoked by a label it is refused: their
-// holders' labels say which ones.
+// changeLabels replaces the labels of an identity. It refuses while a bulk revocation that selects by a label is open,
+// because the change could add members to it or remove them.
 func (tx *writeTx) changeLabels(ctx context.Context, have, id ra.Identity) error {
 	if maps.Equal(have.Labels, id.Labels) {
 		return nil
@@ -97,7 +97,7 @@ func (tx *writeTx) replaceLabels(ctx context.Context, have, id ra.Identity) erro
 	return tx.insertLabels(ctx, id)
 }
 
-// UpdateIdentity replaces an identity's profile, labels and names, in a new generation.
+// UpdateIdentity replaces the profile, labels and names of an identity, in a new revision.
 func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
 	var have ra.Identity
 	err := r.db.writeOnce(ctx, "update an identity", by, at, func(ctx context.Context, tx *writeTx) (none rules.Outcome, _ error) {
@@ -111,7 +111,7 @@ func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, a
 	return have, nil
 }
 
-// rereadIdentity returns what a repeated call does instead of its change.
+// rereadIdentity returns a function for writeOnce that reads the identity, for a repeated request.
 func rereadIdentity(id pki.SPIFFEID, into *ra.Identity) func(context.Context, *writeTx, rules.Outcome) error {
 	return func(ctx context.Context, tx *writeTx, _ rules.Outcome) error {
 		var err error
@@ -120,7 +120,7 @@ func rereadIdentity(id pki.SPIFFEID, into *ra.Identity) func(context.Context, *w
 	}
 }
 
-// updateIdentity returns the identity as it is afterwards.
+// updateIdentity updates an identity and returns the new record.
 func (tx *writeTx) updateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
 	have, err := readIdentity(ctx, tx, id.ID)
 	if err != nil {
@@ -140,7 +140,7 @@ func (tx *writeTx) updateIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	return have, tx.append(ctx, rules.UpdatedEntry(have, by, at))
 }
 
-// setAttributes gives an identity its profile, labels, names and revision.
+// setAttributes writes the profile, labels, names and revision of an identity.
 func (tx *writeTx) setAttributes(ctx context.Context, id ra.Identity) error {
 	p, err := encodeParticulars(id)
 	if err != nil {
@@ -206,7 +206,7 @@ func (r *RA) Identities(ctx context.Context, f ra.IdentityFilter, at time.Time, 
 	return page, next, nil
 }
 
-// matchIdentity adds the condition under which a filter matches the identity n.
+// matchIdentity adds the condition that the identity n matches the filter.
 func matchIdentity(q *clause, f ra.IdentityFilter, at time.Time) error {
 	q.add(`1`)
 	if err := errors.Join(oneOf(q, `n.kind`, numbers(f.Kinds)), oneOf(q, `n.state`, numbers(f.States))); err != nil {
@@ -225,8 +225,8 @@ func matchIdentity(q *clause, f ra.IdentityFilter, at time.Time) error {
 	return nil
 }
 
-// notRenewed adds the condition that an identity was issued no certificate at a time or later. A certificate ends after its
-// issue, so those that have ended by then need not be looked at.
+// notRenewed adds the condition that an identity has no certificate that was issued at the time since or later. It skips
+// certificates that expired before that time, because they were also issued before it.
 func notRenewed(q *clause, identity string, since time.Time) {
 	if since.IsZero() {
 		return
@@ -252,7 +252,7 @@ func scanIdentity(row engine.Scanner) (ra.Identity, error) {
 	return r.identity()
 }
 
-// identityRow is what identityColumns select.
+// identityRow is a row of identityColumns.
 type identityRow struct {
 	id               int64
 	name             string
@@ -276,12 +276,12 @@ func (r *identityRow) identity() (ra.Identity, error) {
 	}
 	err = errors.Join(restoreJSON(r.labels, &id.Labels), restoreJSON(r.dns, &id.DNSNames), restoreJSON(r.ips, &id.IPAddresses))
 	if err != nil {
-		return ra.Identity{}, fmt.Errorf("read the particulars of %s: %w", r.name, err)
+		return ra.Identity{}, fmt.Errorf("read the attributes of %s: %w", r.name, err)
 	}
 	return id, nil
 }
 
-// restoreJSON reads a column of particulars; null, which most of them are, is nothing.
+// restoreJSON decodes a JSON column of particulars. The text null, the most frequent one, leaves into unchanged.
 func restoreJSON(column []byte, into any) error {
 	if string(column) == "null" {
 		return nil
@@ -289,7 +289,7 @@ func restoreJSON(column []byte, into any) error {
 	return json.Unmarshal(column, into)
 }
 
-// particulars are the columns in JSON; what is empty is null, so that it reads back as nil.
+// particulars are the columns of an identity in JSON. An empty value is encoded as null, so that it is decoded as nil.
 type particulars struct{ labels, dnsNames, ipAddresses string }
 
 func encodeParticulars(id ra.Identity) (particulars, error) {
@@ -309,7 +309,7 @@ func encodeParticulars(id ra.Identity) (particulars, error) {
 		}
 		text, err := json.Marshal(column.value)
 		if err != nil {
-			return p, fmt.Errorf("encode the particulars of %s: %w", id.ID, err)
+			return p, fmt.Errorf("encode the attributes of %s: %w", id.ID, err)
 		}
 		*column.into = string(text)
 	}

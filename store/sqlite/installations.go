@@ -12,8 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Install records a CA certificate. It takes the place of one that is installed for the same subject and key, and is
-// refused if that one has another key label, or was removed.
+// Install records a CA certificate. It replaces the installed certificate with the same subject and key. If that one has
+// another key label or was removed, Install refuses.
 func (c *CA) Install(ctx context.Context, in ca.InstalledCA, by pki.Actor) error {
 	cert, err := rules.ParseInstallation(in)
 	if err != nil {
@@ -44,12 +44,12 @@ func (c *CA) Install(ctx context.Context, in ca.InstalledCA, by pki.Actor) error
 // installation is a row of ca_certificates.
 type installation struct {
 	rules.Installation
-	row, issuer int64 // the numbers of the row and of its issuer
+	row, issuer int64 // the IDs of the row and of its issuer
 }
 
 const selectInstalled = `SELECT id, issuer, der, key_label, installed_at, state FROM ca_certificates `
 
-// installations reads the rows that a query selects, in its order.
+// installations reads the rows of a query, in its order.
 func installations(ctx context.Context, q engine.Querier, query string, args ...any) ([]installation, error) {
 	var all []installation
 	rows := engine.Query(ctx, q, query, args...)
@@ -67,7 +67,7 @@ func installations(ctx context.Context, q engine.Querier, query string, args ...
 	return all, err
 }
 
-// installedAs returns the row of the CA with an identifier, and whether there is one.
+// installedAs returns the row of the CA with an identifier, and reports whether there is one.
 func installedAs(ctx context.Context, tx *writeTx, id pki.IssuerID) (installation, bool, error) {
 	all, err := installations(ctx, tx, selectInstalled+`WHERE issuer = (SELECT id FROM issuers WHERE issuer = ?)`, id.Bytes())
 	if err != nil || len(all) == 0 {

@@ -9,11 +9,11 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// The items of an intent are one blob, written and deleted once for each batch:
+// The items of an intent are encoded as one blob, which is written and deleted once for each batch:
 //
 //	uvarint    number of issuers, then 32 bytes for each
 //	uvarint    number of items, then for each of them:
-//	uvarint      place of its issuer in the list above
+//	uvarint      index of its issuer in the list above
 //	20 bytes    serial number
 //	varint       time of issue in milliseconds
 //	varint       notAfter in milliseconds
@@ -64,7 +64,7 @@ func decodeItems(blob []byte) ([]ca.IntentItem, error) {
 	return items, nil
 }
 
-// decoder reads a blob from its start. Once bad, it stays so and yields zero values.
+// decoder reads a blob from its start. After a failure, bad is true and all values are zero.
 type decoder struct {
 	rest []byte
 	bad  bool
@@ -97,7 +97,7 @@ func (d *decoder) varint() int64 {
 	return v * int64(d.advance(n)) //nolint:gosec // 0 or 1
 }
 
-// advance skips the bytes of a number and returns 1, or 0 where there was none.
+// advance skips the n bytes of a number and returns 1. If n shows that there is no number, it returns 0.
 func (d *decoder) advance(n int) uint64 {
 	if n <= 0 {
 		d.bad, d.rest = true, nil

@@ -10,15 +10,15 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// settledKept is how many of the batches settled before the last Write stay on record as settled. The batches of the
-// last Write that applied always do, however many; so State is right about any batch of a Write that has just
-// returned an error, and the table stays small.
+// settledKept is the number of batches committed before the last Write that stay on record as committed. All batches of the
+// last Write stay on record too. So State is right about every batch of a Write that has just returned an error, and the
+// table stays small.
 const settledKept = 1024
 
 // CA is the issuer's view of a DB: a ca.Journal and ca.Installations.
 type CA struct{ db *DB }
 
-// Begin opens a new epoch and returns the intents that earlier ones left pending, the oldest first.
+// Begin starts a new epoch and returns the intents that earlier epochs left pending, oldest first.
 func (c *CA) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
 	var epoch int64
 	var left []ca.Intent
@@ -53,7 +53,7 @@ func scanIntent(row engine.Scanner) (ca.Intent, error) {
 	return ca.Intent{Batch: ca.BatchID(batch), Items: decoded}, nil
 }
 
-// Write settles and announces in one transaction.
+// Write commits batches and writes new intents in one transaction.
 func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
 	verdicts := make([]ca.Results, len(settle))
 	for i, s := range settle {
@@ -67,13 +67,13 @@ func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit,
 			return err
 		}
 		for i, s := range settle {
-			if err := tx.settle(ctx, s, verdicts[i]); err != nil {
-				return fmt.Errorf("settle batch %s: %w", s.Intent.Batch, err)
+			if err := tx.commitBatch(ctx, s, verdicts[i]); err != nil {
+				return fmt.Errorf("commit batch %s: %w", s.Intent.Batch, err)
 			}
 		}
 		for _, intent := range announce {
 			if err := tx.announce(ctx, epoch, intent); err != nil {
-				return fmt.Errorf("announce batch %s: %w", intent.Batch, err)
+				return fmt.Errorf("write the intent of batch %s: %w", intent.Batch, err)
 			}
 		}
 		return nil
@@ -88,7 +88,7 @@ func fence(ctx context.Context, tx engine.Querier, epoch ca.Epoch) error {
 		return err
 	}
 	if ca.Epoch(newest) != epoch { //nolint:gosec // epochs count up from 1
-		return fmt.Errorf("epoch %d asks while %d is the newest: %w", epoch, newest, ca.ErrFenced)
+		return fmt.Errorf("the epoch is %d, and the newest one is %d: %w", epoch, newest, ca.ErrFenced)
 	}
 	return nil
 }
@@ -99,9 +99,9 @@ func (tx *writeTx) forgetSettled(ctx context.Context) error {
 }
 
 func (tx *writeTx) announce(ctx context.Context, epoch ca.Epoch, intent ca.Intent) error {
-	for _, item := range intent.Items { // what the log could not record could never be settled
+	for _, item := range intent.Items { // the log could not record such an item, so the batch could never be committed
 		if item.Ref.Issuer.IsZero() || item.Ref.Serial.IsZero() {
-			return errors.New("an item names no certificate")
+			return errors.New("an item has no issuer or serial number")
 		}
 	}
 	if len(intent.Items) == 0 {
@@ -112,8 +112,8 @@ func (tx *writeTx) announce(ctx context.Context, epoch ca.Epoch, intent ca.Inten
 	return err
 }
 
-// State reads back what became of batches. Of a batch settled more than settledKept batches before the last Write it
-// says that it is absent.
+// State returns the state of each batch. It knows only the last settledKept committed batches, and reports older ones as
+// absent.
 func (c *CA) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID) ([]ca.BatchState, error) {
 	states := make([]ca.BatchState, len(batches))
 	err := c.db.file.Read(ctx, "read the journal", func(ctx context.Context, tx *sql.Tx) error {

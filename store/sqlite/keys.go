@@ -11,23 +11,23 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// keyColumns select what is on record of a key: k, a LEFT JOIN with keys, and whether its whole hash is a CA's.
+// keyColumns selects the state of a key. It needs k, a LEFT JOIN with keys. The last column is true for the key of a CA.
 const keyColumns = `k.rest, k.identity, k.compromised_at, EXISTS (SELECT 1 FROM ca_certificates WHERE key_hash = q.hash)`
 
-// keyID is the number of a key's row: the first 8 bytes of its hash.
+// keyID returns the row ID of a key, which is the first 8 bytes of its hash.
 func keyID(h pki.KeyHash) int64 {
 	return int64(binary.BigEndian.Uint64(h.Bytes())) //nolint:gosec // the same bytes, read as SQLite's integer
 }
 
 func keyRest(h pki.KeyHash) []byte { return h.Bytes()[8:] }
 
-// storedKey is a key by its row.
+// storedKey is a key as it is stored: the row ID and the rest of the hash.
 type storedKey struct {
 	id   sql.NullInt64
 	rest []byte
 }
 
-// hash is zero where there is no key.
+// hash returns the hash of the key, and zero if there is no key.
 func (k storedKey) hash() (pki.KeyHash, error) {
 	if !k.id.Valid {
 		return pki.KeyHash{}, nil
@@ -35,7 +35,7 @@ func (k storedKey) hash() (pki.KeyHash, error) {
 	return pki.KeyHashFromBytes(append(binary.BigEndian.AppendUint64(nil, uint64(k.id.Int64)), k.rest...)) //nolint:gosec // as in keyID
 }
 
-// keyRow is what keyColumns select; without a rest, nothing is on record of the key.
+// keyRow is a row of keyColumns. If rest is NULL, the key is not on record.
 type keyRow struct {
 	rest                    []byte
 	identity, compromisedAt sql.NullInt64
@@ -44,7 +44,7 @@ type keyRow struct {
 
 func (k *keyRow) columns() []any { return []any{&k.rest, &k.identity, &k.compromisedAt, &k.reserved} }
 
-// addSets adds that a key is compromised by a set of revocations whose records are to follow.
+// addSets marks the key as compromised if an open bulk revocation does.
 func (k *keyRow) addSets(ctx context.Context, q engine.Querier, open openSets, key pki.KeyHash) error {
 	if !k.identity.Valid || k.compromisedAt.Valid {
 		return nil
@@ -54,7 +54,7 @@ func (k *keyRow) addSets(ctx context.Context, q engine.Querier, open openSets, k
 	return err
 }
 
-// state returns what is on record of the key that an identity wants to have certified.
+// state returns the state of the key, which is to be certified for an identity.
 func (k *keyRow) state(key pki.KeyHash, identity int64) rules.Key {
 	return rules.Key{
 		Reserved: k.reserved, Collides: k.rest != nil && string(k.rest) != string(keyRest(key)),
@@ -62,13 +62,13 @@ func (k *keyRow) state(key pki.KeyHash, identity int64) rules.Key {
 	}
 }
 
-// certifiedKey is a key on record.
+// certifiedKey is a row of keys.
 type certifiedKey struct {
 	identity    pki.SPIFFEID
 	compromised bool
 }
 
-// readKey finds a key that was certified.
+// readKey reads a key that was certified.
 func readKey(ctx context.Context, q engine.Querier, key pki.KeyHash) (certifiedKey, error) {
 	var k certifiedKey
 	var identity string
@@ -85,8 +85,8 @@ func readKey(ctx context.Context, q engine.Querier, key pki.KeyHash) (certifiedK
 	return k, err
 }
 
-// claim records that an identity has a key certified, which its guard has found to be nobody else's, and how often the
-// certificate and the one before it name the key.
+// claim records that a key is certified for an identity, and adds names to the number of certificates that refer to it. The
+// guard has checked that no other identity has the key.
 func (tx *writeTx) claim(ctx context.Context, key pki.KeyHash, identity int64, names int) error {
 	_, err := tx.ExecContext(ctx, `
 		INSERT INTO keys (id, rest, identity, named) VALUES (?, ?, ?, ?)
@@ -95,8 +95,8 @@ func (tx *writeTx) claim(ctx context.Context, key pki.KeyHash, identity int64, n
 	return err
 }
 
-// unname takes back that a certificate names a key. One that no certificate names any more leaves, unless it was
-// compromised: that one must never be certified again.
+// unname decrements the number of certificates that refer to a key. A key without certificates is deleted, unless it is
+// compromised, because a compromised key must never be certified again.
 func (tx *writeTx) unname(ctx context.Context, key int64) (left bool, err error) {
 	result, err := tx.ExecContext(ctx, `DELETE FROM keys WHERE id = ? AND named = 1 AND compromised_at IS NULL`, key)
 	if err != nil {

@@ -12,28 +12,29 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// pagesOfEntry is about how many pages of the file a log entry changes, with what it is about.
+// pagesOfEntry is the approximate number of pages in the file that a log entry and its change write.
 const pagesOfEntry = 4
 
-// Log is the sequencer's view of a DB: a translog.Records.
+// Log is the sequencer's view of a DB. It implements translog.Store.
 //
-// An entry's bytes are stored once, under an id that becomes its index: ids are given out by the one writer, and a
-// transaction that fails gives them back, so they are in the order of the commits and have no gaps, which sequencing
-// checks. To sequence entries is to write the chain value after the last of them; those in between are computed when
-// they are read, and held against the ones that were written.
+// An entry is stored once, under an ID that becomes its index. The single writer assigns the IDs, and a failed transaction
+// returns them. So they are in the order of the commits and have no gaps, which Sequence checks.
+//
+// Sequencing a batch of entries only writes the chain value after its last entry. The chain values in between are computed
+// when entries are read, and the result is compared with the stored values.
 type Log struct{ db *DB }
 
-// nextEntry is the id that the next entry gets: within a transaction nobody else writes one, and ids are never given twice,
-// but by a transaction or savepoint that is undone with everything that it wrote.
+// nextEntry selects the ID of the next entry. No other transaction can write an entry at the same time. An ID is assigned
+// again only if the transaction or savepoint that used it was rolled back.
 const nextEntry = `SELECT coalesce(max(id), 0) + 1 FROM log`
 
-// nextIndex returns the index that the next entry gets.
+// nextIndex returns the index of the next entry.
 func (tx *writeTx) nextIndex(ctx context.Context) (index uint64, err error) {
 	err = tx.QueryRowContext(ctx, nextEntry).Scan(&index)
 	return index, err
 }
 
-// append writes an entry in the transaction of the change that it records.
+// append writes an entry, in the transaction of the change that it records.
 func (tx *writeTx) append(ctx context.Context, e translog.Entry) error {
 	if len(e.Changes) <= rules.MaxChanges {
 		return tx.appendPart(ctx, e)
@@ -56,8 +57,9 @@ func (tx *writeTx) appendPart(ctx context.Context, e translog.Entry) error {
 	return err
 }
 
-// Sequence gives the oldest unsequenced entries their places. It reads and chains them beside the writer, which only
-// notes the last chain value: an entry is never changed. Where somebody else has sequenced meanwhile, it begins anew.
+// Sequence sequences the oldest unsequenced entries. It reads and chains them on a reading connection, because entries never
+// change, and writes only the last chain value in a write transaction. If a concurrent call sequenced entries meanwhile, it
+// starts again.
 func (l *Log) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, err
@@ -91,16 +93,25 @@ func (l *Log) unsequenced(ctx context.Context, limit int) (head translog.Head, f
 		if head, err = readHead(ctx, tx); err != nil {
 			return err
 		}
+		page := translog.NewPage(limit)
 		rows := engine.Query(ctx, tx, `SELECT id, entry, NULL FROM log WHERE id > ? ORDER BY id LIMIT ?`, int64(head.Size), limit) //nolint:gosec // an id
-		found, err = chained(rows, head)
+		_, err = chained(rows, head, func(s translog.Sequenced, _ bool) (more bool) {
+			page.Add(s)
+			return !page.IsFull()
+		})
+		found = page.Entries
 		return err
 	})
 	return head, found, err
 }
 
-// chained reads ids, entries and, where there are any, the chain values on record, in order from a head on.
-func chained(rows engine.Rows, head translog.Head) ([]translog.Sequenced, error) {
-	var found []translog.Sequenced
+// errEnough ends a query whose remaining rows are not needed.
+var errEnough = errors.New("the remaining rows are not needed")
+
+// chained reads rows of IDs, entries and chain values (NULL if not stored), in order, and chains the entries to head. It
+// calls take with each entry, and whether its chain value is stored, until take returns false. It returns the head after
+// the last entry that it read.
+func chained(rows engine.Rows, head translog.Head, take func(s translog.Sequenced, recorded bool) (more bool)) (translog.Head, error) {
 	err := rows.Each(func(rows *sql.Rows) error {
 		var s translog.Sequenced
 		var recorded []byte
@@ -116,10 +127,15 @@ func chained(rows engine.Rows, head translog.Head) ([]translog.Sequenced, error)
 				"one of them was altered", recorded, s.Chain)}
 		}
 		head = translog.Head{Size: s.Index, Chain: s.Chain}
-		found = append(found, s)
+		if !take(s, recorded != nil) {
+			return errEnough
+		}
 		return nil
 	})
-	return found, err
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return head, err
 }
 
 // Head returns the end of the sequenced log.
@@ -133,16 +149,16 @@ func (l *Log) Head(ctx context.Context) (translog.Head, error) {
 	return head, err
 }
 
-// Written returns how many entries there are, those included that wait for their place.
+// Written returns the number of entries, including those that are not sequenced.
 func (l *Log) Written(ctx context.Context) (uint64, error) {
 	var written uint64
 	err := l.db.file.Read(ctx, "count the log", func(ctx context.Context, tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(id), 0) FROM log`).Scan(&written) // ids have no gaps
+		return tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(id), 0) FROM log`).Scan(&written) // IDs have no gaps
 	})
 	return written, err
 }
 
-// Epoch returns the epoch of the log, which the store drew when it was created.
+// Epoch returns the epoch of the log, which was generated when the store was created.
 func (l *Log) Epoch(ctx context.Context) (translog.Epoch, error) {
 	var epoch []byte
 	err := l.db.file.Read(ctx, "read the epoch of the log", func(ctx context.Context, tx *sql.Tx) error {
@@ -158,7 +174,7 @@ func readHead(ctx context.Context, tx engine.Querier) (translog.Head, error) {
 	return scanHead(tx.QueryRowContext(ctx, `SELECT id, value FROM chain ORDER BY id DESC LIMIT 1`))
 }
 
-// scanHead reads a row of chain; where there is none, the head is the beginning.
+// scanHead reads a row of chain. If there is none, it returns the head of an empty log.
 func scanHead(row *sql.Row) (translog.Head, error) {
 	var head translog.Head
 	var value []byte
@@ -173,63 +189,69 @@ func scanHead(row *sql.Row) (translog.Head, error) {
 	return head, nil
 }
 
-// Entries returns up to limit sequenced entries from an index on, in their order.
+// Entries returns a page of up to limit sequenced entries in order, starting with the index from.
 func (l *Log) Entries(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
-	var found []translog.Sequenced
+	page := translog.NewPage(limit)
 	err := l.db.file.Read(ctx, "read the log", func(ctx context.Context, tx *sql.Tx) error {
-		var err error
-		found, err = readEntries(ctx, tx, from, limit)
-		return err
+		return eachEntry(ctx, tx, from, limit, func(s translog.Sequenced) (more bool) {
+			page.Add(s)
+			return !page.IsFull()
+		})
 	})
 	if err != nil {
 		return nil, err
 	}
-	return found, nil
+	return page.Entries, nil
 }
 
-func readEntries(ctx context.Context, tx *sql.Tx, from uint64, limit int) ([]translog.Sequenced, error) {
+// eachEntry calls take with up to limit sequenced entries in order, starting with the index from, until take returns false. If
+// eachEntry returns a ChainError, the entries that take got may be altered.
+func eachEntry(ctx context.Context, tx *sql.Tx, from uint64, limit int, take func(translog.Sequenced) (more bool)) error {
 	if err := rules.CheckLimit(limit); err != nil {
-		return nil, err
+		return err
 	}
 	if from > 1<<62 {
-		return nil, nil // beyond what an id can be
+		return nil // greater than any row ID
 	}
 	from = max(from, 1)
 	head, err := readHead(ctx, tx)
 	if err != nil || from > head.Size {
-		return nil, err
+		return err
 	}
 	before, err := scanHead(tx.QueryRowContext(ctx, `SELECT id, value FROM chain WHERE id < ? ORDER BY id DESC LIMIT 1`, int64(from)))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	// To the next chain value, or what is read of the last batch would be held against nothing.
+	// Read up to the next stored chain value, so that every entry of the result is verified against one.
 	to, last := min(head.Size, from+uint64(limit)-1), uint64(0)                                                       //nolint:gosec // checked above
 	if err := tx.QueryRowContext(ctx, `SELECT min(id) FROM chain WHERE id >= ?`, int64(to)).Scan(&last); err != nil { //nolint:gosec // an id
-		return nil, err
+		return err
 	}
 	rows := engine.Query(ctx, tx, `
 		SELECT log.id, log.entry, chain.value FROM log LEFT JOIN chain ON chain.id = log.id
 		WHERE log.id > ? AND log.id <= ? ORDER BY log.id`, int64(before.Size), int64(last)) //nolint:gosec // ids
-	found, err := chained(rows, before)
+	more, verified := true, false
+	end, err := chained(rows, before, func(s translog.Sequenced, recorded bool) bool {
+		if s.Index >= from && s.Index <= to && more {
+			more = take(s)
+		}
+		verified = recorded
+		return more || !verified
+	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if end := before.Size + uint64(len(found)); end != last {
-		return nil, &translog.ChainError{Index: end + 1, Detail: "it is missing"}
+	if end.Size != last && (more || !verified) {
+		return &translog.ChainError{Index: end.Size + 1, Detail: "it is missing"}
 	}
-	return found[from-before.Size-1 : to-before.Size], nil
+	return nil
 }
 
-// changesOf returns the status changes that entries record.
-func changesOf(entries []translog.Sequenced) ([]pki.StatusChange, error) {
-	var changes []pki.StatusChange
-	for _, s := range entries {
-		e, err := translog.ParseEntry(s.Entry)
-		if err != nil {
-			return nil, fmt.Errorf("log entry %d: %w", s.Index, err)
-		}
-		changes = append(changes, e.Changes...)
+// changesOf returns the status changes that an entry records.
+func changesOf(s translog.Sequenced) ([]pki.StatusChange, error) {
+	e, err := translog.ParseEntry(s.Entry)
+	if err != nil {
+		return nil, fmt.Errorf("log entry %d: %w", s.Index, err)
 	}
-	return changes, nil
+	return e.Changes, nil
 }

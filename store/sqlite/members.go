@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// clause is a part of a statement with its arguments, in their order.
+// clause is a part of an SQL statement with its arguments, in order.
 type clause struct {
 	text strings.Builder
 	args []any
@@ -26,32 +26,33 @@ func (c *clause) add(text string, args ...any) {
 	c.args = append(c.args, args...)
 }
 
-// setRow is a set with where it stands among the certificates.
+// setRow is the row of a bulk revocation. A certificate's row ID says whether it can be a member.
 type setRow struct {
 	revocation.BulkRevocation
-	mark     int64     // the last certificate that can be a member
-	reach    time.Time // the earliest end of one
-	progress int64     // the last one whose record has followed
+	mark     int64     // the row ID of the last certificate that can be a member
+	reach    time.Time // the earliest NotAfter of a member
+	progress int64     // the row ID of the last certificate that was changed
 }
 
-// recorded returns the set as the log records it.
+// recorded returns the bulk revocation for a log entry.
 func (s *setRow) recorded() rules.RecordedBulk {
 	return rules.RecordedBulk{BulkRevocation: s.BulkRevocation, Mark: s.mark, Reach: s.reach, Progress: s.progress}
 }
 
-// order is what a set does to each member.
+// order returns the change that the bulk revocation makes to each member.
 func (s *setRow) order() revocation.Change { return rules.BulkOrder(s.BulkRequest) }
 
-// next returns the status of a member, and whether that is another one than before.
+// next returns the new status of a member, and reports whether it differs from before.
 func (s *setRow) next(before pki.Status) (pki.Status, bool) {
 	return rules.NextMember(before, s.order())
 }
 
-// member adds the condition under which the certificate c is a member. The plus signs keep SQLite from walking through all
-// certificates by these columns.
+// member adds the condition that the certificate c is a member. The unary plus keeps SQLite from using the indexes of these
+// columns, which would scan all certificates.
 func (s *setRow) member(q *clause) { s.memberAmong(q, s.Label) }
 
-// memberAmong is member where it is known already that the identity has the label, unless that is named.
+// memberAmong is like member, but checks the given label instead of that of the selection. If label is zero, the caller has
+// already restricted the query to identities with the label.
 func (s *setRow) memberAmong(q *clause, label pki.Label) {
 	q.add(`(+c.id <= ? AND +c.not_after >= ? AND (`, s.mark, engine.Millis(s.reach))
 	s.selected(q, "c", label)
@@ -64,8 +65,8 @@ func (s *setRow) memberAmong(q *clause, label pki.Label) {
 	q.add(`))`)
 }
 
-// selected adds the condition under which a certificate has what the selection says. That it is of a lineage is not in it:
-// sets that say so have no members whose records follow.
+// selected adds the condition that a certificate matches the selection. It does not check the lineage: a bulk revocation
+// that selects a lineage is applied at once.
 func (s *setRow) selected(q *clause, c string, label pki.Label) {
 	q.add(c + `.identity IS NOT NULL`)
 	if !s.Issuer.IsZero() {
@@ -91,11 +92,11 @@ func (s *setRow) selected(q *clause, c string, label pki.Label) {
 	}
 }
 
-// ceilMillis returns the first millisecond that is not before a time: times of issue are whole milliseconds.
+// ceilMillis rounds t up to a whole millisecond, because issue times are whole milliseconds.
 func ceilMillis(t time.Time) int64 { return engine.Millis(t.Add(time.Millisecond - 1)) }
 
-// among adds where to look for members: among those of an identity or of a key's; those who have the label; what was issued
-// in a time; or else all that has not ended.
+// among adds the tables and conditions by which members are searched: the certificates of an identity, of a key's identity,
+// of the identities with a label, or those issued in a period. Otherwise it adds all certificates that have not expired.
 func (s *setRow) among(q *clause) {
 	const ofIdentity = ` FROM certificates c INDEXED BY certificates_by_identity WHERE c.identity = `
 	switch {
@@ -118,7 +119,7 @@ func (s *setRow) among(q *clause) {
 	s.member(q)
 }
 
-// openSets are the sets whose records have not all followed, the oldest first, and what they do to their members.
+// openSets holds the bulk revocations that are not completely applied, oldest first, and their changes.
 type openSets struct {
 	sets   []setRow
 	orders rules.OpenBulk
@@ -134,7 +135,7 @@ func openSetsOf(sets ...setRow) openSets {
 
 func (open openSets) none() bool { return len(open.sets) == 0 }
 
-// anyOpen is true where there are such sets.
+// anyOpen is an SQL expression that is true if there are open bulk revocations.
 const anyOpen = `EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0)`
 
 func readOpenSets(ctx context.Context, q engine.Querier) (openSets, error) {
@@ -142,8 +143,7 @@ func readOpenSets(ctx context.Context, q engine.Querier) (openSets, error) {
 	return openSetsOf(sets...), err
 }
 
-// repeats returns the number of the open set that does the same to the same identity or key as another one; zero if there is
-// none.
+// repeats returns the ID of the open bulk revocation that another one repeats (see rules.Repeats), and zero if there is none.
 func (open openSets) repeats(s *setRow) int64 {
 	for _, o := range slices.Backward(open.sets) {
 		if rules.Repeats(o.BulkRequest, s.BulkRequest) {
@@ -153,7 +153,7 @@ func (open openSets) repeats(s *setRow) int64 {
 	return 0
 }
 
-// mask adds a number whose bits say of which of the sets the certificate c is a member.
+// mask adds an integer expression. Bit i is set if the certificate c is a member of the i-th open bulk revocation.
 func (open openSets) mask(q *clause) {
 	q.add(`(0`)
 	for i := range open.sets {
@@ -164,7 +164,7 @@ func (open openSets) mask(q *clause) {
 	q.add(`)`)
 }
 
-// masks are those of certificates by their rows.
+// masks returns the masks of certificates by their row IDs.
 func (open openSets) masks(ctx context.Context, q engine.Querier, ids []int64) (map[int64]uint64, error) {
 	list, err := json.Marshal(ids)
 	if err != nil {
@@ -188,7 +188,7 @@ func (open openSets) masks(ctx context.Context, q engine.Querier, ids []int64) (
 	return masks, err
 }
 
-// compromise reports whether a key of an identity is compromised by one of the sets.
+// compromise reports whether an open bulk revocation compromises a key of an identity.
 func (open openSets) compromise(ctx context.Context, q engine.Querier, key, identity int64) (bool, error) {
 	for i := range open.sets {
 		if open.sets[i].Reason != pki.KeyCompromise {
@@ -206,14 +206,15 @@ func (open openSets) compromise(ctx context.Context, q engine.Querier, key, iden
 	return false, nil
 }
 
-// member is a certificate that a set selects, as the records have it but for what follows.
+// member is a certificate that a bulk revocation selects.
 type member struct {
 	id     int64
-	change pki.StatusChange // as the set has it
-	isNew  bool             // the set has changed it
+	change pki.StatusChange // with the status after the bulk revocation
+	isNew  bool             // the bulk revocation changes it
 }
 
-// eachMember visits what a set selects, after the sets before it. What does not end soon is asked after ctx now and then.
+// eachMember calls a function for each certificate that a bulk revocation selects. The earlier open ones are applied first.
+// During a long query it checks ctx from time to time.
 func (s *setRow) eachMember(ctx context.Context, q engine.Querier, before openSets, visit func(member) error) error {
 	issuers, err := readIssuers(ctx, q)
 	if err != nil {
@@ -245,10 +246,10 @@ func (s *setRow) eachMember(ctx context.Context, q engine.Querier, before openSe
 	})
 }
 
-// errStopped ends a read whose consumer has seen enough.
+// errStopped ends a read early. It is not reported to the caller.
 var errStopped = errors.New("stopped")
 
-// changesAny reports whether a set that is about to be ordered after the open ones changes a certificate.
+// changesAny reports whether a new bulk revocation would change a certificate, after the open ones.
 func (s *setRow) changesAny(ctx context.Context, q engine.Querier, before openSets) (bool, error) {
 	if err := q.QueryRowContext(ctx, newestCertificate).Scan(&s.mark); err != nil {
 		return false, err
@@ -317,7 +318,7 @@ func boundedLineage(ctx context.Context, q engine.Querier, first subject) (map[i
 	return lineage(ctx, q, first.id)
 }
 
-// lineage returns the rows of a certificate and of those that were renewed from it.
+// lineage returns the row IDs of a certificate and of those renewed from it.
 func lineage(ctx context.Context, q engine.Querier, first int64) (map[int64]bool, error) {
 	var links []rules.Link[int64]
 	rows := engine.Query(ctx, q, `
@@ -334,8 +335,8 @@ func lineage(ctx context.Context, q engine.Querier, first int64) (map[int64]bool
 	return rules.Lineage(links), err
 }
 
-// few returns the certificates of one identity that a set selects, whatever else it selects by. The caller has found that
-// they are not too many (isMany).
+// few returns the members of a bulk revocation that selects certificates of one identity. The caller has checked with isMany
+// that they are few.
 func (s *setRow) few(ctx context.Context, q engine.Querier) ([]subject, error) {
 	identity, first, err := s.owner(ctx, q)
 	if err != nil {
@@ -348,14 +349,14 @@ func (s *setRow) few(ctx context.Context, q engine.Querier) ([]subject, error) {
 	return s.filter(ctx, q, identity, first.id, all)
 }
 
-// filter returns those certificates of an identity that are members.
+// filter returns the members among the certificates of an identity.
 func (s *setRow) filter(ctx context.Context, q engine.Querier, identity pki.SPIFFEID, first int64, all []subject) ([]subject, error) {
 	var ids []int64
 	for _, c := range all {
 		ids = append(ids, c.id)
 	}
 	plain := *s
-	plain.Reason = pki.Unspecified // keys are looked at below, with what else is selected by
+	plain.Reason = pki.Unspecified // BulkMembers adds the certificates with the same key
 	masks, err := openSetsOf(plain).masks(ctx, q, ids)
 	if err != nil {
 		return nil, err

@@ -1,13 +1,18 @@
-// Package sqlite keeps everything that Brevet must not forget in one SQLite file: the journal of issuance, identities,
-// tokens, certificates and their statuses, CRLs and the log. A DB owns the file and its one writing connection, and
-// hands out small views that satisfy the interfaces of their consumers: CA, RA, Revocation and Log.
+// Package sqlite implements the durable store of Brevet in one SQLite file. It keeps the journal of issuance, identities,
+// tokens, certificates with their statuses, CRLs and the log. A [DB] owns the file and its only writing connection. Its
+// views [CA], [RA], [Revocation] and [Log] implement the interfaces of the packages that use them.
 //
-// What a method has written when it returns without an error survives a crash of the machine: the file is in WAL mode
-// with synchronous=FULL, which is read back from every connection. A caller that gives up stops waiting for its turn,
-// but does not abort a transaction that has begun. The store has no clock; every time comes with the call.
+// A change is durable when its method returns without an error, even if the machine crashes. For this, the file is in WAL
+// mode with synchronous=FULL, and both settings are verified on every connection.
 //
-// It refuses to open a file that another process holds, that a newer Brevet has written, that another program owns, or
-// that others than its owner may read or write.
+// If the context of a caller ends, the caller stops waiting for the writer. A transaction that has begun is not aborted. The
+// store has no clock: the caller passes every time as an argument.
+//
+// [Open] refuses a file that
+//   - another process has open
+//   - a newer version of Brevet has written
+//   - belongs to another program
+//   - users other than its owner can read or write
 package sqlite
 
 import (
@@ -22,22 +27,22 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// The errors of [Open] that a caller may tell apart.
+// Errors of [Open] that a caller can distinguish.
 type (
-	// LockedError says that another process has the store open.
+	// LockedError means that another process has the store open.
 	LockedError = engine.LockedError
-	// MissingDirectoryError says that the directory of a store does not exist. It wraps fs.ErrNotExist.
+	// MissingDirectoryError means that the directory of a store does not exist. It wraps fs.ErrNotExist.
 	MissingDirectoryError = engine.MissingDirectoryError
-	// ModeError says that others than its owner may read or write a store.
+	// ModeError means that users other than the owner of a store can read or write it.
 	ModeError = engine.ModeError
-	// NewerError says that a newer Brevet has written the store, which was left untouched.
+	// NewerError means that a newer version of Brevet has written the store. Open does not change it.
 	NewerError = engine.NewerError
 )
 
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// applicationID is what the first migration sets: "BRVT".
+// applicationID is the application_id of SQLite that the first migration sets: "BRVT".
 const applicationID = 1112692308
 
 // DB is an open store. Its views are safe for concurrent use.
@@ -47,9 +52,9 @@ type DB struct {
 	following following
 }
 
-// Open opens the store at path, or makes a new one in a directory that exists, and migrates its tables. It takes the
-// lock path+".lock" with flock, which the kernel releases when the process ends: one process has a store open at a
-// time. The error is a *LockedError, *MissingDirectoryError, *NewerError or *ModeError if one of them is the cause.
+// Open opens the store at path, or creates it in an existing directory, and migrates its tables. It locks the file
+// path+".lock" with flock, so that only one process can have the store open. The kernel releases the lock when the process
+// ends. The error is a *LockedError, *MissingDirectoryError, *NewerError or *ModeError if one of them is the cause.
 func Open(ctx context.Context, path string) (*DB, error) {
 	return open(ctx, path, &sqlite3.SQLiteDriver{})
 }
@@ -66,8 +71,7 @@ func open(ctx context.Context, path string, d driver.Driver) (*DB, error) {
 	return &DB{file: file, crls: crlindex.New(file)}, nil
 }
 
-// Close waits for the transaction that is writing, takes the WAL into the file, and releases the lock. Closing again
-// does nothing.
+// Close waits for the current write transaction, checkpoints the WAL, and releases the lock. A second Close does nothing.
 func (db *DB) Close() error { return db.file.Close() }
 
 // CA returns the issuer's view.

@@ -68,7 +68,7 @@ func TestPathsOfAnySpelling(t *testing.T) {
 	}
 }
 
-func TestFilesAreTheirOwnersAlone(t *testing.T) {
+func TestFileModes(t *testing.T) {
 	dir := t.TempDir()
 	mustOpen(t, filepath.Join(dir, "brevet.db"))
 	files, err := os.ReadDir(dir)

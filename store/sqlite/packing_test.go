@@ -169,8 +169,9 @@ func TestPackedOrNot(t *testing.T) {
 	}
 }
 
-// TestSegmentsAreBoundedAndWane has many be revoked at random places, and end.
-func TestSegmentsAreBoundedAndWane(t *testing.T) {
+// TestSegmentsAreBoundedAndShrink revokes many certificates with random serial numbers. Segments must have a maximum size, and
+// be removed when the certificates have expired.
+func TestSegmentsAreBoundedAndShrink(t *testing.T) {
 	const many = 3000
 	w := newPackWorld(t, 1)
 	w.db.PackSmall(100)
@@ -200,7 +201,7 @@ func TestSegmentsAreBoundedAndWane(t *testing.T) {
 		t.Errorf("%d records are packed in %d segments of %d at most", records, segments, longest)
 	}
 	end := w.all[0].NotAfter
-	for n, at := range []time.Time{end, end.Add(time.Hour)} { // in the last second of their lives, and after it
+	for n, at := range []time.Time{end, end.Add(time.Hour)} { // in the last second of their validity, and after it
 		number, err := w.db.Revocation().TakeNumber(context.Background(), issuer, at)
 		if err != nil {
 			t.Fatal(err)
@@ -217,7 +218,7 @@ func TestSegmentsAreBoundedAndWane(t *testing.T) {
 	w.check(t, end.Add(time.Second))
 }
 
-// TestNoPartitionOutgrowsPacking: what is worth packing is never more than what is looked at.
+// TestNoPartitionOutgrowsPacking checks that the number of changes that triggers packing never exceeds the number it reads.
 func TestNoPartitionOutgrowsPacking(t *testing.T) {
 	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
 	last := 0
@@ -230,7 +231,7 @@ func TestNoPartitionOutgrowsPacking(t *testing.T) {
 	}
 }
 
-// TestOthersWriteWhilePacking has certificates be held and released while segments are written.
+// TestOthersWriteWhilePacking holds and unholds certificates while segments are written.
 func TestOthersWriteWhilePacking(t *testing.T) {
 	w := newPackWorld(t, 2)
 	w.db.PackSmall(4)
@@ -255,12 +256,12 @@ func TestOthersWriteWhilePacking(t *testing.T) {
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := w.db.Revocation().Compact(gone, issuer); err == nil {
-		t.Error("packing succeeds for somebody who has gone")
+		t.Error("packing succeeds with a canceled context")
 	}
 }
 
-// TestADamagedSegmentIsNoCRL has a reader stop at a segment that does not hold whole records.
-func TestADamagedSegmentIsNoCRL(t *testing.T) {
+// TestDamagedSegmentIsAnError checks that reading fails at a segment that does not contain whole records.
+func TestDamagedSegmentIsAnError(t *testing.T) {
 	w := newPackWorld(t, 1)
 	w.db.PackSmall(8)
 	w.issueMore(20)
@@ -280,13 +281,13 @@ func TestADamagedSegmentIsNoCRL(t *testing.T) {
 		return nil
 	})
 	if err == nil {
-		t.Error("a damaged segment is read as if it were whole")
+		t.Error("reading a damaged segment succeeded")
 	}
 }
 
-// TestAClockThatWasAheadDropsNothing packs while CRLs are from a year to come. Once the clock is right again, what is revoked
-// is listed as before, whatever is packed, and so it stays.
-func TestAClockThatWasAheadDropsNothing(t *testing.T) {
+// TestClockAheadDropsNothing packs while the clock is a year ahead. After the clock is corrected, all revoked certificates are
+// still listed.
+func TestClockAheadDropsNothing(t *testing.T) {
 	w := newPackWorld(t, 1)
 	w.db.PackSmall(8)
 	w.issueMore(50)

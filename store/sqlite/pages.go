@@ -10,16 +10,15 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// looked is one row that a list looks at: its id, its place in the order of the list, and whether the filter matches it.
+// looked is a row that was read for a list: its ID, its position in the list, and whether it matches the filter.
 type looked[P any] struct {
 	id      int64
 	place   P
 	matches bool
 }
 
-// lookUp runs a query that returns rows in the order of a list, and returns the ids of the first limit rows that the
-// filter matches. It looks at ra.MaxLooked rows at most. If rows are left, next is the place of the last row that it
-// looked at.
+// lookUp runs a query that returns rows in the order of a list. It returns the IDs of the first limit rows that match the
+// filter. It reads at most ra.MaxLooked rows. If rows are left, next is the position of the last row that it read.
 func lookUp[P any](ctx context.Context, q engine.Querier, c *clause, limit int, scan func(*sql.Rows) (looked[P], error)) (ids []int64, next P, err error) {
 	var last P
 	n := 0
@@ -45,7 +44,7 @@ func lookUp[P any](ctx context.Context, q engine.Querier, c *clause, limit int, 
 	return ids, next, err
 }
 
-// oneOf adds the condition that a column has one of some values; all values if there are none.
+// oneOf adds the condition that a column has one of the values. If there are no values, every row satisfies the condition.
 func oneOf[V any](c *clause, column string, values []V) error {
 	if len(values) == 0 {
 		return nil
@@ -54,14 +53,14 @@ func oneOf[V any](c *clause, column string, values []V) error {
 	return in(c, values)
 }
 
-// in adds that what stands before it is one of some values.
+// in adds an IN operator with the values, for the expression before it.
 func in[V any](c *clause, values []V) error {
 	list, err := json.Marshal(values)
 	c.add(` IN (SELECT value FROM json_each(?))`, string(list))
 	return err
 }
 
-// numbers returns values as integers: JSON has bytes as text.
+// numbers converts values to integers, because encoding/json encodes a slice of bytes as text.
 func numbers[V ~uint8](values []V) []int {
 	var all []int
 	for _, v := range values {
@@ -70,7 +69,7 @@ func numbers[V ~uint8](values []V) []int {
 	return all
 }
 
-// idsIn returns ids as the argument of json_each.
+// idsIn returns IDs as the argument of json_each.
 func idsIn(ids []int64) (string, error) {
 	list, err := json.Marshal(ids)
 	return string(list), err

@@ -15,8 +15,8 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// PeekInstalled reads the installed CA certificates from the store at path in the order of their installation, without
-// the lock: a server may have the store open. It writes nothing. Without a file there are none.
+// PeekInstalled reads the installed CA certificates from the store at path, in the order of installation. It does not take
+// the lock, so that it works while a server has the store open. It writes nothing. If there is no file, it returns none.
 func PeekInstalled(ctx context.Context, path string) (all []ca.InstalledCA, err error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -31,7 +31,7 @@ func PeekInstalled(ctx context.Context, path string) (all []ca.InstalledCA, err 
 	if err != nil {
 		return nil, engine.Fail("open "+path+" for reading", err)
 	}
-	defer func() { _ = tx.Rollback() }() // it only read
+	defer func() { _ = tx.Rollback() }() // read only
 	var application int64
 	if err := tx.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&application); err != nil {
 		return nil, engine.Fail("read "+path, err)

@@ -12,23 +12,23 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// maxAtOnce is how many certificates of an identity one transaction changes. An order about more of them is a set, whose
-// records follow in steps.
+// maxAtOnce is the maximum number of certificates that a change of an identity or a key changes in one transaction. For more
+// certificates it creates a bulk revocation, which is applied to the records in steps.
 const maxAtOnce = 128
 
-// reach returns the end from which on an order of a time reaches certificates: that time or the age of the records,
-// whichever is earlier. Everything that has a choice of certificates asks it, so that no clock that is ahead hides one.
+// reach returns the earliest NotAfter of the certificates that a change at the given time affects. This is that time or the
+// age of the records, whichever is earlier. Every query for affected certificates uses it, so that no certificate is missed
+// if the clock is ahead.
 func reach(ctx context.Context, q engine.Querier, at time.Time) (time.Time, error) {
 	var age sql.NullInt64
 	err := q.QueryRowContext(ctx, `SELECT (SELECT time FROM age)`).Scan(&age)
 	if err != nil || !age.Valid {
-		return time.Time{}, err // there is no age yet, and little on record
+		return time.Time{}, err // no age was recorded yet, so there are few records
 	}
 	return rules.Earlier(at, engine.FromMillis(age.Int64)), nil
 }
 
-// countUnexpired counts the certificates of an identity that end after a time, up to most. What they were revoked for does
-// not matter.
+// countUnexpired counts the certificates of an identity, in any state, that expire later than after. It stops at most.
 func countUnexpired(ctx context.Context, q engine.Querier, identity int64, after time.Time, most int) (int, error) {
 	var n int
 	err := q.QueryRowContext(ctx, `
@@ -37,7 +37,8 @@ func countUnexpired(ctx context.Context, q engine.Querier, identity int64, after
 	return n, err
 }
 
-// maxOfLineage is how many certificates an identity can have in reach if one transaction changes those of a lineage.
+// maxOfLineage is the maximum number of certificates that the identity of a lineage has in reach when a transaction changes
+// the lineage.
 const maxOfLineage = 1024
 
 // maxCounted bounds how many entries of the index isLarge reads to find a part of them.
@@ -59,9 +60,8 @@ func isLarge(ctx context.Context, q engine.Querier, id pki.SPIFFEID, from int64)
 	return n > ra.MaxLooked || all > most, err
 }
 
-// isMany reports whether a set that selects by identity or key may be about more certificates than one transaction changes.
-// A set that selects a lineage cannot change so many: the records cannot follow, since a lineage is found by walking through
-// it. Of that, one transaction changes more.
+// isMany reports whether a bulk revocation that selects one identity may have more members than one transaction changes:
+// maxAtOnce, or maxOfLineage for a lineage. The caller refuses a lineage with more, since only one transaction can change it.
 func (s *setRow) isMany(ctx context.Context, q engine.Querier) (bool, error) {
 	identity, first, err := s.owner(ctx, q)
 	if err != nil {
@@ -86,8 +86,8 @@ func (s *setRow) isMany(ctx context.Context, q engine.Querier) (bool, error) {
 	return isHolding(ctx, q, identity)
 }
 
-// isHolding reports whether an identity's certificates are being put on hold or released by a set that is not done. A hold
-// or release beside it has to come after it: neither is final.
+// isHolding reports whether an open bulk revocation holds or unholds the certificates of an identity. Another hold or unhold
+// must wait for it, because neither is final and their order matters.
 func isHolding(ctx context.Context, q engine.Querier, id pki.SPIFFEID) (bool, error) {
 	var holding bool
 	err := q.QueryRowContext(ctx, `
@@ -96,7 +96,7 @@ func isHolding(ctx context.Context, q engine.Querier, id pki.SPIFFEID) (bool, er
 	return holding, err
 }
 
-// newSet returns what an order about a selection is as a set, with the reach of its time.
+// newSet returns the row of a new bulk revocation, with the reach of its time.
 func newSet(ctx context.Context, q engine.Querier, o revocation.BulkRequest) (setRow, error) {
 	s := setRow{BulkRevocation: revocation.BulkRevocation{BulkRequest: o}}
 	var err error

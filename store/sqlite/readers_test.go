@@ -12,8 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// TestFewRowsWaitForNoManyRows has CRLs, snapshots and counts read for as long as they like, as many as are let in, and asks
-// meanwhile what every request and the feed ask.
+// TestFewRowsWaitForNoManyRows keeps the maximum number of long reads open (CRLs, snapshots and counts). Meanwhile the short
+// reads of requests and of the feed must not wait.
 func TestFewRowsWaitForNoManyRows(t *testing.T) {
 	m := newMill(t, filepath.Join(t.TempDir(), "brevet.db"))
 	id := m.identity(1)
@@ -35,7 +35,7 @@ func TestFewRowsWaitForNoManyRows(t *testing.T) {
 		})
 		select {
 		case <-begun:
-		case <-time.After(250 * time.Millisecond): // who is not let in soon is not let in
+		case <-time.After(250 * time.Millisecond): // the read waits for a free connection
 			waits = true
 		}
 	}

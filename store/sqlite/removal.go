@@ -23,7 +23,7 @@ func (c *CA) Remove(ctx context.Context, id pki.IssuerID, at time.Time, by pki.A
 	return c.change(ctx, "remove a CA", id, ca.Removed, at, by)
 }
 
-// change brings an installed CA into a later state, with its log entry, if that passes.
+// change moves an installed CA to a later state and writes the log entry, unless the change is refused.
 func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.InstallationState, at time.Time, by pki.Actor) error {
 	return c.db.writeBy(ctx, what, by, at, func(ctx context.Context, tx *writeTx) error {
 		this, found, err := installedAs(ctx, tx, id)
@@ -49,7 +49,7 @@ func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.Ins
 	})
 }
 
-// mayRetire refuses a CA that another one cannot take the place of.
+// mayRetire refuses to retire a CA without which no CA could issue certificates.
 func mayRetire(ctx context.Context, tx *writeTx, this installation, at time.Time) error {
 	others, err := others(ctx, tx, `WHERE state = ? AND key_label <> '' AND id <> ?`, ca.Active, this.row)
 	if err != nil {
@@ -58,7 +58,7 @@ func mayRetire(ctx context.Context, tx *writeTx, this installation, at time.Time
 	return this.CheckRetire(others, at)
 }
 
-// others returns the CAs that a condition selects.
+// others returns the CAs that match a condition.
 func others(ctx context.Context, tx *writeTx, where string, args ...any) ([]rules.Installation, error) {
 	all, err := installations(ctx, tx, selectInstalled+where, args...)
 	found := make([]rules.Installation, len(all))
@@ -68,7 +68,7 @@ func others(ctx context.Context, tx *writeTx, where string, args ...any) ([]rule
 	return found, err
 }
 
-// remove takes away what is published for a CA, unless something still needs it.
+// remove deletes the CRLs and distribution points of a CA, unless they are still needed.
 func (tx *writeTx) remove(ctx context.Context, this installation, at time.Time) error {
 	if err := mayRemove(ctx, tx, this, at); err != nil {
 		return err
@@ -76,7 +76,7 @@ func (tx *writeTx) remove(ctx context.Context, this installation, at time.Time) 
 	return tx.removePublished(ctx, this.issuer)
 }
 
-// removePublished removes the CRLs and distribution points of an issuer.
+// removePublished deletes the CRLs and distribution points of an issuer.
 func (tx *writeTx) removePublished(ctx context.Context, issuer int64) error {
 	for _, table := range []string{"crls", "crl_points", "crl_segments", "crl_packed"} {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE issuer = ?`, issuer); err != nil {
@@ -86,8 +86,8 @@ func (tx *writeTx) removePublished(ctx context.Context, issuer int64) error {
 	return nil
 }
 
-// mayRemove refuses a CA whose certificates relying parties may still ask about. What has expired is decided by the age of
-// the records too, so that a clock that is ahead removes nothing.
+// mayRemove refuses to remove a CA if relying parties may still check its certificates. A certificate counts as expired only
+// if it is older than the age of the records too, so that a clock that is ahead removes nothing.
 func mayRemove(ctx context.Context, tx *writeTx, this installation, at time.Time) error {
 	now, err := reach(ctx, tx, at)
 	if err != nil || this.Removable(now) {
@@ -103,7 +103,7 @@ func mayRemove(ctx context.Context, tx *writeTx, this installation, at time.Time
 	return checkExpired(ctx, tx, this, now)
 }
 
-// checkExpired refuses a CA with certificates that have not expired, other than those of OCSP delegates.
+// checkExpired refuses to remove a CA with unexpired certificates, other than those of OCSP delegates.
 func checkExpired(ctx context.Context, tx *writeTx, this installation, now time.Time) error {
 	var notAfter int64
 	err := tx.QueryRowContext(ctx, `

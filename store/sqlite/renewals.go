@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// Unexpired counts certificates of an identity, through a reading connection.
+// Unexpired counts certificates of an identity, on a reading connection.
 func (r *RA) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error) {
 	var n int
 	err := r.db.file.Read(ctx, "count the certificates of an identity", func(ctx context.Context, tx *sql.Tx) error {
@@ -31,10 +31,10 @@ func (r *RA) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most 
 	return n, err
 }
 
-// maxRenewed bounds how many certificates of a key Renewed looks at for one that is good.
+// maxRenewed is the maximum number of certificates of a key that Renewed reads to find a good one.
 const maxRenewed = 16
 
-// renewedFrom finds the certificates of an identity and a key that were recorded after another one, the newest first.
+// renewedFrom selects the certificates of an identity and a key that were recorded after another certificate, newest first.
 const renewedFrom = selectCertificate + `
 	WHERE c.id IN (
 		SELECT e.id FROM certificates e INDEXED BY certificates_by_identity
@@ -43,7 +43,7 @@ const renewedFrom = selectCertificate + `
 		ORDER BY +e.id DESC LIMIT ?6)
 	ORDER BY +c.id DESC`
 
-// Renewed finds what a predecessor was renewed into.
+// Renewed returns the newest good renewal of a predecessor with the same key, or nil.
 func (r *RA) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) (*ra.PriorIssuance, error) {
 	var page []ra.Certificate
 	err := r.db.file.Read(ctx, "look for the renewal of a certificate", func(ctx context.Context, tx *sql.Tx) error {
@@ -68,5 +68,5 @@ func (r *RA) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) (*ra
 			return &ra.PriorIssuance{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, IssuedAt: c.IssuedAt, NotAfter: c.NotAfter}, Key: c.KeyHash}, nil
 		}
 	}
-	return nil, nil //nolint:nilnil // there is none, as the interface has it
+	return nil, nil //nolint:nilnil // ra.IssuanceStore defines nil as none
 }

@@ -16,9 +16,9 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Replay appends entries that continue the log, such as those of an archive, and makes their records again, all in one
-// transaction. DER is empty in what it records. It refuses entries that do not continue the log with a
-// *translog.ChainError, and entries whose records do not come out as they say.
+// Replay appends entries that continue the log, such as those of an archive, and restores their records, in one transaction.
+// The restored records have an empty DER. If the entries do not continue the log, Replay returns a *translog.ChainError. It
+// also fails if the restored records would differ from what the entries say.
 func (l *Log) Replay(ctx context.Context, entries []translog.Sequenced) error {
 	if len(entries) == 0 {
 		return nil
@@ -43,7 +43,7 @@ func (l *Log) Replay(ctx context.Context, entries []translog.Sequenced) error {
 	})
 }
 
-// replay makes the records of one entry again, and appends it.
+// replay restores the records of one entry, and appends the entry.
 func (tx *writeTx) replay(ctx context.Context, s translog.Sequenced) error {
 	e, err := translog.ParseEntry(s.Entry)
 	if err != nil {
@@ -58,12 +58,12 @@ func (tx *writeTx) replay(ctx context.Context, s translog.Sequenced) error {
 			return fmt.Errorf("replay log entry %d, %s: %w", s.Index, e.Action, err)
 		}
 	}
-	// The id is given, so that an unsequenced entry of this store collides with it.
+	// The ID is explicit, so that the insert fails if this store has an unsequenced entry with the same ID.
 	_, err = tx.ExecContext(ctx, `INSERT INTO log (id, entry) VALUES (?, ?)`, int64(s.Index), s.Entry) //nolint:gosec // an id
 	return err
 }
 
-// carry carries out one operation.
+// carry executes one operation.
 func (tx *writeTx) carry(ctx context.Context, op rules.Operation) error {
 	switch op := op.(type) {
 	case rules.AddIdentity:
@@ -101,7 +101,7 @@ func (tx *writeTx) carry(ctx context.Context, op rules.Operation) error {
 	}
 }
 
-// carryAuthority carries out an operation that is about CAs, CRLs or the removal of records.
+// carryAuthority executes an operation on CAs or CRLs, or removes expired records.
 func (tx *writeTx) carryAuthority(ctx context.Context, op rules.Operation) error {
 	switch op := op.(type) {
 	case rules.KnowIssuer:
@@ -165,7 +165,7 @@ func (tx *writeTx) replayCertificate(ctx context.Context, op rules.AddCertificat
 		}
 	}
 	if op.DER == nil {
-		op.DER = []byte{} // NULL would say that the certificate was not delivered
+		op.DER = []byte{} // NULL means that the certificate was not delivered
 	}
 	id, err := tx.insertIssued(ctx, &op.Record, g.identity)
 	if err != nil {
@@ -191,7 +191,7 @@ func (tx *writeTx) replayStatus(ctx context.Context, op rules.SetStatus) error {
 	return tx.markKey(ctx, c.key.Int64, op.CompromisedAt)
 }
 
-// certificateRow is a certificate's row with what a replayed status needs to know of it.
+// certificateRow holds the columns of a certificate that are needed to replay a status.
 type certificateRow struct {
 	id    int64
 	key   sql.NullInt64
@@ -216,7 +216,7 @@ func (tx *writeTx) replayBulk(ctx context.Context, b rules.RecordedBulk) error {
 		return err
 	}
 	if s.ID != b.ID || s.mark != b.Mark {
-		return fmt.Errorf("the bulk revocation %d up to record %d became %d up to record %d", b.ID, b.Mark, s.ID, s.mark)
+		return fmt.Errorf("bulk revocation %d with mark %d was restored as %d with mark %d", b.ID, b.Mark, s.ID, s.mark)
 	}
 	return nil
 }
@@ -293,7 +293,7 @@ func (tx *writeTx) replayExpire(ctx context.Context, op rules.Expire) error {
 		}
 	}
 	if gone.Certificates != op.Gone.Certificates || gone.Tokens != op.Gone.Tokens || gone.Keys != op.Gone.Keys {
-		return fmt.Errorf("%d certificates, %d tokens and %d keys left instead of %d, %d and %d",
+		return fmt.Errorf("%d certificates, %d tokens and %d keys were removed, want %d, %d and %d",
 			gone.Certificates, gone.Tokens, gone.Keys, op.Gone.Certificates, op.Gone.Tokens, op.Gone.Keys)
 	}
 	return nil

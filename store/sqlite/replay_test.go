@@ -15,12 +15,12 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// notInLog are the tables and columns that the log does not hold, with the reason. Every other column of the schema has to
-// come out of a replay as it was, the numbers of rows included.
+// notInLog maps the tables and columns that the log does not contain to the reason. A replay must restore every other column,
+// including row IDs.
 var notInLog = map[string]string{
 	"goose_db_version":    "the version of the schema",
 	"sqlite_sequence":     "SQLite's own",
-	"journal":             "counts the processes that wrote to this file, and a restored store begins anew",
+	"journal":             "counts the processes that wrote to this file, and a restored store begins again",
 	"intents":             "certificates that are being signed; when they are committed, the log has them",
 	"settled":             "for a writer that has not learned the result of its last commit",
 	"age":                 "time that has passed, not a record; without it the newest entry's time is taken",
@@ -34,7 +34,7 @@ var notInLog = map[string]string{
 	"crls.der":            "DER",
 }
 
-// rows returns the rows of all tables of a store as text, less what the log does not hold.
+// rows returns the rows of all tables of a store as text, without the tables and columns in notInLog.
 func rows(t *testing.T, path string) map[string][]string {
 	t.Helper()
 	db := raw(t, path)
@@ -61,7 +61,7 @@ func queryTexts(t *testing.T, db *sql.DB, query string) []string {
 	if err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
-	defer func() { _ = result.Close() }() // it was only read
+	defer func() { _ = result.Close() }() // read only
 	for result.Next() {
 		var text string
 		if err := result.Scan(&text); err != nil {
@@ -75,7 +75,7 @@ func queryTexts(t *testing.T, db *sql.DB, query string) []string {
 	return texts
 }
 
-// replayed returns the path of a new store that a log was replayed into.
+// replayed replays a log into a new store, and returns its path.
 func replayed(t *testing.T, log []translog.Sequenced) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "replayed.db")
@@ -83,7 +83,7 @@ func replayed(t *testing.T, log []translog.Sequenced) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = db.Close() }() // its file is read afterwards
+	defer func() { _ = db.Close() }() // its file is read later
 	for page := range slices.Chunk(log, 50) {
 		if err := db.Log().Replay(t.Context(), page); err != nil {
 			t.Fatalf("replay from entry %d on: %v", page[0].Index, err)
@@ -112,7 +112,7 @@ func TestExceptionsExist(t *testing.T) {
 	}
 }
 
-// TestReplayRefusesOtherEntries checks that a replay takes only entries that continue the log of its store.
+// TestReplayRefusesOtherEntries checks that a replay accepts only entries that continue the log of its store.
 func TestReplayRefusesOtherEntries(t *testing.T) {
 	entry, err := translog.Entry{Action: translog.RequestRefused, Outcome: translog.Refused, Event: &translog.Refusal{Rule: "x"}}.Marshal()
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// writeOnce is writeBy for a call that may have a request ID. The transaction of the change records the request. For a
-// repeat, again runs instead of do. A refused call leaves no record.
+// writeOnce is like writeBy, for an RPC that may have a request ID. The transaction of the change also records the request.
+// If the request is a repeat, writeOnce runs again instead of do. A refused request is not recorded.
 func (db *DB) writeOnce(
 	ctx context.Context, what string, by pki.Actor, at time.Time,
 	do func(context.Context, *writeTx) (rules.Outcome, error), again func(context.Context, *writeTx, rules.Outcome) error,
@@ -37,7 +37,8 @@ func (db *DB) writeOnce(
 	})
 }
 
-// readRequest returns the outcome of a caller's request, if it is on record. It refuses one with other content.
+// readRequest returns the outcome of a caller's request, if it is on record. It refuses a request whose content differs from
+// the recorded one.
 func (tx *writeTx) readRequest(ctx context.Context, by pki.Actor) (rules.Outcome, bool, error) {
 	var have rules.RecordedRequest
 	var content, token []byte
@@ -72,7 +73,7 @@ func (tx *writeTx) insertRequest(ctx context.Context, by pki.Actor, out rules.Ou
 const deleteRequests = `
 	DELETE FROM operator_requests WHERE id IN (SELECT id FROM operator_requests WHERE made_at < ? ORDER BY made_at LIMIT ?)`
 
-// expireRequests removes requests that were made before a time, and reports whether it ended at the limit.
+// expireRequests deletes up to limit requests that were made before a time, and reports whether it reached the limit.
 func (tx *writeTx) expireRequests(ctx context.Context, limit int, before int64) (more bool, err error) {
 	result, err := tx.ExecContext(ctx, deleteRequests, before, limit)
 	if err != nil {

@@ -12,13 +12,13 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Advance moves the age of the records on.
+// Advance moves the age of the records forward (see rules.NextAge).
 func (r *RA) Advance(ctx context.Context, by time.Duration, now time.Time) (time.Time, error) {
 	var age time.Time
 	err := r.db.write(ctx, "advance the age of the records", func(ctx context.Context, tx *writeTx) error {
 		before, err := tx.age(ctx)
 		if err != nil || before.IsZero() {
-			return err // nothing has happened yet that could have an age
+			return err // the log is empty, so there is nothing to age
 		}
 		age = rules.NextAge(before, by, now)
 		_, err = tx.ExecContext(ctx, `INSERT INTO age (id, time) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time`, engine.Millis(age))
@@ -27,7 +27,7 @@ func (r *RA) Advance(ctx context.Context, by time.Duration, now time.Time) (time
 	return rules.Earlier(age, now), err
 }
 
-// age reads how far the records have come; before that was ever asked for, as far as the log.
+// age reads the age of the records. If none was recorded yet, it returns the time of the newest log entry.
 func (tx *writeTx) age(ctx context.Context) (time.Time, error) {
 	var age int64
 	err := tx.QueryRowContext(ctx, `SELECT time FROM age`).Scan(&age)
@@ -37,7 +37,7 @@ func (tx *writeTx) age(ctx context.Context) (time.Time, error) {
 	return engine.FromMillis(age), err
 }
 
-// newestEntry returns the time of the log's newest entry, zero where there is none.
+// newestEntry returns the time of the newest log entry, and zero if the log is empty.
 func (tx *writeTx) newestEntry(ctx context.Context) (time.Time, error) {
 	var encoded []byte
 	err := tx.QueryRowContext(ctx, `SELECT entry FROM log ORDER BY id DESC LIMIT 1`).Scan(&encoded)
@@ -51,7 +51,7 @@ func (tx *writeTx) newestEntry(ctx context.Context) (time.Time, error) {
 	return e.Time, err
 }
 
-// Expire takes one step through what has ended.
+// Expire removes expired records, in one step.
 func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, error) {
 	if err := rules.CheckLimit(s.Limit); err != nil {
 		return retention.Expired{}, err
@@ -59,8 +59,8 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 	var gone retention.Expired
 	err := r.db.write(ctx, "take expired records away", func(ctx context.Context, tx *writeTx) error {
 		gone = retention.Expired{}
-		// The rows of certificates give their numbers back where the newest ones leave, and sets of revocations end with a
-		// number.
+		// SQLite reuses row IDs of certificates after the newest rows are deleted. A bulk revocation stores the row ID of
+		// its last possible member, so nothing is removed while one is open.
 		var revoking bool
 		if err := tx.QueryRowContext(ctx, `SELECT `+anyOpen).Scan(&revoking); err != nil || revoking {
 			return err
@@ -92,7 +92,7 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 	return gone, nil
 }
 
-// expireCertificates looks at the next certificates that ended before a time, and removes those that may leave.
+// expireCertificates reads the next certificates that expired before a time, and deletes those that are no longer needed.
 func (tx *writeTx) expireCertificates(ctx context.Context, s retention.Step, before int64, gone *retention.Expired) error {
 	last, looked, err := tx.endOfStep(ctx, s, before)
 	if err != nil || looked == 0 {
@@ -102,7 +102,8 @@ func (tx *writeTx) expireCertificates(ctx context.Context, s retention.Step, bef
 	return tx.removeCertificates(ctx, s.After, last, gone)
 }
 
-// removeCertificates removes the certificates after one place and not after another that may leave, with their keys.
+// removeCertificates deletes the certificates between after (exclusive) and last (inclusive) that are no longer needed, with
+// their keys.
 func (tx *writeTx) removeCertificates(ctx context.Context, after, last retention.Place, gone *retention.Expired) error {
 	var keys []int64
 	rows := engine.Query(ctx, tx, deleteExpired, engine.Millis(after.NotAfter), after.Row, engine.Millis(last.NotAfter), last.Row)
@@ -128,16 +129,17 @@ func (tx *writeTx) removeCertificates(ctx context.Context, after, last retention
 	return err
 }
 
-// What is expired by time and place, and may leave.
+// Statements and conditions that select expired certificates that are no longer needed.
 const (
 	selectExpired = `SELECT not_after, id FROM certificates WHERE not_after < ? AND (not_after, id) > (?, ?) ORDER BY not_after, id LIMIT ?`
 	deleteExpired = `
 		DELETE FROM certificates WHERE (not_after, id) > (?, ?) AND (not_after, id) <= (?, ?)
 		  AND (state = 1 OR ` + issuerRemoved + ` OR (` + listedFull + ` AND (` + listedPart + ` OR NOT ` + hasPart + `)))
 		RETURNING key, successor`
-	// Whether no CRL of its issuer will follow.
+	// True if the issuer was removed, so that it publishes no more CRLs.
 	issuerRemoved = `EXISTS (SELECT 1 FROM ca_certificates a WHERE a.issuer = certificates.issuer AND a.state = 3)`
-	// Whether the full CRL from after its end is out, that of its partition, and whether there is one of its partition.
+	// The next two are true if a full CRL of the issuer (partition 0), or of the certificate's partition, was published after
+	// the certificate expired. The third is true if the partition has a distribution point.
 	listedFull = `EXISTS (
 		SELECT 1 FROM crls l WHERE l.issuer = certificates.issuer AND l.crl_partition = 0 AND l.delta = 0 AND l.this_update > not_after)`
 	listedPart = `EXISTS (
@@ -147,7 +149,7 @@ const (
 	deleteTokens = `DELETE FROM tokens WHERE id IN (SELECT id FROM tokens WHERE expires_at < ? ORDER BY expires_at, id LIMIT ?)`
 )
 
-// endOfStep finds the place at which a step ends, and how many certificates it is about.
+// endOfStep returns the position at which a step ends, and the number of certificates in it.
 func (tx *writeTx) endOfStep(ctx context.Context, s retention.Step, before int64) (last retention.Place, looked int, err error) {
 	rows := engine.Query(ctx, tx, selectExpired, before, engine.Millis(s.After.NotAfter), s.After.Row, s.Limit)
 	err = rows.Each(func(rows *sql.Rows) error {
@@ -173,7 +175,7 @@ func (tx *writeTx) expireTokens(ctx context.Context, limit int, before int64, go
 	return err
 }
 
-// Waiting counts certificates that ended before a time.
+// Waiting counts certificates that expired before a time.
 func (r *RA) Waiting(ctx context.Context, before time.Time, most int) (int, error) {
 	var n int
 	err := r.db.file.Look(ctx, "count what waits to leave", func(ctx context.Context, conn *sql.Conn) error {

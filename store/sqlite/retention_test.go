@@ -14,9 +14,9 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// A sweep that asks for one step after another is let in between those who issue and write, and never before one who
-// came earlier: nobody waits for more than one step.
-func TestNobodyWaitsForASecondStep(t *testing.T) {
+// A sweep requests one retention step after another. It gets the writer in the order of its requests, so that other writers
+// wait for at most one step.
+func TestWritersWaitForOneStepAtMost(t *testing.T) {
 	const rounds, writers = 6, 3
 	path := filepath.Join(t.TempDir(), "brevet.db")
 	synctest.Test(t, func(t *testing.T) {
@@ -44,7 +44,7 @@ func TestNobodyWaitsForASecondStep(t *testing.T) {
 			}
 		}()
 		<-held
-		for range rounds { // all of them wait, each behind those before it
+		for range rounds { // all of them wait in the queue, in order
 			go func() {
 				if _, err := m.db.RA().Expire(context.Background(), retention.Step{Before: after, At: after, Limit: 1}); err != nil {
 					t.Error(err)
@@ -75,13 +75,13 @@ func TestNobodyWaitsForASecondStep(t *testing.T) {
 				t.Fatal(err)
 			}
 			if step := e.Action == translog.RecordsExpired; step != (i%(writers+1) == 0) {
-				t.Errorf("entry %d is %s: somebody was overtaken", i, e.Action)
+				t.Errorf("entry %d is %s: a step was executed before an earlier request", i, e.Action)
 			}
 		}
 	})
 }
 
-// Every key says how many certificates name it, whatever was issued, renewed and taken away.
+// The record of every key has the right number of certificates that refer to it, after issuing, renewing and expiring.
 func TestKeysAreCounted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "brevet.db")
 	m := newMill(t, path)
@@ -120,13 +120,13 @@ func TestKeysAreCounted(t *testing.T) {
 	}
 	var keys int
 	if err := db.QueryRow(`SELECT count(*) FROM keys`).Scan(&keys); err != nil || keys != 0 {
-		t.Errorf("%d keys are left of no certificate, %v", keys, err)
+		t.Errorf("%d keys without certificates are on record, %v", keys, err)
 	}
 }
 
-// A sweeper on a store, for three days: what ended leaves when its retention is over, no sooner, and what is issued
-// meanwhile stays.
-func TestASweeperKeepsTheRetention(t *testing.T) {
+// A sweeper runs on a store for three days. It removes records at the end of their retention and not earlier, and does not
+// remove certificates issued meanwhile.
+func TestSweeperKeepsRetention(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "brevet.db")
 	synctest.Test(t, func(t *testing.T) {
 		m := newMill(t, path)
@@ -155,7 +155,7 @@ func TestASweeperKeepsTheRetention(t *testing.T) {
 			return err == nil
 		}
 		for hours := range 75 {
-			for _, r := range first { // each lives for a day, and is on record for two more
+			for _, r := range first { // each is valid for a day, and on record for two more
 				if on := onRecord(r); on != (hours <= 24+48) && hours != 24+48 {
 					t.Fatalf("after %d h a certificate is on record: %v", hours, on)
 				}
@@ -166,7 +166,7 @@ func TestASweeperKeepsTheRetention(t *testing.T) {
 		}
 		for _, r := range last {
 			if !onRecord(r) {
-				t.Error("a new certificate has left")
+				t.Error("a new certificate was removed")
 			}
 		}
 		cancel()

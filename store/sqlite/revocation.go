@@ -9,13 +9,14 @@ import (
 	"github.com/brevet-pki/brevet/store/rules"
 )
 
-// Revocation is the view of the revocation authority and of responders: a revocation.Records, a crl.Store and a responder.Feed.
+// Revocation is the view of the revocation authority and of responders. It implements revocation.Store, crl.Store and
+// responder.Feed.
 type Revocation struct{ db *DB }
 
-// Apply carries out an order and returns what it has changed.
+// Apply makes a change and returns the changed certificates.
 //
-// Releasing an identity releases every hold on its certificates; a certificate alone is not released while its identity
-// is suspended. An order about an identity leaves what is revoked already as it is, keyCompromise excepted.
+// Unholding an identity unholds all of its certificates. A single certificate cannot be unheld while its identity is
+// suspended. A change of an identity does not change revoked certificates, except for the reason keyCompromise.
 func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	var out revocation.ChangeResult
 	err := r.db.writeOnce(ctx, "carry out the order", o.Actor, o.At, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
@@ -41,8 +42,8 @@ func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation
 	return out, nil
 }
 
-// scope returns the current statuses of the certificates that a change of a certificate or an identity is about. Where they
-// are many, their records follow, and whoever has them follow tells their statuses: scope has none of them.
+// scope returns the current statuses of the certificates that a change of a certificate or an identity concerns. If they are
+// many, it leaves them out: the steps of the bulk revocation notify the responder.
 func (tx *writeTx) scope(ctx context.Context, o revocation.Change, have rules.Outcome) ([]pki.StatusChange, error) {
 	var all []subject
 	identity := o.Identity
@@ -97,7 +98,7 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Change) (r
 	}
 	var out rules.Applied
 	out.Add(change, invalidSince)
-	if rules.CompromisesKeys(o) && c.key.Valid { // a renewal may have kept the key
+	if rules.CompromisesKeys(o) && c.key.Valid { // a renewal may have the same key
 		if err := tx.revokeKey(ctx, c, o, &out); err != nil {
 			return none, err
 		}
@@ -108,7 +109,8 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Change) (r
 	return out.ChangeResult, tx.distrust(ctx, c.Identity, o)
 }
 
-// checkHold refuses to hold or release a certificate beside what is done to all of its identity's.
+// checkHold refuses to hold or unhold a single certificate if this conflicts with a change of all certificates of its
+// identity. See rules.Certificate.CheckHold.
 func (tx *writeTx) checkHold(ctx context.Context, c subject, o revocation.Change) error {
 	if o.Action == revocation.Revoke {
 		return nil
@@ -120,7 +122,7 @@ func (tx *writeTx) checkHold(ctx context.Context, c subject, o revocation.Change
 	return c.CheckHold(o, holding)
 }
 
-// revokeKey carries a compromise to the other certificates of a certificate's key.
+// revokeKey revokes the other certificates of a compromised key.
 func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Change, out *rules.Applied) error {
 	key := storedKey{id: c.key}
 	if err := tx.QueryRowContext(ctx, `SELECT rest FROM keys WHERE id = ?`, c.key.Int64).Scan(&key.rest); err != nil {
@@ -138,7 +140,7 @@ func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Change
 	return err
 }
 
-// orderKey revokes what a compromised key has, and marks it where it has nothing that is alive, too.
+// orderKey revokes the certificates of a compromised key. It marks the key as compromised even if all of them have expired.
 func (tx *writeTx) orderKey(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	none := revocation.ChangeResult{}
 	key, err := readKey(ctx, tx, o.Key)
@@ -152,7 +154,7 @@ func (tx *writeTx) orderKey(ctx context.Context, o revocation.Change) (revocatio
 	var out rules.Applied
 	changes, err := tx.carryOut(ctx, &s, o, &out, func() ([]subject, error) { return readKeySubjects(ctx, tx, keyID(o.Key), 0, s.reach) })
 	if err != nil || !changes && key.compromised {
-		return out.ChangeResult, err // carried out before
+		return out.ChangeResult, err // the change was made before
 	}
 	if err := tx.markKey(ctx, keyID(o.Key), o.At); err != nil {
 		return none, err
@@ -176,7 +178,7 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Change) (revo
 	var out rules.Applied
 	changes, err := tx.carryOut(ctx, &s, o, &out, func() ([]subject, error) { return readSubjects(ctx, tx, o.Identity, s.reach) })
 	if err != nil || !move.Changed && !changes {
-		return out.ChangeResult, err // carried out before
+		return out.ChangeResult, err // the change was made before
 	}
 	if err := tx.append(ctx, rules.IdentityEntry(o, move.Action, out)); err != nil {
 		return none, err
@@ -184,9 +186,11 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Change) (revo
 	return out.ChangeResult, tx.distrust(ctx, o.Identity, o)
 }
 
-// carryOut changes the certificates that an order reaches: few of them now, and more as a set, whose records follow. It reports
-// whether any changes. An order that changes none leaves no set: if it was given before and its records are to follow, the
-// outcome has the set of that time.
+// carryOut changes the certificates that a change affects. It changes up to maxAtOnce of them in this transaction, and creates
+// a bulk revocation for more. It reports whether any certificate changes.
+//
+// If none changes, it creates no bulk revocation. If the change repeats one whose bulk revocation is still open, the result
+// names that bulk revocation.
 func (tx *writeTx) carryOut(
 	ctx context.Context, s *setRow, o revocation.Change, out *rules.Applied, few func() ([]subject, error),
 ) (changes bool, err error) {
@@ -221,8 +225,8 @@ func (tx *writeTx) carryOut(
 	return len(out.Changed) > before, err
 }
 
-// changeSubjects gives certificates their next status, and adds what has changed and what has not: that keeps its status, or
-// was revoked before, for another reason.
+// changeSubjects applies a change to certificates. It adds each to the changed or to the unchanged ones in out. A certificate
+// is unchanged if its status would be the same, or if it was revoked before for another reason.
 func (tx *writeTx) changeSubjects(ctx context.Context, subjects []subject, o revocation.Change, out *rules.Applied) error {
 	for i := range subjects {
 		c := &subjects[i]

@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// What a process that is killed revokes, and how many records follow in a step.
+// The number of certificates that the killed process revokes, and the number of records in a step.
 const (
 	crashMembers = 100
 	crashStep    = 30
@@ -29,8 +29,8 @@ var stolen = revocation.BulkRequest{
 	Selection: pki.Selection{Label: pki.Label{Name: "batch", Value: "7"}}, Reason: pki.Superseded, Actor: pki.ActorCommand("test"), At: at,
 }
 
-// revokeUntilKilled issues certificates of one label, revokes them all, and stops for ever before the commit of the third
-// step of those whose records follow.
+// revokeUntilKilled issues certificates with one label and revokes them with a bulk revocation. It blocks forever before the
+// commit of the third step.
 func revokeUntilKilled(path string) error {
 	ctx := context.Background()
 	faults := &faultyDriver{}
@@ -74,8 +74,9 @@ func revokeUntilKilled(path string) error {
 	return nil
 }
 
-// A process is killed while records follow: what it ordered stays in effect for all, and the next one has the rest follow.
-func TestKilledWhileRecordsFollow(t *testing.T) {
+// A process is killed while a bulk revocation is applied in steps. The bulk revocation stays in effect for all members, and the
+// next process applies the remaining steps.
+func TestKilledDuringBulkRevocation(t *testing.T) {
 	ctx := context.Background()
 	path := filepath.Join(t.TempDir(), "brevet.db")
 	child := exec.Command(os.Args[0])
@@ -116,7 +117,7 @@ func TestKilledWhileRecordsFollow(t *testing.T) {
 		return n
 	}
 	if n := revoked(); n != crashMembers {
-		t.Errorf("after the kill %d of %d are revoked", n, crashMembers)
+		t.Errorf("after the kill, %d of %d certificates are revoked", n, crashMembers)
 	}
 	open, err := db.Revocation().OpenBulk(ctx)
 	if err != nil || len(open) != 1 || open[0].Applied != 2*crashStep {
@@ -131,9 +132,9 @@ func TestKilledWhileRecordsFollow(t *testing.T) {
 		}
 	}
 	if n := revoked(); n != crashMembers {
-		t.Errorf("in the end %d of %d are revoked", n, crashMembers)
+		t.Errorf("at the end, %d of %d certificates are revoked", n, crashMembers)
 	}
 	if n := len(listed(t, db, crl.Listing{NotExpiredAt: at})); n != crashMembers {
-		t.Errorf("a CRL would list %d of %d", n, crashMembers)
+		t.Errorf("a CRL would list %d of %d certificates", n, crashMembers)
 	}
 }

@@ -68,7 +68,7 @@ func scanSet(row engine.Scanner) (setRow, error) {
 	return s, err
 }
 
-// CountBulk counts what an order would change, through a reading connection.
+// CountBulk counts the certificates that a bulk revocation would change, on a reading connection.
 func (r *Revocation) CountBulk(ctx context.Context, o revocation.BulkRequest) (revocation.Affected, error) {
 	var n revocation.Affected
 	err := r.db.file.ReadMany(ctx, "count what would be revoked", func(ctx context.Context, tx *sql.Tx) error {
@@ -117,8 +117,8 @@ func (r *Revocation) CountBulk(ctx context.Context, o revocation.BulkRequest) (r
 
 const newestCertificate = `SELECT coalesce(max(id), 0) FROM certificates`
 
-// checkNamed refuses a selection by an issuer or an identity that is not on record. Its key and its certificate are found
-// with the members.
+// checkNamed refuses a selection by an issuer or an identity that is not on record. The query for members checks a key or a
+// certificate in the selection.
 func (s *setRow) checkNamed(ctx context.Context, q engine.Querier) error {
 	if !s.Issuer.IsZero() {
 		var known bool
@@ -142,7 +142,7 @@ func (s *setRow) checkNamed(ctx context.Context, q engine.Querier) error {
 	return nil
 }
 
-// CreateBulk makes an order durable, and carries it out where it is of one identity with few certificates.
+// CreateBulk records a bulk revocation. If it selects few certificates of one identity, CreateBulk also applies it.
 func (r *Revocation) CreateBulk(ctx context.Context, o revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
 	var s setRow
 	var standing []pki.StatusChange
@@ -161,8 +161,8 @@ func (r *Revocation) CreateBulk(ctx context.Context, o revocation.BulkRequest) (
 	return s.BulkRevocation, standing, nil
 }
 
-// reread returns a set, and if it is done and selects few certificates of one identity, the statuses of those. If its
-// records have followed since, every step has told the statuses.
+// reread returns a bulk revocation. If it is done and selects few certificates of one identity, reread also returns the
+// statuses of its members. If they are many, the steps have already notified the responder.
 func (tx *writeTx) reread(ctx context.Context, id int64) (setRow, []pki.StatusChange, error) {
 	s, err := readSet(ctx, tx, id)
 	if err != nil || !s.Done || !s.OfOneIdentity() {
@@ -179,7 +179,8 @@ func (tx *writeTx) reread(ctx context.Context, id int64) (setRow, []pki.StatusCh
 	return s, standing, err
 }
 
-// createBulk returns the set as it is on record, and if it is done the statuses of all that it selects.
+// createBulk records a bulk revocation and returns its row. If it was applied at once, createBulk also returns the statuses of
+// its members.
 func (tx *writeTx) createBulk(ctx context.Context, o revocation.BulkRequest) (s setRow, standing []pki.StatusChange, err error) {
 	if s, err = newSet(ctx, tx, o); err != nil {
 		return s, nil, err
@@ -215,8 +216,8 @@ func (tx *writeTx) createBulk(ctx context.Context, o revocation.BulkRequest) (s 
 	return s, standing, err
 }
 
-// insertSet records a set. One that is done has no records that are to follow, not even for who carries it out. Of those
-// that are not done there is a bound. A key that is selected by is marked here, since it may have no certificate.
+// insertSet records a bulk revocation with its log entry. It limits the number of open ones. If the bulk revocation
+// compromises a key that it selects by, insertSet marks the key, because the key may have no certificate.
 func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 	if rules.MarksKey(s.BulkRequest) {
 		if _, err := readKey(ctx, tx, s.Key); err != nil {
@@ -235,7 +236,7 @@ func (tx *writeTx) insertSet(ctx context.Context, s *setRow) error {
 	return tx.insertRow(ctx, s)
 }
 
-// insertRow writes the row of a set, and marks the key that it selects by.
+// insertRow writes the row of a bulk revocation, and marks the key that it compromises.
 func (tx *writeTx) insertRow(ctx context.Context, s *setRow) error {
 	if rules.MarksKey(s.BulkRequest) {
 		if err := tx.markKey(ctx, keyID(s.Key), s.At); err != nil {
@@ -261,7 +262,7 @@ func (tx *writeTx) insertRow(ctx context.Context, s *setRow) error {
 	).Scan(&s.ID, &s.mark)
 }
 
-// revokeFew carries out a set of one identity, and returns the statuses of all that it selects.
+// revokeFew applies a bulk revocation of one identity, and returns the statuses of its members.
 func (tx *writeTx) revokeFew(ctx context.Context, s *setRow) ([]pki.StatusChange, error) {
 	few, err := s.few(ctx, tx)
 	if err != nil {

@@ -15,10 +15,10 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// tellStep is how many statuses are told at a time.
+// tellStep is the number of statuses in one notification.
 const tellStep = 4096
 
-// NotifyBulk visits a set's members, and notes how many there are.
+// NotifyBulk calls a function with the changed statuses of the members of a bulk revocation, and records their number.
 func (r *Revocation) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
 	var s setRow
 	var ahead ahead
@@ -38,7 +38,8 @@ func (r *Revocation) NotifyBulk(ctx context.Context, id int64, observer pki.Stat
 		return s.BulkRevocation, nil
 	}
 	err = r.db.write(ctx, "count what is revoked", func(ctx context.Context, tx *writeTx) error {
-		// Steps may have been taken since it was read. What they did is not counted twice: total is of when it was read.
+		// Steps may have been applied since the members were read. Total includes their certificates, as counted at the time of
+		// the read.
 		result, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ?, ended = ? WHERE id = ? AND total IS NULL`, s.Applied+len(ahead.rows), ahead.ended, id)
 		if err != nil {
 			return err
@@ -55,13 +56,13 @@ func (r *Revocation) NotifyBulk(ctx context.Context, id int64, observer pki.Stat
 	return s.BulkRevocation, err
 }
 
-// ahead is what is to follow of a set.
+// ahead holds the members of a bulk revocation that are not changed yet.
 type ahead struct {
-	rows  []int64 // in their order
-	ended int     // how many of them had ended when the order was given
+	rows  []int64 // row IDs in order
+	ended int     // the number of them that had expired when it was created
 }
 
-// tell visits what a set selects, and returns what is to follow.
+// tell notifies of the members of a bulk revocation, and returns those to be changed.
 func (s *setRow) tell(ctx context.Context, q engine.Querier, tell func([]pki.StatusChange)) (ahead, error) {
 	var ahead ahead
 	sets, err := querySets(ctx, q, `WHERE s.done = 0 AND s.id < ? ORDER BY s.id`, s.ID)
@@ -89,13 +90,13 @@ func (s *setRow) tell(ctx context.Context, q engine.Querier, tell func([]pki.Sta
 	return ahead, err
 }
 
-// following is what is left to do of sets that are not done, as far as somebody looked. What is not in it is read again.
+// following caches the remaining members of open bulk revocations. If a bulk revocation is not in it, they are read again.
 type following struct {
 	mu   sync.Mutex
 	sets map[int64]left
 }
 
-// left are the rows after a place in their order.
+// left returns the row IDs after a given one.
 type left struct {
 	progress int64
 	rows     []int64
@@ -110,7 +111,7 @@ func (f *following) put(id, progress int64, rows []int64) {
 	f.sets[id] = left{progress, rows}
 }
 
-// take removes what is left of a set, if that is known.
+// take removes and returns the remaining members of a bulk revocation, if they are cached.
 func (f *following) take(id int64) (left, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -119,10 +120,10 @@ func (f *following) take(id int64) (left, bool) {
 	return l, ok
 }
 
-// errMoved says that somebody else has taken a step since it was looked up what is left.
-var errMoved = errors.New("another step was taken meanwhile")
+// errMoved means that a concurrent step changed records after the remaining members were read.
+var errMoved = errors.New("a concurrent step was applied")
 
-// ApplyBulk takes one step through a set.
+// ApplyBulk applies one step of a bulk revocation.
 func (r *Revocation) ApplyBulk(ctx context.Context, id int64, limit int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, revocation.BulkRevocation{}, err
@@ -168,7 +169,7 @@ func (r *Revocation) followOnce(ctx context.Context, id int64, limit int, at tim
 	return changes, s.BulkRevocation, nil
 }
 
-// leftOf returns what is left to do of a set.
+// leftOf returns the remaining members of a bulk revocation.
 func (r *Revocation) leftOf(ctx context.Context, id int64) (left, error) {
 	if ahead, ok := r.db.following.take(id); ok {
 		return ahead, nil
@@ -186,7 +187,7 @@ func (r *Revocation) leftOf(ctx context.Context, id int64) (left, error) {
 	return ahead, err
 }
 
-// followStep changes the records of some members, and notes how far the set has come.
+// followStep changes the records of some members, and records the progress of the bulk revocation.
 func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLast bool, at time.Time) ([]pki.StatusChange, error) {
 	changes, err := tx.changeRows(ctx, s, rows)
 	if err != nil {
@@ -199,7 +200,7 @@ func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLa
 	if err := tx.append(ctx, rules.BulkStepEntry(s.recorded(), at, s.Identity, changes)); err != nil {
 		return nil, err
 	}
-	var total any // as it is
+	var total any // NULL leaves the column unchanged
 	if isLast {
 		total = s.Total
 	}
@@ -207,15 +208,15 @@ func (tx *writeTx) followStep(ctx context.Context, s *setRow, rows []int64, isLa
 		s.progress, s.Applied, total, s.Done, s.ID)
 }
 
-// changesRow says of a certificate whether a set's action changes it, by the action.
+// changesRow maps an action to the SQL condition under which it changes a certificate.
 var changesRow = map[revocation.Action]string{
 	revocation.Revoke: `(state <> 3 OR ?3 = 1 AND reason <> 1)`,
 	revocation.Hold:   `state = 1`,
 	revocation.Unhold: `state = 2`,
 }
 
-// changeRows changes certificates in one statement, which does what rules.NextMember does: what is revoked already stays,
-// but for an upgrade to keyCompromise, which keeps its time.
+// changeRows changes certificates in one statement, in the same way as rules.NextMember: a revoked certificate does not
+// change, except that keyCompromise replaces the reason and keeps the time.
 func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pki.StatusChange, error) {
 	list, err := json.Marshal(ids)
 	if err != nil {
@@ -257,7 +258,7 @@ func (tx *writeTx) changeRows(ctx context.Context, s *setRow, ids []int64) ([]pk
 	return changes, err
 }
 
-// BulkRevocation returns a set.
+// BulkRevocation returns a bulk revocation.
 func (r *Revocation) BulkRevocation(ctx context.Context, id int64) (revocation.BulkRevocation, error) {
 	var s setRow
 	err := r.db.file.Read(ctx, "read a revocation", func(ctx context.Context, tx *sql.Tx) error {
@@ -268,10 +269,10 @@ func (r *Revocation) BulkRevocation(ctx context.Context, id int64) (revocation.B
 	return s.BulkRevocation, err
 }
 
-// bulkState is revocation.BulkRevocation.State for sets s.
+// bulkState is an SQL expression for revocation.BulkRevocation.State of a row s.
 const bulkState = `CASE WHEN s.done THEN 3 WHEN s.total IS NOT NULL THEN 2 ELSE 1 END`
 
-// BulkRevocations returns a page of sets, the newest first.
+// BulkRevocations returns a page of bulk revocations, newest first.
 func (r *Revocation) BulkRevocations(ctx context.Context, states []revocation.BulkState, after int64, limit int) ([]revocation.BulkRevocation, int64, error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, 0, err
@@ -279,7 +280,7 @@ func (r *Revocation) BulkRevocations(ctx context.Context, states []revocation.Bu
 	if after == 0 {
 		after = 1<<63 - 1
 	}
-	var in []int // as JSON; uint8 would be text
+	var in []int // encoding/json encodes a slice of uint8 as text
 	for _, s := range states {
 		in = append(in, int(s))
 	}
@@ -287,7 +288,7 @@ func (r *Revocation) BulkRevocations(ctx context.Context, states []revocation.Bu
 	if err != nil {
 		return nil, 0, err
 	}
-	// Few are open, and an index finds those; so a page looks at few sets that it does not return.
+	// There are few open ones, and an index finds them. So a page reads few rows that it does not return.
 	where := `WHERE s.id < ?`
 	if len(states) > 0 {
 		where += ` AND ` + bulkState + ` IN (SELECT value FROM json_each(?))`
@@ -318,7 +319,7 @@ func (r *Revocation) BulkRevocations(ctx context.Context, states []revocation.Bu
 	return page, next, nil
 }
 
-// OpenBulk returns the sets that are not done.
+// OpenBulk returns the bulk revocations that are not done.
 func (r *Revocation) OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error) {
 	var all []revocation.BulkRevocation
 	err := r.db.file.Read(ctx, "read the revocations", func(ctx context.Context, tx *sql.Tx) error {

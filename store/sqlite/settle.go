@@ -15,12 +15,12 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// settle takes items from their intent and accounts for each: a record that meets no guard is issued, and everything
-// else becomes a revoked record that was never released. The items are those of the durable intent.
+// commitBatch removes the items of a batch from their durable intent, and records every one of them. A certificate whose guard
+// holds is issued. Every other item becomes a revoked record that was never delivered.
 //
-// A refused record costs the others nothing and needs no savepoint: all guards are read before anything is written,
-// and of the writes only the first can collide, which SQLite undoes alone.
-func (tx *writeTx) settle(ctx context.Context, s ca.BatchCommit, verdicts ca.Results) error {
+// A refused record does not affect the others and needs no savepoint. Its guard is checked before anything is written for
+// it. Only the first write can violate a constraint, and SQLite rolls back that statement alone.
+func (tx *writeTx) commitBatch(ctx context.Context, s ca.BatchCommit, verdicts ca.Results) error {
 	items, err := tx.takeItems(ctx, s.Intent)
 	if err != nil {
 		return err
@@ -33,7 +33,7 @@ func (tx *writeTx) settle(ctx context.Context, s ca.BatchCommit, verdicts ca.Res
 		r := &s.Records[i]
 		item, announced := unsettled[r.Ref]
 		if !announced {
-			return fmt.Errorf("certificate %s is not one that is settled here, or settles twice", r.Ref.Serial)
+			return fmt.Errorf("certificate %s is not an item of this commit, or is recorded twice", r.Ref.Serial)
 		}
 		delete(unsettled, r.Ref)
 		superseded, refusal, err := tx.issue(ctx, r, s.At)
@@ -61,12 +61,12 @@ func (tx *writeTx) settle(ctx context.Context, s ca.BatchCommit, verdicts ca.Res
 	})
 }
 
-// takeItems takes items from a pending intent, and returns them as that has them. An intent without items leaves, and its
-// batch is noted as settled.
+// takeItems removes items from a pending intent, and returns them as the intent recorded them. If no items remain, it deletes
+// the intent and records the batch as committed.
 func (tx *writeTx) takeItems(ctx context.Context, wanted ca.Intent) ([]ca.IntentItem, error) {
 	intent, err := scanIntent(tx.QueryRowContext(ctx, `SELECT batch, items FROM intents WHERE batch = ?`, wanted.Batch[:]))
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil, errors.New("it has no pending intent: somebody else settled it, or nobody announced it")
+		return nil, errors.New("the batch has no pending intent: it was committed already, or its intent was never written")
 	}
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func (tx *writeTx) takeItems(ctx context.Context, wanted ca.Intent) ([]ca.Intent
 		}
 	}
 	if len(taken) != len(wanted.Items) {
-		return nil, fmt.Errorf("%d of the items to settle are not pending: somebody else settled them, or nobody announced them", len(wanted.Items)-len(taken))
+		return nil, fmt.Errorf("%d of the items to commit are not pending: they were committed already, or their intent was never written", len(wanted.Items)-len(taken))
 	}
 	if len(left) > 0 {
 		return taken, tx.ExecOne(ctx, `UPDATE intents SET items = ? WHERE batch = ?`, encodeItems(left), wanted.Batch[:])
@@ -100,8 +100,8 @@ func (tx *writeTx) noteSettled(ctx context.Context, batch ca.BatchID) error {
 	return err
 }
 
-// issue checks a record's guards, consumes them and records the certificate, or returns what refuses it. What it supersedes
-// is zero for nothing.
+// issue checks the guard of a record and records the certificate with its effects, or returns the *pki.Refusal. It returns the
+// change of the superseded predecessor, and zero if there is none.
 func (tx *writeTx) issue(ctx context.Context, r *ca.Record, at time.Time) (superseded pki.StatusChange, _ *pki.Refusal, _ error) {
 	var g guarded
 	err := tx.authorizeRecord(ctx, r, at)
@@ -115,7 +115,7 @@ func (tx *writeTx) issue(ctx context.Context, r *ca.Record, at time.Time) (super
 		return superseded, nil, err
 	}
 	id, err := tx.insertIssued(ctx, r, g.identity)
-	if engine.IsDuplicate(err) { // of the serial number: the guard has looked for the request
+	if engine.IsDuplicate(err) { // of the serial number, because the guard has checked the request ID
 		return superseded, rules.SerialTaken(r.Ref.Serial), nil
 	}
 	if err != nil {
@@ -128,12 +128,12 @@ func (tx *writeTx) issue(ctx context.Context, r *ca.Record, at time.Time) (super
 		return superseded, nil, err
 	}
 	if superseded = g.effects.Superseded; !superseded.Ref.IsZero() {
-		clear(tx.callers) // the one that is revoked may be among them
+		clear(tx.callers) // the revoked predecessor may be among them
 	}
 	return superseded, nil, tx.append(ctx, rules.IssuedEntry(r, at, superseded))
 }
 
-// insertIssued returns the number of the certificate's row.
+// insertIssued writes the row of a certificate and returns its ID.
 func (tx *writeTx) insertIssued(ctx context.Context, r *ca.Record, identity int64) (int64, error) {
 	issuer, err := tx.issuer(ctx, r.Ref.Issuer)
 	if err != nil {
@@ -151,8 +151,9 @@ func (tx *writeTx) insertIssued(ctx context.Context, r *ca.Record, identity int6
 	return result.LastInsertId()
 }
 
-// abandon records items that were never delivered as revoked, with the entry of those that it recorded. If the serial number
-// of an item is on record, it belongs to another certificate, which keeps its status: the log alone records the item.
+// abandon records items as revoked certificates that were never delivered. It calls a function with the recorded items to
+// create the log entry. If the serial number of an item belongs to another certificate on record, that certificate keeps its
+// status, and only the log records the item.
 func (tx *writeTx) abandon(
 	ctx context.Context, at time.Time, items []ca.IntentItem, entry func([]ca.IntentItem, []pki.StatusChange) translog.Entry,
 ) error {
@@ -194,7 +195,7 @@ func (tx *writeTx) insertAbandoned(ctx context.Context, item ca.IntentItem, stat
 	}
 	digest := item.Digest
 	if digest == nil {
-		digest = []byte{} // NULL would say that the certificate was released
+		digest = []byte{} // NULL means that the certificate was delivered
 	}
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO certificates (serial, issuer, issued_at, not_after, crl_partition, state, reason, revoked_at, version, changed, digest)

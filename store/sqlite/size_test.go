@@ -24,7 +24,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
 )
 
-// derSize is that of a P-256 certificate with a SPIFFE ID, one DNS name and the URLs of CRL, OCSP and issuer.
+// derSize is the size in bytes of a P-256 certificate with a SPIFFE ID, one DNS name and the URLs of CRL, OCSP and issuer.
 const derSize = 640
 
 // record is certificate n, which looks as random as real ones where that counts.
@@ -54,7 +54,7 @@ func record(id pki.SPIFFEID, n uint64) ca.Record {
 
 var issuer = pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Issuing CA")})
 
-// mill issues batches, for tests that need many certificates.
+// mill issues batches of certificates, for tests that need many.
 type mill struct {
 	tb    testing.TB
 	db    *sqlite.DB
@@ -88,7 +88,7 @@ func (m *mill) identity(n uint64) pki.SPIFFEID {
 	return id.ID
 }
 
-// issue issues a batch: a certificate for each identity. Where predecessors are given, it renews them.
+// issue issues a batch with one certificate for each identity. If predecessors are given, it renews them.
 func (m *mill) issue(ids []pki.SPIFFEID, predecessors []ca.Record) []ca.Record {
 	m.tb.Helper()
 	records, err := m.write(ids, predecessors)
@@ -127,9 +127,9 @@ func (m *mill) write(ids []pki.SPIFFEID, predecessors []ca.Record) ([]ca.Record,
 	return records, errors.Join(refused...)
 }
 
-// TestOctetsPerCertificate bounds what a renewed certificate takes on disk, indexes and log included. About 20 bytes of it
+// TestBytesPerCertificate bounds what a renewed certificate takes on disk, indexes and log included. About 20 bytes of it
 // are the time of issue and the index by it, in whose order certificates are listed and selected.
-func TestOctetsPerCertificate(t *testing.T) {
+func TestBytesPerCertificate(t *testing.T) {
 	const fleet, renewals, most = 200, 15, 1270
 	path := filepath.Join(t.TempDir(), "brevet.db")
 	m := newMill(t, path)
@@ -199,8 +199,8 @@ func TestManyChangesAreSeveralEntries(t *testing.T) {
 	}
 }
 
-// TestSettledBatchesAreForgotten checks that the table of settled batches stays small, and right about the last ones.
-func TestSettledBatchesAreForgotten(t *testing.T) {
+// TestCommittedBatchesAreForgotten checks that the table of committed batches stays small, and is right about the last ones.
+func TestCommittedBatchesAreForgotten(t *testing.T) {
 	ctx := context.Background()
 	path := filepath.Join(t.TempDir(), "brevet.db")
 	m := newMill(t, path)
@@ -237,7 +237,7 @@ func TestSettledBatchesAreForgotten(t *testing.T) {
 	}
 }
 
-// TestQueriesUseIndexes asks SQLite how it would run what grows with the number of certificates.
+// TestQueriesUseIndexes checks the query plans of the statements whose cost could grow with the number of certificates.
 func TestQueriesUseIndexes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "brevet.db")
 	if err := mustOpen(t, path).Close(); err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// selectStanding finds an identity, with what is asked about it: the certificate to renew, the certificate that a request
-// was answered with, and what is on record of a key.
+// selectStanding selects an identity, the certificate to renew, the certificate that was issued for the request ID, and the
+// state of the key.
 const selectStanding = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
 	SELECT ` + identityColumns + `,
@@ -27,17 +27,17 @@ const selectStanding = `
 	LEFT JOIN keys ak ON ak.id = a.key
 	LEFT JOIN keys k ON k.id = q.key`
 
-// questionColumns are what is asked about, in the order of the arguments. Statements have them in a table of their own,
-// because SQLite plans one that joins tables by its arguments anew each time that they change (sqlite3VdbeSetVarmask),
-// which takes several times as long as running it.
+// questionColumns are the parameters of a query, in the order of the arguments. Statements put them into a table of their own.
+// Otherwise SQLite would plan a join on the arguments again whenever they change (sqlite3VdbeSetVarmask), which takes several
+// times as long as running the statement.
 const questionColumns = `?1 AS spiffe_id, ?2 AS serial, ?3 AS issuer, ?4 AS request, ?5 AS key, ?6 AS hash`
 
 func questionOf(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID, key pki.KeyHash) []any {
 	return []any{id.String(), optional(predecessor.Serial), optional(predecessor.Issuer), optional(request), keyID(key), key.Bytes()}
 }
 
-// IssuanceState answers a question in one statement, which sees one state of the store. While records follow a revocation, it
-// takes a few, in one transaction.
+// IssuanceState reads a consistent snapshot in one statement. While a bulk revocation is open, it needs a few statements, in
+// one transaction.
 func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	const what = "read how a request stands"
 	var row standingRow
@@ -58,7 +58,7 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issuance
 	return st, engine.Fail(what, err)
 }
 
-// standingRow is what selectStanding selects.
+// standingRow is a row of selectStanding.
 type standingRow struct {
 	id                                 identityRow
 	predecessor                        sql.NullInt64
@@ -85,7 +85,7 @@ func (r *standingRow) read(ctx context.Context, from engine.Querier, q ra.Issuan
 	return err
 }
 
-// addSets adds what sets of revocations say whose records are to follow.
+// addSets applies the open bulk revocations.
 func (r *standingRow) addSets(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
 	open, err := readOpenSets(ctx, from)
 	if err != nil {
@@ -98,7 +98,7 @@ func (r *standingRow) addSets(ctx context.Context, from engine.Querier, q ra.Iss
 		}
 		before := statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
 		if st := open.orders.Status(before, masks[r.predecessor.Int64]); st != before {
-			r.state.Int64, r.reason.Int64, r.version.Int64 = int64(st.State), int64(st.Reason), int64(st.Version) //nolint:gosec // as the table has it
+			r.state.Int64, r.reason.Int64, r.version.Int64 = int64(st.State), int64(st.Reason), int64(st.Version) //nolint:gosec // checked by the table
 			r.revokedAt = sql.NullInt64{Int64: engine.Millis(st.RevokedAt), Valid: st.State != pki.Good}
 		}
 	}
@@ -133,13 +133,13 @@ func (r *standingRow) standing(q ra.IssuanceQuery) (ra.IssuanceState, error) {
 		return st, err
 	}
 	st.Prior.Key, err = r.answerKey.hash()
-	// Rows that left give their numbers to others, and so the key has to be that of the renewal.
+	// SQLite reuses the IDs of deleted rows, so the key must be that of the renewal.
 	st.Prior.Supersedes = r.supersededBy.Valid && r.supersededBy == r.answerRow && r.successor.id == r.answerKey.id
 	return st, err
 }
 
 func statusOf(state, reason, version int64, revokedAt sql.NullInt64) pki.Status {
-	s := pki.Status{State: pki.State(state), Reason: pki.Reason(reason), Version: uint64(version)} //nolint:gosec // as the table's checks have them
+	s := pki.Status{State: pki.State(state), Reason: pki.Reason(reason), Version: uint64(version)} //nolint:gosec // checked by the table
 	if revokedAt.Valid {
 		s.RevokedAt = engine.FromMillis(revokedAt.Int64)
 	}

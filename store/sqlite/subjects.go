@@ -12,8 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// subject is a certificate whose status an order may change, with its row and the row of its key. The key is NULL if it
-// was never delivered.
+// subject is a certificate whose status a change may concern, with its row ID and that of its key. The key is NULL if the
+// certificate was never delivered.
 type subject struct {
 	rules.Certificate
 	id  int64
@@ -35,13 +35,13 @@ func readSubject(ctx context.Context, q engine.Querier, ref pki.CertRef) (subjec
 	return all[0], nil
 }
 
-// readSubjects reads an identity's certificates that end at a time or later.
+// readSubjects reads the certificates of an identity that expire at a time or later.
 func readSubjects(ctx context.Context, q engine.Querier, id pki.SPIFFEID, from time.Time) ([]subject, error) {
 	return querySubjects(ctx, q, `WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?) AND c.not_after >= ? ORDER BY c.id`,
 		id.String(), engine.Millis(from))
 }
 
-// readKeySubjects reads the certificates of a key that end at a time or later, but for one of them.
+// readKeySubjects reads the certificates of a key that expire at a time or later, except for one of them.
 func readKeySubjects(ctx context.Context, q engine.Querier, key, but int64, from time.Time) ([]subject, error) {
 	return querySubjects(ctx, q, `
 		WHERE c.identity = (SELECT identity FROM keys WHERE id = ?1) AND c.key = ?1 AND c.id <> ?2 AND c.not_after >= ?3 ORDER BY c.id`,
@@ -96,7 +96,7 @@ func scanSubject(row engine.Scanner) (subject, error) {
 	return c, err
 }
 
-// setStatus gives a certificate its next status and invalidity date, and marks its key if the order says that it leaked.
+// setStatus writes the new status and invalidity date of a certificate, and marks its key if the change compromises keys.
 func (tx *writeTx) setStatus(ctx context.Context, c *subject, next pki.Status, invalidSince time.Time, o revocation.Change) error {
 	index, err := tx.nextIndex(ctx)
 	if err != nil {
@@ -109,7 +109,8 @@ func (tx *writeTx) setStatus(ctx context.Context, c *subject, next pki.Status, i
 	return tx.markKey(ctx, c.key.Int64, o.At)
 }
 
-// writeStatus writes the status and the invalidity date of a certificate, NULL for none, as of a log entry.
+// writeStatus writes the status and the invalidity date of a certificate, with the index of the log entry. A zero date is
+// written as NULL.
 func (tx *writeTx) writeStatus(ctx context.Context, id int64, s pki.Status, invalidSince any, index uint64) error {
 	var revokedAt any
 	if s.State != pki.Good {
@@ -120,12 +121,12 @@ func (tx *writeTx) writeStatus(ctx context.Context, id int64, s pki.Status, inva
 		s.State, s.Reason, revokedAt, invalidSince, s.Version, int64(index), id) //nolint:gosec // an id
 }
 
-// markKey has a key never be certified again.
+// markKey marks a key as compromised, so that it is never certified again.
 func (tx *writeTx) markKey(ctx context.Context, key int64, at time.Time) error {
 	return tx.ExecOne(ctx, `UPDATE keys SET compromised_at = coalesce(compromised_at, ?) WHERE id = ?`, engine.Millis(at), key)
 }
 
-// moveIdentity moves an identity as an order says.
+// moveIdentity changes the state of an identity according to rules.MoveIdentity.
 func (tx *writeTx) moveIdentity(ctx context.Context, o revocation.Change) (rules.IdentityMove, error) {
 	var id int64
 	var from pki.IdentityState

@@ -15,13 +15,14 @@ import (
 )
 
 const (
-	// whyRevoked selects why the token t was revoked, alone or with all that its maker had made; NULL where it was not.
+	// whyRevoked selects the cause for which the token t was revoked, alone or with all tokens of its creator. It is NULL if
+	// the token was not revoked.
 	whyRevoked = `coalesce(t.revoked, (SELECT v.why FROM token_revocations v WHERE v.maker = t.maker AND v.era >= t.era ORDER BY v.era LIMIT 1))`
-	// nextEra selects the era of what the maker m makes next.
+	// nextEra selects the era of the next token that the creator m creates. Revoking all tokens of a creator ends an era.
 	nextEra = `coalesce((SELECT max(v.era) + 1 FROM token_revocations v WHERE v.maker = m.id), 0)`
 )
 
-// RevokeTokens revokes one token, or all that an identity has made so far.
+// RevokeTokens revokes one token, or all tokens that an identity has created so far.
 func (r *RA) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error) {
 	var n int
 	err := r.db.writeOnce(ctx, "revoke tokens", v.By, v.At, func(ctx context.Context, tx *writeTx) (out rules.Outcome, _ error) {
@@ -73,15 +74,15 @@ func (tx *writeTx) revokeToken(ctx context.Context, v ra.TokenRevocation) (int, 
 	return n, tx.append(ctx, rules.TokenRevokedEntry(v, &t, n))
 }
 
-// revokeTokensOf revokes what an identity has made since its tokens were last revoked, and returns how many of that could
-// have been used by this server's clock.
+// revokeTokensOf revokes the tokens that an identity has created since its tokens were last revoked. It returns how many of
+// them could have been used.
 func (tx *writeTx) revokeTokensOf(ctx context.Context, maker pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
 	var row, era, next int64
 	err := tx.QueryRowContext(ctx, `
 		SELECT m.id, t.era, `+nextEra+` FROM identities m JOIN tokens t ON t.maker = m.id WHERE m.spiffe_id = ? ORDER BY t.id DESC LIMIT 1`,
 		maker.String()).Scan(&row, &era, &next)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && era < next {
-		return 0, nil // none, or none since then
+		return 0, nil // no tokens, or none since the last revocation
 	}
 	if err != nil {
 		return 0, err
@@ -100,7 +101,7 @@ func (tx *writeTx) revokeTokensOf(ctx context.Context, maker pki.SPIFFEID, why s
 	return n, tx.append(ctx, rules.TokensRevokedEntry(v, maker, why, n))
 }
 
-// distrust revokes the tokens that an identity has made, if an order says that it is not to be trusted any more.
+// distrust revokes the tokens that an identity has created, if rules.Distrust returns a cause.
 func (tx *writeTx) distrust(ctx context.Context, maker pki.SPIFFEID, o revocation.Change) error {
 	why := rules.Distrust(o)
 	if why == "" {
@@ -110,8 +111,8 @@ func (tx *writeTx) distrust(ctx context.Context, maker pki.SPIFFEID, o revocatio
 	return err
 }
 
-// holderOf returns the identity of a key that a set selects by and is about to mark as compromised; zero if it is marked
-// already, or the set does not mark it.
+// holderOf returns the identity of the key that a bulk revocation is about to mark as compromised. It returns zero if the key is
+// already marked, or if the bulk revocation does not mark it.
 func (tx *writeTx) holderOf(ctx context.Context, s *setRow) (pki.SPIFFEID, error) {
 	if !rules.MarksKey(s.BulkRequest) {
 		return pki.SPIFFEID{}, nil
@@ -123,16 +124,15 @@ func (tx *writeTx) holderOf(ctx context.Context, s *setRow) (pki.SPIFFEID, error
 	return key.identity, nil
 }
 
-// selectMakers finds the identities that have made tokens, one look in the index for each.
+// selectMakers selects the identities that have created tokens, with one index lookup for each.
 const selectMakers = `
 	WITH RECURSIVE m (id) AS (
 	    SELECT min(maker) FROM tokens
 	    UNION ALL SELECT (SELECT min(maker) FROM tokens WHERE maker > m.id) FROM m WHERE m.id IS NOT NULL)
 	SELECT n.spiffe_id FROM m JOIN identities n ON n.id = m.id`
 
-// makersOf returns the identities that have made tokens and whose tokens a set revokes that is about to be ordered: the holder
-// of a key that it marks, and if its records follow, those of which it revokes a certificate. Of other sets revokeFew sees
-// which certificates they revoke.
+// makersOf returns the identities whose tokens a new bulk revocation revokes. One is the identity of a key that it marks. If it
+// is applied in steps, all identities with a member that it revokes are included. Otherwise revokeFew handles the members.
 func (tx *writeTx) makersOf(ctx context.Context, s setRow) ([]pki.SPIFFEID, error) {
 	if s.Action != revocation.Revoke || !rules.Distrusts(s.Reason) {
 		return nil, nil
@@ -165,7 +165,7 @@ func (tx *writeTx) makersOf(ctx context.Context, s setRow) ([]pki.SPIFFEID, erro
 	return revoked, err
 }
 
-// revokesOne reports whether a set changes the status of a certificate of an identity.
+// revokesOne reports whether a bulk revocation changes the status of a certificate of an identity.
 func (tx *writeTx) revokesOne(ctx context.Context, s setRow, id pki.SPIFFEID) (bool, error) {
 	certs, err := readSubjects(ctx, tx, id, s.reach)
 	if err != nil || len(certs) == 0 {
@@ -184,7 +184,7 @@ func (tx *writeTx) revokesOne(ctx context.Context, s setRow, id pki.SPIFFEID) (b
 	return false, err
 }
 
-// distrustAll revokes the tokens of makers, for a set that has been ordered.
+// distrustAll revokes the tokens of creators, for a new bulk revocation.
 func (tx *writeTx) distrustAll(ctx context.Context, makers []pki.SPIFFEID, o revocation.Change) error {
 	for _, maker := range makers {
 		if maker.IsZero() {

@@ -12,7 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// CreateToken records a new token, bound to nothing and not spent.
+// CreateToken records a new token, which is neither bound nor spent.
 func (r *RA) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
 	made := t
 	err := r.db.writeOnce(ctx, "record a token", t.CreatedBy, t.CreatedAt, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
@@ -37,7 +37,7 @@ func (tx *writeTx) createToken(ctx context.Context, t *ra.Token) error {
 	return tx.append(ctx, rules.TokenCreatedEntry(t))
 }
 
-// replaceToken revokes the token that a request created, and records another one in its place.
+// replaceToken revokes the token that an earlier request created, and records a replacement.
 func (tx *writeTx) replaceToken(ctx context.Context, first pki.TokenID, next ra.Token) (ra.Token, error) {
 	lost, err := readToken(ctx, tx, first)
 	if err != nil {
@@ -97,7 +97,7 @@ func (r *RA) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
 	return t, err
 }
 
-// BindToken binds a token that is bound to nothing yet, and returns its record.
+// BindToken binds a token if it is not bound yet, and returns its record.
 func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (ra.Token, error) {
 	var t ra.Token
 	err := r.db.write(ctx, "bind a token", func(ctx context.Context, tx *writeTx) error {
@@ -133,7 +133,7 @@ func readToken(ctx context.Context, from engine.Querier, id pki.TokenID) (ra.Tok
 	return t, err
 }
 
-// scanToken reads a row that begins with tokenColumns, and its id.
+// scanToken reads a row that begins with tokenColumns, and returns the token and its row ID.
 func scanToken(row engine.Scanner, more ...any) (ra.Token, int64, error) {
 	var t ra.Token
 	var identity, by string
@@ -162,12 +162,12 @@ func scanToken(row engine.Scanner, more ...any) (ra.Token, int64, error) {
 	return t, id, err
 }
 
-// tokenState is rules.TokenState for tokens t of identities n, at a time.
+// tokenState is an SQL expression for rules.TokenState of a token t of the identity n, at a time.
 const tokenState = `
 	CASE WHEN t.spent THEN 'spent' WHEN ` + whyRevoked + ` IS NOT NULL THEN 'revoked' WHEN t.expires_at <= ? THEN 'expired'
 	     WHEN t.generation <> n.generation THEN 'stale' ELSE 'open' END`
 
-// Tokens returns a page of tokens, the newest first.
+// Tokens returns a page of tokens, newest first.
 func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after ra.TokenPlace, limit int) ([]ra.ListedToken, ra.TokenPlace, error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, ra.TokenPlace{}, err
@@ -207,7 +207,7 @@ func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after r
 	return page, next, nil
 }
 
-// selectTokens adds the query for lookUp. An identity has few tokens: they are found by its index and sorted.
+// selectTokens adds the query for lookUp. An identity has few tokens, so they are found by its index and sorted.
 func selectTokens(q *clause, f ra.TokenFilter, at time.Time, after ra.TokenPlace) error {
 	q.add(`SELECT t.id, t.created_at, t.token, (1`)
 	if len(f.States) > 0 {

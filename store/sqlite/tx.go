@@ -11,21 +11,21 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// writeTx is the one transaction that is writing, as one job sees it. It belongs to one goroutine.
+// writeTx is the current write transaction, for one job in it. It is used by one goroutine.
 type writeTx struct {
 	*engine.Tx
-	issuers map[pki.IssuerID]int64         // those that this job has looked up; nil before the first
-	callers map[pki.Caller]pki.CallerState // those that this job has looked up; nil before the first
+	issuers map[pki.IssuerID]int64         // cache of this job; nil if empty
+	callers map[pki.Caller]pki.CallerState // cache of this job; nil if empty
 }
 
-// write runs do in a transaction and returns once that is durable.
+// write runs do in a write transaction, and returns when the transaction is durable.
 func (db *DB) write(ctx context.Context, what string, do func(context.Context, *writeTx) error) error {
 	return db.file.Write(ctx, what, func(ctx context.Context, tx *engine.Tx) error {
 		return do(ctx, &writeTx{Tx: tx})
 	})
 }
 
-// writeBy is write for what an actor causes: the first thing that the transaction does is to authorize the actor.
+// writeBy is like write, but first authorizes the actor, in the same transaction.
 func (db *DB) writeBy(
 	ctx context.Context, what string, by pki.Actor, at time.Time, do func(context.Context, *writeTx) error,
 ) error {
@@ -37,7 +37,7 @@ func (db *DB) writeBy(
 	})
 }
 
-// issuer returns the short number of an issuer, which gets one with its first use.
+// issuer returns the row ID of an issuer. It inserts a row at the first use.
 func (tx *writeTx) issuer(ctx context.Context, issuer pki.IssuerID) (int64, error) {
 	if id, ok := tx.issuers[issuer]; ok {
 		return id, nil
@@ -57,7 +57,7 @@ func (tx *writeTx) issuer(ctx context.Context, issuer pki.IssuerID) (int64, erro
 	return id, nil
 }
 
-// encodeRef returns NULL for no certificate, and for any other its issuer and serial number.
+// encodeRef encodes a reference as issuer and serial number. A zero reference is encoded as NULL.
 func encodeRef(ref pki.CertRef) any {
 	if ref.IsZero() {
 		return nil
@@ -65,7 +65,7 @@ func encodeRef(ref pki.CertRef) any {
 	return slices.Concat(ref.Issuer.Bytes(), ref.Serial.Bytes())
 }
 
-// decodeRef reads back what encodeRef wrote.
+// decodeRef decodes the result of encodeRef.
 func decodeRef(b []byte) (pki.CertRef, error) {
 	if b == nil {
 		return pki.CertRef{}, nil
@@ -73,7 +73,7 @@ func decodeRef(b []byte) (pki.CertRef, error) {
 	return parseRef(b[:32], b[32:])
 }
 
-// optionalText returns NULL for no text.
+// optionalText returns NULL for an empty text.
 func optionalText(text string) any {
 	if text == "" {
 		return nil
@@ -81,7 +81,7 @@ func optionalText(text string) any {
 	return text
 }
 
-// optional returns NULL for the zero value, and its bytes for any other.
+// optional returns NULL for the zero value, and otherwise the bytes of the value.
 func optional[T interface {
 	IsZero() bool
 	Bytes() []byte
@@ -92,7 +92,7 @@ func optional[T interface {
 	return v.Bytes()
 }
 
-// restore reads back what optional wrote.
+// restore decodes the result of optional.
 func restore[T any](b []byte, parse func([]byte) (T, error)) (T, error) {
 	if b == nil {
 		var zero T

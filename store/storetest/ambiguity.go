@@ -33,7 +33,7 @@ func (w *world) mustBe(t *testing.T, batch ca.BatchID, want ca.BatchState) {
 func lostSettlement(t *testing.T, w *world, applies bool) {
 	id := w.identity(t)
 	good, refused := w.enrollment(t, id), w.enrollment(t, id)
-	intent := w.announce(t, good, refused)
+	intent := w.writeIntent(t, good, refused)
 	settle := []ca.BatchCommit{{Intent: intent, Records: []ca.Record{good, refused}, At: w.now}}
 	next := intentOf(w.record(t, id.ID))
 

@@ -31,7 +31,7 @@ func testCallers(t *testing.T, open func(t *testing.T) Store) {
 	})
 }
 
-// writes are the methods that write what an actor causes. Each returns what the store says to it.
+// writes lists the methods that make changes of an actor. Each function returns the error of the store.
 var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 	"ca.Journal.Write": func(t *testing.T, w *world, by pki.Actor) error {
 		return w.try(t, w.orderBy(t, by))
@@ -99,7 +99,7 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 	},
 }
 
-// unauthorized are the methods that write and need no authorization, with the reason.
+// unauthorized maps the methods that write without an authorization to the reason.
 var unauthorized = map[string]string{
 	"ca.Journal.Begin":            "the system itself",
 	"ra.Store.BindToken":          "the token is the proof",
@@ -114,7 +114,7 @@ var unauthorized = map[string]string{
 	"translog.Store.Sequence":     "the system itself",
 }
 
-// reads are the methods that change nothing.
+// reads lists the methods that change nothing.
 var reads = []string{
 	"ca.Journal.State", "ca.Installations.Installed",
 	"ra.Store.Identity", "ra.Store.Identities", "ra.Store.Token", "ra.Store.Tokens", "ra.Store.Certificate", "ra.Store.CertificateBySerial",
@@ -124,7 +124,7 @@ var reads = []string{
 	"translog.Store.Epoch", "translog.Store.Head", "translog.Store.Entries", "translog.Store.Written",
 }
 
-// everyMethodIsKnown fails for a method of a store that is in none of the lists, or in them and not in the store.
+// everyMethodIsKnown fails if a method of the store is in none of the lists, or if a list has a method that does not exist.
 func everyMethodIsKnown(t *testing.T) {
 	var have []string
 	for _, view := range []reflect.Type{
@@ -142,7 +142,7 @@ func everyMethodIsKnown(t *testing.T) {
 	mustEqual(t, "the list of methods", known, have)
 }
 
-// callers are callers in every state, and the rule that refuses what they write; empty for none.
+// callers returns callers in every state, with the rule that refuses their changes. The rule is empty if they are allowed.
 var callers = map[string]struct {
 	make func(t *testing.T, w *world) pki.Actor
 	want pki.Rule
@@ -166,14 +166,14 @@ var callers = map[string]struct {
 	"retired alone":   {withIdentity(revocation.Change{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}), pki.RuleIdentityState},
 }
 
-// renewing is Write with a renewal. Its guard says more of some predecessors than the authorization does.
+// renewing commits a renewal. For some predecessors its guard refuses with a more specific rule than the authorization.
 const renewing = "ca.Journal.Write, a renewal"
 
 var ofRenewals = map[string]pki.Rule{"not on record": pki.RuleRenewalUnknown, "another's": pki.RuleRenewalUnknown, "superseded": pki.RuleRenewalKeyConflict}
 
 func callerOf(r ca.Record) pki.Actor { return pki.ActorCaller(r.Identity, r.Ref) }
 
-// changed returns a caller whose certificate or identity an order has changed.
+// changed returns a caller whose certificate or identity was changed.
 func changed(o revocation.Change, identity bool) func(t *testing.T, w *world) pki.Actor {
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
@@ -188,7 +188,7 @@ func changed(o revocation.Change, identity bool) func(t *testing.T, w *world) pk
 	}
 }
 
-// withIdentity returns a caller whose certificate is good, though its identity is not enrolled.
+// withIdentity returns a caller whose certificate is good, but whose identity is not enrolled.
 func withIdentity(o revocation.Change) func(t *testing.T, w *world) pki.Actor {
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
@@ -232,7 +232,7 @@ func notYetValid(t *testing.T, w *world) pki.Actor {
 	return callerOf(r)
 }
 
-// authorizes has every caller write, and looks that one who is refused has written nothing.
+// authorizes makes every change as every caller, and checks that a refused caller changed nothing.
 func authorizes(t *testing.T, open func(t *testing.T) Store, name string, write func(t *testing.T, w *world, by pki.Actor) error) {
 	w := newWorld(t, open(t))
 	for state, caller := range callers {
@@ -258,7 +258,7 @@ func authorizes(t *testing.T, open func(t *testing.T) Store, name string, write 
 	}
 }
 
-// orderBy is a record that an operator has ordered for another identity.
+// orderBy returns the record of an operator's issue request for another identity.
 func (w *world) orderBy(t *testing.T, by pki.Actor) ca.Record {
 	t.Helper()
 	r := w.record(t, w.identity(t).ID)
@@ -266,11 +266,11 @@ func (w *world) orderBy(t *testing.T, by pki.Actor) ca.Record {
 	return r
 }
 
-// ordersOfOneTransaction settles orders of a good caller and a revoked one together: each has its own verdict.
+// ordersOfOneTransaction commits records of a good caller and of a revoked caller in one batch. Only the latter is refused.
 func ordersOfOneTransaction(t *testing.T, w *world) {
 	good, revoked := callers["good"].make(t, w), callers["revoked"].make(t, w)
 	first, second, third := w.orderBy(t, good), w.orderBy(t, revoked), w.orderBy(t, good)
-	refusals := w.settle(t, w.announce(t, first, second, third), first, second, third)
+	refusals := w.commitBatch(t, w.writeIntent(t, first, second, third), first, second, third)
 	must(t, refusals[0])
 	mustRefuse(t, refusals[1], pki.RuleRevoked)
 	must(t, refusals[2])
@@ -279,18 +279,18 @@ func ordersOfOneTransaction(t *testing.T, w *world) {
 	}
 }
 
-// renewalBetweenOrders settles orders of a caller before and after a renewal that revokes the caller's certificate.
+// renewalBetweenOrders commits records of a caller before and after a renewal that revokes the caller's certificate.
 func renewalBetweenOrders(t *testing.T, w *world) {
 	r := w.issued(t)
 	before, renewal, after := w.orderBy(t, callerOf(r)), w.superseding(t, r, w.key()), w.orderBy(t, callerOf(r))
-	refusals := w.settle(t, w.announce(t, before, renewal, after), before, renewal, after)
+	refusals := w.commitBatch(t, w.writeIntent(t, before, renewal, after), before, renewal, after)
 	must(t, refusals[0])
 	must(t, refusals[1])
 	mustRefuse(t, refusals[2], pki.RuleRevoked)
 }
 
-// needsNoAuthorization has a caller revoke itself with others: what follows from that is carried out, and its refusals are
-// logged.
+// needsNoAuthorization lets a caller revoke itself and others with a bulk revocation. The remaining steps must be applied, and
+// the refusals of the caller must be logged.
 func needsNoAuthorization(t *testing.T, w *world) {
 	ctx := context.Background()
 	r := w.issued(t)

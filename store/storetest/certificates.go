@@ -106,7 +106,7 @@ func pageCertificates(t *testing.T, w *world) {
 	}
 	w.now = w.now.Add(time.Millisecond)
 	unreleased := w.record(t, one)
-	w.settle(t, w.announce(t, unreleased))
+	w.commitBatch(t, w.writeIntent(t, unreleased))
 	all = append(all, unreleased.Ref)
 	slices.Reverse(all)
 	slices.Reverse(ofOne)
@@ -172,6 +172,6 @@ func checkKeys(t *testing.T, w *world) {
 	mustRefuse(t, w.checkKey(t, w.issued(t).KeyHash, stranger), pki.RuleKeyInUse)
 	must(t, w.checkKey(t, w.key(), stranger))
 	unused := w.record(t, w.identity(t).ID)
-	w.announce(t, unused)
+	w.writeIntent(t, unused)
 	must(t, w.checkKey(t, unused.KeyHash, stranger)) // announced, and not issued
 }

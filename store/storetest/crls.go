@@ -185,7 +185,7 @@ func whatHasChanged(t *testing.T, w *world) {
 	order(revoke, pki.AffiliationChanged, none)
 	abandoned := w.record(t, w.identity(t).ID)
 	abandoned.Partition = 5
-	w.settle(t, w.announce(t, abandoned))
+	w.commitBatch(t, w.writeIntent(t, abandoned))
 	for range 2 {
 		must(t, w.CRLs.View(ctx, issuerA, func(v crl.View) error {
 			changed, err := v.Changed(base)

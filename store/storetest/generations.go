@@ -3,8 +3,11 @@ package storetest
 import (
 	"context"
 	"crypto/x509"
+	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
@@ -109,7 +112,7 @@ func removeGeneration(t *testing.T, w *world) {
 	must(t, w.CRLs.PutPoints(ctx, points, w.now))
 	must(t, w.CRLs.Compact(ctx, first))
 	w.age(t, 3*time.Hour)
-	delegate := ra.Identity{ID: w.newIdentity(t).ID, Kind: pki.VA, Profile: "ocsp", State: pki.Registered, CreatedAt: w.now}
+	delegate := ra.Identity{ID: delegateID(t, w.newIdentity(t).ID), Kind: pki.VA, Profile: "ocsp", State: pki.Registered, CreatedAt: w.now}
 	_, err := w.RA.CreateIdentity(ctx, delegate, operator)
 	must(t, err)
 	w.issuedBy(t, first, delegate.ID)
@@ -177,4 +180,14 @@ func changeUnknown(t *testing.T, w *world) {
 	der, _ := authority(t, "Unknown")
 	w.refuses(t, w.Installations.Retire, issuerIn(t, der), pki.RuleNotFound)
 	w.refuses(t, w.Installations.Remove, issuerIn(t, der), pki.RuleNotFound)
+}
+
+// delegateID returns the reserved identity of a validation authority that has the path of another identity in its name.
+func delegateID(t rapid.TB, id pki.SPIFFEID) pki.SPIFFEID {
+	t.Helper()
+	id, err := pki.SPIFFEIDIn(id.TrustDomain(), "brevet/va/"+strings.ReplaceAll(id.Path(), "/", "-"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// guardCase makes a record whose guard meets a rule at its settlement, or none where want is empty.
+// guardCase creates a record whose guard refuses it at the commit with the rule want, or accepts it if want is empty.
 type guardCase struct {
 	name string
 	want pki.Rule
@@ -38,7 +38,7 @@ func (c guardCase) check(t *testing.T, w *world) {
 	}
 	mustRefuse(t, verdict, c.want)
 	if refusal, _ := pki.AsRefusal(verdict); refusal.Hint == "" {
-		t.Errorf("the refusal %v does not say what would pass", refusal)
+		t.Errorf("the refusal %v has no hint", refusal)
 	}
 	if have := w.certificate(t, r.Ref); have.Delivered || have.Status.State != pki.Revoked {
 		t.Errorf("the refused certificate is %+v", have)
@@ -51,7 +51,7 @@ func (w *world) order(t *testing.T, id pki.SPIFFEID, action revocation.Action, s
 		revocation.Revoke: pki.CessationOfOperation, revocation.Hold: pki.CertificateHold}[action]})
 }
 
-// overtaken is an enrollment that was decided before orders were carried out.
+// overtaken returns an enrollment that was decided before changes were made.
 func overtaken(actions ...revocation.Action) func(t *testing.T, w *world) ca.Record {
 	return func(t *testing.T, w *world) ca.Record {
 		r := w.enrollment(t, w.identity(t))
@@ -101,7 +101,7 @@ var identityGuards = []guardCase{
 	}},
 }
 
-// withToken is an enrollment with a token that is bound to it, changed before it is bound, and after.
+// withToken returns an enrollment with a token that is bound to it. The functions change the token before and after binding.
 func withToken(change func(w *world, token *ra.Token), after func(t *testing.T, w *world, r *ca.Record)) func(t *testing.T, w *world) ca.Record {
 	return func(t *testing.T, w *world) ca.Record {
 		id := w.identity(t)
@@ -157,7 +157,7 @@ var tokenGuards = []guardCase{
 	}},
 }
 
-// renewal is a record that renews a certificate to which something was done before.
+// renewal returns the record of a renewal. A function changes the predecessor first.
 func renewal(before func(t *testing.T, w *world, predecessor ca.Record)) func(t *testing.T, w *world) ca.Record {
 	return func(t *testing.T, w *world) ca.Record {
 		predecessor := w.issued(t)
@@ -226,7 +226,7 @@ var predecessorGuards = []guardCase{
 	}},
 }
 
-// ofKey is a record for an identity and a key.
+// ofKey returns a record for an identity and a key.
 func ofKey(t *testing.T, w *world, id pki.SPIFFEID, key pki.KeyHash) ca.Record {
 	t.Helper()
 	r := w.record(t, id)
@@ -234,7 +234,7 @@ func ofKey(t *testing.T, w *world, id pki.SPIFFEID, key pki.KeyHash) ca.Record {
 	return r
 }
 
-// keyGuards are also what CheckKey has to say beforehand.
+// keyGuards are cases that IssuanceState must also report before the commit, as KeyRefusal.
 var keyGuards = []guardCase{
 	{"key of its own", "", func(t *testing.T, w *world) ca.Record {
 		r := w.issued(t)
@@ -276,7 +276,7 @@ var keyGuards = []guardCase{
 	{"key of the other record in the batch", pki.RuleKeyInUse, func(t *testing.T, w *world) ca.Record {
 		first := w.record(t, w.identity(t).ID)
 		second := ofKey(t, w, w.identity(t).ID, first.KeyHash)
-		verdicts := w.settle(t, w.announce(t, first, second), first, second)
+		verdicts := w.commitBatch(t, w.writeIntent(t, first, second), first, second)
 		must(t, verdicts[0])
 		mustRefuse(t, verdicts[1], pki.RuleKeyInUse)
 		return ofKey(t, w, second.Identity, first.KeyHash)
@@ -319,7 +319,7 @@ func consumes(t *testing.T, w *world) {
 	w.issue(t, r)
 	id := w.stateOf(t, r.Identity)
 	if id.State != pki.Enrolled || id.Revision != 2 {
-		t.Errorf("after its enrollment the identity is %v in generation %d", id.State, id.Revision)
+		t.Errorf("after its enrollment the identity is %v in revision %d", id.State, id.Revision)
 	}
 	token, err := w.RA.Token(context.Background(), r.Guard.Token)
 	must(t, err)
@@ -332,7 +332,7 @@ func consumes(t *testing.T, w *world) {
 		t.Errorf("after its renewal the predecessor is %+v", c)
 	}
 	if id := w.stateOf(t, r.Identity); id.Revision != 2 {
-		t.Errorf("a renewal moved the identity to generation %d", id.Revision)
+		t.Errorf("a renewal moved the identity to revision %d", id.Revision)
 	}
 }
 
@@ -341,7 +341,7 @@ func refusalConsumesNothing(t *testing.T, w *world) {
 	r.Guard.Predecessor = pki.CertRef{Issuer: issuerA, Serial: w.serial(t)} // the only guard that fails
 	mustRefuse(t, w.try(t, r), pki.RuleRenewalUnknown)
 	if id := w.stateOf(t, r.Identity); id.State != pki.Registered || id.Revision != 1 {
-		t.Errorf("a refused enrollment left the identity %v in generation %d", id.State, id.Revision)
+		t.Errorf("after a refused enrollment the identity is %v in revision %d", id.State, id.Revision)
 	}
 	token, err := w.RA.Token(context.Background(), r.Guard.Token)
 	must(t, err)
@@ -354,8 +354,8 @@ func refusalConsumesNothing(t *testing.T, w *world) {
 	w.issue(t, retry)
 }
 
-// amongUnexpired is a record of an identity that has one certificate that is good, one that is revoked, and one that has ended.
-// The record may be one of a number that have not.
+// amongUnexpired returns a record of an identity with one good, one revoked and one expired certificate. Its guard has the
+// given MaxUnexpired.
 func (w *world) amongUnexpired(t *testing.T, most int) ca.Record {
 	t.Helper()
 	good := w.issued(t)

@@ -40,13 +40,13 @@ func seenAtOnce(t *testing.T, first, second *world) {
 func newerEpochFences(t *testing.T, first, second *world) {
 	ctx := context.Background()
 	r := first.enrollment(t, first.identity(t))
-	intent := first.announce(t, r)
+	intent := first.writeIntent(t, r)
 	left := second.begin(t)
 	mustEqual(t, "what is pending", len(left), 1)
 	settlement := ca.BatchCommit{Intent: intent, Records: []ca.Record{r}, At: first.now}
 	_, err := first.Journal.Write(ctx, first.epoch, []ca.BatchCommit{settlement}, nil)
 	mustFence(t, err)
-	must(t, second.settle(t, intent, r)[0])
+	must(t, second.commitBatch(t, intent, r)[0])
 	if have := first.certificate(t, r.Ref); !have.Delivered {
 		t.Errorf("the certificate is %+v", have)
 	}

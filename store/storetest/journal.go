@@ -40,10 +40,10 @@ func beginReturnsPending(t *testing.T, w *world) {
 	settled, first, second := w.record(t, id), w.record(t, id), w.record(t, id)
 	second.Ref.Issuer = issuerB
 	w.issue(t, settled)
-	one := w.announce(t, first, second)
+	one := w.writeIntent(t, first, second)
 	third := w.record(t, id)
 	third.Partition = 1<<16 - 1
-	two := w.announce(t, third)
+	two := w.writeIntent(t, third)
 
 	before := w.epoch
 	w.reopen(t)
@@ -53,8 +53,8 @@ func beginReturnsPending(t *testing.T, w *world) {
 	}
 	mustEqual(t, "what is pending", left, []ca.Intent{one, two})
 
-	w.settle(t, one)
-	w.settle(t, two)
+	w.commitBatch(t, one)
+	w.commitBatch(t, two)
 	if left := w.begin(t); len(left) != 0 {
 		t.Errorf("still pending after they were settled: %v", left)
 	}
@@ -68,7 +68,7 @@ func beginReturnsPending(t *testing.T, w *world) {
 func staleEpochWritesNothing(t *testing.T, w *world) {
 	ctx := context.Background()
 	r := w.record(t, w.identity(t).ID)
-	pending := w.announce(t, r)
+	pending := w.writeIntent(t, r)
 	stale := w.epoch
 	w.begin(t)
 	w.sequence(t)
@@ -137,7 +137,7 @@ func refusalCostsBatchNothing(t *testing.T, w *world) {
 	id := w.identity(t)
 	good, bad, last := w.record(t, id.ID), w.enrollment(t, id), w.record(t, id.ID)
 	bad.Guard.Revision++
-	verdicts := w.settle(t, w.announce(t, good, bad, last), good, bad, last)
+	verdicts := w.commitBatch(t, w.writeIntent(t, good, bad, last), good, bad, last)
 	must(t, verdicts[0])
 	mustRefuse(t, verdicts[1], pki.RuleIdentityStale)
 	must(t, verdicts[2])
@@ -161,9 +161,9 @@ func intentIsSettledOnce(t *testing.T, w *world) {
 	ctx := context.Background()
 	id := w.identity(t).ID
 	r, other := w.record(t, id), w.record(t, id)
-	done := w.announce(t, r)
-	must(t, w.settle(t, done, r)[0])
-	pending := w.announce(t, other)
+	done := w.writeIntent(t, r)
+	must(t, w.commitBatch(t, done, r)[0])
+	pending := w.writeIntent(t, other)
 
 	settlements := []ca.BatchCommit{{Intent: pending, Records: []ca.Record{other}, At: w.now}, {Intent: done, At: w.now}}
 	if _, err := w.Journal.Write(ctx, w.epoch, settlements, nil); err == nil {
@@ -184,7 +184,7 @@ func intentIsSettledOnce(t *testing.T, w *world) {
 func onlyAnnouncedIsIssued(t *testing.T, w *world) {
 	id := w.identity(t).ID
 	announced, smuggled := w.record(t, id), w.record(t, id)
-	intent := w.announce(t, announced)
+	intent := w.writeIntent(t, announced)
 	_, err := w.Journal.Write(context.Background(), w.epoch, []ca.BatchCommit{{Intent: intent, Records: []ca.Record{announced, smuggled}, At: w.now}}, nil)
 	if err == nil {
 		t.Error("a certificate was issued that no intent had announced")
@@ -192,7 +192,7 @@ func onlyAnnouncedIsIssued(t *testing.T, w *world) {
 	_, err = w.RA.Certificate(context.Background(), smuggled.Ref)
 	mustMiss(t, err)
 	forged := ca.Intent{Batch: intent.Batch, Items: []ca.IntentItem{{Ref: announced.Ref}}}
-	w.settle(t, forged) // the durable intent counts, not what the settlement repeats of it
+	w.commitBatch(t, forged) // the durable intent counts, not what the settlement repeats of it
 	if c := w.certificate(t, announced.Ref); c.Delivered || c.Status.State != pki.Revoked {
 		t.Errorf("an announced serial that the settlement left out: %+v", c)
 	}
@@ -205,13 +205,13 @@ func batchIsSettledByItem(t *testing.T, w *world) {
 	ctx := context.Background()
 	id := w.identity(t).ID
 	first, second, third := w.record(t, id), w.record(t, id), w.record(t, id)
-	whole := w.announce(t, first, second, third)
+	whole := w.writeIntent(t, first, second, third)
 	part := func(records ...ca.Record) ca.Intent {
 		intent := intentOf(records...)
 		intent.Batch = whole.Batch
 		return intent
 	}
-	must(t, w.settle(t, part(second), second)[0])
+	must(t, w.commitBatch(t, part(second), second)[0])
 	w.mustBe(t, whole.Batch, ca.BatchPending)
 	if _, err := w.Journal.Write(ctx, w.epoch, []ca.BatchCommit{{Intent: part(second), Records: []ca.Record{second}, At: w.now}}, nil); err == nil {
 		t.Error("an item was settled twice")
@@ -219,10 +219,10 @@ func batchIsSettledByItem(t *testing.T, w *world) {
 	if _, err := w.Journal.Write(ctx, w.epoch, []ca.BatchCommit{{Intent: part(first), Records: []ca.Record{third}, At: w.now}}, nil); err == nil {
 		t.Error("a certificate was issued in the settlement of another one")
 	}
-	w.settle(t, part(first)) // given up
+	w.commitBatch(t, part(first)) // given up
 	w.reopen(t)
 	mustEqual(t, "what is pending", w.begin(t), []ca.Intent{part(third)})
-	must(t, w.settle(t, part(third), third)[0])
+	must(t, w.commitBatch(t, part(third), third)[0])
 	w.mustBe(t, whole.Batch, ca.BatchCommitted)
 	for r, released := range map[*ca.Record]bool{&first: false, &second: true, &third: true} {
 		if c := w.certificate(t, r.Ref); c.Delivered != released {
@@ -234,7 +234,7 @@ func batchIsSettledByItem(t *testing.T, w *world) {
 
 // intentOfNothing checks what a writer with nothing to announce asks about to learn whether its transaction applied.
 func intentOfNothing(t *testing.T, w *world) {
-	nothing := w.announce(t)
+	nothing := w.writeIntent(t)
 	w.mustBe(t, nothing.Batch, ca.BatchCommitted)
 	mustEqual(t, "what is pending", w.begin(t), nil)
 }
@@ -245,13 +245,13 @@ func serialIsUsedOnce(t *testing.T, w *world) {
 		again := w.record(t, first.Identity)
 		again.Ref = pki.CertRef{Issuer: issuer, Serial: first.Ref.Serial}
 		beside := w.record(t, first.Identity)
-		verdicts := w.settle(t, w.announce(t, again, beside), again, beside)
+		verdicts := w.commitBatch(t, w.writeIntent(t, again, beside), again, beside)
 		if _, ok := pki.AsRefusal(verdicts[0]); !ok {
 			t.Errorf("the second certificate with one serial number got the verdict %v", verdicts[0])
 		}
 		must(t, verdicts[1])
 	}
-	w.settle(t, w.announce(t, first)) // announced again, without a record
+	w.commitBatch(t, w.writeIntent(t, first)) // announced again, without a record
 	c, err := w.RA.CertificateBySerial(context.Background(), first.Ref.Serial)
 	must(t, err)
 	if string(c.DER) != string(first.DER) || c.Status.State != pki.Good || c.Ref != first.Ref {
@@ -304,7 +304,7 @@ func stateTells(t *testing.T, w *world) {
 	must(t, err)
 	_, err = w.Journal.Write(ctx, w.epoch, settle, nil)
 	must(t, err)
-	pending := w.announce(t, w.record(t, id))
+	pending := w.writeIntent(t, w.record(t, id))
 	states, err := w.Journal.State(ctx, w.epoch, append([]ca.BatchID{ca.NewBatchID(), pending.Batch}, ids...))
 	must(t, err)
 	mustEqual(t, "the states", states, want)
@@ -338,7 +338,7 @@ func twoIssuers(t *testing.T, w *world) {
 	id := w.identity(t).ID
 	a, b := w.record(t, id), w.record(t, id)
 	b.Ref.Issuer = issuerB
-	verdicts := w.settle(t, w.announce(t, a, b), a, b)
+	verdicts := w.commitBatch(t, w.writeIntent(t, a, b), a, b)
 	must(t, verdicts[0])
 	must(t, verdicts[1])
 	w.apply(t, revocation.Change{Action: revocation.Revoke, Certificate: b.Ref})

@@ -67,7 +67,7 @@ func (l *lister) history(r *rapid.T) {
 			l.order(r, revocation.Hold, pki.CertificateHold)
 		case "abandon":
 			record := l.record(r, l.identities[0].ID)
-			l.settle(r, l.announce(r, record))
+			l.commitBatch(r, l.writeIntent(r, record))
 		case "bulk":
 			l.openBulk(r)
 		}
@@ -88,7 +88,7 @@ func (l *lister) issueOne(r *rapid.T, before *ca.Record) {
 			next.KeyHash, next.Guard.Key = before.KeyHash, before.KeyHash
 		}
 	}
-	if l.settle(r, l.announce(r, next), next)[0] == nil {
+	if l.commitBatch(r, l.writeIntent(r, next), next)[0] == nil {
 		l.records = append(l.records, next)
 	}
 }

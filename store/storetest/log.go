@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -18,6 +19,7 @@ import (
 func testLog(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
 		"sequence and read":               sequenceAndRead,
+		"pages of large entries":          pagesOfLargeEntries,
 		"many writers and sequencers":     manyWriters,
 		"what is refused leaves no entry": refusedLeavesNoEntry,
 	})
@@ -130,6 +132,50 @@ func sequenceAndRead(t *testing.T, w *world) {
 			t.Errorf("at most %d entries, sequenced: %d", limit, len(page))
 		}
 	}
+}
+
+// pagesOfLargeEntries checks that pages of the log end by their size, and those of the feed only by their number.
+func pagesOfLargeEntries(t *testing.T, w *world) {
+	ctx := context.Background()
+	create := func(label int) {
+		id := w.newIdentity(t)
+		id.Labels = map[string]string{"text": strings.Repeat("x", label)}
+		_, err := w.RA.CreateIdentity(ctx, id, operator)
+		must(t, err)
+	}
+	for range 5 {
+		create(translog.PageSize / 2) // two of them reach the size of a page
+	}
+	create(2 * translog.PageSize) // more than a page
+	create(1)
+	var sequenced, read []int
+	var all []translog.Sequenced
+	for {
+		batch, err := w.Log.Sequence(ctx, 100)
+		must(t, err)
+		if len(batch) == 0 {
+			break
+		}
+		sequenced, all = append(sequenced, len(batch)), append(all, batch...)
+	}
+	mustEqual(t, "the entries of each batch", sequenced, []int{2, 2, 2, 1})
+	for from := uint64(2); ; {
+		page, err := w.Log.Entries(ctx, from, 100)
+		must(t, err)
+		if len(page) == 0 {
+			break
+		}
+		mustEqual(t, "a page", page, all[from-1:from-1+uint64(len(page))])
+		read, from = append(read, len(page)), from+uint64(len(page))
+	}
+	mustEqual(t, "the entries of each page", read, []int{2, 2, 1, 1})
+	w.verifyChain(t)
+	if w.Feed == nil {
+		return
+	}
+	_, last, err := w.Feed.Changes(ctx, 0, 100)
+	must(t, err)
+	mustEqual(t, "the last entry that the feed reads", last, uint64(len(all)))
 }
 
 func manyWriters(t *testing.T, w *world) {

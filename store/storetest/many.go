@@ -30,7 +30,7 @@ func testMany(t *testing.T, open func(t *testing.T) Store) {
 // manyCertificates is more than one transaction changes.
 const manyCertificates = 150
 
-// many issues many certificates to one identity, in one batch.
+// many issues manyCertificates certificates to one identity, in one batch.
 func (w *world) many(t *testing.T, key pki.KeyHash) []ca.Record {
 	t.Helper()
 	first := w.issued(t)
@@ -43,7 +43,7 @@ func (w *world) many(t *testing.T, key pki.KeyHash) []ca.Record {
 		}
 		next = append(next, r)
 	}
-	for _, refusal := range w.settle(t, w.announce(t, next...), next...) {
+	for _, refusal := range w.commitBatch(t, w.writeIntent(t, next...), next...) {
 		must(t, refusal)
 	}
 	return append(records, next...)
@@ -84,13 +84,13 @@ func retireMany(t *testing.T, w *world) {
 	records := w.many(t, pki.KeyHash{})
 	id, late := records[0].Identity, w.record(t, records[0].Identity)
 	late.Guard.Identity, late.Guard.Revision = id, w.stateOf(t, id).Revision
-	intent := w.announce(t, late)
+	intent := w.writeIntent(t, late)
 	out := w.orderMany(t, revocation.Change{Action: revoke, Reason: pki.CessationOfOperation, Identity: id, State: pki.Retired})
 	if out.BulkRevocation == 0 || len(out.All()) != 0 {
 		t.Fatalf("the order came to %+v, want a set", out)
 	}
 	w.mustStand(t, id, pki.Retired, 3)
-	mustRefuse(t, w.settle(t, intent, late)[0], pki.RuleIdentityState)
+	mustRefuse(t, w.commitBatch(t, intent, late)[0], pki.RuleIdentityState)
 	if e := w.entries(t); e[len(e)-2].Action != translog.IdentityRetired || e[len(e)-2].Facts()["bulk_revocation"] != "1" {
 		t.Errorf("log entries %+v", e[len(e)-2:])
 	}

@@ -18,18 +18,18 @@ const (
 	retire  = revocation.Revoke // with the state retired
 )
 
-// step is an order about a certificate, and what comes of it: a refusal, no change, or a status.
+// step is a change of a certificate and the expected result: a refusal, no change, or a status.
 type step struct {
 	action  revocation.Action
 	reason  pki.Reason
 	refused pki.Rule
 	changed bool
-	want    pki.Status // version apart
+	want    pki.Status // without the version
 }
 
 func testOrders(t *testing.T, open func(t *testing.T) Store) {
 	w := newWorld(t, open(t))
-	first, second := w.now, w.now.Add(time.Minute) // when the first and second order of a row are given
+	first, second := w.now, w.now.Add(time.Minute) // the times of the first and second change of a row
 	good := pki.Status{State: pki.Good}
 	held := func(at time.Time) pki.Status {
 		return pki.Status{State: pki.Hold, Reason: pki.CertificateHold, RevokedAt: at}
@@ -68,7 +68,7 @@ func testOrders(t *testing.T, open func(t *testing.T) Store) {
 	t.Run("a key with several certificates", func(t *testing.T) { compromiseSharedKey(t, w) })
 }
 
-// followSteps gives the orders of a row, a minute apart, and looks after each at what all readers see.
+// followSteps makes the changes of a row, a minute apart. After each it checks what all readers of the store return.
 func followSteps(t *testing.T, w *world, steps []step) {
 	r := w.issued(t)
 	version := uint64(1)
@@ -106,11 +106,12 @@ func followSteps(t *testing.T, w *world, steps []step) {
 		}
 	}
 	if id := w.stateOf(t, r.Identity); id.State != pki.Enrolled || id.Revision != 2 {
-		t.Errorf("orders about a certificate left its identity %v in generation %d", id.State, id.Revision)
+		t.Errorf("after changes of a certificate its identity is %v in revision %d", id.State, id.Revision)
 	}
 }
 
-// compromiseSharedKey revokes one certificate of a key that a renewal has kept: all of them go, and nothing else.
+// compromiseSharedKey revokes one certificate of a key that a renewal also has. All certificates of the key must be revoked,
+// and no others.
 func compromiseSharedKey(t *testing.T, w *world) {
 	first := w.issued(t)
 	renewed, otherKey := w.record(t, first.Identity), w.record(t, first.Identity)
@@ -152,7 +153,7 @@ func orderUnknown(t *testing.T, w *world) {
 func orderUnreleased(t *testing.T, w *world) {
 	r := w.abandon(t)
 	if changes := w.apply(t, revocation.Change{Action: revoke, Reason: pki.Unspecified, Certificate: r.Ref}); len(changes) != 0 {
-		t.Errorf("revoking what was never released changed %v", changes)
+		t.Errorf("revoking an undelivered certificate changed %v", changes)
 	}
 	for _, action := range []revocation.Action{hold, release} {
 		_, err := w.Orders.Apply(context.Background(), revocation.Change{Action: action, Certificate: r.Ref, Actor: operator, At: w.now})

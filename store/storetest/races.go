@@ -33,7 +33,7 @@ func together(run ...func()) {
 func twoEnrollments(t *testing.T, w *world) {
 	id := w.identity(t)
 	a, b, c := w.enrollment(t, id), w.enrollment(t, id), w.enrollment(t, id)
-	verdicts := w.settle(t, w.announce(t, a, b), a, b) // in one batch
+	verdicts := w.commitBatch(t, w.writeIntent(t, a, b), a, b) // in one batch
 	must(t, verdicts[0])
 	mustRefuse(t, verdicts[1], pki.RuleIdentityStale)
 	mustRefuse(t, w.try(t, c), pki.RuleIdentityStale) // in the next
@@ -71,7 +71,7 @@ func manyBindOneToken(t *testing.T, w *world) {
 	if winners != 1 {
 		t.Errorf("the token is bound to %d of its callers", winners)
 	}
-	verdicts := w.settle(t, w.announce(t, records...), records...)
+	verdicts := w.commitBatch(t, w.writeIntent(t, records...), records...)
 	for i, r := range records {
 		if won := answers[0].Request == r.RequestID; won != (verdicts[i] == nil) {
 			t.Errorf("caller %d, to whom the token is bound: %v, got the verdict %v", i, won, verdicts[i])
@@ -83,7 +83,7 @@ func twoRenewals(t *testing.T, w *world) {
 	predecessor := w.issued(t)
 	a, b := w.record(t, predecessor.Identity), w.record(t, predecessor.Identity)
 	a.Guard.Predecessor, b.Guard.Predecessor = predecessor.Ref, predecessor.Ref
-	verdicts := w.settle(t, w.announce(t, a, b), a, b)
+	verdicts := w.commitBatch(t, w.writeIntent(t, a, b), a, b)
 	must(t, verdicts[0])
 	mustRefuse(t, verdicts[1], pki.RuleRenewalKeyConflict)
 }
@@ -93,7 +93,7 @@ func suspendWhileIssuing(t *testing.T, w *world) {
 	for range 20 {
 		id := w.identity(t)
 		r := w.enrollment(t, id)
-		intent := w.announce(t, r)
+		intent := w.writeIntent(t, r)
 		var errs [2]error
 		var verdicts []ca.Results
 		together(func() {

@@ -76,6 +76,9 @@ func (h *history) attributes(t *rapid.T, id *ra.Identity) {
 func (h *history) register(t *rapid.T) {
 	id := h.w.newIdentity(t)
 	id.Kind = rapid.SampledFrom([]pki.Kind{pki.Device, pki.Workload, pki.VA}).Draw(t, "kind")
+	if id.Kind == pki.VA {
+		id.ID = delegateID(t, id.ID)
+	}
 	h.attributes(t, &id)
 	_, err := h.w.RA.CreateIdentity(context.Background(), id, operator)
 	must(t, err)
@@ -139,7 +142,7 @@ func (h *history) abandon(t *rapid.T) {
 	if len(h.records) > 0 && rapid.Bool().Draw(t, "duplicate") {
 		intended[0].Ref = rapid.SampledFrom(h.records).Draw(t, "duplicate of").Ref
 	}
-	h.w.settle(t, h.w.announce(t, intended...))
+	h.w.commitBatch(t, h.w.writeIntent(t, intended...))
 }
 
 func (h *history) token(t *rapid.T) {

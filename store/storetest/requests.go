@@ -33,12 +33,12 @@ func testRequests(t *testing.T, open func(t *testing.T) Store) {
 		_, err = second.RA.CreateToken(t.Context(), next)
 		must(t, err)
 		if first.readToken(t, token.ID).RevokedBecause == "" || first.readToken(t, next.ID).RevokedBecause != "" {
-			t.Error("both handles created a token that can be used, or none did")
+			t.Error("the two handles did not create exactly one usable token")
 		}
 	})
 }
 
-// newRequest draws a request with some content.
+// newRequest generates a request ID, for some content.
 func (w *world) newRequest(t rapid.TB, content string) pki.Request {
 	t.Helper()
 	return pki.Request{ID: w.request(t), Content: sha256.Sum256([]byte(content))}
@@ -54,7 +54,7 @@ func (w *world) newToken(t rapid.TB, id pki.SPIFFEID, by pki.Actor) ra.Token {
 	}
 }
 
-// repeatable makes a changing call, and what undoes its change. The call returns what it did, as numbers.
+// repeatable returns a call that makes a change, and a function that reverts it. The call returns its outcome as numbers.
 type repeatable struct {
 	call func(by pki.Actor) ([]int64, error)
 	undo func()
@@ -132,7 +132,7 @@ var repeatables = map[string]func(t *testing.T, w *world) repeatable{
 	},
 }
 
-// changes returns a call that changes a status, and returns how many certificates it affected.
+// changes returns a call that changes a status and returns the number of affected certificates.
 func changes(t *testing.T, w *world, o revocation.Change) func(by pki.Actor) ([]int64, error) {
 	return func(by pki.Actor) ([]int64, error) {
 		o.Actor, o.At = by, w.now
@@ -147,7 +147,7 @@ func changes(t *testing.T, w *world, o revocation.Change) func(by pki.Actor) ([]
 	}
 }
 
-// followAll has the records of all open bulk revocations follow.
+// followAll applies all open bulk revocations to the records.
 func (w *world) followAll(t *testing.T) {
 	t.Helper()
 	open, err := w.Revocation.OpenBulk(t.Context())
@@ -189,20 +189,20 @@ func repeatsChangeNothing(t *testing.T, w *world) {
 			if n := len(w.entries(t)); n != logged {
 				t.Errorf("repeats wrote %d log entries", n-logged)
 			}
-			if _, err := r.call(other.WithRequest(request)); err != nil { // another caller's request ID is another one
+			if _, err := r.call(other.WithRequest(request)); err != nil { // request IDs of different callers are independent
 				if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule == pki.RuleRequestIDReused {
 					t.Errorf("the request ID of another caller: %v", err)
 				}
 			}
 			if w.Revocation != nil {
-				w.followAll(t) // labels do not change before
+				w.followAll(t) // labels cannot change while it is open
 			}
 		})
 	}
 	w.reopen(t)
 }
 
-// lostTokenIsReplaced repeats the creation of a token twice, also after the store was opened again.
+// lostTokenIsReplaced repeats the creation of a token twice, once after reopening the store.
 func lostTokenIsReplaced(t *testing.T, w *world) {
 	by := callerOf(w.issued(t)).WithRequest(w.newRequest(t, "create"))
 	first := w.newToken(t, w.identity(t).ID, by)
@@ -225,13 +225,13 @@ func lostTokenIsReplaced(t *testing.T, w *world) {
 		t.Errorf("the last token is %+v", have)
 	}
 	other := w.newToken(t, first.Identity, callerOf(w.issued(t)).WithRequest(by.Request()))
-	w.create(t, other) // the request ID of another caller
+	w.create(t, other) // the same request ID of another caller
 	if have := w.readToken(t, last.ID); have.RevokedBecause != "" {
 		t.Errorf("another caller's request revoked %+v", have)
 	}
 }
 
-// usedTokenIsNotReplaced repeats the creation of tokens that serve no more as the lost answer said.
+// usedTokenIsNotReplaced repeats the creation of tokens that were used, revoked or expired. The repeats must be refused.
 func usedTokenIsNotReplaced(t *testing.T, w *world) {
 	for name, use := range map[string]func(token ra.Token){
 		"presented": func(token ra.Token) {

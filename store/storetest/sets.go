@@ -78,9 +78,9 @@ func renewalUnderWay(t *testing.T, w *world) {
 	before := w.labelled(t, 1)[0]
 	next := w.record(t, before.Identity)
 	next.Guard.Predecessor = before.Ref
-	intent := w.announce(t, next)
+	intent := w.writeIntent(t, next)
 	set := w.orderSet(t, w.batch("7", pki.Superseded))
-	mustRefuse(t, w.settle(t, intent, next)[0], pki.RuleRevoked)
+	mustRefuse(t, w.commitBatch(t, intent, next)[0], pki.RuleRevoked)
 	w.mustAll(t, []ca.Record{before}, pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 2})
 	w.follow(t, set.ID)
 	w.mustAll(t, []ca.Record{before}, pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 2})

@@ -30,7 +30,7 @@ func recordSupersedes(t *testing.T, w *world) {
 	want := pki.StatusChange{Ref: old.Ref, NotAfter: old.NotAfter, Status: pki.Status{
 		State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now.Truncate(time.Second), Version: 4,
 	}}
-	mustEqual(t, "the verdict", w.judge(t, w.announce(t, r), r), ca.Results{{Superseded: want}})
+	mustEqual(t, "the verdict", w.results(t, w.writeIntent(t, r), r), ca.Results{{Superseded: want}})
 	check := func() {
 		t.Helper()
 		have := w.certificate(t, old.Ref)
@@ -63,7 +63,7 @@ func supersededOnce(t *testing.T, w *world) {
 
 	first := w.superseding(t, old, w.key())
 	same, another := w.superseding(t, old, first.KeyHash), w.superseding(t, old, w.key())
-	refusals := w.settle(t, w.announce(t, first, same, another), first, same, another) // in one transaction
+	refusals := w.commitBatch(t, w.writeIntent(t, first, same, another), first, same, another) // in one transaction
 	must(t, refusals[0])
 	mustRefuse(t, refusals[1], pki.RuleRevoked)
 	mustRefuse(t, refusals[2], pki.RuleRenewalKeyConflict)

@@ -234,9 +234,9 @@ func (w *world) enrollmentBy(t *testing.T, token ra.Token) ca.Record {
 func revokedUnderWay(t *testing.T, w *world) {
 	maker := w.issued(t)
 	r := w.enrollmentBy(t, w.tokenBy(t, maker))
-	intent := w.announce(t, r)
+	intent := w.writeIntent(t, r)
 	w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: maker.Ref})
-	mustRefuse(t, w.settle(t, intent, r)[0], pki.RuleTokenRevoked)
+	mustRefuse(t, w.commitBatch(t, intent, r)[0], pki.RuleTokenRevoked)
 	if c := w.certificate(t, r.Ref); c.Delivered {
 		t.Error("a certificate was issued for a revoked token")
 	}

@@ -86,7 +86,7 @@ func refusedIsLogged(t *testing.T, w *world) {
 		Time: w.now, Actor: pki.ActorIdentity(id), Action: translog.RequestRefused, Outcome: translog.Refused, Identity: id,
 		Event: &translog.Refusal{Rule: pki.RuleRenewalKeyConflict, Detail: "renewed before"},
 	})
-	unknown := w.newIdentity(t).ID // a caller may name one that does not exist
+	unknown := w.newIdentity(t).ID // not registered
 	must(t, w.Audit.Refused(ctx, pki.Actor{}, unknown, why, w.now))
 	if e := w.lastEntry(t); e.Identity != unknown || e.Actor.String() != "unknown" {
 		t.Errorf("log entry %+v", e)

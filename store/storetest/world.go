@@ -22,20 +22,20 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// epochStart is when the tests play: a store has no clock, so no test waits.
+// epochStart is the time at which the tests begin. A store has no clock, so no test waits.
 var epochStart = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// operator stands for who may do everything: an actor that needs no authorization. What callers may do is tested by callers.
+// operator is an actor that needs no authorization. The authorization of callers is tested in callers.go.
 var operator = pki.ActorCommand("storetest")
 
-// issuerA and issuerB are two CAs by name; no store asks to see them.
+// issuerA and issuerB identify two CAs. A store does not need their certificates.
 var (
 	issuerA      = pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Issuing CA A")})
 	issuerB      = pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Issuing CA B")})
 	issuerNobody = pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Nobody")})
 )
 
-// world is a store with a journal that has begun, and a supply of things that are unlike each other.
+// world is a store with a journal in its first epoch. Its methods generate distinct identities, keys and certificates.
 type world struct {
 	Store
 	epoch ca.Epoch
@@ -63,7 +63,7 @@ func (w *world) reopen(t *testing.T) {
 	w.Store = w.Reopen(t)
 }
 
-// draw returns bytes that this world has not returned before.
+// draw returns 32 bytes that are different at each call.
 func (w *world) draw() [32]byte {
 	w.drawn++
 	return sha256.Sum256(binary.BigEndian.AppendUint64(nil, w.drawn))
@@ -72,7 +72,7 @@ func (w *world) draw() [32]byte {
 func (w *world) serial(t rapid.TB) pki.Serial {
 	t.Helper()
 	b := w.draw()
-	at := epochStart.Add(time.Duration(b[31]) * time.Minute) // any: a store reads no time from serial numbers
+	at := epochStart.Add(time.Duration(b[31]) * time.Minute) // any time: a store does not parse serial numbers
 	s, err := pki.MakeSerial(at, [pki.SerialRandomSize]byte(b[:]))
 	must(t, err)
 	return s
@@ -113,7 +113,7 @@ func (w *world) create(t rapid.TB, token ra.Token) {
 	must(t, err)
 }
 
-// token makes a token for an identity, which lives for an hour, bound to what a record will ask with.
+// token creates a token for an identity, valid for an hour, and binds it to the request and key of a record.
 func (w *world) token(t rapid.TB, id pki.SPIFFEID) ra.Token {
 	t.Helper()
 	b := w.draw()
@@ -126,7 +126,7 @@ func (w *world) token(t rapid.TB, id pki.SPIFFEID) ra.Token {
 	return token
 }
 
-// record is a signed certificate for an identity, which lives for an hour, with the least of guards.
+// record returns the record of a certificate for an identity, valid for an hour, with the minimum of guards.
 func (w *world) record(t rapid.TB, id pki.SPIFFEID) ca.Record {
 	t.Helper()
 	r := ca.Record{
@@ -139,7 +139,7 @@ func (w *world) record(t rapid.TB, id pki.SPIFFEID) ca.Record {
 	return r
 }
 
-// enrollment is a record that enrolls an identity as it stands.
+// enrollment returns a record that enrolls the current revision of an identity.
 func (w *world) enrollment(t rapid.TB, id ra.Identity) ca.Record {
 	t.Helper()
 	r := w.record(t, id.ID)
@@ -147,7 +147,7 @@ func (w *world) enrollment(t rapid.TB, id ra.Identity) ca.Record {
 	return r
 }
 
-// itemOf announces a record.
+// itemOf returns the intent item of a record.
 func itemOf(r ca.Record) ca.IntentItem {
 	digest := sha256.Sum256(r.DER)
 	return ca.IntentItem{Ref: r.Ref, Digest: digest[:], IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, Partition: r.Partition}
@@ -161,8 +161,8 @@ func intentOf(records ...ca.Record) ca.Intent {
 	return intent
 }
 
-// announce makes an intent durable.
-func (w *world) announce(t rapid.TB, records ...ca.Record) ca.Intent {
+// writeIntent writes an intent.
+func (w *world) writeIntent(t rapid.TB, records ...ca.Record) ca.Intent {
 	t.Helper()
 	intent := intentOf(records...)
 	_, err := w.Journal.Write(context.Background(), w.epoch, nil, []ca.Intent{intent})
@@ -170,34 +170,34 @@ func (w *world) announce(t rapid.TB, records ...ca.Record) ca.Intent {
 	return intent
 }
 
-// settle settles one batch and returns what refuses its records.
-func (w *world) settle(t rapid.TB, intent ca.Intent, records ...ca.Record) []error {
+// commitBatch commits one batch and returns the refusals of its records.
+func (w *world) commitBatch(t rapid.TB, intent ca.Intent, records ...ca.Record) []error {
 	t.Helper()
 	var refusals []error
-	for _, v := range w.judge(t, intent, records...) {
+	for _, v := range w.results(t, intent, records...) {
 		refusals = append(refusals, v.Refusal)
 	}
 	return refusals
 }
 
-// judge settles one batch and returns its verdicts.
-func (w *world) judge(t rapid.TB, intent ca.Intent, records ...ca.Record) ca.Results {
+// results commits one batch and returns its results.
+func (w *world) results(t rapid.TB, intent ca.Intent, records ...ca.Record) ca.Results {
 	t.Helper()
-	verdicts, err := w.Journal.Write(context.Background(), w.epoch, []ca.BatchCommit{{Intent: intent, Records: records, At: w.now}}, nil)
+	results, err := w.Journal.Write(context.Background(), w.epoch, []ca.BatchCommit{{Intent: intent, Records: records, At: w.now}}, nil)
 	must(t, err)
-	if len(verdicts) != 1 || len(verdicts[0]) != len(records) {
-		t.Fatalf("verdicts %v for one settlement of %d records", verdicts, len(records))
+	if len(results) != 1 || len(results[0]) != len(records) {
+		t.Fatalf("the results of one commit of %d records are %v", results, len(records))
 	}
-	return verdicts[0]
+	return results[0]
 }
 
-// try announces and settles one record and returns its verdict.
+// try writes the intent of one record, commits it and returns its refusal.
 func (w *world) try(t rapid.TB, r ca.Record) error {
 	t.Helper()
-	return w.settle(t, w.announce(t, r), r)[0]
+	return w.commitBatch(t, w.writeIntent(t, r), r)[0]
 }
 
-// issue issues a record, which no guard may refuse.
+// issue issues a record. The test fails if its guard refuses it.
 func (w *world) issue(t rapid.TB, r ca.Record) ca.Record {
 	t.Helper()
 	must(t, w.try(t, r))
@@ -210,15 +210,15 @@ func (w *world) issued(t rapid.TB) ca.Record {
 	return w.issue(t, w.enrollment(t, w.identity(t)))
 }
 
-// abandon announces a record and settles its batch without it.
+// abandon writes the intent of a record and commits its batch without the record.
 func (w *world) abandon(t rapid.TB) ca.Record {
 	t.Helper()
 	r := w.record(t, w.identity(t).ID)
-	w.settle(t, w.announce(t, r))
+	w.commitBatch(t, w.writeIntent(t, r))
 	return r
 }
 
-// need skips a test whose part of the store is missing.
+// need skips a test if the store lacks a view that it needs.
 func need(t rapid.TB, has bool, part string) {
 	t.Helper()
 	if !has {
@@ -226,7 +226,7 @@ func need(t rapid.TB, has bool, part string) {
 	}
 }
 
-// grow has the records be as old as the clock.
+// grow advances the age of the records to the clock.
 func (w *world) grow(t rapid.TB) {
 	t.Helper()
 	need(t, w.Retention != nil, "retention")
@@ -234,7 +234,7 @@ func (w *world) grow(t rapid.TB) {
 	must(t, err)
 }
 
-// apply carries out an order, checks that what it returns is how things stand, and returns what of it has changed.
+// apply makes a change, checks that the returned statuses equal those on record, and returns the changed ones.
 func (w *world) apply(t rapid.TB, o revocation.Change) []pki.StatusChange {
 	t.Helper()
 	before := map[pki.CertRef]pki.Status{}
@@ -270,19 +270,19 @@ func (w *world) certificate(t rapid.TB, ref pki.CertRef) ra.Certificate {
 	return c
 }
 
-// sequence sequences all there is.
+// sequence sequences all log entries.
 func (w *world) sequence(t rapid.TB) {
 	t.Helper()
 	for {
 		batch, err := w.Log.Sequence(context.Background(), 100)
 		must(t, err)
-		if len(batch) < 100 {
+		if len(batch) == 0 {
 			return
 		}
 	}
 }
 
-// entries sequences the log and returns all of it.
+// entries sequences the log and returns all entries.
 func (w *world) entries(t rapid.TB) []translog.Entry {
 	t.Helper()
 	w.sequence(t)
@@ -323,13 +323,13 @@ func mustRefuse(t rapid.TB, err error, want pki.Rule) {
 	t.Helper()
 	refusal, ok := pki.AsRefusal(err)
 	if !ok {
-		t.Fatalf("got the error %v, want a refusal by %s", err, want)
+		t.Fatalf("got the error %v, want a refusal with the rule %s", err, want)
 	}
 	if refusal.Rule != want {
-		t.Fatalf("refused by %s (%v), want %s", refusal.Rule, refusal, want)
+		t.Fatalf("refused with the rule %s (%v), want %s", refusal.Rule, refusal, want)
 	}
 	if refusal.Detail == "" {
-		t.Fatalf("the refusal by %s has no detail", refusal.Rule)
+		t.Fatalf("the refusal with the rule %s has no detail", refusal.Rule)
 	}
 }
 
@@ -337,7 +337,7 @@ func mustMiss(t rapid.TB, err error) {
 	t.Helper()
 	refusal, ok := pki.AsRefusal(err)
 	if !ok || refusal.Rule.Class() != pki.NotFound {
-		t.Fatalf("got the error %v, want a refusal of the class Missing", err)
+		t.Fatalf("got the error %v, want a refusal of the class NotFound", err)
 	}
 }
 
@@ -355,11 +355,11 @@ func mustFence(t rapid.TB, err error) {
 	}
 }
 
-// mustEqual compares values; a slice or map without elements equals none.
+// mustEqual compares values. An empty slice or map equals nil.
 func mustEqual[T any](t rapid.TB, what string, got, want T) {
 	t.Helper()
 	if diff := cmp.Diff(want, got, values...); diff != "" {
-		t.Fatalf("%s is not what it should be (- want, + got):\n%s", what, diff)
+		t.Fatalf("%s differs (- want, + got):\n%s", what, diff)
 	}
 }
 

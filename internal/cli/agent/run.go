@@ -38,10 +38,10 @@ func runCommand(ctx context.Context, args []string, s streams) error {
 	return err
 }
 
-// notify tells systemd, where it started the agent and wants to know.
+// notify sends a state to systemd if systemd started the agent and expects notifications.
 func notify(log *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("systemd could not be told", "state", state, "error", err)
+		log.Warn("notifying systemd failed", "state", state, "error", err)
 	}
 }
 

@@ -34,7 +34,7 @@ type report struct {
 	// Problem says what is wrong, and NextStep what to do about it; empty where State is ok.
 	Problem  string `json:"problem,omitempty"`
 	NextStep string `json:"next_step,omitempty"`
-	// AgentRunning is unset where the caller must not look.
+	// AgentRunning is nil if the user has no permission to see whether the agent runs.
 	AgentRunning *bool     `json:"agent_running,omitempty"`
 	Identity     string    `json:"identity,omitempty"`
 	Serial       string    `json:"serial,omitempty"`
@@ -58,7 +58,7 @@ func statusCommand(args []string, s streams) error {
 	}
 	output := value(flags, "output")
 	if output != "text" && output != "json" {
-		return misusef("status: --output %q is no format: use text or json", output)
+		return misusef("status: --output %q is not a format: use text or json", output)
 	}
 	r := set.report(time.Now())
 	if output == "json" {

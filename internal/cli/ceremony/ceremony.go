@@ -73,7 +73,7 @@ func (t *signerFlags) find(ctx context.Context, cert *x509.Certificate, do func(
 	return t.with(ctx, func(token *hsm.HSM) (*hsm.Key, error) { return token.Find(ctx, ref) }, do)
 }
 
-// with opens the HSM, lets do work with the key that get returns, and closes it.
+// with opens the HSM, calls do with the key that get returns, and closes the HSM.
 func (t *signerFlags) with(ctx context.Context, get func(*hsm.HSM) (*hsm.Key, error), do func(crypto.Signer) error) (err error) {
 	token, err := t.open(ctx)
 	if err != nil {

@@ -243,8 +243,8 @@ func (c Context) Fingerprints() ([]string, error) {
 	return all, nil
 }
 
-// CheckPair returns an error if a credential is of another CA than the context: of another trust domain, or without any of
-// the context's roots.
+// CheckPair returns an error if a credential does not belong to the context's CA: its trust domain differs, or it trusts
+// none of the context's roots.
 func (c Context) CheckPair(name string, pair *enroll.Pair) error {
 	if have := pair.ID().TrustDomain(); have != c.TrustDomain {
 		return fmt.Errorf("the credential in %s is for the trust domain %s, and the context %s for %s: name its directory with --directory, or choose its context",

@@ -16,7 +16,6 @@ import (
 	"github.com/brevet-pki/brevet/internal/cli/output"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/server/authz"
 )
 
 // NewToken returns brevet token: enrollment tokens.
@@ -95,7 +94,7 @@ func writeToken(p *output.Printer, name, out string, resp *brevetv1.CreateTokenR
 	if id, err := pki.ParseSPIFFEID(name); err == nil {
 		path = id.Path()
 	}
-	if strings.HasPrefix(path, authz.OperatorPath) {
+	if strings.HasPrefix(path, pki.OperatorPath) {
 		next = "as the operator: brevet login"
 	}
 	return p.Sentence(r, fmt.Sprintf("Token %s in %s serves once, until %s.\nNext, %s --token-file %s",

@@ -30,8 +30,9 @@ const (
 // LogService reads the tamper-evident log of every change. Only operators call it.
 type LogServiceClient interface {
 	// ListEntries streams entries in the order of their index. With follow, the stream stays open at the end of the log
-	// and sends each new entry when it is sequenced. A caller can have four such streams at a time. The server authorizes
-	// the caller of an open stream again with every 100 entries and every few seconds. It ends a stream that is not read.
+	// and sends each new entry when it is sequenced. An identity can have four such streams at a time, with all of its
+	// certificates together. The server authorizes the caller of an open stream again with every 100 entries and every few
+	// seconds. It ends a stream that is not read, and all streams when it stops (UNAVAILABLE).
 	ListEntries(ctx context.Context, in *ListEntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListEntriesResponse], error)
 	// GetHead returns the position and the chain value of the last entry. It first checks that the archive file ends in
 	// the same value.
@@ -82,8 +83,9 @@ func (c *logServiceClient) GetHead(ctx context.Context, in *GetHeadRequest, opts
 // LogService reads the tamper-evident log of every change. Only operators call it.
 type LogServiceServer interface {
 	// ListEntries streams entries in the order of their index. With follow, the stream stays open at the end of the log
-	// and sends each new entry when it is sequenced. A caller can have four such streams at a time. The server authorizes
-	// the caller of an open stream again with every 100 entries and every few seconds. It ends a stream that is not read.
+	// and sends each new entry when it is sequenced. An identity can have four such streams at a time, with all of its
+	// certificates together. The server authorizes the caller of an open stream again with every 100 entries and every few
+	// seconds. It ends a stream that is not read, and all streams when it stops (UNAVAILABLE).
 	ListEntries(*ListEntriesRequest, grpc.ServerStreamingServer[ListEntriesResponse]) error
 	// GetHead returns the position and the chain value of the last entry. It first checks that the archive file ends in
 	// the same value.
