@@ -31,8 +31,8 @@ type TokenFilter struct {
 	CreatedFrom, CreatedUntil time.Time
 }
 
-// TokenPlace is a position in the list of tokens, which is issueNew by creation time and ID. The zero value is the start
-// of the list.
+// TokenPlace is a position in the list of tokens, which is ordered by creation time and ID. The zero value is the start of
+// the list.
 type TokenPlace struct {
 	CreatedAt time.Time
 	ID        pki.TokenID
@@ -56,7 +56,7 @@ type CertificateFilter struct {
 	NotRenewedSince time.Time
 }
 
-// CertificatePlace is a position in the list of certificates, which is issueNew by issue time and serial number. The zero
+// CertificatePlace is a position in the list of certificates, which is ordered by issue time and serial number. The zero
 // value is the start of the list.
 type CertificatePlace struct {
 	IssuedAt time.Time

@@ -74,7 +74,7 @@ func CheckContextName(name string) error {
 }
 
 // ReadContexts reads the contexts of this person. Without a file there are none. It refuses a file that other users can
-// write or read: whoever writes it chooses the server and the roots that commands trust.
+// write or read, because the file names the server and the roots that commands trust.
 func ReadContexts() (Contexts, error) {
 	all := Contexts{Contexts: map[string]Context{}}
 	home, err := ConfigHome()

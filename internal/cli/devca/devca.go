@@ -174,7 +174,7 @@ func NewPIN() (string, hsm.PIN, error) {
 	return text, pin, err
 }
 
-// Lifetimes in a development CA. They are long, so that nobody has to renew anything.
+// Lifetimes of the CA certificates in a development CA. They are long, because the development CA does not renew them.
 const (
 	rootLifetime    = 10 * 365 * 24 * time.Hour
 	issuingLifetime = 5 * 365 * 24 * time.Hour
