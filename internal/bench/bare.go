@@ -129,14 +129,15 @@ func cpuOfEnded(cmd *exec.Cmd) time.Duration {
 	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 }
 
-// bareServer is a process that serves the bare handler.
+// bareServer is a process of brevet-bench that serves something to compare with.
 type bareServer struct {
 	cmd     *exec.Cmd
 	address string
 }
 
-func (b *bench) startBareServer(ctx context.Context, size int) (*bareServer, error) {
-	cmd, err := b.process(ctx, "bare", "--size", strconv.Itoa(size))
+// startBareServer starts a command that prints the address that it serves on its first line.
+func (b *bench) startBareServer(ctx context.Context, args ...string) (*bareServer, error) {
+	cmd, err := b.process(ctx, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +152,7 @@ func (b *bench) startBareServer(ctx context.Context, size int) (*bareServer, err
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start the bare HTTP server: %w", err), s.stop())
+		return nil, errors.Join(fmt.Errorf("start brevet-bench %s: %w", args[0], err), s.stop())
 	}
 	s.address = strings.TrimSpace(line)
 	return s, nil

@@ -1,15 +1,12 @@
 package bench
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,7 +30,7 @@ const bytesValueOverhead = 3
 
 // bareRPC is a process with a bare gRPC server, and the callers of its RPC. The server only responds.
 type bareRPC struct {
-	cmd     *exec.Cmd
+	server  *bareServer
 	callers []*caller
 }
 
@@ -45,9 +42,7 @@ func (r *bareRPC) close() error {
 	for _, c := range r.callers {
 		err = errors.Join(err, c.close())
 	}
-	err = errors.Join(err, r.cmd.Process.Kill()) // it has nothing to finish
-	_ = r.cmd.Wait()                             // its exit status says that it was killed
-	return err
+	return errors.Join(err, r.server.stop())
 }
 
 // openBareRPC starts a bare gRPC server with the certificate of the measured server, and connects callers with the
@@ -62,24 +57,13 @@ func (r *issueRig) openBareRPC(ctx context.Context, callers int) (rpc *bareRPC, 
 	if err != nil {
 		return nil, fmt.Errorf("measure the messages of one certificate: %w", err)
 	}
-	rpc = &bareRPC{}
-	if rpc.cmd, err = r.process(ctx, "bare-rpc", "--credential", filepath.Join(dev.Dir, "own", "server"), "--size", strconv.Itoa(response)); err != nil {
-		return nil, err
-	}
-	rpc.cmd.Stderr = r.log
-	out, err := rpc.cmd.StdoutPipe()
+	server, err := r.startBareServer(ctx, "bare-rpc", "--credential", filepath.Join(dev.Dir, "own", "server"), "--size", strconv.Itoa(response))
 	if err != nil {
 		return nil, err
 	}
-	if err := rpc.cmd.Start(); err != nil {
-		return nil, err
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start the bare gRPC server: %w", err), rpc.close())
-	}
+	rpc = &bareRPC{server: server}
 	bare := *operator
-	bare.Origin.Server = strings.TrimSpace(line)
+	bare.Origin.Server = server.address
 	for range callers {
 		c := &caller{pair: &bare, payload: make([]byte, max(0, request-bytesValueOverhead))}
 		rpc.callers = append(rpc.callers, c)

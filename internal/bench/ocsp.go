@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -152,7 +153,7 @@ func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig) error {
 		}
 	}
 	rig.bodySize = rig.kinds[0].bodySize
-	rig.bare, err = rig.startBareServer(ctx, int(rig.bodySize))
+	rig.bare, err = rig.startBareServer(ctx, "bare", "--size", strconv.Itoa(int(rig.bodySize)))
 	return err
 }
 
