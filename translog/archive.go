@@ -37,8 +37,10 @@ type Archive struct {
 }
 
 // OpenArchive opens the archive at a path, or creates it with mode 0600 for the log of an epoch, and verifies it
-// completely. An archive that exists keeps its own epoch, and the [Sequencer] compares it with the store's. If a power failure cut the last batch short, OpenArchive removes that batch and logs a warning; the Sequencer appends it again. Errors
-// are a [*CorruptError], ErrNotArchive, ErrLocked or an error of the file system; after an error the file is unchanged.
+// completely. An existing archive keeps its own epoch, and the [Sequencer] compares it with the store's. If a power
+// failure cut the last batch short, OpenArchive removes that batch and logs a warning; the Sequencer appends it again.
+// Errors are a [*CorruptError], ErrNotArchive, ErrLocked or an error of the file system. After an error the file is
+// unchanged.
 func OpenArchive(path string, epoch Epoch, log *slog.Logger) (*Archive, error) {
 	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
