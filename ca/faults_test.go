@@ -75,7 +75,8 @@ type fault struct {
 
 var errInjected = errors.New("injected fault")
 
-// faultyJournal is a real journal whose methods fail as configured. It records to which certificate each digest belongs.
+// faultyJournal is a real journal whose methods fail as configured. It records to which certificate each digest
+// belongs.
 type faultyJournal struct {
 	ca.Journal
 	write func(commits, intents int) *fault // nil for none

@@ -22,8 +22,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// scene contains the files of a CA and of a certificate for a TLS server and client. Its TLS server sends "hello" to each
-// client with a valid certificate.
+// scene contains the files of a CA and of a certificate for a TLS server and client. Its TLS server sends "hello" to
+// each client with a valid certificate.
 type scene struct{ dir, chain, key, root, issuing, port string }
 
 // These functions edit the ceremony in which the issuing CA is signed.
@@ -107,8 +107,8 @@ func (s scene) serve(t *testing.T, root *x509.Certificate) string {
 	return port
 }
 
-// mustPrint runs a program that connects to the scene's server or reads its files. The output must contain want. If want
-// is "hello", the program must also succeed.
+// mustPrint runs a program that connects to the scene's server or reads its files. The output must contain want. If
+// want is "hello", the program must also succeed.
 func (s scene) mustPrint(t *testing.T, want string, program string, args ...string) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()

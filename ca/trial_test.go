@@ -65,8 +65,8 @@ func network(t *testing.T, text string) *net.IPNet {
 	return n
 }
 
-// TestCheckIssues checks chains, most of which relying parties would refuse. The error must start with the configuration
-// key that caused it, if there is one.
+// TestCheckIssues checks chains, most of which relying parties would refuse. The error must start with the
+// configuration key that caused it, if there is one.
 func TestCheckIssues(t *testing.T) {
 	names := ca.Names{DNS: []string{"ca.fleet.example"}, IPs: []netip.Addr{netip.MustParseAddr("192.0.2.10")}}
 	for name, c := range map[string]struct {

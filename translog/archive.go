@@ -88,8 +88,8 @@ func openArchive(f *os.File, epoch Epoch, log *slog.Logger) (*Archive, error) {
 	return &Archive{epoch: sc.epoch, file: lockedFile{f}, end: Verifier{sc.verified}, size: sc.offset}, nil
 }
 
-// lockedFile is the file of an open archive. Close unlocks it, because closing alone is not enough: a process that is being
-// started shares the open file until it executes its program.
+// lockedFile is the file of an open archive. Close unlocks it, because closing alone is not enough: a process that is
+// being started shares the open file until it executes its program.
 type lockedFile struct{ *os.File }
 
 // Close unlocks and closes the file.
