@@ -17,56 +17,58 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// fleet is what a store should hold, for orders about sets: nothing in it knows steps.
-type fleet struct {
-	w          *world
-	identities []ra.Identity
-	certs      []*cert
-	marked     map[pki.KeyHash]bool
-	open       []int64   // the sets whose records are to follow
-	age        time.Time // of the records
+// bulkModel is a model of a store with bulk revocations. In the model, a bulk revocation changes all certificates at
+// once, while the store applies it in steps.
+type bulkModel struct {
+	w           *world
+	identities  []ra.Identity
+	certs       []*cert
+	compromised map[pki.KeyHash]bool
+	open        []int64   // IDs of the bulk revocations that are not applied to all records
+	age         time.Time // the age of the records
 }
 
-// cert is one certificate, and how it stands.
+// cert is a certificate with its expected status.
 type cert struct {
 	ca.Record
-	issued    time.Time
-	labels    map[string]string
-	successor pki.KeyHash
-	status    pki.Status
-	since     time.Time
+	issued       time.Time
+	labels       map[string]string
+	successor    pki.KeyHash
+	status       pki.Status
+	invalidSince time.Time
 }
 
-// revoke gives a certificate the status that an order to revoke gives it, and reports whether that is another one.
-func (f *fleet) revoke(c *cert, o revocation.BulkRequest) bool {
+// revoke changes the status of a certificate as a bulk revocation does, and reports whether the status differs from
+// before.
+func (f *bulkModel) revoke(c *cert, o revocation.BulkRequest) bool {
 	if c.status.State == pki.Revoked && (o.Reason != pki.KeyCompromise || c.status.Reason == pki.KeyCompromise) {
 		return false
 	}
 	if c.status.State != pki.Revoked {
-		c.status.RevokedAt, c.since = o.At, time.Time{}
+		c.status.RevokedAt, c.invalidSince = o.At, time.Time{}
 	}
 	if !o.InvalidSince.IsZero() {
-		c.since = o.InvalidSince
+		c.invalidSince = o.InvalidSince
 	}
 	c.status.State, c.status.Reason = pki.Revoked, o.Reason
 	c.status.Version++
 	if o.Reason == pki.KeyCompromise {
-		f.marked[c.KeyHash] = true
+		f.compromised[c.KeyHash] = true
 	}
 	return true
 }
 
-// members are the certificates that an order is about.
-func (f *fleet) members(o revocation.BulkRequest) []*cert {
-	line := f.lineage(o.LineageOf)
-	alive := func(c *cert) bool { return !c.NotAfter.Before(f.age) }
+// members returns the certificates that a bulk revocation concerns.
+func (f *bulkModel) members(o revocation.BulkRequest) []*cert {
+	lineage := f.lineage(o.LineageOf)
+	inReach := func(c *cert) bool { return !c.NotAfter.Before(f.age) }
 	keys := map[pki.KeyHash]bool{}
 	selected := map[*cert]bool{}
 	for _, c := range f.certs {
-		if alive(c) &&
+		if inReach(c) &&
 			(o.Issuer.IsZero() || c.Ref.Issuer == o.Issuer) &&
 			(o.Identity.IsZero() || c.Identity == o.Identity) &&
-			(o.LineageOf.IsZero() || line[c]) &&
+			(o.LineageOf.IsZero() || lineage[c]) &&
 			(o.Key.IsZero() || c.KeyHash == o.Key) &&
 			(o.Profile == "" || c.Profile == o.Profile) &&
 			(o.Label.IsZero() || hasLabel(c.labels, o.Label)) &&
@@ -77,7 +79,7 @@ func (f *fleet) members(o revocation.BulkRequest) []*cert {
 	}
 	var all []*cert
 	for _, c := range f.certs {
-		if selected[c] || o.Reason == pki.KeyCompromise && keys[c.KeyHash] && alive(c) {
+		if selected[c] || o.Reason == pki.KeyCompromise && keys[c.KeyHash] && inReach(c) {
 			all = append(all, c)
 		}
 	}
@@ -89,8 +91,8 @@ func hasLabel(labels map[string]string, l pki.Label) bool {
 	return ok && value == l.Value
 }
 
-// lineage follows the keys of renewals until it finds nothing new.
-func (f *fleet) lineage(first pki.CertRef) map[*cert]bool {
+// lineage returns a certificate and those renewed from it. It follows the keys of renewals until it finds no more.
+func (f *bulkModel) lineage(first pki.CertRef) map[*cert]bool {
 	line := map[*cert]bool{}
 	for grew := true; grew; {
 		grew = false
@@ -110,53 +112,53 @@ func (f *fleet) lineage(first pki.CertRef) map[*cert]bool {
 	return line
 }
 
-// check compares everything that tells of a status with the model.
-func (f *fleet) check(t rapid.TB) {
+// check compares the status of each certificate in every read of the store with the model.
+func (f *bulkModel) check(t rapid.TB) {
 	t.Helper()
 	snapshot, _ := f.w.snapshot(t, f.w.now.Add(-24*365*time.Hour))
 	for _, c := range f.certs {
-		have := f.w.certificate(t, c.Ref)
+		have := f.w.readCertificate(t, c.Ref)
 		mustEqual(t, "the status of certificate "+c.Ref.Serial.String(), have.Status, c.status)
-		mustEqual(t, "its invalidity date", have.InvalidSince, c.since)
-		mustEqual(t, "what the snapshot says of it", snapshot[c.Ref].Status, c.status)
+		mustEqual(t, "its invalidity date", have.InvalidSince, c.invalidSince)
+		mustEqual(t, "its status in the snapshot", snapshot[c.Ref].Status, c.status)
 		st, err := f.w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{Identity: c.Identity, Predecessor: c.Ref, Request: c.RequestID, Key: c.KeyHash})
 		must(t, err)
-		mustEqual(t, "what a renewal of it rests on", st.Predecessor.Status, c.status)
-		if compromised := st.KeyRefusal != nil; compromised != f.marked[c.KeyHash] {
-			t.Fatalf("the key of certificate %s: %v, and that it is compromised is %v", c.Ref.Serial, st.KeyRefusal, f.marked[c.KeyHash])
+		mustEqual(t, "its status as a predecessor", st.Predecessor.Status, c.status)
+		if compromised := st.KeyRefusal != nil; compromised != f.compromised[c.KeyHash] {
+			t.Fatalf("the key of certificate %s is refused by %v, compromised is %v", c.Ref.Serial, st.KeyRefusal, f.compromised[c.KeyHash])
 		}
 	}
 }
 
-// issue issues a certificate, or renews one, as the guards let it.
-func (f *fleet) issue(t *rapid.T) {
+// issue issues or renews a certificate. If its guard must refuse it, issue checks the rule.
+func (f *bulkModel) issue(t *rapid.T) {
 	id := rapid.SampledFrom(f.identities).Draw(t, "identity")
 	r := f.w.record(t, id.ID)
 	r.Profile = rapid.SampledFrom([]string{"device", "server"}).Draw(t, "profile")
 	r.Ref.Issuer = rapid.SampledFrom([]pki.IssuerID{issuerA, issuerB}).Draw(t, "issuer")
 	r.NotAfter = f.w.now.Add(rapid.SampledFrom([]time.Duration{time.Hour, 3 * time.Hour, 24 * time.Hour}).Draw(t, "lifetime"))
-	var its []*cert
+	var ofIdentity []*cert
 	for _, c := range f.certs {
 		if c.Identity == id.ID {
-			its = append(its, c)
+			ofIdentity = append(ofIdentity, c)
 		}
 	}
 	var before *cert
-	if len(its) > 0 && rapid.Bool().Draw(t, "with a key it has") {
-		r.KeyHash = rapid.SampledFrom(its).Draw(t, "whose key").KeyHash
+	if len(ofIdentity) > 0 && rapid.Bool().Draw(t, "with an earlier key") {
+		r.KeyHash = rapid.SampledFrom(ofIdentity).Draw(t, "whose key").KeyHash
 		r.Guard.Key = r.KeyHash
 	}
-	if len(its) > 0 && rapid.Bool().Draw(t, "renewal") {
-		before = rapid.SampledFrom(its).Draw(t, "predecessor")
+	if len(ofIdentity) > 0 && rapid.Bool().Draw(t, "renewal") {
+		before = rapid.SampledFrom(ofIdentity).Draw(t, "predecessor")
 		r.Guard.Predecessor, r.Guard.Renewed = before.Ref, before.successor == r.KeyHash
 	}
-	err := f.w.try(t, r)
+	err := f.w.commit(t, r)
 	switch {
 	case before != nil && before.status.State != pki.Good:
 		mustRefuse(t, err, pki.RuleRevoked)
 	case before != nil && !before.successor.IsZero() && before.successor != r.KeyHash:
 		mustRefuse(t, err, pki.RuleRenewalKeyConflict)
-	case f.marked[r.KeyHash]:
+	case f.compromised[r.KeyHash]:
 		mustRefuse(t, err, pki.RuleKeyCompromised)
 	default:
 		must(t, err)
@@ -167,12 +169,12 @@ func (f *fleet) issue(t *rapid.T) {
 	}
 }
 
-var setLabels = []pki.Label{{Name: "site", Value: "north"}, {Name: "site", Value: "south"}, {Name: "batch", Value: ""}}
+var bulkLabels = []pki.Label{{Name: "site", Value: "north"}, {Name: "site", Value: "south"}, {Name: "batch", Value: ""}}
 
-// drawOrder draws an order about a set. Half of them select by one thing.
-func (f *fleet) drawOrder(t *rapid.T) revocation.BulkRequest {
+// drawBulkRequest draws a bulk revocation with one or two criteria.
+func (f *bulkModel) drawBulkRequest(t *rapid.T) revocation.BulkRequest {
 	o := revocation.BulkRequest{Action: revoke, Actor: operator, At: f.w.now, Reason: rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise, pki.Unspecified}).Draw(t, "reason")}
-	if rapid.Bool().Draw(t, "since when") {
+	if rapid.Bool().Draw(t, "with invalidity date") {
 		o.InvalidSince = f.w.now.Add(-time.Duration(rapid.IntRange(1, 9).Draw(t, "hours")) * time.Hour)
 	}
 	c := rapid.SampledFrom(f.certs).Draw(t, "a certificate")
@@ -189,7 +191,7 @@ func (f *fleet) drawOrder(t *rapid.T) revocation.BulkRequest {
 		case "profile":
 			o.Profile = c.Profile
 		case "label":
-			o.Label = rapid.SampledFrom(setLabels).Draw(t, "label")
+			o.Label = rapid.SampledFrom(bulkLabels).Draw(t, "label")
 		case "from":
 			o.IssuedFrom = c.issued
 		case "until":
@@ -199,25 +201,26 @@ func (f *fleet) drawOrder(t *rapid.T) revocation.BulkRequest {
 	return o
 }
 
-// order gives an order about a set. What is counted beforehand, what is changed, and what responders are told agree.
-func (f *fleet) order(t *rapid.T) {
+// createBulk creates a bulk revocation. The count before it, the changes and the notifications of responders must match
+// the model.
+func (f *bulkModel) createBulk(t *rapid.T) {
 	if len(f.certs) == 0 {
 		return
 	}
 	ctx := context.Background()
-	o := f.drawOrder(t)
+	o := f.drawBulkRequest(t)
 	counted, err := f.w.Revocation.CountBulk(ctx, o)
 	must(t, err)
-	set, told, err := f.w.Revocation.CreateBulk(ctx, o)
+	bulk, notified, err := f.w.Revocation.CreateBulk(ctx, o)
 	must(t, err)
-	if !set.Done {
-		f.open = append(f.open, set.ID)
-		// Whoever is told holds on to nothing that is used again.
-		set, err = f.w.Revocation.NotifyBulk(ctx, set.ID, pki.StatusObserverFunc(func(c []pki.StatusChange) { told = append(told, c...) }))
+	if !bulk.Done {
+		f.open = append(f.open, bulk.ID)
+		// The observer copies the changes, because the store may reuse the slice.
+		bulk, err = f.w.Revocation.NotifyBulk(ctx, bulk.ID, pki.StatusObserverFunc(func(c []pki.StatusChange) { notified = append(notified, c...) }))
 		must(t, err)
 	}
-	if set.Done != o.OfOneIdentity() || !set.Counted {
-		t.Fatalf("after the order the set is %+v", set)
+	if bulk.Done != o.OfOneIdentity() || !bulk.Counted {
+		t.Fatalf("after its creation the bulk revocation is %+v", bulk)
 	}
 	changed, want := revocation.Affected{}, statuses{}
 	for _, c := range f.members(o) {
@@ -227,31 +230,31 @@ func (f *fleet) order(t *rapid.T) {
 		want[c.Ref] = pki.StatusChange{Ref: c.Ref, NotAfter: c.NotAfter, Status: c.status}
 	}
 	if o.Reason == pki.KeyCompromise && !o.Key.IsZero() {
-		f.marked[o.Key] = true
+		f.compromised[o.Key] = true
 	}
 	have := statuses{}
-	for _, c := range told {
+	for _, c := range notified {
 		have[c.Ref] = c
 	}
-	mustEqual(t, "what responders are told", have, want)
-	mustEqual(t, "what is counted beforehand", counted, changed)
-	mustEqual(t, "what the set counts", revocation.Affected{Valid: set.Total - set.Expired, Expired: set.Expired}, changed)
+	mustEqual(t, "the notified statuses", have, want)
+	mustEqual(t, "the count before the creation", counted, changed)
+	mustEqual(t, "the count of the bulk revocation", revocation.Affected{Valid: bulk.Total - bulk.Expired, Expired: bulk.Expired}, changed)
 }
 
-// single gives an order about one certificate.
-func (f *fleet) single(t *rapid.T) {
+// changeOne changes one certificate.
+func (f *bulkModel) changeOne(t *rapid.T) {
 	if len(f.certs) == 0 {
 		return
 	}
 	c := rapid.SampledFrom(f.certs).Draw(t, "certificate")
-	o := revocation.Change{Certificate: c.Ref, Actor: operator, At: f.w.now, Action: rapid.SampledFrom([]revocation.Action{revoke, hold, release}).Draw(t, "action")}
+	o := revocation.Change{Certificate: c.Ref, Actor: operator, At: f.w.now, Action: rapid.SampledFrom([]revocation.Action{revoke, hold, unhold}).Draw(t, "action")}
 	switch o.Action {
 	case revoke:
 		o.Reason = rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise}).Draw(t, "reason")
 	case hold:
 		o.Reason = pki.CertificateHold
 	}
-	_, err := f.w.Orders.Apply(context.Background(), o)
+	_, err := f.w.Statuses.Apply(context.Background(), o)
 	final := c.status.State == pki.Revoked
 	if final && (o.Action != revoke || o.Reason != c.status.Reason && o.Reason != pki.KeyCompromise) {
 		mustRefuse(t, err, pki.RuleAlreadyRevoked)
@@ -260,71 +263,71 @@ func (f *fleet) single(t *rapid.T) {
 	must(t, err)
 	switch {
 	case o.Action == revoke && o.Reason == pki.KeyCompromise && c.status.Reason != pki.KeyCompromise:
-		so := revocation.BulkRequest{Reason: o.Reason, At: o.At}
-		f.revoke(c, so)
+		request := revocation.BulkRequest{Reason: o.Reason, At: o.At}
+		f.revoke(c, request)
 		for _, other := range f.certs {
 			if other.KeyHash == c.KeyHash && !other.NotAfter.Before(f.age) {
-				f.revoke(other, so)
+				f.revoke(other, request)
 			}
 		}
 	case o.Action == revoke:
 		f.revoke(c, revocation.BulkRequest{Reason: o.Reason, At: o.At})
 	case o.Action == hold && c.status.State == pki.Good:
 		c.status = pki.Status{State: pki.Hold, Reason: pki.CertificateHold, RevokedAt: o.At, Version: c.status.Version + 1}
-	case o.Action == release && c.status.State == pki.Hold:
+	case o.Action == unhold && c.status.State == pki.Hold:
 		c.status = pki.Status{State: pki.Good, Version: c.status.Version + 1}
 	}
 }
 
-// step has some records follow, which changes nothing that anybody is told.
-func (f *fleet) step(t rapid.TB, limit int) {
+// applyBulkStep applies the oldest open bulk revocation to some records. The statuses in the model do not change.
+func (f *bulkModel) applyBulkStep(t rapid.TB, limit int) {
 	t.Helper()
 	if len(f.open) == 0 {
 		return
 	}
-	changes, set, err := f.w.Revocation.ApplyBulk(context.Background(), f.open[0], limit, f.w.now)
+	changes, bulk, err := f.w.Revocation.ApplyBulk(context.Background(), f.open[0], limit, f.w.now)
 	must(t, err)
 	for _, c := range changes {
-		mustEqual(t, "what a record says that has followed", f.w.certificate(t, c.Ref).Status.State, pki.Revoked)
+		mustEqual(t, "the state of a changed record", f.w.readCertificate(t, c.Ref).Status.State, pki.Revoked)
 	}
-	if set.Done {
+	if bulk.Done {
 		f.open = f.open[1:]
 	}
 }
 
-// finish has all records follow, and then looks at what CRLs and the log say.
-func (f *fleet) finish(t rapid.TB) {
+// finish applies all bulk revocations to the records, and compares CRLs and log with the model.
+func (f *bulkModel) finish(t rapid.TB) {
 	t.Helper()
 	for len(f.open) > 0 {
-		f.step(t, 3)
+		f.applyBulkStep(t, 3)
 	}
 	f.check(t)
 	open, err := f.w.Revocation.OpenBulk(context.Background())
 	must(t, err)
-	mustEqual(t, "the sets that are not done", len(open), 0)
-	always := f.w.now.Add(-24 * 365 * time.Hour)
-	revoked := f.listed(t, crl.Listing{NotExpiredAt: always})
-	changed := f.listed(t, crl.Listing{NotExpiredAt: always, Delta: true})
+	mustEqual(t, "the number of open bulk revocations", len(open), 0)
+	longAgo := f.w.now.Add(-24 * 365 * time.Hour)
+	revoked := f.listedReasons(t, crl.Listing{NotExpiredAt: longAgo})
+	changed := f.listedReasons(t, crl.Listing{NotExpiredAt: longAgo, Delta: true})
 	logged := statuses{}
 	for _, e := range f.w.entries(t) {
 		for _, c := range e.Changes {
-			logged.take(c)
+			logged.keepNewer(c)
 		}
 	}
 	for _, c := range f.certs {
 		reason, listed := revoked[c.Ref]
 		if listed != (c.status.State != pki.Good) || listed && reason != c.status.Reason {
-			t.Fatalf("certificate %s, which is %v, in the CRL: %v (%v)", c.Ref.Serial, c.status, listed, reason)
+			t.Fatalf("certificate %s has the status %v, in the CRL: %v (%v)", c.Ref.Serial, c.status, listed, reason)
 		}
 		if delta, has := changed[c.Ref]; has != (c.status.Version > 1) || listed && delta != reason {
-			t.Fatalf("certificate %s, which is %v, in a delta of everything: %v (%v)", c.Ref.Serial, c.status, has, delta)
+			t.Fatalf("certificate %s has the status %v, in a delta CRL since the beginning: %v (%v)", c.Ref.Serial, c.status, has, delta)
 		}
-		mustEqual(t, "what the log comes to", logged[c.Ref].Status, c.status)
+		mustEqual(t, "the newest status in the log", logged[c.Ref].Status, c.status)
 	}
 }
 
-// listed are the reasons that CRLs of all issuers give.
-func (f *fleet) listed(t rapid.TB, l crl.Listing) map[pki.CertRef]pki.Reason {
+// listedReasons returns the reasons in the CRLs of both issuers.
+func (f *bulkModel) listedReasons(t rapid.TB, l crl.Listing) map[pki.CertRef]pki.Reason {
 	t.Helper()
 	found := map[pki.CertRef]pki.Reason{}
 	for _, issuer := range []pki.IssuerID{issuerA, issuerB} {
@@ -341,22 +344,23 @@ func (f *fleet) listed(t rapid.TB, l crl.Listing) map[pki.CertRef]pki.Reason {
 	return found
 }
 
-// testSetModel does random things beside sets whose records follow, and compares with what has no steps.
-func testSetModel(t *testing.T, open func(t *testing.T) Store) {
+// testBulkModel takes random steps, among them bulk revocations and their steps, and compares the store with a
+// bulkModel.
+func testBulkModel(t *testing.T, open func(t *testing.T) Store) {
 	w := newWorld(t, open(t))
 	rapid.Check(t, func(rt *rapid.T) {
-		f := &fleet{w: w, marked: map[pki.KeyHash]bool{}}
-		w.now = w.now.Add(48 * time.Hour) // what a run before this one has issued has ended
-		w.identity(rt)
-		w.grow(rt)
+		f := &bulkModel{w: w, compromised: map[pki.KeyHash]bool{}}
+		w.now = w.now.Add(48 * time.Hour) // the certificates of earlier runs have expired
+		w.register(rt)
+		w.advanceAge(rt)
 		f.age = w.now
-		left, err := w.Revocation.OpenBulk(context.Background())
+		open, err := w.Revocation.OpenBulk(context.Background())
 		must(rt, err)
-		for _, set := range left { // of a run that failed
-			f.open = append(f.open, set.ID)
+		for _, bulk := range open { // of a run that failed
+			f.open = append(f.open, bulk.ID)
 		}
 		for len(f.open) > 0 {
-			f.step(rt, 100)
+			f.applyBulkStep(rt, 100)
 		}
 		for i := range 3 {
 			id := w.newIdentity(rt)
@@ -369,11 +373,11 @@ func testSetModel(t *testing.T, open func(t *testing.T) Store) {
 			f.identities = append(f.identities, id)
 		}
 		actions := map[string]func(){
-			"issue": func() { f.issue(rt) }, "issue more": func() { f.issue(rt) }, "order": func() { f.order(rt) }, "single": func() { f.single(rt) },
-			"step":  func() { f.step(rt, rapid.IntRange(1, 3).Draw(rt, "limit")) },
-			"later": func() { w.now = w.now.Add(time.Duration(rapid.IntRange(1, 90).Draw(rt, "minutes")) * time.Minute) },
-			"older": func() { w.grow(rt); f.age = w.now },
-			"anew":  func() { w.reopen(t); w.begin(rt) },
+			"issue": func() { f.issue(rt) }, "issue more": func() { f.issue(rt) }, "create bulk": func() { f.createBulk(rt) }, "change one": func() { f.changeOne(rt) },
+			"step":        func() { f.applyBulkStep(rt, rapid.IntRange(1, 3).Draw(rt, "limit")) },
+			"later":       func() { w.now = w.now.Add(time.Duration(rapid.IntRange(1, 90).Draw(rt, "minutes")) * time.Minute) },
+			"advance age": func() { w.advanceAge(rt); f.age = w.now },
+			"reopen":      func() { w.reopen(t); w.begin(rt) },
 		}
 		names := slices.Sorted(maps.Keys(actions))
 		for range 2 {
