@@ -59,6 +59,9 @@ var retiredWords = []retiredWord{
 	{old: "brevet_records_waiting", new: "brevet_expired_records"},
 	{old: `brevet_token_\w+`, new: "brevet_hsm_…"},
 
+	// Alerts.
+	{old: "BrevetCallsFail", new: "BrevetRPCsFail"},
+
 	// Configuration keys.
 	{old: `traces\.share`, new: "tracing.sample_ratio"},
 	{old: `token\.(pin_file|label|serial|module|sessions)`, new: "hsm.…"},
@@ -69,7 +72,7 @@ var retiredWords = []retiredWord{
 	{old: "verdicts?", new: "result", in: plain},
 	{old: "whoever|somebody", new: "the name of the actor", in: plain},
 	{old: "announces?|announced", new: "prepare, write an intent", in: plain},
-	{old: "settles|settle", new: "commit", in: plain},
+	{old: "settles?|settled|settlements?", new: "commit", in: plain},
 	{old: "turned away", new: "rejected", in: plain},
 	{old: "trying again|tries again", new: "retrying", in: plain},
 	{old: "at work", new: "active", in: plain},

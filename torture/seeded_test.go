@@ -127,7 +127,7 @@ type lateChangeStore struct {
 	waiting []revocation.Change
 }
 
-func (r *lateChangeStore) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+func (r *lateChangeStore) Apply(ctx context.Context, change revocation.Change) (revocation.ChangeResult, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, due := range r.waiting {
@@ -135,15 +135,15 @@ func (r *lateChangeStore) Apply(ctx context.Context, o revocation.Change) (revoc
 			return revocation.ChangeResult{}, err
 		}
 	}
-	r.waiting = []revocation.Change{o}
+	r.waiting = []revocation.Change{change}
 	return revocation.ChangeResult{}, nil
 }
 
 // silentStore applies changes without notifying the responder, which reads them from the log later.
 type silentStore struct{ revocation.Store }
 
-func (r silentStore) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
-	_, err := r.Store.Apply(ctx, o)
+func (r silentStore) Apply(ctx context.Context, change revocation.Change) (revocation.ChangeResult, error) {
+	_, err := r.Store.Apply(ctx, change)
 	return revocation.ChangeResult{}, err
 }
 

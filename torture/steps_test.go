@@ -139,13 +139,13 @@ type steppingRevocations struct {
 	steps *stepCounter
 }
 
-func (r *steppingRevocations) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
-	return around(r.steps, stepChange, func() (revocation.ChangeResult, error) { return r.Store.Apply(ctx, o) })
+func (r *steppingRevocations) Apply(ctx context.Context, change revocation.Change) (revocation.ChangeResult, error) {
+	return around(r.steps, stepChange, func() (revocation.ChangeResult, error) { return r.Store.Apply(ctx, change) })
 }
 
-func (r *steppingRevocations) CreateBulk(ctx context.Context, o revocation.BulkRequest) (bulk revocation.BulkRevocation, changes []pki.StatusChange, err error) {
+func (r *steppingRevocations) CreateBulk(ctx context.Context, req revocation.BulkRequest) (bulk revocation.BulkRevocation, changes []pki.StatusChange, err error) {
 	_, err = around(r.steps, stepCreateBulk, func() (_ struct{}, err error) {
-		bulk, changes, err = r.Store.CreateBulk(ctx, o)
+		bulk, changes, err = r.Store.CreateBulk(ctx, req)
 		return struct{}{}, err
 	})
 	return bulk, changes, err

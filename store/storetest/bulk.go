@@ -51,9 +51,9 @@ func (w *world) bulkByLabel(value string, reason pki.Reason) revocation.BulkRequ
 }
 
 // createBulk creates a bulk revocation and has the store count its certificates.
-func (w *world) createBulk(t *testing.T, o revocation.BulkRequest) revocation.BulkRevocation {
+func (w *world) createBulk(t *testing.T, req revocation.BulkRequest) revocation.BulkRevocation {
 	t.Helper()
-	bulk, _, err := w.Revocation.CreateBulk(context.Background(), o)
+	bulk, _, err := w.Revocation.CreateBulk(context.Background(), req)
 	must(t, err)
 	if bulk.Done {
 		return bulk
@@ -107,9 +107,9 @@ func bulkCompromisesKeys(t *testing.T, w *world) {
 	twin := w.record(t, r.Identity)
 	twin.KeyHash, twin.Guard.Key, twin.Profile = r.KeyHash, r.KeyHash, "server"
 	w.issue(t, twin)
-	o := w.bulkByLabel("7", pki.KeyCompromise)
-	o.Profile = "device"
-	bulk := w.createBulk(t, o)
+	req := w.bulkByLabel("7", pki.KeyCompromise)
+	req.Profile = "device"
+	bulk := w.createBulk(t, req)
 	mustEqual(t, "the number of revoked certificates", bulk.Total, 2)
 	revoked := pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise, RevokedAt: w.now, Version: 2}
 	w.mustHaveStatus(t, []ca.Record{r, twin}, revoked)
@@ -146,20 +146,20 @@ func bulksApplyInOrder(t *testing.T, w *world) {
 
 func oneIdentityAtOnce(t *testing.T, w *world) {
 	records := w.issueLabelled(t, 3)
-	o := w.bulkByLabel("7", pki.Superseded)
-	o.Identity = records[0].Identity
+	req := w.bulkByLabel("7", pki.Superseded)
+	req.Identity = records[0].Identity
 	logged := len(w.entries(t))
-	bulk := w.createBulk(t, o)
+	bulk := w.createBulk(t, req)
 	if !bulk.Done || bulk.Total != 3 {
 		t.Errorf("the bulk revocation is %+v", bulk)
 	}
 	entries := w.entries(t)[logged:]
-	if len(entries) != 2 || entries[0].Action != translog.BulkRevocationCreated || len(entries[1].Changes) != 3 || entries[1].Identity != o.Identity {
+	if len(entries) != 2 || entries[0].Action != translog.BulkRevocationCreated || len(entries[1].Changes) != 3 || entries[1].Identity != req.Identity {
 		t.Errorf("log entries %+v", entries)
 	}
 	mustEqual(t, "the event of the bulk revocation", entries[0].Event, translog.Event(&translog.BulkRevocation{
 		ID: 1, Action: translog.BulkRevoke, Reason: pki.Superseded, Comment: "stolen", Mark: 3, AtOnce: true,
-		Selection: pki.Selection{Identity: o.Identity, Label: pki.Label{Name: "batch", Value: "7"}},
+		Selection: pki.Selection{Identity: req.Identity, Label: pki.Label{Name: "batch", Value: "7"}},
 	}))
 }
 
@@ -170,10 +170,10 @@ func keepsSelection(t *testing.T, w *world) {
 		"issuer": {Issuer: issuerA}, "identity": {Identity: r.Identity}, "lineage": {LineageOf: r.Ref}, "key": {Key: r.KeyHash}, "profile": {Profile: "device"},
 		"label": {Label: pki.Label{Name: "batch", Value: "7"}}, "time": {IssuedFrom: epochStart, IssuedUntil: epochStart.Add(time.Hour)},
 	} {
-		o := revocation.BulkRequest{Action: revoke, Selection: sel, Reason: pki.Superseded, Actor: operator, At: w.now}
-		bulk, err := w.Revocation.BulkRevocation(context.Background(), w.createBulk(t, o).ID)
+		req := revocation.BulkRequest{Action: revoke, Selection: sel, Reason: pki.Superseded, Actor: operator, At: w.now}
+		bulk, err := w.Revocation.BulkRevocation(context.Background(), w.createBulk(t, req).ID)
 		must(t, err)
-		mustEqual(t, "the bulk revocation by "+name, bulk.BulkRequest, o)
+		mustEqual(t, "the bulk revocation by "+name, bulk.BulkRequest, req)
 	}
 }
 
@@ -187,10 +187,10 @@ func bulkOfUnknown(t *testing.T, w *world) {
 		"an undelivered certificate":        {LineageOf: abandoned.Ref},
 		"an identity with an unknown key":   {Identity: r.Identity, Key: w.key()},
 	} {
-		o := revocation.BulkRequest{Action: revoke, Selection: s, Actor: operator, At: w.now}
-		_, err := w.Revocation.CountBulk(ctx, o)
+		req := revocation.BulkRequest{Action: revoke, Selection: s, Actor: operator, At: w.now}
+		_, err := w.Revocation.CountBulk(ctx, req)
 		mustNotFind(t, err)
-		_, _, err = w.Revocation.CreateBulk(ctx, o)
+		_, _, err = w.Revocation.CreateBulk(ctx, req)
 		if err == nil {
 			t.Errorf("%s is not on record, but was revoked", name)
 		}
@@ -269,12 +269,12 @@ func compromiseKey(t *testing.T, w *world) {
 	twin := w.record(t, r.Identity)
 	twin.KeyHash, twin.Guard.Key = r.KeyHash, r.KeyHash
 	w.issue(t, twin)
-	o := revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}
-	if changed := w.apply(t, o); len(changed) != 2 {
+	change := revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Key: r.KeyHash}
+	if changed := w.apply(t, change); len(changed) != 2 {
 		t.Errorf("the change concerned %v", changed)
 	}
 	logged := len(w.entries(t))
-	if changed := w.apply(t, o); len(changed) != 0 || len(w.entries(t)) != logged {
+	if changed := w.apply(t, change); len(changed) != 0 || len(w.entries(t)) != logged {
 		t.Errorf("the repeated change concerned %v", changed)
 	}
 	mustRefuse(t, w.keyRefusal(t, r.KeyHash, r.Identity), pki.RuleKeyCompromised)
@@ -286,8 +286,8 @@ func compromiseKey(t *testing.T, w *world) {
 	expired := w.enrollNew(t)
 	w.now = expired.NotAfter.Add(2 * time.Hour)
 	w.advanceAge(t)
-	o.Key = expired.KeyHash
-	if changed := w.apply(t, o); len(changed) != 0 {
+	change.Key = expired.KeyHash
+	if changed := w.apply(t, change); len(changed) != 0 {
 		t.Errorf("the change concerned expired certificates: %v", changed)
 	}
 	mustRefuse(t, w.keyRefusal(t, expired.KeyHash, expired.Identity), pki.RuleKeyCompromised)

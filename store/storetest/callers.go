@@ -180,29 +180,29 @@ var renewalRules = map[string]pki.Rule{"unknown certificate": pki.RuleRenewalUnk
 func callerOf(r ca.Record) pki.Actor { return pki.ActorCaller(r.Identity, r.Ref) }
 
 // afterChange returns a caller whose certificate, or whose identity, was changed.
-func afterChange(o revocation.Change, identity bool) func(t *testing.T, w *world) pki.Actor {
+func afterChange(change revocation.Change, identity bool) func(t *testing.T, w *world) pki.Actor {
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
-		r, o := w.enrollNew(t), o
+		r, change := w.enrollNew(t), change
 		if identity {
-			o.Identity = r.Identity
+			change.Identity = r.Identity
 		} else {
-			o.Certificate = r.Ref
+			change.Certificate = r.Ref
 		}
-		w.apply(t, o)
+		w.apply(t, change)
 		return callerOf(r)
 	}
 }
 
 // goodCertificateAfter returns a caller whose identity was changed, with a certificate that was issued after the
 // change.
-func goodCertificateAfter(o revocation.Change) func(t *testing.T, w *world) pki.Actor {
+func goodCertificateAfter(change revocation.Change) func(t *testing.T, w *world) pki.Actor {
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
-		o := o
-		o.Identity = w.enrollNew(t).Identity
-		w.apply(t, o)
-		return callerOf(w.issue(t, w.record(t, o.Identity)))
+		change := change
+		change.Identity = w.enrollNew(t).Identity
+		w.apply(t, change)
+		return callerOf(w.issue(t, w.record(t, change.Identity)))
 	}
 }
 

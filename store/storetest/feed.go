@@ -188,7 +188,7 @@ func testFeedModel(t *testing.T, open func(t *testing.T) Store) {
 // randomStep issues or abandons a certificate, sequences the log, or makes a change, which the store may refuse.
 func randomStep(t *rapid.T, w *world, fleet []ra.Identity, known *[]pki.CertRef) {
 	id := rapid.SampledFrom(fleet).Draw(t, "identity").ID
-	o := revocation.Change{Actor: operator, At: w.now}
+	change := revocation.Change{Actor: operator, At: w.now}
 	switch rapid.SampledFrom([]string{"issue", "issue", "abandon", "sequence", "certificate", "certificate", "identity"}).Draw(t, "step") {
 	case "issue":
 		r := w.record(t, id)
@@ -204,29 +204,29 @@ func randomStep(t *rapid.T, w *world, fleet []ra.Identity, known *[]pki.CertRef)
 		must(t, err)
 		return
 	case "identity":
-		o.Identity = id
+		change.Identity = id
 	default:
 		if len(*known) == 0 {
 			return
 		}
-		o.Certificate = rapid.SampledFrom(*known).Draw(t, "certificate")
+		change.Certificate = rapid.SampledFrom(*known).Draw(t, "certificate")
 	}
-	o.Action = rapid.SampledFrom([]revocation.Action{revoke, hold, unhold}).Draw(t, "action")
-	switch o.Action {
+	change.Action = rapid.SampledFrom([]revocation.Action{revoke, hold, unhold}).Draw(t, "action")
+	switch change.Action {
 	case revoke:
-		o.Reason = rapid.SampledFrom([]pki.Reason{pki.Unspecified, pki.KeyCompromise, pki.Superseded}).Draw(t, "reason")
-		if !o.Identity.IsZero() && rapid.IntRange(0, 4).Draw(t, "retire") == 0 {
-			o.State = pki.Retired
+		change.Reason = rapid.SampledFrom([]pki.Reason{pki.Unspecified, pki.KeyCompromise, pki.Superseded}).Draw(t, "reason")
+		if !change.Identity.IsZero() && rapid.IntRange(0, 4).Draw(t, "retire") == 0 {
+			change.State = pki.Retired
 		}
 	case hold:
-		o.Reason = pki.CertificateHold
-		if !o.Identity.IsZero() {
-			o.State = pki.Suspended
+		change.Reason = pki.CertificateHold
+		if !change.Identity.IsZero() {
+			change.State = pki.Suspended
 		}
 	}
-	if _, err := w.Statuses.Apply(context.Background(), o); err != nil {
+	if _, err := w.Statuses.Apply(context.Background(), change); err != nil {
 		if _, refused := pki.AsRefusal(err); !refused {
-			t.Fatalf("change %+v: %v", o, err)
+			t.Fatalf("change %+v: %v", change, err)
 		}
 	}
 }

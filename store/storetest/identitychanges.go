@@ -111,12 +111,12 @@ func retireIdentity(t *testing.T, w *world) {
 	if changes := w.apply(t, change); len(changes) != 0 {
 		t.Errorf("retiring again changed %v", changes)
 	}
-	for _, o := range []revocation.Change{
+	for _, change := range []revocation.Change{
 		{Action: hold, Reason: pki.CertificateHold, Identity: r.Identity, State: pki.Suspended},
 		{Action: unhold, Identity: r.Identity},
 	} {
-		o.Actor, o.At = operator, w.now
-		_, err := w.Statuses.Apply(context.Background(), o)
+		change.Actor, change.At = operator, w.now
+		_, err := w.Statuses.Apply(context.Background(), change)
 		mustRefuse(t, err, pki.RuleIdentityState)
 	}
 	w.mustHaveState(t, r.Identity, pki.Retired, 3)

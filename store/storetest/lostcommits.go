@@ -80,9 +80,9 @@ func lostIntent(t *testing.T, w *world, applies bool) {
 
 func lostChange(t *testing.T, w *world, applies bool) {
 	r := w.enrollNew(t)
-	o := revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: r.Ref, Actor: operator, At: w.now}
+	change := revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: r.Ref, Actor: operator, At: w.now}
 	w.LoseCommit(applies)
-	_, err := w.Statuses.Apply(context.Background(), o)
+	_, err := w.Statuses.Apply(context.Background(), change)
 	mustBeTemporary(t, err)
 	want := pki.Good
 	if applies {
@@ -91,7 +91,7 @@ func lostChange(t *testing.T, w *world, applies bool) {
 	if c := w.readCertificate(t, r.Ref); c.Status.State != want {
 		t.Errorf("the certificate is %v, want %v", c.Status.State, want)
 	}
-	result, err := w.Statuses.Apply(context.Background(), o)
+	result, err := w.Statuses.Apply(context.Background(), change)
 	statuses := result.All()
 	must(t, err)
 	if len(statuses) != 1 || statuses[0].Ref != r.Ref || statuses[0].Status.State != pki.Revoked {

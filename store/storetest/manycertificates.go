@@ -52,19 +52,19 @@ func (w *world) issueMany(t *testing.T, key pki.KeyHash) []ca.Record {
 }
 
 // changeMany makes a change as operator.
-func (w *world) changeMany(t *testing.T, o revocation.Change) revocation.ChangeResult {
+func (w *world) changeMany(t *testing.T, change revocation.Change) revocation.ChangeResult {
 	t.Helper()
-	o.Actor, o.At = operator, w.now
-	result, err := w.Statuses.Apply(context.Background(), o)
+	change.Actor, change.At = operator, w.now
+	result, err := w.Statuses.Apply(context.Background(), change)
 	must(t, err)
 	return result
 }
 
 // mustChangeNothing repeats a change. The repeat must neither change a status nor write a log entry.
-func (w *world) mustChangeNothing(t *testing.T, o revocation.Change) revocation.ChangeResult {
+func (w *world) mustChangeNothing(t *testing.T, change revocation.Change) revocation.ChangeResult {
 	t.Helper()
 	logged := len(w.entries(t))
-	again := w.changeMany(t, o)
+	again := w.changeMany(t, change)
 	mustEqual(t, "the number of changes in the repeat", len(again.Changed), 0)
 	mustEqual(t, "the number of log entries", len(w.entries(t)), logged)
 	return again
@@ -129,12 +129,12 @@ func repeatMany(t *testing.T, w *world) {
 	mustEqual(t, "the bulk revocation of the repeat", again.BulkRevocation, first.BulkRevocation)
 	mustEqual(t, "the number of statuses that the repeat returns", len(again.All()), 0)
 
-	o := w.bulkByLabel("", pki.KeyCompromise)
-	o.Selection, o.Actor = pki.Selection{Identity: id}, by.WithRequest(w.newRequest(t, "revoke"))
-	bulk, _, err := w.Revocation.CreateBulk(t.Context(), o)
+	req := w.bulkByLabel("", pki.KeyCompromise)
+	req.Selection, req.Actor = pki.Selection{Identity: id}, by.WithRequest(w.newRequest(t, "revoke"))
+	bulk, _, err := w.Revocation.CreateBulk(t.Context(), req)
 	must(t, err)
 	w.applyAllBulks(t)
-	repeated, statuses, err := w.Revocation.CreateBulk(t.Context(), o)
+	repeated, statuses, err := w.Revocation.CreateBulk(t.Context(), req)
 	must(t, err)
 	mustEqual(t, "the ID of the repeated bulk revocation", repeated.ID, bulk.ID)
 	mustEqual(t, "the number of statuses that its repeat returns", len(statuses), 0)

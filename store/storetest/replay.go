@@ -193,39 +193,39 @@ func (h *history) revokeTokens(t *rapid.T) {
 }
 
 func (h *history) drawChange(t *rapid.T) revocation.Change {
-	o := revocation.Change{Actor: operator, At: h.w.now, Comment: rapid.SampledFrom([]string{"", "stolen"}).Draw(t, "comment")}
-	switch o.Action = rapid.SampledFrom([]revocation.Action{revoke, hold, unhold}).Draw(t, "action"); o.Action {
+	change := revocation.Change{Actor: operator, At: h.w.now, Comment: rapid.SampledFrom([]string{"", "stolen"}).Draw(t, "comment")}
+	switch change.Action = rapid.SampledFrom([]revocation.Action{revoke, hold, unhold}).Draw(t, "action"); change.Action {
 	case revoke:
-		o.Reason = rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise, pki.PrivilegeWithdrawn}).Draw(t, "reason")
+		change.Reason = rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise, pki.PrivilegeWithdrawn}).Draw(t, "reason")
 		if rapid.Bool().Draw(t, "with invalidity date") {
-			o.InvalidSince = h.w.now.Add(-time.Hour)
+			change.InvalidSince = h.w.now.Add(-time.Hour)
 		}
 	case hold:
-		o.Reason = pki.CertificateHold
+		change.Reason = pki.CertificateHold
 	}
-	return o
+	return change
 }
 
 func (h *history) change(t *rapid.T) {
 	if len(h.records) == 0 {
 		return
 	}
-	o := h.drawChange(t)
-	o.Certificate = rapid.SampledFrom(h.records).Draw(t, "certificate").Ref
-	_, err := h.w.Statuses.Apply(context.Background(), o)
+	change := h.drawChange(t)
+	change.Certificate = rapid.SampledFrom(h.records).Draw(t, "certificate").Ref
+	_, err := h.w.Statuses.Apply(context.Background(), change)
 	h.allowRefusal(t, err)
 }
 
 func (h *history) changeIdentity(t *rapid.T) {
-	o := h.drawChange(t)
-	o.Identity = h.anyIdentity(t)
+	change := h.drawChange(t)
+	change.Identity = h.anyIdentity(t)
 	switch {
-	case o.Action == hold:
-		o.State = pki.Suspended
-	case o.Action == revoke && rapid.Bool().Draw(t, "retire"):
-		o.State = pki.Retired
+	case change.Action == hold:
+		change.State = pki.Suspended
+	case change.Action == revoke && rapid.Bool().Draw(t, "retire"):
+		change.State = pki.Retired
 	}
-	_, err := h.w.Statuses.Apply(context.Background(), o)
+	_, err := h.w.Statuses.Apply(context.Background(), change)
 	h.allowRefusal(t, err)
 }
 
@@ -233,10 +233,10 @@ func (h *history) revokeKey(t *rapid.T) {
 	if len(h.records) == 0 {
 		return
 	}
-	o := revocation.Change{
+	change := revocation.Change{
 		Action: revoke, Reason: pki.KeyCompromise, Key: rapid.SampledFrom(h.records).Draw(t, "certificate").KeyHash, Actor: operator, At: h.w.now,
 	}
-	_, err := h.w.Statuses.Apply(context.Background(), o)
+	_, err := h.w.Statuses.Apply(context.Background(), change)
 	h.allowRefusal(t, err)
 }
 
@@ -248,8 +248,8 @@ func (h *history) createBulk(t *rapid.T) {
 	for _, r := range h.records {
 		certs = append(certs, &cert{Record: r, issued: r.IssuedAt})
 	}
-	o := (&bulkModel{w: h.w, certs: certs}).drawBulkRequest(t)
-	bulk, _, err := h.w.Revocation.CreateBulk(context.Background(), o)
+	req := (&bulkModel{w: h.w, certs: certs}).drawBulkRequest(t)
+	bulk, _, err := h.w.Revocation.CreateBulk(context.Background(), req)
 	h.allowRefusal(t, err)
 	if err == nil && !bulk.Done {
 		h.bulks = append(h.bulks, bulk.ID)

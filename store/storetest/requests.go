@@ -119,30 +119,30 @@ var repeatables = map[string]func(t *testing.T, w *world) repeatable{
 	"revoke by label": func(t *testing.T, w *world) repeatable {
 		need(t, w.Revocation != nil, "bulk revocations")
 		w.issueLabelled(t, 3)
-		o := w.bulkByLabel("7", pki.Superseded)
-		return repeatable{bulks(t, w, o), func() {
+		req := w.bulkByLabel("7", pki.Superseded)
+		return repeatable{bulks(t, w, req), func() {
 			w.applyAllBulks(t)
 			w.issueLabelled(t, 2)
 		}}
 	},
 	"revoke by identity": func(t *testing.T, w *world) repeatable {
 		need(t, w.Revocation != nil, "bulk revocations")
-		o := w.bulkByLabel("", pki.Superseded)
-		o.Selection = pki.Selection{Identity: w.enrollNew(t).Identity}
-		return repeatable{bulks(t, w, o), func() { w.issue(t, w.record(t, o.Identity)) }}
+		req := w.bulkByLabel("", pki.Superseded)
+		req.Selection = pki.Selection{Identity: w.enrollNew(t).Identity}
+		return repeatable{bulks(t, w, req), func() { w.issue(t, w.record(t, req.Identity)) }}
 	},
 }
 
 // changes returns a function that makes a change and returns the number of affected certificates.
-func changes(t *testing.T, w *world, o revocation.Change) func(by pki.Actor) ([]int64, error) {
+func changes(t *testing.T, w *world, change revocation.Change) func(by pki.Actor) ([]int64, error) {
 	return func(by pki.Actor) ([]int64, error) {
-		o.Actor, o.At = by, w.now
-		result, err := w.Statuses.Apply(t.Context(), o)
+		change.Actor, change.At = by, w.now
+		result, err := w.Statuses.Apply(t.Context(), change)
 		for _, c := range result.All() {
 			mustEqual(t, "the status", c.Status, w.readCertificate(t, c.Ref).Status)
 		}
 		for _, c := range result.Changed {
-			result.Affected.Add(c.NotAfter, o.At)
+			result.Affected.Add(c.NotAfter, change.At)
 		}
 		return []int64{int64(result.Affected.Valid), int64(result.Affected.Expired), int64(len(result.All()))}, err
 	}
@@ -159,10 +159,10 @@ func (w *world) applyAllBulks(t *testing.T) {
 }
 
 // bulks returns a function that creates a bulk revocation and returns its ID.
-func bulks(t *testing.T, w *world, o revocation.BulkRequest) func(by pki.Actor) ([]int64, error) {
+func bulks(t *testing.T, w *world, req revocation.BulkRequest) func(by pki.Actor) ([]int64, error) {
 	return func(by pki.Actor) ([]int64, error) {
-		o.Actor = by
-		bulk, _, err := w.Revocation.CreateBulk(t.Context(), o)
+		req.Actor = by
+		bulk, _, err := w.Revocation.CreateBulk(t.Context(), req)
 		return []int64{bulk.ID}, err
 	}
 }
@@ -183,7 +183,7 @@ func repeatsChangeNothing(t *testing.T, w *world) {
 			for range 2 {
 				again, err := r.change(caller.WithRequest(request))
 				must(t, err)
-				mustEqual(t, "what a repeat returns", again, first)
+				mustEqual(t, "the result of a repeat", again, first)
 			}
 			_, err = r.change(caller.WithRequest(pki.Request{ID: request.ID, Content: sha256.Sum256([]byte("other"))}))
 			mustRefuse(t, err, pki.RuleRequestIDReused)
@@ -232,7 +232,7 @@ func lostTokenIsReplaced(t *testing.T, w *world) {
 	}
 }
 
-// usedTokenIsNotReplaced repeats the creation of tokens that were used, revoked or expired. The repeats must be
+// usedTokenIsNotReplaced repeats the creation of tokens that were used, revoked or stale. The repeats must be
 // refused.
 func usedTokenIsNotReplaced(t *testing.T, w *world) {
 	for name, use := range map[string]func(token ra.Token){

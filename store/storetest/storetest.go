@@ -49,12 +49,12 @@ type Store struct {
 
 // StatusChanger applies changes of statuses. It is a part of revocation.StatusStore.
 type StatusChanger interface {
-	Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error)
+	Apply(ctx context.Context, change revocation.Change) (revocation.ChangeResult, error)
 }
 
 // BulkCounter counts the certificates that a bulk revocation would change. It is a part of revocation.BulkCreator.
 type BulkCounter interface {
-	CountBulk(ctx context.Context, o revocation.BulkRequest) (revocation.Affected, error)
+	CountBulk(ctx context.Context, req revocation.BulkRequest) (revocation.Affected, error)
 }
 
 // suite maps names to tests. Each test opens its own stores.

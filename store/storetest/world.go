@@ -239,7 +239,7 @@ func (w *world) advanceAge(t rapid.TB) {
 
 // apply makes a change as operator. It checks that the returned statuses equal those on record, and returns the
 // statuses that changed.
-func (w *world) apply(t rapid.TB, o revocation.Change) []pki.StatusChange {
+func (w *world) apply(t rapid.TB, change revocation.Change) []pki.StatusChange {
 	t.Helper()
 	before := map[pki.CertRef]pki.Status{}
 	_, err := w.Feed.Snapshot(context.Background(), time.Time{}, func(c pki.StatusChange) error {
@@ -247,8 +247,8 @@ func (w *world) apply(t rapid.TB, o revocation.Change) []pki.StatusChange {
 		return nil
 	})
 	must(t, err)
-	o.Actor, o.At = operator, w.now
-	result, err := w.Statuses.Apply(context.Background(), o)
+	change.Actor, change.At = operator, w.now
+	result, err := w.Statuses.Apply(context.Background(), change)
 	must(t, err)
 	var changed []pki.StatusChange
 	for _, c := range result.All() {
