@@ -72,7 +72,7 @@ var retiredWords = []retiredWord{
 	{old: "verdicts?", new: "result", in: plain},
 	{old: "whoever|somebody", new: "the name of the actor", in: plain},
 	{old: "announces?|announced", new: "prepare, write an intent", in: plain},
-	{old: "settles?|settled|settlements?", new: "commit", in: plain},
+	{old: "settles|settle", new: "commit", in: plain},
 	{old: "turned away", new: "rejected", in: plain},
 	{old: "trying again|tries again", new: "retrying", in: plain},
 	{old: "at work", new: "active", in: plain},
