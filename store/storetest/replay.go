@@ -39,7 +39,7 @@ func testReplay(t *testing.T, open func(t *testing.T) Store) {
 		actions := map[string]func(*rapid.T){
 			"register": h.register, "update": h.update, "issue": h.issue, "issue more": h.issue, "renew": h.renew, "renew again": h.renew,
 			"abandon": h.abandon, "token": h.token, "use token": h.useToken, "revoke tokens": h.revokeTokens, "change": h.change,
-			"change identity": h.changeIdentity, "revoke key": h.revokeKey, "bulk": h.bulk, "step": h.step, "publish": h.publish,
+			"change identity": h.changeIdentity, "revoke key": h.revokeKey, "create bulk": h.createBulk, "apply bulk": h.applyBulkStep, "publish": h.publish,
 			"points": h.points, "expire": h.expire, "later": h.later, "refuse": func(rt *rapid.T) { h.w.logRefusal(rt, "no") },
 		}
 		rt.Repeat(actions)
