@@ -114,7 +114,7 @@ func (d *decoder) number(b []byte) *big.Int {
 	return new(big.Int).SetBytes(b)
 }
 
-// parseEvent decodes the event of an entry of a time; nil if it has none.
+// parseEvent decodes the event of an entry with the given time, or returns nil if the entry has none.
 func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
 	var d decoder
 	var e Event
@@ -241,7 +241,7 @@ func (d *decoder) order(m *brevetv1.StatusOrder, changes int) *StatusOrder {
 	return o
 }
 
-// invalidTimes decodes the invalidity times of so many changes, or nil.
+// invalidTimes decodes the invalidity times of a number of changes. It returns nil if there are none.
 func (d *decoder) invalidTimes(all []int64, changes int) (times []time.Time) {
 	if n := len(all); n != 0 && n != changes {
 		d.fail(fmt.Errorf("%d invalidity times, in %d changes", n, changes))
