@@ -21,7 +21,7 @@ type stepCABench struct {
 
 // newStepCA returns the hidden command that make bench-step-ca runs.
 func newStepCA() *cobra.Command {
-	b := stepCABench{commonFlags: commonFlags{rounds: 3}}
+	b := stepCABench{commonFlags: commonFlags{rounds: 6}}
 	cmd := &cobra.Command{
 		Use: "step-ca", Short: "Measure how many certificates a second step-ca issues beside Brevet", Args: cobra.NoArgs, Hidden: true,
 		Long: "step-ca starts Brevet's server as brevet-bench issue does, and a step-ca with the same key in the same SoftHSM, and with\n" +
@@ -121,11 +121,12 @@ func (r *stepCARig) round(ctx context.Context, d time.Duration) (map[string]floa
 	return values, r.loadOther(ctx, d, "step_ca_renew_", (*stepCACaller).renew, values)
 }
 
+// stepCACall requests one certificate of step-ca, and returns how long that took.
+type stepCACall func(*stepCACaller, context.Context) (time.Duration, error)
+
 // loadOther requests certificates of step-ca for d, and compares Brevet's rate and latency with it. The names of the
 // fields begin with prefix.
-func (r *stepCARig) loadOther(
-	ctx context.Context, d time.Duration, prefix string, call func(*stepCACaller, context.Context) (time.Duration, error), values map[string]float64,
-) error {
+func (r *stepCARig) loadOther(ctx context.Context, d time.Duration, prefix string, call stepCACall, values map[string]float64) error {
 	before, err := cpuOf(r.other.cmd.Process)
 	if err != nil {
 		return err

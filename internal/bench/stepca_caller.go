@@ -57,7 +57,8 @@ func (s *stepCA) newCaller(ctx context.Context) (*stepCACaller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &stepCACaller{s: s, csr: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})), signer: s.client(nil)}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})
+	c := &stepCACaller{s: s, csr: string(text), signer: s.client(nil)}
 	got, _, err := c.requestSigned(ctx)
 	if err != nil {
 		return nil, err
@@ -112,7 +113,9 @@ func (c *stepCACaller) renew(ctx context.Context) (time.Duration, error) {
 	return took, err
 }
 
-func (c *stepCACaller) post(ctx context.Context, client *http.Client, path string, body []byte) (*stepCAResponse, time.Duration, error) {
+func (c *stepCACaller) post(
+	ctx context.Context, client *http.Client, path string, body []byte,
+) (*stepCAResponse, time.Duration, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.s.base+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, 0, err

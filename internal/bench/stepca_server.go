@@ -51,7 +51,9 @@ func (b *bench) startStepCA(ctx context.Context, program string, callers int) (s
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	s = &stepCA{log: filepath.Join(dir, "log"), ended: make(chan struct{}), roots: x509.NewCertPool(), tokens: make(chan string, maxTokens)}
+	s = &stepCA{
+		log: filepath.Join(dir, "log"), ended: make(chan struct{}), roots: x509.NewCertPool(), tokens: make(chan string, maxTokens),
+	}
 	if s.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, err
 	}
@@ -79,11 +81,13 @@ func (s *stepCA) certify(b *bench, dir string) error {
 	}
 	now := time.Now()
 	root := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "step-ca Root"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(2 * stepCACertTime),
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "step-ca Root"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(2 * stepCACertTime),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLen: 1, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	issuing := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "step-ca Issuing"}, NotBefore: root.NotBefore, NotAfter: root.NotAfter,
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "step-ca Issuing"},
+		NotBefore: root.NotBefore, NotAfter: root.NotAfter,
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	for name, c := range map[string]struct {
@@ -121,10 +125,11 @@ func (s *stepCA) configure(ctx context.Context, b *bench, dir string) (path stri
 		return "", err
 	}
 	coordinates := public[1:]
+	hsmURI := "pkcs11:module-path=" + module + ";token=" + hsmLabel + "?pin-source=/dev/stdin" // RFC 7512
 	encode := base64.RawURLEncoding.EncodeToString
 	text, err := json.Marshal(map[string]any{
-		"root": filepath.Join(dir, "root.crt"), "crt": filepath.Join(dir, "issuing.crt"), "key": "pkcs11:object=" + b.key.Label(),
-		"kms":     map[string]any{"type": "pkcs11", "uri": "pkcs11:module-path=" + module + ";token=" + hsmLabel + "?pin-source=/dev/stdin"},
+		"root": filepath.Join(dir, "root.crt"), "crt": filepath.Join(dir, "issuing.crt"),
+		"kms": map[string]any{"type": "pkcs11", "uri": hsmURI}, "key": "pkcs11:object=" + b.key.Label(),
 		"address": addresses[0], "dnsNames": []string{"127.0.0.1"},
 		"db": map[string]any{"type": "badgerv2", "dataSource": filepath.Join(dir, "db")},
 		"authority": map[string]any{"provisioners": []any{map[string]any{
