@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -46,7 +47,7 @@ func scanIntent(row engine.Scanner) (ca.Intent, error) {
 	if err := row.Scan(&batch, &items); err != nil {
 		return ca.Intent{}, err
 	}
-	decoded, err := decodeItems(items)
+	decoded, err := column.DecodeItems(items)
 	if err != nil {
 		return ca.Intent{}, fmt.Errorf("read the intent %x: %w", batch, err)
 	}
@@ -108,7 +109,7 @@ func (tx *writeTx) announce(ctx context.Context, epoch ca.Epoch, intent ca.Inten
 		return tx.noteSettled(ctx, intent.Batch)
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO intents (batch, epoch, items) VALUES (?, ?, ?)`,
-		intent.Batch[:], int64(epoch), encodeItems(intent.Items)) //nolint:gosec // epochs count up from 1
+		intent.Batch[:], int64(epoch), column.EncodeItems(intent.Items)) //nolint:gosec // epochs count up from 1
 	return err
 }
 

@@ -11,7 +11,9 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/logtable"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -87,7 +89,7 @@ func (tx *writeTx) takeItems(ctx context.Context, wanted ca.Intent) ([]ca.Intent
 		return nil, fmt.Errorf("%d of the items to commit are not pending: they were committed already, or their intent was never written", len(wanted.Items)-len(taken))
 	}
 	if len(left) > 0 {
-		return taken, tx.ExecOne(ctx, `UPDATE intents SET items = ? WHERE batch = ?`, encodeItems(left), wanted.Batch[:])
+		return taken, tx.ExecOne(ctx, `UPDATE intents SET items = ? WHERE batch = ?`, column.EncodeItems(left), wanted.Batch[:])
 	}
 	if err := tx.ExecOne(ctx, `DELETE FROM intents WHERE batch = ?`, wanted.Batch[:]); err != nil {
 		return nil, err
@@ -143,7 +145,7 @@ func (tx *writeTx) insertIssued(ctx context.Context, r *ca.Record, identity int6
 		INSERT INTO certificates (serial, issuer, identity, request, key, profile, issued_at, not_before, not_after,
 		                          crl_partition, state, reason, version, der)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, ?)`,
-		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), keyID(r.KeyHash), r.Profile, engine.Millis(r.IssuedAt),
+		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), column.KeyID(r.KeyHash), r.Profile, engine.Millis(r.IssuedAt),
 		engine.Millis(r.NotBefore), engine.Millis(r.NotAfter), r.Partition, r.DER)
 	if err != nil {
 		return 0, err
@@ -160,7 +162,7 @@ func (tx *writeTx) abandon(
 	var recorded, duplicates []ca.IntentItem
 	var changes []pki.StatusChange
 	status := rules.Abandoned(at)
-	changed, err := tx.nextIndex(ctx)
+	changed, err := logtable.ReadNextIndex(ctx, tx)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -18,7 +20,7 @@ import (
 const selectStanding = `
 	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
 	SELECT ` + identityColumns + `,
-	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, s.id, s.rest, ` + anyOpen + `,
+	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, s.id, s.rest, ` + bulk.AnyOpen + `,
 	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.issued_at, a.not_after, a.der, ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
@@ -33,7 +35,7 @@ const selectStanding = `
 const questionColumns = `?1 AS spiffe_id, ?2 AS serial, ?3 AS issuer, ?4 AS request, ?5 AS key, ?6 AS hash`
 
 func questionOf(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID, key pki.KeyHash) []any {
-	return []any{id.String(), optional(predecessor.Serial), optional(predecessor.Issuer), optional(request), keyID(key), key.Bytes()}
+	return []any{id.String(), column.Optional(predecessor.Serial), column.Optional(predecessor.Issuer), column.Optional(request), column.KeyID(key), key.Bytes()}
 }
 
 // IssuanceState reads a consistent snapshot in one statement. While a bulk revocation is open, it needs a few statements, in
@@ -48,7 +50,7 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issuance
 			if err := row.read(ctx, tx, q); err != nil {
 				return err
 			}
-			return row.addSets(ctx, tx, q)
+			return row.applyOpenBulk(ctx, tx, q)
 		})
 	}
 	if err != nil {
@@ -85,24 +87,24 @@ func (r *standingRow) read(ctx context.Context, from engine.Querier, q ra.Issuan
 	return err
 }
 
-// addSets applies the open bulk revocations.
-func (r *standingRow) addSets(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
-	open, err := readOpenSets(ctx, from)
+// applyOpenBulk applies the open bulk revocations.
+func (r *standingRow) applyOpenBulk(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
+	open, err := bulk.ReadOpen(ctx, from)
 	if err != nil {
 		return err
 	}
 	if r.predecessor.Valid {
-		masks, err := open.masks(ctx, from, []int64{r.predecessor.Int64})
+		masks, err := open.Masks(ctx, from, []int64{r.predecessor.Int64})
 		if err != nil {
 			return err
 		}
 		before := statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
-		if st := open.orders.Status(before, masks[r.predecessor.Int64]); st != before {
+		if st := open.Status(before, masks[r.predecessor.Int64]); st != before {
 			r.state.Int64, r.reason.Int64, r.version.Int64 = int64(st.State), int64(st.Reason), int64(st.Version) //nolint:gosec // checked by the table
 			r.revokedAt = sql.NullInt64{Int64: engine.Millis(st.RevokedAt), Valid: st.State != pki.Good}
 		}
 	}
-	return r.key.addSets(ctx, from, open, q.Key)
+	return r.key.applyOpenBulk(ctx, from, open, q.Key)
 }
 
 func (r *standingRow) standing(q ra.IssuanceQuery) (ra.IssuanceState, error) {
@@ -129,7 +131,7 @@ func (r *standingRow) standing(q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	st.Prior = &ra.PriorIssuance{Certificate: ca.Certificate{
 		DER: r.answer, IssuedAt: engine.FromMillis(r.answerIssue.Int64), NotAfter: engine.FromMillis(r.answerEnd.Int64),
 	}}
-	if st.Prior.Certificate.Ref, err = parseRef(r.answerIssuer, r.answerSerial); err != nil {
+	if st.Prior.Certificate.Ref, err = column.ParseRef(r.answerIssuer, r.answerSerial); err != nil {
 		return st, err
 	}
 	st.Prior.Key, err = r.answerKey.hash()

@@ -56,7 +56,7 @@ func revokeUntilKilled(path string) error {
 			return err
 		}
 	}
-	set, _, err := db.Revocation().CreateBulk(ctx, stolen)
+	created, _, err := db.Revocation().CreateBulk(ctx, stolen)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func revokeUntilKilled(path string) error {
 				_, _ = io.Copy(io.Discard, os.Stdin) // until the kill
 			}})
 		}
-		if _, _, err := db.Revocation().ApplyBulk(ctx, set.ID, crashStep, at); err != nil {
+		if _, _, err := db.Revocation().ApplyBulk(ctx, created.ID, crashStep, at); err != nil {
 			return err
 		}
 	}
@@ -121,14 +121,14 @@ func TestKilledDuringBulkRevocation(t *testing.T) {
 	}
 	open, err := db.Revocation().OpenBulk(ctx)
 	if err != nil || len(open) != 1 || open[0].Applied != 2*crashStep {
-		t.Fatalf("the kill left the sets %+v, %v", open, err)
+		t.Fatalf("the kill left the bulk revocations %+v, %v", open, err)
 	}
-	for set := open[0]; !set.Done; {
-		if _, set, err = db.Revocation().ApplyBulk(ctx, set.ID, crashStep, at); err != nil {
+	for left := open[0]; !left.Done; {
+		if _, left, err = db.Revocation().ApplyBulk(ctx, left.ID, crashStep, at); err != nil {
 			t.Fatal(err)
 		}
-		if set.Done && set.Applied != crashMembers {
-			t.Errorf("the set ends as %+v", set)
+		if left.Done && left.Applied != crashMembers {
+			t.Errorf("the bulk revocation ends as %+v", left)
 		}
 	}
 	if n := revoked(); n != crashMembers {
