@@ -74,8 +74,8 @@ func revokeUntilKilled(path string) error {
 	return nil
 }
 
-// A process is killed while a bulk revocation is applied in steps. The bulk revocation stays in effect for all members, and the
-// next process applies the remaining steps.
+// A process is killed while a bulk revocation is applied in steps. The bulk revocation stays in effect for all members, and
+// the next process applies the remaining steps.
 func TestKilledDuringBulkRevocation(t *testing.T) {
 	ctx := context.Background()
 	path := filepath.Join(t.TempDir(), "brevet.db")

@@ -37,8 +37,8 @@ func (r *Revocation) NotifyBulk(ctx context.Context, id int64, observer pki.Stat
 		return row.BulkRevocation, nil
 	}
 	err = r.db.write(ctx, "record the number of certificates of a bulk revocation", func(ctx context.Context, tx *writeTx) error {
-		// Steps may have been applied since the members were read. Total includes their certificates, as counted at the time of
-		// the read.
+		// Steps may have been applied since the members were read. Total includes their certificates, as counted at the time
+		// of the read.
 		result, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ?, ended = ? WHERE id = ? AND total IS NULL`,
 			row.Applied+len(remaining.Rows), remaining.Expired, id)
 		if err != nil {

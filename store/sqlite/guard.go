@@ -27,7 +27,7 @@ type guarded struct {
 // selectGuarded selects the identity of a record, the certificate that it renews, the certificate that was issued for the
 // same request ID, and its key.
 const selectGuarded = `
-	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
+	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `)
 	SELECT n.id, n.state, n.generation, p.id, p.state, p.reason, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
 	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + bulk.AnyOpen + `, ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
@@ -71,8 +71,8 @@ func (tx *writeTx) checkGuard(ctx context.Context, r *ca.Record, at time.Time) (
 
 // read reads the row and fills in the issuance. It returns the row ID of the token.
 func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Time) (token int64, err error) {
-	question := questionOf(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key)
-	row := tx.QueryRowContext(ctx, selectGuarded, question...)
+	arguments := queryArguments(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key)
+	row := tx.QueryRowContext(ctx, selectGuarded, arguments...)
 	err = row.Scan(f.columns()...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil

@@ -192,8 +192,8 @@ func (tx *writeTx) changeIdentity(ctx context.Context, o revocation.Change) (rev
 	return out.ChangeResult, tx.distrust(ctx, o.Identity, o)
 }
 
-// changeAffected changes the certificates that a change affects. It changes few of them in this transaction, and creates a bulk
-// revocation for more (see bulk.Row.IsMany). It reports whether any certificate changes.
+// changeAffected changes the certificates that a change affects. It changes few of them in this transaction, and creates a
+// bulk revocation for more (see bulk.Row.IsMany). It reports whether any certificate changes.
 //
 // If none changes, it creates no bulk revocation. If the change repeats one whose bulk revocation is still open, the result
 // names that bulk revocation.

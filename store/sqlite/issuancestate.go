@@ -15,10 +15,10 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// selectStanding selects an identity, the certificate to renew, the certificate that was issued for the request ID, and the
-// state of the key.
-const selectStanding = `
-	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
+// selectIssuanceState selects an identity, the certificate to renew, the certificate that was issued for the request ID, and
+// the state of the key.
+const selectIssuanceState = `
+	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `)
 	SELECT ` + identityColumns + `,
 	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, s.id, s.rest, ` + bulk.AnyOpen + `,
 	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.issued_at, a.not_after, a.der, ` + keyColumns + `
@@ -29,24 +29,24 @@ const selectStanding = `
 	LEFT JOIN keys ak ON ak.id = a.key
 	LEFT JOIN keys k ON k.id = q.key`
 
-// questionColumns are the parameters of a query, in the order of the arguments. Statements put them into a table of their own.
+// queryColumns are the parameters of a query, in the order of the arguments. Statements put them into a table of their own.
 // Otherwise SQLite would plan a join on the arguments again whenever they change (sqlite3VdbeSetVarmask), which takes several
 // times as long as running the statement.
-const questionColumns = `?1 AS spiffe_id, ?2 AS serial, ?3 AS issuer, ?4 AS request, ?5 AS key, ?6 AS hash`
+const queryColumns = `?1 AS spiffe_id, ?2 AS serial, ?3 AS issuer, ?4 AS request, ?5 AS key, ?6 AS hash`
 
-func questionOf(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID, key pki.KeyHash) []any {
+func queryArguments(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID, key pki.KeyHash) []any {
 	return []any{id.String(), column.Optional(predecessor.Serial), column.Optional(predecessor.Issuer), column.Optional(request), column.KeyID(key), key.Bytes()}
 }
 
 // IssuanceState reads a consistent snapshot in one statement. While a bulk revocation is open, it needs a few statements, in
 // one transaction.
 func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
-	const what = "read how a request stands"
-	var row standingRow
+	const what = "read the state of an issuance"
+	var row issuanceRow
 	err := r.db.file.Look(ctx, what, func(ctx context.Context, conn *sql.Conn) error { return row.read(ctx, conn, q) })
 	if err == nil && row.revoking {
 		err = r.db.file.Read(ctx, what, func(ctx context.Context, tx *sql.Tx) error {
-			row = standingRow{}
+			row = issuanceRow{}
 			if err := row.read(ctx, tx, q); err != nil {
 				return err
 			}
@@ -56,31 +56,31 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issuance
 	if err != nil {
 		return ra.IssuanceState{}, err
 	}
-	st, err := row.standing(q)
+	st, err := row.issuanceState(q)
 	return st, engine.Fail(what, err)
 }
 
-// standingRow is a row of selectStanding.
-type standingRow struct {
-	id                                 identityRow
-	predecessor                        sql.NullInt64
-	state, reason, revokedAt, version  sql.NullInt64
-	supersededBy                       sql.NullInt64
-	predecessorIssue, predecessorEnd   sql.NullInt64
-	successor                          storedKey
-	revoking                           bool
-	answerRow                          sql.NullInt64
-	answerSerial, answerIssuer, answer []byte
-	answerKey                          storedKey
-	answerIssue, answerEnd             sql.NullInt64
-	key                                keyRow
+// issuanceRow is a row of selectIssuanceState.
+type issuanceRow struct {
+	id                                       identityRow
+	predecessor                              sql.NullInt64
+	state, reason, revokedAt, version        sql.NullInt64
+	supersededBy                             sql.NullInt64
+	predecessorIssuedAt, predecessorNotAfter sql.NullInt64
+	successor                                storedKey
+	revoking                                 bool
+	priorRow                                 sql.NullInt64
+	priorSerial, priorIssuer, priorDER       []byte
+	priorKey                                 storedKey
+	priorIssuedAt, priorNotAfter             sql.NullInt64
+	key                                      keyRow
 }
 
-func (r *standingRow) read(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
-	row := from.QueryRowContext(ctx, selectStanding, questionOf(q.Identity, q.Predecessor, q.Request, q.Key)...)
+func (r *issuanceRow) read(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
+	row := from.QueryRowContext(ctx, selectIssuanceState, queryArguments(q.Identity, q.Predecessor, q.Request, q.Key)...)
 	err := row.Scan(slices.Concat(r.id.columns(),
-		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssue, &r.predecessorEnd, &r.successor.id, &r.successor.rest, &r.revoking,
-			&r.answerRow, &r.answerSerial, &r.answerIssuer, &r.answerKey.id, &r.answerKey.rest, &r.answerIssue, &r.answerEnd, &r.answer}, r.key.columns())...)
+		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.successor.id, &r.successor.rest, &r.revoking,
+			&r.priorRow, &r.priorSerial, &r.priorIssuer, &r.priorKey.id, &r.priorKey.rest, &r.priorIssuedAt, &r.priorNotAfter, &r.priorDER}, r.key.columns())...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return rules.NoIdentity(q.Identity)
 	}
@@ -88,7 +88,7 @@ func (r *standingRow) read(ctx context.Context, from engine.Querier, q ra.Issuan
 }
 
 // applyOpenBulk applies the open bulk revocations.
-func (r *standingRow) applyOpenBulk(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
+func (r *issuanceRow) applyOpenBulk(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
 	open, err := bulk.ReadOpen(ctx, from)
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func (r *standingRow) applyOpenBulk(ctx context.Context, from engine.Querier, q 
 	return r.key.applyOpenBulk(ctx, from, open, q.Key)
 }
 
-func (r *standingRow) standing(q ra.IssuanceQuery) (ra.IssuanceState, error) {
+func (r *issuanceRow) issuanceState(q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	var st ra.IssuanceState
 	var err error
 	if st.Identity, err = r.id.identity(); err != nil {
@@ -119,24 +119,24 @@ func (r *standingRow) standing(q ra.IssuanceQuery) (ra.IssuanceState, error) {
 			return st, rules.NoPredecessor(q.Predecessor)
 		}
 		st.Predecessor.Status = statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
-		st.Predecessor.IssuedAt = engine.FromMillis(r.predecessorIssue.Int64)
-		st.Predecessor.NotAfter, st.Predecessor.Superseded = engine.FromMillis(r.predecessorEnd.Int64), r.supersededBy.Valid
+		st.Predecessor.IssuedAt = engine.FromMillis(r.predecessorIssuedAt.Int64)
+		st.Predecessor.NotAfter, st.Predecessor.Superseded = engine.FromMillis(r.predecessorNotAfter.Int64), r.supersededBy.Valid
 		if st.Predecessor.Successor, err = r.successor.hash(); err != nil {
 			return st, err
 		}
 	}
-	if r.answerSerial == nil {
+	if r.priorSerial == nil {
 		return st, nil
 	}
 	st.Prior = &ra.PriorIssuance{Certificate: ca.Certificate{
-		DER: r.answer, IssuedAt: engine.FromMillis(r.answerIssue.Int64), NotAfter: engine.FromMillis(r.answerEnd.Int64),
+		DER: r.priorDER, IssuedAt: engine.FromMillis(r.priorIssuedAt.Int64), NotAfter: engine.FromMillis(r.priorNotAfter.Int64),
 	}}
-	if st.Prior.Certificate.Ref, err = column.ParseRef(r.answerIssuer, r.answerSerial); err != nil {
+	if st.Prior.Certificate.Ref, err = column.ParseRef(r.priorIssuer, r.priorSerial); err != nil {
 		return st, err
 	}
-	st.Prior.Key, err = r.answerKey.hash()
+	st.Prior.Key, err = r.priorKey.hash()
 	// SQLite reuses the IDs of deleted rows, so the key must be that of the renewal.
-	st.Prior.Supersedes = r.supersededBy.Valid && r.supersededBy == r.answerRow && r.successor.id == r.answerKey.id
+	st.Prior.Supersedes = r.supersededBy.Valid && r.supersededBy == r.priorRow && r.successor.id == r.priorKey.id
 	return st, err
 }
 

@@ -22,31 +22,31 @@ import (
 //
 // A refused record does not affect the others and needs no savepoint. Its guard is checked before anything is written for
 // it. Only the first write can violate a constraint, and SQLite rolls back that statement alone.
-func (tx *writeTx) commitBatch(ctx context.Context, s ca.BatchCommit, verdicts ca.Results) error {
+func (tx *writeTx) commitBatch(ctx context.Context, s ca.BatchCommit, results ca.Results) error {
 	items, err := tx.takeItems(ctx, s.Intent)
 	if err != nil {
 		return err
 	}
-	unsettled := map[pki.CertRef]ca.IntentItem{}
+	pending := map[pki.CertRef]ca.IntentItem{}
 	for _, item := range items {
-		unsettled[item.Ref] = item
+		pending[item.Ref] = item
 	}
 	for i := range s.Records {
 		r := &s.Records[i]
-		item, announced := unsettled[r.Ref]
-		if !announced {
+		item, isPending := pending[r.Ref]
+		if !isPending {
 			return fmt.Errorf("certificate %s is not an item of this commit, or is recorded twice", r.Ref.Serial)
 		}
-		delete(unsettled, r.Ref)
+		delete(pending, r.Ref)
 		superseded, refusal, err := tx.issue(ctx, r, s.At)
 		if err != nil {
 			return fmt.Errorf("record certificate %s: %w", r.Ref.Serial, err)
 		}
 		if refusal == nil {
-			verdicts[i] = ca.Result{Superseded: superseded}
+			results[i] = ca.Result{Superseded: superseded}
 			continue
 		}
-		verdicts[i] = ca.Result{Refusal: refusal}
+		results[i] = ca.Result{Refusal: refusal}
 		err = tx.abandon(ctx, s.At, []ca.IntentItem{item}, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
 			return rules.RefusedCertificateEntry(r, refusal, s.At, items, changes)
 		})
@@ -54,7 +54,7 @@ func (tx *writeTx) commitBatch(ctx context.Context, s ca.BatchCommit, verdicts c
 			return err
 		}
 	}
-	items = slices.DeleteFunc(items, func(i ca.IntentItem) bool { _, left := unsettled[i.Ref]; return !left })
+	items = slices.DeleteFunc(items, func(i ca.IntentItem) bool { _, left := pending[i.Ref]; return !left })
 	if len(items) == 0 {
 		return nil
 	}
@@ -94,10 +94,10 @@ func (tx *writeTx) takeItems(ctx context.Context, wanted ca.Intent) ([]ca.Intent
 	if err := tx.ExecOne(ctx, `DELETE FROM intents WHERE batch = ?`, wanted.Batch[:]); err != nil {
 		return nil, err
 	}
-	return taken, tx.noteSettled(ctx, wanted.Batch)
+	return taken, tx.recordCommitted(ctx, wanted.Batch)
 }
 
-func (tx *writeTx) noteSettled(ctx context.Context, batch ca.BatchID) error {
+func (tx *writeTx) recordCommitted(ctx context.Context, batch ca.BatchID) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO settled (batch) VALUES (?)`, batch[:])
 	return err
 }
