@@ -18,14 +18,14 @@ func TestRequestsThatMayWaitAreQueued(t *testing.T) {
 	hold := make(chan struct{})
 	w.signer.before = func([]byte) error { <-hold; return nil }
 	a := w.open(t, w.store.CA())
-	patient := func() ca.Request {
+	mayWait := func() ca.Request {
 		req := w.request(t)
 		req.MayWait = true
 		return req
 	}
 	var wg sync.WaitGroup
 	for range 1050 {
-		req := patient()
+		req := mayWait()
 		wg.Go(func() {
 			if _, err := issue(context.Background(), a, req); err != nil {
 				t.Error(err)
@@ -38,15 +38,15 @@ func TestRequestsThatMayWaitAreQueued(t *testing.T) {
 	if _, err := issue(t.Context(), a, w.request(t)); !refusedAs(err, pki.RuleOverloaded) {
 		t.Errorf("a request that does not wait: %v, want %s", err, pki.RuleOverloaded)
 	}
-	given, giveUp := context.WithCancel(t.Context())
-	giveUp()
-	if _, err := issue(given, a, patient()); !errors.Is(err, context.Canceled) || !pki.IsTemporary(err) {
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := issue(canceled, a, mayWait()); !errors.Is(err, context.Canceled) || !pki.IsTemporary(err) {
 		t.Errorf("a request with a canceled context: %v", err)
 	}
 	close(hold)
 	wg.Wait()
 	closeAuthority(t, a)
-	if _, err := issue(t.Context(), a, patient()); !pki.IsTemporary(err) || pki.RetryAfter(err) <= 0 {
+	if _, err := issue(t.Context(), a, mayWait()); !pki.IsTemporary(err) || pki.RetryAfter(err) <= 0 {
 		t.Errorf("a request after Close: %v, want a temporary error with a delay", err)
 	}
 }

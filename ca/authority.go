@@ -69,8 +69,8 @@ type Authority struct {
 	writer     *writer
 }
 
-// New lints every profile and opens a new epoch of the journal. It commits what earlier epochs left pending, and starts
-// the writer, which Close stops.
+// New lints every profile and opens a new epoch of the journal. It commits the intents that earlier epochs left
+// pending, and starts the writer, which Close stops.
 func New(ctx context.Context, c Config) (*Authority, error) {
 	if len(c.IssuingCAs) == 0 {
 		return nil, errors.New("no issuing CA is installed: run brevet ceremony install")
@@ -140,8 +140,8 @@ func (a *Authority) encoderFor(now time.Time) error {
 	return nil
 }
 
-// Chain returns the CA certificates that go with a certificate of an issuing CA, and their root. It refuses a CA that is
-// not served here any more.
+// Chain returns the CA certificates that go with a certificate of an issuing CA, and their root. It refuses a CA that
+// this server no longer serves.
 func (a *Authority) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x509.Certificate, err error) {
 	iss, ok := a.issuingCAs[id]
 	if !ok {
@@ -255,7 +255,7 @@ func (a *Authority) Issue(ctx context.Context, d *Draft) (Certificate, error) {
 		return Certificate{}, err
 	}
 	defer release()
-	// If anything before the hand-over fails, including by a panic, the batch must not wait for this item.
+	// If a step before delivery fails or panics, the batch must not wait for this item.
 	handed := false
 	defer func() {
 		if !handed {
@@ -323,5 +323,5 @@ func (a *Authority) InFlight() int { return len(a.writer.slots) }
 func (a *Authority) Fenced() bool { return a.writer.fencedOut.Load() }
 
 // Close waits for the certificates in flight, commits them and stops the writer. Later calls of Issue fail with a
-// temporary error. If ctx ends first, Close returns an error, and the next process commits what is pending.
+// temporary error. If ctx ends first, Close returns an error, and the next process commits the pending intents.
 func (a *Authority) Close(ctx context.Context) error { return a.writer.close(ctx) }

@@ -54,10 +54,10 @@ func TestIssuedCertificateMatchesProfile(t *testing.T) {
 	if want := publicURL + "/crl/" + short + ".crl"; len(cert.CRLDistributionPoints) != 1 || cert.CRLDistributionPoints[0] != want {
 		t.Errorf("CRL distribution points %v, want %s", cert.CRLDistributionPoints, want)
 	}
-	opensslVerifies(t, w, c.DER)
+	verifyWithOpenSSL(t, w, c.DER)
 }
 
-func opensslVerifies(t *testing.T, w *world, der []byte) {
+func verifyWithOpenSSL(t *testing.T, w *world, der []byte) {
 	t.Helper()
 	dir := t.TempDir()
 	file := func(name string, der []byte) string {
@@ -93,7 +93,7 @@ func TestRefusedRequestsSignNothing(t *testing.T) {
 		"RSA-1024":         {func(r *ca.Request) { r.Key = rsaKey(1024, 65537) }, pki.RuleKeyType},
 		"RSA exponent 1":   {func(r *ca.Request) { r.Key = rsaKey(3072, 1) }, pki.RuleKeyWeak},
 		"RSA exponent 3":   {func(r *ca.Request) { r.Key = rsaKey(3072, 3) }, pki.RuleKeyWeak},
-		"RSA small factor": {func(r *ca.Request) { r.Key = smooth(3072) }, pki.RuleKeyWeak},
+		"RSA small factor": {func(r *ca.Request) { r.Key = keyDivisibleBy3(3072) }, pki.RuleKeyWeak},
 		"no key":           {func(r *ca.Request) { r.Key = nil }, pki.RuleKeyType},
 		"names forbidden": {func(r *ca.Request) {
 			r.Profile, r.Names = "client", ca.Names{DNS: []string{"pump-1.fleet.example"}}
@@ -126,7 +126,8 @@ func rsaKey(bits, e int) *rsa.PublicKey {
 	return &rsa.PublicKey{N: n, E: e}
 }
 
-func smooth(bits int) *rsa.PublicKey {
+// keyDivisibleBy3 returns an RSA key with a modulus that 3 divides. It has no private key.
+func keyDivisibleBy3(bits int) *rsa.PublicKey {
 	n := new(big.Int).Lsh(big.NewInt(1), uint(bits-1))
 	n.Add(n, big.NewInt(1))
 	for new(big.Int).Mod(n, big.NewInt(3)).Sign() != 0 {
@@ -159,11 +160,11 @@ func TestKeyOfAnotherCertificateShowsBothFingerprints(t *testing.T) {
 	}
 	want := pki.HashSPKI(iss.Certificate.RawSubjectPublicKeyInfo)
 	if err == nil || !strings.Contains(err.Error(), have.String()) || !strings.Contains(err.Error(), want.String()) {
-		t.Errorf("NewIssuer: %v", err)
+		t.Errorf("NewIssuingCA: %v", err)
 	}
 }
 
-func TestEveryIssuerKeyTypeLintsAndSigns(t *testing.T) {
+func TestP384CACertifiesEd25519Keys(t *testing.T) {
 	w := newWorld(t)
 	_, w.issuer = hierarchy(t, elliptic.P384(), 24*time.Hour)
 	a := w.open(t, w.store.CA())
@@ -393,7 +394,7 @@ func TestRequestsAboveLimitAreRefused(t *testing.T) {
 	w.signer.before = func([]byte) error { <-hold; return nil }
 	a := w.open(t, w.store.CA())
 	var wg sync.WaitGroup
-	var shed atomic.Int64
+	var refused atomic.Int64
 	requests := make([]ca.Request, 1100)
 	for i := range requests {
 		requests[i] = w.request(t)
@@ -405,7 +406,7 @@ func TestRequestsAboveLimitAreRefused(t *testing.T) {
 				if pki.RetryAfter(err) <= 0 {
 					t.Error("the refusal has no delay")
 				}
-				if shed.Add(1) == 76 {
+				if refused.Add(1) == 76 {
 					close(hold)
 				}
 			} else if err != nil {
@@ -414,7 +415,7 @@ func TestRequestsAboveLimitAreRefused(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := shed.Load(); n != 76 {
+	if n := refused.Load(); n != 76 {
 		t.Errorf("%d of 1100 requests were refused, want 76", n)
 	}
 	closeAuthority(t, a)

@@ -67,7 +67,7 @@ func (o *observer) status(ref pki.CertRef) pki.Status {
 	return o.known[ref]
 }
 
-// fault is the fault of one call: an error, and whether the call takes effect nevertheless.
+// fault is the failure of one method call: its error, and whether the call takes effect nevertheless.
 type fault struct {
 	applied bool
 	err     error
@@ -75,7 +75,8 @@ type fault struct {
 
 var errInjected = errors.New("injected fault")
 
-// faultyJournal is a real journal whose calls fail as configured. It records which certificate each digest belongs to.
+// faultyJournal is a real journal whose methods fail as configured. It records to which certificate each digest
+// belongs.
 type faultyJournal struct {
 	ca.Journal
 	write func(commits, intents int) *fault // nil for none
@@ -157,7 +158,7 @@ func (j *faultyJournal) refOf(digest string) (pki.CertRef, bool) {
 func (w *world) checkAccounted(t testing.TB, j *faultyJournal, got []ca.Certificate) {
 	t.Helper()
 	ctx := context.Background()
-	released := map[pki.CertRef]bool{}
+	delivered := map[pki.CertRef]bool{}
 	for _, digest := range w.signer.signed.list() {
 		ref, ok := j.refOf(digest)
 		if !ok {
@@ -172,10 +173,10 @@ func (w *world) checkAccounted(t testing.TB, j *faultyJournal, got []ca.Certific
 		if !rec.Delivered && rec.Status.State != pki.Revoked {
 			t.Errorf("%s was never delivered and is %s", ref.Serial, rec.Status.State)
 		}
-		released[ref] = rec.Delivered
+		delivered[ref] = rec.Delivered
 	}
 	for _, c := range got {
-		if !released[c.Ref] {
+		if !delivered[c.Ref] {
 			t.Errorf("a caller has %s, which is not on record as delivered", c.Ref.Serial)
 		}
 		if !w.observed.knows(c.Ref) {

@@ -15,7 +15,7 @@ func TestPanicDoesNotBlockBatch(t *testing.T) {
 	var signed atomic.Int64
 	w.signer.before = func([]byte) error {
 		if signed.Add(1) == 7 {
-			panic("the signer's own")
+			panic("the signer panics")
 		}
 		return nil
 	}
@@ -67,8 +67,8 @@ func TestExpiredDraftIsNotSigned(t *testing.T) {
 	}
 }
 
-// TestSlowSignatureDoesNotDelayOthers holds one signature back until all other certificates are delivered, including those of
-// its batch.
+// TestSlowSignatureDoesNotDelayOthers delays one signature until all other certificates are delivered, including those
+// of its batch.
 func TestSlowSignatureDoesNotDelayOthers(t *testing.T) {
 	const all = 32
 	w := newWorld(t)

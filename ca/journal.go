@@ -93,7 +93,7 @@ const (
 // time.
 //
 // Durability: after Write or Begin returns nil, the changes survive a crash of the machine. After Write returns an
-// error, either all of its changes were applied or none, and only State can tell.
+// error, either all of its changes were applied or none, and only State shows which.
 type Journal interface {
 	// Begin opens a new epoch, which fences all earlier ones, and returns the intents that they left pending.
 	Begin(ctx context.Context) (Epoch, []Intent, error)

@@ -81,10 +81,10 @@ func typeOf(pub crypto.PublicKey) (pki.KeyType, *pki.Refusal) {
 // + y² = 1 + dx²y² and d = -121665/121666, this means dy⁴ + 2y² - 1 = 0.
 func smallOrder(k ed25519.PublicKey) bool {
 	p := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
-	octets := slices.Clone(k)
-	octets[len(octets)-1] &= 0x7f // the sign of x
-	slices.Reverse(octets)
-	y := new(big.Int).SetBytes(octets)
+	encoded := slices.Clone(k)
+	encoded[len(encoded)-1] &= 0x7f // the sign of x
+	slices.Reverse(encoded)
+	y := new(big.Int).SetBytes(encoded)
 	y2 := new(big.Int).Mul(y, y)
 	order8 := new(big.Int).Mul(y2, y2)
 	order8.Mul(order8, big.NewInt(121665))

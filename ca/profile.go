@@ -27,17 +27,19 @@ type Duration string
 // ProfileConfig is a profile in the configuration. NewProfile validates it and turns it into a Profile. The comments of
 // the fields are part of docs/configuration.md.
 type ProfileConfig struct {
-	// Required. The kinds of identity that may have it: `device`, `workload`, `operator`, `server`, or `va`, which is
-	// for OCSP responders and cannot be combined with others.
+	// Required. The kinds of identity that may have the profile: `device`, `workload`, `operator`, `server`, or `va`.
+	// `va` is for OCSP responders and cannot be combined with other kinds.
 	Kinds []string `yaml:"kinds"`
-	// Required. The lifetime of a certificate if its request names none, such as `24h` or `7d`: at least 1 second, at
-	// most `max_lifetime`.
+	// Required. The lifetime of a certificate if the request for it names none, such as `24h` or `7d`: at least 1
+	// second, at most `max_lifetime`.
 	Lifetime Duration `yaml:"lifetime"`
 	// Required. The maximum lifetime that a request may name, such as `30d`. A certificate never outlives its issuing
-	// CA. With `OCSPSigning` the limit is 7 days, because such a certificate cannot be revoked.
+	// CA. With `OCSPSigning` in `extended_key_usage`, the key is at most 7 days, because such a certificate cannot be
+	// revoked.
 	MaxLifetime Duration `yaml:"max_lifetime"`
-	// How far notBefore precedes the time of issue, for relying parties with slow clocks, such as `5m`: at most 24
-	// hours. By default a certificate is valid from the time of issue.
+	// How long before the time of issue a certificate's validity starts (notBefore), such as `5m`: at most 24 hours.
+	// Set the key for relying parties whose clocks are behind. By default a certificate is valid from the time of
+	// issue.
 	Backdate Duration `yaml:"backdate"`
 	// Required. The accepted types of keys: `P-256`, `P-384`, `Ed25519`, `RSA-2048`, `RSA-3072`, `RSA-4096`.
 	Keys []string `yaml:"keys"`
@@ -45,7 +47,7 @@ type ProfileConfig struct {
 	// `contentCommitment`.
 	KeyUsage []string `yaml:"key_usage"`
 	// Required. The purposes of the certificate: `clientAuth`, `serverAuth`, `codeSigning`, `emailProtection`,
-	// `timeStamping`, or `OCSPSigning`, which is for the kind `va` and cannot be combined with others.
+	// `timeStamping`, or `OCSPSigning`. `OCSPSigning` is for the kind `va` and cannot be combined with other purposes.
 	ExtendedKeyUsage []string `yaml:"extended_key_usage"`
 	// Whether certificates contain DNS names: `forbidden`, `allowed` or `required`. The default is `forbidden`. `brevet
 	// identity create --dns` sets the names of an identity.
@@ -53,45 +55,50 @@ type ProfileConfig struct {
 	// Whether certificates contain IP addresses: `forbidden`, `allowed` or `required`. The default is `forbidden`.
 	// `brevet identity create --ip` sets the addresses of an identity.
 	IPAddresses string `yaml:"ip_addresses"`
-	// The content of the subject: `uid`, `common_name` or `none`. The default, `uid`, is the identity's path as user ID
-	// (UID, 0.9.2342.19200300.100.1.1), which no TLS client takes for a host. With `common_name` it is the path as
-	// common name, for software that identifies clients by it. TLS clients take a common name for a host if the
-	// certificate has no DNS name. An identity with a path without a slash must therefore have it as DNS name or IP
-	// address, too. The path then has at most 64 characters. With `none` the subject is empty, and the subject
-	// alternative name is critical (RFC 5280 section 4.2.1.6).
+	// The content of the certificate's subject: `uid`, `common_name` or `none`. By default, `uid`, the subject contains
+	// the identity's path as user ID (UID, 0.9.2342.19200300.100.1.1). No TLS client takes a user ID for a host name.
+	// With `common_name`, the subject contains the path as common name, for software that identifies clients by the
+	// common name. TLS clients may take a common name for a host name if the certificate has no DNS name. If the path
+	// has no slash, it must therefore also be among the identity's DNS names or IP addresses. The path has at most 64
+	// characters then. With `none`, the subject is empty, and the subject alternative name is critical (RFC 5280
+	// section 4.2.1.6).
 	Subject string `yaml:"subject"`
-	// The URL of the CRL in the certificate, starting with `http://`. Brevet serves it at
-	// `"{public_url}/crl/{issuer}.crl"`: `{public_url}` is replaced by the key of that name, `{issuer}` by the issuing
-	// CA's identifier. With `{partition}`, as in `"{public_url}/crl/{issuer}/{partition}.crl"`, each certificate is
-	// assigned to one of `crl.partitions` partitions of the CRL for its lifetime. By default the certificate contains
-	// no such URL.
+	// The URL of the CRL that certificates contain, starting with `http://`. The server publishes full CRLs at
+	// `"{public_url}/crl/{issuer}.crl"`. It replaces `{public_url}` by the value of that key, and `{issuer}` by the
+	// issuing CA's identifier. With `{partition}`, as in `"{public_url}/crl/{issuer}/{partition}.crl"`, the server
+	// assigns each certificate to one of `crl.partitions` partitions, for the certificate's lifetime. By default
+	// certificates contain no CRL URL.
 	CRLURL string `yaml:"crl_url"`
 	// The URL of the delta CRL of the certificate's partition (freshest CRL, RFC 5280 section 4.2.1.15), starting with
-	// `http://`. Placeholders are replaced as in `crl_url`, for instance in
-	// `"{public_url}/crl/{issuer}/{partition}-delta.crl"`. Both URLs must contain `{issuer}` and `{partition}`. By
-	// default the certificate contains no such URL.
+	// `http://`. The server publishes delta CRLs at `"{public_url}/crl/{issuer}/{partition}-delta.crl"`. Both this URL
+	// and `crl_url` must contain `{issuer}` and `{partition}`, which the server replaces as in `crl_url`. By default
+	// certificates contain no delta CRL URL.
 	DeltaCRLURL string `yaml:"delta_crl_url"`
-	// The URL of the OCSP responder in the certificate, starting with `http://`. Placeholders are replaced as in
-	// `crl_url`. Brevet's responder is at `"{public_url}/ocsp"`. By default the certificate contains no such URL.
+	// The URL of the OCSP responder that certificates contain, starting with `http://`. Brevet's responder is at
+	// `"{public_url}/ocsp"`. The server replaces placeholders as in `crl_url`. By default certificates contain no OCSP
+	// URL.
 	OCSPURL string `yaml:"ocsp_url"`
-	// The URL of the issuing CA's certificate, starting with `http://`. Placeholders are replaced as in `crl_url`.
-	// Brevet serves it at `"{public_url}/ca/{issuer}.cer"`. By default the certificate contains no such URL.
+	// The URL of the issuing CA's certificate that certificates contain, starting with `http://`. The server publishes
+	// that certificate at `"{public_url}/ca/{issuer}.cer"`. It replaces placeholders as in `crl_url`. By default
+	// certificates contain no URL of their issuing CA's certificate.
 	CAURL string `yaml:"ca_url"`
-	// Whether the certificate says that no revocation information is available (noRevAvail, RFC 9608). Relying parties
-	// then accept it until it expires. It is for lifetimes so short that a revocation would come too late. The maximum
-	// of `max_lifetime` is then 7 days, and `crl_url`, `delta_crl_url` and `ocsp_url` must be omitted. Brevet itself
-	// refuses such a certificate once it is revoked.
+	// Whether certificates state that no revocation information is available (noRevAvail, RFC 9608). Relying parties
+	// that support the extension accept such a certificate until it expires, even if it is revoked. Brevet's own server
+	// still refuses it then. Set the key only for short lifetimes: `max_lifetime` is at most 7 days with it. `crl_url`,
+	// `delta_crl_url` and `ocsp_url` must be omitted.
 	NoRevAvail bool `yaml:"no_rev_avail"`
-	// Whether a renewal revokes the renewed certificate as superseded. The server then refuses requests with that
-	// certificate, even on open connections, and the CRL lists it until it expires. A device that lost the response may
-	// still repeat its request with it. By default the renewed certificate stays good until it expires.
+	// Whether a renewal revokes the renewed certificate, with the reason superseded. The server then refuses requests
+	// with that certificate, even on open connections, and the CRL lists it until it expires. If a device has lost the
+	// response to the renewal, it may still repeat the renewal with that certificate. By default the renewed
+	// certificate stays good until it expires.
 	RenewalRevokes bool `yaml:"renewal_revokes"`
 	// The maximum number of unexpired certificates of an identity, including revoked ones: 1 to 1000, by default 6. At
-	// the limit, a renewal in the first half of the predecessor's lifetime is refused; a later one always succeeds.
-	// Tokens with `--replace` and bulk issuance may create up to sixteen times as many.
+	// the limit, the server refuses to renew a certificate in the first half of its lifetime; after that it always
+	// renews. Enrollments with tokens made with `--replace` and bulk issuance may create up to sixteen times as many
+	// certificates.
 	MaxUnexpired int `yaml:"max_unexpired"`
-	// Whether each certificate is linted with zlint before it is signed, which takes time. By default only samples are
-	// linted when the server starts.
+	// Whether the server lints each certificate with zlint before it is signed, which takes time. By default the server
+	// lints only a sample of each profile when it starts.
 	Lint bool `yaml:"lint"`
 }
 

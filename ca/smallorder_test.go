@@ -27,17 +27,17 @@ func smallOrders() []ed25519.PublicKey {
 	}
 	var keys []ed25519.PublicKey
 	for _, y := range ys {
-		octets := y.FillBytes(make([]byte, ed25519.PublicKeySize))
-		slices.Reverse(octets)
-		signed := slices.Clone(octets)
+		encoded := y.FillBytes(make([]byte, ed25519.PublicKeySize))
+		slices.Reverse(encoded)
+		signed := slices.Clone(encoded)
 		signed[31] |= 0x80
-		keys = append(keys, octets, signed)
+		keys = append(keys, encoded, signed)
 	}
 	return keys
 }
 
-// forged returns whether a signature made without a private key verifies under a key. The signature is the neutral
-// point and zero. It verifies for every message with a hash that is a multiple of the key's order.
+// forged reports whether a signature made without a private key verifies under a key. The signature is the neutral
+// point and zero. It verifies for every message whose hash is a multiple of the key's order.
 func forged(key ed25519.PublicKey) bool {
 	signature := make([]byte, ed25519.SignatureSize)
 	signature[0] = 1
@@ -55,7 +55,7 @@ func TestSmallOrderKeysAreRefused(t *testing.T) {
 	defer closeAuthority(t, a)
 	keys := smallOrders()
 	if len(keys) != 14 {
-		t.Fatalf("%d encodings, want those of seven y", len(keys))
+		t.Fatalf("%d encodings, want 14: two for each of seven y", len(keys))
 	}
 	for _, key := range keys {
 		if !forged(key) {

@@ -7,8 +7,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// A certificate that supersedes its predecessor is recorded together with the revocation. The observer learns of both
-// before the caller gets the certificate, even if the commit returned an error.
+// The transaction that records a certificate also revokes the predecessor that it supersedes. The observer is notified
+// of both before the caller gets the certificate, even if the commit returned an error.
 func TestSupersededCertificateIsRevoked(t *testing.T) {
 	w := newWorld(t)
 	var fails atomic.Bool
@@ -37,13 +37,13 @@ func TestSupersededCertificateIsRevoked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		told := w.observed.status(old.Ref)
-		told.RevokedAt = told.RevokedAt.UTC() // as in the store
-		if told != rec.Status || told.State != pki.Revoked || told.Reason != pki.Superseded || told.Version != 2 {
-			t.Errorf("the predecessor is %+v, but the observer has %+v", rec.Status, told)
+		observed := w.observed.status(old.Ref)
+		observed.RevokedAt = observed.RevokedAt.UTC() // as in the store
+		if observed != rec.Status || observed.State != pki.Revoked || observed.Reason != pki.Superseded || observed.Version != 2 {
+			t.Errorf("the predecessor is %+v, but the observer has %+v", rec.Status, observed)
 		}
-		if told := w.observed.status(c.Ref); told.State != pki.Good {
-			t.Errorf("the observer has the certificate as %+v", told)
+		if observed := w.observed.status(c.Ref); observed.State != pki.Good {
+			t.Errorf("the observer has the certificate as %+v", observed)
 		}
 		old = c
 	}

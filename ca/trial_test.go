@@ -17,8 +17,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// externalChain returns an issuing CA under a policy CA and a root of another organization. The two CAs below the root are
-// signed after edit has changed them.
+// externalChain returns an issuing CA under a policy CA and a root of another organization. edit changes
+// the two CAs below the root before they are signed.
 func externalChain(t *testing.T, edit func(policy, issuing *x509.Certificate)) ca.IssuingCA {
 	t.Helper()
 	now := time.Now().Add(-time.Hour).Truncate(time.Second)
@@ -65,7 +65,8 @@ func network(t *testing.T, text string) *net.IPNet {
 	return n
 }
 
-// TestCheckIssues has chains that relying parties would refuse. The first word of the error must name the cause.
+// TestCheckIssues checks chains, most of which relying parties would refuse. The error must start with the
+// configuration key that caused it, if there is one.
 func TestCheckIssues(t *testing.T) {
 	names := ca.Names{DNS: []string{"ca.fleet.example"}, IPs: []netip.Addr{netip.MustParseAddr("192.0.2.10")}}
 	for name, c := range map[string]struct {

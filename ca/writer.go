@@ -130,7 +130,7 @@ func (w *writer) prepare(ctx context.Context, it *item) error {
 	}
 }
 
-// abandon tells the writer that a prepared item will have no record.
+// abandon notifies the writer that a prepared item will have no record.
 func (w *writer) abandon(it *item) {
 	if it.isPrepared {
 		w.send(it)
@@ -310,7 +310,7 @@ func commitsOf(items []*item, at time.Time) []BatchCommit {
 }
 
 // commit writes a transaction. After an error it reads back whether the transaction was applied, because an error of
-// COMMIT does not tell.
+// COMMIT does not say.
 func (w *writer) commit(commits []BatchCommit, fresh Intent) ([]Results, error) {
 	ctx := context.Background() // the transaction serves many callers, so no caller's context may end it
 	results, err := w.journal.Write(ctx, w.epoch, commits, []Intent{fresh})

@@ -222,7 +222,7 @@ func TestFailureMessagesAreLimited(t *testing.T) {
 		_, err := nobody.Enroll(t.Context(), req)
 		unavailable(t, err)
 	}
-	if said, most := strings.Count(w.Log.String(), "a call failed"), 11+int(time.Since(begun)/(6*time.Second)); said < 10 || said > most {
+	if said, most := strings.Count(w.Log.String(), "an RPC failed"), 11+int(time.Since(begun)/(6*time.Second)); said < 10 || said > most {
 		t.Errorf("%d failures are logged %d times, want 10 to %d", failures, said, most)
 	}
 	_, text := ask(t, w, "/metrics")

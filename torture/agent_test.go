@@ -47,7 +47,7 @@ func runAgent() error {
 		if err != nil {
 			return err
 		}
-		// As brevet-agent enroll does: do not use a token from which the credential was enrolled.
+		// Like "brevet-agent enroll": do not use the token with which the credential was enrolled.
 		if p := agent.Pair(); p == nil || p.Origin.Token != token.Secret.ID().String() {
 			if err := agent.Enroll(context.Background(), token); err != nil {
 				return err
@@ -61,53 +61,53 @@ func runAgent() error {
 // agentCalls lists the system calls before which strace kills an agent.
 var agentCalls = []string{"fsync", "?rename,renameat,renameat2", "?unlink,unlinkat", "?symlink,symlinkat", "?mkdir,mkdirat", "write"}
 
-// An agentTest runs one agent's directory through many processes.
+// An agentTest runs many agent processes, one after the other, on one directory.
 type agentTest struct {
 	*crashTest
 	dir, id         string
 	disk            recorder
-	token           string // in use; empty between two tokens
+	token           string // the token in use; empty before the next one is created
 	reported        string // the last serial number that the agent printed
 	killedBySyscall int    // number of processes that strace killed at the injected system call
 }
 
-// run starts the agent, has it use tokens until it dies or is killed, and cuts the power. An agent that ends by
-// itself did not find what it needs on its disk, and is an error.
+// run starts the agent, passes tokens to it until it has used three or dies, kills it, and cuts the power. If the agent
+// exits by itself, run returns an error, because the files that the agent needs are missing or damaged.
 func (a *agentTest) run(t *testing.T, c powerCut) error {
 	t.Helper()
 	a.disk.inject = fmt.Sprintf("%s:%d", agentCalls[a.random.IntN(len(agentCalls))], 1+a.random.IntN(8))
 	p := command(t, append(a.disk.begin(t, a.dir), os.Args[0]), "agent", agentOptions{a.dir, a.server.grpc})
-	said := bufio.NewReader(p.out(t))
-	first, _ := said.ReadString('\n')
+	output := bufio.NewReader(p.out(t))
+	first, _ := output.ReadString('\n')
 	_, _ = fmt.Sscan(first, &p.pid)
-	answers := 0
-	for ; answers < 3; answers++ {
+	used := 0
+	for ; used < 3; used++ {
 		if a.token == "" {
 			var err error
-			a.token, err = a.clients.makeToken(t.Context(), a.id, a.reported != "")
+			a.token, err = a.clients.createToken(t.Context(), a.id, a.reported != "")
 			must(t, err)
 		}
 		_, _ = io.WriteString(p.stdin, a.token+"\n") // ignore errors: the agent may be dead
-		line, err := said.ReadString('\n')
+		line, err := output.ReadString('\n')
 		if err != nil {
 			break
 		}
 		a.token, a.reported = "", strings.TrimSpace(line)
 	}
-	if answers < 3 {
+	if used < 3 {
 		a.killedBySyscall++
 	}
 	go func() { p.err = p.cmd.Wait(); close(p.ended) }()
 	p.kill()
 	if !killed(p.err) {
-		return fmt.Errorf("the agent ended by itself: %w\n%s", p.err, p.stderr.String())
+		return fmt.Errorf("the agent exited by itself: %w\n%s", p.err, p.stderr.String())
 	}
 	a.disk.cutPower(t, c)
 	return nil
 }
 
-// checkCredential compares the credential on the disk with what the agent reported last. A credential for the token
-// in use is also correct.
+// checkCredential compares the credential on the disk with the serial number that the agent reported last. A credential
+// for the token in use is also correct.
 func (a *agentTest) checkCredential() error {
 	p, err := enroll.ReadPair(a.dir)
 	switch {
@@ -133,8 +133,8 @@ func newAgentTest(t *testing.T, g *testCA, random *rand.Rand) *agentTest {
 	return a
 }
 
-// powerCutsOfAnAgent cuts the power at the system calls of an agent. enroll/powerloss_test.go does the same with a
-// model of a disk.
+// powerCutsOfAnAgent cuts the power before system calls of an agent. enroll/powerloss_test.go does the same on a model
+// of a disk.
 func powerCutsOfAnAgent(t *testing.T, g *testCA, random *rand.Rand) {
 	a := newAgentTest(t, g, random)
 	end := time.Now().Add(*long)

@@ -27,8 +27,8 @@ const (
 
 func parseCertificate(der []byte) (*x509.Certificate, error) { return x509.ParseCertificate(der) }
 
-// waitIdle waits until an idle server has finished its work: no intent is open, and the whole log is sequenced and
-// archived. If that does not happen in time, it returns a fault.
+// waitIdle waits until an idle server has finished its work. Then no intent and no bulk revocation is open, and the
+// whole log is archived. After wait it returns a fault.
 func (w *instance) waitIdle(dir string, wait time.Duration) (*snapshot, []string) {
 	for end := time.Now().Add(wait); ; time.Sleep(20 * time.Millisecond) {
 		s, err := readFiles(dir)
@@ -51,7 +51,7 @@ func (w *instance) waitIdle(dir string, wait time.Duration) (*snapshot, []string
 	}
 }
 
-// An auditor compares the files with what clients, operators and the signatureLog have recorded.
+// An auditor compares the files with the records of clients, operators and the signatureLog.
 type auditor struct {
 	*snapshot
 	faults      []string
@@ -92,7 +92,7 @@ func (w *instance) audit(s *snapshot, before *snapshot) []string {
 	return a.faults
 }
 
-// readEntries reads what the log says about certificates and tokens.
+// readEntries collects the changes of certificates and the uses of tokens from the log.
 func (a *auditor) readEntries() {
 	versions := map[string]int64{}
 	for i, l := range a.log {
@@ -161,7 +161,7 @@ func (a *auditor) checkRecords() {
 	}
 }
 
-// checkObservations checks that everything that clients received or were told is on record.
+// checkObservations checks that every certificate and every confirmed change that clients observed is on record.
 func (a *auditor) checkObservations(b *observations) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -204,7 +204,7 @@ func (a *auditor) checkSignatures(w *signatureLog) {
 	}
 }
 
-// checkHistory checks that everything in the previous snapshot is still there.
+// checkHistory checks that no certificate and no archived entry of the previous snapshot is missing or altered.
 func (a *auditor) checkHistory(before *snapshot) {
 	for _, was := range before.rows {
 		is := a.records[was.serial]
@@ -220,15 +220,15 @@ func (a *auditor) checkHistory(before *snapshot) {
 	}
 }
 
-// checkOCSP queries the server about some certificates in each state, and compares the responses with the store.
+// checkOCSP queries the server about up to three certificates in each state, and compares the responses with the store.
 func (w *instance) checkOCSP(t *testing.T, p *process, s *snapshot) (faults []string) {
 	t.Helper()
-	asked := map[int]int{}
+	queried := map[int]int{}
 	for _, r := range slices.Backward(s.rows) {
-		if r.der == nil || asked[r.state] >= 3 {
+		if r.der == nil || queried[r.state] >= 3 {
 			continue
 		}
-		asked[r.state]++
+		queried[r.state]++
 		if got, err := w.ocsp(p, parse(t, r.der)); err != nil || got != r.state {
 			faults = append(faults, fmt.Sprintf("certificate %s is in state %d, by OCSP in %d, error %v", abbreviate(r.serial), r.state, got, err))
 		}
@@ -252,18 +252,18 @@ func (w *instance) ocsp(p *process, c *x509.Certificate) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	answer, err := ocsp.ParseResponseForCert(der, c, w.issuing)
+	status, err := ocsp.ParseResponseForCert(der, c, w.issuing)
 	switch {
 	case err != nil:
 		return 0, err
-	case answer.Status == ocsp.Good:
+	case status.Status == ocsp.Good:
 		return good, nil
-	case answer.Status == ocsp.Revoked && answer.RevocationReason == ocsp.CertificateHold:
+	case status.Status == ocsp.Revoked && status.RevocationReason == ocsp.CertificateHold:
 		return hold, nil
-	case answer.Status == ocsp.Revoked:
+	case status.Status == ocsp.Revoked:
 		return revoked, nil
 	default:
-		return 0, fmt.Errorf("status %d", answer.Status)
+		return 0, fmt.Errorf("status %d", status.Status)
 	}
 }
 

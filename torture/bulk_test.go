@@ -21,7 +21,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// batchLabel is the name of a label that all devices have. Several devices share each value.
+// batchLabel is the name of a label that all devices have. It has batches values, each shared by several devices.
 const (
 	batchLabel = "batch"
 	batches    = 3
@@ -38,8 +38,8 @@ func keyOf(c *x509.Certificate) string {
 	return hex.EncodeToString(hash[:])
 }
 
-// revokeBulk revokes the certificates of a batch, a key or a lineage. When the call has returned, all members that
-// clients held before it are revoked.
+// revokeBulk revokes the certificates of a batch, a key or a lineage. When the RPC has returned, all members that
+// clients held before it must be revoked.
 func (f *fleet) revokeBulk(ctx context.Context) {
 	d := f.devices[f.random.IntN(len(f.devices))]
 	held := f.w.observed.serialsOf(d.identity)
@@ -78,8 +78,8 @@ func (f *fleet) revokeBulk(ctx context.Context) {
 	f.checkBulkMembers(ctx)
 }
 
-// checkBulkMembers queries OCSP about the members whose records are written last. Errors are ignored, because the
-// server may be killed meanwhile.
+// checkBulkMembers queries OCSP about the members whose records the server writes last. It ignores errors, because the
+// server may be killed during the query.
 func (f *fleet) checkBulkMembers(ctx context.Context) {
 	p, err := f.w.clients.waitForServer(ctx)
 	if err != nil {
@@ -92,11 +92,11 @@ func (f *fleet) checkBulkMembers(ctx context.Context) {
 	}
 }
 
-// checkBulksAtStart queries a server that has just started about members of bulk revocations, whose records may not
-// have been written yet.
+// checkBulksAtStart queries a server that has just started about members of bulk revocations. The server may not have
+// updated their records yet.
 func (tt *crashTest) checkBulksAtStart(t *testing.T) (faults []string) {
 	t.Helper()
-	open, err := countOpen(tt.dir)
+	open, err := countOpenBulks(tt.dir)
 	if err != nil {
 		return []string{"the open bulk revocations cannot be read: " + err.Error()}
 	}
@@ -111,7 +111,7 @@ func (tt *crashTest) checkBulksAtStart(t *testing.T) (faults []string) {
 	return faults
 }
 
-// compromise has a device report its key as compromised.
+// compromise reports the device's key as compromised.
 func (d *device) compromise(ctx context.Context) {
 	h := d.current
 	statement := sha256.Sum256(pki.CompromiseStatement(trustDomain, pki.HashSPKI(h.certificate.RawSubjectPublicKeyInfo)))
@@ -130,8 +130,8 @@ func (d *device) compromise(ctx context.Context) {
 	d.current, d.last, d.pending = nil, nil, nil // the key cannot be used again
 }
 
-// tryCopy renews with a superseded credential, as an attacker with a copy would. It must be refused.
-func (d *device) tryCopy(ctx context.Context, superseded *credential) {
+// renewSuperseded renews with a superseded credential, as an attacker with a copy of it would. The server must refuse.
+func (d *device) renewSuperseded(ctx context.Context, superseded *credential) {
 	if _, err := d.w.clients.obtain(ctx, newRenewal(superseded, newKey())); err == nil {
 		d.w.observed.faultf("certificate %s is superseded, but was renewed again", abbreviate(superseded.serial()))
 	} else {
@@ -143,13 +143,14 @@ func (d *device) tryCopy(ctx context.Context, superseded *credential) {
 type bulkRecord struct {
 	id, mark int
 	action   int
-	batch    string // value of the label that it selects; each of these is empty if the selection is another one
+	batch    string // value of the selected label; each of these four fields is empty if the selection does not use it
 	identity string // SPIFFE ID
 	key      string // hash, in hexadecimal
 	lineage  string // the first serial number of the lineage
 }
 
-func countOpen(dir string) (open int, err error) {
+// countOpenBulks returns the number of bulk revocations that are not complete.
+func countOpenBulks(dir string) (open int, err error) {
 	db, err := openFiles(dir)
 	if err != nil {
 		return 0, err
@@ -180,8 +181,8 @@ func (s *snapshot) readBulks(tx *sql.Tx) error {
 	)
 }
 
-// members returns the serial numbers that a bulk revocation selects among the certificates on record when it was
-// created.
+// members returns the serial numbers that a bulk revocation selects among the certificates that were on record when it
+// was created.
 func (s *snapshot) members(o bulkRecord) map[string]bool {
 	members := map[string]bool{}
 	renewed := map[int]string{} // by row of the key of a renewal in the lineage: its identity
@@ -224,25 +225,25 @@ func (a *auditor) readRevocation(e *brevetv1.LogEntry, serial string, state int,
 	}
 }
 
-// checkBulks compares bulk revocations with the certificates. Each one on record, whether the client got a response
-// or not, must have revoked every member and no other certificate.
+// checkBulks compares bulk revocations with the certificates. Each one on record must have revoked every member and no
+// other certificate, whether or not the operator got a response.
 func (a *auditor) checkBulks() {
 	for serial, n := range a.revocations {
 		if n > 1 {
 			a.faultf("certificate %s was revoked %d times", abbreviate(serial), n)
 		}
 	}
-	sets := map[int]map[string]bool{}
+	members := map[int]map[string]bool{}
 	for _, o := range a.bulks {
-		sets[o.id] = a.members(o)
-		for serial := range sets[o.id] {
+		members[o.id] = a.members(o)
+		for serial := range members[o.id] {
 			if o.action == int(revocation.Revoke) && a.records[serial].state != revoked {
 				a.faultf("certificate %s is a member of bulk revocation %d, but is in state %d", abbreviate(serial), o.id, a.records[serial].state)
 			}
 		}
 	}
 	for serial, id := range a.byBulk {
-		if !sets[id][serial] {
+		if !members[id][serial] {
 			a.faultf("certificate %s was revoked by bulk revocation %d, of which it is not a member", abbreviate(serial), id)
 		}
 	}

@@ -23,15 +23,15 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// callTimeout bounds one call. A server that was killed does not respond.
+// callTimeout bounds one RPC. A server that was killed does not respond.
 const callTimeout = 20 * time.Second
 
-// A request is what a client repeats until it has a response.
+// A request is an enrollment or renewal that a client repeats until it gets a response.
 type request struct {
 	id, csr []byte
 	key     *ecdsa.PrivateKey
-	secret  []byte      // of an enrollment
-	renews  *credential // of a renewal
+	secret  []byte      // the token of an enrollment
+	renews  *credential // the credential that is renewed; nil for an enrollment
 }
 
 func newKey() *ecdsa.PrivateKey {
@@ -39,7 +39,7 @@ func newKey() *ecdsa.PrivateKey {
 	return key
 }
 
-// newRequest returns an enrollment with a token's text.
+// newRequest returns an enrollment with the text of a token.
 func newRequest(token string, key *ecdsa.PrivateKey) *request {
 	r := newRenewal(nil, key)
 	if parsed, err := enroll.ParseToken(token); err == nil {
@@ -60,7 +60,7 @@ func newCredential(t testing.TB, der []byte, key *ecdsa.PrivateKey) *credential 
 	return &credential{parse(t, der), key}
 }
 
-// clients makes calls to the server that is running.
+// clients sends RPCs to the server that is running.
 type clients struct {
 	testCA *testCA
 
@@ -97,7 +97,7 @@ func (c *clients) waitForServer(ctx context.Context) (*process, error) {
 	}
 }
 
-// call makes one call to the running server.
+// call sends one RPC to the running server.
 func (c *clients) call(ctx context.Context, as *credential, do func(context.Context, *grpc.ClientConn) error) error {
 	p, err := c.waitForServer(ctx)
 	if err != nil {
@@ -106,7 +106,7 @@ func (c *clients) call(ctx context.Context, as *credential, do func(context.Cont
 	return c.callTo(ctx, p, as, do)
 }
 
-// callTo connects with a credential or without (nil), makes one call, and disconnects.
+// callTo connects with a credential, or without one if as is nil, sends one RPC, and disconnects.
 func (c *clients) callTo(ctx context.Context, p *process, as *credential, do func(context.Context, *grpc.ClientConn) error) error {
 	roots := x509.NewCertPool()
 	roots.AddCert(c.testCA.root)
@@ -119,16 +119,16 @@ func (c *clients) callTo(ctx context.Context, p *process, as *credential, do fun
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }() // the call has ended
+	defer func() { _ = conn.Close() }() // the RPC has ended
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	return do(ctx, conn)
 }
 
-// retryTimeout is how long a call is retried before its error is reported.
+// retryTimeout is how long an RPC is retried before its error is reported.
 const retryTimeout = 2 * time.Minute
 
-// retry repeats a call until it succeeds or fails with an error that does not pass.
+// retry repeats an RPC until it succeeds or fails with a permanent error.
 func (c *clients) retry(ctx context.Context, as *credential, do func(context.Context, *grpc.ClientConn) error) error {
 	for begun := time.Now(); ; {
 		err := c.call(ctx, as, do)
@@ -139,23 +139,23 @@ func (c *clients) retry(ctx context.Context, as *credential, do func(context.Con
 	}
 }
 
-// isTransient reports whether an error means that the call should be repeated.
+// isTransient reports whether an RPC should be repeated after an error.
 func isTransient(err error) bool {
 	if rule := servertest.RuleOf(err); rule == pki.RuleRenewalTooEarly || rule == pki.RuleMaxUnexpired {
-		return false // it would pass only after half a day
+		return false // a retry succeeds only after about 12 hours
 	}
 	switch status.Code(err) {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return true
-	case codes.ResourceExhausted: // and not without a word on when
+	case codes.ResourceExhausted: // only if the response contains a retry delay
 		return pki.RetryAfter(enroll.CallError("the server", err)) > 0
 	default:
 		return false
 	}
 }
 
-// ask sends a request once and returns the certificate in the response.
-func (r *request) ask(ctx context.Context, conn *grpc.ClientConn) ([]byte, error) {
+// send sends a request once and returns the certificate in the response.
+func (r *request) send(ctx context.Context, conn *grpc.ClientConn) ([]byte, error) {
 	s := brevetv1.NewEnrollmentServiceClient(conn)
 	if r.renews == nil {
 		resp, err := s.Enroll(ctx, &brevetv1.EnrollRequest{RequestId: r.id, Evidence: servertest.TokenEvidence(r.secret), Csr: r.csr})
@@ -165,16 +165,16 @@ func (r *request) ask(ctx context.Context, conn *grpc.ClientConn) ([]byte, error
 	return resp.GetCredential().GetCertificate(), err
 }
 
-// obtain repeats a request until it has a response.
+// obtain repeats a request until it gets a response, and returns the certificate.
 func (c *clients) obtain(ctx context.Context, r *request) (der []byte, err error) {
 	err = c.retry(ctx, r.renews, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
-		der, err = r.ask(ctx, conn)
+		der, err = r.send(ctx, conn)
 		return err
 	})
 	return der, err
 }
 
-// operate repeats an operator's call until it has a response.
+// operate repeats an operator's RPC until it gets a response.
 func (c *clients) operate(ctx context.Context, do func(context.Context, *grpc.ClientConn) error) error {
 	return c.retry(ctx, c.testCA.operator, do)
 }
@@ -193,8 +193,8 @@ func (c *clients) registerAs(ctx context.Context, req *brevetv1.CreateIdentityRe
 	return id, err
 }
 
-// makeToken makes a token for an identity.
-func (c *clients) makeToken(ctx context.Context, id string, replace bool) (text string, err error) {
+// createToken creates a token for an identity.
+func (c *clients) createToken(ctx context.Context, id string, replace bool) (text string, err error) {
 	err = c.operate(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		resp, err := brevetv1.NewTokenServiceClient(conn).CreateToken(ctx, &brevetv1.CreateTokenRequest{Identity: id, Replace: replace})
 		text = resp.GetToken()
@@ -238,7 +238,7 @@ func unexpected(what string, err error) error {
 func serialBytes(serial string) []byte {
 	s, err := pki.ParseSerial(serial)
 	if err != nil {
-		panic(err) // it comes from a certificate
+		panic(err) // impossible: it comes from a certificate
 	}
 	return s.Bytes()
 }

@@ -22,7 +22,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// A crlRecord is a CRL on record. The files are read with crypto/x509 alone.
+// A crlRecord is the store's record of a CRL.
 type crlRecord struct {
 	partition, delta int
 	number           *big.Int
@@ -65,8 +65,8 @@ func (s *snapshot) readCRLs(tx *sql.Tx) error {
 	)
 }
 
-// listedAt returns the serial numbers that the CRL of a partition lists after that many log entries; those of all
-// partitions for 0.
+// listedAt returns the serial numbers that the CRL of a partition must list after the first position entries of the
+// log. Partition 0 is the CRL of all partitions.
 func (s *snapshot) listedAt(position, partition int) (map[string]bool, error) {
 	listed, versions := map[string]bool{}, map[string]int64{}
 	for _, l := range s.log[:min(position, len(s.log))] {
@@ -89,8 +89,8 @@ func (s *snapshot) listedAt(position, partition int) (map[string]bool, error) {
 	return listed, nil
 }
 
-// checkCRLs compares the files of CRLs with the store. All CRLs on record must be in both directories, after the
-// server has had time to publish them.
+// checkCRLs compares the files of CRLs with the store. Within wait, the server must publish all CRLs on record in both
+// directories.
 func (w *instance) checkCRLs(dir string, wait time.Duration) (faults []string) {
 	for end := time.Now().Add(wait); ; time.Sleep(50 * time.Millisecond) {
 		s, err := readFiles(dir)
@@ -109,7 +109,7 @@ func (w *instance) checkCRLs(dir string, wait time.Duration) (faults []string) {
 	}
 }
 
-// A crlChecker reads CRLs at one moment.
+// A crlChecker compares the CRL files, read once, with a snapshot of the store.
 type crlChecker struct {
 	*instance
 	*snapshot
@@ -137,44 +137,44 @@ func (c *crlChecker) check(dir string) {
 		if was := c.publishedCRLs[path]; was != nil && list.Number.Cmp(was.Number) < 0 {
 			c.faultf("the CRL %s has the number %v, lower than %v before", path, list.Number, was.Number)
 		}
-		says := map[string]bool{}
+		serials := map[string]bool{}
 		if l.delta == 1 {
-			says = base
+			serials = base
 			c.checkDelta(path, list, c.files[l.base().path(issuer)])
 		}
 		for _, e := range list.RevokedCertificateEntries {
-			says[fmt.Sprintf("%040X", e.SerialNumber)] = true
+			serials[fmt.Sprintf("%040X", e.SerialNumber)] = true
 			if e.ReasonCode == removeFromCRL {
-				delete(says, fmt.Sprintf("%040X", e.SerialNumber))
+				delete(serials, fmt.Sprintf("%040X", e.SerialNumber))
 			}
 		}
-		c.compare(path, says, l)
-		base = says
+		c.compare(path, serials, l)
+		base = serials
 	}
 }
 
 // base returns the record key of a delta's base.
 func (l crlRecord) base() crlRecord { return crlRecord{partition: l.partition} }
 
-// compare compares the entries of a CRL, for a delta together with its base, with the log up to its position.
-func (c *crlChecker) compare(path string, says map[string]bool, l crlRecord) {
+// compare compares the serial numbers in a CRL with the log up to its position. Those of a delta include its base.
+func (c *crlChecker) compare(path string, serials map[string]bool, l crlRecord) {
 	listed, err := c.listedAt(l.position, l.partition)
 	if err != nil {
 		c.faultf("the log does not parse: %v", err)
 	}
 	for serial := range listed {
-		if !says[serial] {
+		if !serials[serial] {
 			c.faultf("the CRL %s does not list certificate %s, which was revoked or held by log entry %d", path, abbreviate(serial), l.position)
 		}
 	}
-	for serial := range says {
+	for serial := range serials {
 		if !listed[serial] {
 			c.faultf("the CRL %s lists certificate %s, which is of another partition or not revoked or held by log entry %d", path, abbreviate(serial), l.position)
 		}
 	}
 }
 
-// read returns the CRL of a record, which must be the same in both directories.
+// read returns the CRL of a record. The file must be the same in both directories.
 func (c *crlChecker) read(dir, path string, l crlRecord) *x509.RevocationList {
 	var parsed *x509.RevocationList
 	for _, place := range []string{crlsName, webName} {
@@ -215,7 +215,7 @@ func extension(l *x509.RevocationList, id asn1.ObjectIdentifier) (value []byte, 
 	return nil, false
 }
 
-// checkDelta checks that a delta applies to the published base.
+// checkDelta checks that a delta CRL can be combined with the published base CRL.
 func (c *crlChecker) checkDelta(path string, delta, base *x509.RevocationList) {
 	value, _ := extension(delta, deltaIndicator)
 	var from *big.Int
@@ -238,7 +238,7 @@ func (w *instance) parseCRL(der []byte) (*x509.RevocationList, error) {
 	return l, err
 }
 
-// checkNoTornCRL checks, before a new server could repair them, that all CRL files are complete.
+// checkNoTornCRL checks that all CRL files are complete. It must run before the next server, which repairs them.
 func (w *instance) checkNoTornCRL(t testing.TB) {
 	t.Helper()
 	for _, place := range []string{crlsName, webName} {

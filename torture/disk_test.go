@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// sector is the size of the unit that a disk writes atomically.
+// sector is the size in bytes of the unit that a disk writes atomically.
 const sector = 512
 
 // A node is a file, a directory or a symbolic link.
@@ -83,7 +83,7 @@ func (d *disk) clone() *disk {
 	return c
 }
 
-// apply makes a change if it can be made: what it depends on may have been lost.
+// apply makes a change if it is possible. A file or directory that it needs may have been lost.
 func (d *disk) apply(o op) {
 	n := d.nodes[o.path]
 	switch {
@@ -126,12 +126,12 @@ func (n *node) resize(size int64) {
 	n.content = append(n.content, make([]byte, size-int64(len(n.content)))...)
 }
 
-// durable returns for each operation whether a flush has made it durable: a flush of the file for its content, and of
-// the directory for the names in it. A flush covers only operations that had ended before it began, and only if it
+// durable returns for each operation whether a flush has made it durable. A flush of a file covers its content, and a
+// flush of a directory the names in it. A flush covers only operations that had ended before it began, and only if it
 // has ended itself.
 func durable(began *disk, ops []op) []bool {
 	live := began.clone()
-	lasts := make([]bool, len(ops))
+	flushed := make([]bool, len(ops))
 	content := map[*node][]int{} // ops not flushed yet, by file
 	names := map[string][]int{}  // ops on names not flushed yet, by directory
 	files := map[int]*node{}     // the file of each write, independent of later renames
@@ -150,11 +150,11 @@ func durable(began *disk, ops []op) []bool {
 				waiting = names[o.path]
 			}
 			for _, w := range waiting {
-				lasts[w] = lasts[w] || ops[w].end > 0 && ops[w].end <= o.begin
+				flushed[w] = flushed[w] || ops[w].end > 0 && ops[w].end <= o.begin
 			}
 		case opCreate:
 			if n != nil {
-				lasts[i] = true // the file existed, so nothing changes
+				flushed[i] = true // the file existed, so nothing changes
 				continue
 			}
 			names[filepath.Dir(o.path)] = append(names[filepath.Dir(o.path)], i)
@@ -163,16 +163,16 @@ func durable(began *disk, ops []op) []bool {
 		}
 		live.apply(o)
 	}
-	return lasts
+	return flushed
 }
 
-// A powerCut tells what happens to operations that were not flushed.
+// A powerCut describes which of the operations that were not flushed are lost.
 type powerCut struct {
 	random      *rand.Rand
-	keep        float64 // the share of them that is kept nevertheless
-	tear        float64 // the share of the kept writes of which only some sectors are kept
-	ignoreFlush bool    // the disk ignored all flushes of the second half
-	unflushed   string  // the disk ignored flushes of files with this in their names
+	keep        float64 // the share of them that is kept, 0 to 1
+	tear        float64 // the share of the kept writes of which only some sectors are kept, 0 to 1
+	ignoreFlush bool    // the disk ignored the flushes of the second half of all operations
+	unflushed   string  // the disk ignored flushes of files whose names contain this
 }
 
 // String returns the shares that are kept and torn.
@@ -186,18 +186,18 @@ func randomCut(r *rand.Rand) powerCut {
 	return powerCut{random: childRand(r), keep: shares[r.IntN(len(shares))], tear: shares[r.IntN(3)]}
 }
 
-// cutPower gives the recorded directory a content that it may have after a power cut at the end of the process. It
-// returns the number of changes, and how many of them were not flushed.
+// cutPower replaces the recorded directory with what a power cut at the end of the process may leave of it. It returns
+// the number of changes, and the number of those that were not flushed.
 func (r *recorder) cutPower(t testing.TB, c powerCut) (changes, open int) {
 	t.Helper()
 	ops := r.ops(t)
-	lasts := durable(r.initial, ops)
+	flushed := durable(r.initial, ops)
 	if c.ignoreFlush {
-		clear(lasts[len(lasts)/2:])
+		clear(flushed[len(flushed)/2:])
 	}
 	for i, o := range ops {
 		if c.unflushed != "" && o.kind == opWrite && strings.Contains(o.path, c.unflushed) {
-			lasts[i] = false
+			flushed[i] = false
 		}
 	}
 	r.check(t, ops)
@@ -206,7 +206,7 @@ func (r *recorder) cutPower(t testing.TB, c powerCut) (changes, open int) {
 		switch {
 		case o.kind == opFlush:
 			continue
-		case lasts[i]:
+		case flushed[i]:
 			after.apply(o)
 			continue
 		case c.random.Float64() >= c.keep:
@@ -221,15 +221,15 @@ func (r *recorder) cutPower(t testing.TB, c powerCut) (changes, open int) {
 	return len(ops), open
 }
 
-// check fails if the recorded changes do not lead to the files on the disk: then the recorder has missed one.
+// check fails the test if the recorded changes do not produce the files on the disk, because the recorder missed one.
 func (r *recorder) check(t testing.TB, ops []op) {
 	t.Helper()
 	made := r.initial.clone()
-	unsure := map[string]bool{} // paths with a change during which the process died
+	uncertain := map[string]bool{} // paths with a change during which the process died
 	for _, o := range ops {
 		made.apply(o)
 		if o.end == 0 {
-			unsure[o.path], unsure[o.to] = true, true
+			uncertain[o.path], uncertain[o.to] = true, true
 		}
 	}
 	real, err := readDisk(r.dir)
@@ -239,7 +239,7 @@ func (r *recorder) check(t testing.TB, ops []op) {
 	}
 	for path, n := range made.nodes {
 		is := cmp.Or(real.nodes[path], &node{kind: fs.ModeIrregular})
-		if r.isTracked(path) && !unsure[path] && (is.kind != n.kind || is.link != n.link || !bytes.Equal(is.content, n.content)) {
+		if r.isTracked(path) && !uncertain[path] && (is.kind != n.kind || is.link != n.link || !bytes.Equal(is.content, n.content)) {
 			t.Errorf("%s differs from the result of the recorded changes: %d bytes, want %d", path, len(is.content), len(n.content))
 		}
 	}

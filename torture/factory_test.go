@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// factoryDevices is the number of devices for which a factory requests certificates repeatedly.
+	// factoryDevices is the number of devices for which a factory requests certificates again and again.
 	factoryDevices = 2 * batches
 	// jobSize is the number of items in a job.
 	jobSize = 4
@@ -26,7 +26,7 @@ const (
 type factory struct {
 	w      *instance
 	random *rand.Rand
-	last   []*bulkItem // of the last job, all with a response
+	last   []*bulkItem // the items of the last job; each got a response
 }
 
 // A bulkItem is one request of a bulk issuance, with the message sent for it.
@@ -45,7 +45,7 @@ func (f *factory) newItem() *bulkItem {
 	}}
 }
 
-// job sends items until each has a response, sometimes together with those of the previous job.
+// job sends items until each gets a response. In a third of the cases it also repeats those of the previous job.
 func (f *factory) job(ctx context.Context) {
 	var job []*bulkItem
 	for range jobSize {
@@ -66,8 +66,8 @@ func (f *factory) job(ctx context.Context) {
 	f.last = job
 }
 
-// send sends items on one stream and returns those that must be sent again: all of them if the stream ends early, or
-// at random as if it had.
+// send sends items on one stream and returns those that must be sent again. If the stream ends early, these are all. At
+// random, send pretends that the stream ended early.
 func (f *factory) send(ctx context.Context, conn *grpc.ClientConn, open []*bulkItem) (again []*bulkItem, err error) {
 	stream, err := brevetv1.NewCertificateServiceClient(conn).IssueCertificates(ctx)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// A history records what the clients of one identity did, as operations of both models.
+// A history records the RPCs and queries about one identity, as operations of both models.
 type history struct {
 	w     *instance
 	id    string
@@ -27,7 +27,7 @@ type history struct {
 	mu              sync.Mutex
 	changes         int
 	identityOps     []porcupine.Operation
-	ocspOps         []porcupine.Operation // about all certificates
+	ocspOps         []porcupine.Operation // of all certificates of the identity
 	credentials     []*credential
 	lostIdentityOps []*process // for each identityOps: the server that did not respond, or nil
 	lostOCSPOps     []*process // the same for ocspOps
@@ -44,7 +44,7 @@ func (h *history) add(ops *[]porcupine.Operation, lost *[]*process, client int, 
 	*ops, *lost = append(*ops, op), append(*lost, p)
 }
 
-// record adds a call to the models that it is an operation of.
+// record adds a call to the operations of each model that it concerns.
 func (h *history) record(client int, in input, out output, call int64, p *process) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -81,19 +81,20 @@ func (h *history) outcome(err error) output {
 	}
 }
 
-// obtain enrolls or renews: until there is a response, or only once with a very short timeout if hasty is set.
-func (h *history) obtain(ctx context.Context, client int, in input, r *request, hasty bool) {
+// obtain sends an enrollment or renewal until it gets a response. If once is set, obtain sends it once, with a timeout
+// of 8 ms.
+func (h *history) obtain(ctx context.Context, client int, in input, r *request, once bool) {
 	call := h.now()
 	p, err := h.w.clients.waitForServer(ctx)
 	if err != nil {
 		return
 	}
 	var der []byte
-	if hasty {
+	if once {
 		short, cancel := context.WithTimeout(ctx, 8*time.Millisecond)
 		defer cancel()
 		err = h.w.clients.callTo(short, p, r.renews, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
-			der, err = r.ask(ctx, conn)
+			der, err = r.send(ctx, conn)
 			return err
 		})
 	} else {
@@ -129,7 +130,7 @@ func (h *history) recentCredential(r *rand.Rand) *credential {
 	return h.credentials[max(0, len(h.credentials)-1-r.IntN(3))] // new credentials lead to more interesting calls
 }
 
-// operate makes an operator's call once.
+// operate sends an operator's RPC once.
 func (h *history) operate(ctx context.Context, client int, in input, do func(context.Context, *grpc.ClientConn) (int, error)) {
 	call := h.now()
 	p, err := h.w.clients.waitForServer(ctx)
@@ -144,7 +145,7 @@ func (h *history) operate(ctx context.Context, client int, in input, do func(con
 	out := h.outcome(err)
 	out.state = state
 	if out.lost && (in.verb == readsCertificate || in.verb == readsIdentity) {
-		return // a lost read says nothing
+		return // a read without a response proves nothing
 	}
 	h.record(client, in, out, call, p)
 }
@@ -193,7 +194,7 @@ func (h *history) queryOCSP(ctx context.Context, client int, about *credential) 
 	if err != nil {
 		return
 	}
-	if state, err := h.w.ocsp(p, about.certificate); err == nil { // a lost query says nothing
+	if state, err := h.w.ocsp(p, about.certificate); err == nil { // a query without a response proves nothing
 		h.record(client, input{verb: queries, serial: about.serial()}, output{state: state}, call, p)
 	}
 }
@@ -205,7 +206,7 @@ func (h *history) nextChange() int {
 	return h.changes
 }
 
-// client makes random calls as one client.
+// client sends random RPCs and queries as one client.
 func (h *history) client(ctx context.Context, number, calls int, tokens []string, r *rand.Rand) {
 	if number < len(tokens) {
 		h.obtain(ctx, number, input{verb: enrolls, token: tokens[number]}, newRequest(tokens[number], newKey()), false)
@@ -234,24 +235,24 @@ func (h *history) client(ctx context.Context, number, calls int, tokens []string
 	}
 }
 
-// A crash is the time at which a server was killed and the time at which its successor served.
-type crash struct {
-	of        *process
-	dead, new int64
+// A restart is the death of a server and the start of its successor. Times are in nanoseconds since the history began.
+type restart struct {
+	died            *process
+	diedAt, startAt int64
 }
 
-// closeLost sets the end of operations whose response was lost: they end when the successor of their server serves,
-// or never.
-func (h *history) closeLost(deaths []crash) {
+// closeLost sets the end of operations whose response was lost. If their server died, they end when its successor
+// serves. Otherwise they never end.
+func (h *history) closeLost(crashes []restart) {
 	end := func(ops []porcupine.Operation, lost []*process) {
 		for i, p := range lost {
 			if p == nil {
 				continue
 			}
 			ops[i].Return = math.MaxInt64
-			for _, d := range deaths {
-				if d.of == p {
-					ops[i].Return = max(d.new, ops[i].Call)
+			for _, d := range crashes {
+				if d.died == p {
+					ops[i].Return = max(d.startAt, ops[i].Call)
 				}
 			}
 		}
@@ -260,17 +261,16 @@ func (h *history) closeLost(deaths []crash) {
 	end(h.ocspOps, h.lostOCSPOps)
 }
 
-// opsAbout returns the operations about a certificate: those that name it, those about its identity, and the
-// restarts.
-func (h *history) opsAbout(serial string, deaths []crash) []porcupine.Operation {
+// opsAbout returns the operations that concern a certificate: those on it, those on its identity, and the restarts.
+func (h *history) opsAbout(serial string, crashes []restart) []porcupine.Operation {
 	var ops []porcupine.Operation
 	for _, op := range h.ocspOps {
 		if in := op.Input.(input); in.serial == serial || in.serial == "" {
 			ops = append(ops, op)
 		}
 	}
-	for _, d := range deaths {
-		ops = append(ops, porcupine.Operation{ClientId: restartClient, Input: input{verb: restarts}, Output: output{}, Call: d.dead, Return: d.new})
+	for _, d := range crashes {
+		ops = append(ops, porcupine.Operation{ClientId: restartClient, Input: input{verb: restarts}, Output: output{}, Call: d.diedAt, Return: d.startAt})
 	}
 	return ops
 }
@@ -279,15 +279,15 @@ func (h *history) opsAbout(serial string, deaths []crash) []porcupine.Operation 
 const restartClient = 99
 
 // check returns a fault for each part of the history that is not linearizable, with the path of its visualization.
-func (h *history) check(t *testing.T, deaths []crash) (faults []string) {
+func (h *history) check(t *testing.T, crashes []restart) (faults []string) {
 	t.Helper()
-	judge := func(what string, m porcupine.Model, ops []porcupine.Operation) {
+	checkModel := func(what string, m porcupine.Model, ops []porcupine.Operation) {
 		result, info := porcupine.CheckOperationsVerbose(m, ops, hangTimeout)
 		if result == porcupine.Ok {
 			return
 		}
 		dir := t.TempDir()
-		if h.w.bug == "" { // keep it for the developer
+		if h.w.bug == "" { // keep the file after the test
 			var err error
 			dir, err = os.MkdirTemp("", "brevet-history-")
 			must(t, err)
@@ -296,15 +296,16 @@ func (h *history) check(t *testing.T, deaths []crash) (faults []string) {
 		must(t, porcupine.VisualizePath(m, info, path))
 		faults = append(faults, fmt.Sprintf("%s: %d operations are not linearizable (%s), see %s", what, len(ops), result, path))
 	}
-	h.closeLost(deaths)
-	judge("records of "+h.id, newIdentityModel(), h.identityOps)
+	h.closeLost(crashes)
+	checkModel("records of "+h.id, newIdentityModel(), h.identityOps)
 	for _, known := range h.credentials {
-		judge("OCSP about "+abbreviate(known.serial()), newOCSPModel(), h.opsAbout(known.serial(), deaths))
+		checkModel("OCSP about "+abbreviate(known.serial()), newOCSPModel(), h.opsAbout(known.serial(), crashes))
 	}
 	return faults
 }
 
-// runHistory has concurrent clients work on some identities, and kills the server that many times in between.
+// runHistory runs concurrent clients on three identities, each with a number of calls, and kills the server the given
+// number of times.
 func runHistory(t *testing.T, g *testCA, random *rand.Rand, bug string, kills, calls int) (faults []string, operations int) {
 	t.Helper()
 	const identities, clients = 3, 5
@@ -322,7 +323,7 @@ func runHistory(t *testing.T, g *testCA, random *rand.Rand, bug string, kills, c
 		must(t, err)
 		var tokens []string
 		for range 2 {
-			token, err := w.clients.makeToken(t.Context(), h.id, false)
+			token, err := w.clients.createToken(t.Context(), h.id, false)
 			must(t, err)
 			tokens = append(tokens, token)
 		}
@@ -332,20 +333,20 @@ func runHistory(t *testing.T, g *testCA, random *rand.Rand, bug string, kills, c
 			busy.Go(func() { h.client(t.Context(), c, calls, tokens, r) })
 		}
 	}
-	var deaths []crash
+	var crashes []restart
 	for range kills {
 		time.Sleep(20*time.Millisecond + time.Duration(random.Int64N(int64(150*time.Millisecond))))
 		w.clients.connect(nil)
 		p.kill()
-		d := crash{of: p, dead: time.Since(began).Nanoseconds()}
+		d := restart{died: p, diedAt: time.Since(began).Nanoseconds()}
 		p = w.start(t, serverOptions{})
-		d.new = time.Since(began).Nanoseconds()
-		deaths = append(deaths, d)
+		d.startAt = time.Since(began).Nanoseconds()
+		crashes = append(crashes, d)
 		w.clients.connect(p)
 	}
 	busy.Wait()
 	for _, h := range all {
-		faults = append(faults, h.check(t, deaths)...)
+		faults = append(faults, h.check(t, crashes)...)
 		operations += len(h.identityOps) + len(h.ocspOps)
 	}
 	return append(faults, w.observed.faults...), operations
@@ -365,9 +366,9 @@ func historiesAreLinearizable(t *testing.T, g *testCA, random *rand.Rand) {
 }
 
 func seededHistoriesAreNotLinearizable(t *testing.T, g *testCA, random *rand.Rand) {
-	for _, bug := range []string{answerBeforeChange, silentChanges} {
+	for _, bug := range []string{confirmBeforeChange, silentChanges} {
 		t.Run(bug, func(t *testing.T) {
-			for range 20 { // about one history in four does not show silentChanges, because the responder reads the log within ms
+			for range 20 { // one history in four does not show silentChanges, because the responder reads the log within milliseconds
 				if faults, _ := runHistory(t, g, random, bug, 0, 15); len(faults) > 0 {
 					t.Logf("found: %s", report(faults))
 					return

@@ -20,11 +20,11 @@ type device struct {
 	renewalRevokes bool // whether its profile has renewal_revokes
 	enrolled       bool
 	current        *credential // nil before the enrollment
-	last           *request    // the last one with a response
-	pending        *request    // a renewal that was refused, but may have been carried out in an earlier try
+	last           *request    // the last request that got a response
+	pending        *request    // a renewal that was refused, but that an earlier try may have carried out
 }
 
-// A fleet is the devices of an instance and their operator, which make calls until they are told to stop.
+// A fleet is the devices, the operator and the factory of an instance. They send RPCs until stop is called.
 type fleet struct {
 	w       *instance
 	random  *rand.Rand
@@ -54,10 +54,10 @@ func (w *instance) newFleet(t *testing.T, random *rand.Rand, size int) *fleet {
 	return f
 }
 
-// childRand returns another random sequence derived from the same seed.
+// childRand returns a random sequence that is derived from another one.
 func childRand(r *rand.Rand) *rand.Rand { return rand.New(rand.NewPCG(r.Uint64(), r.Uint64())) }
 
-// start puts load on the server until stop is called.
+// start begins to put load on the server.
 func (f *fleet) start(ctx context.Context) {
 	f.stopping = make(chan struct{})
 	ctx, f.cancel = context.WithCancel(ctx)
@@ -81,14 +81,14 @@ func (f *fleet) repeat(step func()) {
 	})
 }
 
-// stop lets all clients finish their calls. It needs a running server.
+// stop waits until all clients have finished their RPCs, for which a server must run.
 func (f *fleet) stop() {
 	close(f.stopping)
 	f.busy.Wait()
 	f.cancel()
 }
 
-// abort stops without a server.
+// abort cancels the RPCs of all clients, and waits for the clients.
 func (f *fleet) abort() {
 	f.cancel()
 	f.stop()
@@ -101,7 +101,7 @@ func (d *device) step(ctx context.Context) {
 	case n < 25 && d.last != nil:
 		d.obtain(ctx, d.last) // repeat the request
 	case n < 28 && d.renewalRevokes && d.last != nil && d.last.renews != nil:
-		d.tryCopy(ctx, d.last.renews)
+		d.renewSuperseded(ctx, d.last.renews)
 	case n == 28:
 		d.compromise(ctx)
 	default:
@@ -109,10 +109,10 @@ func (d *device) step(ctx context.Context) {
 	}
 }
 
-// enroll uses a token, sometimes concurrently with another key for the same token.
+// enroll enrolls with a new token. In a third of the cases it races two keys for the same token.
 func (d *device) enroll(ctx context.Context) {
 	had := d.w.observed.serialsOf(d.identity)
-	token, err := d.w.clients.makeToken(ctx, d.identity, d.enrolled)
+	token, err := d.w.clients.createToken(ctx, d.identity, d.enrolled)
 	if err != nil {
 		d.w.recordUnexpected("create a token", err)
 		return
@@ -132,7 +132,7 @@ func (d *device) enroll(ctx context.Context) {
 			continue
 		}
 		if d.enrolled {
-			d.w.observed.recordRevoked(had...) // the token was created to replace them
+			d.w.observed.recordRevoked(had...) // the token replaces them
 		}
 		d.enrolled, d.current, d.last, d.pending = true, h, racers[i], nil
 	}
@@ -147,7 +147,7 @@ func (d *device) renew(ctx context.Context) {
 	if h := d.obtain(ctx, r); h != nil {
 		d.current, d.last, d.pending = h, r, nil
 	} else if d.random.IntN(2) == 0 {
-		d.enroll(ctx) // because its certificate may be revoked
+		d.enroll(ctx) // its certificate may be revoked
 	}
 }
 
@@ -157,7 +157,7 @@ func (d *device) obtain(ctx context.Context, r *request) *credential {
 	if err != nil {
 		d.w.recordUnexpected("request a certificate", err)
 		switch servertest.RuleOf(err) {
-		case pki.RuleRenewalKeyConflict, pki.RuleRequestIDReused, pki.RuleRenewalUnknown: // wrong for a client that has lost nothing
+		case pki.RuleRenewalKeyConflict, pki.RuleRequestIDReused, pki.RuleRenewalUnknown: // must not happen to a client that keeps its requests
 			d.w.observed.faultf("%s was refused: %v", d.identity, err)
 		}
 		return nil

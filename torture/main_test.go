@@ -5,17 +5,18 @@
 // the process with SIGKILL at one of them (steps_test.go). They also report every signature to the test process before
 // the HSM makes it (signatures_test.go).
 //
-// Clients record what they received and what they were told (clients_test.go, observations_test.go). After each restart
-// the files are read with plain SQL, without code of the product, and compared with these records (audit_test.go).
+// Clients record the certificates and responses that they received (clients_test.go, observations_test.go). After each
+// restart the test reads the files with plain SQL, without code of the product, and compares them with these records
+// (audit_test.go).
 //
 // A process that is killed leaves the page cache intact. For a power cut the server runs under strace, which records
-// every change that it requests from the kernel. From these records the test rebuilds the disk: changes that were not
-// flushed are lost, torn or kept at random (trace_test.go, disk_test.go).
+// every change that the server requests from the kernel. From these records the test rebuilds the directory: changes
+// that were not flushed are lost, torn or kept at random (trace_test.go, disk_test.go).
 //
 // Concurrent calls are checked for linearizability (linearizability_test.go, model_test.go).
 //
-// Each check must find the bugs that are seeded for it (seeded_test.go, missing_test.go). In this package a "fault" is
-// a finding: a text that says what is wrong in the files or responses of a server.
+// Each check must find the bugs that are seeded for it (seeded_test.go, altered_test.go). In this package a "fault" is
+// a text that says what is wrong in the files or responses of a server.
 package torture
 
 import (
@@ -56,8 +57,8 @@ const (
 const (
 	trustDomain  = "fleet.example"
 	publicURL    = "http://pki.fleet.example"
-	tokenLabel   = "torture"
-	tokenPIN     = "user-246810"
+	hsmLabel     = "torture"
+	hsmPIN       = "user-246810"
 	issuingLabel = "issuing"
 )
 
@@ -82,21 +83,21 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// A testCA is a CA in directories that have been used once. Every instance starts with a copy of them.
+// A testCA is the directories of a CA whose server has run once. Every instance starts with a copy of them.
 type testCA struct {
-	token, files  string
+	hsm, files    string
 	root, issuing *x509.Certificate
 	operator      *credential
 }
 
-// newTestCA runs the ceremony, starts a server that makes its own certificates, and enrolls an operator.
+// newTestCA runs the ceremony, starts a server, which issues its own certificates, and enrolls an operator.
 func newTestCA(t *testing.T) *testCA {
 	t.Helper()
 	dir := t.TempDir()
-	g := &testCA{token: filepath.Join(dir, "token"), files: filepath.Join(dir, "files")}
+	g := &testCA{hsm: filepath.Join(dir, "hsm"), files: filepath.Join(dir, "files")}
 	must(t, os.MkdirAll(filepath.Join(g.files, webName), 0o700))
 	g.ceremony(t)
-	w := &instance{testCA: g, dir: g.files, token: g.token, observed: newObservations(), signatures: newSignatureLog(t), clients: newClients(g)}
+	w := &instance{testCA: g, dir: g.files, hsm: g.hsm, observed: newObservations(), signatures: newSignatureLog(t), clients: newClients(g)}
 	p := w.start(t, serverOptions{Operator: "torturer"})
 	w.clients.connect(p)
 	key := newKey()
@@ -107,31 +108,32 @@ func newTestCA(t *testing.T) *testCA {
 	return g
 }
 
-// ceremony makes the PKCS#11 token with the keys, and the store with the certificates.
+// ceremony initializes an HSM with the keys, and a store with the certificates.
 func (g *testCA) ceremony(t *testing.T) {
 	t.Helper()
 	module, err := hsm.FindSoftHSM()
 	if err != nil {
 		t.Fatalf("%v: run deploy/setup.sh --test", err)
 	}
-	conf, err := hsm.WriteSoftHSM(g.token)
+	conf, err := hsm.WriteSoftHSM(g.hsm)
 	must(t, err)
 	t.Setenv(hsm.SoftHSMConfEnv, conf)
-	pin, err := hsm.NewPIN([]byte(tokenPIN))
+	pin, err := hsm.NewPIN([]byte(hsmPIN))
 	must(t, err)
-	_, err = hsm.Init(t.Context(), module, tokenLabel, pin, pin)
+	_, err = hsm.Init(t.Context(), module, hsmLabel, pin, pin)
 	must(t, err)
-	token, err := hsm.Open(t.Context(), hsm.Config{Module: module, Label: tokenLabel}, pin)
+	opened, err := hsm.Open(t.Context(), hsm.Config{Module: module, Label: hsmLabel}, pin)
 	must(t, err)
-	defer func() { must(t, token.Close()) }()
-	root, err := token.Generate(t.Context(), "root", hsm.P256)
+	defer func() { must(t, opened.Close()) }()
+	root, err := opened.Generate(t.Context(), "root", hsm.P256)
 	must(t, err)
-	issuing, err := token.Generate(t.Context(), issuingLabel, hsm.P256)
+	issuing, err := opened.Generate(t.Context(), issuingLabel, hsm.P256)
 	must(t, err)
 	crl := g.certify(t, root, issuing)
 	g.install(t, crl)
 }
 
+// certify signs the certificates of root and issuing CA, and returns the root's CRL.
 func (g *testCA) certify(t *testing.T, root, issuing crypto.Signer) (crl []byte) {
 	t.Helper()
 	now := time.Now().Add(-time.Hour)
@@ -157,6 +159,7 @@ func (g *testCA) certify(t *testing.T, root, issuing crypto.Signer) (crl []byte)
 	return crl
 }
 
+// install records the certificates and the root's CRL in a new store.
 func (g *testCA) install(t *testing.T, der []byte) {
 	t.Helper()
 	ctx := context.Background()

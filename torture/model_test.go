@@ -10,17 +10,18 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Two kinds of objects must be linearizable: every call must look as if it took effect at one moment between its begin
+// Two kinds of objects must be linearizable: every call must look as if it took effect at one moment between its start
 // and its end.
 //
 //   - The records of one identity, which the store changes in transactions: enrolling, renewing, suspending, resuming,
 //     revoking, and reading them.
-//   - The OCSP status of one certificate. The responder is notified after the record is written and before the caller gets
-//     its response. So a change is two operations in the same interval: record and notify. A restart notifies of all.
+//   - The OCSP status of one certificate. The server notifies the responder after it has written the record and before the
+//     caller gets a response. So a change is two operations in the same interval: record and notify. After a restart, the
+//     responder has read all records.
 //
 // A call whose response was lost may have taken effect until its process ended, or not at all.
 
-// A verb is the kind of an operation.
+// A verb is the type of an operation.
 type verb string
 
 const (
@@ -36,7 +37,7 @@ const (
 	restarts         verb = "restart"
 )
 
-// An input is the call of an operation.
+// An input is the arguments of an operation.
 type input struct {
 	verb   verb
 	serial string // of the certificate; for a renewal, of its predecessor
@@ -44,15 +45,15 @@ type input struct {
 	change int    // number of a suspension, resumption or revocation, and of its notification
 }
 
-// An output is the response of an operation.
+// An output is the result of an operation.
 type output struct {
 	lost  bool // the response was lost
 	rule  pki.Rule
 	got   string // the serial number of an issued certificate
-	state int    // that was read, if the call reads one
+	state int    // the state that was read, if the operation reads one
 }
 
-// describe returns an operation as text for the visualization.
+// describe formats an operation for the visualization.
 func describe(in, out any) string {
 	i, o := in.(input), out.(output)
 	subject := abbreviate(i.serial)
@@ -95,7 +96,7 @@ func (l identityModel) equal(o identityModel) bool {
 	return l.state == o.state && l.resumes == o.resumes && maps.Equal(l.spent, o.spent) && maps.Equal(l.states, o.states) && maps.Equal(l.renewed, o.renewed)
 }
 
-// step returns the states to which an operation may lead.
+// step returns the possible states after an operation, or none if its result is wrong.
 func (l identityModel) step(i input, o output) []any {
 	switch {
 	case o.lost:
@@ -159,8 +160,8 @@ func (l *identityModel) change(from, to int) {
 	}
 }
 
-// refuses reports whether a refusal is correct in this state. A renewal is decided by several reads and by the
-// responder, which the other model covers, so most refusals of it are accepted.
+// refuses reports whether a refusal is correct in this state. A renewal depends on several reads and on the responder,
+// which the other model covers. So refuses accepts most refusals of renewals.
 func (l identityModel) refuses(i input, rule pki.Rule) bool {
 	switch {
 	case i.verb == resumes && rule == pki.RuleIdentityState:
@@ -202,14 +203,14 @@ type statusVersion struct{ state, version int }
 // ocspModel is the model state of one certificate: its record, and the status that the responder knows.
 type ocspModel struct {
 	record, known statusVersion
-	pending       map[int]statusVersion // by number: recorded changes of which the responder has not been notified
+	pending       map[int]statusVersion // by number: recorded changes that the responder has not been notified of
 }
 
 func (s ocspModel) equal(o ocspModel) bool {
 	return s.record == o.record && s.known == o.known && maps.Equal(s.pending, o.pending)
 }
 
-// step returns the states to which an operation may lead.
+// step returns the possible states after an operation, or none if its result is wrong.
 func (s ocspModel) step(i input, o output) []any {
 	after := s
 	after.pending = maps.Clone(s.pending)

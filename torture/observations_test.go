@@ -17,21 +17,21 @@ type credential struct {
 
 func (h *credential) serial() string { return serialOf(h.certificate) }
 
-// serialOf returns a serial number in hexadecimal, as the store's column has it.
+// serialOf returns a serial number in hexadecimal, like hex(serial) in the store.
 func serialOf(c *x509.Certificate) string { return fmt.Sprintf("%040X", c.SerialNumber) }
 
-// observations records what clients received and what operators were told. A contradiction within it is a fault at
-// once.
+// observations records the certificates that clients received and the changes that operators got a response for. It
+// reports contradictions between them as faults.
 type observations struct {
 	mu           sync.Mutex
 	certificates map[string]*x509.Certificate // by serial number
 	byRequest    map[string][]byte            // by request ID: the certificate
-	byToken      map[string]string            // by a token's secret: the serial number that it was used for
+	byToken      map[string]string            // by a token's secret: the serial number of the certificate it was used for
 	revoked      map[string]bool              // serial numbers whose revocation was confirmed to an operator
 	states       map[string]string            // by identity: the state that was confirmed last
 	renewals     map[string]string            // by serial number: the serial number of its renewal
 	batches      map[string]string            // by identity: its batch label
-	bulkMembers  []string                     // serial numbers of members of confirmed bulk revocations, as far as clients hold them
+	bulkMembers  []string                     // serial numbers, known to clients, of members of confirmed bulk revocations
 	faults       []string
 }
 
@@ -103,12 +103,12 @@ func (b *observations) recordBatch(identity, batch string) {
 	b.batches[identity] = batch
 }
 
-// serialsInBatch returns the serial numbers that clients of a batch hold, the newest last.
+// serialsInBatch returns the serial numbers that devices of a batch hold, the newest last.
 func (b *observations) serialsInBatch(batch string) []string {
 	return b.serialsWhere(func(c *x509.Certificate) bool { return b.batches[c.URIs[0].String()] == batch })
 }
 
-// lineage returns a serial number and those of its renewals, as far as clients hold them.
+// lineage returns a serial number and those of its renewals that clients hold.
 func (b *observations) lineage(serial string) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -15,13 +15,13 @@ import (
 	"time"
 )
 
-// hangTimeout bounds operations that should be quick. Reaching it means that something hangs.
+// hangTimeout bounds operations that take less than a few seconds. A test that reaches it reports a hang.
 const hangTimeout = time.Minute
 
-// An instance is a CA under test: its files, and everything observed about it from outside.
+// An instance is a CA under test: its files, and what the test observes of its servers.
 type instance struct {
 	*testCA
-	dir, token    string
+	dir, hsm      string
 	observed      *observations
 	signatures    *signatureLog
 	clients       *clients
@@ -33,7 +33,7 @@ type instance struct {
 func newInstance(t *testing.T, g *testCA) *instance {
 	t.Helper()
 	dir := t.TempDir()
-	w := &instance{testCA: g, dir: dir + "/files", token: dir + "/token", observed: newObservations(), signatures: newSignatureLog(t), clients: newClients(g)}
+	w := &instance{testCA: g, dir: dir + "/files", hsm: dir + "/hsm", observed: newObservations(), signatures: newSignatureLog(t), clients: newClients(g)}
 	must(t, copyTree(g.files, w.dir))
 	return w
 }
@@ -50,16 +50,16 @@ type process struct {
 	operator   string // text of the operator's token
 }
 
-// launch starts a server and returns it once it serves. It returns nil if the server has died at its kill point, and
-// an error for any other end.
+// launch starts a server and returns it once it serves. If the server dies at its kill point, launch returns nil. If it
+// ends in another way, launch returns an error.
 func (w *instance) launch(t *testing.T, o serverOptions) (*process, error) {
 	t.Helper()
-	if w.token != w.testCA.token {
-		// SoftHSM rewrites its token in place at every login. A kill at that moment leaves it empty (README.md), so
-		// each server gets a fresh copy.
-		must(t, copyTree(w.testCA.token, w.token))
+	if w.hsm != w.testCA.hsm {
+		// SoftHSM rewrites its files in place at every login. A kill at that moment leaves them empty (README.md), so
+		// each server gets a new copy.
+		must(t, copyTree(w.testCA.hsm, w.hsm))
 	}
-	o.Dir, o.Token, o.SignatureSocket, o.Bug = w.dir, w.token, w.signatures.path, w.bug
+	o.Dir, o.HSM, o.SignatureSocket, o.Bug = w.dir, w.hsm, w.signatures.path, w.bug
 	argv := []string{os.Args[0]}
 	if w.recorder != nil {
 		argv = append(w.recorder.begin(t, w.dir), argv...)
@@ -93,7 +93,7 @@ func (w *instance) start(t *testing.T, o serverOptions) *process {
 	return p
 }
 
-// command returns the test program in another role.
+// command returns a process that runs the test program as a server or agent.
 func command(t *testing.T, argv []string, role string, o any) *process {
 	t.Helper()
 	text, err := json.Marshal(o)
@@ -120,7 +120,7 @@ func (p *process) out(t *testing.T) io.Reader {
 // arm has the process kill itself at k.
 func (p *process) arm(k killPoint) { _ = json.NewEncoder(p.stdin).Encode(k) } // ignore errors: the process may be dead
 
-// kill ends the server with SIGKILL if it runs, and waits until it has ended.
+// kill sends SIGKILL to the server if it runs, and waits until it has ended.
 func (p *process) kill() {
 	select {
 	case <-p.ended:

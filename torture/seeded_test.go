@@ -18,12 +18,12 @@ import (
 	"github.com/brevet-pki/brevet/server"
 )
 
-// The bugs that can be seeded into a server. The first three have no effect on clients unless a process is killed.
+// The bugs that can be seeded into a server. Clients observe the first three only if a process is killed.
 const (
 	signBeforeIntent    = "sign before the intent is durable"
 	deliverBeforeCommit = "deliver before the record is durable"
 	ignoreIntents       = "ignore the intents of the last process"
-	answerBeforeChange  = "confirm a revocation before it is durable"
+	confirmBeforeChange = "confirm a revocation before it is durable"
 	silentChanges       = "do not notify the responder of changes"
 	keepPredecessors    = "do not revoke predecessors"
 	silentBulks         = "do not notify the responder of bulk revocations"
@@ -33,7 +33,7 @@ const (
 	diskIgnoresFlush    = "disk ignores flushes"
 )
 
-// seedBug wraps a server's stores so that it has a bug.
+// seedBug wraps a server's stores so that the server has a bug.
 func seedBug(name string, s server.Stores) (server.Stores, error) {
 	switch name {
 	case "", diskIgnoresFlush, diskLosesCRLs:
@@ -51,7 +51,7 @@ func seedBug(name string, s server.Stores) (server.Stores, error) {
 		s.Feed, s.Revocation = &bulklessFeed{s.Feed, s.Revocation}, silentBulkStore{s.Revocation}
 	case issueAgain:
 		s.RA = forgetfulStore{s.RA}
-	case answerBeforeChange:
+	case confirmBeforeChange:
 		s.Revocation = &lateChangeStore{Store: s.Revocation}
 	case silentChanges:
 		s.Revocation = silentStore{s.Revocation}
@@ -73,11 +73,11 @@ func (j *lateIntentJournal) Write(ctx context.Context, e ca.Epoch, commits []ca.
 	defer j.mu.Unlock()
 	var due []ca.Intent
 	j.waiting = slices.DeleteFunc(append(j.waiting, intents...), func(i ca.Intent) bool {
-		settled := slices.ContainsFunc(commits, func(s ca.BatchCommit) bool { return s.Intent.Batch == i.Batch })
-		if settled {
+		committed := slices.ContainsFunc(commits, func(s ca.BatchCommit) bool { return s.Intent.Batch == i.Batch })
+		if committed {
 			due = append(due, i)
 		}
-		return settled
+		return committed
 	})
 	if len(due) > 0 {
 		if _, err := j.Journal.Write(ctx, e, nil, due); err != nil {
@@ -112,7 +112,7 @@ func (j *lateCommitJournal) Write(ctx context.Context, e ca.Epoch, commits []ca.
 	return results, nil
 }
 
-// intentlessJournal returns no intents of an earlier process.
+// intentlessJournal hides the pending intents of earlier processes.
 type intentlessJournal struct{ ca.Journal }
 
 func (j intentlessJournal) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
@@ -127,7 +127,7 @@ type lateChangeStore struct {
 	waiting []revocation.Change
 }
 
-func (r *lateChangeStore) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+func (r *lateChangeStore) Apply(ctx context.Context, change revocation.Change) (revocation.ChangeResult, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, due := range r.waiting {
@@ -135,15 +135,15 @@ func (r *lateChangeStore) Apply(ctx context.Context, o revocation.Change) (revoc
 			return revocation.ChangeResult{}, err
 		}
 	}
-	r.waiting = []revocation.Change{o}
+	r.waiting = []revocation.Change{change}
 	return revocation.ChangeResult{}, nil
 }
 
 // silentStore applies changes without notifying the responder, which reads them from the log later.
 type silentStore struct{ revocation.Store }
 
-func (r silentStore) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
-	_, err := r.Store.Apply(ctx, o)
+func (r silentStore) Apply(ctx context.Context, change revocation.Change) (revocation.ChangeResult, error) {
+	_, err := r.Store.Apply(ctx, change)
 	return revocation.ChangeResult{}, err
 }
 
@@ -161,7 +161,7 @@ func (j nonRevokingJournal) Write(ctx context.Context, e ca.Epoch, commits []ca.
 	return j.Journal.Write(ctx, e, commits, intents)
 }
 
-// forgetfulStore finds no request that already has a response.
+// forgetfulStore returns no certificate of an earlier request with the same ID.
 type forgetfulStore struct{ ra.Store }
 
 func (r forgetfulStore) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
@@ -170,30 +170,30 @@ func (r forgetfulStore) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (
 	return s, err
 }
 
-// silentBulkStore does not notify the responder of bulk revocations; it reads them from the log as their members'
-// records are written.
+// silentBulkStore does not notify the responder of bulk revocations. The responder reads them from the log once the
+// records of their members are updated.
 type silentBulkStore struct{ revocation.Store }
 
 func (r silentBulkStore) NotifyBulk(ctx context.Context, id int64, _ pki.StatusObserver) (revocation.BulkRevocation, error) {
 	return r.Store.NotifyBulk(ctx, id, pki.StatusObservers(nil))
 }
 
-// bulklessFeed returns a snapshot without open bulk revocations: their members have the status of their own records.
+// bulklessFeed returns a snapshot that ignores open bulk revocations: their members have the status of their records.
 type bulklessFeed struct {
 	responder.Feed
-	sets revocation.Store
+	bulks revocation.Store
 }
 
 func (f *bulklessFeed) Snapshot(ctx context.Context, at time.Time, visit func(pki.StatusChange) error) (uint64, error) {
-	open, err := f.sets.OpenBulk(ctx)
+	open, err := f.bulks.OpenBulk(ctx)
 	if err != nil {
 		return 0, err
 	}
-	ahead := map[pki.CertRef]bool{}
+	revoked := map[pki.CertRef]bool{}
 	for _, s := range open {
-		_, err := f.sets.NotifyBulk(ctx, s.ID, pki.StatusObserverFunc(func(changes []pki.StatusChange) {
+		_, err := f.bulks.NotifyBulk(ctx, s.ID, pki.StatusObserverFunc(func(changes []pki.StatusChange) {
 			for _, c := range changes {
-				ahead[c.Ref] = c.Status.Version == 2 // good before the bulk revocation
+				revoked[c.Ref] = c.Status.Version == 2 // good before the bulk revocation
 			}
 		}))
 		if err != nil {
@@ -201,14 +201,15 @@ func (f *bulklessFeed) Snapshot(ctx context.Context, at time.Time, visit func(pk
 		}
 	}
 	return f.Feed.Snapshot(ctx, at, func(c pki.StatusChange) error {
-		if ahead[c.Ref] {
+		if revoked[c.Ref] {
 			c.Status = pki.Status{State: pki.Good, Version: 1}
 		}
 		return visit(c)
 	})
 }
 
-// seededBugsAreFound runs servers with known bugs. Each must lead to a fault, or the tests above prove nothing.
+// seededBugsAreFound runs servers with known bugs. The checks must find a fault of each, or a pass without faults would
+// prove nothing.
 func seededBugsAreFound(t *testing.T, g *testCA, random *rand.Rand) {
 	for _, c := range []struct {
 		bug   string
@@ -216,15 +217,15 @@ func seededBugsAreFound(t *testing.T, g *testCA, random *rand.Rand) {
 		finds string // a part of the expected fault, or two alternatives separated by a bar
 	}{
 		{signBeforeIntent, killPoint{after(stepSign), 3}, "neither a certificate nor a revoked record"},
-		{deliverBeforeCommit, killPoint{after(stepAnswer), 150}, "which is not on record"},
+		{deliverBeforeCommit, killPoint{after(stepRespond), 150}, "which is not on record"},
 		{ignoreIntents, killPoint{after(stepSign), 3}, "neither a certificate nor a revoked record"},
-		{answerBeforeChange, killPoint{after(stepAnswer), 300}, "is in state"},
-		{keepPredecessors, killPoint{after(stepAnswer), 150}, "was revoked, but is in state"},
+		{confirmBeforeChange, killPoint{after(stepRespond), 300}, "is in state"},
+		{keepPredecessors, killPoint{after(stepRespond), 150}, "was revoked, but is in state"},
 		{silentBulks, killPoint{after(stepApplyBulk), 30}, "right after its bulk revocation"},
 		{startWithoutBulks, killPoint{after(stepApplyBulk), 2}, "right after the start"},
-		{issueAgain, killPoint{after(stepAnswer), 150}, "was refused in bulk"},
+		{issueAgain, killPoint{after(stepRespond), 150}, "was refused in bulk"},
 		{diskLosesCRLs, killPoint{after(stepPutCRL), 2}, "is torn after the server's end"},
-		{diskIgnoresFlush, killPoint{after(stepAnswer), 150}, "is not on record|the server does not start"},
+		{diskIgnoresFlush, killPoint{after(stepRespond), 150}, "is not on record|the server does not start"},
 	} {
 		random := childRand(random)
 		t.Run(c.bug, func(t *testing.T) {

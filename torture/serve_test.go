@@ -28,26 +28,25 @@ import (
 const (
 	storeName   = "store.db"
 	archiveName = "log.archive"
-	ownName     = "own"
+	selfName    = "own" // credential of the server itself
 	crlsName    = "crls"
 	webName     = "web" // a second directory in which CRLs are published
 )
 
-// partitions is the number of CRL partitions. With a delta of each and the full CRL, a round signs twice as many and
-// one.
+// partitions is the number of CRL partitions. The server signs a CRL and a delta CRL of each, and one CRL of all.
 const partitions = 2
 
 // serverOptions configures a server process.
 type serverOptions struct {
-	Dir, Token      string    // directories
-	SignatureSocket string    // a Unix socket
+	Dir, HSM        string    // directories
+	SignatureSocket string    // Unix socket of the signatureLog
 	Operator        string    // identity to create an operator's token for; empty for none
 	KillAt          killPoint // kill point during the start; disarmed once the server serves
 	Bug             string    // the bug to seed; empty for none
 }
 
 // serve runs a server as cmd/brevet does, with wrappers around its parts. It prints its process ID, and its addresses
-// once it serves. It arms kill points read from standard input, and ends when standard input is closed.
+// once it serves. It arms the kill points that it reads from standard input, and exits when standard input is closed.
 func serve() error {
 	var o serverOptions
 	if err := json.Unmarshal([]byte(os.Getenv(optionsEnv)), &o); err != nil {
@@ -76,11 +75,11 @@ var unlimited = admission.Rate{PerSecond: 1e6, Burst: 1e6}
 
 func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	token, err := o.openToken(ctx)
+	opened, err := o.openHSM(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, token.Close()) }()
+	defer func() { err = errors.Join(err, opened.Close()) }()
 	db, err := sqlite.Open(ctx, filepath.Join(o.Dir, storeName))
 	if err != nil {
 		return err
@@ -91,7 +90,7 @@ func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, archive.Close()) }()
-	issuers, all, err := o.issuers(ctx, db, token, steps)
+	issuers, all, err := o.issuers(ctx, db, opened, steps)
 	if err != nil {
 		return err
 	}
@@ -108,10 +107,10 @@ func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error
 		return err
 	}
 	s, err := server.New(ctx, server.Config{
-		TrustDomain: trustDomain, Names: []string{"localhost"}, Address: "localhost:7443", Directory: filepath.Join(o.Dir, ownName),
+		TrustDomain: trustDomain, Names: []string{"localhost"}, Address: "localhost:7443", Directory: filepath.Join(o.Dir, selfName),
 		CRLs: server.CRLs{Directory: filepath.Join(o.Dir, crlsName), Directories: []string{filepath.Join(o.Dir, webName)}, Partitions: partitions},
 		GRPC: grpc, HTTP: public, Issuers: issuers, Authorities: all, Profiles: profiles,
-		Stores: steps.wrap(stores), Archive: archive, HSMs: []telemetry.IssuingHSM{{HSM: hsm.Watched{HSM: token}, Name: tokenLabel, Issuers: []pki.IssuerID{issuers[0].ID}}}, Disk: &servertest.Disk{}, Retention: retention.Default, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
+		Stores: steps.wrap(stores), Archive: archive, HSMs: []telemetry.IssuingHSM{{HSM: hsm.Watched{HSM: opened}, Name: hsmLabel, Issuers: []pki.IssuerID{issuers[0].ID}}}, Disk: &servertest.Disk{}, Retention: retention.Default, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
 	})
 	if err != nil {
 		return err
@@ -129,27 +128,28 @@ func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error
 	return s.Run(ctx)
 }
 
-func (o serverOptions) openToken(ctx context.Context) (*hsm.HSM, error) {
+func (o serverOptions) openHSM(ctx context.Context) (*hsm.HSM, error) {
 	module, err := hsm.FindSoftHSM()
 	if err != nil {
 		return nil, err
 	}
-	conf, err := hsm.WriteSoftHSM(o.Token)
+	conf, err := hsm.WriteSoftHSM(o.HSM)
 	if err != nil {
 		return nil, err
 	}
 	if err := os.Setenv(hsm.SoftHSMConfEnv, conf); err != nil {
 		return nil, err
 	}
-	pin, err := hsm.NewPIN([]byte(tokenPIN))
+	pin, err := hsm.NewPIN([]byte(hsmPIN))
 	if err != nil {
 		return nil, err
 	}
-	return hsm.Open(ctx, hsm.Config{Module: module, Label: tokenLabel}, pin)
+	return hsm.Open(ctx, hsm.Config{Module: module, Label: hsmLabel}, pin)
 }
 
-// issuers wraps the issuing key so that signatures are recorded and counted as steps.
-func (o serverOptions) issuers(ctx context.Context, db *sqlite.DB, token *hsm.HSM, steps *stepCounter) ([]ca.IssuingCA, []*x509.Certificate, error) {
+// issuers returns the issuing CA and all CA certificates. It wraps the issuing key, so that signatures are recorded and
+// counted as steps.
+func (o serverOptions) issuers(ctx context.Context, db *sqlite.DB, opened *hsm.HSM, steps *stepCounter) ([]ca.IssuingCA, []*x509.Certificate, error) {
 	installed, err := db.CA().Installed(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -162,7 +162,7 @@ func (o serverOptions) issuers(ctx context.Context, db *sqlite.DB, token *hsm.HS
 		}
 		all = append(all, c)
 	}
-	key, err := token.Find(ctx, hsm.KeyRef{Label: issuingLabel})
+	key, err := opened.Find(ctx, hsm.KeyRef{Label: issuingLabel})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -198,7 +198,7 @@ func profiles() (map[string]*ca.Profile, error) {
 	return made, nil
 }
 
-// listen opens the listeners. Writes on gRPC connections are steps.
+// listen opens the listeners. Each write to a gRPC client is counted as a step.
 func listen(ctx context.Context, steps *stepCounter) (grpc, public net.Listener, err error) {
 	var lc net.ListenConfig
 	if grpc, err = lc.Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {

@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// The kinds of signatures. signsCRL tells them apart by the call stack, because the digest does not.
+// The kinds of signatures. signsCRL distinguishes them by the call stack, because a digest does not show its kind.
 const (
 	forCertificate byte = 'c'
 	forCRL         byte = 'r'
@@ -22,8 +22,8 @@ const (
 
 const digestSize = 32 // the issuing key is on P-256, and signs SHA-256
 
-// A signatureLog records every signature before the HSM makes it. It is in the test process, so that it survives the
-// server.
+// A signatureLog records every signature before the HSM makes it. It belongs to the test process, because the server is
+// killed.
 type signatureLog struct {
 	path string
 
@@ -93,20 +93,20 @@ type recordingSigner struct {
 }
 
 func (s *recordingSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	what, step := forCertificate, stepSign
+	kind, step := forCertificate, stepSign
 	if signsCRL() {
-		what, step = forCRL, stepSignCRL
+		kind, step = forCRL, stepSignCRL
 	}
-	if err := s.report(what, digest); err != nil {
+	if err := s.report(kind, digest); err != nil {
 		return nil, err
 	}
 	return around(s.steps, step, func() ([]byte, error) { return s.Signer.Sign(random, digest, opts) })
 }
 
-func (s *recordingSigner) report(what byte, digest []byte) error {
+func (s *recordingSigner) report(kind byte, digest []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := s.conn.Write(append([]byte{what}, digest...)); err != nil {
+	if _, err := s.conn.Write(append([]byte{kind}, digest...)); err != nil {
 		return err
 	}
 	_, err := io.ReadFull(s.conn, make([]byte, 1))
@@ -119,7 +119,7 @@ func signsCRL() bool {
 	return bytes.Contains(stack[:runtime.Stack(stack, false)], []byte("crl.(*builder).sign"))
 }
 
-// abbreviate returns enough of a digest or serial number to identify it.
+// abbreviate returns the first 16 digits of a digest or serial number.
 func abbreviate(hexadecimal string) string {
 	return strings.ToUpper(hexadecimal[:min(16, len(hexadecimal))])
 }

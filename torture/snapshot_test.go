@@ -56,7 +56,7 @@ func openFiles(dir string) (*sql.DB, error) {
 	return sql.Open("sqlite3", file.String())
 }
 
-// readFiles reads store and archive, which a server may have open.
+// readFiles reads store and archive. A server may have them open.
 func readFiles(dir string) (*snapshot, error) {
 	db, err := openFiles(dir)
 	if err != nil {
@@ -152,8 +152,8 @@ func (s *snapshot) readRest(tx *sql.Tx) error {
 	)
 }
 
-// readArchive reads an archive by its description alone (translog/batch.go), up to an incomplete batch, and computes
-// the chain itself.
+// readArchive reads an archive up to an incomplete batch, and computes the chain. It implements the description in
+// translog/batch.go without code of that package.
 func readArchive(path string) ([]logRecord, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -167,12 +167,12 @@ func readArchive(path string) ([]logRecord, error) {
 	if !ok {
 		return nil, errors.New("the archive has no header")
 	}
-	var links []logRecord
+	var records []logRecord
 	chain := make([]byte, sha256.Size)
 	for len(rest) >= 16 {
 		length, index := int(binary.BigEndian.Uint32(rest[:4])), binary.BigEndian.Uint64(rest[4:12])
-		if index != uint64(len(links))+1 {
-			return nil, fmt.Errorf("the archive has entry %d after %d", index, len(links))
+		if index != uint64(len(records))+1 {
+			return nil, fmt.Errorf("the archive has entry %d after %d", index, len(records))
 		}
 		if len(rest) < 16+length+sha256.Size {
 			break
@@ -180,18 +180,18 @@ func readArchive(path string) ([]logRecord, error) {
 		for entries := rest[16 : 16+length]; len(entries) > 0; {
 			size, n := binary.Uvarint(entries)
 			if n <= 0 || size > uint64(len(entries)-n) {
-				return nil, fmt.Errorf("the archive has an invalid length of entry %d", len(links)+1)
+				return nil, fmt.Errorf("the archive has an invalid length of entry %d", len(records)+1)
 			}
 			entry := entries[n : n+int(size)]
 			leaf := sha256.Sum256(append([]byte{0}, entry...))
 			node := sha256.Sum256(append(append([]byte{1}, chain...), leaf[:]...))
 			chain = node[:]
-			links, entries = append(links, logRecord{entry, chain}), entries[n+int(size):]
+			records, entries = append(records, logRecord{entry, chain}), entries[n+int(size):]
 		}
 		if !bytes.Equal(chain, rest[16+length:16+length+sha256.Size]) {
-			return nil, fmt.Errorf("the archive's chain is wrong in the batch of entries %d to %d", index, len(links))
+			return nil, fmt.Errorf("the archive's chain is wrong in the batch of entries %d to %d", index, len(records))
 		}
 		rest = rest[16+length+sha256.Size:]
 	}
-	return links, nil
+	return records, nil
 }

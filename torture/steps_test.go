@@ -19,8 +19,8 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// A killPoint tells where a process kills itself: when it reaches a step for the N-th time since the point was armed.
-// The zero value is nowhere.
+// A killPoint is a step at which a process kills itself, when it reaches the step for the N-th time since the point was
+// armed. With the zero value it does not kill itself.
 type killPoint struct {
 	Step string
 	N    int
@@ -44,7 +44,7 @@ const (
 	stepPutCRL       = "recording a CRL"
 	stepSequence     = "sequencing the log"
 	stepEntries      = "reading entries for the archive"
-	stepAnswer       = "writing to a client"
+	stepRespond      = "writing to a client"
 )
 
 func before(step string) string { return "before " + step }
@@ -76,7 +76,7 @@ func (s *stepCounter) at(step string) {
 	}
 }
 
-// around reports the steps before and after a call.
+// around calls a function, and counts the steps before and after it.
 func around[T any](s *stepCounter, step string, call func() (T, error)) (T, error) {
 	s.at(before(step))
 	v, err := call()
@@ -84,7 +84,7 @@ func around[T any](s *stepCounter, step string, call func() (T, error)) (T, erro
 	return v, err
 }
 
-// wrap reports steps around the calls from the server's parts to the store.
+// wrap counts the steps before and after the calls from the server's parts to the store.
 func (s *stepCounter) wrap(st server.Stores) server.Stores {
 	st.CA = &steppingJournal{st.CA, s}
 	st.RA = &steppingStore{st.RA, s}
@@ -139,34 +139,35 @@ type steppingRevocations struct {
 	steps *stepCounter
 }
 
-func (r *steppingRevocations) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
-	return around(r.steps, stepChange, func() (revocation.ChangeResult, error) { return r.Store.Apply(ctx, o) })
+func (r *steppingRevocations) Apply(ctx context.Context, change revocation.Change) (revocation.ChangeResult, error) {
+	return around(r.steps, stepChange, func() (revocation.ChangeResult, error) { return r.Store.Apply(ctx, change) })
 }
 
-func (r *steppingRevocations) CreateBulk(ctx context.Context, o revocation.BulkRequest) (set revocation.BulkRevocation, changes []pki.StatusChange, err error) {
+func (r *steppingRevocations) CreateBulk(ctx context.Context, req revocation.BulkRequest) (bulk revocation.BulkRevocation, changes []pki.StatusChange, err error) {
 	_, err = around(r.steps, stepCreateBulk, func() (_ struct{}, err error) {
-		set, changes, err = r.Store.CreateBulk(ctx, o)
+		bulk, changes, err = r.Store.CreateBulk(ctx, req)
 		return struct{}{}, err
 	})
-	return set, changes, err
+	return bulk, changes, err
 }
 
 func (r *steppingRevocations) NotifyBulk(ctx context.Context, id int64, observer pki.StatusObserver) (revocation.BulkRevocation, error) {
 	return around(r.steps, stepNotifyBulk, func() (revocation.BulkRevocation, error) { return r.Store.NotifyBulk(ctx, id, observer) })
 }
 
-// bulkChunk is so small that a bulk revocation needs many steps.
+// bulkChunk is the number of records that one step of a bulk revocation updates. It is small, so that kills occur
+// between steps.
 const bulkChunk = 2
 
-func (r *steppingRevocations) ApplyBulk(ctx context.Context, id int64, _ int, at time.Time) (changes []pki.StatusChange, set revocation.BulkRevocation, err error) {
+func (r *steppingRevocations) ApplyBulk(ctx context.Context, id int64, _ int, at time.Time) (changes []pki.StatusChange, bulk revocation.BulkRevocation, err error) {
 	r.steps.at(before(stepApplyBulk))
-	changes, set, err = r.Store.ApplyBulk(ctx, id, bulkChunk, at)
-	if set.Done {
+	changes, bulk, err = r.Store.ApplyBulk(ctx, id, bulkChunk, at)
+	if bulk.Done {
 		r.steps.at(after(stepCompleteBulk))
 	} else {
 		r.steps.at(after(stepApplyBulk))
 	}
-	return changes, set, err
+	return changes, bulk, err
 }
 
 type steppingCRLs struct {
@@ -188,7 +189,7 @@ type steppingLog struct {
 	steps *stepCounter
 }
 
-// Sequence reports the step after it only if it has written something, because it is called ten times a second.
+// Sequence counts the step after it only if it has sequenced entries, because it is called ten times a second.
 func (l *steppingLog) Sequence(ctx context.Context, limit int) ([]translog.Sequenced, error) {
 	l.steps.at(before(stepSequence))
 	batch, err := l.Store.Sequence(ctx, limit)
@@ -221,7 +222,7 @@ type steppingConn struct {
 }
 
 func (c *steppingConn) Write(b []byte) (int, error) {
-	return around(c.steps, stepAnswer, func() (int, error) { return c.Conn.Write(b) })
+	return around(c.steps, stepRespond, func() (int, error) { return c.Conn.Write(b) })
 }
 
 // String returns the step and the count.

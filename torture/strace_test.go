@@ -51,7 +51,7 @@ func TestParseStraceLines(t *testing.T) {
 	}
 }
 
-// TestDurableOps checks what a flush covers: only operations on the same file or directory that had ended before it
+// TestDurableOps checks that a flush covers only operations on the same file or directory that had ended before it
 // began, and only if the flush itself has ended.
 func TestDurableOps(t *testing.T) {
 	file := func() *node { return &node{} }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// fleetSize is the number of devices that put load on a server.
+// fleetSize is the number of devices of an instance.
 const fleetSize = 6
 
 // roundsPerInstance is the number of rounds after which a new instance begins.
@@ -18,7 +18,7 @@ const roundsPerInstance = 40
 // killPoints lists where a server under load dies. Each count is chosen at random up to the number here.
 var killPoints = []killPoint{
 	{before(stepIntent), 30}, {after(stepIntent), 30}, {before(stepSign), 30}, {after(stepSign), 30},
-	{before(stepCommit), 30}, {after(stepCommit), 30}, {before(stepAnswer), 200}, {after(stepAnswer), 200},
+	{before(stepCommit), 30}, {after(stepCommit), 30}, {before(stepRespond), 200}, {after(stepRespond), 200},
 	{before(stepSequence), 5}, {after(stepSequence), 5}, {before(stepEntries), 10}, {after(stepEntries), 10},
 	{before(stepBind), 5}, {after(stepBind), 5}, {before(stepToken), 5}, {after(stepToken), 5},
 	{before(stepChange), 8}, {after(stepChange), 8}, {before(stepNumber), 2}, {after(stepNumber), 2},
@@ -32,7 +32,8 @@ var startKillPoints = []killPoint{
 	{before(stepBegin), 1}, {after(stepBegin), 1}, {before(stepCommit), 1}, {after(stepCommit), 1}, {before(stepEntries), 1}, {after(stepEntries), 1},
 }
 
-// diskCalls lists the system calls before which strace kills a server. strace counts them for each thread.
+// diskCalls lists the system calls before which strace kills a server. strace counts the calls of each thread
+// separately.
 var diskCalls = []string{"pwrite64", "fdatasync", "fsync,fdatasync", "fsync"}
 
 const atSystemCall = "at a system call"
@@ -58,7 +59,7 @@ func newCrashTest(t *testing.T, g *testCA, random *rand.Rand, bug string, r *rec
 	return tt
 }
 
-// startServer starts a server. If it dies at k, startServer starts another one.
+// startServer starts a server. If the server dies at k, startServer starts another one.
 func (tt *crashTest) startServer(t *testing.T, k killPoint) error {
 	t.Helper()
 	p, err := tt.launch(t, serverOptions{KillAt: k})
@@ -75,11 +76,11 @@ func (tt *crashTest) startServer(t *testing.T, k killPoint) error {
 	return nil
 }
 
-// A round describes one death of a server, and what happens until the next one serves.
+// A round describes how a server dies, and which servers die before the next one serves.
 type round struct {
 	kill killPoint     // where the server dies
-	wait time.Duration // when it is killed if it does not reach that point
-	call string        // if not empty, another server is started and dies before this system call (see recorder.inject)
+	wait time.Duration // time after which it is killed if it does not reach that point
+	call string        // system call before which another server dies (see recorder.inject); empty for none
 	next killPoint     // where the next server dies during its start
 }
 
@@ -87,7 +88,7 @@ func (r round) String() string {
 	return fmt.Sprintf("killed at %s or after %s, then at system call %q, then during the start at %s", r.kill, r.wait, r.call, r.next)
 }
 
-// round puts load on the server until it dies, starts another one, and returns the faults found then.
+// round puts load on the server until it dies, starts another one, and returns the faults that the checks find.
 func (tt *crashTest) round(t *testing.T, r round) []string {
 	t.Helper()
 	tt.fleet.start(t.Context())
@@ -109,10 +110,10 @@ func (tt *crashTest) round(t *testing.T, r round) []string {
 	return append(faults, tt.checkFiles(t)...)
 }
 
-// inject starts another server and has it die at a system call.
+// inject starts another server, which dies at a system call.
 func (tt *crashTest) inject(t *testing.T, r round) error {
 	t.Helper()
-	usual := tt.recorder
+	previous := tt.recorder
 	tt.recorder = &recorder{inject: r.call}
 	p, err := tt.launch(t, serverOptions{})
 	if err != nil {
@@ -125,10 +126,10 @@ func (tt *crashTest) inject(t *testing.T, r round) error {
 	} else {
 		tt.steps["at a start, "+atSystemCall]++
 	}
-	if usual != nil {
+	if previous != nil {
 		tt.cutPower(t)
 	}
-	tt.recorder = usual
+	tt.recorder = previous
 	return nil
 }
 
@@ -144,7 +145,7 @@ func (tt *crashTest) die(t *testing.T, step string, wait time.Duration) {
 	}
 	tt.clients.connect(nil)
 	if !killed(tt.server.err) {
-		t.Errorf("the server ended by itself: %v\n%s", tt.server.err, tt.server.stderr.String())
+		t.Errorf("the server exited by itself: %v\n%s", tt.server.err, tt.server.stderr.String())
 	}
 	tt.checkNoTornCRL(t)
 	if tt.recorder != nil && tt.recorder.inject == "" {
@@ -227,7 +228,7 @@ func (s *totals) add(tt *crashTest) {
 	s.bulks, s.startsWithBulks = s.bulks+len(tt.before.bulks), s.startsWithBulks+tt.startsWithBulks
 }
 
-// report logs where servers died, and fails if no server ever died at a step although there were many rounds.
+// report logs where servers died. If no server died at some step in many rounds, it fails the test.
 func (s *totals) report(t *testing.T, rounds int) {
 	t.Helper()
 	died := 0
@@ -243,20 +244,20 @@ func (s *totals) report(t *testing.T, rounds int) {
 		expected = append(expected, k.Step)
 	}
 	for _, step := range expected {
-		if passes := rounds / len(killPoints); passes >= 10 && s.steps[step] == 0 {
+		if uses := rounds / len(killPoints); uses >= 10 && s.steps[step] == 0 {
 			t.Errorf("no server ever died %s: the wrappers no longer match the pipeline", step)
 		}
 	}
 }
 
-// rounds runs at least that many rounds, and as long as the flag says.
-func rounds(t *testing.T, least int, random *rand.Rand, begin func() *crashTest) {
+// rounds runs rounds until it has run minimum of them and -torture.duration has passed. begin starts a new instance.
+func rounds(t *testing.T, minimum int, random *rand.Rand, begin func() *crashTest) {
 	t.Helper()
 	all := totals{steps: map[string]int{}}
 	p := schedule{random: random}
 	var tt *crashTest
 	n := 0
-	for end := time.Now().Add(*long); n < least || time.Now().Before(end); n++ {
+	for end := time.Now().Add(*long); n < minimum || time.Now().Before(end); n++ {
 		if n%roundsPerInstance == 0 {
 			if tt != nil {
 				all.add(tt)
@@ -282,7 +283,7 @@ func powerCuts(t *testing.T, g *testCA, random *rand.Rand) {
 }
 
 // TestTorture runs every test of this package in its short form. With -torture.duration each one continues for that
-// long.
+// time.
 func TestTorture(t *testing.T) {
 	g := newTestCA(t)
 	for i, c := range []struct {
@@ -296,7 +297,7 @@ func TestTorture(t *testing.T) {
 		{"seeded bugs are found", seededBugsAreFound},
 		{"a disk that ignores flushes under an agent is found", flushlessDiskUnderAnAgentIsFound},
 		{"histories with seeded bugs are not linearizable", seededHistoriesAreNotLinearizable},
-		{"records missing in the files are found", missingRecordsAreFound},
+		{"altered files are found", alteredFilesAreFound},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

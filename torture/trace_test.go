@@ -14,16 +14,15 @@ import (
 	"testing"
 )
 
-// traced lists the system calls that change files, make changes durable, or could do either unseen. A question mark
-// is for calls that a kernel may lack.
+// traced lists the system calls that change files or flush them. A question mark marks a call that a kernel may lack.
 const traced = "?open,openat,?creat,write,pwrite64,?writev,?pwritev,?pwritev2,ftruncate,?truncate,?fallocate,?copy_file_range,?sendfile," +
 	"?rename,?renameat,renameat2,?link,linkat,?unlink,unlinkat,?mkdir,mkdirat,?rmdir,?symlink,symlinkat," +
 	"fsync,fdatasync,?sync_file_range,mmap"
 
-// A recorder has strace record what a process does to the files below one directory.
+// A recorder runs a process under strace, which records the changes of files below one directory.
 type recorder struct {
-	// inject is the system call before which strace kills the process, when one of its threads makes it for the n-th
-	// time: "fdatasync:4". Empty for none.
+	// inject is a system call and a number n, such as "fdatasync:4". strace kills the process before one of its threads
+	// makes the call for the n-th time. It is empty for none.
 	inject string
 
 	dir     string
@@ -67,8 +66,8 @@ const (
 	opFlush   // path
 )
 
-// An op is one change that a process requested from the kernel. It took effect between begin and end. If end is zero,
-// the process died first, and it may have taken effect or not.
+// An op is one change that a process requested from the kernel. It took effect between begin and end, in nanoseconds
+// since 1970. If end is zero, the process died during the call, and the op may or may not have taken effect.
 type op struct {
 	kind       opKind
 	begin, end int64
@@ -157,7 +156,7 @@ func number(arg string) int64 {
 	return n
 }
 
-// at returns the path of a name in a directory.
+// at returns the path of a name in a directory, as in openat(2).
 func at(dir, name string) string {
 	if path := text(name); filepath.IsAbs(path) {
 		return path
@@ -165,13 +164,13 @@ func at(dir, name string) string {
 	return filepath.Join(text(dir), text(name))
 }
 
-// isTracked reports whether the loss of a path matters. SQLite's shared memory is not tracked: it is never flushed,
-// and rebuilt after a crash.
+// isTracked reports whether changes of a path are recorded. SQLite's shared memory is not tracked: SQLite never flushes
+// it, and rebuilds it after a crash.
 func (r *recorder) isTracked(path string) bool {
 	return (path == r.dir || strings.HasPrefix(path, r.dir+"/")) && !strings.HasSuffix(path, "-shm") && !strings.HasSuffix(path, " (deleted)")
 }
 
-// parse returns the ops of a line, or none if it changed nothing below the directory.
+// parse returns the ops of a line, or none if the call changed nothing below the directory.
 func (r *recorder) parse(line string) ([]op, error) {
 	c, ok := split(line)
 	if !ok || strings.HasPrefix(c.result, "-1 E") {
@@ -188,8 +187,8 @@ func (r *recorder) parse(line string) ([]op, error) {
 	return ours, nil
 }
 
-// ops returns what a call does. An error is for a call that this function does not support; it matters only if the
-// call concerns a tracked path.
+// ops returns the changes that a call makes. For a call that it does not support, it returns an error, with an op for
+// the path. The caller ignores the error if the path is not tracked.
 func (c call) ops() ([]op, error) {
 	a := append(slices.Clone(c.args), "", "", "", "", "", "")
 	file := text(a[0])

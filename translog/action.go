@@ -30,11 +30,11 @@ const (
 	CertificateUnheld     Action = "certificate.unheld"
 	CRLPublished          Action = "crl.published"
 	RequestRefused        Action = "request.refused"
-	RecordsExpired        Action = "records.expired"         // of what ended long ago, from the store
-	BulkRevocationCreated Action = "bulk_revocation.created" // entries with the changes of its certificates follow
+	RecordsExpired        Action = "records.expired"         // records of expired certificates were removed from the store
+	BulkRevocationCreated Action = "bulk_revocation.created" // later entries contain the changes of its certificates
 	BulkRevocationCounted Action = "bulk_revocation.counted"
 	CRLNumberTaken        Action = "crl_number.taken" // the number is never used again
-	// DistributionPointsRecorded comes before certificates name the distribution points.
+	// DistributionPointsRecorded is logged before a certificate contains the distribution points.
 	DistributionPointsRecorded Action = "distribution_points.recorded"
 )
 

@@ -37,8 +37,10 @@ type Archive struct {
 }
 
 // OpenArchive opens the archive at a path, or creates it with mode 0600 for the log of an epoch, and verifies it
-// completely. An archive that exists keeps its own epoch, and the [Sequencer] compares it with the store's. If a power failure cut the last batch short, OpenArchive removes that batch and logs a warning; the Sequencer appends it again. Errors
-// are a [*CorruptError], ErrNotArchive, ErrLocked or an error of the file system; after an error the file is unchanged.
+// completely. An existing archive keeps its own epoch, and the [Sequencer] compares it with the store's. If a power
+// failure cut the last batch short, OpenArchive removes that batch and logs a warning; the Sequencer appends it again.
+// Errors are a [*CorruptError], ErrNotArchive, ErrLocked or an error of the file system. After an error the file is
+// unchanged.
 func OpenArchive(path string, epoch Epoch, log *slog.Logger) (*Archive, error) {
 	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -86,8 +88,8 @@ func openArchive(f *os.File, epoch Epoch, log *slog.Logger) (*Archive, error) {
 	return &Archive{epoch: sc.epoch, file: lockedFile{f}, end: Verifier{sc.verified}, size: sc.offset}, nil
 }
 
-// lockedFile is the file of an open archive. Close unlocks it, because closing alone is not enough: a process that is being
-// started shares the open file until it executes its program.
+// lockedFile is the file of an open archive. Close unlocks it, because closing alone is not enough: a process that is
+// being started shares the open file until it executes its program.
 type lockedFile struct{ *os.File }
 
 // Close unlocks and closes the file.

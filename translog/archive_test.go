@@ -127,12 +127,12 @@ func TestAppendRefusesRecordsThatDoNotContinue(t *testing.T) {
 		records []Sequenced
 		index   uint64
 	}{
-		"a gap":           {next[1:], 3},
-		"a gap within":    {[]Sequenced{next[0], next[2]}, 4},
-		"a repetition":    {extend(Head{}, 2), 3},
-		"a wrong chain":   {wrongChain, 4},
-		"an empty entry":  {[]Sequenced{{Index: 3, Chain: Chain(a.Head().Chain, nil)}}, 3},
-		"an entry of MBs": {[]Sequenced{{Index: 3, Entry: long, Chain: Chain(a.Head().Chain, long)}}, 3},
+		"a gap":             {next[1:], 3},
+		"a gap within":      {[]Sequenced{next[0], next[2]}, 4},
+		"a repetition":      {extend(Head{}, 2), 3},
+		"a wrong chain":     {wrongChain, 4},
+		"an empty entry":    {[]Sequenced{{Index: 3, Chain: Chain(a.Head().Chain, nil)}}, 3},
+		"a too large entry": {[]Sequenced{{Index: 3, Entry: long, Chain: Chain(a.Head().Chain, long)}}, 3},
 	} {
 		err := a.Append(context.Background(), c.records)
 		var broken *ChainError
@@ -228,12 +228,12 @@ func TestFailedAppendLeavesNothing(t *testing.T) {
 		return func(b []byte) (int, error) { return applied(b), syscall.ENOSPC }
 	}
 	for name, fault := range map[string]faulty{
-		"no room":              {write: full(func([]byte) int { return 0 })},
-		"no room half way":     {write: full(func(b []byte) int { return len(b) / 2 })},
-		"written, yet failed":  {write: full(func(b []byte) int { return len(b) })},
-		"not synced":           {sync: syscall.EIO},
-		"no way to clean up":   {sync: syscall.EIO, truncate: syscall.EIO},
-		"half, and no cleanup": {write: full(func(b []byte) int { return len(b) / 2 }), truncate: syscall.EROFS},
+		"disk full":                   {write: full(func([]byte) int { return 0 })},
+		"disk full, half written":     {write: full(func(b []byte) int { return len(b) / 2 })},
+		"all written, error":          {write: full(func(b []byte) int { return len(b) })},
+		"sync fails":                  {sync: syscall.EIO},
+		"sync and cleanup fail":       {sync: syscall.EIO, truncate: syscall.EIO},
+		"half written, cleanup fails": {write: full(func(b []byte) int { return len(b) / 2 }), truncate: syscall.EROFS},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "log")
@@ -261,8 +261,8 @@ const (
 	appenderFile = "log"
 )
 
-// bulky returns records large enough that a kill is likely to interrupt their append.
-func bulky(head Head) []Sequenced {
+// largeRecords returns records large enough that a kill is likely to interrupt their append.
+func largeRecords(head Head) []Sequenced {
 	var batch []Sequenced
 	for range 3 {
 		entry := bytes.Repeat([]byte{byte(head.Size + 1)}, 100_000)
@@ -275,7 +275,7 @@ func bulky(head Head) []Sequenced {
 func appendUntilKilled() int {
 	a, err := OpenArchive(appenderFile, testEpoch, quiet())
 	for err == nil {
-		if err = a.Append(context.Background(), bulky(a.Head())); err == nil {
+		if err = a.Append(context.Background(), largeRecords(a.Head())); err == nil {
 			fmt.Println(a.Head().Size)
 		}
 	}

@@ -26,10 +26,10 @@ import (
 // everything else.
 const archiveHeader = "brevet log archive 3\n"
 
-// headerSize is the size in bytes of what comes before the first batch.
+// headerSize is the size in bytes of the header, which precedes the first batch.
 const headerSize = len(archiveHeader) + len(Epoch{}) + 4
 
-// appendHeader appends what comes before the first batch.
+// appendHeader appends the header of an archive.
 func appendHeader(dst []byte, epoch Epoch) []byte {
 	dst = append(append(dst, archiveHeader...), epoch[:]...)
 	return binary.BigEndian.AppendUint32(dst, checksum(epoch[:]))

@@ -49,7 +49,7 @@ func (d *decoder) ref(issuer, serial []byte) pki.CertRef {
 	return r
 }
 
-// time decodes a time, and requireTime one that must be set; 0 is unset.
+// time decodes a time in milliseconds since 1970. If ms is 0, time returns the zero time.
 func (d *decoder) time(ms int64) time.Time {
 	if ms == 0 {
 		return time.Time{}
@@ -57,6 +57,7 @@ func (d *decoder) time(ms int64) time.Time {
 	return d.requireTime(ms)
 }
 
+// requireTime decodes a time in milliseconds since 1970. The value 0 is 1970.
 func (d *decoder) requireTime(ms int64) time.Time {
 	t, err := parseTime(ms)
 	if err != nil {
@@ -114,7 +115,7 @@ func (d *decoder) number(b []byte) *big.Int {
 	return new(big.Int).SetBytes(b)
 }
 
-// parseEvent decodes the event of an entry of a time; nil if it has none.
+// parseEvent decodes the event of an entry with the given time, or returns nil if the entry has none.
 func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
 	var d decoder
 	var e Event
@@ -241,7 +242,7 @@ func (d *decoder) order(m *brevetv1.StatusOrder, changes int) *StatusOrder {
 	return o
 }
 
-// invalidTimes decodes the invalidity times of so many changes, or nil.
+// invalidTimes decodes the invalidity times of a number of changes. It returns nil if there are none.
 func (d *decoder) invalidTimes(all []int64, changes int) (times []time.Time) {
 	if n := len(all); n != 0 && n != changes {
 		d.fail(fmt.Errorf("%d invalidity times, in %d changes", n, changes))

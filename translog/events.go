@@ -12,11 +12,12 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// Event is what an entry records beside its status changes. It is one of the types below, each for some actions.
+// Event is the part of an entry that its status changes do not contain. It is one of the types below. Each type belongs
+// to certain actions.
 type Event interface {
 	// facts adds the event to texts by name, for printing.
 	facts(f facts)
-	// encode adds the event to the message of an entry of a time.
+	// encode adds the event to the message of an entry with the given time.
 	encode(m *brevetv1.LogEntry, at time.Time)
 }
 
@@ -29,7 +30,7 @@ type IssuedCertificate struct {
 	Partition uint16
 	// Predecessor is the serial number of the certificate that was renewed; zero for none.
 	Predecessor pki.Serial
-	Token       pki.TokenID // that was spent; zero for none
+	Token       pki.TokenID // the token that was spent; zero for none
 	Enrolls     bool        // the identity became enrolled, in a new revision
 }
 
@@ -37,7 +38,7 @@ type IssuedCertificate struct {
 type AbandonedCertificates struct {
 	Certificates []AbandonedCertificate
 	Refusal      *Refusal // nil unless a guard refused the certificate
-	// Duplicate is a certificate of which nothing was recorded, because its serial number is on record; zero for none.
+	// Duplicate is a certificate that was not recorded, because its serial number is already on record; zero for none.
 	Duplicate pki.CertRef
 	Part      Part
 }
@@ -46,7 +47,7 @@ type AbandonedCertificates struct {
 type AbandonedCertificate struct {
 	IssueTime time.Time
 	Partition uint16
-	Digest    []byte // that was to be signed
+	Digest    []byte // the digest that the HSM was to sign
 }
 
 // Refusal is the event of [RequestRefused].
@@ -55,7 +56,7 @@ type Refusal struct {
 	Detail string
 }
 
-// IdentityAttributes is the event of [IdentityRegistered] and [IdentityUpdated]: the attributes from then on.
+// IdentityAttributes is the event of [IdentityRegistered] and [IdentityUpdated]: all attributes after the change.
 type IdentityAttributes struct {
 	Kind        pki.Kind
 	Profile     string
@@ -72,7 +73,7 @@ type CreatedToken struct {
 	Profile          string
 	ExpiresAt        time.Time
 	Replace          bool
-	// CreatorCertificate is the certificate of the caller; zero for a part of the system.
+	// CreatorCertificate is the certificate of the caller; zero if the server itself created the token.
 	CreatorCertificate pki.CertRef
 }
 
@@ -83,16 +84,17 @@ type BoundToken struct {
 	Key     pki.KeyHash
 }
 
-// RevokedTokens is the event of [TokenRevoked]. Without an ID it is about all tokens that the entry's identity has
-// created.
+// RevokedTokens is the event of [TokenRevoked]. Without an ID, all tokens that the entry's identity created were
+// revoked.
 type RevokedTokens struct {
 	ID      pki.TokenID
-	Usable  int    // how many of them could have been used
-	Cause   string // as refusals say it
+	Usable  int    // how many of the revoked tokens were usable
+	Cause   string // the reason that refusals of the tokens state
 	Comment string
 }
 
-// Part counts the entries of a change that has too many certificates for one entry. The zero value is the only part.
+// Part numbers the entries of a change with too many certificates for one entry. The zero value means that the change
+// has one entry.
 type Part struct{ Number, Of int }
 
 // StatusOrder is the event of a change of one certificate, of a key's certificates, or of an identity.
@@ -100,7 +102,7 @@ type StatusOrder struct {
 	Reason       pki.Reason
 	InvalidSince time.Time // zero if unknown
 	Comment      string
-	// Key is the key that the order is about; zero for none. It is compromised from then on.
+	// Key is the key whose certificates were revoked, because it is compromised; zero for none.
 	Key pki.KeyHash
 	// BulkRevocation is the bulk revocation that changes the certificates; nil if the entry has their changes.
 	BulkRevocation *BulkRevocation
@@ -129,8 +131,8 @@ type BulkRevocation struct {
 	// InvalidSince is the invalidity time; zero if unknown.
 	InvalidSince time.Time
 	Comment      string
-	Mark         int64     // the number of the newest certificate's record
-	Reach        time.Time // certificates that expired before it are not concerned; zero if there is no such time
+	Mark         int64     // the row ID of the newest certificate record; later ones are not affected
+	Reach        time.Time // certificates that expired before it are not affected; zero for no limit
 	AtOnce       bool      // the certificates are changed in the same transaction
 }
 
@@ -141,7 +143,7 @@ type BulkStep struct {
 	Counted  bool // Total is known
 	Expired  int
 	Applied  int
-	Progress int64 // the number of the last record that was changed
+	Progress int64 // the row ID of the last record that was changed
 	Done     bool
 	// InvalidTimes are the invalidity times of the changes, zero for none. If it is nil, all have that of the bulk
 	// revocation, or keep their own if it has none.
@@ -173,7 +175,7 @@ type PublishedCRL struct {
 	ThisUpdate time.Time
 	NextUpdate time.Time
 	Position   uint64 // the index of the last entry that it covers
-	// BaseNumber is that of the CRL that deltas are relative to; nil for none.
+	// BaseNumber is the number of the CRL to which deltas are relative; nil for none.
 	BaseNumber   *big.Int
 	BaseUpdate   time.Time
 	BasePosition uint64
@@ -183,7 +185,7 @@ type PublishedCRL struct {
 	Imported     bool // signed elsewhere
 }
 
-// DistributionPoint is where the CRL of a partition is.
+// DistributionPoint is the URLs of a partition's CRLs.
 type DistributionPoint struct {
 	Issuer        pki.IssuerID
 	Partition     uint16
@@ -193,14 +195,14 @@ type DistributionPoint struct {
 // DistributionPoints is the event of [DistributionPointsRecorded].
 type DistributionPoints []DistributionPoint
 
-// ExpiredRecords is the event of [RecordsExpired]: how many records one step removed, and what it looked at.
+// ExpiredRecords is the event of [RecordsExpired]: how many records one step removed, and which range it examined.
 type ExpiredRecords struct {
 	Certificates, Tokens, Keys int
 	After, Last                RecordPlace
 	Before                     time.Time
 }
 
-// RecordPlace is a place among the records of certificates, in the order of notAfter and number.
+// RecordPlace is a position among the certificate records, which are sorted by notAfter and row ID.
 type RecordPlace struct {
 	NotAfter time.Time
 	Number   int64
@@ -273,7 +275,7 @@ func (a *AbandonedCertificates) facts(f facts) {
 	if !a.Duplicate.IsZero() {
 		f.addID("issuer", a.Duplicate.Issuer)
 		f.addID("serial", a.Duplicate.Serial)
-		f["detail"] = "the serial number is on record already"
+		f["detail"] = "the serial number is already on record"
 	}
 }
 

@@ -97,7 +97,7 @@ func genBulkRevocation(t *rapid.T, id pki.SPIFFEID) *BulkRevocation {
 	return b
 }
 
-// events draws an event of each type, for an entry about an identity with so many changes.
+// events draws an event of each type, for an entry of an identity with the given number of changes.
 var events = []func(t *rapid.T, id pki.SPIFFEID, changes int) Event{
 	func(*rapid.T, pki.SPIFFEID, int) Event { return nil },
 	genIssued,

@@ -80,25 +80,25 @@ func TestSyncArchivesEarlierCommits(t *testing.T) {
 	checkOnce(t, archived(t, path), callers, each)
 }
 
-// singles is a Store whose entries fill a page each.
-type singles struct{ *memory }
+// onePerPage is a Store with one entry on each page.
+type onePerPage struct{ *memory }
 
-func (s singles) Sequence(ctx context.Context, _ int) ([]Sequenced, error) {
+func (s onePerPage) Sequence(ctx context.Context, _ int) ([]Sequenced, error) {
 	return s.memory.Sequence(ctx, 1)
 }
 
-func (s singles) Entries(ctx context.Context, from uint64, _ int) ([]Sequenced, error) {
+func (s onePerPage) Entries(ctx context.Context, from uint64, _ int) ([]Sequenced, error) {
 	return s.memory.Entries(ctx, from, 1)
 }
 
-// A page that its size ends is not the last one.
+// A page that ends because of its size is not the last page.
 func TestSyncArchivesLargeEntries(t *testing.T) {
 	m, a := &memory{}, open(t, filepath.Join(t.TempDir(), "log"))
 	const entries = 5
 	for n := range entries {
 		m.commit(strings.Repeat(fmt.Sprint(n), PageSize))
 	}
-	synced(t, start(t, singles{m}, a))
+	synced(t, start(t, onePerPage{m}, a))
 	if size := a.Head().Size; size != entries {
 		t.Errorf("%d entries archived, %d were committed", size, entries)
 	}
@@ -127,7 +127,7 @@ func TestRunWorksWithoutKick(t *testing.T) {
 	s := start(t, m, a)
 	synced(t, s)
 	m.commit("alone")
-	for a.Head().Size == 0 { // the test times out if Run never looks
+	for a.Head().Size == 0 { // if Run never sequences it, the test times out
 		time.Sleep(5 * time.Millisecond)
 	}
 }
@@ -219,7 +219,7 @@ func TestFailuresNeitherLoseNorRepeatEntries(t *testing.T) {
 	}
 }
 
-// A client that follows the log learns of a revocation from its index. A full disk must not delay that.
+// Clients that follow the log receive an entry only once it has an index. A full disk must not delay revocations there.
 func TestSequencingContinuesIfArchiveFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "log")
@@ -259,12 +259,12 @@ func TestSyncReturnsLastFailure(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	impatient, giveUp := context.WithCancel(context.Background())
+	canceled, cancel := context.WithCancel(context.Background())
 	for s.withCause(nil) == nil { // until Run has recorded the failure
 		time.Sleep(time.Millisecond)
 	}
-	giveUp()
-	if err := s.Sync(impatient); !pki.IsTemporary(err) || !errors.Is(err, context.Canceled) || !errors.Is(err, errStore) {
+	cancel()
+	if err := s.Sync(canceled); !pki.IsTemporary(err) || !errors.Is(err, context.Canceled) || !errors.Is(err, errStore) {
 		t.Errorf("Sync: %v, want a temporary error with the store's error", err)
 	}
 	stop()
@@ -300,15 +300,15 @@ func TestMismatchErrorNamesEntry(t *testing.T) {
 		index   uint64
 		says    string
 	}{
-		"an old backup":              {whole, store("a", "b"), 3, "newest backup"},
-		"an empty store":             {whole, store(), 1, "older backup"},
-		"another history":            {whole[:2], store("a", "x", "c"), 2, "differ at entry 2"},
-		"another, of the same size":  {whole, store("a", "b", "c", "x"), 4, "differ at entry 4"},
-		"an entry that was altered":  {whole[:1], altered, 3, "differ at entry 3"},
-		"an entry that is missing":   {whole[:1], holed, 3, "differ at entry 3"},
-		"missing right at the end":   {whole[:2], holed, 3, "does not hold it"},
-		"entries the store let go":   {nil, pruned, 1, "does not hold it"},
-		"the common entry is absent": {whole[:1], pruned, 1, "does not hold it"},
+		"an old backup":                            {whole, store("a", "b"), 3, "newest backup"},
+		"an empty store":                           {whole, store(), 1, "older backup"},
+		"another history":                          {whole[:2], store("a", "x", "c"), 2, "differ at entry 2"},
+		"another history of the same size":         {whole, store("a", "b", "c", "x"), 4, "differ at entry 4"},
+		"an entry that was altered":                {whole[:1], altered, 3, "differ at entry 3"},
+		"an entry that is missing":                 {whole[:1], holed, 3, "differ at entry 3"},
+		"the next entry is missing":                {whole[:2], holed, 3, "does not hold it"},
+		"entries removed from the store":           {nil, pruned, 1, "does not hold it"},
+		"the store lacks the archive's last entry": {whole[:1], pruned, 1, "does not hold it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := open(t, filepath.Join(t.TempDir(), "log"))

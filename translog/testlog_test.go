@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 // testEpoch is the epoch of the logs in these tests.
 var testEpoch = Epoch{0xe9}
 
-// header is what an archive of testEpoch begins with.
+// header returns the header of an archive of testEpoch.
 func header() []byte { return appendHeader(nil, testEpoch) }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -46,7 +46,7 @@ type memory struct {
 	fault     func(call string) (apply bool, err error) // nil for none
 }
 
-var errStore = errors.New("the store is away")
+var errStore = errors.New("the store is unavailable")
 
 func (m *memory) commit(entry string) {
 	m.mu.Lock()

@@ -29,8 +29,8 @@ func appended(t *testing.T, entries []string, records int) (before, after []byte
 	return before, after, store
 }
 
-// oblong returns n entries of different lengths.
-func oblong(n int) []string {
+// variedEntries returns n entries of different lengths.
+func variedEntries(n int) []string {
 	var entries []string
 	for i := range n {
 		entries = append(entries, fmt.Sprintf("%d %s", i, bytes.Repeat([]byte{'x'}, 200*(i%8))))
@@ -66,11 +66,11 @@ func reconciled(t *testing.T, content []byte, store Store) (path string, err err
 func TestTornAppendIsRepaired(t *testing.T) {
 	for _, c := range []struct{ stored, records int }{
 		{9, 3}, // all entries of the store
-		{9, 2}, // the store has one more by now
+		{9, 2}, // the store has one more entry
 		{14, 1},
 		{14, 4},
 	} {
-		before, after, store := appended(t, oblong(c.stored), c.records)
+		before, after, store := appended(t, variedEntries(c.stored), c.records)
 		parts := (len(after)-1)/sector - len(before)/sector + 1
 		if parts < 3 || parts > 8 {
 			t.Fatalf("an append of %d spans %d sectors", c.records, parts)
@@ -82,20 +82,19 @@ func TestTornAppendIsRepaired(t *testing.T) {
 			}
 			got, err := os.ReadFile(path)
 			if whole := c.records == c.stored-6; err != nil || whole && !bytes.Equal(got, after) {
-				t.Fatalf("sectors %b of an append of %d lost: the archive is not what it was (%v)",
+				t.Fatalf("sectors %b of an append of %d lost: the archive differs from the complete one (%v)",
 					lost, c.records, err)
 			}
-			if got := archived(t, path); !slices.Equal(got, oblong(c.stored)) {
+			if got := archived(t, path); !slices.Equal(got, variedEntries(c.stored)) {
 				t.Fatalf("sectors %b of an append of %d lost: %d entries are archived", lost, c.records, len(got))
 			}
 		}
 	}
 }
 
-// Any sectors of an append of several batches may be lost.
-// An append of several batches is one append: any sector of any of them may be lost.
+// A power failure may lose any sectors of an append, also if the append consists of several batches.
 func TestTornAppendOfSeveralBatchesIsRepaired(t *testing.T) {
-	entries := oblong(6)
+	entries := variedEntries(6)
 	for i := range 6 {
 		entries = append(entries, fmt.Sprint(i)+strings.Repeat("y", MaxEntrySize/3))
 	}
@@ -120,15 +119,15 @@ func TestTornAppendOfSeveralBatchesIsRepaired(t *testing.T) {
 		path, err := reconciled(t, altered, store)
 		var corrupt *CorruptError
 		if got, readErr := os.ReadFile(path); !errors.As(err, &corrupt) || readErr != nil || !bytes.Equal(got, altered) {
-			t.Errorf("an altered append of %d: %v, and the file is what it was: %v",
+			t.Errorf("an altered append of %d: %v, file unchanged: %v",
 				records, err, bytes.Equal(got, altered))
 		}
 	}
 }
 
-// Damage that the store cannot explain is left unchanged as evidence.
+// Damage that a lost append cannot explain is left unchanged as evidence.
 func TestOtherDamageIsNotRepaired(t *testing.T) {
-	before, after, store := appended(t, oblong(9), 3)
+	before, after, store := appended(t, variedEntries(9), 3)
 	hole := torn(before, after, 1<<1)
 	altered := bytes.Clone(hole)
 	altered[len(altered)-1] ^= 1
@@ -146,8 +145,8 @@ func TestOtherDamageIsNotRepaired(t *testing.T) {
 		content []byte
 		store   *memory
 	}{
-		"another byte altered":         {altered, store},
-		"a store of an older backup":   {hole, older},
+		"a byte altered too":           {altered, store},
+		"a store from an older backup": {hole, older},
 		"a store at the archive's end": {hole, &memory{sequenced: store.sequenced[:6]}},
 		"more than the store has":      {longer, store},
 		"an append before the last":    {two, store},

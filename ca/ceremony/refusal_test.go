@@ -21,12 +21,12 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// refused checks that an error is a refusal by the rule, with the given text in it.
-func refused(t *testing.T, name string, der []byte, err error, rule pki.Rule, fix string) {
+// refused checks that an error is a refusal by the rule, and that its hint contains a text.
+func refused(t *testing.T, name string, der []byte, err error, rule pki.Rule, hint string) {
 	t.Helper()
 	r, ok := pki.AsRefusal(err)
-	if !ok || r.Rule != rule || r.Hint == "" || !strings.Contains(r.Hint, fix) || der != nil {
-		t.Errorf("%s: %d bytes, %v; want a refusal by %s that says %q", name, len(der), err, rule, fix)
+	if !ok || r.Rule != rule || r.Hint == "" || !strings.Contains(r.Hint, hint) || der != nil {
+		t.Errorf("%s: %d bytes, %v; want a refusal by %s with the hint %q", name, len(der), err, rule, hint)
 	}
 }
 
@@ -35,7 +35,7 @@ type publicOnly struct{ key crypto.PublicKey }
 func (p publicOnly) Public() crypto.PublicKey { return p.key }
 
 func (p publicOnly) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
-	return nil, errors.New("the token is gone")
+	return nil, errors.New("the HSM is unavailable")
 }
 
 func TestRootRefuses(t *testing.T) {
@@ -79,7 +79,7 @@ func TestSignerErrorsAreReturned(t *testing.T) {
 	_, crlErr := ceremony.RootCRL(p.root, gone, ceremony.CRLSpec{Number: big.NewInt(1), Now: time.Now(), NextUpdate: time.Now().Add(year)})
 	_, clockErr := ceremony.Root(p.rootKey, ceremony.RootSpec{Subject: subject(t, "CN=a"), Lifetime: year})
 	for name, err := range map[string]error{"root": rootErr, "request": requestErr, "sign": signErr, "CRL": crlErr} {
-		if err == nil || !strings.Contains(err.Error(), "the token is gone") {
+		if err == nil || !strings.Contains(err.Error(), "the HSM is unavailable") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -32,7 +32,7 @@ type Command struct {
 
 // Commands lists what the agent does.
 func Commands() []Command {
-	config := Flag{Name: "config", Value: "FILE", Usage: "configuration file"}
+	config := Flag{Name: "config", Value: "FILE", Usage: "path of the configuration file"}
 	directory := Flag{Name: "directory", Value: "DIR", Usage: "directory of the credential, in place of state_dir in the configuration"}
 	token := Flag{Name: "token-file", Value: "FILE", Usage: "enrollment token; enroll reads it from standard input with -"}
 	output := Flag{Name: "output", Value: "text|json", Default: "text", Usage: "form of what is shown"}

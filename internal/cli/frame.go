@@ -194,7 +194,7 @@ func newVersion() *cobra.Command {
 
 // OutputFlag adds the flag for the form of a command's output.
 func OutputFlag(cmd *cobra.Command, format *string) {
-	cmd.Flags().StringVarP(format, "output", "o", "text", "form of the output: text, or json with one object on a line for each record")
+	cmd.Flags().StringVarP(format, "output", "o", "text", "format of the output: text, or json with one object per line for each record")
 	TakeVariables(cmd.Flags(), "output")
 }
 

@@ -70,7 +70,7 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 	if panicked != nil {
 		s.config.Meter.Failure(nil)
 		s.failures[rpc].Do(func() {
-			s.config.Log.ErrorContext(ctx, "a call panicked", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+			s.config.Log.ErrorContext(ctx, "an RPC panicked", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
 		})
 		return status.Error(codes.Internal, "internal error: the server's log has the details")
 	}
@@ -80,7 +80,7 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 	st, own := statusOf(err)
 	if own {
 		s.config.Meter.Failure(err)
-		s.failures[rpc].Do(func() { s.config.Log.ErrorContext(ctx, "a call failed", "method", method, "error", err) })
+		s.failures[rpc].Do(func() { s.config.Log.ErrorContext(ctx, "an RPC failed", "method", method, "error", err) })
 	}
 	return st.Err()
 }

@@ -18,13 +18,13 @@ func TestConformance(t *testing.T) {
 func handle(s *memory.Store) storetest.Store {
 	again := func(*testing.T) storetest.Store { return handle(s) }
 	return storetest.Store{
-		Journal: s, RA: s, Audit: s, Orders: s, Counts: s, Feed: s, Log: s, Reopen: again, Second: again,
-		Rebuild: func(t *testing.T, log []translog.Sequenced) (original, rebuilt map[string][]string) {
-			replayed := &memory.Store{}
-			if err := replayed.Replay(t.Context(), log); err != nil {
+		Journal: s, RA: s, Audit: s, Statuses: s, Counts: s, Feed: s, Log: s, Reopen: again, Second: again,
+		Replay: func(t *testing.T, log []translog.Sequenced) (original, fromLog map[string][]string) {
+			empty := &memory.Store{}
+			if err := empty.Replay(t.Context(), log); err != nil {
 				t.Fatal(err)
 			}
-			return sorted(s.Rows()), sorted(replayed.Rows())
+			return sorted(s.Rows()), sorted(empty.Rows())
 		},
 	}
 }

@@ -22,66 +22,67 @@ import (
 )
 
 func testCallers(t *testing.T, open func(t *testing.T) Store) {
-	t.Run("every method is known", everyMethodIsKnown)
+	t.Run("every method is listed", everyMethodIsListed)
 	for name, write := range writes {
-		t.Run(name, func(t *testing.T) { authorizes(t, open, name, write) })
+		t.Run(name, func(t *testing.T) { testMethodAsEachCaller(t, open, name, write) })
 	}
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"orders of one transaction": ordersOfOneTransaction, "a renewal between orders": renewalBetweenOrders, "what needs no authorization": needsNoAuthorization,
+		"two callers in one batch": twoCallersInOneBatch, "a renewal between issue requests": renewalBetweenIssueRequests, "steps of bulk revocations": bulkStepsNeedNoAuthorization,
 	})
 }
 
-// writes lists the methods that make changes of an actor. Each function returns the error of the store.
+// writes contains a function for each method that makes a change on behalf of a caller. The function returns the error
+// of that method.
 var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 	"ca.Journal.Write": func(t *testing.T, w *world, by pki.Actor) error {
-		return w.try(t, w.orderBy(t, by))
+		return w.commit(t, w.issueRequestBy(t, by))
 	},
-	renewing: func(t *testing.T, w *world, by pki.Actor) error {
-		r := w.orderBy(t, by)
+	renewalWrite: func(t *testing.T, w *world, by pki.Actor) error {
+		r := w.issueRequestBy(t, by)
 		if c := by.Caller(); !c.IsZero() {
 			r.Identity, r.Guard.Predecessor = c.Identity, c.Certificate
 		}
-		return w.try(t, r)
+		return w.commit(t, r)
 	},
 	"ca.Installations.Install": func(t *testing.T, w *world, by pki.Actor) error {
-		der, _ := authority(t, fmt.Sprintf("Root %d", w.drawn))
+		der, _ := newCA(t, fmt.Sprintf("Root %d", w.uniqueCount))
 		return w.Installations.Install(t.Context(), ca.InstalledCA{Certificate: der, At: w.now}, by)
 	},
 	"ca.Installations.Retire": func(t *testing.T, w *world, by pki.Actor) error {
-		w.generation(t, fmt.Sprintf("Next %d", w.drawn))
-		return w.Installations.Retire(t.Context(), w.generation(t, fmt.Sprintf("Newest %d", w.drawn)), w.now, by)
+		w.installCA(t, fmt.Sprintf("Next %d", w.uniqueCount))
+		return w.Installations.Retire(t.Context(), w.installCA(t, fmt.Sprintf("Newest %d", w.uniqueCount)), w.now, by)
 	},
 	"ca.Installations.Remove": func(t *testing.T, w *world, by pki.Actor) error {
-		der, _ := authority(t, fmt.Sprintf("Other root %d", w.draw()))
+		der, _ := newCA(t, fmt.Sprintf("Other root %d", w.unique()))
 		must(t, w.Installations.Install(t.Context(), ca.InstalledCA{Certificate: der, At: w.now}, operator))
-		return w.Installations.Remove(t.Context(), issuerIn(t, der), w.now, by)
+		return w.Installations.Remove(t.Context(), issuerOf(t, der), w.now, by)
 	},
 	"ra.Store.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.RA.CreateIdentity(t.Context(), w.newIdentity(t), by)
 		return err
 	},
 	"ra.Store.UpdateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
-		id := w.identity(t)
+		id := w.register(t)
 		id.DNSNames = []string{"pump.fleet.example"}
 		_, err := w.RA.UpdateIdentity(t.Context(), id, by, w.now)
 		return err
 	},
 	"ra.Store.CreateToken": func(t *testing.T, w *world, by pki.Actor) error {
-		b := w.draw()
+		b := w.unique()
 		id, err := pki.TokenIDFromBytes(b[:])
 		must(t, err)
 		_, err = w.RA.CreateToken(t.Context(), ra.Token{
-			ID: id, Identity: w.identity(t).ID, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: by, CreatedAt: w.now,
+			ID: id, Identity: w.register(t).ID, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: by, CreatedAt: w.now,
 		})
 		return err
 	},
 	"ra.Store.RevokeTokens": func(t *testing.T, w *world, by pki.Actor) error {
-		_, err := w.RA.RevokeTokens(t.Context(), ra.TokenRevocation{ID: w.token(t, w.identity(t).ID).ID.String(), By: by, At: w.now})
+		_, err := w.RA.RevokeTokens(t.Context(), ra.TokenRevocation{ID: w.createToken(t, w.register(t).ID).ID.String(), By: by, At: w.now})
 		return err
 	},
 	"revocation.Store.Apply": func(t *testing.T, w *world, by pki.Actor) error {
-		_, err := w.Orders.Apply(t.Context(), revocation.Change{
-			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.issued(t).Ref, Actor: by, At: w.now,
+		_, err := w.Statuses.Apply(t.Context(), revocation.Change{
+			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Certificate: w.enrollNew(t).Ref, Actor: by, At: w.now,
 		})
 		return err
 	},
@@ -92,26 +93,26 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		return err
 	},
 	"crl.Store.PutCRLs": func(t *testing.T, w *world, by pki.Actor) error {
-		w.drawn++
+		w.uniqueCount++
 		return w.CRLs.PutCRLs(t.Context(), []crl.CRL{{
-			Issuer: issuerA, Number: new(big.Int).SetUint64(w.drawn), ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour),
+			Issuer: issuerA, Number: new(big.Int).SetUint64(w.uniqueCount), ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour),
 		}}, by, w.now)
 	},
 }
 
-// unauthorized maps the methods that write without an authorization to the reason.
+// unauthorized maps each method that writes without authorizing a caller to the reason.
 var unauthorized = map[string]string{
-	"ca.Journal.Begin":            "the system itself",
-	"ra.Store.BindToken":          "the token is the proof",
-	"audit.Store.Refused":         "an entry about a refusal",
-	"retention.Store.Advance":     "the system itself",
-	"retention.Store.Expire":      "the system itself",
-	"crl.Store.Compact":           "the system itself",
-	"crl.Store.TakeNumber":        "the system itself",
-	"crl.Store.PutPoints":         "the system itself",
+	"ca.Journal.Begin":            "the server itself calls it",
+	"ra.Store.BindToken":          "the caller presents a token",
+	"audit.Store.Refused":         "it records a refusal",
+	"retention.Store.Advance":     "the server itself calls it",
+	"retention.Store.Expire":      "the server itself calls it",
+	"crl.Store.Compact":           "the server itself calls it",
+	"crl.Store.TakeNumber":        "the server itself calls it",
+	"crl.Store.PutPoints":         "the server itself calls it",
 	"revocation.Store.NotifyBulk": "a step of a bulk revocation that is on record",
 	"revocation.Store.ApplyBulk":  "a step of a bulk revocation that is on record",
-	"translog.Store.Sequence":     "the system itself",
+	"translog.Store.Sequence":     "the server itself calls it",
 }
 
 // reads lists the methods that change nothing.
@@ -124,8 +125,9 @@ var reads = []string{
 	"translog.Store.Epoch", "translog.Store.Head", "translog.Store.Entries", "translog.Store.Written",
 }
 
-// everyMethodIsKnown fails if a method of the store is in none of the lists, or if a list has a method that does not exist.
-func everyMethodIsKnown(t *testing.T) {
+// everyMethodIsListed fails if a method of the store is in none of the lists, or if a list has a method that does not
+// exist.
+func everyMethodIsListed(t *testing.T) {
 	var have []string
 	for _, view := range []reflect.Type{
 		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Store](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
@@ -136,72 +138,77 @@ func everyMethodIsKnown(t *testing.T) {
 		}
 	}
 	known := slices.Concat(slices.Collect(maps.Keys(writes)), slices.Collect(maps.Keys(unauthorized)), reads)
-	known = slices.DeleteFunc(known, func(name string) bool { return name == renewing })
+	known = slices.DeleteFunc(known, func(name string) bool { return name == renewalWrite })
 	slices.Sort(have)
 	slices.Sort(known)
 	mustEqual(t, "the list of methods", known, have)
 }
 
-// callers returns callers in every state, with the rule that refuses their changes. The rule is empty if they are allowed.
+// callers contains callers in every state, with the rule that refuses their changes. The rule is empty if their changes
+// are allowed.
 var callers = map[string]struct {
 	make func(t *testing.T, w *world) pki.Actor
 	want pki.Rule
 }{
-	"good":            {func(t *testing.T, w *world) pki.Actor { return callerOf(w.issued(t)) }, ""},
-	"system":          {func(*testing.T, *world) pki.Actor { return pki.ActorSystem("server") }, ""},
-	"command":         {func(*testing.T, *world) pki.Actor { return pki.ActorCommand("ceremony install") }, ""},
-	"nobody":          {func(*testing.T, *world) pki.Actor { return pki.Actor{} }, pki.RuleUnauthenticated},
-	"only named":      {func(t *testing.T, w *world) pki.Actor { return callerOf(w.issued(t)).Named() }, pki.RuleUnauthenticated},
-	"not on record":   {func(t *testing.T, w *world) pki.Actor { return callerOf(w.record(t, w.identity(t).ID)) }, pki.RuleCertificateUnknown},
-	"another's":       {func(t *testing.T, w *world) pki.Actor { return pki.ActorCaller(w.issued(t).Identity, w.issued(t).Ref) }, pki.RuleCertificateUnknown},
-	"revoked":         {changed(revocation.Change{Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn}, false), pki.RuleRevoked},
-	"held":            {changed(revocation.Change{Action: revocation.Hold}, false), pki.RuleRevoked},
-	"suspended":       {changed(revocation.Change{Action: revocation.Hold, State: pki.Suspended}, true), pki.RuleRevoked},
-	"retired":         {changed(revocation.Change{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}, true), pki.RuleRevoked},
-	"superseded":      {superseded, pki.RuleRevoked},
-	"bulk revoked":    {bulkRevoked, pki.RuleRevoked},
-	"expired":         {expired, pki.RuleExpired},
-	"not yet valid":   {notYetValid, pki.RuleExpired},
-	"suspended alone": {withIdentity(revocation.Change{Action: revocation.Hold, State: pki.Suspended}), pki.RuleIdentityState},
-	"retired alone":   {withIdentity(revocation.Change{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}), pki.RuleIdentityState},
+	"good":                {func(t *testing.T, w *world) pki.Actor { return callerOf(w.enrollNew(t)) }, ""},
+	"system":              {func(*testing.T, *world) pki.Actor { return pki.ActorSystem("server") }, ""},
+	"command":             {func(*testing.T, *world) pki.Actor { return pki.ActorCommand("ceremony install") }, ""},
+	"no actor":            {func(*testing.T, *world) pki.Actor { return pki.Actor{} }, pki.RuleUnauthenticated},
+	"no certificate":      {func(t *testing.T, w *world) pki.Actor { return callerOf(w.enrollNew(t)).Named() }, pki.RuleUnauthenticated},
+	"unknown certificate": {func(t *testing.T, w *world) pki.Actor { return callerOf(w.record(t, w.register(t).ID)) }, pki.RuleCertificateUnknown},
+	"certificate of another": {func(t *testing.T, w *world) pki.Actor {
+		return pki.ActorCaller(w.enrollNew(t).Identity, w.enrollNew(t).Ref)
+	}, pki.RuleCertificateUnknown},
+	"revoked":                     {afterChange(revocation.Change{Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn}, false), pki.RuleRevoked},
+	"held":                        {afterChange(revocation.Change{Action: revocation.Hold}, false), pki.RuleRevoked},
+	"suspended":                   {afterChange(revocation.Change{Action: revocation.Hold, State: pki.Suspended}, true), pki.RuleRevoked},
+	"retired":                     {afterChange(revocation.Change{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}, true), pki.RuleRevoked},
+	"superseded":                  {superseded, pki.RuleRevoked},
+	"bulk revoked":                {bulkRevoked, pki.RuleRevoked},
+	"expired":                     {expired, pki.RuleExpired},
+	"not yet valid":               {notYetValid, pki.RuleExpired},
+	"suspended, certificate good": {goodCertificateAfter(revocation.Change{Action: revocation.Hold, State: pki.Suspended}), pki.RuleIdentityState},
+	"retired, certificate good":   {goodCertificateAfter(revocation.Change{Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired}), pki.RuleIdentityState},
 }
 
-// renewing commits a renewal. For some predecessors its guard refuses with a more specific rule than the authorization.
-const renewing = "ca.Journal.Write, a renewal"
+// renewalWrite names the function in writes that commits a renewal. For some predecessors its guard refuses with a more
+// specific rule than the authorization. renewalRules contains these rules by the state of the caller.
+const renewalWrite = "ca.Journal.Write, a renewal"
 
-var ofRenewals = map[string]pki.Rule{"not on record": pki.RuleRenewalUnknown, "another's": pki.RuleRenewalUnknown, "superseded": pki.RuleRenewalKeyConflict}
+var renewalRules = map[string]pki.Rule{"unknown certificate": pki.RuleRenewalUnknown, "certificate of another": pki.RuleRenewalUnknown, "superseded": pki.RuleRenewalKeyConflict}
 
 func callerOf(r ca.Record) pki.Actor { return pki.ActorCaller(r.Identity, r.Ref) }
 
-// changed returns a caller whose certificate or identity was changed.
-func changed(o revocation.Change, identity bool) func(t *testing.T, w *world) pki.Actor {
+// afterChange returns a caller whose certificate, or whose identity, was changed.
+func afterChange(change revocation.Change, identity bool) func(t *testing.T, w *world) pki.Actor {
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
-		r, o := w.issued(t), o
+		r, change := w.enrollNew(t), change
 		if identity {
-			o.Identity = r.Identity
+			change.Identity = r.Identity
 		} else {
-			o.Certificate = r.Ref
+			change.Certificate = r.Ref
 		}
-		w.apply(t, o)
+		w.apply(t, change)
 		return callerOf(r)
 	}
 }
 
-// withIdentity returns a caller whose certificate is good, but whose identity is not enrolled.
-func withIdentity(o revocation.Change) func(t *testing.T, w *world) pki.Actor {
+// goodCertificateAfter returns a caller whose identity was changed, with a certificate that was issued after the
+// change.
+func goodCertificateAfter(change revocation.Change) func(t *testing.T, w *world) pki.Actor {
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
-		o := o
-		o.Identity = w.issued(t).Identity
-		w.apply(t, o)
-		return callerOf(w.issue(t, w.record(t, o.Identity)))
+		change := change
+		change.Identity = w.enrollNew(t).Identity
+		w.apply(t, change)
+		return callerOf(w.issue(t, w.record(t, change.Identity)))
 	}
 }
 
 func superseded(t *testing.T, w *world) pki.Actor {
 	t.Helper()
-	r := w.issued(t)
+	r := w.enrollNew(t)
 	next := w.record(t, r.Identity)
 	next.Guard.Predecessor, next.Guard.Supersedes = r.Ref, true
 	w.issue(t, next)
@@ -210,7 +217,7 @@ func superseded(t *testing.T, w *world) pki.Actor {
 
 func bulkRevoked(t *testing.T, w *world) pki.Actor {
 	t.Helper()
-	r := w.issued(t)
+	r := w.enrollNew(t)
 	_, _, err := w.Revocation.CreateBulk(t.Context(), revocation.BulkRequest{
 		Selection: pki.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: operator, At: w.now,
 	})
@@ -220,27 +227,27 @@ func bulkRevoked(t *testing.T, w *world) pki.Actor {
 
 func expired(t *testing.T, w *world) pki.Actor {
 	t.Helper()
-	r := w.issued(t)
+	r := w.enrollNew(t)
 	w.now = r.NotAfter.Add(time.Second)
 	return callerOf(r)
 }
 
 func notYetValid(t *testing.T, w *world) pki.Actor {
 	t.Helper()
-	r := w.issued(t)
+	r := w.enrollNew(t)
 	w.now = r.NotBefore.Add(-time.Second)
 	return callerOf(r)
 }
 
-// authorizes makes every change as every caller, and checks that a refused caller changed nothing.
-func authorizes(t *testing.T, open func(t *testing.T) Store, name string, write func(t *testing.T, w *world, by pki.Actor) error) {
+// testMethodAsEachCaller calls one method as every caller, and checks that a refused caller changed nothing.
+func testMethodAsEachCaller(t *testing.T, open func(t *testing.T) Store, name string, write func(t *testing.T, w *world, by pki.Actor) error) {
 	w := newWorld(t, open(t))
 	for state, caller := range callers {
 		t.Run(state, func(t *testing.T) {
 			w.now = epochStart
 			by := caller.make(t, w)
 			want := caller.want
-			if rule, ok := ofRenewals[state]; ok && name == renewing {
+			if rule, ok := renewalRules[state]; ok && name == renewalWrite {
 				want = rule
 			}
 			err := write(t, w, by)
@@ -258,56 +265,58 @@ func authorizes(t *testing.T, open func(t *testing.T) Store, name string, write 
 	}
 }
 
-// orderBy returns the record of an operator's issue request for another identity.
-func (w *world) orderBy(t *testing.T, by pki.Actor) ca.Record {
+// issueRequestBy returns the record of an operator's issue request for another identity.
+func (w *world) issueRequestBy(t *testing.T, by pki.Actor) ca.Record {
 	t.Helper()
-	r := w.record(t, w.identity(t).ID)
+	r := w.record(t, w.register(t).ID)
 	r.Actor = by
 	return r
 }
 
-// ordersOfOneTransaction commits records of a good caller and of a revoked caller in one batch. Only the latter is refused.
-func ordersOfOneTransaction(t *testing.T, w *world) {
+// twoCallersInOneBatch commits records of a good caller and of a revoked caller in one batch. Only those of the revoked
+// caller must be refused.
+func twoCallersInOneBatch(t *testing.T, w *world) {
 	good, revoked := callers["good"].make(t, w), callers["revoked"].make(t, w)
-	first, second, third := w.orderBy(t, good), w.orderBy(t, revoked), w.orderBy(t, good)
+	first, second, third := w.issueRequestBy(t, good), w.issueRequestBy(t, revoked), w.issueRequestBy(t, good)
 	refusals := w.commitBatch(t, w.writeIntent(t, first, second, third), first, second, third)
 	must(t, refusals[0])
 	mustRefuse(t, refusals[1], pki.RuleRevoked)
 	must(t, refusals[2])
-	if c := w.certificate(t, second.Ref); c.Delivered || c.Status.State != pki.Revoked {
-		t.Errorf("the order of a revoked caller became %+v", c)
+	if c := w.readCertificate(t, second.Ref); c.Delivered || c.Status.State != pki.Revoked {
+		t.Errorf("the issue request of a revoked caller led to %+v", c)
 	}
 }
 
-// renewalBetweenOrders commits records of a caller before and after a renewal that revokes the caller's certificate.
-func renewalBetweenOrders(t *testing.T, w *world) {
-	r := w.issued(t)
-	before, renewal, after := w.orderBy(t, callerOf(r)), w.superseding(t, r, w.key()), w.orderBy(t, callerOf(r))
+// renewalBetweenIssueRequests commits records of a caller before and after a renewal that revokes the caller's
+// certificate.
+func renewalBetweenIssueRequests(t *testing.T, w *world) {
+	r := w.enrollNew(t)
+	before, renewal, after := w.issueRequestBy(t, callerOf(r)), w.superseding(t, r, w.key()), w.issueRequestBy(t, callerOf(r))
 	refusals := w.commitBatch(t, w.writeIntent(t, before, renewal, after), before, renewal, after)
 	must(t, refusals[0])
 	must(t, refusals[1])
 	mustRefuse(t, refusals[2], pki.RuleRevoked)
 }
 
-// needsNoAuthorization lets a caller revoke itself and others with a bulk revocation. The remaining steps must be applied, and
-// the refusals of the caller must be logged.
-func needsNoAuthorization(t *testing.T, w *world) {
+// bulkStepsNeedNoAuthorization has a caller create a bulk revocation that revokes the caller, too. All of its steps
+// must be applied, and the refusal of the caller must be logged.
+func bulkStepsNeedNoAuthorization(t *testing.T, w *world) {
 	ctx := context.Background()
-	r := w.issued(t)
-	set, _, err := w.Revocation.CreateBulk(ctx, revocation.BulkRequest{
+	r := w.enrollNew(t)
+	bulk, _, err := w.Revocation.CreateBulk(ctx, revocation.BulkRequest{
 		Selection: pki.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: callerOf(r), At: w.now,
 	})
 	must(t, err)
 	must(t, w.Audit.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))
-	_, err = w.Revocation.NotifyBulk(ctx, set.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
+	_, err = w.Revocation.NotifyBulk(ctx, bulk.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
 	must(t, err)
-	for !set.Done {
-		_, set, err = w.Revocation.ApplyBulk(ctx, set.ID, 1, w.now)
+	for !bulk.Done {
+		_, bulk, err = w.Revocation.ApplyBulk(ctx, bulk.ID, 1, w.now)
 		must(t, err)
 	}
 	if e := w.lastEntry(t); e.Actor != callerOf(r).Named() || len(e.Changes) != 1 {
 		t.Errorf("the last step is logged as %+v", e)
 	}
 	w.reopen(t)
-	mustEqual(t, "the state of the caller's certificate", w.certificate(t, r.Ref).Status.State, pki.Revoked)
+	mustEqual(t, "the state of the caller's certificate", w.readCertificate(t, r.Ref).Status.State, pki.Revoked)
 }

@@ -16,84 +16,84 @@ import (
 
 func testCertificates(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"find": findCertificate, "pages": pageCertificates, "how a request stands": standing, "check a key": checkKeys,
+		"find": findCertificate, "pages": pageCertificates, "issuance state": testIssuanceState, "key refusals": keyRefusalsMatchGuards,
 	})
 }
 
 func findCertificate(t *testing.T, w *world) {
 	ctx := context.Background()
-	r := w.issued(t)
-	want := w.certificate(t, r.Ref)
+	r := w.enrollNew(t)
+	want := w.readCertificate(t, r.Ref)
 	mustEqual(t, "the time of issue", want.IssuedAt, r.IssuedAt)
 	abandoned := w.abandon(t)
-	mustEqual(t, "the time of issue of one that was never delivered", w.certificate(t, abandoned.Ref).IssuedAt, abandoned.IssuedAt)
+	mustEqual(t, "the time of issue of an undelivered certificate", w.readCertificate(t, abandoned.Ref).IssuedAt, abandoned.IssuedAt)
 	bySerial, err := w.RA.CertificateBySerial(ctx, r.Ref.Serial)
 	must(t, err)
 	mustEqual(t, "the certificate by its serial number", bySerial, want)
 	_, err = w.RA.Certificate(ctx, pki.CertRef{Issuer: issuerA, Serial: w.serial(t)})
-	mustMiss(t, err)
+	mustNotFind(t, err)
 	_, err = w.RA.CertificateBySerial(ctx, w.serial(t))
-	mustMiss(t, err)
+	mustNotFind(t, err)
 }
 
-// standing is what a request for a certificate rests on.
-func standing(t *testing.T, w *world) {
-	r, other := w.issued(t), w.issued(t)
-	want := ra.IssuanceState{Identity: w.stateOf(t, r.Identity), Prior: &ra.PriorIssuance{
+// testIssuanceState reads the state for new, repeated and renewing requests.
+func testIssuanceState(t *testing.T, w *world) {
+	r, other := w.enrollNew(t), w.enrollNew(t)
+	want := ra.IssuanceState{Identity: w.readIdentity(t, r.Identity), Prior: &ra.PriorIssuance{
 		Certificate: ca.Certificate{Ref: r.Ref, DER: r.DER, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter}, Key: r.KeyHash,
 	}}
-	mustEqual(t, "a request that was answered", w.standing(t, ra.IssuanceQuery{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash}), want)
+	mustEqual(t, "a repeated request", w.issuanceState(t, ra.IssuanceQuery{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash}), want)
 	want.Prior = nil
-	mustEqual(t, "a new request", w.standing(t, ra.IssuanceQuery{Identity: r.Identity, Request: w.request(t), Key: w.key()}), want)
-	if st := w.standing(t, ra.IssuanceQuery{Identity: other.Identity, Request: r.RequestID, Key: other.KeyHash}); st.Prior != nil {
-		t.Errorf("the request of %s is answered with the certificate of %s", other.Identity, r.Identity)
+	mustEqual(t, "a new request", w.issuanceState(t, ra.IssuanceQuery{Identity: r.Identity, Request: w.requestID(t), Key: w.key()}), want)
+	if st := w.issuanceState(t, ra.IssuanceQuery{Identity: other.Identity, Request: r.RequestID, Key: other.KeyHash}); st.Prior != nil {
+		t.Errorf("a request of %s returns the certificate of %s", other.Identity, r.Identity)
 	}
-	renewal := ra.IssuanceQuery{Identity: r.Identity, Predecessor: r.Ref, Request: w.request(t), Key: r.KeyHash}
-	want.Predecessor = ra.Predecessor{Status: w.certificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter}
-	mustEqual(t, "a renewal", w.standing(t, renewal), want)
+	renewal := ra.IssuanceQuery{Identity: r.Identity, Predecessor: r.Ref, Request: w.requestID(t), Key: r.KeyHash}
+	want.Predecessor = ra.Predecessor{Status: w.readCertificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter}
+	mustEqual(t, "a renewal", w.issuanceState(t, renewal), want)
 
 	next := w.record(t, r.Identity)
 	next.Guard.Predecessor = r.Ref
 	w.issue(t, next)
 	w.apply(t, revocation.Change{Action: hold, Certificate: r.Ref, Reason: pki.CertificateHold})
-	want.Predecessor = ra.Predecessor{Status: w.certificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, Successor: next.KeyHash}
-	mustEqual(t, "a renewal of what is on hold, and was renewed", w.standing(t, renewal), want)
+	want.Predecessor = ra.Predecessor{Status: w.readCertificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, Successor: next.KeyHash}
+	mustEqual(t, "a second renewal of a certificate on hold", w.issuanceState(t, renewal), want)
 
 	for name, q := range map[string]ra.IssuanceQuery{
-		"a certificate of another": {Identity: other.Identity, Predecessor: r.Ref, Request: w.request(t), Key: w.key()},
+		"a certificate of another identity": {Identity: other.Identity, Predecessor: r.Ref, Request: w.requestID(t), Key: w.key()},
 		"an unknown certificate": {
-			Identity: r.Identity, Predecessor: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, Request: w.request(t), Key: w.key(),
+			Identity: r.Identity, Predecessor: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, Request: w.requestID(t), Key: w.key(),
 		},
-		"another issuer's": {Identity: r.Identity, Predecessor: pki.CertRef{Issuer: issuerB, Serial: r.Ref.Serial}, Request: w.request(t), Key: w.key()},
-		"unreleased":       {Identity: r.Identity, Predecessor: w.abandon(t).Ref, Request: w.request(t), Key: w.key()},
+		"the serial number under another issuer": {Identity: r.Identity, Predecessor: pki.CertRef{Issuer: issuerB, Serial: r.Ref.Serial}, Request: w.requestID(t), Key: w.key()},
+		"an undelivered certificate":             {Identity: r.Identity, Predecessor: w.abandon(t).Ref, Request: w.requestID(t), Key: w.key()},
 	} {
 		_, err := w.RA.IssuanceState(context.Background(), q)
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleRenewalUnknown {
-			t.Errorf("%s to renew: %v", name, err)
+			t.Errorf("renewing %s: %v, want a refusal by renewal.certificate_unknown", name, err)
 		}
 	}
-	_, err := w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{Identity: w.newIdentity(t).ID, Request: w.request(t), Key: w.key()})
+	_, err := w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{Identity: w.newIdentity(t).ID, Request: w.requestID(t), Key: w.key()})
 	mustRefuse(t, err, pki.RuleIdentity)
 }
 
-func (w *world) standing(t *testing.T, q ra.IssuanceQuery) ra.IssuanceState {
+func (w *world) issuanceState(t *testing.T, q ra.IssuanceQuery) ra.IssuanceState {
 	t.Helper()
 	st, err := w.RA.IssuanceState(context.Background(), q)
 	must(t, err)
 	return st
 }
 
-// checkKey returns what is against a key, for an identity.
-func (w *world) checkKey(t *testing.T, key pki.KeyHash, id pki.SPIFFEID) error {
+// keyRefusal returns the refusal of a key for an identity, or nil.
+func (w *world) keyRefusal(t *testing.T, key pki.KeyHash, id pki.SPIFFEID) error {
 	t.Helper()
-	if refusal := w.standing(t, ra.IssuanceQuery{Identity: id, Request: w.request(t), Key: key}).KeyRefusal; refusal != nil {
+	if refusal := w.issuanceState(t, ra.IssuanceQuery{Identity: id, Request: w.requestID(t), Key: key}).KeyRefusal; refusal != nil {
 		return refusal
 	}
 	return nil
 }
 
 func pageCertificates(t *testing.T, w *world) {
-	one, two := w.identity(t).ID, w.identity(t).ID
+	one, two := w.register(t).ID, w.register(t).ID
 	var all, ofOne []pki.CertRef
 	for i := range 9 {
 		id := []pki.SPIFFEID{one, two}[i%2]
@@ -105,28 +105,28 @@ func pageCertificates(t *testing.T, w *world) {
 		}
 	}
 	w.now = w.now.Add(time.Millisecond)
-	unreleased := w.record(t, one)
-	w.commitBatch(t, w.writeIntent(t, unreleased))
-	all = append(all, unreleased.Ref)
+	undelivered := w.record(t, one)
+	w.commitBatch(t, w.writeIntent(t, undelivered))
+	all = append(all, undelivered.Ref)
 	slices.Reverse(all)
 	slices.Reverse(ofOne)
 	for _, limit := range []int{1, 2, 3, len(ofOne), len(all), 100} {
 		mustEqual(t, "all certificates", refs(w.list(t, ra.CertificateFilter{}, limit)), all)
-		mustEqual(t, "one identity's certificates", refs(w.list(t, ofIdentity(one), limit)), ofOne)
+		mustEqual(t, "the certificates of one identity", refs(w.list(t, filterByIdentity(one), limit)), ofOne)
 	}
-	_, _, err := w.RA.Certificates(context.Background(), ofIdentity(w.newIdentity(t).ID), ra.CertificatePlace{}, 10)
-	mustMiss(t, err)
+	_, _, err := w.RA.Certificates(context.Background(), filterByIdentity(w.newIdentity(t).ID), ra.CertificatePlace{}, 10)
+	mustNotFind(t, err)
 
-	// The second page begins where the first one ended, although another certificate was issued meanwhile.
-	first, next, err := w.RA.Certificates(context.Background(), ofIdentity(one), ra.CertificatePlace{}, 2)
+	// A certificate that is issued between two reads must not shift the second page.
+	first, next, err := w.RA.Certificates(context.Background(), filterByIdentity(one), ra.CertificatePlace{}, 2)
 	must(t, err)
 	w.issue(t, w.record(t, one))
-	second, _, err := w.RA.Certificates(context.Background(), ofIdentity(one), next, 2)
+	second, _, err := w.RA.Certificates(context.Background(), filterByIdentity(one), next, 2)
 	must(t, err)
 	mustEqual(t, "two pages", refs(append(first, second...)), ofOne[:4])
 }
 
-func ofIdentity(id pki.SPIFFEID) ra.CertificateFilter {
+func filterByIdentity(id pki.SPIFFEID) ra.CertificateFilter {
 	return ra.CertificateFilter{Selection: pki.Selection{Identity: id}}
 }
 
@@ -146,7 +146,7 @@ func (w *world) list(t rapid.TB, f ra.CertificateFilter, limit int) []ra.Certifi
 		page, next, err := w.RA.Certificates(context.Background(), f, after, limit)
 		must(t, err)
 		if len(page) > limit {
-			t.Fatalf("a page of %d, longer than %d", len(page), limit)
+			t.Fatalf("a page has %d certificates, want at most %d", len(page), limit)
 		}
 		if list = append(list, page...); next.IsZero() {
 			return list
@@ -155,12 +155,12 @@ func (w *world) list(t rapid.TB, f ra.CertificateFilter, limit int) []ra.Certifi
 	}
 }
 
-// checkKeys has to say what the guard would.
-func checkKeys(t *testing.T, w *world) {
+// keyRefusalsMatchGuards checks that KeyRefusal predicts the result of the key guard.
+func keyRefusalsMatchGuards(t *testing.T, w *world) {
 	for _, c := range keyGuards {
 		t.Run(c.name, func(t *testing.T) {
 			r := c.make(t, w)
-			err := w.checkKey(t, r.KeyHash, r.Identity)
+			err := w.keyRefusal(t, r.KeyHash, r.Identity)
 			if c.want == "" {
 				must(t, err)
 				return
@@ -168,10 +168,10 @@ func checkKeys(t *testing.T, w *world) {
 			mustRefuse(t, err, c.want)
 		})
 	}
-	stranger := w.identity(t).ID
-	mustRefuse(t, w.checkKey(t, w.issued(t).KeyHash, stranger), pki.RuleKeyInUse)
-	must(t, w.checkKey(t, w.key(), stranger))
-	unused := w.record(t, w.identity(t).ID)
+	stranger := w.register(t).ID
+	mustRefuse(t, w.keyRefusal(t, w.enrollNew(t).KeyHash, stranger), pki.RuleKeyInUse)
+	must(t, w.keyRefusal(t, w.key(), stranger))
+	unused := w.record(t, w.register(t).ID)
 	w.writeIntent(t, unused)
-	must(t, w.checkKey(t, unused.KeyHash, stranger)) // announced, and not issued
+	must(t, w.keyRefusal(t, unused.KeyHash, stranger)) // it has an intent, but no certificate
 }

@@ -15,17 +15,17 @@ import (
 
 func testFeed(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"a snapshot has everything alive": snapshotHasAll, "changes follow the sequenced log": changesFollowLog,
-		"a snapshot is of one moment": snapshotOfOneMoment,
+		"snapshot": snapshotHasUnexpired, "changes follow the sequenced log": changesFollowLog,
+		"consistent snapshot": snapshotIsConsistent,
 	})
 }
 
-// statuses is what a responder knows.
+// statuses contains the statuses that a responder has read from the feed.
 type statuses map[pki.CertRef]pki.StatusChange
 
-// take keeps the newer of two statuses, as responders do.
-func (s statuses) take(c pki.StatusChange) {
-	c.Fingerprint = nil // is with the issue alone
+// keepNewer keeps the status with the higher version, as a responder does.
+func (s statuses) keepNewer(c pki.StatusChange) {
+	c.Fingerprint = nil // only the change of an issuance has it
 	if have, ok := s[c.Ref]; !ok || have.Status.Version < c.Status.Version {
 		s[c.Ref] = c
 	}
@@ -38,15 +38,15 @@ func (w *world) snapshot(t rapid.TB, at time.Time) (statuses, uint64) {
 		if _, twice := all[c.Ref]; twice {
 			t.Fatalf("certificate %s was visited twice", c.Ref.Serial)
 		}
-		all.take(c)
+		all.keepNewer(c)
 		return nil
 	})
 	must(t, err)
 	return all, index
 }
 
-func snapshotHasAll(t *testing.T, w *world) {
-	good, held, revoked, unreleased := w.issued(t), w.issued(t), w.issued(t), w.abandon(t)
+func snapshotHasUnexpired(t *testing.T, w *world) {
+	good, held, revoked, undelivered := w.enrollNew(t), w.enrollNew(t), w.enrollNew(t), w.abandon(t)
 	expired := w.record(t, good.Identity)
 	expired.NotAfter = w.now.Add(time.Minute)
 	w.issue(t, expired)
@@ -61,27 +61,28 @@ func snapshotHasAll(t *testing.T, w *world) {
 		{Ref: good.Ref, NotAfter: good.NotAfter, Status: pki.Status{State: pki.Good, Version: 1}},
 		{Ref: held.Ref, NotAfter: held.NotAfter, Status: pki.Status{State: pki.Hold, Reason: pki.CertificateHold, RevokedAt: w.now, Version: 2}},
 		{Ref: revoked.Ref, NotAfter: revoked.NotAfter, Status: pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise, RevokedAt: w.now, Version: 2}},
-		{Ref: unreleased.Ref, NotAfter: unreleased.NotAfter, Status: pki.Status{State: pki.Revoked, RevokedAt: w.now, Version: 1}},
+		{Ref: undelivered.Ref, NotAfter: undelivered.NotAfter, Status: pki.Status{State: pki.Revoked, RevokedAt: w.now, Version: 1}},
 	} {
-		want.take(c)
+		want.keepNewer(c)
 	}
 	all, index := w.snapshot(t, expired.NotAfter.Add(time.Second))
 	mustEqual(t, "the snapshot", all, want)
 	mustEqual(t, "the index", index, logged)
 	if all, _ := w.snapshot(t, expired.NotAfter); len(all) != len(want)+1 {
-		t.Errorf("%d certificates are alive in the last second of one's life", len(all))
+		t.Errorf("the snapshot has %d certificates in the last second of one certificate's validity", len(all))
 	}
-	enough := errors.New("enough")
-	if _, err := w.Feed.Snapshot(context.Background(), w.now, func(pki.StatusChange) error { return enough }); !errors.Is(err, enough) {
-		t.Errorf("a visitor's error came back as %v", err)
+	errOwn := errors.New("error of the callback")
+	if _, err := w.Feed.Snapshot(context.Background(), w.now, func(pki.StatusChange) error { return errOwn }); !errors.Is(err, errOwn) {
+		t.Errorf("Snapshot returns %v, want the error of its callback", err)
 	}
 }
 
-// snapshotOfOneMoment changes things while a snapshot is read: what the visits missed must come after its index.
-func snapshotOfOneMoment(t *testing.T, w *world) {
+// snapshotIsConsistent makes changes while it reads a snapshot. The feed must return each change that the snapshot
+// lacks.
+func snapshotIsConsistent(t *testing.T, w *world) {
 	var records []pki.CertRef
 	for range 5 {
-		records = append(records, w.issued(t).Ref)
+		records = append(records, w.enrollNew(t).Ref)
 	}
 	known := statuses{}
 	index, err := w.Feed.Snapshot(context.Background(), w.now, func(c pki.StatusChange) error {
@@ -89,53 +90,53 @@ func snapshotOfOneMoment(t *testing.T, w *world) {
 			for _, ref := range records {
 				w.apply(t, revocation.Change{Action: revoke, Certificate: ref})
 			}
-			w.issued(t)
+			w.enrollNew(t)
 			w.sequence(t)
 		}
-		known.take(c)
+		known.keepNewer(c)
 		return nil
 	})
 	must(t, err)
 	changes, _, err := w.Feed.Changes(context.Background(), index, 1000)
 	must(t, err)
 	for _, c := range changes {
-		known.take(c)
+		known.keepNewer(c)
 	}
 	now, _ := w.snapshot(t, w.now)
-	mustEqual(t, "the statuses after the changes since the snapshot", known, now)
+	mustEqual(t, "the statuses of the snapshot and later changes", known, now)
 }
 
 func changesFollowLog(t *testing.T, w *world) {
 	ctx := context.Background()
-	first := w.issued(t)
+	first := w.enrollNew(t)
 	must(t, w.Audit.Refused(ctx, operator, first.Identity, pki.Refuse(pki.RuleAccess, "", "no"), w.now)) // an entry without changes
 	w.abandon(t)
 	w.sequence(t)
 	head, err := w.Log.Head(ctx)
 	must(t, err)
-	w.apply(t, revocation.Change{Action: revoke, Certificate: first.Ref}) // not sequenced
+	w.apply(t, revocation.Change{Action: revoke, Certificate: first.Ref}) // not yet sequenced
 
 	for _, limit := range []int{1, 2, 3, 100} {
 		known := statuses{}
-		after := uint64(0)
+		position := uint64(0)
 		for {
-			changes, last, err := w.Feed.Changes(ctx, after, limit)
+			changes, last, err := w.Feed.Changes(ctx, position, limit)
 			must(t, err)
-			if last == after {
+			if last == position {
 				mustEqual(t, "the changes at the end", len(changes), 0)
 				break
 			}
-			if last > after+uint64(limit) { //nolint:gosec // positive
-				t.Fatalf("the changes after %d reach to %d, beyond %d entries", after, last, limit)
+			if last > position+uint64(limit) { //nolint:gosec // positive
+				t.Fatalf("the changes after %d reach to %d, beyond %d entries", position, last, limit)
 			}
 			for _, c := range changes {
-				known.take(c)
+				known.keepNewer(c)
 			}
-			after = last
+			position = last
 		}
-		mustEqual(t, "the index at the end", after, head.Size)
+		mustEqual(t, "the index at the end", position, head.Size)
 		if len(known) != 2 || known[first.Ref].Status.State != pki.Good {
-			t.Errorf("by pages of %d the changes are %v", limit, known)
+			t.Errorf("in pages of %d the changes are %v", limit, known)
 		}
 	}
 	w.sequence(t)
@@ -151,20 +152,20 @@ func changesFollowLog(t *testing.T, w *world) {
 	}
 }
 
-// testReplay does random things, and checks that a responder which read an early snapshot and then the changes knows
-// what one knows that reads a snapshot now.
-func testReplay(t *testing.T, open func(t *testing.T) Store) {
+// testFeedModel takes random steps. A responder that reads an early snapshot and then the changes must have the same
+// statuses as one that reads a snapshot at the end.
+func testFeedModel(t *testing.T, open func(t *testing.T) Store) {
 	w := newWorld(t, open(t))
 	rapid.Check(t, func(rt *rapid.T) {
 		var fleet []ra.Identity
 		for range rapid.IntRange(1, 2).Draw(rt, "identities") {
-			fleet = append(fleet, w.identity(rt))
+			fleet = append(fleet, w.register(rt))
 		}
 		var known []pki.CertRef
-		something(rt, w, fleet, &known)
+		randomStep(rt, w, fleet, &known)
 		early, index := w.snapshot(rt, w.now)
 		for range rapid.IntRange(1, 6).Draw(rt, "steps") {
-			something(rt, w, fleet, &known)
+			randomStep(rt, w, fleet, &known)
 		}
 		w.sequence(rt)
 		for {
@@ -174,25 +175,25 @@ func testReplay(t *testing.T, open func(t *testing.T) Store) {
 				break
 			}
 			for _, c := range changes {
-				early.take(c)
+				early.keepNewer(c)
 			}
 			index = last
 		}
 		late, end := w.snapshot(rt, w.now)
-		mustEqual(rt, "the statuses that the changes lead to", early, late)
+		mustEqual(rt, "the statuses of the early snapshot and all changes", early, late)
 		mustEqual(rt, "the index", index, end)
 	})
 }
 
-// something issues, abandons, sequences or carries out an order, which may be refused.
-func something(t *rapid.T, w *world, fleet []ra.Identity, known *[]pki.CertRef) {
+// randomStep issues or abandons a certificate, sequences the log, or makes a change, which the store may refuse.
+func randomStep(t *rapid.T, w *world, fleet []ra.Identity, known *[]pki.CertRef) {
 	id := rapid.SampledFrom(fleet).Draw(t, "identity").ID
-	o := revocation.Change{Actor: operator, At: w.now}
-	switch rapid.SampledFrom([]string{"issue", "issue", "abandon", "sequence", "certificate", "certificate", "identity"}).Draw(t, "what") {
+	change := revocation.Change{Actor: operator, At: w.now}
+	switch rapid.SampledFrom([]string{"issue", "issue", "abandon", "sequence", "certificate", "certificate", "identity"}).Draw(t, "step") {
 	case "issue":
 		r := w.record(t, id)
-		r.Guard.Identity, r.Guard.Revision = id, w.stateOf(t, id).Revision
-		_ = w.try(t, r) // refused where the identity is suspended or retired, and then a revoked record
+		r.Guard.Identity, r.Guard.Revision = id, w.readIdentity(t, id).Revision
+		_ = w.commit(t, r) // if the identity is suspended or retired, the certificate is refused and recorded as revoked
 		*known = append(*known, r.Ref)
 		return
 	case "abandon":
@@ -203,29 +204,29 @@ func something(t *rapid.T, w *world, fleet []ra.Identity, known *[]pki.CertRef) 
 		must(t, err)
 		return
 	case "identity":
-		o.Identity = id
+		change.Identity = id
 	default:
 		if len(*known) == 0 {
 			return
 		}
-		o.Certificate = rapid.SampledFrom(*known).Draw(t, "certificate")
+		change.Certificate = rapid.SampledFrom(*known).Draw(t, "certificate")
 	}
-	o.Action = rapid.SampledFrom([]revocation.Action{revoke, hold, release}).Draw(t, "action")
-	switch o.Action {
+	change.Action = rapid.SampledFrom([]revocation.Action{revoke, hold, unhold}).Draw(t, "action")
+	switch change.Action {
 	case revoke:
-		o.Reason = rapid.SampledFrom([]pki.Reason{pki.Unspecified, pki.KeyCompromise, pki.Superseded}).Draw(t, "reason")
-		if !o.Identity.IsZero() && rapid.IntRange(0, 4).Draw(t, "retire") == 0 {
-			o.State = pki.Retired
+		change.Reason = rapid.SampledFrom([]pki.Reason{pki.Unspecified, pki.KeyCompromise, pki.Superseded}).Draw(t, "reason")
+		if !change.Identity.IsZero() && rapid.IntRange(0, 4).Draw(t, "retire") == 0 {
+			change.State = pki.Retired
 		}
 	case hold:
-		o.Reason = pki.CertificateHold
-		if !o.Identity.IsZero() {
-			o.State = pki.Suspended
+		change.Reason = pki.CertificateHold
+		if !change.Identity.IsZero() {
+			change.State = pki.Suspended
 		}
 	}
-	if _, err := w.Orders.Apply(context.Background(), o); err != nil {
+	if _, err := w.Statuses.Apply(context.Background(), change); err != nil {
 		if _, refused := pki.AsRefusal(err); !refused {
-			t.Fatalf("order %+v: %v", o, err)
+			t.Fatalf("change %+v: %v", change, err)
 		}
 	}
 }

@@ -19,29 +19,30 @@ import (
 
 func testGenerations(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"retire": retireGeneration, "remove": removeGeneration, "remove at the own end": removeExpired, "remove with a clock ahead": removeTooEarly,
-		"remove a root": removeRoot, "never installed": changeUnknown,
+		"retire": retireCA, "remove": removeCA, "remove an expired CA": removeExpiredCA,
+		"remove with a clock ahead": removeWithClockAhead, "remove a root": removeRoot, "not installed": changeUnknownCA,
 	})
 }
 
-// issuerIn returns the identifier of the CA that a certificate is for.
-func issuerIn(t *testing.T, der []byte) pki.IssuerID {
+// issuerOf returns the identifier of the CA that a CA certificate belongs to.
+func issuerOf(t *testing.T, der []byte) pki.IssuerID {
 	t.Helper()
 	cert, err := x509.ParseCertificate(der)
 	must(t, err)
 	return pki.IssuerOf(cert)
 }
 
-// generation installs an issuing CA.
-func (w *world) generation(t *testing.T, name string) pki.IssuerID {
+// installCA installs an issuing CA.
+func (w *world) installCA(t *testing.T, name string) pki.IssuerID {
 	t.Helper()
-	der, _ := authority(t, name)
+	der, _ := newCA(t, name)
 	must(t, w.Installations.Install(context.Background(), ca.InstalledCA{Certificate: der, Key: name, At: w.now}, operator))
-	return issuerIn(t, der)
+	return issuerOf(t, der)
 }
 
-// mustBeIn fails unless the installed CAs are in these states, in the order of their installation, also after reopening.
-func (w *world) mustBeIn(t *testing.T, want ...ca.InstallationState) {
+// mustHaveCAStates fails the test unless the installed CAs have these states, in the order of their installation. It
+// reopens the store and checks again.
+func (w *world) mustHaveCAStates(t *testing.T, want ...ca.InstallationState) {
 	t.Helper()
 	for range 2 {
 		installed, err := w.Installations.Installed(context.Background())
@@ -55,8 +56,8 @@ func (w *world) mustBeIn(t *testing.T, want ...ca.InstallationState) {
 	}
 }
 
-// changes calls a method of Installations twice. Both calls must succeed, and only the first one is logged.
-func (w *world) changes(t *testing.T, do func(context.Context, pki.IssuerID, time.Time, pki.Actor) error, id pki.IssuerID, action translog.Action) {
+// mustChangeOnce calls a method of Installations twice. Both calls must succeed, and only the first one may be logged.
+func (w *world) mustChangeOnce(t *testing.T, do func(context.Context, pki.IssuerID, time.Time, pki.Actor) error, id pki.IssuerID, action translog.Action) {
 	t.Helper()
 	must(t, do(context.Background(), id, w.now, operator))
 	e, logged := w.lastEntry(t), len(w.entries(t))
@@ -67,26 +68,26 @@ func (w *world) changes(t *testing.T, do func(context.Context, pki.IssuerID, tim
 	mustEqual(t, "log entries", len(w.entries(t)), logged)
 }
 
-// refuses calls a method of Installations, which must refuse and log nothing.
-func (w *world) refuses(t *testing.T, do func(context.Context, pki.IssuerID, time.Time, pki.Actor) error, id pki.IssuerID, rule pki.Rule) {
+// mustRefuseCAChange calls a method of Installations. The method must refuse and log nothing.
+func (w *world) mustRefuseCAChange(t *testing.T, do func(context.Context, pki.IssuerID, time.Time, pki.Actor) error, id pki.IssuerID, rule pki.Rule) {
 	t.Helper()
 	logged := len(w.entries(t))
 	mustRefuse(t, do(context.Background(), id, w.now, operator), rule)
 	mustEqual(t, "log entries", len(w.entries(t)), logged)
 }
 
-func retireGeneration(t *testing.T, w *world) {
-	first := w.generation(t, "First")
-	w.refuses(t, w.Installations.Retire, first, pki.RuleCAInUse) // there is no other
-	second := w.generation(t, "Second")
-	w.changes(t, w.Installations.Retire, first, translog.CARetired)
-	w.mustBeIn(t, ca.Retired, ca.Active)
-	w.refuses(t, w.Installations.Retire, second, pki.RuleCAInUse)
+func retireCA(t *testing.T, w *world) {
+	first := w.installCA(t, "First")
+	w.mustRefuseCAChange(t, w.Installations.Retire, first, pki.RuleCAInUse) // no other issuing CA is active
+	second := w.installCA(t, "Second")
+	w.mustChangeOnce(t, w.Installations.Retire, first, translog.CARetired)
+	w.mustHaveCAStates(t, ca.Retired, ca.Active)
+	w.mustRefuseCAChange(t, w.Installations.Retire, second, pki.RuleCAInUse)
 
-	// The next one is installed, and has expired: it could not issue either.
-	w.generation(t, "Third")
+	// The third CA has expired, so it could not issue either.
+	w.installCA(t, "Third")
 	w.now = epochStart.AddDate(11, 0, 0)
-	w.refuses(t, w.Installations.Retire, second, pki.RuleCAInUse)
+	w.mustRefuseCAChange(t, w.Installations.Retire, second, pki.RuleCAInUse)
 }
 
 // issuedBy issues a certificate of a CA to an identity.
@@ -97,35 +98,35 @@ func (w *world) issuedBy(t *testing.T, issuer pki.IssuerID, id pki.SPIFFEID) ca.
 	return w.issue(t, r)
 }
 
-func removeGeneration(t *testing.T, w *world) {
+func removeCA(t *testing.T, w *world) {
 	ctx := context.Background()
-	first := w.generation(t, "First")
-	w.generation(t, "Second")
-	w.refuses(t, w.Installations.Remove, first, pki.RuleCAInUse) // it is active
-	record := w.issuedBy(t, first, w.identity(t).ID)
+	first := w.installCA(t, "First")
+	w.installCA(t, "Second")
+	w.mustRefuseCAChange(t, w.Installations.Remove, first, pki.RuleCAInUse) // it is active and unexpired
+	record := w.issuedBy(t, first, w.register(t).ID)
 	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: record.Ref})
-	other := w.issued(t)
+	other := w.enrollNew(t)
 	must(t, w.Installations.Retire(ctx, first, w.now, operator))
-	w.refuses(t, w.Installations.Remove, first, pki.RuleCAInUse) // a certificate of it has not expired
+	w.mustRefuseCAChange(t, w.Installations.Remove, first, pki.RuleCAInUse) // a certificate of it has not expired
 
 	points := []crl.Point{{Issuer: first, Partition: 1, URL: "http://pki.example/1"}, {Issuer: other.Ref.Issuer, Partition: 1, URL: "http://pki.example/2"}}
 	must(t, w.CRLs.PutPoints(ctx, points, w.now))
 	must(t, w.CRLs.Compact(ctx, first))
-	w.age(t, 3*time.Hour)
+	w.advance(t, 3*time.Hour)
 	delegate := ra.Identity{ID: delegateID(t, w.newIdentity(t).ID), Kind: pki.VA, Profile: "ocsp", State: pki.Registered, CreatedAt: w.now}
 	_, err := w.RA.CreateIdentity(ctx, delegate, operator)
 	must(t, err)
 	w.issuedBy(t, first, delegate.ID)
-	w.changes(t, w.Installations.Remove, first, translog.CARemoved)
-	w.mustBeIn(t, ca.Removed, ca.Active)
-	w.refuses(t, w.Installations.Retire, first, pki.RuleCAInUse)
-	mustEqual(t, "the certificate stays on record", w.certificate(t, record.Ref).Ref, record.Ref)
-	left, err := w.CRLs.Points(ctx)
+	w.mustChangeOnce(t, w.Installations.Remove, first, translog.CARemoved)
+	w.mustHaveCAStates(t, ca.Removed, ca.Active)
+	w.mustRefuseCAChange(t, w.Installations.Retire, first, pki.RuleCAInUse)
+	mustEqual(t, "the certificate of the removed CA", w.readCertificate(t, record.Ref).Ref, record.Ref)
+	remaining, err := w.CRLs.Points(ctx)
 	must(t, err)
-	mustEqual(t, "the distribution points that are left", left, points[1:])
-	// No CRL lists it any more, so that nothing keeps it from leaving.
+	mustEqual(t, "the remaining distribution points", remaining, points[1:])
+	// No CRL can list it any more, so retention removes it.
 	w.sweep(t, w.now, 10)
-	w.mustBeGone(t, record.Ref)
+	w.mustBeRemoved(t, record.Ref)
 
 	again, err := w.Installations.Installed(ctx)
 	must(t, err)
@@ -133,56 +134,56 @@ func removeGeneration(t *testing.T, w *world) {
 	mustRefuse(t, err, pki.RuleCAInUse)
 }
 
-// age lets time go by, for the log and for the age of the records.
-func (w *world) age(t *testing.T, d time.Duration) {
+// advance moves the time of the test and the age of the records, and writes a log entry.
+func (w *world) advance(t *testing.T, d time.Duration) {
 	t.Helper()
-	w.pass(t, d)
+	w.passTime(t, d)
 	_, err := w.Retention.Advance(context.Background(), d, w.now)
 	must(t, err)
 }
 
-func removeExpired(t *testing.T, w *world) {
-	first := w.generation(t, "First")
-	w.issuedBy(t, first, w.identity(t).ID)
-	w.age(t, epochStart.AddDate(11, 0, 0).Sub(w.now))
-	w.changes(t, w.Installations.Remove, first, translog.CARemoved) // though it is active, and alone
+func removeExpiredCA(t *testing.T, w *world) {
+	first := w.installCA(t, "First")
+	w.issuedBy(t, first, w.register(t).ID)
+	w.advance(t, epochStart.AddDate(11, 0, 0).Sub(w.now))
+	w.mustChangeOnce(t, w.Installations.Remove, first, translog.CARemoved) // although it is active, and no other CA is
 }
 
-// removeTooEarly tries a clock that is ahead of what the store has lived through.
-func removeTooEarly(t *testing.T, w *world) {
-	first := w.generation(t, "First")
-	w.generation(t, "Second")
-	w.issuedBy(t, first, w.identity(t).ID)
+// removeWithClockAhead removes a CA with a clock that is eleven years ahead of the age of the records.
+func removeWithClockAhead(t *testing.T, w *world) {
+	first := w.installCA(t, "First")
+	w.installCA(t, "Second")
+	w.issuedBy(t, first, w.register(t).ID)
 	must(t, w.Installations.Retire(context.Background(), first, w.now, operator))
 	_, err := w.Retention.Advance(context.Background(), time.Second, w.now)
 	must(t, err)
 	w.now = epochStart.AddDate(11, 0, 0)
-	w.refuses(t, w.Installations.Remove, first, pki.RuleCAInUse)
+	w.mustRefuseCAChange(t, w.Installations.Remove, first, pki.RuleCAInUse)
 }
 
 func removeRoot(t *testing.T, w *world) {
 	ctx := context.Background()
-	root, key := signingAuthority(t, "Root", nil, nil)
-	issuing, _ := signingAuthority(t, "Issuing", root, key)
+	root, key := newSignedCA(t, "Root", nil, nil)
+	issuing, _ := newSignedCA(t, "Issuing", root, key)
 	id := pki.IssuerOf(root)
 	must(t, w.Installations.Install(ctx, ca.InstalledCA{Certificate: root.Raw, At: w.now}, operator))
 	must(t, w.Installations.Install(ctx, ca.InstalledCA{Certificate: issuing.Raw, Key: "issuing", At: w.now}, operator))
-	w.generation(t, "Second")
-	w.refuses(t, w.Installations.Retire, id, pki.RuleRequest)
-	w.refuses(t, w.Installations.Remove, id, pki.RuleCAInUse) // it signed one that is installed
+	w.installCA(t, "Second")
+	w.mustRefuseCAChange(t, w.Installations.Retire, id, pki.RuleRequest)
+	w.mustRefuseCAChange(t, w.Installations.Remove, id, pki.RuleCAInUse) // an installed CA has a certificate of it
 	must(t, w.Installations.Retire(ctx, pki.IssuerOf(issuing), w.now, operator))
 	must(t, w.Installations.Remove(ctx, pki.IssuerOf(issuing), w.now, operator))
-	w.changes(t, w.Installations.Remove, id, translog.CARemoved)
-	w.mustBeIn(t, ca.Removed, ca.Removed, ca.Active)
+	w.mustChangeOnce(t, w.Installations.Remove, id, translog.CARemoved)
+	w.mustHaveCAStates(t, ca.Removed, ca.Removed, ca.Active)
 }
 
-func changeUnknown(t *testing.T, w *world) {
-	der, _ := authority(t, "Unknown")
-	w.refuses(t, w.Installations.Retire, issuerIn(t, der), pki.RuleNotFound)
-	w.refuses(t, w.Installations.Remove, issuerIn(t, der), pki.RuleNotFound)
+func changeUnknownCA(t *testing.T, w *world) {
+	der, _ := newCA(t, "Unknown")
+	w.mustRefuseCAChange(t, w.Installations.Retire, issuerOf(t, der), pki.RuleNotFound)
+	w.mustRefuseCAChange(t, w.Installations.Remove, issuerOf(t, der), pki.RuleNotFound)
 }
 
-// delegateID returns the reserved identity of a validation authority that has the path of another identity in its name.
+// delegateID returns the reserved identity of a validation authority, with the path of another identity in its name.
 func delegateID(t rapid.TB, id pki.SPIFFEID) pki.SPIFFEID {
 	t.Helper()
 	id, err := pki.SPIFFEIDIn(id.TrustDomain(), "brevet/va/"+strings.ReplaceAll(id.Path(), "/", "-"))

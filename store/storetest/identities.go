@@ -20,17 +20,18 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// authority makes a CA certificate, and returns it with the hash of its key.
-func authority(t *testing.T, name string) ([]byte, pki.KeyHash) {
+// newCA returns a self-signed CA certificate and the hash of its key.
+func newCA(t *testing.T, name string) ([]byte, pki.KeyHash) {
 	t.Helper()
-	cert, key := signingAuthority(t, name, nil, nil)
+	cert, key := newSignedCA(t, name, nil, nil)
 	hash, err := pki.HashKey(key.Public())
 	must(t, err)
 	return cert.Raw, hash
 }
 
-// signingAuthority makes a CA certificate that parent signed; that of a root where there is none.
-func signingAuthority(t *testing.T, name string, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+// newSignedCA returns a CA certificate that parent signed, and its key. Without a parent, the certificate is
+// self-signed.
+func newSignedCA(t *testing.T, name string, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
@@ -53,10 +54,10 @@ func testInstallations(t *testing.T, open func(t *testing.T) Store) {
 	ctx := context.Background()
 	none, err := w.Installations.Installed(ctx)
 	must(t, err)
-	mustEqual(t, "what is installed in a new store", none, nil)
+	mustEqual(t, "the CAs in a new store", none, nil)
 
-	root, _ := authority(t, "Root")
-	issuing, _ := authority(t, "Issuing")
+	root, _ := newCA(t, "Root")
+	issuing, _ := newCA(t, "Issuing")
 	want := []ca.InstalledCA{
 		{Certificate: root, At: w.now, State: ca.Active}, {Certificate: issuing, Key: "issuing-1", At: w.now.Add(time.Second), State: ca.Active},
 	}
@@ -76,7 +77,7 @@ func testInstallations(t *testing.T, open func(t *testing.T) Store) {
 	w.reopen(t)
 	have, err := w.Installations.Installed(ctx)
 	must(t, err)
-	mustEqual(t, "what is installed", have, want)
+	mustEqual(t, "the installed CAs", have, want)
 }
 
 func testIdentities(t *testing.T, open func(t *testing.T) Store) {
@@ -96,32 +97,32 @@ func fullIdentity(t *testing.T, w *world) ra.Identity {
 
 func createIdentity(t *testing.T, w *world) {
 	ctx := context.Background()
-	wish := fullIdentity(t, w)
-	_, err := w.RA.Identity(ctx, wish.ID)
-	mustMiss(t, err)
-	made, err := w.RA.CreateIdentity(ctx, wish, operator)
+	wanted := fullIdentity(t, w)
+	_, err := w.RA.Identity(ctx, wanted.ID)
+	mustNotFind(t, err)
+	made, err := w.RA.CreateIdentity(ctx, wanted, operator)
 	must(t, err)
-	want := wish
+	want := wanted
 	want.State, want.Revision = pki.Registered, 1
 	mustEqual(t, "the identity", made, want)
 	e := w.lastEntry(t)
-	if e.Action != translog.IdentityRegistered || e.Identity != wish.ID || e.Actor != operator || !e.Time.Equal(wish.CreatedAt) || len(e.Changes) != 0 {
+	if e.Action != translog.IdentityRegistered || e.Identity != wanted.ID || e.Actor != operator || !e.Time.Equal(wanted.CreatedAt) || len(e.Changes) != 0 {
 		t.Errorf("log entry %+v", e)
 	}
 	w.reopen(t)
-	mustEqual(t, "the identity after reopening", w.stateOf(t, wish.ID), want)
+	mustEqual(t, "the identity after reopening", w.readIdentity(t, wanted.ID), want)
 }
 
 func createIdentityAgain(t *testing.T, w *world) {
 	ctx := context.Background()
-	wish := fullIdentity(t, w)
-	_, err := w.RA.CreateIdentity(ctx, wish, operator)
+	wanted := fullIdentity(t, w)
+	_, err := w.RA.CreateIdentity(ctx, wanted, operator)
 	must(t, err)
-	w.issue(t, w.enrollment(t, w.stateOf(t, wish.ID)))
-	have := w.stateOf(t, wish.ID)
+	w.issue(t, w.enrollment(t, w.readIdentity(t, wanted.ID)))
+	have := w.readIdentity(t, wanted.ID)
 	logged := len(w.entries(t))
 
-	later := wish
+	later := wanted
 	later.CreatedAt = w.now.Add(time.Hour)
 	again, err := w.RA.CreateIdentity(ctx, later, operator)
 	must(t, err)
@@ -138,60 +139,60 @@ func createIdentityAgain(t *testing.T, w *world) {
 		"more DNS":      func(id *ra.Identity) { id.DNSNames = append(slices.Clone(id.DNSNames), "more.fleet.example") },
 		"name repeated": func(id *ra.Identity) { id.DNSNames = append(slices.Clone(id.DNSNames), id.DNSNames[0]) },
 	} {
-		other := wish
+		other := wanted
 		change(&other)
 		if _, err := w.RA.CreateIdentity(ctx, other, operator); err == nil {
-			t.Errorf("%s: an identity that differs was taken for the one on record", name)
+			t.Errorf("%s: an identity that differs from the one on record was accepted", name)
 		} else {
 			mustRefuse(t, err, pki.RuleIdentityExists)
 		}
 	}
-	mustEqual(t, "the identity after all that", w.stateOf(t, wish.ID), have)
+	mustEqual(t, "the identity at the end", w.readIdentity(t, wanted.ID), have)
 	if n := len(w.entries(t)); n != logged {
-		t.Errorf("creating it again wrote %d log entries", n-logged)
+		t.Errorf("repeated creations wrote %d log entries", n-logged)
 	}
 }
 
 func updateIdentity(t *testing.T, w *world) {
 	ctx := context.Background()
-	r := w.issued(t)
-	have := w.stateOf(t, r.Identity)
-	wish := fullIdentity(t, w)
-	wish.ID, wish.Profile, wish.Kind, wish.CreatedAt = r.Identity, "server", pki.Workload, w.now.Add(time.Hour)
-	for _, other := range []uint64{have.Revision - 1, have.Revision + 1} {
-		if wish.Revision = other; other == 0 {
+	r := w.enrollNew(t)
+	have := w.readIdentity(t, r.Identity)
+	wanted := fullIdentity(t, w)
+	wanted.ID, wanted.Profile, wanted.Kind, wanted.CreatedAt = r.Identity, "server", pki.Workload, w.now.Add(time.Hour)
+	for _, wrong := range []uint64{have.Revision - 1, have.Revision + 1} {
+		if wanted.Revision = wrong; wrong == 0 {
 			continue
 		}
-		_, err := w.RA.UpdateIdentity(ctx, wish, operator, w.now)
+		_, err := w.RA.UpdateIdentity(ctx, wanted, operator, w.now)
 		mustRefuse(t, err, pki.RuleIdentityRevision)
 	}
-	mustEqual(t, "the identity after updates of other revisions", w.stateOf(t, r.Identity), have)
-	wish.Revision = have.Revision
+	mustEqual(t, "the identity after updates of wrong revisions", w.readIdentity(t, r.Identity), have)
+	wanted.Revision = have.Revision
 
-	updated, err := w.RA.UpdateIdentity(ctx, wish, operator, w.now.Add(time.Minute))
+	updated, err := w.RA.UpdateIdentity(ctx, wanted, operator, w.now.Add(time.Minute))
 	must(t, err)
-	want := wish
+	want := wanted
 	want.Kind, want.State, want.Revision, want.CreatedAt = have.Kind, pki.Enrolled, have.Revision+1, have.CreatedAt
 	mustEqual(t, "the updated identity", updated, want)
-	mustEqual(t, "the updated identity as read", w.stateOf(t, r.Identity), want)
+	mustEqual(t, "the updated identity as read", w.readIdentity(t, r.Identity), want)
 	if e := w.lastEntry(t); e.Action != translog.IdentityUpdated || e.Actor != operator || e.Identity != r.Identity || !e.Time.Equal(w.now.Add(time.Minute)) {
 		t.Errorf("log entry %+v", e)
 	}
 	logged := len(w.entries(t))
-	_, err = w.RA.UpdateIdentity(ctx, wish, operator, w.now)
+	_, err = w.RA.UpdateIdentity(ctx, wanted, operator, w.now)
 	mustRefuse(t, err, pki.RuleIdentityRevision)
-	wish.Revision = 0
-	again, err := w.RA.UpdateIdentity(ctx, wish, operator, w.now)
+	wanted.Revision = 0
+	again, err := w.RA.UpdateIdentity(ctx, wanted, operator, w.now)
 	must(t, err)
 	mustEqual(t, "the identity, updated again", again, want)
 	if n := len(w.entries(t)); n != logged {
 		t.Errorf("an update without a change wrote %d log entries", n-logged)
 	}
 	_, err = w.RA.UpdateIdentity(ctx, w.newIdentity(t), operator, w.now)
-	mustMiss(t, err)
-	w.order(t, r.Identity, retire, pki.Retired)
-	wish.Labels = nil
-	_, err = w.RA.UpdateIdentity(ctx, wish, operator, w.now)
+	mustNotFind(t, err)
+	w.changeIdentity(t, r.Identity, retire, pki.Retired)
+	wanted.Labels = nil
+	_, err = w.RA.UpdateIdentity(ctx, wanted, operator, w.now)
 	mustRefuse(t, err, pki.RuleIdentityState)
 }
 
@@ -199,7 +200,7 @@ func pageIdentities(t *testing.T, w *world) {
 	ctx := context.Background()
 	var want []string
 	for range 7 {
-		want = append(want, w.identity(t).ID.String())
+		want = append(want, w.register(t).ID.String())
 	}
 	slices.Sort(want)
 	for _, limit := range []int{1, 2, 3, 7, 100} {
@@ -224,7 +225,7 @@ func (w *world) identities(t *testing.T, f ra.IdentityFilter, limit int) []ra.Id
 		page, next, err := w.RA.Identities(context.Background(), f, w.now, after, limit)
 		must(t, err)
 		if len(page) > limit {
-			t.Fatalf("a page of %d, longer than %d", len(page), limit)
+			t.Fatalf("a page has %d identities, want at most %d", len(page), limit)
 		}
 		if list = append(list, page...); next.IsZero() {
 			return list
@@ -233,7 +234,7 @@ func (w *world) identities(t *testing.T, f ra.IdentityFilter, limit int) []ra.Id
 	}
 }
 
-// filterIdentities lists identities by each field of a filter.
+// filterIdentities lists identities by each field of a filter, and by all of them.
 func filterIdentities(t *testing.T, w *world) {
 	register := func(edit func(id *ra.Identity)) pki.SPIFFEID {
 		id := w.newIdentity(t)
@@ -245,13 +246,13 @@ func filterIdentities(t *testing.T, w *world) {
 	workload := register(func(id *ra.Identity) { id.Kind, id.Profile = pki.Workload, "workload" })
 	north := register(func(id *ra.Identity) { id.Labels = map[string]string{"site": "north", "line": ""} })
 	south := register(func(id *ra.Identity) { id.Labels = map[string]string{"site": "south"} })
-	w.issue(t, w.enrollment(t, w.stateOf(t, north)))
+	w.issue(t, w.enrollment(t, w.readIdentity(t, north)))
 	w.now = w.now.Add(30 * time.Minute)
-	w.issue(t, w.enrollment(t, w.stateOf(t, south)))
-	w.now = w.now.Add(45 * time.Minute) // the certificate of north has ended
+	w.issue(t, w.enrollment(t, w.readIdentity(t, south)))
+	w.now = w.now.Add(45 * time.Minute) // the certificate of north has expired
 	w.abandon(t)                        // registers one more device
 	all := w.identities(t, ra.IdentityFilter{}, 10)
-	mustEqual(t, "how many there are", len(all), 4)
+	mustEqual(t, "the number of identities", len(all), 4)
 	var abandoned pki.SPIFFEID
 	for _, id := range all {
 		if id.ID != workload && id.ID != north && id.ID != south {
@@ -262,20 +263,20 @@ func filterIdentities(t *testing.T, w *world) {
 		f    ra.IdentityFilter
 		want []pki.SPIFFEID
 	}{
-		"kind":                             {ra.IdentityFilter{Kinds: []pki.Kind{pki.Workload}}, []pki.SPIFFEID{workload}},
-		"kinds":                            {ra.IdentityFilter{Kinds: []pki.Kind{pki.Workload, pki.Operator, pki.Device}}, []pki.SPIFFEID{workload, north, south, abandoned}},
-		"profile":                          {ra.IdentityFilter{Profile: "workload"}, []pki.SPIFFEID{workload}},
-		"no such profile":                  {ra.IdentityFilter{Profile: "load"}, nil},
-		"state":                            {ra.IdentityFilter{States: []pki.IdentityState{pki.Registered}}, []pki.SPIFFEID{workload, abandoned}},
-		"states":                           {ra.IdentityFilter{States: []pki.IdentityState{pki.Retired, pki.Enrolled}}, []pki.SPIFFEID{north, south}},
-		"label":                            {ra.IdentityFilter{Label: pki.Label{Name: "site", Value: "north"}}, []pki.SPIFFEID{north}},
-		"empty label":                      {ra.IdentityFilter{Label: pki.Label{Name: "line"}}, []pki.SPIFFEID{north}},
-		"other value":                      {ra.IdentityFilter{Label: pki.Label{Name: "site", Value: "nor"}}, nil},
-		"no certificate":                   {ra.IdentityFilter{WithoutUnexpired: true}, []pki.SPIFFEID{workload, north, abandoned}},
-		"not renewed":                      {ra.IdentityFilter{NotRenewedSince: epochStart.Add(time.Minute), States: []pki.IdentityState{pki.Enrolled}}, []pki.SPIFFEID{north}},
-		"not renewed since the last issue": {ra.IdentityFilter{NotRenewedSince: epochStart.Add(30 * time.Minute)}, []pki.SPIFFEID{workload, north, abandoned}},
-		"not renewed since then":           {ra.IdentityFilter{NotRenewedSince: epochStart.Add(30*time.Minute + 1)}, []pki.SPIFFEID{workload, north, south, abandoned}},
-		"all at once": {ra.IdentityFilter{
+		"kind":                                   {ra.IdentityFilter{Kinds: []pki.Kind{pki.Workload}}, []pki.SPIFFEID{workload}},
+		"kinds":                                  {ra.IdentityFilter{Kinds: []pki.Kind{pki.Workload, pki.Operator, pki.Device}}, []pki.SPIFFEID{workload, north, south, abandoned}},
+		"profile":                                {ra.IdentityFilter{Profile: "workload"}, []pki.SPIFFEID{workload}},
+		"no such profile":                        {ra.IdentityFilter{Profile: "load"}, nil},
+		"state":                                  {ra.IdentityFilter{States: []pki.IdentityState{pki.Registered}}, []pki.SPIFFEID{workload, abandoned}},
+		"states":                                 {ra.IdentityFilter{States: []pki.IdentityState{pki.Retired, pki.Enrolled}}, []pki.SPIFFEID{north, south}},
+		"label":                                  {ra.IdentityFilter{Label: pki.Label{Name: "site", Value: "north"}}, []pki.SPIFFEID{north}},
+		"empty label":                            {ra.IdentityFilter{Label: pki.Label{Name: "line"}}, []pki.SPIFFEID{north}},
+		"other value":                            {ra.IdentityFilter{Label: pki.Label{Name: "site", Value: "nor"}}, nil},
+		"no certificate":                         {ra.IdentityFilter{WithoutUnexpired: true}, []pki.SPIFFEID{workload, north, abandoned}},
+		"not renewed":                            {ra.IdentityFilter{NotRenewedSince: epochStart.Add(time.Minute), States: []pki.IdentityState{pki.Enrolled}}, []pki.SPIFFEID{north}},
+		"not renewed since the last issue":       {ra.IdentityFilter{NotRenewedSince: epochStart.Add(30 * time.Minute)}, []pki.SPIFFEID{workload, north, abandoned}},
+		"not renewed since after the last issue": {ra.IdentityFilter{NotRenewedSince: epochStart.Add(30*time.Minute + 1)}, []pki.SPIFFEID{workload, north, south, abandoned}},
+		"all fields": {ra.IdentityFilter{
 			Kinds: []pki.Kind{pki.Device}, States: []pki.IdentityState{pki.Enrolled}, Profile: "device", Label: pki.Label{Name: "site", Value: "north"},
 			WithoutUnexpired: true, NotRenewedSince: w.now,
 		}, []pki.SPIFFEID{north}},
@@ -290,7 +291,7 @@ func filterIdentities(t *testing.T, w *world) {
 				want[id] = true
 			}
 			if !maps.Equal(got, want) {
-				t.Errorf("%s: listed are %v, want %v", name, got, want)
+				t.Errorf("%s: the list is %v, want %v", name, got, want)
 			}
 		}
 	}

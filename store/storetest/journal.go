@@ -15,31 +15,31 @@ import (
 
 func testJournal(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"begin returns what is pending":            beginReturnsPending,
-		"a stale epoch writes nothing":             staleEpochWritesNothing,
-		"a record becomes a certificate":           recordBecomesCertificate,
-		"a record supersedes its predecessor":      recordSupersedes,
-		"what is superseded once":                  supersededOnce,
-		"whose renewal superseded a certificate":   whoSuperseded,
-		"an item without a record is revoked":      itemWithoutRecordIsRevoked,
-		"a refusal costs its batch nothing":        refusalCostsBatchNothing,
-		"an intent is settled once":                intentIsSettledOnce,
-		"only what was announced is issued":        onlyAnnouncedIsIssued,
-		"a batch is settled item by item":          batchIsSettledByItem,
-		"an intent of nothing is settled":          intentOfNothing,
-		"a serial number is used once":             serialIsUsedOnce,
-		"one write settles and announces many":     writeSettlesAndAnnouncesMany,
-		"state tells absent, pending and settled":  stateTells,
-		"the log says what an issue was about":     logSaysIssue,
-		"certificates of two issuers stand beside": twoIssuers,
+		"begin returns pending intents":             beginReturnsPending,
+		"a stale epoch writes nothing":              staleEpochWritesNothing,
+		"a record becomes a certificate":            recordBecomesCertificate,
+		"a record supersedes its predecessor":       recordSupersedes,
+		"a certificate is superseded once":          supersededOnce,
+		"prior issuance says whether it superseded": priorSaysWhetherItSuperseded,
+		"an item without a record is revoked":       itemWithoutRecordIsRevoked,
+		"a refusal does not affect its batch":       refusalDoesNotAffectBatch,
+		"an intent is committed once":               intentIsCommittedOnce,
+		"only intended certificates are issued":     onlyIntendedIsIssued,
+		"a batch is committed item by item":         batchIsCommittedByItem,
+		"an empty intent is committed":              emptyIntent,
+		"a serial number is used once":              serialIsUsedOnce,
+		"one write commits many batches":            writeCommitsManyBatches,
+		"state of absent, pending and committed":    batchStates,
+		"an issuance is logged":                     issuanceIsLogged,
+		"certificates of two issuers":               twoIssuers,
 	})
 }
 
 func beginReturnsPending(t *testing.T, w *world) {
-	id := w.identity(t).ID
-	settled, first, second := w.record(t, id), w.record(t, id), w.record(t, id)
+	id := w.register(t).ID
+	committed, first, second := w.record(t, id), w.record(t, id), w.record(t, id)
 	second.Ref.Issuer = issuerB
-	w.issue(t, settled)
+	w.issue(t, committed)
 	one := w.writeIntent(t, first, second)
 	third := w.record(t, id)
 	third.Partition = 1<<16 - 1
@@ -47,27 +47,27 @@ func beginReturnsPending(t *testing.T, w *world) {
 
 	before := w.epoch
 	w.reopen(t)
-	left := w.begin(t)
+	pending := w.begin(t)
 	if w.epoch <= before {
 		t.Errorf("epoch %d follows epoch %d", w.epoch, before)
 	}
-	mustEqual(t, "what is pending", left, []ca.Intent{one, two})
+	mustEqual(t, "the pending intents", pending, []ca.Intent{one, two})
 
 	w.commitBatch(t, one)
 	w.commitBatch(t, two)
-	if left := w.begin(t); len(left) != 0 {
-		t.Errorf("still pending after they were settled: %v", left)
+	if pending := w.begin(t); len(pending) != 0 {
+		t.Errorf("still pending after they were committed: %v", pending)
 	}
 	for _, r := range []ca.Record{first, second, third} {
-		if c := w.certificate(t, r.Ref); c.Delivered || c.Status.State != pki.Revoked {
-			t.Errorf("certificate %s, left by an earlier epoch: released %v, %v", r.Ref.Serial, c.Delivered, c.Status)
+		if c := w.readCertificate(t, r.Ref); c.Delivered || c.Status.State != pki.Revoked {
+			t.Errorf("certificate %s, pending from an earlier epoch: delivered %v, %v", r.Ref.Serial, c.Delivered, c.Status)
 		}
 	}
 }
 
 func staleEpochWritesNothing(t *testing.T, w *world) {
 	ctx := context.Background()
-	r := w.record(t, w.identity(t).ID)
+	r := w.record(t, w.register(t).ID)
 	pending := w.writeIntent(t, r)
 	stale := w.epoch
 	w.begin(t)
@@ -76,23 +76,23 @@ func staleEpochWritesNothing(t *testing.T, w *world) {
 	must(t, err)
 
 	fresh := intentOf(w.record(t, r.Identity))
-	verdicts, err := w.Journal.Write(ctx, stale, []ca.BatchCommit{{Intent: pending, Records: []ca.Record{r}, At: w.now}}, []ca.Intent{fresh})
-	mustFence(t, err)
-	if len(verdicts) != 1 || len(verdicts[0]) != 1 {
-		t.Errorf("verdicts beside the error: %v", verdicts)
+	results, err := w.Journal.Write(ctx, stale, []ca.BatchCommit{{Intent: pending, Records: []ca.Record{r}, At: w.now}}, []ca.Intent{fresh})
+	mustBeFenced(t, err)
+	if len(results) != 1 || len(results[0]) != 1 {
+		t.Errorf("results beside the error: %v", results)
 	}
 	_, err = w.Journal.Write(ctx, stale, nil, nil)
-	mustFence(t, err)
+	mustBeFenced(t, err)
 	_, err = w.Journal.Write(ctx, w.epoch+1, nil, nil)
-	mustFence(t, err)
+	mustBeFenced(t, err)
 
 	_, err = w.Journal.State(ctx, stale, []ca.BatchID{pending.Batch})
-	mustFence(t, err)
+	mustBeFenced(t, err)
 	states, err := w.Journal.State(ctx, w.epoch, []ca.BatchID{pending.Batch, fresh.Batch})
 	must(t, err)
 	mustEqual(t, "the state", states, []ca.BatchState{ca.BatchPending, ca.BatchAbsent})
 	_, err = w.RA.Certificate(ctx, r.Ref)
-	mustMiss(t, err)
+	mustNotFind(t, err)
 	w.sequence(t)
 	after, err := w.Log.Head(ctx)
 	must(t, err)
@@ -100,9 +100,9 @@ func staleEpochWritesNothing(t *testing.T, w *world) {
 }
 
 func recordBecomesCertificate(t *testing.T, w *world) {
-	r := w.issued(t)
+	r := w.enrollNew(t)
 	w.reopen(t)
-	c := w.certificate(t, r.Ref)
+	c := w.readCertificate(t, r.Ref)
 	if string(c.DER) != string(r.DER) || !c.Delivered || c.Identity != r.Identity || c.Profile != r.Profile || c.KeyHash != r.KeyHash ||
 		!c.NotBefore.Equal(r.NotBefore) || !c.NotAfter.Equal(r.NotAfter) || c.RequestID != r.RequestID || !c.Successor.IsZero() {
 		t.Errorf("record %+v reads back as %+v", r, c)
@@ -112,14 +112,14 @@ func recordBecomesCertificate(t *testing.T, w *world) {
 
 func itemWithoutRecordIsRevoked(t *testing.T, w *world) {
 	r := w.abandon(t)
-	c := w.certificate(t, r.Ref)
+	c := w.readCertificate(t, r.Ref)
 	if c.Delivered || len(c.DER) != 0 || !c.Identity.IsZero() || !c.NotAfter.Equal(r.NotAfter) {
-		t.Errorf("a serial that was never released reads back as %+v", c)
+		t.Errorf("an undelivered certificate reads back as %+v", c)
 	}
 	want := pki.Status{State: pki.Revoked, Reason: pki.Unspecified, RevokedAt: w.now, Version: 1}
 	mustEqual(t, "the status", c.Status, want)
-	if st := w.standing(t, ra.IssuanceQuery{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash}); st.Prior != nil {
-		t.Errorf("the request is answered with %s", st.Prior.Certificate.Ref.Serial)
+	if st := w.issuanceState(t, ra.IssuanceQuery{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash}); st.Prior != nil {
+		t.Errorf("the request returns %s", st.Prior.Certificate.Ref.Serial)
 	}
 
 	e := w.lastEntry(t)
@@ -130,23 +130,23 @@ func itemWithoutRecordIsRevoked(t *testing.T, w *world) {
 
 	again := w.record(t, r.Identity)
 	again.RequestID, again.KeyHash, again.Guard.Key = r.RequestID, r.KeyHash, r.KeyHash
-	w.issue(t, again) // neither its request nor its key was used
+	w.issue(t, again) // neither the request ID nor the key was used
 }
 
-func refusalCostsBatchNothing(t *testing.T, w *world) {
-	id := w.identity(t)
+func refusalDoesNotAffectBatch(t *testing.T, w *world) {
+	id := w.register(t)
 	good, bad, last := w.record(t, id.ID), w.enrollment(t, id), w.record(t, id.ID)
 	bad.Guard.Revision++
-	verdicts := w.commitBatch(t, w.writeIntent(t, good, bad, last), good, bad, last)
-	must(t, verdicts[0])
-	mustRefuse(t, verdicts[1], pki.RuleIdentityStale)
-	must(t, verdicts[2])
+	refusals := w.commitBatch(t, w.writeIntent(t, good, bad, last), good, bad, last)
+	must(t, refusals[0])
+	mustRefuse(t, refusals[1], pki.RuleIdentityStale)
+	must(t, refusals[2])
 	for _, r := range []ca.Record{good, last} {
-		if c := w.certificate(t, r.Ref); !c.Delivered || c.Status.State != pki.Good {
-			t.Errorf("certificate %s beside a refused one: %+v", r.Ref.Serial, c)
+		if c := w.readCertificate(t, r.Ref); !c.Delivered || c.Status.State != pki.Good {
+			t.Errorf("certificate %s in the batch of a refused one: %+v", r.Ref.Serial, c)
 		}
 	}
-	if c := w.certificate(t, bad.Ref); c.Delivered || c.Status.State != pki.Revoked {
+	if c := w.readCertificate(t, bad.Ref); c.Delivered || c.Status.State != pki.Revoked {
 		t.Errorf("the refused certificate: %+v", c)
 	}
 	for _, e := range w.entries(t) {
@@ -154,56 +154,56 @@ func refusalCostsBatchNothing(t *testing.T, w *world) {
 			return
 		}
 	}
-	t.Error("the log does not say which rule refused the certificate that was signed, nor whose it was")
+	t.Error("the log does not name rule, identity and actor of the refused certificate")
 }
 
-func intentIsSettledOnce(t *testing.T, w *world) {
+func intentIsCommittedOnce(t *testing.T, w *world) {
 	ctx := context.Background()
-	id := w.identity(t).ID
+	id := w.register(t).ID
 	r, other := w.record(t, id), w.record(t, id)
 	done := w.writeIntent(t, r)
 	must(t, w.commitBatch(t, done, r)[0])
 	pending := w.writeIntent(t, other)
 
-	settlements := []ca.BatchCommit{{Intent: pending, Records: []ca.Record{other}, At: w.now}, {Intent: done, At: w.now}}
-	if _, err := w.Journal.Write(ctx, w.epoch, settlements, nil); err == nil {
-		t.Error("a batch was settled twice")
+	commits := []ca.BatchCommit{{Intent: pending, Records: []ca.Record{other}, At: w.now}, {Intent: done, At: w.now}}
+	if _, err := w.Journal.Write(ctx, w.epoch, commits, nil); err == nil {
+		t.Error("a batch was committed twice")
 	}
 	unknown := intentOf(w.record(t, id))
 	if _, err := w.Journal.Write(ctx, w.epoch, []ca.BatchCommit{{Intent: unknown, At: w.now}}, []ca.Intent{intentOf(w.record(t, id))}); err == nil {
-		t.Error("a batch that was never announced was settled")
+		t.Error("a batch without an intent was committed")
 	}
 	_, err := w.RA.Certificate(ctx, other.Ref)
-	mustMiss(t, err) // it was in the transaction that failed
-	if c := w.certificate(t, r.Ref); c.Status.State != pki.Good {
-		t.Errorf("the certificate of the settled batch: %+v", c)
+	mustNotFind(t, err) // its transaction failed
+	if c := w.readCertificate(t, r.Ref); c.Status.State != pki.Good {
+		t.Errorf("the certificate of the committed batch: %+v", c)
 	}
-	mustEqual(t, "what is pending", w.begin(t), []ca.Intent{pending})
+	mustEqual(t, "the pending intents", w.begin(t), []ca.Intent{pending})
 }
 
-func onlyAnnouncedIsIssued(t *testing.T, w *world) {
-	id := w.identity(t).ID
-	announced, smuggled := w.record(t, id), w.record(t, id)
-	intent := w.writeIntent(t, announced)
-	_, err := w.Journal.Write(context.Background(), w.epoch, []ca.BatchCommit{{Intent: intent, Records: []ca.Record{announced, smuggled}, At: w.now}}, nil)
+func onlyIntendedIsIssued(t *testing.T, w *world) {
+	id := w.register(t).ID
+	intended, other := w.record(t, id), w.record(t, id)
+	intent := w.writeIntent(t, intended)
+	_, err := w.Journal.Write(context.Background(), w.epoch, []ca.BatchCommit{{Intent: intent, Records: []ca.Record{intended, other}, At: w.now}}, nil)
 	if err == nil {
-		t.Error("a certificate was issued that no intent had announced")
+		t.Error("a certificate without an intent was issued")
 	}
-	_, err = w.RA.Certificate(context.Background(), smuggled.Ref)
-	mustMiss(t, err)
-	forged := ca.Intent{Batch: intent.Batch, Items: []ca.IntentItem{{Ref: announced.Ref}}}
-	w.commitBatch(t, forged) // the durable intent counts, not what the settlement repeats of it
-	if c := w.certificate(t, announced.Ref); c.Delivered || c.Status.State != pki.Revoked {
-		t.Errorf("an announced serial that the settlement left out: %+v", c)
+	_, err = w.RA.Certificate(context.Background(), other.Ref)
+	mustNotFind(t, err)
+	forged := ca.Intent{Batch: intent.Batch, Items: []ca.IntentItem{{Ref: intended.Ref}}}
+	w.commitBatch(t, forged) // the durable intent counts, not the copy in the commit
+	if c := w.readCertificate(t, intended.Ref); c.Delivered || c.Status.State != pki.Revoked {
+		t.Errorf("an intended certificate without a record: %+v", c)
 	}
-	if c := w.certificate(t, announced.Ref); !c.NotAfter.Equal(announced.NotAfter) {
-		t.Errorf("it ends at %v, and was announced to end at %v", c.NotAfter, announced.NotAfter)
+	if c := w.readCertificate(t, intended.Ref); !c.NotAfter.Equal(intended.NotAfter) {
+		t.Errorf("its notAfter is %v, want %v as in the intent", c.NotAfter, intended.NotAfter)
 	}
 }
 
-func batchIsSettledByItem(t *testing.T, w *world) {
+func batchIsCommittedByItem(t *testing.T, w *world) {
 	ctx := context.Background()
-	id := w.identity(t).ID
+	id := w.register(t).ID
 	first, second, third := w.record(t, id), w.record(t, id), w.record(t, id)
 	whole := w.writeIntent(t, first, second, third)
 	part := func(records ...ca.Record) ca.Intent {
@@ -212,46 +212,46 @@ func batchIsSettledByItem(t *testing.T, w *world) {
 		return intent
 	}
 	must(t, w.commitBatch(t, part(second), second)[0])
-	w.mustBe(t, whole.Batch, ca.BatchPending)
+	w.mustHaveBatchState(t, whole.Batch, ca.BatchPending)
 	if _, err := w.Journal.Write(ctx, w.epoch, []ca.BatchCommit{{Intent: part(second), Records: []ca.Record{second}, At: w.now}}, nil); err == nil {
-		t.Error("an item was settled twice")
+		t.Error("an item was committed twice")
 	}
 	if _, err := w.Journal.Write(ctx, w.epoch, []ca.BatchCommit{{Intent: part(first), Records: []ca.Record{third}, At: w.now}}, nil); err == nil {
-		t.Error("a certificate was issued in the settlement of another one")
+		t.Error("a certificate was issued in the commit of another item")
 	}
-	w.commitBatch(t, part(first)) // given up
+	w.commitBatch(t, part(first)) // without a record
 	w.reopen(t)
-	mustEqual(t, "what is pending", w.begin(t), []ca.Intent{part(third)})
+	mustEqual(t, "the pending intents", w.begin(t), []ca.Intent{part(third)})
 	must(t, w.commitBatch(t, part(third), third)[0])
-	w.mustBe(t, whole.Batch, ca.BatchCommitted)
-	for r, released := range map[*ca.Record]bool{&first: false, &second: true, &third: true} {
-		if c := w.certificate(t, r.Ref); c.Delivered != released {
-			t.Errorf("certificate %s is released: %v", r.Ref.Serial, c.Delivered)
+	w.mustHaveBatchState(t, whole.Batch, ca.BatchCommitted)
+	for r, delivered := range map[*ca.Record]bool{&first: false, &second: true, &third: true} {
+		if c := w.readCertificate(t, r.Ref); c.Delivered != delivered {
+			t.Errorf("certificate %s is delivered: %v", r.Ref.Serial, c.Delivered)
 		}
 	}
-	mustEqual(t, "what is pending at the end", w.begin(t), nil)
+	mustEqual(t, "the pending intents at the end", w.begin(t), nil)
 }
 
-// intentOfNothing checks what a writer with nothing to announce asks about to learn whether its transaction applied.
-func intentOfNothing(t *testing.T, w *world) {
-	nothing := w.writeIntent(t)
-	w.mustBe(t, nothing.Batch, ca.BatchCommitted)
-	mustEqual(t, "what is pending", w.begin(t), nil)
+// emptyIntent writes an intent without items. Its state shows a writer whether a transaction was applied.
+func emptyIntent(t *testing.T, w *world) {
+	empty := w.writeIntent(t)
+	w.mustHaveBatchState(t, empty.Batch, ca.BatchCommitted)
+	mustEqual(t, "the pending intents", w.begin(t), nil)
 }
 
 func serialIsUsedOnce(t *testing.T, w *world) {
-	first := w.issued(t)
+	first := w.enrollNew(t)
 	for _, issuer := range []pki.IssuerID{issuerA, issuerB} { // a serial number is unique over all issuers
 		again := w.record(t, first.Identity)
 		again.Ref = pki.CertRef{Issuer: issuer, Serial: first.Ref.Serial}
 		beside := w.record(t, first.Identity)
-		verdicts := w.commitBatch(t, w.writeIntent(t, again, beside), again, beside)
-		if _, ok := pki.AsRefusal(verdicts[0]); !ok {
-			t.Errorf("the second certificate with one serial number got the verdict %v", verdicts[0])
+		refusals := w.commitBatch(t, w.writeIntent(t, again, beside), again, beside)
+		if _, ok := pki.AsRefusal(refusals[0]); !ok {
+			t.Errorf("the second certificate with one serial number got the result %v", refusals[0])
 		}
-		must(t, verdicts[1])
+		must(t, refusals[1])
 	}
-	w.commitBatch(t, w.writeIntent(t, first)) // announced again, without a record
+	w.commitBatch(t, w.writeIntent(t, first)) // in an intent again, without a record
 	c, err := w.RA.CertificateBySerial(context.Background(), first.Ref.Serial)
 	must(t, err)
 	if string(c.DER) != string(first.DER) || c.Status.State != pki.Good || c.Ref != first.Ref {
@@ -259,50 +259,50 @@ func serialIsUsedOnce(t *testing.T, w *world) {
 	}
 }
 
-func writeSettlesAndAnnouncesMany(t *testing.T, w *world) {
+func writeCommitsManyBatches(t *testing.T, w *world) {
 	ctx := context.Background()
-	id := w.identity(t).ID
-	var settle []ca.BatchCommit
-	var announce, next []ca.Intent
+	id := w.register(t).ID
+	var commits []ca.BatchCommit
+	var intents, next []ca.Intent
 	for range 3 {
 		one, two := w.record(t, id), w.record(t, id)
-		announce = append(announce, intentOf(one, two))
-		settle = append(settle, ca.BatchCommit{Intent: announce[len(announce)-1], Records: []ca.Record{two}, At: w.now})
+		intents = append(intents, intentOf(one, two))
+		commits = append(commits, ca.BatchCommit{Intent: intents[len(intents)-1], Records: []ca.Record{two}, At: w.now})
 		next = append(next, intentOf(w.record(t, id)))
 	}
-	_, err := w.Journal.Write(ctx, w.epoch, nil, announce)
+	_, err := w.Journal.Write(ctx, w.epoch, nil, intents)
 	must(t, err)
-	verdicts, err := w.Journal.Write(ctx, w.epoch, settle, next)
+	results, err := w.Journal.Write(ctx, w.epoch, commits, next)
 	must(t, err)
-	mustEqual(t, "the verdicts", verdicts, []ca.Results{{{}}, {{}}, {{}}})
-	for _, s := range settle {
-		if c := w.certificate(t, s.Records[0].Ref); !c.Delivered {
+	mustEqual(t, "the results", results, []ca.Results{{{}}, {{}}, {{}}})
+	for _, s := range commits {
+		if c := w.readCertificate(t, s.Records[0].Ref); !c.Delivered {
 			t.Errorf("record %s was not issued", c.Ref.Serial)
 		}
-		if c := w.certificate(t, s.Intent.Items[0].Ref); c.Delivered || c.Status.State != pki.Revoked {
+		if c := w.readCertificate(t, s.Intent.Items[0].Ref); c.Delivered || c.Status.State != pki.Revoked {
 			t.Errorf("item %s has no record, and is %+v", c.Ref.Serial, c)
 		}
 	}
-	mustEqual(t, "what is pending", w.begin(t), next)
+	mustEqual(t, "the pending intents", w.begin(t), next)
 }
 
-func stateTells(t *testing.T, w *world) {
+func batchStates(t *testing.T, w *world) {
 	ctx := context.Background()
-	id := w.identity(t).ID
-	var settle []ca.BatchCommit
-	var announce []ca.Intent
+	id := w.register(t).ID
+	var commits []ca.BatchCommit
+	var intents []ca.Intent
 	var ids []ca.BatchID
 	want := []ca.BatchState{ca.BatchAbsent, ca.BatchPending}
 	for range 50 {
 		intent := intentOf(w.record(t, id))
-		announce = append(announce, intent)
-		settle = append(settle, ca.BatchCommit{Intent: intent, At: w.now})
+		intents = append(intents, intent)
+		commits = append(commits, ca.BatchCommit{Intent: intent, At: w.now})
 		ids = append(ids, intent.Batch)
 		want = append(want, ca.BatchCommitted)
 	}
-	_, err := w.Journal.Write(ctx, w.epoch, nil, announce)
+	_, err := w.Journal.Write(ctx, w.epoch, nil, intents)
 	must(t, err)
-	_, err = w.Journal.Write(ctx, w.epoch, settle, nil)
+	_, err = w.Journal.Write(ctx, w.epoch, commits, nil)
 	must(t, err)
 	pending := w.writeIntent(t, w.record(t, id))
 	states, err := w.Journal.State(ctx, w.epoch, append([]ca.BatchID{ca.NewBatchID(), pending.Batch}, ids...))
@@ -313,8 +313,8 @@ func stateTells(t *testing.T, w *world) {
 	mustEqual(t, "the states of no batches", states, nil)
 }
 
-func logSaysIssue(t *testing.T, w *world) {
-	predecessor := w.issued(t)
+func issuanceIsLogged(t *testing.T, w *world) {
+	predecessor := w.enrollNew(t)
 	r := w.record(t, predecessor.Identity)
 	r.Guard.Predecessor = predecessor.Ref
 	w.now = w.now.Add(time.Minute)
@@ -335,16 +335,16 @@ func logSaysIssue(t *testing.T, w *world) {
 }
 
 func twoIssuers(t *testing.T, w *world) {
-	id := w.identity(t).ID
+	id := w.register(t).ID
 	a, b := w.record(t, id), w.record(t, id)
 	b.Ref.Issuer = issuerB
-	verdicts := w.commitBatch(t, w.writeIntent(t, a, b), a, b)
-	must(t, verdicts[0])
-	must(t, verdicts[1])
+	refusals := w.commitBatch(t, w.writeIntent(t, a, b), a, b)
+	must(t, refusals[0])
+	must(t, refusals[1])
 	w.apply(t, revocation.Change{Action: revocation.Revoke, Certificate: b.Ref})
-	if c := w.certificate(t, a.Ref); c.Status.State != pki.Good {
-		t.Errorf("revoking at one issuer changed the other's: %+v", c)
+	if c := w.readCertificate(t, a.Ref); c.Status.State != pki.Good {
+		t.Errorf("a revocation under one issuer changed a certificate of the other: %+v", c)
 	}
 	_, err := w.RA.Certificate(context.Background(), pki.CertRef{Issuer: issuerB, Serial: a.Ref.Serial})
-	mustMiss(t, err)
+	mustNotFind(t, err)
 }

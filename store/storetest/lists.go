@@ -15,7 +15,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// testLists draws histories, and checks lists of certificates and dry runs of bulk revocations against the records.
+// testLists draws random histories. It compares lists of certificates, and the counts of bulk revocations, with the
+// records.
 func testLists(t *testing.T, open func(t *testing.T) Store) {
 	rapid.Check(t, func(r *rapid.T) {
 		l := &lister{world: newWorld(t, open(t))}
@@ -26,7 +27,7 @@ func testLists(t *testing.T, open func(t *testing.T) Store) {
 	})
 }
 
-// lister is a world whose certificates are listed.
+// lister is a world with the identities and records of a history.
 type lister struct {
 	*world
 	identities []ra.Identity
@@ -62,20 +63,20 @@ func (l *lister) history(r *rapid.T) {
 				l.issueOne(r, &l.records[rapid.IntRange(0, len(l.records)-1).Draw(r, "which")])
 			}
 		case "revoke":
-			l.order(r, revocation.Revoke, rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise}).Draw(r, "reason"))
+			l.changeOne(r, revocation.Revoke, rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise}).Draw(r, "reason"))
 		case "hold":
-			l.order(r, revocation.Hold, pki.CertificateHold)
+			l.changeOne(r, revocation.Hold, pki.CertificateHold)
 		case "abandon":
 			record := l.record(r, l.identities[0].ID)
 			l.commitBatch(r, l.writeIntent(r, record))
 		case "bulk":
-			l.openBulk(r)
+			l.createBulk(r)
 		}
 	}
 }
 
 func (l *lister) issueOne(r *rapid.T, before *ca.Record) {
-	id := l.identities[rapid.IntRange(0, len(l.identities)-1).Draw(r, "whose")].ID
+	id := l.identities[rapid.IntRange(0, len(l.identities)-1).Draw(r, "identity")].ID
 	if before != nil {
 		id = before.Identity
 	}
@@ -93,17 +94,17 @@ func (l *lister) issueOne(r *rapid.T, before *ca.Record) {
 	}
 }
 
-// order changes one certificate; a refusal changes nothing.
-func (l *lister) order(r *rapid.T, action revocation.Action, reason pki.Reason) {
+// changeOne changes one certificate, or tries to: the store may refuse.
+func (l *lister) changeOne(r *rapid.T, action revocation.Action, reason pki.Reason) {
 	if len(l.records) == 0 {
 		return
 	}
 	ref := l.records[rapid.IntRange(0, len(l.records)-1).Draw(r, "which")].Ref
-	_, _ = l.Orders.Apply(context.Background(), revocation.Change{Action: action, Reason: reason, Certificate: ref, Actor: operator, At: l.now})
+	_, _ = l.Statuses.Apply(context.Background(), revocation.Change{Action: action, Reason: reason, Certificate: ref, Actor: operator, At: l.now})
 }
 
-// openBulk leaves a bulk revocation whose records have not changed yet, if the store has them.
-func (l *lister) openBulk(r *rapid.T) {
+// createBulk creates a bulk revocation and does not apply it to the records. Without bulk revocations it does nothing.
+func (l *lister) createBulk(r *rapid.T) {
 	if l.Revocation == nil {
 		return
 	}
@@ -116,39 +117,39 @@ func (l *lister) openBulk(r *rapid.T) {
 
 func (l *lister) selection(r *rapid.T) pki.Selection {
 	var s pki.Selection
-	some := func(what string) bool { return rapid.IntRange(0, 3).Draw(r, what) == 0 }
-	which := func(what string) ca.Record { return l.records[rapid.IntRange(0, len(l.records)-1).Draw(r, what)] }
-	if some("by profile") {
+	oneInFour := func(what string) bool { return rapid.IntRange(0, 3).Draw(r, what) == 0 }
+	drawRecord := func(what string) ca.Record { return l.records[rapid.IntRange(0, len(l.records)-1).Draw(r, what)] }
+	if oneInFour("by profile") {
 		s.Profile = rapid.SampledFrom(listedProfiles).Draw(r, "profile")
 	}
-	if some("by label") {
+	if oneInFour("by label") {
 		s.Label = pki.Label{Name: "site", Value: rapid.SampledFrom(listedSites).Draw(r, "label")}
 	}
-	if some("by identity") {
+	if oneInFour("by identity") {
 		s.Identity = l.identities[rapid.IntRange(0, len(l.identities)-1).Draw(r, "identity")].ID
 	}
 	if len(l.records) == 0 {
 		return s
 	}
-	if some("by issuer") {
-		s.Issuer = which("issuer of").Ref.Issuer
+	if oneInFour("by issuer") {
+		s.Issuer = drawRecord("issuer of").Ref.Issuer
 	}
-	if some("by key") {
-		s.Key = which("key of").KeyHash
+	if oneInFour("by key") {
+		s.Key = drawRecord("key of").KeyHash
 	}
-	if some("by lineage") {
-		s.LineageOf = which("lineage of").Ref
+	if oneInFour("by lineage") {
+		s.LineageOf = drawRecord("lineage of").Ref
 	}
-	if some("from") {
-		s.IssuedFrom = which("issued from").IssuedAt
+	if oneInFour("from") {
+		s.IssuedFrom = drawRecord("issued from").IssuedAt
 	}
-	if some("until") {
-		s.IssuedUntil = which("issued until").IssuedAt
+	if oneInFour("until") {
+		s.IssuedUntil = drawRecord("issued until").IssuedAt
 	}
 	return s
 }
 
-// check draws a filter, and compares the list with the records and the dry run with the list.
+// check draws a filter. It compares the list with the records, and the count of a bulk revocation with the list.
 func (l *lister) check(r *rapid.T) {
 	f := ra.CertificateFilter{Selection: l.selection(r)}
 	limit := rapid.IntRange(1, 5).Draw(r, "limit")
@@ -170,16 +171,16 @@ func (l *lister) check(r *rapid.T) {
 	if f.IsZero() {
 		return
 	}
-	// A dry run counts what the list holds that is good or on hold.
+	// CountBulk counts the certificates in the list that are good or on hold.
 	revocable := ra.CertificateFilter{Selection: f.Selection, States: []pki.State{pki.Good, pki.Hold}}
 	n, err := l.Counts.CountBulk(context.Background(), revocation.BulkRequest{Action: revoke, Selection: f.Selection, Reason: pki.Superseded, Actor: operator, At: l.now})
 	must(r, err)
-	mustEqual(r, fmt.Sprintf("the number that a dry run of %+v counts", f.Selection), n.Valid+n.Expired, len(l.list(r, revocable, limit)))
+	mustEqual(r, fmt.Sprintf("the count of a bulk revocation of %+v", f.Selection), n.Valid+n.Expired, len(l.list(r, revocable, limit)))
 	revocable.ExpiresFrom = l.now
-	mustEqual(r, "the number of those that have not ended", n.Valid, len(l.list(r, revocable, limit)))
+	mustEqual(r, "the count of unexpired certificates", n.Valid, len(l.list(r, revocable, limit)))
 }
 
-// matches reports whether a filter matches a certificate, by the records alone.
+// matches reports whether a filter matches a certificate. It reads the records only.
 func (l *lister) matches(f ra.CertificateFilter, all []ra.Certificate, c *ra.Certificate) bool {
 	s := f.Selection
 	if !s.IsZero() && !c.Delivered {
@@ -198,7 +199,7 @@ func (l *lister) matches(f ra.CertificateFilter, all []ra.Certificate, c *ra.Cer
 		(!f.WithoutSuccessor || c.Delivered && c.Successor.IsZero()) && (f.NotRenewedSince.IsZero() || c.Delivered && !renewedSince)
 }
 
-// ofLineage walks from the first certificate on through those that were recorded after it.
+// ofLineage reports whether c is the certificate first, or was renewed from it.
 func (l *lister) ofLineage(first pki.CertRef, all []ra.Certificate, c *ra.Certificate) bool {
 	keys := map[pki.KeyHash]bool{}
 	var identity pki.SPIFFEID

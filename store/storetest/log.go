@@ -18,10 +18,10 @@ import (
 
 func testLog(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"sequence and read":               sequenceAndRead,
-		"pages of large entries":          pagesOfLargeEntries,
-		"many writers and sequencers":     manyWriters,
-		"what is refused leaves no entry": refusedLeavesNoEntry,
+		"sequence and read":              sequenceAndRead,
+		"pages of large entries":         pagesOfLargeEntries,
+		"many writers and sequencers":    manyWriters,
+		"refused changes leave no entry": refusedLeavesNoEntry,
 	})
 }
 
@@ -48,10 +48,10 @@ func (w *world) verifyChain(t rapid.TB) translog.Head {
 	return head
 }
 
-// mustRebuild replays the log into an empty store, which must then have the same records.
-func (w *world) mustRebuild(t *testing.T) {
+// mustReplay replays the log into an empty store. Its records must equal those of the original.
+func (w *world) mustReplay(t *testing.T) {
 	t.Helper()
-	if w.Rebuild == nil || t.Failed() || t.Skipped() {
+	if w.Replay == nil || t.Failed() || t.Skipped() {
 		return
 	}
 	w.sequence(t)
@@ -64,13 +64,14 @@ func (w *world) mustRebuild(t *testing.T) {
 		}
 		log = append(log, page...)
 	}
-	original, rebuilt := w.Rebuild(t, log)
-	if diff := cmp.Diff(original, rebuilt); diff != "" {
-		t.Errorf("the records that the log makes again are not those of the store (- store, + log):\n%s", diff)
+	original, replayed := w.Replay(t, log)
+	if diff := cmp.Diff(original, replayed); diff != "" {
+		t.Errorf("the replayed records differ (- original, + replayed):\n%s", diff)
 	}
 }
 
-func (w *world) note(t rapid.TB, detail string) {
+// logRefusal writes a log entry about a refused request.
+func (w *world) logRefusal(t rapid.TB, detail string) {
 	t.Helper()
 	must(t, w.Audit.Refused(context.Background(), operator, pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "%s", detail), w.now))
 }
@@ -80,20 +81,20 @@ func sequenceAndRead(t *testing.T, w *world) {
 	mustEqual(t, "the head of an empty log", w.verifyChain(t), translog.Head{})
 	none, err := w.Log.Sequence(ctx, 10)
 	must(t, err)
-	mustEqual(t, "what an empty log sequences", len(none), 0)
+	mustEqual(t, "the sequenced entries of an empty log", len(none), 0)
 	nothing, err := w.Log.Written(ctx)
 	must(t, err)
-	mustEqual(t, "what is written in an empty log", nothing, uint64(0))
+	mustEqual(t, "the written entries of an empty log", nothing, uint64(0))
 	want := []string{"a", "b", "c", "d", "e"}
 	for _, detail := range want {
-		w.note(t, detail)
+		w.logRefusal(t, detail)
 	}
 	unsequenced, err := w.Log.Entries(ctx, 1, 10)
 	must(t, err)
 	mustEqual(t, "the entries before they are sequenced", len(unsequenced), 0)
 	written, err := w.Log.Written(ctx)
 	must(t, err)
-	mustEqual(t, "the entries that are written", written, uint64(len(want)))
+	mustEqual(t, "the number of written entries", written, uint64(len(want)))
 
 	first, err := w.Log.Sequence(ctx, 2)
 	must(t, err)
@@ -111,7 +112,7 @@ func sequenceAndRead(t *testing.T, w *world) {
 			t.Errorf("entry %d has the index %d", i+1, s.Index)
 		}
 	}
-	mustEqual(t, "the entries in the order of their commits", got, want)
+	mustEqual(t, "the entries in commit order", got, want)
 	w.verifyChain(t)
 	read, err := w.Log.Entries(ctx, 2, 3)
 	must(t, err)
@@ -129,12 +130,13 @@ func sequenceAndRead(t *testing.T, w *world) {
 	}
 	for _, limit := range []int{0, -1} {
 		if page, err := w.Log.Sequence(ctx, limit); err == nil && len(page) > 0 {
-			t.Errorf("at most %d entries, sequenced: %d", limit, len(page))
+			t.Errorf("with the limit %d, %d entries were sequenced", limit, len(page))
 		}
 	}
 }
 
-// pagesOfLargeEntries checks that pages of the log end by their size, and those of the feed only by their number.
+// pagesOfLargeEntries checks that pages of the log are limited by number and size, and those of the feed by number
+// only.
 func pagesOfLargeEntries(t *testing.T, w *world) {
 	ctx := context.Background()
 	create := func(label int) {
@@ -144,9 +146,9 @@ func pagesOfLargeEntries(t *testing.T, w *world) {
 		must(t, err)
 	}
 	for range 5 {
-		create(translog.PageSize / 2) // two of them reach the size of a page
+		create(translog.PageSize / 2) // two entries of this size fill a page
 	}
-	create(2 * translog.PageSize) // more than a page
+	create(2 * translog.PageSize) // larger than a page
 	create(1)
 	var sequenced, read []int
 	var all []translog.Sequenced
@@ -179,11 +181,11 @@ func pagesOfLargeEntries(t *testing.T, w *world) {
 }
 
 func manyWriters(t *testing.T, w *world) {
-	const writers, notes = 4, 12
+	const writers, entries = 4, 12
 	var run []func()
 	for range writers {
 		run = append(run, func() {
-			for range notes {
+			for range entries {
 				if err := w.Audit.Refused(context.Background(), operator, pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "no"), w.now); err != nil {
 					t.Errorf("write an entry: %v", err)
 				}
@@ -194,7 +196,7 @@ func manyWriters(t *testing.T, w *world) {
 	var indexes []uint64
 	for range 2 {
 		run = append(run, func() {
-			for range notes {
+			for range entries {
 				batch, err := w.Log.Sequence(context.Background(), 3)
 				if err != nil {
 					t.Errorf("sequence: %v", err)
@@ -220,21 +222,21 @@ func manyWriters(t *testing.T, w *world) {
 	}
 	slices.Sort(indexes)
 	var want []uint64
-	for i := range uint64(writers * notes) {
+	for i := range uint64(writers * entries) {
 		want = append(want, i+1)
 	}
-	mustEqual(t, "the indexes given out", indexes, want)
-	mustEqual(t, "the size of the log", w.verifyChain(t).Size, writers*notes)
+	mustEqual(t, "the assigned indexes", indexes, want)
+	mustEqual(t, "the size of the log", w.verifyChain(t).Size, writers*entries)
 }
 
-// refusedLeavesNoEntry checks that a change that did not take place has neither an entry nor a gap in its place.
+// refusedLeavesNoEntry makes changes that fail or are refused. They must leave neither an entry nor a gap in the log.
 func refusedLeavesNoEntry(t *testing.T, w *world) {
 	ctx := context.Background()
-	r := w.issued(t)
-	before := w.verifyChainAfterAll(t)
+	r := w.enrollNew(t)
+	before := w.sequenceAndVerify(t)
 	if w.LoseCommit != nil {
 		w.LoseCommit(false)
-		id := w.draw()
+		id := w.unique()
 		tokenID, err := pki.TokenIDFromBytes(id[:])
 		must(t, err)
 		token := ra.Token{ID: tokenID, Identity: r.Identity, ExpiresAt: w.now, CreatedBy: operator, CreatedAt: w.now}
@@ -242,14 +244,15 @@ func refusedLeavesNoEntry(t *testing.T, w *world) {
 			t.Error("a commit that did not apply succeeded")
 		}
 	}
-	_, err := w.Orders.Apply(ctx, revocation.Change{Action: revoke, Certificate: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, Actor: operator, At: w.now})
-	mustMiss(t, err)
-	mustEqual(t, "the end of the log", w.verifyChainAfterAll(t), before)
-	w.note(t, "next")
-	mustEqual(t, "the size of the log", w.verifyChainAfterAll(t).Size, before.Size+1)
+	_, err := w.Statuses.Apply(ctx, revocation.Change{Action: revoke, Certificate: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, Actor: operator, At: w.now})
+	mustNotFind(t, err)
+	mustEqual(t, "the end of the log", w.sequenceAndVerify(t), before)
+	w.logRefusal(t, "next")
+	mustEqual(t, "the size of the log", w.sequenceAndVerify(t).Size, before.Size+1)
 }
 
-func (w *world) verifyChainAfterAll(t *testing.T) translog.Head {
+// sequenceAndVerify sequences all entries and verifies the chain.
+func (w *world) sequenceAndVerify(t *testing.T) translog.Head {
 	t.Helper()
 	w.sequence(t)
 	return w.verifyChain(t)

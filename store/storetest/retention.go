@@ -21,15 +21,15 @@ const tenYears = 10 * 365 * 24 * time.Hour
 
 func testRetention(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"what has ended leaves": endedLeaves, "a minute and ten years": mixedLifetimes, "revoked until the CRL after": revokedUntilCRL,
-		"revoked until all CRLs after": revokedUntilAllCRLs,
-		"keys":                         keysLeave, "tokens": tokensLeave, "never past the log": neverPastTheLog, "age": ageGrows, "a lost step": lostStep,
-		"census": census,
+		"expired certificates": expiredAreRemoved, "mixed lifetimes": mixedLifetimes,
+		"revoked certificates": revokedStayUntilCRL, "revoked certificates with partitions": revokedStayUntilAllCRLs,
+		"keys": keysAreRemoved, "tokens": tokensAreRemoved, "clock ahead": clockAheadRemovesNothing, "age": ageAdvances,
+		"lost commit": lostRetentionStep, "census": census,
 	})
 }
 
-// pass lets time go by, and the log with it.
-func (w *world) pass(t testing.TB, d time.Duration) {
+// passTime moves the time of the test, and writes a log entry at the new time.
+func (w *world) passTime(t testing.TB, d time.Duration) {
 	t.Helper()
 	w.now = w.now.Add(d)
 	id := w.newIdentity(t)
@@ -37,7 +37,8 @@ func (w *world) pass(t testing.TB, d time.Duration) {
 	must(t, err)
 }
 
-// sweep takes steps of a size until nothing is left to look at, and returns what left.
+// sweep takes steps of at most limit records until none remain to be examined. It returns the numbers of removed
+// records.
 func (w *world) sweep(t testing.TB, before time.Time, limit int) retention.Expired {
 	t.Helper()
 	var all retention.Expired
@@ -46,7 +47,7 @@ func (w *world) sweep(t testing.TB, before time.Time, limit int) retention.Expir
 		e, err := w.Retention.Expire(context.Background(), step)
 		must(t, err)
 		if e.Certificates > limit || e.Tokens > limit {
-			t.Fatalf("a step of %d took %+v", limit, e)
+			t.Fatalf("a step of at most %d removed %+v", limit, e)
 		}
 		all.Certificates, all.Tokens, all.Keys = all.Certificates+e.Certificates, all.Tokens+e.Tokens, all.Keys+e.Keys
 		step.After = e.Next
@@ -56,69 +57,71 @@ func (w *world) sweep(t testing.TB, before time.Time, limit int) retention.Expir
 	}
 }
 
-// living is a record that lives as long as it is told.
-func (w *world) living(t testing.TB, id pki.SPIFFEID, d time.Duration) ca.Record {
+// recordValidFor returns a record with the given lifetime.
+func (w *world) recordValidFor(t testing.TB, id pki.SPIFFEID, d time.Duration) ca.Record {
 	t.Helper()
 	r := w.record(t, id)
 	r.NotAfter = w.now.Add(d)
 	return r
 }
 
-func (w *world) mustBeGone(t testing.TB, refs ...pki.CertRef) {
+func (w *world) mustBeRemoved(t testing.TB, refs ...pki.CertRef) {
 	t.Helper()
 	for _, ref := range refs {
 		_, err := w.RA.Certificate(context.Background(), ref)
-		mustMiss(t, err)
+		mustNotFind(t, err)
 	}
 }
 
-func (w *world) publish(t *testing.T) {
+// publishCRL records a new complete CRL.
+func (w *world) publishCRL(t *testing.T) {
 	t.Helper()
-	w.publishIn(t, 0, false)
+	w.publishPartition(t, 0, false)
 }
 
-// publishIn records a new CRL of a partition, or its delta.
-func (w *world) publishIn(t *testing.T, partition uint16, delta bool) {
+// publishPartition records a new CRL or delta CRL of a partition.
+func (w *world) publishPartition(t *testing.T, partition uint16, delta bool) {
 	t.Helper()
-	n := w.number(t, issuerA)
+	n := w.takeNumber(t, issuerA)
 	must(t, w.CRLs.PutCRLs(context.Background(), []crl.CRL{{
 		Issuer: issuerA, Partition: partition, Delta: delta, Number: n, ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour),
 		Base: crl.Base{Number: n, ThisUpdate: w.now},
 	}}, operator, w.now))
 }
 
-// revokedUntilAllCRLs has a revoked certificate stay until it was in the CRL of its partition too.
-func revokedUntilAllCRLs(t *testing.T, w *world) {
-	r := w.issued(t) // in partition 7
+// revokedStayUntilAllCRLs checks that an expired, revoked certificate stays until a complete CRL and a CRL of its
+// partition were published after its expiry (RFC 5280 section 3.3).
+func revokedStayUntilAllCRLs(t *testing.T, w *world) {
+	r := w.enrollNew(t) // in partition 7
 	must(t, w.CRLs.PutPoints(context.Background(), []crl.Point{
 		{Issuer: issuerA, Partition: 7, URL: "http://pki.example/7.crl"}, {Issuer: issuerA, Partition: 8, URL: "http://pki.example/8.crl"},
 	}, w.now))
 	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: r.Ref})
-	w.publishIn(t, 7, false) // before its end
-	w.pass(t, 2*time.Hour)
-	w.publish(t)
-	w.publishIn(t, 7, true)
-	mustEqual(t, "what left before the partition's CRL", w.sweep(t, w.now, 1), retention.Expired{})
-	w.publishIn(t, 8, false)
-	mustEqual(t, "what left with another partition's", w.sweep(t, w.now, 1), retention.Expired{})
-	w.publishIn(t, 7, false)
-	mustEqual(t, "what left after it", w.sweep(t, w.now, 1), retention.Expired{Certificates: 1, Keys: 1})
-	w.mustBeGone(t, r.Ref)
+	w.publishPartition(t, 7, false) // before it expires
+	w.passTime(t, 2*time.Hour)
+	w.publishCRL(t)
+	w.publishPartition(t, 7, true)
+	mustEqual(t, "the records removed before the CRL of the partition", w.sweep(t, w.now, 1), retention.Expired{})
+	w.publishPartition(t, 8, false)
+	mustEqual(t, "the records removed after a CRL of another partition", w.sweep(t, w.now, 1), retention.Expired{})
+	w.publishPartition(t, 7, false)
+	mustEqual(t, "the records removed after the CRL of the partition", w.sweep(t, w.now, 1), retention.Expired{Certificates: 1, Keys: 1})
+	w.mustBeRemoved(t, r.Ref)
 }
 
-func endedLeaves(t *testing.T, w *world) {
+func expiredAreRemoved(t *testing.T, w *world) {
 	ctx := context.Background()
-	first := w.issued(t)
-	second := w.issue(t, w.living(t, first.Identity, 2*time.Hour))
-	w.pass(t, 3*time.Hour)
+	first := w.enrollNew(t)
+	second := w.issue(t, w.recordValidFor(t, first.Identity, 2*time.Hour))
+	w.passTime(t, 3*time.Hour)
 	before := len(w.entries(t))
 	if e := w.sweep(t, first.NotAfter, 10); e != (retention.Expired{}) || len(w.entries(t)) != before {
-		t.Errorf("with nothing to leave, %+v left, and the log has %d entries more", e, len(w.entries(t))-before)
+		t.Errorf("with nothing to remove, the sweep removed %+v and wrote %d log entries", e, len(w.entries(t))-before)
 	}
 	e := w.sweep(t, first.NotAfter.Add(time.Second), 10)
-	mustEqual(t, "what left", e, retention.Expired{Certificates: 1, Keys: 1})
-	w.mustBeGone(t, first.Ref)
-	w.certificate(t, second.Ref)
+	mustEqual(t, "the removed records", e, retention.Expired{Certificates: 1, Keys: 1})
+	w.mustBeRemoved(t, first.Ref)
+	w.readCertificate(t, second.Ref)
 	entry := w.lastEntry(t)
 	want := map[string]string{
 		"certificates": "1", "tokens": "0", "keys": "1",
@@ -127,38 +130,39 @@ func endedLeaves(t *testing.T, w *world) {
 	if entry.Action != translog.RecordsExpired || !entry.Time.Equal(w.now) || entry.Outcome != translog.Done || !maps.Equal(entry.Facts(), want) {
 		t.Errorf("log entry %+v", entry)
 	}
-	mustEqual(t, "what leaves twice", w.sweep(t, first.NotAfter.Add(time.Second), 10), retention.Expired{})
+	mustEqual(t, "the records removed by a second sweep", w.sweep(t, first.NotAfter.Add(time.Second), 10), retention.Expired{})
 	st, err := w.RA.IssuanceState(ctx, ra.IssuanceQuery{Identity: first.Identity, Request: first.RequestID, Key: first.KeyHash})
 	must(t, err)
 	if st.Prior != nil || st.KeyRefusal != nil {
-		t.Errorf("the request of a certificate that has left is answered with %v, its key refused by %v", st.Prior, st.KeyRefusal)
+		t.Errorf("the request of a removed certificate returns %v, its key is refused by %v", st.Prior, st.KeyRefusal)
 	}
 	w.reopen(t)
-	w.mustBeGone(t, first.Ref)
-	w.certificate(t, second.Ref)
+	w.mustBeRemoved(t, first.Ref)
+	w.readCertificate(t, second.Ref)
 	_, err = w.Retention.Expire(ctx, retention.Step{Before: w.now, At: w.now})
 	mustRefuse(t, err, pki.RuleRequest)
 }
 
-// mixedLifetimes has certificates of a minute between ones of ten years leave, while more of both are issued.
+// mixedLifetimes removes certificates with a lifetime of a minute among others with ten years, while more of both are
+// issued.
 func mixedLifetimes(t *testing.T, w *world) {
 	const each, step = 60, 7
-	id := w.issued(t).Identity
+	id := w.enrollNew(t).Identity
 	var short, long []pki.CertRef
-	mixed := func() {
-		s, l := w.issue(t, w.living(t, id, time.Minute)), w.issue(t, w.living(t, id, tenYears))
+	issueBoth := func() {
+		s, l := w.issue(t, w.recordValidFor(t, id, time.Minute)), w.issue(t, w.recordValidFor(t, id, tenYears))
 		short, long = append(short, s.Ref), append(long, l.Ref)
 	}
 	for range each {
-		mixed()
+		issueBoth()
 	}
-	w.pass(t, 2*time.Hour)
+	w.passTime(t, 2*time.Hour)
 	expired, before, at := slices.Clone(short), w.now.Add(-90*time.Minute), w.now
 	var e retention.Expired
 	together(
 		func() {
 			for range each {
-				mixed()
+				issueBoth()
 			}
 		},
 		func() {
@@ -177,11 +181,11 @@ func mixedLifetimes(t *testing.T, w *world) {
 		},
 	)
 	if e.Certificates != each {
-		t.Errorf("%d certificates left, want %d", e.Certificates, each)
+		t.Errorf("%d certificates were removed, want %d", e.Certificates, each)
 	}
-	w.mustBeGone(t, expired...)
+	w.mustBeRemoved(t, expired...)
 	for _, ref := range slices.Concat(long, short[each:]) {
-		w.certificate(t, ref)
+		w.readCertificate(t, ref)
 	}
 	statuses, _ := w.snapshot(t, time.Time{})
 	if n := len(statuses); n != 3*each+1 {
@@ -200,113 +204,114 @@ func mixedLifetimes(t *testing.T, w *world) {
 	}
 }
 
-func revokedUntilCRL(t *testing.T, w *world) {
-	revoked, held, unreleased, good := w.issued(t), w.issued(t), w.abandon(t), w.issued(t)
+func revokedStayUntilCRL(t *testing.T, w *world) {
+	revoked, held, undelivered, good := w.enrollNew(t), w.enrollNew(t), w.abandon(t), w.enrollNew(t)
 	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: revoked.Ref})
 	w.apply(t, revocation.Change{Action: hold, Certificate: held.Ref})
-	w.pass(t, 59*time.Minute)
-	w.publish(t) // before their end: they are on it, and have to be on another
-	w.pass(t, time.Hour)
+	w.passTime(t, 59*time.Minute)
+	w.publishCRL(t) // before they expire, so they must also be on a later CRL
+	w.passTime(t, time.Hour)
 	e := w.sweep(t, w.now, 1)
-	mustEqual(t, "what left before the CRL", e, retention.Expired{Certificates: 1, Keys: 1})
-	w.mustBeGone(t, good.Ref)
-	for _, r := range []ca.Record{revoked, held, unreleased} {
-		w.certificate(t, r.Ref)
+	mustEqual(t, "the records removed before the CRL", e, retention.Expired{Certificates: 1, Keys: 1})
+	w.mustBeRemoved(t, good.Ref)
+	for _, r := range []ca.Record{revoked, held, undelivered} {
+		w.readCertificate(t, r.Ref)
 	}
-	mustEqual(t, "what the next CRL has", len(w.revoked(t, issuerA, revoked.NotAfter)), 3)
-	w.publish(t)
+	mustEqual(t, "the number of entries of the next CRL", len(w.revokedEntries(t, issuerA, revoked.NotAfter)), 3)
+	w.publishCRL(t)
 	e = w.sweep(t, w.now, 2)
-	mustEqual(t, "what left after the CRL", e, retention.Expired{Certificates: 3, Keys: 2})
-	w.mustBeGone(t, revoked.Ref, held.Ref, unreleased.Ref)
+	mustEqual(t, "the records removed after the CRL", e, retention.Expired{Certificates: 3, Keys: 2})
+	w.mustBeRemoved(t, revoked.Ref, held.Ref, undelivered.Ref)
 }
 
-func keysLeave(t *testing.T, w *world) {
+func keysAreRemoved(t *testing.T, w *world) {
 	ctx := context.Background()
-	id, other := w.issued(t).Identity, w.identity(t)
-	question := func(r ca.Record, whose pki.SPIFFEID) *pki.Refusal {
+	id, other := w.enrollNew(t).Identity, w.register(t)
+	keyRefusal := func(r ca.Record, whose pki.SPIFFEID) *pki.Refusal {
 		t.Helper()
-		st, err := w.RA.IssuanceState(ctx, ra.IssuanceQuery{Identity: whose, Request: w.request(t), Key: r.KeyHash})
+		st, err := w.RA.IssuanceState(ctx, ra.IssuanceQuery{Identity: whose, Request: w.requestID(t), Key: r.KeyHash})
 		must(t, err)
 		return st.KeyRefusal
 	}
-	// One key in two certificates, the second of which lives on; it was renewed with a key whose certificate ends first.
-	short, long := w.living(t, id, time.Minute), w.living(t, id, tenYears)
+	// short and long have the same key. long is renewed with a key whose certificate, next, expires earlier than long.
+	short, long := w.recordValidFor(t, id, time.Minute), w.recordValidFor(t, id, tenYears)
 	long.KeyHash, long.Guard.Key = short.KeyHash, short.KeyHash
 	w.issue(t, short)
 	w.issue(t, long)
-	next := w.living(t, id, time.Minute)
+	next := w.recordValidFor(t, id, time.Minute)
 	next.Guard.Predecessor = long.Ref
 	w.issue(t, next)
-	compromised := w.issue(t, w.living(t, id, time.Minute))
+	compromised := w.issue(t, w.recordValidFor(t, id, time.Minute))
 	w.apply(t, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Certificate: compromised.Ref})
-	free := w.issue(t, w.living(t, id, time.Minute))
-	w.pass(t, time.Hour/2)
-	w.publish(t)
-	mustRefuse(t, question(free, other.ID), pki.RuleKeyInUse)
-	mustEqual(t, "what left", w.sweep(t, w.now, 3), retention.Expired{Certificates: 4, Keys: 1})
-	w.mustBeGone(t, short.Ref, next.Ref, compromised.Ref, free.Ref)
-	mustEqual(t, "the successor of the one that lives", w.certificate(t, long.Ref).Successor, next.KeyHash)
-	mustEqual(t, "its key", w.certificate(t, long.Ref).KeyHash, short.KeyHash)
-	mustRefuse(t, question(short, other.ID), pki.RuleKeyInUse)
-	mustRefuse(t, question(next, other.ID), pki.RuleKeyInUse)
-	mustRefuse(t, question(compromised, id), pki.RuleKeyCompromised)
-	if why := question(free, other.ID); why != nil {
-		t.Errorf("a key whose last certificate has left is refused: %v", why)
+	only := w.issue(t, w.recordValidFor(t, id, time.Minute))
+	w.passTime(t, time.Hour/2)
+	w.publishCRL(t)
+	mustRefuse(t, keyRefusal(only, other.ID), pki.RuleKeyInUse)
+	mustEqual(t, "the removed records", w.sweep(t, w.now, 3), retention.Expired{Certificates: 4, Keys: 1})
+	w.mustBeRemoved(t, short.Ref, next.Ref, compromised.Ref, only.Ref)
+	mustEqual(t, "the successor of the remaining certificate", w.readCertificate(t, long.Ref).Successor, next.KeyHash)
+	mustEqual(t, "the key of the remaining certificate", w.readCertificate(t, long.Ref).KeyHash, short.KeyHash)
+	mustRefuse(t, keyRefusal(short, other.ID), pki.RuleKeyInUse)
+	mustRefuse(t, keyRefusal(next, other.ID), pki.RuleKeyInUse)
+	mustRefuse(t, keyRefusal(compromised, id), pki.RuleKeyCompromised)
+	if why := keyRefusal(only, other.ID); why != nil {
+		t.Errorf("a key without certificates is refused: %v", why)
 	}
 	again := w.record(t, other.ID)
-	again.KeyHash, again.Guard.Key = free.KeyHash, free.KeyHash
+	again.KeyHash, again.Guard.Key = only.KeyHash, only.KeyHash
 	w.issue(t, again)
-	w.pass(t, 2*tenYears)
-	w.publish(t)
+	w.passTime(t, 2*tenYears)
+	w.publishCRL(t)
 	w.sweep(t, w.now, 100)
-	mustRefuse(t, question(compromised, id), pki.RuleKeyCompromised)
-	for _, r := range []ca.Record{short, next, free} {
-		if why := question(r, w.identity(t).ID); why != nil {
-			t.Errorf("a key that nothing names is refused: %v", why)
+	mustRefuse(t, keyRefusal(compromised, id), pki.RuleKeyCompromised)
+	for _, r := range []ca.Record{short, next, only} {
+		if why := keyRefusal(r, w.register(t).ID); why != nil {
+			t.Errorf("a key without certificates and renewals is refused: %v", why)
 		}
 	}
 }
 
-func tokensLeave(t *testing.T, w *world) {
+func tokensAreRemoved(t *testing.T, w *world) {
 	ctx := context.Background()
-	id := w.identity(t)
+	id := w.register(t)
 	var old []pki.TokenID
 	for range 5 {
-		old = append(old, w.token(t, id.ID).ID)
+		old = append(old, w.createToken(t, id.ID).ID)
 	}
 	r := w.enrollment(t, id)
 	r.Guard.Token = old[0]
 	_, err := w.RA.BindToken(ctx, old[0], r.RequestID, r.KeyHash, w.now)
 	must(t, err)
 	w.issue(t, r)
-	w.pass(t, 30*time.Minute)
-	young := w.token(t, id.ID)
-	w.pass(t, time.Hour)
+	w.passTime(t, 30*time.Minute)
+	young := w.createToken(t, id.ID)
+	w.passTime(t, time.Hour)
 	e := w.sweep(t, young.ExpiresAt, 2)
-	mustEqual(t, "the tokens that left", e.Tokens, len(old))
+	mustEqual(t, "the number of removed tokens", e.Tokens, len(old))
 	for _, token := range old {
 		_, err := w.RA.Token(ctx, token)
-		mustMiss(t, err)
+		mustNotFind(t, err)
 	}
 	_, err = w.RA.Token(ctx, young.ID)
 	must(t, err)
-	mustEqual(t, "the identity", w.stateOf(t, id.ID).State, pki.Enrolled)
+	mustEqual(t, "the identity", w.readIdentity(t, id.ID).State, pki.Enrolled)
 }
 
-// neverPastTheLog asks with the time of a clock that is a year ahead.
-func neverPastTheLog(t *testing.T, w *world) {
+// clockAheadRemovesNothing sweeps with a clock that is a year ahead. Only certificates that expired before the newest
+// log entry may be removed.
+func clockAheadRemovesNothing(t *testing.T, w *world) {
 	none, err := w.Retention.Expire(context.Background(), retention.Step{Before: w.now, At: w.now, Limit: 10})
 	must(t, err)
-	mustEqual(t, "what left an empty store", none, retention.Expired{})
-	id := w.issued(t).Identity
-	short, long := w.issue(t, w.living(t, id, time.Minute)), w.issue(t, w.living(t, id, 30*24*time.Hour))
-	w.pass(t, 2*time.Minute)
-	mustEqual(t, "what left", w.sweep(t, w.now.Add(365*24*time.Hour), 10).Certificates, 1)
-	w.mustBeGone(t, short.Ref)
-	w.certificate(t, long.Ref)
+	mustEqual(t, "the records removed from an empty store", none, retention.Expired{})
+	id := w.enrollNew(t).Identity
+	short, long := w.issue(t, w.recordValidFor(t, id, time.Minute)), w.issue(t, w.recordValidFor(t, id, 30*24*time.Hour))
+	w.passTime(t, 2*time.Minute)
+	mustEqual(t, "the removed certificates", w.sweep(t, w.now.Add(365*24*time.Hour), 10).Certificates, 1)
+	w.mustBeRemoved(t, short.Ref)
+	w.readCertificate(t, long.Ref)
 }
 
-func ageGrows(t *testing.T, w *world) {
+func ageAdvances(t *testing.T, w *world) {
 	advance := func(by time.Duration, now time.Time) time.Time {
 		t.Helper()
 		age, err := w.Retention.Advance(context.Background(), by, now)
@@ -314,35 +319,35 @@ func ageGrows(t *testing.T, w *world) {
 		return age
 	}
 	if age := advance(time.Hour, w.now); !age.IsZero() {
-		t.Errorf("a store in which nothing has happened is of the age %v", age)
+		t.Errorf("an empty store has the age %v", age)
 	}
-	w.identity(t)
+	w.register(t)
 	start, year := w.now, 365*24*time.Hour
-	mustEqual(t, "the age at first", advance(0, start.Add(year)), start)
-	mustEqual(t, "the age under a clock a year ahead", advance(time.Hour, start.Add(year)), start.Add(time.Hour))
+	mustEqual(t, "the first age", advance(0, start.Add(year)), start)
+	mustEqual(t, "the age with a clock a year ahead", advance(time.Hour, start.Add(year)), start.Add(time.Hour))
 	w.reopen(t)
 	mustEqual(t, "the age after a restart", advance(0, start.Add(year)), start.Add(time.Hour))
-	mustEqual(t, "the age under a clock a year behind", advance(time.Hour, start.Add(-year)), start.Add(-year))
-	mustEqual(t, "the age after that", advance(0, start.Add(year)), start.Add(time.Hour))
-	mustEqual(t, "the age under a right clock", advance(time.Hour, start.Add(90*time.Minute)), start.Add(90*time.Minute))
+	mustEqual(t, "the age with a clock a year behind", advance(time.Hour, start.Add(-year)), start.Add(-year))
+	mustEqual(t, "the age after a clock that was behind", advance(0, start.Add(year)), start.Add(time.Hour))
+	mustEqual(t, "the age with a correct clock", advance(time.Hour, start.Add(90*time.Minute)), start.Add(90*time.Minute))
 }
 
-// lostStep repeats a step whose commit was lost, as the next sweep does.
-func lostStep(t *testing.T, w *world) {
+// lostRetentionStep repeats a step whose commit failed, as the next sweep does.
+func lostRetentionStep(t *testing.T, w *world) {
 	for _, applies := range []bool{true, false} {
-		id := w.issued(t).Identity
-		r := w.issue(t, w.living(t, id, time.Minute))
-		w.pass(t, 2*time.Minute)
+		id := w.enrollNew(t).Identity
+		r := w.issue(t, w.recordValidFor(t, id, time.Minute))
+		w.passTime(t, 2*time.Minute)
 		step := retention.Step{Before: w.now, At: w.now, Limit: 10}
 		w.LoseCommit(applies)
 		_, err := w.Retention.Expire(context.Background(), step)
-		mustPass(t, err)
+		mustBeTemporary(t, err)
 		before := len(w.entries(t))
 		e, err := w.Retention.Expire(context.Background(), step)
 		must(t, err)
-		w.mustBeGone(t, r.Ref)
-		if left := e.Certificates == 1; left == applies || len(w.entries(t))-before != e.Certificates {
-			t.Errorf("a step whose commit was lost (applied: %v) and was repeated took %+v", applies, e)
+		w.mustBeRemoved(t, r.Ref)
+		if removed := e.Certificates == 1; removed == applies || len(w.entries(t))-before != e.Certificates {
+			t.Errorf("repeating a step whose commit failed (applied: %v) removed %+v", applies, e)
 		}
 	}
 }
@@ -354,14 +359,14 @@ func census(t *testing.T, w *world) {
 	if !c.OldestNotAfter.IsZero() || c.Good.N+c.Keys.N+c.LogEntries != 0 || c.Bytes == 0 {
 		t.Errorf("an empty store has %+v", c)
 	}
-	good, held, revoked := w.issued(t), w.issued(t), w.issued(t)
-	short := w.issue(t, w.living(t, good.Identity, time.Minute))
-	w.issue(t, w.living(t, good.Identity, 10*time.Minute))
+	good, held, revoked := w.enrollNew(t), w.enrollNew(t), w.enrollNew(t)
+	short := w.issue(t, w.recordValidFor(t, good.Identity, time.Minute))
+	w.issue(t, w.recordValidFor(t, good.Identity, 10*time.Minute))
 	w.abandon(t)
 	w.apply(t, revocation.Change{Action: hold, Certificate: held.Ref})
 	w.apply(t, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Certificate: revoked.Ref})
-	w.token(t, good.Identity)
-	w.pass(t, 30*time.Minute)
+	w.createToken(t, good.Identity)
+	w.passTime(t, 30*time.Minute)
 	c, err = w.Retention.Census(ctx, w.now, short.NotAfter.Add(time.Second))
 	must(t, err)
 	n := func(n uint64) retention.Count { return retention.Count{N: n} }
@@ -374,8 +379,8 @@ func census(t *testing.T, w *world) {
 	mustEqual(t, "the census", c, want)
 	waiting, err := w.Retention.Waiting(ctx, w.now, 100)
 	must(t, err)
-	mustEqual(t, "what waits", waiting, 2)
+	mustEqual(t, "the number of waiting records", waiting, 2)
 	waiting, err = w.Retention.Waiting(ctx, w.now, 1)
 	must(t, err)
-	mustEqual(t, "what waits, of one at most", waiting, 1)
+	mustEqual(t, "the number of waiting records, at most one", waiting, 1)
 }

@@ -12,33 +12,33 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// superseding is a record that renews a certificate with a key and has it revoked.
+// superseding returns the record of a renewal that revokes the predecessor.
 func (w *world) superseding(t *testing.T, predecessor ca.Record, key pki.KeyHash) ca.Record {
 	t.Helper()
-	r := ofKey(t, w, predecessor.Identity, key)
+	r := recordWithKey(t, w, predecessor.Identity, key)
 	r.Guard.Predecessor, r.Guard.Supersedes = predecessor.Ref, true
 	return r
 }
 
-// recordSupersedes checks what one transaction has to do: status, successor, log entry and verdict say the same.
+// recordSupersedes commits a renewal that revokes its predecessor. Status, successor, log entry and result must agree.
 func recordSupersedes(t *testing.T, w *world) {
-	old := w.issued(t)
+	old := w.enrollNew(t)
 	w.apply(t, revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: old.Ref})
-	w.apply(t, revocation.Change{Action: revocation.Unhold, Certificate: old.Ref}) // its version is 3 now
+	w.apply(t, revocation.Change{Action: revocation.Unhold, Certificate: old.Ref}) // the version is now 3
 	w.now = w.now.Add(time.Minute + 300*time.Millisecond)
 	r := w.superseding(t, old, w.key())
 	want := pki.StatusChange{Ref: old.Ref, NotAfter: old.NotAfter, Status: pki.Status{
 		State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now.Truncate(time.Second), Version: 4,
 	}}
-	mustEqual(t, "the verdict", w.results(t, w.writeIntent(t, r), r), ca.Results{{Superseded: want}})
+	mustEqual(t, "the result", w.results(t, w.writeIntent(t, r), r), ca.Results{{Superseded: want}})
 	check := func() {
 		t.Helper()
-		have := w.certificate(t, old.Ref)
+		have := w.readCertificate(t, old.Ref)
 		mustEqual(t, "the predecessor's status", have.Status, want.Status)
 		mustEqual(t, "the predecessor's successor", have.Successor, r.KeyHash)
-		st := w.standing(t, ra.IssuanceQuery{Identity: r.Identity, Predecessor: old.Ref, Request: w.request(t), Key: w.key()})
-		mustEqual(t, "the predecessor to renew", st.Predecessor, ra.Predecessor{Status: want.Status, IssuedAt: old.IssuedAt, NotAfter: old.NotAfter, Successor: r.KeyHash, Superseded: true})
-		mustEqual(t, "the certificate's status", w.certificate(t, r.Ref).Status, pki.Status{State: pki.Good, Version: 1})
+		st := w.issuanceState(t, ra.IssuanceQuery{Identity: r.Identity, Predecessor: old.Ref, Request: w.requestID(t), Key: w.key()})
+		mustEqual(t, "the predecessor in the issuance state", st.Predecessor, ra.Predecessor{Status: want.Status, IssuedAt: old.IssuedAt, NotAfter: old.NotAfter, Successor: r.KeyHash, Superseded: true})
+		mustEqual(t, "the certificate's status", w.readCertificate(t, r.Ref).Status, pki.Status{State: pki.Good, Version: 1})
 	}
 	check()
 	fingerprint := sha256.Sum256(r.DER)
@@ -51,14 +51,14 @@ func recordSupersedes(t *testing.T, w *world) {
 	check()
 }
 
-// supersededOnce checks that nothing follows a superseded certificate, and that what is refused supersedes nothing.
+// supersededOnce checks that a superseded certificate cannot be renewed, and that a refused renewal supersedes nothing.
 func supersededOnce(t *testing.T, w *world) {
-	old := w.issued(t)
+	old := w.enrollNew(t)
 	refused := w.superseding(t, old, w.key())
 	refused.Guard.Identity, refused.Guard.Revision = old.Identity, 99
-	mustRefuse(t, w.try(t, refused), pki.RuleIdentityStale)
-	if c := w.certificate(t, old.Ref); c.Status.State != pki.Good {
-		t.Errorf("a refused renewal left its predecessor %v", c.Status.State)
+	mustRefuse(t, w.commit(t, refused), pki.RuleIdentityStale)
+	if c := w.readCertificate(t, old.Ref); c.Status.State != pki.Good {
+		t.Errorf("after a refused renewal the predecessor is %v", c.Status.State)
 	}
 
 	first := w.superseding(t, old, w.key())
@@ -67,37 +67,38 @@ func supersededOnce(t *testing.T, w *world) {
 	must(t, refusals[0])
 	mustRefuse(t, refusals[1], pki.RuleRevoked)
 	mustRefuse(t, refusals[2], pki.RuleRenewalKeyConflict)
-	mustRefuse(t, w.try(t, w.superseding(t, old, first.KeyHash)), pki.RuleRevoked)
-	mustRefuse(t, w.try(t, w.superseding(t, old, w.key())), pki.RuleRenewalKeyConflict)
-	if c := w.certificate(t, old.Ref); c.Status.Version != 2 {
-		t.Errorf("one renewal and four refused ones gave the predecessor %d statuses", c.Status.Version)
+	mustRefuse(t, w.commit(t, w.superseding(t, old, first.KeyHash)), pki.RuleRevoked)
+	mustRefuse(t, w.commit(t, w.superseding(t, old, w.key())), pki.RuleRenewalKeyConflict)
+	if c := w.readCertificate(t, old.Ref); c.Status.Version != 2 {
+		t.Errorf("after one renewal and four refused ones the predecessor has version %d, want 2", c.Status.Version)
 	}
 
-	// One that was renewed before, when renewals did not revoke, is revoked by its next renewal with the same key.
-	earlier := w.issued(t)
+	// A certificate that was renewed without a revocation is revoked by its next renewal with the same key.
+	earlier := w.enrollNew(t)
 	next := w.renew(t, earlier, w.key())
 	r := w.superseding(t, earlier, next.KeyHash)
 	r.Guard.Renewed = true
 	w.issue(t, r)
-	if c := w.certificate(t, earlier.Ref); c.Status.State != pki.Revoked || c.Successor != next.KeyHash {
-		t.Errorf("the predecessor of both is %+v", c)
+	if c := w.readCertificate(t, earlier.Ref); c.Status.State != pki.Revoked || c.Successor != next.KeyHash {
+		t.Errorf("the predecessor of both renewals is %+v", c)
 	}
 	w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: earlier.Ref})
-	if c := w.certificate(t, earlier.Ref); c.Status.Reason != pki.KeyCompromise {
-		t.Errorf("a compromise that is learned of later left the reason %v", c.Status.Reason)
+	if c := w.readCertificate(t, earlier.Ref); c.Status.Reason != pki.KeyCompromise {
+		t.Errorf("after a later compromise the reason is %v", c.Status.Reason)
 	}
 }
 
-// whoSuperseded checks that the answer to one request alone is the one that superseded a certificate.
-func whoSuperseded(t *testing.T, w *world) {
+// priorSaysWhetherItSuperseded checks that PriorIssuance.Supersedes is set only for the request that superseded the
+// predecessor of the query.
+func priorSaysWhetherItSuperseded(t *testing.T, w *world) {
 	supersedes := func(old pki.CertRef, by ca.Record) bool {
 		t.Helper()
-		st := w.standing(t, ra.IssuanceQuery{Identity: by.Identity, Predecessor: old, Request: by.RequestID, Key: by.KeyHash})
+		st := w.issuanceState(t, ra.IssuanceQuery{Identity: by.Identity, Predecessor: old, Request: by.RequestID, Key: by.KeyHash})
 		return st.Prior != nil && st.Prior.Supersedes
 	}
-	first := w.issued(t)
+	first := w.enrollNew(t)
 	second := w.issue(t, w.superseding(t, first, w.key()))
-	third := w.issue(t, w.superseding(t, second, second.KeyHash)) // which keeps its key
+	third := w.issue(t, w.superseding(t, second, second.KeyHash)) // keeps the key
 	plain := w.renew(t, third, w.key())
 	w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.Superseded, Certificate: third.Ref}) // by an operator
 	for _, c := range []struct {
@@ -108,16 +109,16 @@ func whoSuperseded(t *testing.T, w *world) {
 	}{
 		{"the renewal of the first", first.Ref, second, true},
 		{"the renewal of the second", second.Ref, third, true},
-		{"the renewal after the next", first.Ref, third, false},
+		{"the renewal of the renewal", first.Ref, third, false},
 		{"a renewal that revoked nothing", third.Ref, plain, false},
-		{"the first itself", first.Ref, first, false},
-		{"the renewal of another than asked about", plain.Ref, second, false},
+		{"the first enrollment", first.Ref, first, false},
+		{"a query about another predecessor", plain.Ref, second, false},
 	} {
 		if got := supersedes(c.old, c.by); got != c.want {
-			t.Errorf("%s superseded it: %v", c.what, got)
+			t.Errorf("%s supersedes the predecessor: %v", c.what, got)
 		}
 	}
-	if st := w.standing(t, ra.IssuanceQuery{Identity: first.Identity, Request: second.RequestID, Key: second.KeyHash}); st.Prior == nil || st.Prior.Supersedes {
-		t.Errorf("asked about no predecessor, the answer is %+v", st.Prior)
+	if st := w.issuanceState(t, ra.IssuanceQuery{Identity: first.Identity, Request: second.RequestID, Key: second.KeyHash}); st.Prior == nil || st.Prior.Supersedes {
+		t.Errorf("without a predecessor the prior issuance is %+v", st.Prior)
 	}
 }

@@ -11,14 +11,14 @@ import (
 
 func testTokens(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"create and read": createToken, "bind": bindToken, "refused is logged": refusedIsLogged,
+		"create and read": createToken, "bind": bindToken, "refusals are logged": refusalsAreLogged,
 	})
 }
 
 func createToken(t *testing.T, w *world) {
 	ctx := context.Background()
-	id := w.identity(t).ID
-	token := w.token(t, id)
+	id := w.register(t).ID
+	token := w.createToken(t, id)
 	e := w.lastEntry(t)
 	if e.Action != translog.TokenCreated || e.Identity != id || e.Actor != operator || !e.Time.Equal(token.CreatedAt) || e.Facts()["token"] != token.ID.String() {
 		t.Errorf("log entry %+v", e)
@@ -33,28 +33,28 @@ func createToken(t *testing.T, w *world) {
 	must(t, err)
 	mustEqual(t, "the token", have, token)
 
-	b := w.draw()
+	b := w.unique()
 	unknown, err := pki.TokenIDFromBytes(b[:])
 	must(t, err)
 	_, err = w.RA.Token(ctx, unknown)
-	mustMiss(t, err)
-	_, err = w.RA.BindToken(ctx, unknown, w.request(t), w.key(), w.now)
-	mustMiss(t, err)
+	mustNotFind(t, err)
+	_, err = w.RA.BindToken(ctx, unknown, w.requestID(t), w.key(), w.now)
+	mustNotFind(t, err)
 	token.ID, token.Identity, token.Replace = unknown, w.newIdentity(t).ID, true
 	_, err = w.RA.CreateToken(ctx, token)
-	mustMiss(t, err)
+	mustNotFind(t, err)
 	token.Identity = id
-	w.create(t, token)
+	w.storeToken(t, token)
 	have, err = w.RA.Token(ctx, unknown)
 	must(t, err)
-	mustEqual(t, "the token that replaces", have, token)
+	mustEqual(t, "a replacing token", have, token)
 }
 
 func bindToken(t *testing.T, w *world) {
 	ctx := context.Background()
-	token := w.token(t, w.identity(t).ID)
+	token := w.createToken(t, w.register(t).ID)
 	first := token
-	first.Request, first.Key = w.request(t), w.key()
+	first.Request, first.Key = w.requestID(t), w.key()
 	bound, err := w.RA.BindToken(ctx, token.ID, first.Request, first.Key, w.now.Add(time.Second))
 	must(t, err)
 	mustEqual(t, "the bound token", bound, first)
@@ -67,19 +67,19 @@ func bindToken(t *testing.T, w *world) {
 	for _, again := range []struct {
 		request pki.RequestID
 		key     pki.KeyHash
-	}{{first.Request, first.Key}, {w.request(t), first.Key}, {first.Request, w.key()}, {w.request(t), w.key()}} {
+	}{{first.Request, first.Key}, {w.requestID(t), first.Key}, {first.Request, w.key()}, {w.requestID(t), w.key()}} {
 		bound, err := w.RA.BindToken(ctx, token.ID, again.request, again.key, w.now)
 		must(t, err)
-		mustEqual(t, "the token, bound again", bound, first)
+		mustEqual(t, "the result of a later binding", bound, first)
 	}
 	if n := len(w.entries(t)); n != logged {
-		t.Errorf("binding it again wrote %d log entries", n-logged)
+		t.Errorf("later bindings wrote %d log entries", n-logged)
 	}
 }
 
-func refusedIsLogged(t *testing.T, w *world) {
+func refusalsAreLogged(t *testing.T, w *world) {
 	ctx := context.Background()
-	id := w.identity(t).ID
+	id := w.register(t).ID
 	why := pki.Refuse(pki.RuleRenewalKeyConflict, "find out", "renewed before")
 	must(t, w.Audit.Refused(ctx, pki.ActorIdentity(id), id, why, w.now))
 	mustEqual(t, "the log entry", w.lastEntry(t), translog.Entry{

@@ -28,19 +28,20 @@ var epochStart = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 // operator is an actor that needs no authorization. The authorization of callers is tested in callers.go.
 var operator = pki.ActorCommand("storetest")
 
-// issuerA and issuerB identify two CAs. A store does not need their certificates.
+// These are the identifiers of CAs. A store does not need their certificates.
 var (
-	issuerA      = pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Issuing CA A")})
-	issuerB      = pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Issuing CA B")})
-	issuerNobody = pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Nobody")})
+	issuerA       = pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Issuing CA A")})
+	issuerB       = pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Issuing CA B")})
+	issuerUnknown = pki.IssuerOf(&x509.Certificate{RawSubject: []byte("CN=Unknown")})
 )
 
-// world is a store with a journal in its first epoch. Its methods generate distinct identities, keys and certificates.
+// world is a store with an open epoch of its journal, and the time of the test. Its methods generate distinct
+// identities, keys and certificates.
 type world struct {
 	Store
-	epoch ca.Epoch
-	now   time.Time
-	drawn uint64
+	epoch       ca.Epoch
+	now         time.Time
+	uniqueCount uint64
 }
 
 func newWorld(t testing.TB, s Store) *world {
@@ -50,12 +51,13 @@ func newWorld(t testing.TB, s Store) *world {
 	return w
 }
 
+// begin opens a new epoch of the journal and returns the pending intents.
 func (w *world) begin(t rapid.TB) []ca.Intent {
 	t.Helper()
-	epoch, left, err := w.Journal.Begin(context.Background())
+	epoch, pending, err := w.Journal.Begin(context.Background())
 	must(t, err)
 	w.epoch = epoch
-	return left
+	return pending
 }
 
 func (w *world) reopen(t *testing.T) {
@@ -63,36 +65,36 @@ func (w *world) reopen(t *testing.T) {
 	w.Store = w.Reopen(t)
 }
 
-// draw returns 32 bytes that are different at each call.
-func (w *world) draw() [32]byte {
-	w.drawn++
-	return sha256.Sum256(binary.BigEndian.AppendUint64(nil, w.drawn))
+// unique returns 32 bytes that are different at each call.
+func (w *world) unique() [32]byte {
+	w.uniqueCount++
+	return sha256.Sum256(binary.BigEndian.AppendUint64(nil, w.uniqueCount))
 }
 
 func (w *world) serial(t rapid.TB) pki.Serial {
 	t.Helper()
-	b := w.draw()
-	at := epochStart.Add(time.Duration(b[31]) * time.Minute) // any time: a store does not parse serial numbers
+	b := w.unique()
+	at := epochStart.Add(time.Duration(b[31]) * time.Minute) // a store does not read the time in a serial number
 	s, err := pki.MakeSerial(at, [pki.SerialRandomSize]byte(b[:]))
 	must(t, err)
 	return s
 }
 
 func (w *world) key() pki.KeyHash {
-	b := w.draw()
+	b := w.unique()
 	return pki.HashSPKI(b[:])
 }
 
-func (w *world) request(t rapid.TB) pki.RequestID {
+func (w *world) requestID(t rapid.TB) pki.RequestID {
 	t.Helper()
-	b := w.draw()
+	b := w.unique()
 	id, err := pki.RequestIDFromBytes(b[:16])
 	must(t, err)
 	return id
 }
 
-// identity registers a new device.
-func (w *world) identity(t rapid.TB) ra.Identity {
+// register registers a new device.
+func (w *world) register(t rapid.TB) ra.Identity {
 	t.Helper()
 	id, err := w.RA.CreateIdentity(context.Background(), w.newIdentity(t), operator)
 	must(t, err)
@@ -101,38 +103,38 @@ func (w *world) identity(t rapid.TB) ra.Identity {
 
 func (w *world) newIdentity(t rapid.TB) ra.Identity {
 	t.Helper()
-	b := w.draw()
+	b := w.unique()
 	id, err := pki.ParseSPIFFEID(fmt.Sprintf("spiffe://fleet.example/device/%x", b[:8]))
 	must(t, err)
 	return ra.Identity{ID: id, Kind: pki.Device, Profile: "device", CreatedAt: w.now}
 }
 
-func (w *world) create(t rapid.TB, token ra.Token) {
+func (w *world) storeToken(t rapid.TB, token ra.Token) {
 	t.Helper()
 	_, err := w.RA.CreateToken(context.Background(), token)
 	must(t, err)
 }
 
-// token creates a token for an identity, valid for an hour, and binds it to the request and key of a record.
-func (w *world) token(t rapid.TB, id pki.SPIFFEID) ra.Token {
+// createToken creates a token for an identity, valid for an hour.
+func (w *world) createToken(t rapid.TB, id pki.SPIFFEID) ra.Token {
 	t.Helper()
-	b := w.draw()
+	b := w.unique()
 	tokenID, err := pki.TokenIDFromBytes(b[:])
 	must(t, err)
 	token := ra.Token{
 		ID: tokenID, Identity: id, Profile: "device", ExpiresAt: w.now.Add(time.Hour), CreatedBy: operator, CreatedAt: w.now,
 	}
-	w.create(t, token)
+	w.storeToken(t, token)
 	return token
 }
 
-// record returns the record of a certificate for an identity, valid for an hour, with the minimum of guards.
+// record returns the record of a certificate for an identity, valid for an hour. Its only guard is the key.
 func (w *world) record(t rapid.TB, id pki.SPIFFEID) ca.Record {
 	t.Helper()
 	r := ca.Record{
 		Ref: pki.CertRef{Issuer: issuerA, Serial: w.serial(t)}, Identity: id, Profile: "device", KeyHash: w.key(),
 		IssuedAt: w.now, NotBefore: w.now.Add(-time.Minute), NotAfter: w.now.Add(time.Hour), Partition: 7,
-		RequestID: w.request(t), Actor: operator,
+		RequestID: w.requestID(t), Actor: operator,
 	}
 	r.DER = []byte("certificate " + r.Ref.Serial.String())
 	r.Guard = pki.Guard{Key: r.KeyHash}
@@ -161,7 +163,7 @@ func intentOf(records ...ca.Record) ca.Intent {
 	return intent
 }
 
-// writeIntent writes an intent.
+// writeIntent writes one intent with an item for each record.
 func (w *world) writeIntent(t rapid.TB, records ...ca.Record) ca.Intent {
 	t.Helper()
 	intent := intentOf(records...)
@@ -174,8 +176,8 @@ func (w *world) writeIntent(t rapid.TB, records ...ca.Record) ca.Intent {
 func (w *world) commitBatch(t rapid.TB, intent ca.Intent, records ...ca.Record) []error {
 	t.Helper()
 	var refusals []error
-	for _, v := range w.results(t, intent, records...) {
-		refusals = append(refusals, v.Refusal)
+	for _, r := range w.results(t, intent, records...) {
+		refusals = append(refusals, r.Refusal)
 	}
 	return refusals
 }
@@ -186,13 +188,13 @@ func (w *world) results(t rapid.TB, intent ca.Intent, records ...ca.Record) ca.R
 	results, err := w.Journal.Write(context.Background(), w.epoch, []ca.BatchCommit{{Intent: intent, Records: records, At: w.now}}, nil)
 	must(t, err)
 	if len(results) != 1 || len(results[0]) != len(records) {
-		t.Fatalf("the results of one commit of %d records are %v", results, len(records))
+		t.Fatalf("committing one batch of %d records returned %v", results, len(records))
 	}
 	return results[0]
 }
 
-// try writes the intent of one record, commits it and returns its refusal.
-func (w *world) try(t rapid.TB, r ca.Record) error {
+// commit writes the intent of one record, commits the record and returns its refusal.
+func (w *world) commit(t rapid.TB, r ca.Record) error {
 	t.Helper()
 	return w.commitBatch(t, w.writeIntent(t, r), r)[0]
 }
@@ -200,25 +202,25 @@ func (w *world) try(t rapid.TB, r ca.Record) error {
 // issue issues a record. The test fails if its guard refuses it.
 func (w *world) issue(t rapid.TB, r ca.Record) ca.Record {
 	t.Helper()
-	must(t, w.try(t, r))
+	must(t, w.commit(t, r))
 	return r
 }
 
-// issued registers an identity and issues one certificate that enrolls it.
-func (w *world) issued(t rapid.TB) ca.Record {
+// enrollNew registers a device and issues the certificate that enrolls it.
+func (w *world) enrollNew(t rapid.TB) ca.Record {
 	t.Helper()
-	return w.issue(t, w.enrollment(t, w.identity(t)))
+	return w.issue(t, w.enrollment(t, w.register(t)))
 }
 
 // abandon writes the intent of a record and commits its batch without the record.
 func (w *world) abandon(t rapid.TB) ca.Record {
 	t.Helper()
-	r := w.record(t, w.identity(t).ID)
+	r := w.record(t, w.register(t).ID)
 	w.commitBatch(t, w.writeIntent(t, r))
 	return r
 }
 
-// need skips a test if the store lacks a view that it needs.
+// need skips a test if the store lacks a part that it needs.
 func need(t rapid.TB, has bool, part string) {
 	t.Helper()
 	if !has {
@@ -226,16 +228,17 @@ func need(t rapid.TB, has bool, part string) {
 	}
 }
 
-// grow advances the age of the records to the clock.
-func (w *world) grow(t rapid.TB) {
+// advanceAge advances the age of the records to the time of the test.
+func (w *world) advanceAge(t rapid.TB) {
 	t.Helper()
 	need(t, w.Retention != nil, "retention")
 	_, err := w.Retention.Advance(context.Background(), 365*24*time.Hour, w.now)
 	must(t, err)
 }
 
-// apply makes a change, checks that the returned statuses equal those on record, and returns the changed ones.
-func (w *world) apply(t rapid.TB, o revocation.Change) []pki.StatusChange {
+// apply makes a change as operator. It checks that the returned statuses equal those on record, and returns the
+// statuses that changed.
+func (w *world) apply(t rapid.TB, change revocation.Change) []pki.StatusChange {
 	t.Helper()
 	before := map[pki.CertRef]pki.Status{}
 	_, err := w.Feed.Snapshot(context.Background(), time.Time{}, func(c pki.StatusChange) error {
@@ -243,12 +246,12 @@ func (w *world) apply(t rapid.TB, o revocation.Change) []pki.StatusChange {
 		return nil
 	})
 	must(t, err)
-	o.Actor, o.At = operator, w.now
-	standing, err := w.Orders.Apply(context.Background(), o)
+	change.Actor, change.At = operator, w.now
+	result, err := w.Statuses.Apply(context.Background(), change)
 	must(t, err)
 	var changed []pki.StatusChange
-	for _, c := range standing.All() {
-		mustEqual(t, "the status", w.certificate(t, c.Ref).Status, c.Status)
+	for _, c := range result.All() {
+		mustEqual(t, "the status", w.readCertificate(t, c.Ref).Status, c.Status)
 		if before[c.Ref] != c.Status {
 			changed = append(changed, c)
 		}
@@ -256,14 +259,14 @@ func (w *world) apply(t rapid.TB, o revocation.Change) []pki.StatusChange {
 	return changed
 }
 
-func (w *world) stateOf(t rapid.TB, id pki.SPIFFEID) ra.Identity {
+func (w *world) readIdentity(t rapid.TB, id pki.SPIFFEID) ra.Identity {
 	t.Helper()
 	have, err := w.RA.Identity(context.Background(), id)
 	must(t, err)
 	return have
 }
 
-func (w *world) certificate(t rapid.TB, ref pki.CertRef) ra.Certificate {
+func (w *world) readCertificate(t rapid.TB, ref pki.CertRef) ra.Certificate {
 	t.Helper()
 	c, err := w.RA.Certificate(context.Background(), ref)
 	must(t, err)
@@ -333,7 +336,7 @@ func mustRefuse(t rapid.TB, err error, want pki.Rule) {
 	}
 }
 
-func mustMiss(t rapid.TB, err error) {
+func mustNotFind(t rapid.TB, err error) {
 	t.Helper()
 	refusal, ok := pki.AsRefusal(err)
 	if !ok || refusal.Rule.Class() != pki.NotFound {
@@ -341,14 +344,14 @@ func mustMiss(t rapid.TB, err error) {
 	}
 }
 
-func mustPass(t rapid.TB, err error) {
+func mustBeTemporary(t rapid.TB, err error) {
 	t.Helper()
 	if err == nil || !pki.IsTemporary(err) {
-		t.Fatalf("got the error %v, want a Temporary one", err)
+		t.Fatalf("got the error %v, want a temporary one", err)
 	}
 }
 
-func mustFence(t rapid.TB, err error) {
+func mustBeFenced(t rapid.TB, err error) {
 	t.Helper()
 	if !errors.Is(err, ca.ErrFenced) {
 		t.Fatalf("got the error %v, want one that wraps ca.ErrFenced", err)
@@ -358,12 +361,12 @@ func mustFence(t rapid.TB, err error) {
 // mustEqual compares values. An empty slice or map equals nil.
 func mustEqual[T any](t rapid.TB, what string, got, want T) {
 	t.Helper()
-	if diff := cmp.Diff(want, got, values...); diff != "" {
+	if diff := cmp.Diff(want, got, equateValues...); diff != "" {
 		t.Fatalf("%s differs (- want, + got):\n%s", what, diff)
 	}
 }
 
-var values = []cmp.Option{
+var equateValues = []cmp.Option{
 	cmpopts.EquateEmpty(),
 	cmpopts.EquateComparable(pki.Serial{}, pki.IssuerID{}, pki.KeyHash{}, pki.RequestID{}, pki.TokenID{}, pki.SPIFFEID{}, pki.Actor{}, netip.Addr{}),
 }

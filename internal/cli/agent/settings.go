@@ -17,25 +17,26 @@ import (
 
 // settings is the configuration. The comments of its fields are the reference in docs/configuration.md.
 type settings struct {
-	// Required. The directory of the credential, such as `/var/lib/brevet-agent`. The agent creates it, and writes to no
-	// other place. Its folder `current/` contains `key.pem`, `cert.pem` and `bundle.pem`.
+	// Required. The directory of the credential, such as `/var/lib/brevet-agent`. The agent creates the directory, and
+	// writes to no other directory. The folder `current/` in it contains `key.pem`, `cert.pem` and `bundle.pem`.
 	StateDir string `yaml:"state_dir"`
-	// The file with an enrollment token. The agent reads it only if it has no valid credential, or if the server refuses to
-	// renew the present one. A used token may stay in the file: the agent ignores it. Without the key, the first credential
-	// comes from `brevet-agent enroll --token-file`.
+	// The file that contains an enrollment token. The agent reads the file only if it has no valid credential, or if
+	// the server refuses to renew the credential. A used token may stay in the file: the agent ignores it. Without
+	// `token_file`, obtain the first credential with `brevet-agent enroll --token-file`.
 	TokenFile string `yaml:"token_file"`
-	// The address of the server, as `host:port`, such as `ca.fleet.example:7443`. The default is the address in the token.
-	// If the environment has `HTTPS_PROXY`, and `NO_PROXY` does not name the server, the agent connects through that proxy.
+	// The address of the server, as `host:port`, such as `ca.fleet.example:7443`. The default is the address in the
+	// token. If the environment has `HTTPS_PROXY`, and `NO_PROXY` does not name the server, the agent connects through
+	// that proxy.
 	Server string `yaml:"server"`
-	// The lifetime of certificates, such as `12h` or `7d`. The default is the profile's `lifetime`. The server refuses more
-	// than the profile's `max_lifetime`.
+	// The lifetime of certificates that the agent requests, such as `12h` or `7d`. The default is the profile's
+	// `lifetime`. The server refuses a lifetime above the profile's `max_lifetime`.
 	Lifetime time.Duration `yaml:"lifetime"`
-	// The private keys. The agent makes a new one for each certificate.
+	// The private keys. The agent generates a new key for each certificate.
 	Key keySettings `yaml:"key"`
-	// A command and its arguments that the agent runs after each new credential, such as `[/usr/local/bin/reload-broker,
-	// --quietly]`. It runs without a shell, as the agent's user, inside its service's confinement, for 30 seconds at most.
-	// Exit code 0 is success. After any other the agent runs it again with growing delays. Its output goes to the agent's
-	// standard error.
+	// A command and its arguments that the agent runs after each new credential, such as
+	// `[/usr/local/bin/reload-broker, --quietly]`. The agent runs the command without a shell, as its own user and with
+	// its own restrictions, for 30 seconds at most. If the exit code is not 0, the agent runs the command again after
+	// growing delays. The command's output goes to the agent's standard error.
 	Reload []string `yaml:"reload"`
 	// The agent's log on standard error.
 	Log logSettings `yaml:"log"`
@@ -43,10 +44,11 @@ type settings struct {
 
 // keySettings holds the properties of private keys.
 type keySettings struct {
-	// The type of keys: `P-256`, `P-384` or `Ed25519`. The profile must allow it.
+	// The type of keys: `P-256`, `P-384` or `Ed25519`. The certificate profile must allow the type.
 	Type pki.KeyType `yaml:"type"`
-	// The group, by name or number, whose members may read `key.pem` beside the agent's own user. The agent's user must be
-	// a member. Without it no other user may read the key. Every user may read the certificates.
+	// The group whose members may read `key.pem`, in addition to the agent's own user: a name or a number. The agent's
+	// user must be a member of the group. Without `key.group`, no other user may read the key. Every user may read the
+	// certificates.
 	Group string `yaml:"group"`
 	// The mode of `key.pem`: `0600`, `0400`, `0640` or `0440`. The default is `0600`, or `0640` with `key.group`.
 	Mode fileMode `yaml:"mode"`

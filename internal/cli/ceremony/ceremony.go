@@ -98,9 +98,9 @@ type keyFlags struct {
 func (k *keyFlags) add(cmd *cobra.Command, algorithm string) {
 	k.signerFlags.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&k.algorithm, "key-type", algorithm, "type of the new key: P-256, P-384, RSA-3072, RSA-4096, Ed25519")
-	f.BoolVar(&k.existing, "existing-key", false, "use the key that the HSM has under the label, and make none")
-	f.StringVar(&k.id, "key-id", "", "with --existing-key: the key's ID (CKA_ID) in hexadecimal, if several have the label")
+	f.StringVar(&k.algorithm, "key-type", algorithm, "type of the new key: P-256, P-384, RSA-3072, RSA-4096 or Ed25519")
+	f.BoolVar(&k.existing, "existing-key", false, "use the existing key with this label in the HSM instead of generating one")
+	f.StringVar(&k.id, "key-id", "", "with --existing-key: ID of the key (CKA_ID) in hexadecimal, if several keys have the label")
 	cmd.MarkFlagsMutuallyExclusive("key-type", "existing-key")
 	cli.MovedFlags(cmd, map[string]string{"key": "--key-type"})
 }
@@ -209,9 +209,9 @@ func newCeremonyRoot() *cobra.Command {
 	}
 	t.add(cmd, "P-384")
 	f := cmd.Flags()
-	f.StringVar(&subject, "subject", "", "distinguished name, such as 'CN=Fleet Root G1,O=Example'; each generation has its own")
-	f.StringVar(&lifetime, "lifetime", "7300d", "how long it is valid, such as 15m or 90d")
-	f.StringVar(&out, "out", "root.crt", "file to write; it must not exist")
+	f.StringVar(&subject, "subject", "", "distinguished name of the CA, such as 'CN=Fleet Root G1,O=Example'; each generation needs another one")
+	f.StringVar(&lifetime, "lifetime", "7300d", "how long the token, certificate or CRL is valid, such as 15m or 90d")
+	f.StringVar(&out, "out", "root.crt", "file that the command writes; it must not exist")
 	_ = cmd.MarkFlagRequired("subject")
 	return cmd
 }
@@ -262,8 +262,8 @@ func newCeremonyRequest() *cobra.Command {
 	}
 	t.add(cmd, "P-256")
 	f := cmd.Flags()
-	f.StringVar(&subject, "subject", "", "distinguished name, such as 'CN=Fleet Root G1,O=Example'; each generation has its own")
-	f.StringVar(&out, "out", "issuing.csr", "file to write; it must not exist")
+	f.StringVar(&subject, "subject", "", "distinguished name of the CA, such as 'CN=Fleet Root G1,O=Example'; each generation needs another one")
+	f.StringVar(&out, "out", "issuing.csr", "file that the command writes; it must not exist")
 	_ = cmd.MarkFlagRequired("subject")
 	return cmd
 }

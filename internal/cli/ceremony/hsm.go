@@ -67,10 +67,10 @@ func newHSMInit() *cobra.Command {
 	}
 	output.Flag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&module, "module", "", "PKCS#11 library (default: SoftHSM's)")
-	f.StringVar(&label, "hsm-label", "", "the HSM, by its label")
-	f.StringVar(&pinFile, "pin-file", "", "file with the user PIN (default: the systemd credential pin, or the terminal asks)")
-	f.StringVar(&soPINFile, "so-pin-file", "", "file with the security officer's PIN (default: the terminal asks)")
+	f.StringVar(&module, "module", "", "path of the PKCS#11 library (default: SoftHSM's)")
+	f.StringVar(&label, "hsm-label", "", "label of the HSM")
+	f.StringVar(&pinFile, "pin-file", "", "file that contains the user PIN (default: the systemd credential pin, or the terminal asks)")
+	f.StringVar(&soPINFile, "so-pin-file", "", "file that contains the security officer's PIN (default: the terminal asks)")
 	_ = cmd.MarkFlagRequired("hsm-label")
 	return cmd
 }
@@ -118,7 +118,7 @@ func newHSMList() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
-	cmd.Flags().StringVar(&module, "module", "", "PKCS#11 library (default: SoftHSM's)")
+	cmd.Flags().StringVar(&module, "module", "", "path of the PKCS#11 library (default: SoftHSM's)")
 	return cmd
 }
 
@@ -299,9 +299,9 @@ type hsmFlags struct {
 
 func (t *hsmFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&t.config.Module, "module", "", "PKCS#11 library (default: SoftHSM's)")
-	f.StringVar(&t.config.Label, "hsm-label", "", "the HSM, by its label")
-	f.StringVar(&t.config.Serial, "hsm-serial", "", "the HSM, by its serial number")
-	f.StringVar(&t.pinFile, "pin-file", "", "file with the user PIN (default: the systemd credential pin, or the terminal asks)")
+	f.StringVar(&t.config.Module, "module", "", "path of the PKCS#11 library (default: SoftHSM's)")
+	f.StringVar(&t.config.Label, "hsm-label", "", "label of the HSM")
+	f.StringVar(&t.config.Serial, "hsm-serial", "", "serial number of the HSM")
+	f.StringVar(&t.pinFile, "pin-file", "", "file that contains the user PIN (default: the systemd credential pin, or the terminal asks)")
 	cli.MovedFlags(cmd, map[string]string{"token-label": "--hsm-label", "token-serial": "--hsm-serial"}) //nolint:gosec // names of flags, not credentials
 }

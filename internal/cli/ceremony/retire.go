@@ -21,8 +21,8 @@ type authorityFlags struct{ issuer, certificate string }
 func (a *authorityFlags) add(cmd *cobra.Command) {
 	node.ConfigFlag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&a.issuer, "issuer", "", "identifier of a CA, in hexadecimal")
-	f.StringVar(&a.certificate, "certificate", "", "file with the certificate of the CA")
+	f.StringVar(&a.issuer, "issuer", "", "issuer ID of the CA, in hexadecimal")
+	f.StringVar(&a.certificate, "certificate", "", "file that contains the certificate of the CA")
 	cmd.MarkFlagsOneRequired("issuer", "certificate")
 	cmd.MarkFlagsMutuallyExclusive("issuer", "certificate")
 }

@@ -82,15 +82,15 @@ func newCeremonySign() *cobra.Command {
 	}
 	t.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&csrFile, "csr", "", "file with the certification request of the issuing CA")
-	f.StringVar(&rootFile, "root", "root.crt", "file with the root certificate")
+	f.StringVar(&csrFile, "csr", "", "file that contains the CSR of the issuing CA")
+	f.StringVar(&rootFile, "root", "root.crt", "file that contains the root certificate")
 	f.StringVar(&trustDomain, "trust-domain", "", "SPIFFE trust domain")
-	f.BoolVar(&constrain, "constrain", false, "limit the CA to the trust domain; mbedTLS and rustls refuse such chains")
-	f.StringArrayVar(&permittedDNS, "permit-dns", nil, "with --constrain: domain whose DNS names the CA may certify; may be given again (default: any)")
-	f.StringArrayVar(&existing, "existing", nil, "an issuing CA's certificate of an earlier generation; may be given again")
-	f.StringVar(&publicURL, "public-url", "", "where relying parties fetch the root's certificate and CRL, such as http://pki.fleet.example")
-	f.StringVar(&lifetime, "lifetime", "1825d", "how long it is valid, such as 15m or 90d")
-	f.StringVar(&out, "out", "issuing.crt", "file to write; it must not exist")
+	f.BoolVar(&constrain, "constrain", false, "limit the issuing CA to the trust domain; mbedTLS and rustls refuse such chains")
+	f.StringArrayVar(&permittedDNS, "permit-dns", nil, "with --constrain: DNS domain whose names the issuing CA may certify; may be given again (default: any)")
+	f.StringArrayVar(&existing, "existing", nil, "file that contains the issuing CA's certificate of an earlier generation; may be given again")
+	f.StringVar(&publicURL, "public-url", "", "URL from which relying parties fetch the root's certificate and CRL, such as http://pki.fleet.example")
+	f.StringVar(&lifetime, "lifetime", "1825d", "how long the token, certificate or CRL is valid, such as 15m or 90d")
+	f.StringVar(&out, "out", "issuing.crt", "file that the command writes; it must not exist")
 	for _, name := range []string{"csr", "trust-domain"} {
 		_ = cmd.MarkFlagRequired(name)
 	}
@@ -144,11 +144,11 @@ func newCeremonyCRL() *cobra.Command {
 	}
 	t.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&rootFile, "root", "root.crt", "file with the root certificate")
-	f.StringVar(&previous, "previous", "", "file with the root's CRL before this one")
-	f.StringArrayVar(&revoke, "revoke", nil, "certificate file and reason to revoke, such as old.crt:superseded; may be given again")
-	f.StringVar(&lifetime, "lifetime", "180d", "how long it is valid, such as 15m or 90d")
-	f.StringVar(&out, "out", "root.crl", "file to write; it must not exist")
+	f.StringVar(&rootFile, "root", "root.crt", "file that contains the root certificate")
+	f.StringVar(&previous, "previous", "", "file that contains the root's previous CRL")
+	f.StringArrayVar(&revoke, "revoke", nil, "certificate file to revoke and the reason, such as old.crt:superseded; may be given again")
+	f.StringVar(&lifetime, "lifetime", "180d", "how long the token, certificate or CRL is valid, such as 15m or 90d")
+	f.StringVar(&out, "out", "root.crl", "file that the command writes; it must not exist")
 	return cmd
 }
 

@@ -40,7 +40,7 @@ func StateHome() (string, error) {
 // Flags adds the flags of every command that calls a server: which CA it calls, and with whose credential.
 func Flags(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
-	f.String("context", "", "the CA to work with, by the name of its context (default: as brevet context use says)")
+	f.String("context", "", "name of the context of the CA (default: as brevet context use says)")
 	f.String("directory", "", "state directory (default: that of the context, or a folder of $XDG_STATE_HOME/brevet)")
 	f.String("server", "", "address of the server, HOST:PORT (default: that of the context, or the one that the credential came from)")
 	cli.TakeVariables(f, "context", "directory", "server")

@@ -17,10 +17,10 @@ import (
 
 // Config is the server's configuration. The comments of its fields are the reference in docs/configuration.md.
 type Config struct {
-	// Required. The SPIFFE trust domain that every identity is in: a host name in lower case, such as `fleet.example`.
-	// If the issuing CA's certificate has name constraints, they must permit it.
+	// Required. The SPIFFE trust domain of all identities: a host name in lower case, such as `fleet.example`. If the
+	// issuing CA's certificate has name constraints, they must permit the trust domain.
 	TrustDomain string `yaml:"trust_domain"`
-	// Required. The absolute path of the state directory, such as `/var/lib/brevet`. It holds `store.db`,
+	// Required. The absolute path of the state directory, such as `/var/lib/brevet`. The directory holds `store.db`,
 	// `log.archive`, the published CRLs in `crls/`, and the server's own credentials in `own/`. It must belong to the
 	// server's account, with mode 0700. `brevet ceremony install` creates it.
 	StateDir string `yaml:"state_dir"`
@@ -28,36 +28,39 @@ type Config struct {
 	// `[ca.fleet.example, 192.0.2.10]`. The server's own certificate contains them. Wildcards are not allowed.
 	ServerNames []string `yaml:"server_names"`
 	// The server's address in enrollment tokens, as `host:port`. The default is the first of `server_names` with the
-	// port of `listen.grpc`. Set it if agents connect through another port, such as that of a load balancer.
+	// port of `listen.grpc`. Set the key if agents connect to another address or port, such as that of a load balancer.
 	AdvertiseAddress string `yaml:"advertise_address"`
-	// Required. The URL at which relying parties reach `listen.http`, such as `http://pki.fleet.example`. It starts
-	// with `http://`: with TLS, a client would need this URL to check the certificate of this URL. The URL is embedded
-	// in certificates; changing it does not affect those already issued.
+	// Required. The URL at which relying parties reach `listen.http`, such as `http://pki.fleet.example`. It must start
+	// with `http://`: a client that fetched a CRL over TLS would first have to check the TLS certificate with that CRL.
+	// The URL is embedded in certificates; changing the key does not affect those already issued.
 	PublicURL string `yaml:"public_url"`
 	// The addresses that the server listens on.
 	Listen ListenConfig `yaml:"listen"`
 	// The HSM that holds the issuing keys.
 	HSM HSMConfig `yaml:"hsm"`
-	// Further HSMs with issuing keys, such as that of an earlier CA generation: a list of groups with the keys of
-	// `hsm`, such as `[{label: old, pin_file: /etc/brevet/old.pin}]`. The server looks for the key of each installed CA
-	// in `hsm` first, and then in these. `pin_file` is required here. If one of them is not available at the start, the
-	// server logs a warning. Until it is restarted, the CAs with keys there issue nothing, and their CRLs are not
-	// renewed.
+	// More HSMs with issuing keys, such as the HSM of an earlier CA generation: a list of groups with the keys of
+	// `hsm`, such as `[{label: old, pin_file: /etc/brevet/old.pin}]`. `pin_file` is required in each group. The server
+	// looks for the key of each installed CA in `hsm` first, and then in these HSMs. If one of them is unavailable when
+	// the server starts, the server logs a warning. CAs with keys in that HSM then issue nothing, and the server renews
+	// none of their CRLs, until the server is restarted.
 	FurtherHSMs []HSMConfig `yaml:"further_hsms"`
-	// The contents of certificates, by the name of the profile. These profiles are added to the default profiles below.
-	// A profile with the name of a default profile replaces it as a whole. By default an identity has the profile with
-	// the name of its kind; `brevet identity create --profile` chooses another.
+	// The certificate profiles, by name. A profile defines the content and the lifetime of certificates. These profiles
+	// are added to the default profiles below. A profile with the name of a default profile replaces all of its keys.
+	// By default an identity has the profile with the name of its kind; `brevet identity create --profile` chooses
+	// another.
 	Profiles map[string]ca.ProfileConfig `yaml:"profiles"`
-	// The maximum rates of RPCs. RPCs above them are refused as `server.rate_limited`, with a retry delay.
+	// The maximum rates of RPCs. The server refuses RPCs above these rates as `server.rate_limited`, with a retry
+	// delay.
 	RateLimits RateLimitsConfig `yaml:"rate_limits"`
 	// The OCSP responses to relying parties.
 	OCSP OCSPConfig `yaml:"ocsp"`
-	// The certificate revocation lists, and where they are published beside `listen.http`.
+	// The certificate revocation lists (CRLs), and the directories to which the server also publishes them.
 	CRL CRLConfig `yaml:"crl"`
-	// How long expired records stay in the store, at least `2d`: certificates with their request IDs, tokens, and keys
-	// without a certificate. During that time `brevet cert` shows certificates, and a repeated request gets the same
-	// response. After that only the log contains them. If the server's clock is ahead, records are removed that much
-	// earlier, so the retention must be longer than a wrong clock can stay unnoticed ahead.
+	// How long records stay in the store after their expiry, at least `2d`. Records are certificates with their request
+	// IDs, tokens, and keys without a certificate. Until the server removes a certificate, `brevet cert` shows it, and
+	// a repeated request gets the same response. After that only the log contains it. If the server's clock is ahead
+	// for some time, the server removes records earlier by as much time. Choose a retention that is longer than a wrong
+	// clock can remain unnoticed.
 	Retention time.Duration `yaml:"retention"`
 	// The server's log on standard error.
 	Log LogConfig `yaml:"log"`
@@ -67,13 +70,15 @@ type Config struct {
 
 // ListenConfig holds the addresses that the server listens on.
 type ListenConfig struct {
-	// The address of gRPC over mutual TLS, for devices, workloads and operators: `host:port`, or `:port` for every
-	// address of the machine. The port is 1 to 65535.
+	// The address for gRPC over mutual TLS, which devices, workloads and operators use: `host:port`, or `:port` for
+	// every address of the machine. The port is 1 to 65535.
 	GRPC string `yaml:"grpc"`
-	// The address of OCSP, CRLs and CA certificates over HTTP, for relying parties: `host:port` or `:port`.
+	// The address for HTTP, from which relying parties get OCSP responses, CRLs and CA certificates: `host:port` or
+	// `:port`.
 	HTTP string `yaml:"http"`
-	// The address of metrics (`/metrics`), liveness (`/livez`) and readiness (`/readyz`) over HTTP: `host:port` or
-	// `:port`, or `""` in the file for none. It checks no credentials, so do not expose it.
+	// The address for HTTP, from which monitoring gets metrics (`/metrics`), liveness (`/livez`) and readiness
+	// (`/readyz`): `host:port` or `:port`. `""` in the file turns the port off. The port is open to every caller, so do
+	// not expose it to other machines.
 	Operations string `yaml:"operations"`
 }
 
@@ -86,60 +91,62 @@ type HSMConfig struct {
 	// The serial number of the HSM, for HSMs with the same label. Exactly one of `hsm.label` and `hsm.serial` is
 	// required.
 	Serial string `yaml:"serial"`
-	// The file with the PIN, of mode 0600, or 0640 for the service's group. The default is the systemd credential
-	// `pin`. Without one, the command prompts for the PIN.
+	// The file that contains the PIN. Its mode must be 0600, or 0640 with the service's group. The default is the
+	// systemd credential `pin`. Without file and credential, the command prompts for the PIN.
 	PINFile string `yaml:"pin_file"`
-	// The maximum number of concurrent signatures, 1 to 256. A number above what the HSM can do at once does not
-	// increase its rate; `brevet-bench hsm` measures that.
+	// The maximum number of signatures that the server requests from the HSM at once, 1 to 256. `brevet-bench hsm`
+	// measures above which number the HSM's rate no longer increases.
 	Sessions int `yaml:"sessions"`
 }
 
 // RateLimitsConfig holds the maximum rates of RPCs.
 type RateLimitsConfig struct {
-	// The rate of each key of an identity: of devices, workloads and operators. It does not limit RPCs of operators
-	// that revoke, suspend, resume, retire or import CRLs.
+	// The rate of callers with a valid certificate, for each identity with one key. The server does not limit RPCs of
+	// operators that revoke, suspend, resume, retire or import CRLs.
 	Identity RateConfig `yaml:"identity"`
-	// The rate of all callers without a valid certificate at one IP address, such as devices that enroll. Hosts behind
-	// one gateway share an address. IPv6 addresses with the same first 64 bits count as one. Raise it if many devices
-	// enroll through one gateway.
+	// The rate of callers without a valid certificate, such as devices that enroll, for each IP address. IPv6 addresses
+	// with the same first 64 bits count as one address. All hosts behind one gateway share its address, so raise the
+	// rate if many devices enroll through one gateway.
 	Address RateConfig `yaml:"address"`
 }
 
 // RateConfig is the maximum rate of one source.
 type RateConfig struct {
-	// The maximum average number of RPCs per second, `0.01` to `1000000`.
+	// The maximum number of RPCs per second on average, `0.01` to `1000000`.
 	PerSecond float64 `yaml:"per_second"`
-	// The maximum number of RPCs at once after a pause, `1` to `1000000`.
+	// The maximum number of RPCs that a source may send at once after a pause, `1` to `1000000`.
 	Burst int `yaml:"burst"`
 }
 
 // OCSPConfig holds the properties of OCSP responses.
 type OCSPConfig struct {
-	// How long caches may keep a response, `1s` to `1h`. Relying parties behind a cache may see `good` for that long
-	// after a revocation. Responses expire (`nextUpdate`) after five minutes, or after twice `ocsp.max_age` if that is
-	// longer, and may be stapled until then. If the responder cannot read the store for that long, it responds
-	// `tryLater`.
+	// How long HTTP caches may keep an OCSP response, `1s` to `1h`. Relying parties behind a cache may get `good` for
+	// that long after a revocation. A response expires (`nextUpdate`) after five minutes, or after twice `ocsp.max_age`
+	// if that is longer. Servers may staple it until then. If the responder has not been able to read the store for
+	// that long, it responds `tryLater`.
 	MaxAge time.Duration `yaml:"max_age"`
-	// Whether the status of a certificate that was never issued is `revoked`, on hold since 1970, instead of `unknown`
-	// (RFC 6960 section 2.2). Set it if relying parties accept certificates with an unknown status. It also applies to
-	// certificates that expired more than an hour ago, which the responder no longer knows.
+	// Whether the responder reports certificates that were never issued as `revoked` (on hold since 1970) instead of
+	// `unknown` (RFC 6960 section 2.2). Set the key if relying parties accept certificates with the status `unknown`.
+	// The key also applies to certificates that expired more than an hour ago, because the responder has removed their
+	// statuses.
 	ExtendedRevoke bool `yaml:"extended_revoke"`
 }
 
 // CRLConfig holds the number of CRLs, and where they are published.
 type CRLConfig struct {
-	// The number of partitions of each issuing CA's CRL, 1 to 1024, beside the full CRL. Certificates of profiles with
-	// `{partition}` in their `crl_url` are distributed over the partitions, and a relying party fetches only one. A
-	// change applies to new certificates: issued certificates keep their partition.
+	// The number of partitions into which the server divides each issuing CA's certificates, 1 to 1024. Each partition
+	// has a CRL of its own, in addition to the full CRL. If a profile has `{partition}` in its `crl_url`, each of its
+	// certificates names the CRL of one partition, and a relying party fetches only that CRL. A change of the number
+	// applies to new certificates: issued certificates keep their partition.
 	Partitions int `yaml:"partitions"`
-	// Directories to which every CRL is published too, for another web server or the origin of a CDN: absolute paths,
-	// such as `[/srv/www/crl]`. They must exist, and the server must be able to write there. The files have the same
-	// paths as below `/crl/` of `listen.http`, and are readable for all accounts. Full CRLs are also written as PEM to
-	// `ISSUER.crl.pem`, and those of all CAs to one file, `chain.crl.pem`, for nginx and mosquitto. Several servers may
-	// publish to one directory: of two CRLs with the same path, the CRL with the higher number stays.
+	// The absolute paths of directories to which the server also writes every CRL, such as `[/srv/www/crl]`, for
+	// another web server or the origin of a CDN. The directories must exist, and be writable for the server. A CRL has
+	// the same path in a directory as below `/crl/` of `listen.http`, and every account can read it. The server also
+	// writes each full CRL in PEM to `ISSUER.crl.pem`, and those of all CAs to `chain.crl.pem`, for nginx and
+	// mosquitto. Several servers may write to one directory: a server never replaces a CRL with a higher number.
 	Directories []string `yaml:"directories"`
-	// How long caches may keep a CRL from `listen.http`, `1s` to `1h`, and never beyond its nextUpdate. Relying parties
-	// behind a cache may fetch a CRL without the latest revocations for that long.
+	// How long HTTP caches may keep a CRL from `listen.http`, `1s` to `1h`, and never beyond its nextUpdate. Relying
+	// parties behind a cache may get a CRL without the latest revocations for that long.
 	MaxAge time.Duration `yaml:"max_age"`
 }
 
@@ -170,7 +177,7 @@ type TracingConfig struct {
 	// The URL of a collector for OTLP over gRPC, with host and port: `http://127.0.0.1:4317` without TLS, or
 	// `https://collector.example:4317` with TLS and the system's roots. By default there are no traces.
 	Endpoint string `yaml:"endpoint"`
-	// The share of RPCs that are traced, from `0` (none) to `1` (all). Callers cannot change it.
+	// The share of RPCs that the server traces, from `0` (none) to `1` (all). Callers cannot change the share.
 	SampleRatio float64 `yaml:"sample_ratio"`
 }
 

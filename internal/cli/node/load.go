@@ -21,7 +21,7 @@ import (
 
 // ConfigFlag adds --config, which [Load] reads.
 func ConfigFlag(cmd *cobra.Command) {
-	cmd.Flags().String("config", "", "configuration file (default: brevet.yaml here or in /etc/brevet)")
+	cmd.Flags().String("config", "", "path of the configuration file (default: brevet.yaml here or in /etc/brevet)")
 }
 
 // keyFlags are the flags of brevet serve that override keys of the configuration.
@@ -29,8 +29,8 @@ var keyFlags = map[string]string{"log.format": "log-format", "log.level": "log-l
 
 // KeyFlags adds the flags that override keys of the configuration.
 func KeyFlags(cmd *cobra.Command) {
-	cmd.Flags().String("log-format", "", "format of log records, text or json, in place of log.format in the configuration")
-	cmd.Flags().String("log-level", "", "minimum level of log records, in place of log.level in the configuration")
+	cmd.Flags().String("log-format", "", "format of log records, text or json; overrides log.format in the configuration")
+	cmd.Flags().String("log-level", "", "minimum level of log records; overrides log.level in the configuration")
 }
 
 // environment describes the environment variables of the server.

@@ -77,9 +77,9 @@ func (c *certFilter) flags(cmd *cobra.Command) {
 	c.selection.flags(cmd)
 	stateFlag(cmd, &c.state)
 	f := cmd.Flags()
-	f.StringVar(&c.expiresFrom, "expires-from", "", "valid until this time or later")
-	f.StringVar(&c.expiresUntil, "expires-until", "", "valid until a time before this")
-	f.BoolVar(&c.withoutSuccessor, "without-successor", false, "only certificates that were not renewed")
+	f.StringVar(&c.expiresFrom, "expires-from", "", "select certificates that expire at this time or later")
+	f.StringVar(&c.expiresUntil, "expires-until", "", "select certificates that expire before this time")
+	f.BoolVar(&c.withoutSuccessor, "without-successor", false, "select certificates that were not renewed")
 	notRenewedFlag(cmd, &c.notRenewedSince)
 }
 

@@ -105,7 +105,7 @@ func newContextAdd() *cobra.Command {
 	output.Flag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&server, "server", "", "address of the server, HOST:PORT")
-	f.StringVar(&root, "root", "", "file with the root certificate")
+	f.StringVar(&root, "root", "", "file that contains the root certificate")
 	f.StringVar(&trustDomain, "trust-domain", "", "SPIFFE trust domain")
 	f.StringVar(&directory, "directory", "", "state directory (default: contexts/NAME in $XDG_STATE_HOME/brevet)")
 	return cmd

@@ -61,7 +61,7 @@ func newCRLList() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
-	cmd.Flags().StringVar(&issuer, "issuer", "", "identifier of a CA, in hexadecimal")
+	cmd.Flags().StringVar(&issuer, "issuer", "", "issuer ID of the CA, in hexadecimal")
 	return cmd
 }
 

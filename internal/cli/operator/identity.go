@@ -82,8 +82,8 @@ func newIdentityCreate() *cobra.Command {
 	f.StringVar(&kind, "kind", "device", "kind of the identity: device, workload or operator")
 	f.StringVar(&spec.Profile, "profile", "", "certificate profile")
 	f.Var(&given, "label", "label of the identity")
-	f.StringArrayVar(&dns, "dns", nil, "DNS name for the certificates; may be given again")
-	f.StringArrayVar(&ips, "ip", nil, "IP address for the certificates; may be given again")
+	f.StringArrayVar(&dns, "dns", nil, "DNS name that certificates of the identity contain; may be given again")
+	f.StringArrayVar(&ips, "ip", nil, "IP address that certificates of the identity contain; may be given again")
 	return cmd
 }
 
@@ -125,7 +125,7 @@ func (i *identityFilter) flags(cmd *cobra.Command) {
 	stateFlag(cmd, &i.state)
 	f.StringVar(&i.profile, "profile", "", "certificate profile")
 	f.Var(&i.label, "label", "label of the identity")
-	f.BoolVar(&i.withoutCertificate, "without-certificate", false, "only identities without an unexpired certificate")
+	f.BoolVar(&i.withoutCertificate, "without-certificate", false, "select identities without an unexpired certificate")
 	notRenewedFlag(cmd, &i.notRenewedSince)
 }
 

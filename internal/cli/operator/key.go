@@ -36,7 +36,7 @@ type contact struct{ root, trustDomain string }
 
 func (c *contact) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&c.root, "root", "", "file with the root certificate (default: that of the context or credential)")
+	f.StringVar(&c.root, "root", "", "file that contains the root certificate (default: that of the context or credential)")
 	f.StringVar(&c.trustDomain, "trust-domain", "", "SPIFFE trust domain (default: that of the context or credential)")
 }
 

@@ -41,10 +41,10 @@ func list[R any](cmd *cobra.Command, heading []string, next func(context.Context
 
 // notRenewedFlag adds the filter for holders that were issued no certificate since a time.
 func notRenewedFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "not-renewed-since", "", "only holders that were issued no certificate at this time or later")
+	cmd.Flags().StringVar(to, "not-renewed-since", "", "select identities to which no certificate was issued at this time or later")
 }
 
 // stateFlag adds the filter for records in one state. The help of the command names the states.
 func stateFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "state", "", "only records in this state")
+	cmd.Flags().StringVar(to, "state", "", "select records in this state")
 }

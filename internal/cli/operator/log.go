@@ -56,10 +56,10 @@ func newLogList() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
-	cmd.Flags().Int64Var(&req.Start.Index, "from", 1, "first index")
-	cmd.Flags().StringVar(&epoch, "epoch", "", "epoch of the log that the index belongs to, in hexadecimal (default any)")
-	cmd.Flags().Int64Var(&req.Limit, "limit", 0, "how many at most (default all)")
-	cmd.Flags().BoolVarP(&req.Follow, "follow", "f", false, "wait for new entries")
+	cmd.Flags().Int64Var(&req.Start.Index, "from", 1, "index of the first entry to print")
+	cmd.Flags().StringVar(&epoch, "epoch", "", "log epoch of the index in --from, in hexadecimal (default any)")
+	cmd.Flags().Int64Var(&req.Limit, "limit", 0, "maximum number of entries to print (default all)")
+	cmd.Flags().BoolVarP(&req.Follow, "follow", "f", false, "print new entries as they are written, until interrupted")
 	return cmd
 }
 
@@ -205,7 +205,7 @@ func newLogVerify() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
-	cmd.Flags().StringVar(&archive, "archive", "", "archive file to check instead")
+	cmd.Flags().StringVar(&archive, "archive", "", "archive file to verify instead of the server's log")
 	return cmd
 }
 

@@ -55,7 +55,7 @@ func NewLogin() *cobra.Command {
 	}
 	client.Flags(cmd)
 	output.Flag(cmd)
-	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file with the enrollment token, or - for standard input")
+	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file that contains the enrollment token, or - for standard input")
 	_ = cmd.MarkFlagRequired("token-file")
 	return cmd
 }

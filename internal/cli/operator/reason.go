@@ -27,17 +27,17 @@ func reasonHelp() string {
 
 func (r *reason) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&r.name, "reason", "", "reason by its name in RFC 5280 section 5.3.1 (default unspecified)")
+	f.StringVar(&r.name, "reason", "", "name of the revocation reason (RFC 5280 section 5.3.1) (default unspecified)")
 	sinceFlag(cmd, &r.since)
 	commentFlag(cmd, &r.comment)
 }
 
 func sinceFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "invalid-since", "", "when the certificates are known or suspected to have become invalid, for the CRL (RFC 5280 section 5.3.2)")
+	cmd.Flags().StringVar(to, "invalid-since", "", "time since which the certificates are known or suspected to be invalid, for the CRL (RFC 5280 section 5.3.2)")
 }
 
 func commentFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "comment", "", "why, in words, for the log")
+	cmd.Flags().StringVar(to, "comment", "", "free text that the log records as the reason")
 }
 
 // read returns reason and time as a request has them.

@@ -79,7 +79,7 @@ func newRevocationCreate() *cobra.Command {
 	c.selection.flags(cmd)
 	c.reason.flags(cmd)
 	cmd.Flags().BoolVar(&c.dryRun, "dry-run", false, "count what the selection matches, and change nothing")
-	cmd.Flags().BoolVar(&c.yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&c.yes, "yes", false, "do not ask for confirmation")
 	return cmd
 }
 

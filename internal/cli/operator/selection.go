@@ -32,14 +32,14 @@ not. A time is 2026-03-01T04:00:00Z, or 2026-03-01 for the first second of that 
 
 func (s *selection) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&s.issuer, "issuer", "", "identifier of a CA, in hexadecimal")
-	f.StringVar(&s.identity, "identity", "", "identity, such as device/42")
-	f.StringVar(&s.lineage, "lineage", "", "serial number that a lineage begins with")
+	f.StringVar(&s.issuer, "issuer", "", "issuer ID of the CA, in hexadecimal")
+	f.StringVar(&s.identity, "identity", "", "select by identity, such as device/42")
+	f.StringVar(&s.lineage, "lineage", "", "select the certificate with this serial number, and all that were renewed from it")
 	f.StringVar(&s.key, "key-hash", "", "SHA-256 of a public key, in hexadecimal")
 	f.StringVar(&s.profile, "profile", "", "certificate profile")
 	f.Var(&s.label, "label", "label of the identity")
-	f.StringVar(&s.issuedFrom, "issued-from", "", "issued at this time or later")
-	f.StringVar(&s.issuedUntil, "issued-until", "", "issued before this time")
+	f.StringVar(&s.issuedFrom, "issued-from", "", "select certificates issued at this time or later")
+	f.StringVar(&s.issuedUntil, "issued-until", "", "select certificates issued before this time")
 }
 
 // given reports whether any of the flags is set.

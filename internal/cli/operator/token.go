@@ -64,9 +64,9 @@ func newTokenCreate() *cobra.Command {
 	}
 	output.Flag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&lifetime, "lifetime", "", "how long it is valid, such as 15m or 90d")
-	f.BoolVar(&req.Replace, "replace", false, "let the token enroll an identity that is enrolled already")
-	f.StringVar(&out, "out", "", "file to write; it must not exist")
+	f.StringVar(&lifetime, "lifetime", "", "how long the token, certificate or CRL is valid, such as 15m or 90d")
+	f.BoolVar(&req.Replace, "replace", false, "allow the token to enroll an identity that is already enrolled; its old certificates are revoked then")
+	f.StringVar(&out, "out", "", "file that the command writes; it must not exist")
 	_ = cmd.MarkFlagRequired("out")
 	return cmd
 }

@@ -49,16 +49,16 @@ func newTokenList() *cobra.Command {
 	output.Flag(cmd)
 	f := cmd.Flags()
 	createdByFlag(cmd, &req.CreatedBy)
-	f.StringVar(&req.Identity, "identity", "", "identity, such as device/42")
+	f.StringVar(&req.Identity, "identity", "", "select by identity, such as device/42")
 	stateFlag(cmd, &state)
-	f.StringVar(&from, "created-from", "", "created at this time or later")
-	f.StringVar(&until, "created-until", "", "created before this time")
+	f.StringVar(&from, "created-from", "", "select tokens created at this time or later")
+	f.StringVar(&until, "created-until", "", "select tokens created before this time")
 	return cmd
 }
 
 // createdByFlag adds the flag that names the operator who created tokens.
 func createdByFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "created-by", "", "operator who created the tokens, such as brevet/operator/alice")
+	cmd.Flags().StringVar(to, "created-by", "", "select tokens that this operator created, such as brevet/operator/alice")
 	cli.MovedFlags(cmd, map[string]string{"made-by": "--created-by"})
 }
 

@@ -43,7 +43,7 @@ func New() *cobra.Command {
 	}
 	node.ConfigFlag(cmd)
 	node.KeyFlags(cmd)
-	cmd.Flags().Bool("check", false, "show every key with its origin, open the HSM, the store and the archive, lint the profiles, listen, then stop")
+	cmd.Flags().Bool("check", false, "print every configuration key with its origin, open the HSM, the store and the archive, lint the profiles, listen on the ports, then exit")
 	return cmd
 }
 

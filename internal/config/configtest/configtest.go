@@ -191,10 +191,10 @@ func section(keys []Key) string {
 func (k Key) summary() string {
 	switch {
 	case k.Required:
-		return k.Type + ", required"
+		return "Type: " + k.Type + ". Required."
 	case k.Default != "":
-		return k.Type + ", default `" + k.Default + "`"
+		return "Type: " + k.Type + ". Default: `" + k.Default + "`."
 	default:
-		return k.Type + ", optional"
+		return "Type: " + k.Type + ". Optional."
 	}
 }

@@ -22,12 +22,12 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// scene contains the files of a CA and of a certificate for a TLS server and client. Its TLS server says hello to each
-// client with a valid certificate.
+// scene contains the files of a CA and of a certificate for a TLS server and client. Its TLS server sends "hello" to
+// each client with a valid certificate.
 type scene struct{ dir, chain, key, root, issuing, port string }
 
 // These functions edit the ceremony in which the issuing CA is signed.
-func byDefault(*ceremony.SignSpec)     {}
+func unconstrained(*ceremony.SignSpec) {}
 func constrained(s *ceremony.SignSpec) { s.Constrain = true }
 func permitDNS(s *ceremony.SignSpec)   { s.Constrain, s.PermittedDNS = true, []string{"fleet.example"} }
 
@@ -107,9 +107,9 @@ func (s scene) serve(t *testing.T, root *x509.Certificate) string {
 	return port
 }
 
-// says runs a program on the scene. The output must contain the text, and the program must succeed if the text is
-// hello.
-func (s scene) says(t *testing.T, want string, program string, args ...string) {
+// mustPrint runs a program that connects to the scene's server or reads its files. The output must contain want. If
+// want is "hello", the program must also succeed.
+func (s scene) mustPrint(t *testing.T, want string, program string, args ...string) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()
 	if !strings.Contains(string(out), want) || want == "hello" && err != nil {
@@ -119,11 +119,11 @@ func (s scene) says(t *testing.T, want string, program string, args ...string) {
 
 func (s scene) args() []string { return []string{s.chain, s.key, s.root, s.port} }
 
-// compiled compiles a C program in testdata/judges.
+// compiled compiles a C program in testdata/interop.
 func compiled(t *testing.T, name string, libraries ...string) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), name)
-	args := append([]string{"-Wall", "-Werror", "-o", program, "testdata/judges/" + name + ".c"}, libraries...)
+	args := append([]string{"-Wall", "-Werror", "-o", program, "testdata/interop/" + name + ".c"}, libraries...)
 	if out, err := exec.CommandContext(t.Context(), "cc", args...).CombinedOutput(); err != nil {
 		t.Fatalf("cc: %v: run deploy/setup.sh --test\n%s", err, out)
 	}
@@ -132,24 +132,24 @@ func compiled(t *testing.T, name string, libraries ...string) string {
 
 func TestMbedTLSVerifies(t *testing.T) {
 	program := compiled(t, "mbedtls", "-lmbedtls", "-lmbedx509", "-lmbedcrypto")
-	open, limited := newScene(t, byDefault), newScene(t, constrained)
-	open.says(t, "hello", program, open.args()...)
-	limited.says(t, "parse the chain: ", program, limited.args()...)
+	open, limited := newScene(t, unconstrained), newScene(t, constrained)
+	open.mustPrint(t, "hello", program, open.args()...)
+	limited.mustPrint(t, "parse the chain: ", program, limited.args()...)
 }
 
 func TestWolfSSLVerifies(t *testing.T) {
 	program := compiled(t, "wolfssl", "-lwolfssl")
-	for want, edits := range map[string][]func(*ceremony.SignSpec){"hello": {byDefault, constrained}, "verify the chain:": {permitDNS}} {
+	for want, edits := range map[string][]func(*ceremony.SignSpec){"hello": {unconstrained, constrained}, "verify the chain:": {permitDNS}} {
 		for _, edit := range edits {
 			s := newScene(t, edit)
-			s.says(t, want, program, append(s.args(), s.issuing)...)
+			s.mustPrint(t, want, program, append(s.args(), s.issuing)...)
 		}
 	}
 }
 
 func TestPythonParses(t *testing.T) {
-	for _, s := range []scene{newScene(t, byDefault), newScene(t, constrained)} {
-		s.says(t, "spiffe://fleet.example/device/1", "/usr/bin/python3", "testdata/judges/parse.py", s.chain, s.root)
+	for _, s := range []scene{newScene(t, unconstrained), newScene(t, constrained)} {
+		s.mustPrint(t, "spiffe://fleet.example/device/1", "/usr/bin/python3", "testdata/interop/parse.py", s.chain, s.root)
 	}
 }
 
@@ -173,9 +173,9 @@ func (s scene) mosquitto(t *testing.T) string {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var said bytes.Buffer
+	var output bytes.Buffer
 	broker := exec.CommandContext(t.Context(), "mosquitto", "-c", conf)
-	broker.Stdout, broker.Stderr = &said, &said
+	broker.Stdout, broker.Stderr = &output, &output
 	if err := broker.Start(); err != nil {
 		t.Fatalf("%v: run deploy/setup.sh --test", err)
 	}
@@ -183,7 +183,7 @@ func (s scene) mosquitto(t *testing.T) string {
 		_ = broker.Process.Kill()
 		_ = broker.Wait()
 		if t.Failed() {
-			t.Logf("mosquitto:\n%s", said.String())
+			t.Logf("mosquitto:\n%s", output.String())
 		}
 	})
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -200,7 +200,7 @@ func (s scene) mosquitto(t *testing.T) string {
 
 // TestMosquittoVerifies publishes from a device to a broker; each verifies the other's chain.
 func TestMosquittoVerifies(t *testing.T) {
-	for _, s := range []scene{newScene(t, byDefault), newScene(t, constrained)} {
+	for _, s := range []scene{newScene(t, unconstrained), newScene(t, constrained)} {
 		args := []string{"-h", "127.0.0.1", "-p", s.mosquitto(t), "--cafile", s.root, "-t", "t", "-m", "m", "-q", "1"}
 		out, err := exec.CommandContext(t.Context(), "mosquitto_pub", append(args, "--cert", s.chain, "--key", s.key)...).CombinedOutput()
 		if err != nil {

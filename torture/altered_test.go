@@ -11,19 +11,19 @@ import (
 	"testing"
 )
 
-// missingRecordsAreFound makes one change at a time to files that pass the audit. The audit must find each. The
-// store's triggers and checks are off.
-func missingRecordsAreFound(t *testing.T, g *testCA, random *rand.Rand) {
+// alteredFilesAreFound makes one change at a time to files that pass the audit. The audit must find each. The store's
+// foreign keys and checks are off.
+func alteredFilesAreFound(t *testing.T, g *testCA, random *rand.Rand) {
 	tt := newCrashTest(t, g, random, "", nil)
-	for tt.before == nil || len(tt.observed.revoked) == 0 || len(tt.observed.states) == 0 || !slices.ContainsFunc(tt.before.rows, unreleased) || !tt.before.hasRevokedBatch() {
+	for tt.before == nil || len(tt.observed.revoked) == 0 || len(tt.observed.states) == 0 || !slices.ContainsFunc(tt.before.rows, undelivered) || !tt.before.hasRevokedBatch() {
 		if faults := tt.round(t, round{kill: killPoint{after(stepSign), 20}, wait: hangTimeout}); len(faults) > 0 {
 			t.Fatal(report(faults))
 		}
 	}
 	tt.server.stop(t)
 	const newest = `(SELECT max(id) FROM certificates WHERE der IS NOT NULL)`
-	// The first entry with the serial number of a delivered certificate is that of its issuance, and names its token. In the
-	// encoding of an entry 180c is the revocation of certificates, and 8a01 the step of a bulk revocation.
+	// The first entry with the serial number of a delivered certificate is that of its issuance, and names its token.
+	// In the encoding of an entry 180c is the revocation of certificates, and 8a01 the step of a bulk revocation.
 	const issued = `(SELECT l.entry FROM log l JOIN certificates c ON instr(l.entry, c.serial) > 0 WHERE c.der IS NOT NULL`
 	for _, c := range []struct{ change, finds string }{
 		{`DELETE FROM certificates WHERE id = ` + newest, "which is not on record"},
@@ -49,26 +49,26 @@ func missingRecordsAreFound(t *testing.T, g *testCA, random *rand.Rand) {
 		{`UPDATE crl_numbers SET taken = zeroblob(20)`, "CRLs, but only 0 numbers are taken"},
 		{`INSERT INTO intents (batch, epoch, items) VALUES (zeroblob(16), 1, x'')`, "stay open"},
 	} {
-		if faults := tt.changed(t, c.change); !slices.ContainsFunc(faults, func(f string) bool { return strings.Contains(f, c.finds) }) {
+		if faults := tt.auditAltered(t, c.change); !slices.ContainsFunc(faults, func(f string) bool { return strings.Contains(f, c.finds) }) {
 			t.Errorf("after %s: %s", c.change, report(faults))
 		}
 	}
-	for _, l := range tt.publishedCRLs { // as if newer CRLs had been published before
+	for _, l := range tt.publishedCRLs { // as if the previous check had seen newer CRLs
 		l.Number.Add(l.Number, big.NewInt(1))
 	}
 	if faults := tt.checkCRLs(tt.dir, 0); len(faults) != 2*partitions+1 || !strings.Contains(faults[0], "before") {
 		t.Errorf("after CRLs with higher numbers: %s", report(faults))
 	}
 	tt.publishedCRLs = nil
-	if faults := tt.changed(t, `SELECT 1`); len(faults) > 0 {
+	if faults := tt.auditAltered(t, `SELECT 1`); len(faults) > 0 {
 		t.Errorf("unchanged files: %s", report(faults))
 	}
 }
 
-func unreleased(r row) bool { return r.der == nil }
+func undelivered(r row) bool { return r.der == nil }
 
-// changed audits a copy of the files after a change by an SQL statement.
-func (tt *crashTest) changed(t *testing.T, statement string) []string {
+// auditAltered audits a copy of the files after a change by an SQL statement.
+func (tt *crashTest) auditAltered(t *testing.T, statement string) []string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "files")
 	must(t, copyTree(tt.dir, dir))

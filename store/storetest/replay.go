@@ -18,19 +18,19 @@ import (
 	"github.com/brevet-pki/brevet/store/retention"
 )
 
-// history makes random records of every kind.
+// history writes random records of every kind to a store.
 type history struct {
 	w          *world
 	identities []pki.SPIFFEID
 	records    []ca.Record
 	tokens     []ra.Token
 	bulks      []int64
-	sweep      retention.Place
+	sweep      retention.Place // where the next step of retention begins
 }
 
-// testRebuild makes random histories, and rebuilds the records from the log.
-func testRebuild(t *testing.T, open func(t *testing.T) Store) {
-	need(t, open(t).Rebuild != nil, "replay")
+// testReplay writes random histories, and replays their logs into empty stores.
+func testReplay(t *testing.T, open func(t *testing.T) Store) {
+	need(t, open(t).Replay != nil, "replay")
 	rapid.Check(t, func(rt *rapid.T) {
 		h := &history{w: newWorld(t, open(t))}
 		for range 3 {
@@ -39,26 +39,26 @@ func testRebuild(t *testing.T, open func(t *testing.T) Store) {
 		actions := map[string]func(*rapid.T){
 			"register": h.register, "update": h.update, "issue": h.issue, "issue more": h.issue, "renew": h.renew, "renew again": h.renew,
 			"abandon": h.abandon, "token": h.token, "use token": h.useToken, "revoke tokens": h.revokeTokens, "change": h.change,
-			"change identity": h.changeIdentity, "revoke key": h.revokeKey, "bulk": h.bulk, "step": h.step, "publish": h.publish,
-			"points": h.points, "expire": h.expire, "later": h.later, "refuse": func(rt *rapid.T) { h.w.note(rt, "no") },
+			"change identity": h.changeIdentity, "revoke key": h.revokeKey, "create bulk": h.createBulk, "apply bulk": h.applyBulkStep, "publish": h.publish,
+			"points": h.points, "expire": h.expire, "later": h.later, "refuse": func(rt *rapid.T) { h.w.logRefusal(rt, "no") },
 		}
 		rt.Repeat(actions)
-		h.w.mustRebuild(t)
+		h.w.mustReplay(t)
 		if t.Failed() {
 			rt.FailNow()
 		}
 	})
 }
 
-// pass accepts refusals: a random change may be one that the rules refuse.
-func (h *history) pass(t *rapid.T, err error) {
+// allowRefusal fails the test for an error that is not a refusal. The store may refuse a random change.
+func (h *history) allowRefusal(t *rapid.T, err error) {
 	t.Helper()
 	if _, refused := pki.AsRefusal(err); !refused {
 		must(t, err)
 	}
 }
 
-func (h *history) some(t *rapid.T) pki.SPIFFEID {
+func (h *history) anyIdentity(t *rapid.T) pki.SPIFFEID {
 	return rapid.SampledFrom(h.identities).Draw(t, "identity")
 }
 
@@ -86,10 +86,10 @@ func (h *history) register(t *rapid.T) {
 }
 
 func (h *history) update(t *rapid.T) {
-	id := h.w.stateOf(t, h.some(t))
+	id := h.w.readIdentity(t, h.anyIdentity(t))
 	h.attributes(t, &id)
 	_, err := h.w.RA.UpdateIdentity(context.Background(), id, operator, h.w.now)
-	h.pass(t, err)
+	h.allowRefusal(t, err)
 }
 
 func (h *history) record(t *rapid.T, id pki.SPIFFEID) ca.Record {
@@ -102,15 +102,15 @@ func (h *history) record(t *rapid.T, id pki.SPIFFEID) ca.Record {
 }
 
 func (h *history) add(t *rapid.T, r ca.Record) {
-	err := h.w.try(t, r)
-	h.pass(t, err)
+	err := h.w.commit(t, r)
+	h.allowRefusal(t, err)
 	if err == nil {
 		h.records = append(h.records, r)
 	}
 }
 
 func (h *history) issue(t *rapid.T) {
-	id := h.w.stateOf(t, h.some(t))
+	id := h.w.readIdentity(t, h.anyIdentity(t))
 	r := h.record(t, id.ID)
 	if id.State == pki.Registered {
 		r.Guard.Identity, r.Guard.Revision, r.Guard.Enrolls = id.ID, id.Revision, true
@@ -133,11 +133,11 @@ func (h *history) renew(t *rapid.T) {
 	h.add(t, r)
 }
 
-// abandon settles items that were not signed, one of them sometimes with a serial number that is on record.
+// abandon commits items without records. One of them may have a serial number that is already on record.
 func (h *history) abandon(t *rapid.T) {
 	var intended []ca.Record
 	for range rapid.IntRange(1, 3).Draw(t, "items") {
-		intended = append(intended, h.record(t, h.some(t)))
+		intended = append(intended, h.record(t, h.anyIdentity(t)))
 	}
 	if len(h.records) > 0 && rapid.Bool().Draw(t, "duplicate") {
 		intended[0].Ref = rapid.SampledFrom(h.records).Draw(t, "duplicate of").Ref
@@ -146,8 +146,8 @@ func (h *history) abandon(t *rapid.T) {
 }
 
 func (h *history) token(t *rapid.T) {
-	id := h.w.stateOf(t, h.some(t))
-	b := h.w.draw()
+	id := h.w.readIdentity(t, h.anyIdentity(t))
+	b := h.w.unique()
 	tokenID, err := pki.TokenIDFromBytes(b[:])
 	must(t, err)
 	token := ra.Token{
@@ -159,7 +159,7 @@ func (h *history) token(t *rapid.T) {
 		token.CreatedBy = pki.ActorCaller(r.Identity, r.Ref)
 	}
 	_, err = h.w.RA.CreateToken(context.Background(), token)
-	h.pass(t, err)
+	h.allowRefusal(t, err)
 	if err == nil {
 		h.tokens = append(h.tokens, token)
 	}
@@ -172,11 +172,11 @@ func (h *history) useToken(t *rapid.T) {
 	token := rapid.SampledFrom(h.tokens).Draw(t, "token")
 	r := h.record(t, token.Identity)
 	_, err := h.w.RA.BindToken(context.Background(), token.ID, r.RequestID, r.KeyHash, h.w.now)
-	h.pass(t, err)
+	h.allowRefusal(t, err)
 	if err != nil || rapid.Bool().Draw(t, "only bind") {
 		return
 	}
-	id := h.w.stateOf(t, token.Identity)
+	id := h.w.readIdentity(t, token.Identity)
 	r.Guard.Token, r.Guard.Identity, r.Guard.Revision, r.Guard.Enrolls = token.ID, id.ID, id.Revision, true
 	h.add(t, r)
 }
@@ -186,61 +186,61 @@ func (h *history) revokeTokens(t *rapid.T) {
 	if len(h.tokens) > 0 && rapid.Bool().Draw(t, "one") {
 		v.ID = rapid.SampledFrom(h.tokens).Draw(t, "token").ID.String()
 	} else {
-		v.CreatedBy = h.some(t)
+		v.CreatedBy = h.anyIdentity(t)
 	}
 	_, err := h.w.RA.RevokeTokens(context.Background(), v)
-	h.pass(t, err)
+	h.allowRefusal(t, err)
 }
 
-func (h *history) order(t *rapid.T) revocation.Change {
-	o := revocation.Change{Actor: operator, At: h.w.now, Comment: rapid.SampledFrom([]string{"", "stolen"}).Draw(t, "comment")}
-	switch o.Action = rapid.SampledFrom([]revocation.Action{revoke, hold, release}).Draw(t, "action"); o.Action {
+func (h *history) drawChange(t *rapid.T) revocation.Change {
+	change := revocation.Change{Actor: operator, At: h.w.now, Comment: rapid.SampledFrom([]string{"", "stolen"}).Draw(t, "comment")}
+	switch change.Action = rapid.SampledFrom([]revocation.Action{revoke, hold, unhold}).Draw(t, "action"); change.Action {
 	case revoke:
-		o.Reason = rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise, pki.PrivilegeWithdrawn}).Draw(t, "reason")
-		if rapid.Bool().Draw(t, "since when") {
-			o.InvalidSince = h.w.now.Add(-time.Hour)
+		change.Reason = rapid.SampledFrom([]pki.Reason{pki.Superseded, pki.KeyCompromise, pki.PrivilegeWithdrawn}).Draw(t, "reason")
+		if rapid.Bool().Draw(t, "with invalidity date") {
+			change.InvalidSince = h.w.now.Add(-time.Hour)
 		}
 	case hold:
-		o.Reason = pki.CertificateHold
+		change.Reason = pki.CertificateHold
 	}
-	return o
+	return change
 }
 
 func (h *history) change(t *rapid.T) {
 	if len(h.records) == 0 {
 		return
 	}
-	o := h.order(t)
-	o.Certificate = rapid.SampledFrom(h.records).Draw(t, "certificate").Ref
-	_, err := h.w.Orders.Apply(context.Background(), o)
-	h.pass(t, err)
+	change := h.drawChange(t)
+	change.Certificate = rapid.SampledFrom(h.records).Draw(t, "certificate").Ref
+	_, err := h.w.Statuses.Apply(context.Background(), change)
+	h.allowRefusal(t, err)
 }
 
 func (h *history) changeIdentity(t *rapid.T) {
-	o := h.order(t)
-	o.Identity = h.some(t)
+	change := h.drawChange(t)
+	change.Identity = h.anyIdentity(t)
 	switch {
-	case o.Action == hold:
-		o.State = pki.Suspended
-	case o.Action == revoke && rapid.Bool().Draw(t, "retire"):
-		o.State = pki.Retired
+	case change.Action == hold:
+		change.State = pki.Suspended
+	case change.Action == revoke && rapid.Bool().Draw(t, "retire"):
+		change.State = pki.Retired
 	}
-	_, err := h.w.Orders.Apply(context.Background(), o)
-	h.pass(t, err)
+	_, err := h.w.Statuses.Apply(context.Background(), change)
+	h.allowRefusal(t, err)
 }
 
 func (h *history) revokeKey(t *rapid.T) {
 	if len(h.records) == 0 {
 		return
 	}
-	o := revocation.Change{
+	change := revocation.Change{
 		Action: revoke, Reason: pki.KeyCompromise, Key: rapid.SampledFrom(h.records).Draw(t, "certificate").KeyHash, Actor: operator, At: h.w.now,
 	}
-	_, err := h.w.Orders.Apply(context.Background(), o)
-	h.pass(t, err)
+	_, err := h.w.Statuses.Apply(context.Background(), change)
+	h.allowRefusal(t, err)
 }
 
-func (h *history) bulk(t *rapid.T) {
+func (h *history) createBulk(t *rapid.T) {
 	if h.w.Revocation == nil || len(h.records) == 0 {
 		return
 	}
@@ -248,26 +248,26 @@ func (h *history) bulk(t *rapid.T) {
 	for _, r := range h.records {
 		certs = append(certs, &cert{Record: r, issued: r.IssuedAt})
 	}
-	o := (&fleet{w: h.w, certs: certs}).drawOrder(t)
-	set, _, err := h.w.Revocation.CreateBulk(context.Background(), o)
-	h.pass(t, err)
-	if err == nil && !set.Done {
-		h.bulks = append(h.bulks, set.ID)
+	req := (&bulkModel{w: h.w, certs: certs}).drawBulkRequest(t)
+	bulk, _, err := h.w.Revocation.CreateBulk(context.Background(), req)
+	h.allowRefusal(t, err)
+	if err == nil && !bulk.Done {
+		h.bulks = append(h.bulks, bulk.ID)
 	}
 }
 
-func (h *history) step(t *rapid.T) {
+func (h *history) applyBulkStep(t *rapid.T) {
 	if len(h.bulks) == 0 {
 		return
 	}
 	ctx := context.Background()
-	if rapid.Bool().Draw(t, "count") {
+	if rapid.Bool().Draw(t, "notify") {
 		_, err := h.w.Revocation.NotifyBulk(ctx, h.bulks[0], pki.StatusObserverFunc(func([]pki.StatusChange) {}))
 		must(t, err)
 	}
-	_, set, err := h.w.Revocation.ApplyBulk(ctx, h.bulks[0], rapid.IntRange(1, 3).Draw(t, "limit"), h.w.now)
+	_, bulk, err := h.w.Revocation.ApplyBulk(ctx, h.bulks[0], rapid.IntRange(1, 3).Draw(t, "limit"), h.w.now)
 	must(t, err)
-	if set.Done {
+	if bulk.Done {
 		h.bulks = h.bulks[1:]
 	}
 }
@@ -280,7 +280,7 @@ func (h *history) publish(t *rapid.T) {
 	issuer := rapid.SampledFrom([]pki.IssuerID{issuerA, issuerB}).Draw(t, "issuer")
 	number, err := h.w.CRLs.TakeNumber(ctx, issuer, h.w.now)
 	must(t, err)
-	full := crl.CRL{Issuer: issuer, Number: number, ThisUpdate: h.w.now, NextUpdate: h.w.now.Add(time.Hour), Position: 3, SHA256: h.w.draw(), Size: 5, Entries: 2}
+	full := crl.CRL{Issuer: issuer, Number: number, ThisUpdate: h.w.now, NextUpdate: h.w.now.Add(time.Hour), Position: 3, SHA256: h.w.unique(), Size: 5, Entries: 2}
 	part, delta := full, full
 	part.Partition = rapid.SampledFrom([]uint16{1, 7, 65535}).Draw(t, "partition")
 	part.Base = crl.Base{Number: number, ThisUpdate: h.w.now, Position: 3}
@@ -307,18 +307,18 @@ func (h *history) expire(t *rapid.T) {
 	if h.w.Retention == nil {
 		return
 	}
-	h.w.grow(t)
-	gone, err := h.w.Retention.Expire(context.Background(), retention.Step{
+	h.w.advanceAge(t)
+	expired, err := h.w.Retention.Expire(context.Background(), retention.Step{
 		Before: h.w.now, At: h.w.now, After: h.sweep, Limit: rapid.IntRange(1, 3).Draw(t, "limit"),
 	})
 	must(t, err)
-	if h.sweep = gone.Next; !gone.More {
+	if h.sweep = expired.Next; !expired.More {
 		h.sweep = retention.Place{}
 	}
 	h.forget()
 }
 
-// forget drops what has left, so that later actions are about what is on record.
+// forget drops the records that retention has removed, so that later actions concern records of the store.
 func (h *history) forget() {
 	var records []ca.Record
 	for _, r := range h.records {

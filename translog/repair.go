@@ -30,11 +30,11 @@ func OpenArchiveOf(ctx context.Context, records Store, path string, log *slog.Lo
 	if !errors.As(err, &corrupt) {
 		return a, err
 	}
-	mended, merr := mend(ctx, records, path)
-	if merr != nil {
-		return nil, errors.Join(err, merr)
+	repaired, repairErr := repair(ctx, records, path)
+	if repairErr != nil {
+		return nil, errors.Join(err, repairErr)
 	}
-	if !mended {
+	if !repaired {
 		return nil, err
 	}
 	log.Warn("removed an append from the archive that a power failure damaged, the store has its entries",
@@ -42,8 +42,8 @@ func OpenArchiveOf(ctx context.Context, records Store, path string, log *slog.Lo
 	return OpenArchive(path, epoch, log)
 }
 
-// mend removes a torn append and reports whether there was one.
-func mend(ctx context.Context, records Store, path string) (bool, error) {
+// repair removes a torn append and reports whether there was one.
+func repair(ctx context.Context, records Store, path string) (bool, error) {
 	f, err := files.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return false, fmt.Errorf("open archive: %w", err)

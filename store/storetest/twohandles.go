@@ -1,0 +1,83 @@
+package storetest
+
+import (
+	"context"
+	"testing"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation"
+)
+
+// testTwoHandles uses two handles on one store, like two processes, if the engine allows it.
+func testTwoHandles(t *testing.T, open func(t *testing.T) Store) {
+	for name, test := range map[string]func(t *testing.T, first, second *world){
+		"a change is visible at once": changeIsVisible, "a newer epoch fences": newerEpochFences,
+		"a token is spent once": tokenIsSpentOnce, "a serial number is used once": serialIsUsedByOne,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			need(t, s.Second != nil, "second handle")
+			first := newWorld(t, s)
+			second := &world{Store: s.Second(t), now: first.now, uniqueCount: 1 << 32}
+			test(t, first, second)
+		})
+	}
+}
+
+func changeIsVisible(t *testing.T, first, second *world) {
+	r := first.enrollNew(t)
+	mustEqual(t, "the status", second.readCertificate(t, r.Ref).Status, pki.Status{State: pki.Good, Version: 1})
+	next := first.enrollment(t, first.readIdentity(t, r.Identity))
+	second.apply(t, revocation.Change{Action: revocation.Hold, Identity: r.Identity, State: pki.Suspended})
+	if have := first.readIdentity(t, r.Identity); have.State != pki.Suspended {
+		t.Errorf("the identity is %v", have.State)
+	}
+	mustRefuse(t, first.commit(t, next), pki.RuleIdentityState)
+	mustEqual(t, "the log", len(second.entries(t)), len(first.entries(t)))
+}
+
+func newerEpochFences(t *testing.T, first, second *world) {
+	ctx := context.Background()
+	r := first.enrollment(t, first.register(t))
+	intent := first.writeIntent(t, r)
+	pending := second.begin(t)
+	mustEqual(t, "the number of pending intents", len(pending), 1)
+	commit := ca.BatchCommit{Intent: intent, Records: []ca.Record{r}, At: first.now}
+	_, err := first.Journal.Write(ctx, first.epoch, []ca.BatchCommit{commit}, nil)
+	mustBeFenced(t, err)
+	must(t, second.commitBatch(t, intent, r)[0])
+	if have := first.readCertificate(t, r.Ref); !have.Delivered {
+		t.Errorf("the certificate is %+v", have)
+	}
+}
+
+func tokenIsSpentOnce(t *testing.T, first, second *world) {
+	id := first.register(t)
+	token := first.createToken(t, id.ID)
+	r := first.enrollment(t, id)
+	r.Guard.Token = token.ID
+	_, err := second.RA.BindToken(context.Background(), token.ID, r.RequestID, r.KeyHash, second.now)
+	must(t, err)
+	first.issue(t, r)
+	if have := second.readToken(t, token.ID); !have.Spent {
+		t.Errorf("the token is %+v", have)
+	}
+	_, err = first.RA.BindToken(context.Background(), token.ID, first.requestID(t), first.key(), first.now)
+	must(t, err)
+	second.begin(t)
+	again := second.enrollment(t, second.readIdentity(t, id.ID))
+	again.Guard.Token = token.ID
+	mustRefuse(t, second.commit(t, again), pki.RuleToken)
+}
+
+func serialIsUsedByOne(t *testing.T, first, second *world) {
+	r := first.enrollNew(t)
+	second.begin(t)
+	again := second.enrollment(t, second.register(t))
+	again.Ref = r.Ref
+	mustRefuse(t, second.commit(t, again), pki.RuleOverloaded)
+	if have := first.readCertificate(t, r.Ref); have.Status.State != pki.Good {
+		t.Errorf("the first certificate is %+v", have)
+	}
+}
