@@ -21,7 +21,7 @@ GOLANGCI = $(GO) tool -modfile=tools/golangci-lint.mod golangci-lint
 export CGO_ENABLED = 1
 
 .DEFAULT_GOAL := build
-.PHONY: demo build run packages test-packages test-containers bench fairness test test-race test-judges torture fuzz sizes lint fmt generate freeze-contract check-generated setup-build setup setup-test setup-judges clean help
+.PHONY: demo build run packages test-packages test-containers bench bench-step-ca fairness test test-race test-judges torture fuzz sizes lint fmt generate freeze-contract check-generated setup-build setup setup-test setup-judges clean help
 
 demo: setup build ## set up what is missing, build, and run the whole story once
 	deploy/demo.sh
@@ -53,6 +53,9 @@ bench: setup-test build ## what the token signs, and a server issues, revokes an
 	bin/brevet-bench revoke
 	bin/brevet-bench crl
 	bin/brevet-bench ocsp
+
+bench-step-ca: setup-test build ## step-ca beside Brevet, certificates a second and latencies: the first run builds step-ca, for minutes
+	deploy/bench-step-ca.sh
 
 fairness: setup-test ## what a client that makes ten times its calls does to the others' latency: for minutes, best with nothing else running
 	$(GO) test -run '^$$' -bench BesideAFlood -benchtime 1x ./server

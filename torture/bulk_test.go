@@ -143,7 +143,7 @@ func (d *device) renewSuperseded(ctx context.Context, superseded *credential) {
 type bulkRecord struct {
 	id, mark int
 	action   int
-	batch    string // value of the selected label; this and the next fields are empty if nothing is selected by them
+	batch    string // value of the selected label; each of these four fields is empty if the selection does not use it
 	identity string // SPIFFE ID
 	key      string // hash, in hexadecimal
 	lineage  string // the first serial number of the lineage

@@ -49,7 +49,7 @@ func (d *decoder) ref(issuer, serial []byte) pki.CertRef {
 	return r
 }
 
-// time decodes a time, and requireTime one that must be set; 0 is unset.
+// time decodes a time in milliseconds since 1970. If ms is 0, time returns the zero time.
 func (d *decoder) time(ms int64) time.Time {
 	if ms == 0 {
 		return time.Time{}
@@ -57,6 +57,7 @@ func (d *decoder) time(ms int64) time.Time {
 	return d.requireTime(ms)
 }
 
+// requireTime decodes a time in milliseconds since 1970. The value 0 is 1970.
 func (d *decoder) requireTime(ms int64) time.Time {
 	t, err := parseTime(ms)
 	if err != nil {

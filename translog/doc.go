@@ -3,8 +3,8 @@
 //
 // The store writes an [Entry], unsequenced, in the transaction of the change that it records. The [Sequencer] later
 // assigns indexes without gaps and appends the entries to the [Archive], an append-only file. An auditor verifies the
-// archive offline with [Read]; a restored database learns from it what its backup lacks. A [Verifier] checks the same
-// rules on any stream of records, such as one received over the network.
+// archive offline with [Read]. After a database was restored, the archive shows which entries its backup lacks. A
+// [Verifier] checks the same rules on any stream of records, such as one received over the network.
 //
 // The package refuses an entry that ParseEntry could not read and a record that does not continue the chain. It refuses
 // an archive that was altered, or that is ahead of its store. It repairs only one kind of damage: an append that a

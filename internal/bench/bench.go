@@ -15,11 +15,12 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Commands returns the commands of brevet-bench. The hidden ones are processes that a measurement starts.
+// Commands returns the commands of brevet-bench. The hidden ones are processes that a measurement starts, and
+// the comparison with step-ca, which needs that program.
 func Commands() []*cobra.Command {
 	return []*cobra.Command{
 		newHSM(), newIssue(), newRevoke(), newCRL(), newOCSP(), renamedCommand("token", "hsm"),
-		newServer(), newCRLRound(), newBare(), newBareRPC(), newSigning(),
+		newStepCA(), newServer(), newCRLRound(), newBare(), newBareRPC(), newSigning(),
 	}
 }
 

@@ -46,6 +46,9 @@ func newIssue() *cobra.Command {
 			"unary RPCs over mutual TLS with messages of the same size from the same callers. Each of them takes --duration, too.\n" +
 			"composed_ratio is the server's rate divided by the rate that floor and bare RPC allow together,\n" +
 			"1 / (1/floor + 1/RPC). Load and floor share this machine's cores with the server. Set TMPDIR to measure another disk.\n\n" +
+			"With --callers 1 it measures the latencies that a certificate needs at least, each on the otherwise idle machine:\n" +
+			"p50_bound_us is two durable SQLite transactions, one HSM signature, two P-256 verifications, and a bare RPC.\n" +
+			"p50_bound_ratio is p50_ms divided by that bound.\n\n" +
 			"With --new-connections each certificate needs a new TLS connection. handshake_ratio is the rate of certificates\n" +
 			"divided by the rate of empty RPCs over new connections. With --hsm-rate the HSM makes at most that many signatures per\n" +
 			"second, each after --hsm-latency. hsm_share is the share of that rate that certificates reach; open_loop_p99_ms is the\n" +
@@ -118,6 +121,8 @@ func (b *issueBench) mode() mode {
 		return mode{measure: measureNothing, counted: b.count > 0, put: func(ctx context.Context, p *party, d time.Duration) (load, error) {
 			return putBulkLoad(ctx, p.streams, b.count, d)
 		}}
+	case b.callers == 1: // the latency of more callers contains waiting for each other
+		return mode{put: each((*caller).issue), fields: boundFields, measure: measureBound}
 	default:
 		return mode{put: each((*caller).issue), measure: measureNothing}
 	}
@@ -381,7 +386,7 @@ func (r *issueRig) compose(ctx context.Context, d time.Duration, values map[stri
 	if err != nil {
 		return fmt.Errorf("bare RPC: %w", err)
 	}
-	values["rpc_per_second"] = l.rate
+	values["rpc_per_second"], values["bound_rpc_us"] = l.rate, 1000*l.quantile(0.5)
 	values["composed_ratio"] = values["certificates_per_second"] * (1/values["floor_per_second"] + 1/l.rate)
 	return nil
 }

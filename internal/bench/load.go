@@ -173,7 +173,7 @@ type load struct {
 
 // putLoad makes RPCs for d: all callers at once, and each caller one after the other. If an RPC fails, it stops all
 // callers and returns the error.
-func putLoad(ctx context.Context, callers []*caller, call func(*caller, context.Context) (time.Duration, error), d time.Duration) (load, error) {
+func putLoad[C any](ctx context.Context, callers []C, call func(C, context.Context) (time.Duration, error), d time.Duration) (load, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	latencies := make([][]time.Duration, len(callers))

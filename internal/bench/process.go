@@ -8,16 +8,24 @@ import (
 	"syscall"
 )
 
-// process returns a process of the measurement: this binary with the arguments of a hidden command. It gets the HSM's
-// PIN on standard input, which other processes cannot read. It ends with ctx, and when this process ends for any
-// reason. Until then it holds the lock of the directory, too.
+// process returns a process of the measurement: this binary with the arguments of a hidden command.
 func (b *bench) process(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, args...)
+	cmd, err := b.program(ctx, self, args...)
+	if err != nil {
+		return nil, err
+	}
 	cmd.Args[0] = os.Args[0]
+	return cmd, nil
+}
+
+// program returns a process of the measurement. It gets the HSM's PIN on standard input, which other processes cannot
+// read. It ends with ctx, and when this process ends for any reason. Until then it holds the lock of the directory, too.
+func (b *bench) program(ctx context.Context, path string, args ...string) (*exec.Cmd, error) {
+	cmd := exec.CommandContext(ctx, path, args...)
 	var in bytes.Buffer
 	if err := b.pin.Pass(&in); err != nil {
 		return nil, err

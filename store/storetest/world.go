@@ -109,7 +109,6 @@ func (w *world) newIdentity(t rapid.TB) ra.Identity {
 	return ra.Identity{ID: id, Kind: pki.Device, Profile: "device", CreatedAt: w.now}
 }
 
-// storeToken stores the given token.
 func (w *world) storeToken(t rapid.TB, token ra.Token) {
 	t.Helper()
 	_, err := w.RA.CreateToken(context.Background(), token)

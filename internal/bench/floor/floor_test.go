@@ -2,6 +2,7 @@ package floor
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
@@ -149,6 +150,27 @@ func TestFloor(t *testing.T) {
 	}
 	if n := count(t, f, "intents"); n != 0 {
 		t.Errorf("%d intents are left", n)
+	}
+}
+
+func TestLatency(t *testing.T) {
+	f := open(t)
+	for _, d := range []time.Duration{0, 20 * time.Millisecond} {
+		l, err := f.Latency(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Write <= 0 || l.Sign <= 0 || l.Verify <= 0 {
+			t.Errorf("a latency was not measured: %+v", l)
+		}
+	}
+	if n := count(t, f, "log"); n < 2 {
+		t.Errorf("Latency has written %d entries", n)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if l, err := f.Latency(ctx, time.Second); !errors.Is(err, context.Canceled) {
+		t.Errorf("after the context ended: %+v, %v", l, err)
 	}
 }
 

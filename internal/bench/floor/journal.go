@@ -157,16 +157,32 @@ func (j *journal) run(queue <-chan row) (durable int, err error) {
 // write writes rows in a durable transaction. It also writes an intent for the same number of certificates, and deletes
 // it.
 func (j *journal) write(rows []row) error {
+	return j.transact(func() error {
+		err := j.batch(len(rows))
+		for i := 0; i < len(rows) && err == nil; i++ {
+			err = j.record(rows[i])
+		}
+		if err == nil {
+			_, err = j.seq.ExecContext(j.ctx, j.entries, j.chain[:])
+		}
+		return err
+	})
+}
+
+// writeEntry writes an entry of the log in a durable transaction.
+func (j *journal) writeEntry() error {
+	return j.transact(func() error {
+		_, err := j.log.ExecContext(j.ctx, make([]byte, entrySize))
+		return err
+	})
+}
+
+// transact commits what do writes.
+func (j *journal) transact(do func() error) error {
 	if _, err := j.begin.ExecContext(j.ctx); err != nil {
 		return err
 	}
-	err := j.batch(len(rows))
-	for i := 0; i < len(rows) && err == nil; i++ {
-		err = j.record(rows[i])
-	}
-	if err == nil {
-		_, err = j.seq.ExecContext(j.ctx, j.entries, j.chain[:])
-	}
+	err := do()
 	if err == nil {
 		_, err = j.commit.ExecContext(j.ctx)
 	}
