@@ -281,20 +281,20 @@ func (tx *writeTx) replayInstallationState(ctx context.Context, op rules.SetInst
 }
 
 func (tx *writeTx) replayExpire(ctx context.Context, op rules.Expire) error {
-	var gone retention.Expired
+	var removed retention.Expired
 	if op.Last != (retention.Place{}) {
-		if err := expiry.RemoveCertificates(ctx, tx.Tx, op.After, op.Last, &gone); err != nil {
+		if err := expiry.RemoveCertificates(ctx, tx.Tx, op.After, op.Last, &removed); err != nil {
 			return err
 		}
 	}
 	if op.Gone.Tokens > 0 {
-		if err := expiry.RemoveTokens(ctx, tx.Tx, op.Gone.Tokens, engine.Millis(op.Before), &gone); err != nil {
+		if err := expiry.RemoveTokens(ctx, tx.Tx, op.Gone.Tokens, engine.Millis(op.Before), &removed); err != nil {
 			return err
 		}
 	}
-	if gone.Certificates != op.Gone.Certificates || gone.Tokens != op.Gone.Tokens || gone.Keys != op.Gone.Keys {
+	if removed.Certificates != op.Gone.Certificates || removed.Tokens != op.Gone.Tokens || removed.Keys != op.Gone.Keys {
 		return fmt.Errorf("%d certificates, %d tokens and %d keys were removed, want %d, %d and %d",
-			gone.Certificates, gone.Tokens, gone.Keys, op.Gone.Certificates, op.Gone.Tokens, op.Gone.Keys)
+			removed.Certificates, removed.Tokens, removed.Keys, op.Gone.Certificates, op.Gone.Tokens, op.Gone.Keys)
 	}
 	return nil
 }

@@ -44,9 +44,9 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 	if err := rules.CheckLimit(s.Limit); err != nil {
 		return retention.Expired{}, err
 	}
-	var gone retention.Expired
+	var removed retention.Expired
 	err := r.db.write(ctx, "remove expired records", func(ctx context.Context, tx *writeTx) error {
-		gone = retention.Expired{}
+		removed = retention.Expired{}
 		// SQLite reuses row IDs of certificates after the newest rows are deleted. A bulk revocation stores the row ID of
 		// its last possible member, so nothing is removed while one is open.
 		var revoking bool
@@ -58,15 +58,15 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 			return err
 		}
 		before := engine.Millis(rules.Earlier(s.Before, newest))
-		if gone, err = expiry.Remove(ctx, tx.Tx, s, before); err != nil || gone.Certificates+gone.Tokens == 0 {
+		if removed, err = expiry.Remove(ctx, tx.Tx, s, before); err != nil || removed.Certificates+removed.Tokens == 0 {
 			return err
 		}
-		return tx.append(ctx, rules.ExpiredEntry(s, engine.FromMillis(before), gone))
+		return tx.append(ctx, rules.ExpiredEntry(s, engine.FromMillis(before), removed))
 	})
 	if err != nil {
 		return retention.Expired{}, err
 	}
-	return gone, nil
+	return removed, nil
 }
 
 // Waiting counts certificates that expired before a time.

@@ -11,31 +11,31 @@ import (
 
 // Remove removes records that expired before a time in milliseconds, in one step. The caller appends the log entry.
 func Remove(ctx context.Context, tx *engine.Tx, s retention.Step, before int64) (retention.Expired, error) {
-	var gone retention.Expired
-	if err := removeExpired(ctx, tx, s, before, &gone); err != nil {
-		return gone, err
+	var removed retention.Expired
+	if err := removeExpired(ctx, tx, s, before, &removed); err != nil {
+		return removed, err
 	}
-	if err := RemoveTokens(ctx, tx, s.Limit, before, &gone); err != nil {
-		return gone, err
+	if err := RemoveTokens(ctx, tx, s.Limit, before, &removed); err != nil {
+		return removed, err
 	}
 	more, err := removeRequests(ctx, tx, s.Limit, before)
-	gone.More = gone.More || more
-	return gone, err
+	removed.More = removed.More || more
+	return removed, err
 }
 
 // removeExpired reads the next certificates that expired before a time, and deletes those that are no longer needed.
-func removeExpired(ctx context.Context, tx *engine.Tx, s retention.Step, before int64, gone *retention.Expired) error {
-	last, looked, err := endOfStep(ctx, tx, s, before)
-	if err != nil || looked == 0 {
+func removeExpired(ctx context.Context, tx *engine.Tx, s retention.Step, before int64, removed *retention.Expired) error {
+	last, read, err := endOfStep(ctx, tx, s, before)
+	if err != nil || read == 0 {
 		return err
 	}
-	gone.Next, gone.More = last, looked == s.Limit
-	return RemoveCertificates(ctx, tx, s.After, last, gone)
+	removed.Next, removed.More = last, read == s.Limit
+	return RemoveCertificates(ctx, tx, s.After, last, removed)
 }
 
 // RemoveCertificates deletes the certificates between after (exclusive) and last (inclusive) that are no longer needed, with
 // their keys.
-func RemoveCertificates(ctx context.Context, tx *engine.Tx, after, last retention.Place, gone *retention.Expired) error {
+func RemoveCertificates(ctx context.Context, tx *engine.Tx, after, last retention.Place, removed *retention.Expired) error {
 	var keys []int64
 	rows := engine.Query(ctx, tx, DeleteExpired, engine.Millis(after.NotAfter), after.Row, engine.Millis(last.NotAfter), last.Row)
 	err := rows.Each(func(rows *sql.Rows) error {
@@ -48,13 +48,13 @@ func RemoveCertificates(ctx context.Context, tx *engine.Tx, after, last retentio
 				keys = append(keys, k.Int64)
 			}
 		}
-		gone.Certificates++
+		removed.Certificates++
 		return nil
 	})
 	for i := 0; i < len(keys) && err == nil; i++ {
-		var left bool
-		if left, err = releaseKey(ctx, tx, keys[i]); left {
-			gone.Keys++
+		var deleted bool
+		if deleted, err = releaseKey(ctx, tx, keys[i]); deleted {
+			removed.Keys++
 		}
 	}
 	return err
@@ -81,7 +81,7 @@ const (
 )
 
 // endOfStep returns the position at which a step ends, and the number of certificates in it.
-func endOfStep(ctx context.Context, tx *engine.Tx, s retention.Step, before int64) (last retention.Place, looked int, err error) {
+func endOfStep(ctx context.Context, tx *engine.Tx, s retention.Step, before int64) (last retention.Place, read int, err error) {
 	rows := engine.Query(ctx, tx, SelectExpired, before, engine.Millis(s.After.NotAfter), s.After.Row, s.Limit)
 	err = rows.Each(func(rows *sql.Rows) error {
 		var notAfter int64
@@ -89,27 +89,27 @@ func endOfStep(ctx context.Context, tx *engine.Tx, s retention.Step, before int6
 			return err
 		}
 		last.NotAfter = engine.FromMillis(notAfter)
-		looked++
+		read++
 		return nil
 	})
-	return last, looked, err
+	return last, read, err
 }
 
 // RemoveTokens deletes up to limit tokens that expired before a time in milliseconds.
-func RemoveTokens(ctx context.Context, tx *engine.Tx, limit int, before int64, gone *retention.Expired) error {
+func RemoveTokens(ctx context.Context, tx *engine.Tx, limit int, before int64, removed *retention.Expired) error {
 	result, err := tx.ExecContext(ctx, DeleteTokens, before, limit)
 	if err != nil {
 		return err
 	}
 	n, err := result.RowsAffected()
-	gone.Tokens = int(n)
-	gone.More = gone.More || gone.Tokens == limit
+	removed.Tokens = int(n)
+	removed.More = removed.More || removed.Tokens == limit
 	return err
 }
 
 // releaseKey decrements the number of certificates that refer to a key. A key without certificates is deleted, unless it is
 // compromised, because a compromised key must never be certified again.
-func releaseKey(ctx context.Context, tx *engine.Tx, key int64) (left bool, err error) {
+func releaseKey(ctx context.Context, tx *engine.Tx, key int64) (deleted bool, err error) {
 	result, err := tx.ExecContext(ctx, `DELETE FROM keys WHERE id = ? AND named = 1 AND compromised_at IS NULL`, key)
 	if err != nil {
 		return false, err
