@@ -49,6 +49,13 @@ var rooms = map[string]string{
 	"server/authz":     "",
 	"server/telemetry": "server/admission",
 	"server/grpcapi":   "server/admission server/authz",
+
+	"store/sqlite/internal/engine":   "",
+	"store/sqlite/internal/column":   "store/sqlite/internal/engine",
+	"store/sqlite/internal/crlindex": "store/sqlite/internal/engine",
+	"store/sqlite/internal/expiry":   "store/sqlite/internal/engine",
+	"store/sqlite/internal/logtable": "store/sqlite/internal/engine store/rules",
+	"store/sqlite/internal/bulk":     "store/sqlite/internal/column store/sqlite/internal/engine store/rules",
 }
 
 // A listed package is the output of `go list` for a package of the module. Imports are those of non-test files.
@@ -189,6 +196,10 @@ func TestImportViolationsAreReported(t *testing.T) {
 		{"store/retention", "store/sqlite", "store/retention → store"},
 		{"ra", "audit", "ra → audit"},
 		{"store/sqlite", "hsm", "store → hsm"},
+		{"store/sqlite", "store/sqlite/internal/bulk", ""},
+		{"store/sqlite/internal/bulk", "store/sqlite/internal/column", ""},
+		{"store/sqlite/internal/column", "store/sqlite/internal/bulk", "store/sqlite/internal/column → store/sqlite/internal/bulk"},
+		{"store/sqlite/internal/bulk", "store/sqlite", "store/sqlite/internal/bulk → store/sqlite"},
 		{"examples/workload", "server", "examples → server"},
 		{"enroll", "internal/config", "enroll → internal"},
 		{"store/sqlite", "store/storetest", "supports tests"},

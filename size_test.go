@@ -12,9 +12,16 @@ import (
 )
 
 const (
-	maxFileLines     = 500 // lines: a file is about one thing
-	maxFunctionLines = 80  // lines: a function fits a screen
+	maxFileLines     = 500  // lines: a file is about one thing
+	maxFunctionLines = 80   // lines: a function fits a screen
+	maxPackageLines  = 4500 // lines: a package is about one thing
+	maxMainLines     = 300  // lines: tests of other packages cannot import a package main
 )
+
+// longPackages are the packages that may have more than maxPackageLines.
+var longPackages = map[string]string{
+	"store/storetest": "a suite of tests: its files are independent of each other",
+}
 
 func TestFilesAndFunctionsAreShort(t *testing.T) {
 	fset := token.NewFileSet()
@@ -28,6 +35,33 @@ func TestFilesAndFunctionsAreShort(t *testing.T) {
 		}
 		for where, lines := range longFunctions(fset, file) {
 			t.Errorf("%s: a function of %d lines, over %d: make its steps functions", where, lines, maxFunctionLines)
+		}
+	}
+}
+
+// Tests and generated files do not count.
+func TestPackagesAreShort(t *testing.T) {
+	fset := token.NewFileSet()
+	lines, limits := map[string]int{}, map[string]int{}
+	for _, name := range goFiles(t) {
+		source, file := parse(t, fset, name)
+		if strings.HasSuffix(name, "_test.go") || ast.IsGenerated(file) {
+			continue
+		}
+		dir := filepath.ToSlash(filepath.Dir(name))
+		lines[dir] += bytes.Count(source, []byte("\n"))
+		limits[dir] = maxPackageLines
+		if file.Name.Name == "main" {
+			limits[dir] = maxMainLines
+		}
+	}
+	for dir, n := range lines {
+		reason, isLong := longPackages[dir]
+		switch {
+		case isLong && n <= limits[dir]:
+			t.Errorf("%s has %d lines, and may have more as %s: remove it from longPackages", dir, n, reason)
+		case !isLong && n > limits[dir]:
+			t.Errorf("%s has %d lines, over %d: split it by responsibility", dir, n, limits[dir])
 		}
 	}
 }

@@ -55,13 +55,12 @@ type ProfileConfig struct {
 	// Whether certificates contain IP addresses: `forbidden`, `allowed` or `required`. The default is `forbidden`.
 	// `brevet identity create --ip` sets the addresses of an identity.
 	IPAddresses string `yaml:"ip_addresses"`
-	// The content of the certificate's subject: `uid`, `common_name` or `none`. By default, `uid`, the subject contains
-	// the identity's path as user ID (UID, 0.9.2342.19200300.100.1.1). No TLS client takes a user ID for a host name.
-	// With `common_name`, the subject contains the path as common name, for software that identifies clients by the
-	// common name. TLS clients may take a common name for a host name if the certificate has no DNS name. If the path
-	// has no slash, it must therefore also be among the identity's DNS names or IP addresses. The path has at most 64
-	// characters then. With `none`, the subject is empty, and the subject alternative name is critical (RFC 5280
-	// section 4.2.1.6).
+	// The content of the certificate's subject: `uid`, `common_name` or `none`. The default, `uid`, is the identity's
+	// path as user ID (UID, 0.9.2342.19200300.100.1.1), which no TLS client takes for a host name. `common_name` is the
+	// path as common name, for software that identifies clients by it. If a certificate has no DNS name, TLS clients
+	// may take its common name for a host name. Therefore a path without a slash must also be among the identity's DNS
+	// names or IP addresses, and a path may have at most 64 characters. With `none`, the subject is empty, and the
+	// subject alternative name is critical (RFC 5280 section 4.2.1.6).
 	Subject string `yaml:"subject"`
 	// The URL of the CRL that certificates contain, starting with `http://`. The server publishes full CRLs at
 	// `"{public_url}/crl/{issuer}.crl"`. It replaces `{public_url}` by the value of that key, and `{issuer}` by the

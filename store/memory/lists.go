@@ -205,7 +205,7 @@ func (st *Store) CountBulk(ctx context.Context, o revocation.BulkRequest) (revoc
 		}
 		for i, is := range rules.BulkMembers(o, candidates) {
 			c := &s.certs[i]
-			if _, changed := rules.NextMember(c.Status, rules.BulkOrder(o)); is && c.Delivered && changed {
+			if _, changed := rules.NextMember(c.Status, rules.BulkChange(o)); is && c.Delivered && changed {
 				n.Add(c.NotAfter, o.At)
 			}
 		}

@@ -13,8 +13,8 @@ const (
 	maxOpenBulkAll = 48 // in total; the masks of members have 64 bits
 )
 
-// BulkOrder returns the change that a bulk revocation makes to each of its members.
-func BulkOrder(o revocation.BulkRequest) revocation.Change {
+// BulkChange returns the change that a bulk revocation makes to each of its members.
+func BulkChange(o revocation.BulkRequest) revocation.Change {
 	return revocation.Change{
 		Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, Actor: o.Actor, Comment: o.Comment, At: o.At,
 	}
@@ -38,7 +38,7 @@ func BulkStatus(o revocation.BulkRequest) pki.Status {
 	if o.Action == revocation.Unhold {
 		before.State = pki.Hold
 	}
-	s, _ := NextMember(before, BulkOrder(o))
+	s, _ := NextMember(before, BulkChange(o))
 	s.Version = 0
 	return s
 }
@@ -68,7 +68,7 @@ func Spreads(o revocation.BulkRequest) bool {
 		(!o.Issuer.IsZero() || o.Profile != "" || !o.IssuedFrom.IsZero() || !o.IssuedUntil.IsZero())
 }
 
-// NextMember returns the status that a bulk revocation, as [BulkOrder] returns it, gives to a member, and reports
+// NextMember returns the status that a bulk revocation, as [BulkChange] returns it, gives to a member, and reports
 // whether it differs from s. A final status does not change.
 func NextMember(s pki.Status, o revocation.Change) (pki.Status, bool) {
 	next, changed, err := NextStatus(s, o)
@@ -78,7 +78,7 @@ func NextMember(s pki.Status, o revocation.Change) (pki.Status, bool) {
 	return next, true
 }
 
-// OpenBulk holds the changes of the open bulk revocations, oldest first, as [BulkOrder] returns them. Each is in effect
+// OpenBulk holds the changes of the open bulk revocations, oldest first, as [BulkChange] returns them. Each is in effect
 // for its members, although it may not be applied to their records yet.
 type OpenBulk []revocation.Change
 

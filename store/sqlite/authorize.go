@@ -9,12 +9,13 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // selectCaller selects a certificate of an identity, with the state of the identity.
 const selectCaller = `
-	SELECT c.id, c.not_before, c.not_after, c.state, c.reason, c.revoked_at, c.version, n.state, ` + anyOpen + `
+	SELECT c.id, c.not_before, c.not_after, c.state, c.reason, c.revoked_at, c.version, n.state, ` + bulk.AnyOpen + `
 	FROM certificates c JOIN identities n ON n.id = c.identity
 	WHERE c.serial = ? AND c.issuer = (SELECT id FROM issuers WHERE issuer = ?) AND n.spiffe_id = ?`
 
@@ -65,12 +66,12 @@ func (tx *writeTx) callerState(ctx context.Context, caller pki.Caller) (pki.Call
 	if !revoking {
 		return s, nil
 	}
-	open, err := readOpenSets(ctx, tx)
+	open, err := bulk.ReadOpen(ctx, tx)
 	if err != nil {
 		return s, err
 	}
-	masks, err := open.masks(ctx, tx, []int64{id})
-	s.Status = open.orders.Status(s.Status, masks[id])
+	masks, err := open.Masks(ctx, tx, []int64{id})
+	s.Status = open.Status(s.Status, masks[id])
 	return s, err
 }
 

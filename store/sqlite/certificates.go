@@ -11,6 +11,8 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -41,7 +43,7 @@ func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string
 			return err
 		}
 		page := []ra.Certificate{found}
-		err = addSets(ctx, tx, page, []int64{id})
+		err = applyOpenBulk(ctx, tx, page, []int64{id})
 		c = page[0]
 		return err
 	})
@@ -56,16 +58,16 @@ func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.
 	var page []ra.Certificate
 	var next ra.CertificatePlace
 	err := r.db.file.ReadMany(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
-		open, err := readOpenSets(ctx, tx)
+		open, err := bulk.ReadOpen(ctx, tx)
 		if err != nil {
 			return err
 		}
-		var q clause
+		var q engine.Clause
 		if err := selectCertificates(ctx, tx, &q, open, f, after); err != nil {
 			return err
 		}
 		var ids []int64
-		ids, next, err = lookUp(ctx, tx, &q, limit, func(rows *sql.Rows) (looked[ra.CertificatePlace], error) {
+		ids, next, err = readPage(ctx, tx, &q, limit, func(rows *sql.Rows) (listedRow[ra.CertificatePlace], error) {
 			return scanCertificatePlace(rows, open, f.States)
 		})
 		if err != nil {
@@ -82,89 +84,90 @@ func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.
 
 // selectCertificates adds the query for lookUp. If an identity has at most ra.MaxLooked certificates on record, the query
 // finds those of the identity and sorts them. Otherwise it reads all certificates in the order of the list.
-func selectCertificates(ctx context.Context, tx *sql.Tx, q *clause, open openSets, f ra.CertificateFilter, after ra.CertificatePlace) error {
-	s := setRow{BulkRevocation: revocation.BulkRevocation{BulkRequest: revocation.BulkRequest{Selection: f.Selection, Action: revocation.Revoke}}, mark: 1<<63 - 1}
-	if err := s.checkNamed(ctx, tx); err != nil {
+func selectCertificates(ctx context.Context, tx *sql.Tx, q *engine.Clause, open bulk.Open, f ra.CertificateFilter, after ra.CertificatePlace) error {
+	var selected bulk.Row
+	selected.Selection, selected.Action, selected.Mark = f.Selection, revocation.Revoke, 1<<63-1
+	if err := selected.CheckNamed(ctx, tx); err != nil {
 		return err
 	}
-	q.add(`SELECT c.id, c.issued_at, c.serial, c.state, c.reason, c.revoked_at, c.version, `)
-	open.mask(q)
-	q.add(`, (`)
-	matchCertificate(q, &s, f)
-	if err := s.listFrom(ctx, tx, q); err != nil {
+	q.Add(`SELECT c.id, c.issued_at, c.serial, c.state, c.reason, c.revoked_at, c.version, `)
+	open.AddMask(q)
+	q.Add(`, (`)
+	matchCertificate(q, &selected, f)
+	if err := addFromListed(ctx, tx, q, &selected); err != nil {
 		return err
 	}
 	if !f.IssuedFrom.IsZero() {
-		q.add(` AND c.issued_at >= ?`, ceilMillis(f.IssuedFrom))
+		q.Add(` AND c.issued_at >= ?`, engine.CeilMillis(f.IssuedFrom))
 	}
 	if !f.IssuedUntil.IsZero() {
-		q.add(` AND c.issued_at < ?`, ceilMillis(f.IssuedUntil))
+		q.Add(` AND c.issued_at < ?`, engine.CeilMillis(f.IssuedUntil))
 	}
 	if !after.IsZero() {
 		at := engine.Millis(after.IssuedAt)
-		q.add(` AND c.issued_at <= ? AND (c.issued_at, c.serial) < (?, ?)`, at, at, after.Serial.Bytes())
+		q.Add(` AND c.issued_at <= ? AND (c.issued_at, c.serial) < (?, ?)`, at, at, after.Serial.Bytes())
 	}
-	q.add(` ORDER BY c.issued_at DESC, c.serial DESC LIMIT ?`, ra.MaxLooked+1)
+	q.Add(` ORDER BY c.issued_at DESC, c.serial DESC LIMIT ?`, ra.MaxLooked+1)
 	return nil
 }
 
-// listFrom ends the match of the query of a list, and adds the index that it reads.
-func (s *setRow) listFrom(ctx context.Context, tx *sql.Tx, q *clause) error {
-	if !s.OfOneIdentity() {
-		q.add(`) FROM certificates c INDEXED BY certificates_by_issue WHERE 1`)
+// addFromListed ends the match of the query of a list, and adds the index that it reads.
+func addFromListed(ctx context.Context, tx *sql.Tx, q *engine.Clause, selected *bulk.Row) error {
+	if !selected.OfOneIdentity() {
+		q.Add(`) FROM certificates c INDEXED BY certificates_by_issue WHERE 1`)
 		return nil
 	}
-	id, first, err := s.owner(ctx, tx)
+	id, first, err := selected.Owner(ctx, tx)
 	if err != nil {
 		return err
 	}
-	if first.id != 0 {
-		line, err := boundedLineage(ctx, tx, first)
+	if first.ID != 0 {
+		line, err := bulk.BoundedLineage(ctx, tx, first)
 		if err != nil {
 			return err
 		}
-		list, err := idsIn(slices.Collect(maps.Keys(line)))
+		list, err := column.IDs(slices.Collect(maps.Keys(line)))
 		if err != nil {
 			return err
 		}
-		q.add(`) FROM json_each(?) j CROSS JOIN certificates c ON c.id = j.value WHERE 1`, list)
+		q.Add(`) FROM json_each(?) j CROSS JOIN certificates c ON c.id = j.value WHERE 1`, list)
 		return nil
 	}
-	large, err := isLarge(ctx, tx, id, 0)
+	large, err := bulk.IsLarge(ctx, tx, id, 0)
 	if large {
-		q.add(`) FROM certificates c INDEXED BY certificates_by_issue WHERE 1`)
+		q.Add(`) FROM certificates c INDEXED BY certificates_by_issue WHERE 1`)
 	} else {
-		q.add(`) FROM certificates c INDEXED BY certificates_by_identity WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`, id.String())
+		q.Add(`) FROM certificates c INDEXED BY certificates_by_identity WHERE c.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`, id.String())
 	}
 	return err
 }
 
 // matchCertificate adds the condition that the certificate c matches the filter, except for its state.
-func matchCertificate(q *clause, s *setRow, f ra.CertificateFilter) {
-	q.add(`1`)
+func matchCertificate(q *engine.Clause, selected *bulk.Row, f ra.CertificateFilter) {
+	q.Add(`1`)
 	if !f.IsZero() {
-		q.add(` AND `)
-		s.selected(q, "c", f.Label)
+		q.Add(` AND `)
+		selected.AddIsSelected(q, "c", f.Label)
 	}
 	if !f.ExpiresFrom.IsZero() {
-		q.add(` AND +c.not_after >= ?`, ceilMillis(f.ExpiresFrom))
+		q.Add(` AND +c.not_after >= ?`, engine.CeilMillis(f.ExpiresFrom))
 	}
 	if !f.ExpiresUntil.IsZero() {
-		q.add(` AND +c.not_after < ?`, ceilMillis(f.ExpiresUntil))
+		q.Add(` AND +c.not_after < ?`, engine.CeilMillis(f.ExpiresUntil))
 	}
 	if f.WithoutSuccessor {
-		q.add(` AND c.identity IS NOT NULL AND c.successor IS NULL`)
+		q.Add(` AND c.identity IS NOT NULL AND c.successor IS NULL`)
 	}
 	if !f.NotRenewedSince.IsZero() {
-		q.add(` AND c.identity IS NOT NULL`)
+		q.Add(` AND c.identity IS NOT NULL`)
 	}
 	notRenewed(q, `c.identity`, f.NotRenewedSince)
 }
 
 // scanCertificatePlace reads a row of selectCertificates. It compares the effective state, with the open bulk revocations
 // applied, with the filter.
-func scanCertificatePlace(rows *sql.Rows, open openSets, states []pki.State) (looked[ra.CertificatePlace], error) {
-	var f looked[ra.CertificatePlace]
+func scanCertificatePlace(rows *sql.Rows, open bulk.Open, states []pki.State) (listedRow[ra.CertificatePlace], error) {
+	var f listedRow[ra.CertificatePlace]
 	var issued, state, reason, version int64
 	var revokedAt sql.NullInt64
 	var serial []byte
@@ -173,7 +176,7 @@ func scanCertificatePlace(rows *sql.Rows, open openSets, states []pki.State) (lo
 		return f, err
 	}
 	if len(states) > 0 && f.matches {
-		f.matches = slices.Contains(states, open.orders.Status(statusOf(state, reason, version, revokedAt), mask).State)
+		f.matches = slices.Contains(states, open.Status(statusOf(state, reason, version, revokedAt), mask).State)
 	}
 	var err error
 	f.place.IssuedAt = engine.FromMillis(issued)
@@ -183,7 +186,7 @@ func scanCertificatePlace(rows *sql.Rows, open openSets, states []pki.State) (lo
 
 // readCertificates reads the certificates with the given row IDs, in the order of lists.
 func readCertificates(ctx context.Context, tx *sql.Tx, ids []int64) ([]ra.Certificate, error) {
-	list, err := idsIn(ids)
+	list, err := column.IDs(ids)
 	if err != nil {
 		return nil, err
 	}
@@ -198,20 +201,20 @@ func readCertificates(ctx context.Context, tx *sql.Tx, ids []int64) ([]ra.Certif
 	if err != nil {
 		return nil, err
 	}
-	return page, addSets(ctx, tx, page, ids)
+	return page, applyOpenBulk(ctx, tx, page, ids)
 }
 
-// addSets applies the open bulk revocations to certificates.
-func addSets(ctx context.Context, tx *sql.Tx, page []ra.Certificate, ids []int64) error {
-	open, err := readOpenSets(ctx, tx)
-	if err != nil || open.none() || len(page) == 0 {
+// applyOpenBulk applies the open bulk revocations to certificates.
+func applyOpenBulk(ctx context.Context, tx *sql.Tx, page []ra.Certificate, ids []int64) error {
+	open, err := bulk.ReadOpen(ctx, tx)
+	if err != nil || open.IsEmpty() || len(page) == 0 {
 		return err
 	}
-	masks, err := open.masks(ctx, tx, ids)
+	masks, err := open.Masks(ctx, tx, ids)
 	for i, id := range ids {
 		c := &page[i]
-		c.InvalidSince = open.orders.InvalidSince(c.Status, masks[id], c.InvalidSince)
-		c.Status = open.orders.Status(c.Status, masks[id])
+		c.InvalidSince = open.InvalidSince(c.Status, masks[id], c.InvalidSince)
+		c.Status = open.Status(c.Status, masks[id])
 	}
 	return err
 }
@@ -235,7 +238,7 @@ func scanCertificate(row engine.Scanner) (ra.Certificate, int64, error) {
 		c.NotBefore = engine.FromMillis(notBefore.Int64)
 	}
 	c.Status.RevokedAt, c.InvalidSince = engine.RestoreMillis(revokedAt), engine.RestoreMillis(since)
-	if c.Ref, err = parseRef(issuer, serial); err != nil {
+	if c.Ref, err = column.ParseRef(issuer, serial); err != nil {
 		return ra.Certificate{}, 0, err
 	}
 	if identity.Valid {
@@ -246,18 +249,9 @@ func scanCertificate(row engine.Scanner) (ra.Certificate, int64, error) {
 	if c.KeyHash, err = key.hash(); err != nil {
 		return ra.Certificate{}, 0, err
 	}
-	if c.RequestID, err = restore(request, pki.RequestIDFromBytes); err != nil {
+	if c.RequestID, err = column.Restore(request, pki.RequestIDFromBytes); err != nil {
 		return ra.Certificate{}, 0, err
 	}
 	c.Successor, err = successor.hash()
 	return c, id, err
-}
-
-func parseRef(issuer, serial []byte) (pki.CertRef, error) {
-	i, err := pki.IssuerIDFromBytes(issuer)
-	if err != nil {
-		return pki.CertRef{}, err
-	}
-	s, err := pki.SerialFromBytes(serial)
-	return pki.CertRef{Issuer: i, Serial: s}, err
 }

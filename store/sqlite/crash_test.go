@@ -125,7 +125,7 @@ func TestKilledBeforeCommit(t *testing.T) {
 		}
 	}
 	if c, err := db.RA().CertificateBySerial(ctx, lost[0]); err == nil {
-		t.Errorf("the settlement that was not committed left %+v", c)
+		t.Errorf("the commit that was not durable left %+v", c)
 	}
 	epoch, left, err := db.CA().Begin(ctx)
 	if err != nil || len(left) != 1 || left[0].Items[0].Ref.Serial != lost[0] {
@@ -135,7 +135,7 @@ func TestKilledBeforeCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c, err := db.RA().CertificateBySerial(ctx, lost[0]); err != nil || c.Delivered || c.Status.State != pki.Revoked {
-		t.Errorf("after its intent was settled: %+v, %v", c, err)
+		t.Errorf("after its intent was committed: %+v, %v", c, err)
 	}
 }
 

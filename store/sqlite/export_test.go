@@ -9,6 +9,9 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/expiry"
 )
 
 // OpenWith opens a store through a driver, so that tests can break commits.
@@ -25,9 +28,9 @@ func (db *DB) OnWriter(ctx context.Context, statement string) error {
 // CertificatesQuery returns the query that finds a page of certificates.
 func (db *DB) CertificatesQuery(ctx context.Context, f ra.CertificateFilter, after ra.CertificatePlace) (query string, err error) {
 	err = db.file.Read(ctx, "plan a page", func(ctx context.Context, tx *sql.Tx) error {
-		var q clause
-		err := selectCertificates(ctx, tx, &q, openSets{}, f, after)
-		query = q.text.String()
+		var q engine.Clause
+		err := selectCertificates(ctx, tx, &q, bulk.Open{}, f, after)
+		query = q.String()
 		return err
 	})
 	return query, err
@@ -35,16 +38,16 @@ func (db *DB) CertificatesQuery(ctx context.Context, f ra.CertificateFilter, aft
 
 // TokensQuery returns the query that finds a page of tokens.
 func TokensQuery(f ra.TokenFilter, after ra.TokenPlace) (string, error) {
-	var q clause
+	var q engine.Clause
 	err := selectTokens(&q, f, time.Time{}, after)
-	return q.text.String(), err
+	return q.String(), err
 }
 
 // Statements of a retention step, of the census and of a repeated CreateToken.
 const (
-	SelectExpired       = selectExpired
-	DeleteExpired       = deleteExpired
-	DeleteTokens        = deleteTokens
+	SelectExpired       = expiry.SelectExpired
+	DeleteExpired       = expiry.DeleteExpired
+	DeleteTokens        = expiry.DeleteTokens
 	CountRange          = countRange
 	ReplaceRequestToken = replaceRequestToken
 )

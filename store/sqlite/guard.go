@@ -10,7 +10,10 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/logtable"
 )
 
 // guarded is the result of checkGuard: the rows that consume changes, and how.
@@ -24,9 +27,9 @@ type guarded struct {
 // selectGuarded selects the identity of a record, the certificate that it renews, the certificate that was issued for the
 // same request ID, and its key.
 const selectGuarded = `
-	WITH q AS MATERIALIZED (SELECT ` + questionColumns + `)
+	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `)
 	SELECT n.id, n.state, n.generation, p.id, p.state, p.reason, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
-	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + anyOpen + `, ` + keyColumns + `
+	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + bulk.AnyOpen + `, ` + keyColumns + `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
 	LEFT JOIN keys k ON k.id = q.key`
@@ -68,8 +71,8 @@ func (tx *writeTx) checkGuard(ctx context.Context, r *ca.Record, at time.Time) (
 
 // read reads the row and fills in the issuance. It returns the row ID of the token.
 func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Time) (token int64, err error) {
-	question := questionOf(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key)
-	row := tx.QueryRowContext(ctx, selectGuarded, question...)
+	arguments := queryArguments(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key)
+	row := tx.QueryRowContext(ctx, selectGuarded, arguments...)
 	err = row.Scan(f.columns()...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
@@ -82,12 +85,12 @@ func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Tim
 		f.Predecessor = rules.Predecessor{
 			Found: true, NotBefore: engine.FromMillis(f.notBefore.Int64), NotAfter: engine.FromMillis(f.notAfter.Int64),
 			Status:  statusOf(f.predecessorState.Int64, f.predecessorReason.Int64, f.version.Int64, sql.NullInt64{}),
-			Renewed: f.successor.Valid, SameKey: f.successor.Int64 == keyID(r.Guard.Key),
+			Renewed: f.successor.Valid, SameKey: f.successor.Int64 == column.KeyID(r.Guard.Key),
 			Superseded: f.supersededBy.Valid,
 		}
 	}
 	if f.revoking {
-		if err := f.addSets(ctx, tx, r.Guard.Key); err != nil {
+		if err := f.applyOpenBulk(ctx, tx, r.Guard.Key); err != nil {
 			return 0, err
 		}
 	}
@@ -103,20 +106,20 @@ func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Tim
 	return token, err
 }
 
-// addSets applies the open bulk revocations to the predecessor and the key.
-func (f *found) addSets(ctx context.Context, q engine.Querier, key pki.KeyHash) error {
-	open, err := readOpenSets(ctx, q)
+// applyOpenBulk applies the open bulk revocations to the predecessor and the key.
+func (f *found) applyOpenBulk(ctx context.Context, q engine.Querier, key pki.KeyHash) error {
+	open, err := bulk.ReadOpen(ctx, q)
 	if err != nil {
 		return err
 	}
 	if f.predecessor.Valid {
-		masks, err := open.masks(ctx, q, []int64{f.predecessor.Int64})
+		masks, err := open.Masks(ctx, q, []int64{f.predecessor.Int64})
 		if err != nil {
 			return err
 		}
-		f.Predecessor.Status = open.orders.Status(f.Predecessor.Status, masks[f.predecessor.Int64])
+		f.Predecessor.Status = open.Status(f.Predecessor.Status, masks[f.predecessor.Int64])
 	}
-	return f.key.addSets(ctx, q, open, key)
+	return f.key.applyOpenBulk(ctx, q, open, key)
 }
 
 // readToken reads the token of the guard, if it was created for the identity, and returns its row ID.
@@ -139,10 +142,10 @@ func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID)
 	}
 	f.Token = &t
 	t.ExpiresAt, t.RevokedBecause = engine.FromMillis(expires), revoked.String
-	if t.Request, err = restore(request, pki.RequestIDFromBytes); err != nil {
+	if t.Request, err = column.Restore(request, pki.RequestIDFromBytes); err != nil {
 		return 0, err
 	}
-	t.Key, err = restore(key, pki.KeyHashFromBytes)
+	t.Key, err = column.Restore(key, pki.KeyHashFromBytes)
 	return row, err
 }
 
@@ -162,12 +165,12 @@ func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, cer
 	}
 	if s := g.effects.Superseded.Status; s.State != 0 {
 		return tx.ExecOne(ctx, `
-			UPDATE certificates SET successor = ?, superseded_by = ?, state = ?, reason = ?, revoked_at = ?, version = ?, changed = (`+nextEntry+`)
+			UPDATE certificates SET successor = ?, superseded_by = ?, state = ?, reason = ?, revoked_at = ?, version = ?, changed = (`+logtable.NextIndex+`)
 			WHERE id = ?`,
-			keyID(guard.Key), certificate, s.State, s.Reason, engine.Millis(s.RevokedAt), s.Version, g.predecessor)
+			column.KeyID(guard.Key), certificate, s.State, s.Reason, engine.Millis(s.RevokedAt), s.Version, g.predecessor)
 	}
 	if g.effects.Succeeds {
-		return tx.ExecOne(ctx, `UPDATE certificates SET successor = ? WHERE id = ?`, keyID(guard.Key), g.predecessor)
+		return tx.ExecOne(ctx, `UPDATE certificates SET successor = ? WHERE id = ?`, column.KeyID(guard.Key), g.predecessor)
 	}
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -75,8 +77,7 @@ func (tx *writeTx) changeLabels(ctx context.Context, have, id ra.Identity) error
 	if maps.Equal(have.Labels, id.Labels) {
 		return nil
 	}
-	var open bool
-	err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0 AND label_name IS NOT NULL)`).Scan(&open)
+	open, err := bulk.IsSelectingByLabel(ctx, tx)
 	if err != nil {
 		return err
 	}
@@ -171,14 +172,14 @@ func (r *RA) Identities(ctx context.Context, f ra.IdentityFilter, at time.Time, 
 	var next pki.SPIFFEID
 	err := r.db.file.ReadMany(ctx, "list identities", func(ctx context.Context, tx *sql.Tx) error {
 		page = nil
-		var q clause
-		q.add(`SELECT n.id, n.spiffe_id, (`)
+		var q engine.Clause
+		q.Add(`SELECT n.id, n.spiffe_id, (`)
 		if err := matchIdentity(&q, f, at); err != nil {
 			return err
 		}
-		q.add(`) FROM identities n WHERE n.spiffe_id > ? ORDER BY n.spiffe_id LIMIT ?`, after.String(), ra.MaxLooked+1)
-		ids, last, err := lookUp(ctx, tx, &q, limit, func(rows *sql.Rows) (looked[string], error) {
-			var f looked[string]
+		q.Add(`) FROM identities n WHERE n.spiffe_id > ? ORDER BY n.spiffe_id LIMIT ?`, after.String(), ra.MaxLooked+1)
+		ids, last, err := readPage(ctx, tx, &q, limit, func(rows *sql.Rows) (listedRow[string], error) {
+			var f listedRow[string]
 			return f, rows.Scan(&f.id, &f.place, &f.matches)
 		})
 		if err != nil {
@@ -189,7 +190,7 @@ func (r *RA) Identities(ctx context.Context, f ra.IdentityFilter, at time.Time, 
 				return err
 			}
 		}
-		list, err := idsIn(ids)
+		list, err := column.IDs(ids)
 		if err != nil {
 			return err
 		}
@@ -207,19 +208,19 @@ func (r *RA) Identities(ctx context.Context, f ra.IdentityFilter, at time.Time, 
 }
 
 // matchIdentity adds the condition that the identity n matches the filter.
-func matchIdentity(q *clause, f ra.IdentityFilter, at time.Time) error {
-	q.add(`1`)
+func matchIdentity(q *engine.Clause, f ra.IdentityFilter, at time.Time) error {
+	q.Add(`1`)
 	if err := errors.Join(oneOf(q, `n.kind`, numbers(f.Kinds)), oneOf(q, `n.state`, numbers(f.States))); err != nil {
 		return err
 	}
 	if f.Profile != "" {
-		q.add(` AND n.profile = ?`, f.Profile)
+		q.Add(` AND n.profile = ?`, f.Profile)
 	}
 	if !f.Label.IsZero() {
-		q.add(` AND EXISTS (SELECT 1 FROM identity_labels l WHERE l.name = ? AND l.value = ? AND l.identity = n.id)`, f.Label.Name, f.Label.Value)
+		q.Add(` AND EXISTS (SELECT 1 FROM identity_labels l WHERE l.name = ? AND l.value = ? AND l.identity = n.id)`, f.Label.Name, f.Label.Value)
 	}
 	if f.WithoutUnexpired {
-		q.add(` AND NOT EXISTS (SELECT 1 FROM certificates m INDEXED BY certificates_by_identity WHERE m.identity = n.id AND m.not_after > ?)`, engine.Millis(at))
+		q.Add(` AND NOT EXISTS (SELECT 1 FROM certificates m INDEXED BY certificates_by_identity WHERE m.identity = n.id AND m.not_after > ?)`, engine.Millis(at))
 	}
 	notRenewed(q, `n.id`, f.NotRenewedSince)
 	return nil
@@ -227,13 +228,13 @@ func matchIdentity(q *clause, f ra.IdentityFilter, at time.Time) error {
 
 // notRenewed adds the condition that an identity has no certificate that was issued at the time since or later. It skips
 // certificates that expired before that time, because they were also issued before it.
-func notRenewed(q *clause, identity string, since time.Time) {
+func notRenewed(q *engine.Clause, identity string, since time.Time) {
 	if since.IsZero() {
 		return
 	}
-	q.add(` AND NOT EXISTS (
+	q.Add(` AND NOT EXISTS (
 		SELECT 1 FROM certificates m INDEXED BY certificates_by_identity WHERE m.identity = `+identity+` AND m.not_after >= ? AND m.issued_at >= ?)`,
-		ceilMillis(since), ceilMillis(since))
+		engine.CeilMillis(since), engine.CeilMillis(since))
 }
 
 func readIdentity(ctx context.Context, tx engine.Querier, id pki.SPIFFEID) (ra.Identity, error) {

@@ -7,13 +7,14 @@ import (
 	"fmt"
 
 	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// settledKept is the number of batches committed before the last Write that stay on record as committed. All batches of the
+// committedKept is the number of batches committed before the last Write that stay on record as committed. All batches of the
 // last Write stay on record too. So State is right about every batch of a Write that has just returned an error, and the
 // table stays small.
-const settledKept = 1024
+const committedKept = 1024
 
 // CA is the issuer's view of a DB: a ca.Journal and ca.Installations.
 type CA struct{ db *DB }
@@ -46,7 +47,7 @@ func scanIntent(row engine.Scanner) (ca.Intent, error) {
 	if err := row.Scan(&batch, &items); err != nil {
 		return ca.Intent{}, err
 	}
-	decoded, err := decodeItems(items)
+	decoded, err := column.DecodeItems(items)
 	if err != nil {
 		return ca.Intent{}, fmt.Errorf("read the intent %x: %w", batch, err)
 	}
@@ -54,31 +55,31 @@ func scanIntent(row engine.Scanner) (ca.Intent, error) {
 }
 
 // Write commits batches and writes new intents in one transaction.
-func (c *CA) Write(ctx context.Context, epoch ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
-	verdicts := make([]ca.Results, len(settle))
-	for i, s := range settle {
-		verdicts[i] = make(ca.Results, len(s.Records))
+func (c *CA) Write(ctx context.Context, epoch ca.Epoch, commits []ca.BatchCommit, intents []ca.Intent) ([]ca.Results, error) {
+	results := make([]ca.Results, len(commits))
+	for i, s := range commits {
+		results[i] = make(ca.Results, len(s.Records))
 	}
 	err := c.db.write(ctx, "write the journal", func(ctx context.Context, tx *writeTx) error {
 		if err := fence(ctx, tx, epoch); err != nil {
 			return err
 		}
-		if err := tx.forgetSettled(ctx); err != nil {
+		if err := tx.forgetCommitted(ctx); err != nil {
 			return err
 		}
-		for i, s := range settle {
-			if err := tx.commitBatch(ctx, s, verdicts[i]); err != nil {
+		for i, s := range commits {
+			if err := tx.commitBatch(ctx, s, results[i]); err != nil {
 				return fmt.Errorf("commit batch %s: %w", s.Intent.Batch, err)
 			}
 		}
-		for _, intent := range announce {
-			if err := tx.announce(ctx, epoch, intent); err != nil {
+		for _, intent := range intents {
+			if err := tx.insertIntent(ctx, epoch, intent); err != nil {
 				return fmt.Errorf("write the intent of batch %s: %w", intent.Batch, err)
 			}
 		}
 		return nil
 	})
-	return verdicts, err
+	return results, err
 }
 
 // fence refuses every epoch but the newest.
@@ -93,26 +94,26 @@ func fence(ctx context.Context, tx engine.Querier, epoch ca.Epoch) error {
 	return nil
 }
 
-func (tx *writeTx) forgetSettled(ctx context.Context) error {
-	_, err := tx.ExecContext(ctx, `DELETE FROM settled WHERE id <= (SELECT max(id) FROM settled) - ?`, settledKept)
+func (tx *writeTx) forgetCommitted(ctx context.Context) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM settled WHERE id <= (SELECT max(id) FROM settled) - ?`, committedKept)
 	return err
 }
 
-func (tx *writeTx) announce(ctx context.Context, epoch ca.Epoch, intent ca.Intent) error {
+func (tx *writeTx) insertIntent(ctx context.Context, epoch ca.Epoch, intent ca.Intent) error {
 	for _, item := range intent.Items { // the log could not record such an item, so the batch could never be committed
 		if item.Ref.Issuer.IsZero() || item.Ref.Serial.IsZero() {
 			return errors.New("an item has no issuer or serial number")
 		}
 	}
 	if len(intent.Items) == 0 {
-		return tx.noteSettled(ctx, intent.Batch)
+		return tx.recordCommitted(ctx, intent.Batch)
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO intents (batch, epoch, items) VALUES (?, ?, ?)`,
-		intent.Batch[:], int64(epoch), encodeItems(intent.Items)) //nolint:gosec // epochs count up from 1
+		intent.Batch[:], int64(epoch), column.EncodeItems(intent.Items)) //nolint:gosec // epochs count up from 1
 	return err
 }
 
-// State returns the state of each batch. It knows only the last settledKept committed batches, and reports older ones as
+// State returns the state of each batch. It knows only the last committedKept committed batches, and reports older ones as
 // absent.
 func (c *CA) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID) ([]ca.BatchState, error) {
 	states := make([]ca.BatchState, len(batches))

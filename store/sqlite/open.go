@@ -23,6 +23,7 @@ import (
 
 	sqlite3 "github.com/mattn/go-sqlite3"
 
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
@@ -49,7 +50,7 @@ const applicationID = 1112692308
 type DB struct {
 	file      *engine.DB
 	crls      *crlindex.Index
-	following following
+	remaining bulk.Cache
 }
 
 // Open opens the store at path, or creates it in an existing directory, and migrates its tables. It locks the file

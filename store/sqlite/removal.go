@@ -9,6 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -89,7 +90,7 @@ func (tx *writeTx) removePublished(ctx context.Context, issuer int64) error {
 // mayRemove refuses to remove a CA if relying parties may still check its certificates. A certificate counts as expired only
 // if it is older than the age of the records too, so that a clock that is ahead removes nothing.
 func mayRemove(ctx context.Context, tx *writeTx, this installation, at time.Time) error {
-	now, err := reach(ctx, tx, at)
+	now, err := bulk.Reach(ctx, tx, at)
 	if err != nil || this.Removable(now) {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -31,6 +32,15 @@ func (r *RA) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most 
 	return n, err
 }
 
+// countUnexpired counts the certificates of an identity, in any state, that expire later than after. It stops at most.
+func countUnexpired(ctx context.Context, q engine.Querier, identity int64, after time.Time, most int) (int, error) {
+	var n int
+	err := q.QueryRowContext(ctx, `
+		SELECT count(*) FROM (SELECT 1 FROM certificates INDEXED BY certificates_by_identity WHERE identity = ? AND not_after > ? LIMIT ?)`,
+		identity, engine.Millis(after), most).Scan(&n)
+	return n, err
+}
+
 // maxRenewed is the maximum number of certificates of a key that Renewed reads to find a good one.
 const maxRenewed = 16
 
@@ -48,7 +58,7 @@ func (r *RA) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) (*ra
 	var page []ra.Certificate
 	err := r.db.file.Read(ctx, "look for the renewal of a certificate", func(ctx context.Context, tx *sql.Tx) error {
 		var ids []int64
-		rows := engine.Query(ctx, tx, renewedFrom, q.Identity.String(), engine.Millis(at), keyID(q.Key),
+		rows := engine.Query(ctx, tx, renewedFrom, q.Identity.String(), engine.Millis(at), column.KeyID(q.Key),
 			q.Predecessor.Serial.Bytes(), q.Predecessor.Issuer.Bytes(), maxRenewed)
 		err := rows.Each(func(rows *sql.Rows) error {
 			c, id, err := scanCertificate(rows)
@@ -58,7 +68,7 @@ func (r *RA) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) (*ra
 		if err != nil {
 			return err
 		}
-		return addSets(ctx, tx, page, ids)
+		return applyOpenBulk(ctx, tx, page, ids)
 	})
 	if err != nil {
 		return nil, err

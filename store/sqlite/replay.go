@@ -12,7 +12,11 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/expiry"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/logtable"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -24,7 +28,7 @@ func (l *Log) Replay(ctx context.Context, entries []translog.Sequenced) error {
 		return nil
 	}
 	return l.db.write(ctx, "replay the log", func(ctx context.Context, tx *writeTx) error {
-		head, err := readHead(ctx, tx)
+		head, err := logtable.ReadHead(ctx, tx)
 		if err != nil {
 			return err
 		}
@@ -37,9 +41,7 @@ func (l *Log) Replay(ctx context.Context, entries []translog.Sequenced) error {
 				return err
 			}
 		}
-		end := verifier.Head()
-		_, err = tx.ExecContext(ctx, `INSERT INTO chain (id, value) VALUES (?, ?)`, int64(end.Size), end.Chain[:]) //nolint:gosec // an id
-		return err
+		return logtable.InsertHead(ctx, tx.Tx, verifier.Head())
 	})
 }
 
@@ -54,24 +56,22 @@ func (tx *writeTx) replay(ctx context.Context, s translog.Sequenced) error {
 		return err
 	}
 	for _, op := range ops {
-		if err := tx.carry(ctx, op); err != nil {
+		if err := tx.replayOperation(ctx, op); err != nil {
 			return fmt.Errorf("replay log entry %d, %s: %w", s.Index, e.Action, err)
 		}
 	}
-	// The ID is explicit, so that the insert fails if this store has an unsequenced entry with the same ID.
-	_, err = tx.ExecContext(ctx, `INSERT INTO log (id, entry) VALUES (?, ?)`, int64(s.Index), s.Entry) //nolint:gosec // an id
-	return err
+	return logtable.Insert(ctx, tx.Tx, s) // fails if this store has an unsequenced entry with the same index
 }
 
-// carry executes one operation.
-func (tx *writeTx) carry(ctx context.Context, op rules.Operation) error {
+// replayOperation executes one operation.
+func (tx *writeTx) replayOperation(ctx context.Context, op rules.Operation) error {
 	switch op := op.(type) {
 	case rules.AddIdentity:
 		return tx.insertIdentity(ctx, op.Identity)
 	case rules.SetIdentity:
 		return tx.replaySetIdentity(ctx, op.Identity)
 	case rules.ChangeIdentity:
-		_, err := tx.moveIdentity(ctx, op.Change)
+		_, err := tx.setIdentityState(ctx, op.Change)
 		return err
 	case rules.AddToken:
 		return tx.insertToken(ctx, op.Token)
@@ -91,18 +91,18 @@ func (tx *writeTx) carry(ctx context.Context, op rules.Operation) error {
 	case rules.SetStatus:
 		return tx.replayStatus(ctx, op)
 	case rules.MarkKey:
-		return tx.markKey(ctx, keyID(op.Key), op.At)
+		return tx.markKey(ctx, column.KeyID(op.Key), op.At)
 	case rules.AddBulk:
 		return tx.replayBulk(ctx, op.RecordedBulk)
 	case rules.SetBulkProgress:
 		return tx.replayStep(ctx, op)
 	default:
-		return tx.carryAuthority(ctx, op)
+		return tx.replayAuthority(ctx, op)
 	}
 }
 
-// carryAuthority executes an operation on CAs or CRLs, or removes expired records.
-func (tx *writeTx) carryAuthority(ctx context.Context, op rules.Operation) error {
+// replayAuthority executes an operation on CAs or CRLs, or removes expired records.
+func (tx *writeTx) replayAuthority(ctx context.Context, op rules.Operation) error {
 	switch op := op.(type) {
 	case rules.KnowIssuer:
 		_, err := tx.issuer(ctx, op.Issuer)
@@ -211,18 +211,18 @@ func readRow(ctx context.Context, tx *writeTx, ref pki.CertRef) (certificateRow,
 }
 
 func (tx *writeTx) replayBulk(ctx context.Context, b rules.RecordedBulk) error {
-	s := setRow{BulkRevocation: b.BulkRevocation, reach: b.Reach}
-	if err := tx.insertRow(ctx, &s); err != nil {
+	row := bulk.Row{RecordedBulk: b}
+	if err := tx.insertBulkRow(ctx, &row); err != nil {
 		return err
 	}
-	if s.ID != b.ID || s.mark != b.Mark {
-		return fmt.Errorf("bulk revocation %d with mark %d was restored as %d with mark %d", b.ID, b.Mark, s.ID, s.mark)
+	if row.ID != b.ID || row.Mark != b.Mark {
+		return fmt.Errorf("bulk revocation %d with mark %d was restored as %d with mark %d", b.ID, b.Mark, row.ID, row.Mark)
 	}
 	return nil
 }
 
 func (tx *writeTx) replayStep(ctx context.Context, op rules.SetBulkProgress) error {
-	s, err := readSet(ctx, tx, op.ID)
+	row, err := bulk.Read(ctx, tx, op.ID)
 	if err != nil {
 		return err
 	}
@@ -231,18 +231,18 @@ func (tx *writeTx) replayStep(ctx context.Context, op rules.SetBulkProgress) err
 		if err != nil {
 			return err
 		}
-		since := engine.OptionalMillis(s.InvalidSince)
+		since := engine.OptionalMillis(row.InvalidSince)
 		switch {
 		case op.InvalidTimes != nil:
 			since = engine.OptionalMillis(op.InvalidTimes[i])
-		case s.InvalidSince.IsZero() && c.state == pki.Revoked && c.since.Valid:
+		case row.InvalidSince.IsZero() && c.state == pki.Revoked && c.since.Valid:
 			since = c.since.Int64
 		}
 		if err := tx.writeStatus(ctx, c.id, change.Status, since, op.Index); err != nil {
 			return err
 		}
-		if s.Reason == pki.KeyCompromise && s.Action == revocation.Revoke && c.key.Valid {
-			if err := tx.markKey(ctx, c.key.Int64, s.At); err != nil {
+		if row.Reason == pki.KeyCompromise && row.Action == revocation.Revoke && c.key.Valid {
+			if err := tx.markKey(ctx, c.key.Int64, row.At); err != nil {
 				return err
 			}
 		}
@@ -281,20 +281,20 @@ func (tx *writeTx) replayInstallationState(ctx context.Context, op rules.SetInst
 }
 
 func (tx *writeTx) replayExpire(ctx context.Context, op rules.Expire) error {
-	var gone retention.Expired
+	var removed retention.Expired
 	if op.Last != (retention.Place{}) {
-		if err := tx.removeCertificates(ctx, op.After, op.Last, &gone); err != nil {
+		if err := expiry.RemoveCertificates(ctx, tx.Tx, op.After, op.Last, &removed); err != nil {
 			return err
 		}
 	}
 	if op.Gone.Tokens > 0 {
-		if err := tx.expireTokens(ctx, op.Gone.Tokens, engine.Millis(op.Before), &gone); err != nil {
+		if err := expiry.RemoveTokens(ctx, tx.Tx, op.Gone.Tokens, engine.Millis(op.Before), &removed); err != nil {
 			return err
 		}
 	}
-	if gone.Certificates != op.Gone.Certificates || gone.Tokens != op.Gone.Tokens || gone.Keys != op.Gone.Keys {
+	if removed.Certificates != op.Gone.Certificates || removed.Tokens != op.Gone.Tokens || removed.Keys != op.Gone.Keys {
 		return fmt.Errorf("%d certificates, %d tokens and %d keys were removed, want %d, %d and %d",
-			gone.Certificates, gone.Tokens, gone.Keys, op.Gone.Certificates, op.Gone.Tokens, op.Gone.Keys)
+			removed.Certificates, removed.Tokens, removed.Keys, op.Gone.Certificates, op.Gone.Tokens, op.Gone.Keys)
 	}
 	return nil
 }

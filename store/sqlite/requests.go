@@ -8,6 +8,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -42,11 +43,11 @@ func (db *DB) writeOnce(
 func (tx *writeTx) readRequest(ctx context.Context, by pki.Actor) (rules.Outcome, bool, error) {
 	var have rules.RecordedRequest
 	var content, token []byte
-	var bulk sql.NullInt64
+	var bulkID sql.NullInt64
 	err := tx.QueryRowContext(ctx, `
 		SELECT content, valid, expired, bulk, token FROM operator_requests
 		WHERE caller = (SELECT id FROM identities WHERE spiffe_id = ?) AND request = ?`,
-		by.Caller().Identity.String(), by.Request().ID.Bytes()).Scan(&content, &have.Outcome.Valid, &have.Outcome.Expired, &bulk, &token)
+		by.Caller().Identity.String(), by.Request().ID.Bytes()).Scan(&content, &have.Outcome.Valid, &have.Outcome.Expired, &bulkID, &token)
 	if errors.Is(err, sql.ErrNoRows) {
 		return rules.Outcome{}, false, nil
 	}
@@ -54,8 +55,8 @@ func (tx *writeTx) readRequest(ctx context.Context, by pki.Actor) (rules.Outcome
 		return rules.Outcome{}, false, err
 	}
 	copy(have.Content[:], content)
-	have.Outcome.Bulk = bulk.Int64
-	if have.Outcome.Token, err = restore(token, pki.TokenIDFromBytes); err != nil {
+	have.Outcome.Bulk = bulkID.Int64
+	if have.Outcome.Token, err = column.Restore(token, pki.TokenIDFromBytes); err != nil {
 		return rules.Outcome{}, false, err
 	}
 	return have.Outcome, true, have.CheckRepeat(by.Request())
@@ -66,19 +67,6 @@ func (tx *writeTx) insertRequest(ctx context.Context, by pki.Actor, out rules.Ou
 	_, err := tx.ExecContext(ctx, `
 		INSERT INTO operator_requests (caller, request, content, made_at, valid, expired, bulk, token)
 		VALUES ((SELECT id FROM identities WHERE spiffe_id = ?), ?, ?, ?, ?, ?, nullif(?, 0), ?)`,
-		by.Caller().Identity.String(), r.ID.Bytes(), r.Content[:], engine.Millis(at), out.Valid, out.Expired, out.Bulk, optional(out.Token))
+		by.Caller().Identity.String(), r.ID.Bytes(), r.Content[:], engine.Millis(at), out.Valid, out.Expired, out.Bulk, column.Optional(out.Token))
 	return err
-}
-
-const deleteRequests = `
-	DELETE FROM operator_requests WHERE id IN (SELECT id FROM operator_requests WHERE made_at < ? ORDER BY made_at LIMIT ?)`
-
-// expireRequests deletes up to limit requests that were made before a time, and reports whether it reached the limit.
-func (tx *writeTx) expireRequests(ctx context.Context, limit int, before int64) (more bool, err error) {
-	result, err := tx.ExecContext(ctx, deleteRequests, before, limit)
-	if err != nil {
-		return false, err
-	}
-	n, err := result.RowsAffected()
-	return n == int64(limit), err
 }

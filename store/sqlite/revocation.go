@@ -7,6 +7,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 )
 
 // Revocation is the view of the revocation authority and of responders. It implements revocation.Store, crl.Store and
@@ -19,16 +21,16 @@ type Revocation struct{ db *DB }
 // suspended. A change of an identity does not change revoked certificates, except for the reason keyCompromise.
 func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	var out revocation.ChangeResult
-	err := r.db.writeOnce(ctx, "carry out the order", o.Actor, o.At, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
+	err := r.db.writeOnce(ctx, "change the status", o.Actor, o.At, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
 		err := o.CheckSubject()
 		switch {
 		case err != nil:
 		case !o.Certificate.IsZero():
-			out, err = tx.orderCertificate(ctx, o)
+			out, err = tx.changeCertificate(ctx, o)
 		case !o.Identity.IsZero():
-			out, err = tx.orderIdentity(ctx, o)
+			out, err = tx.changeIdentity(ctx, o)
 		default:
-			out, err = tx.orderKey(ctx, o)
+			out, err = tx.changeKey(ctx, o)
 		}
 		return rules.OutcomeOf(out, o.At), err
 	}, func(ctx context.Context, tx *writeTx, have rules.Outcome) error {
@@ -45,29 +47,29 @@ func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation
 // scope returns the current statuses of the certificates that a change of a certificate or an identity concerns. If they are
 // many, it leaves them out: the steps of the bulk revocation notify the responder.
 func (tx *writeTx) scope(ctx context.Context, o revocation.Change, have rules.Outcome) ([]pki.StatusChange, error) {
-	var all []subject
+	var all []bulk.Certificate
 	identity := o.Identity
 	if !o.Certificate.IsZero() {
-		c, err := readSubject(ctx, tx, o.Certificate)
+		c, err := bulk.ReadCertificate(ctx, tx, o.Certificate)
 		if err != nil {
 			return nil, err
 		}
 		all, identity = append(all, c), c.Identity
 	}
-	s, err := newSet(ctx, tx, rules.BulkOf(o, pki.Selection{Identity: identity}))
+	row, err := bulk.New(ctx, tx, rules.BulkOf(o, pki.Selection{Identity: identity}))
 	if err != nil {
 		return nil, err
 	}
-	many, err := s.isMany(ctx, tx)
+	many, err := row.IsMany(ctx, tx)
 	switch {
 	case err != nil:
 		return nil, err
 	case many || have.Bulk != 0:
 	case o.Certificate.IsZero():
-		all, err = readSubjects(ctx, tx, identity, s.reach)
-	case rules.CompromisesKeys(o) && all[0].key.Valid:
-		var others []subject
-		others, err = readKeySubjects(ctx, tx, all[0].key.Int64, all[0].id, s.reach)
+		all, err = bulk.CertificatesOf(ctx, tx, identity, row.Reach)
+	case rules.CompromisesKeys(o) && all[0].Key.Valid:
+		var others []bulk.Certificate
+		others, err = bulk.CertificatesOfKey(ctx, tx, all[0].Key.Int64, all[0].ID, row.Reach)
 		all = append(others, all...)
 	}
 	var scope []pki.StatusChange
@@ -77,9 +79,9 @@ func (tx *writeTx) scope(ctx context.Context, o revocation.Change, have rules.Ou
 	return scope, err
 }
 
-func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+func (tx *writeTx) changeCertificate(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	none := revocation.ChangeResult{}
-	c, err := readSubject(ctx, tx, o.Certificate)
+	c, err := bulk.ReadCertificate(ctx, tx, o.Certificate)
 	if err != nil {
 		return none, err
 	}
@@ -98,7 +100,7 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Change) (r
 	}
 	var out rules.Applied
 	out.Add(change, invalidSince)
-	if rules.CompromisesKeys(o) && c.key.Valid { // a renewal may have the same key
+	if rules.CompromisesKeys(o) && c.Key.Valid { // a renewal may have the same key
 		if err := tx.revokeKey(ctx, c, o, &out); err != nil {
 			return none, err
 		}
@@ -111,11 +113,11 @@ func (tx *writeTx) orderCertificate(ctx context.Context, o revocation.Change) (r
 
 // checkHold refuses to hold or unhold a single certificate if this conflicts with a change of all certificates of its
 // identity. See rules.Certificate.CheckHold.
-func (tx *writeTx) checkHold(ctx context.Context, c subject, o revocation.Change) error {
+func (tx *writeTx) checkHold(ctx context.Context, c bulk.Certificate, o revocation.Change) error {
 	if o.Action == revocation.Revoke {
 		return nil
 	}
-	holding, err := isHolding(ctx, tx, c.Identity)
+	holding, err := bulk.IsHolding(ctx, tx, c.Identity)
 	if err != nil {
 		return err
 	}
@@ -123,60 +125,64 @@ func (tx *writeTx) checkHold(ctx context.Context, c subject, o revocation.Change
 }
 
 // revokeKey revokes the other certificates of a compromised key.
-func (tx *writeTx) revokeKey(ctx context.Context, c subject, o revocation.Change, out *rules.Applied) error {
-	key := storedKey{id: c.key}
-	if err := tx.QueryRowContext(ctx, `SELECT rest FROM keys WHERE id = ?`, c.key.Int64).Scan(&key.rest); err != nil {
+func (tx *writeTx) revokeKey(ctx context.Context, c bulk.Certificate, o revocation.Change, out *rules.Applied) error {
+	key := storedKey{id: c.Key}
+	if err := tx.QueryRowContext(ctx, `SELECT rest FROM keys WHERE id = ?`, c.Key.Int64).Scan(&key.rest); err != nil {
 		return err
 	}
 	hash, err := key.hash()
 	if err != nil {
 		return err
 	}
-	s, err := newSet(ctx, tx, rules.BulkOf(o, pki.Selection{Key: hash}))
+	row, err := bulk.New(ctx, tx, rules.BulkOf(o, pki.Selection{Key: hash}))
 	if err != nil {
 		return err
 	}
-	_, err = tx.carryOut(ctx, &s, o, out, func() ([]subject, error) { return readKeySubjects(ctx, tx, c.key.Int64, c.id, s.reach) })
+	_, err = tx.changeAffected(ctx, &row, o, out, func() ([]bulk.Certificate, error) {
+		return bulk.CertificatesOfKey(ctx, tx, c.Key.Int64, c.ID, row.Reach)
+	})
 	return err
 }
 
-// orderKey revokes the certificates of a compromised key. It marks the key as compromised even if all of them have expired.
-func (tx *writeTx) orderKey(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+// changeKey revokes the certificates of a compromised key. It marks the key as compromised even if all of them have expired.
+func (tx *writeTx) changeKey(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	none := revocation.ChangeResult{}
-	key, err := readKey(ctx, tx, o.Key)
+	key, err := bulk.ReadKey(ctx, tx, o.Key)
 	if err != nil {
 		return none, err
 	}
-	s, err := newSet(ctx, tx, rules.BulkOf(o, pki.Selection{Key: o.Key}))
+	row, err := bulk.New(ctx, tx, rules.BulkOf(o, pki.Selection{Key: o.Key}))
 	if err != nil {
 		return none, err
 	}
 	var out rules.Applied
-	changes, err := tx.carryOut(ctx, &s, o, &out, func() ([]subject, error) { return readKeySubjects(ctx, tx, keyID(o.Key), 0, s.reach) })
-	if err != nil || !changes && key.compromised {
+	changes, err := tx.changeAffected(ctx, &row, o, &out, func() ([]bulk.Certificate, error) {
+		return bulk.CertificatesOfKey(ctx, tx, column.KeyID(o.Key), 0, row.Reach)
+	})
+	if err != nil || !changes && key.Compromised {
 		return out.ChangeResult, err // the change was made before
 	}
-	if err := tx.markKey(ctx, keyID(o.Key), o.At); err != nil {
+	if err := tx.markKey(ctx, column.KeyID(o.Key), o.At); err != nil {
 		return none, err
 	}
-	if err := tx.append(ctx, rules.KeyEntry(o, key.identity, out)); err != nil {
+	if err := tx.append(ctx, rules.KeyEntry(o, key.Identity, out)); err != nil {
 		return none, err
 	}
-	return out.ChangeResult, tx.distrust(ctx, key.identity, o)
+	return out.ChangeResult, tx.distrust(ctx, key.Identity, o)
 }
 
-func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
+func (tx *writeTx) changeIdentity(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	none := revocation.ChangeResult{}
-	move, err := tx.moveIdentity(ctx, o)
+	move, err := tx.setIdentityState(ctx, o)
 	if err != nil {
 		return none, err
 	}
-	s, err := newSet(ctx, tx, rules.BulkOf(o, pki.Selection{Identity: o.Identity}))
+	row, err := bulk.New(ctx, tx, rules.BulkOf(o, pki.Selection{Identity: o.Identity}))
 	if err != nil {
 		return none, err
 	}
 	var out rules.Applied
-	changes, err := tx.carryOut(ctx, &s, o, &out, func() ([]subject, error) { return readSubjects(ctx, tx, o.Identity, s.reach) })
+	changes, err := tx.changeAffected(ctx, &row, o, &out, func() ([]bulk.Certificate, error) { return bulk.CertificatesOf(ctx, tx, o.Identity, row.Reach) })
 	if err != nil || !move.Changed && !changes {
 		return out.ChangeResult, err // the change was made before
 	}
@@ -186,50 +192,50 @@ func (tx *writeTx) orderIdentity(ctx context.Context, o revocation.Change) (revo
 	return out.ChangeResult, tx.distrust(ctx, o.Identity, o)
 }
 
-// carryOut changes the certificates that a change affects. It changes up to maxAtOnce of them in this transaction, and creates
-// a bulk revocation for more. It reports whether any certificate changes.
+// changeAffected changes the certificates that a change affects. It changes few of them in this transaction, and creates a
+// bulk revocation for more (see bulk.Row.IsMany). It reports whether any certificate changes.
 //
 // If none changes, it creates no bulk revocation. If the change repeats one whose bulk revocation is still open, the result
 // names that bulk revocation.
-func (tx *writeTx) carryOut(
-	ctx context.Context, s *setRow, o revocation.Change, out *rules.Applied, few func() ([]subject, error),
+func (tx *writeTx) changeAffected(
+	ctx context.Context, row *bulk.Row, o revocation.Change, out *rules.Applied, few func() ([]bulk.Certificate, error),
 ) (changes bool, err error) {
-	many, err := s.isMany(ctx, tx)
+	many, err := row.IsMany(ctx, tx)
 	if err != nil {
 		return false, err
 	}
 	if many {
-		open, err := readOpenSets(ctx, tx)
+		open, err := bulk.ReadOpen(ctx, tx)
 		if err != nil {
 			return false, err
 		}
-		if changes, err = s.changesAny(ctx, tx, open); err != nil {
+		if changes, err = row.ChangesAny(ctx, tx, open); err != nil {
 			return false, err
 		}
 		if changes {
-			err := tx.insertSet(ctx, s)
-			created := s.recorded()
-			out.BulkRevocation, out.Created = s.ID, &created
+			err := tx.insertBulk(ctx, row)
+			created := row.RecordedBulk
+			out.BulkRevocation, out.Created = row.ID, &created
 			return true, err
 		}
-		if out.BulkRevocation = open.repeats(s); out.BulkRevocation != 0 {
+		if out.BulkRevocation = open.RepeatedBy(row); out.BulkRevocation != 0 {
 			return false, nil
 		}
 	}
-	subjects, err := few()
+	members, err := few()
 	if err != nil {
 		return false, err
 	}
 	before := len(out.Changed)
-	err = tx.changeSubjects(ctx, subjects, o, out)
+	err = tx.changeMembers(ctx, members, o, out)
 	return len(out.Changed) > before, err
 }
 
-// changeSubjects applies a change to certificates. It adds each to the changed or to the unchanged ones in out. A certificate
+// changeMembers applies a change to certificates. It adds each to the changed or to the unchanged ones in out. A certificate
 // is unchanged if its status would be the same, or if it was revoked before for another reason.
-func (tx *writeTx) changeSubjects(ctx context.Context, subjects []subject, o revocation.Change, out *rules.Applied) error {
-	for i := range subjects {
-		c := &subjects[i]
+func (tx *writeTx) changeMembers(ctx context.Context, members []bulk.Certificate, o revocation.Change, out *rules.Applied) error {
+	for i := range members {
+		c := &members[i]
 		change, invalidSince, changed, err := c.ChangeMember(o)
 		if err != nil {
 			return err

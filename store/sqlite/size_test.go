@@ -116,12 +116,12 @@ func (m *mill) write(ids []pki.SPIFFEID, predecessors []ca.Record) ([]ca.Record,
 	if _, err := m.db.CA().Write(context.Background(), m.epoch, nil, []ca.Intent{intent}); err != nil {
 		return nil, err
 	}
-	verdicts, err := m.db.CA().Write(context.Background(), m.epoch, []ca.BatchCommit{{Intent: intent, Records: records, At: m.at}}, nil)
+	results, err := m.db.CA().Write(context.Background(), m.epoch, []ca.BatchCommit{{Intent: intent, Records: records, At: m.at}}, nil)
 	if err != nil {
 		return nil, err
 	}
 	var refused []error
-	for _, v := range verdicts[0] {
+	for _, v := range results[0] {
 		refused = append(refused, v.Refusal)
 	}
 	return records, errors.Join(refused...)
@@ -208,17 +208,17 @@ func TestCommittedBatchesAreForgotten(t *testing.T) {
 	var last []ca.BatchID
 	for range writes {
 		last = nil
-		var announce []ca.Intent
-		var settle []ca.BatchCommit
+		var intents []ca.Intent
+		var commits []ca.BatchCommit
 		for range batches {
 			m.next++
 			intent := ca.Intent{Batch: ca.NewBatchID(), Items: []ca.IntentItem{{Ref: record(device(1).ID, m.next).Ref, IssuedAt: at, NotAfter: at}}}
-			announce, settle, last = append(announce, intent), append(settle, ca.BatchCommit{Intent: intent, At: at}), append(last, intent.Batch)
+			intents, commits, last = append(intents, intent), append(commits, ca.BatchCommit{Intent: intent, At: at}), append(last, intent.Batch)
 		}
-		if _, err := m.db.CA().Write(ctx, m.epoch, nil, announce); err != nil {
+		if _, err := m.db.CA().Write(ctx, m.epoch, nil, intents); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := m.db.CA().Write(ctx, m.epoch, settle, nil); err != nil {
+		if _, err := m.db.CA().Write(ctx, m.epoch, commits, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -233,7 +233,7 @@ func TestCommittedBatchesAreForgotten(t *testing.T) {
 	}
 	var kept int
 	if err := raw(t, path).QueryRow(`SELECT count(*) FROM settled`).Scan(&kept); err != nil || kept > 1024+batches {
-		t.Errorf("%d settled batches are kept, %v", kept, err)
+		t.Errorf("%d committed batches are kept, %v", kept, err)
 	}
 }
 

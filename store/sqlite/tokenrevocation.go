@@ -11,6 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -76,11 +77,11 @@ func (tx *writeTx) revokeToken(ctx context.Context, v ra.TokenRevocation) (int, 
 
 // revokeTokensOf revokes the tokens that an identity has created since its tokens were last revoked. It returns how many of
 // them could have been used.
-func (tx *writeTx) revokeTokensOf(ctx context.Context, maker pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
+func (tx *writeTx) revokeTokensOf(ctx context.Context, creator pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
 	var row, era, next int64
 	err := tx.QueryRowContext(ctx, `
 		SELECT m.id, t.era, `+nextEra+` FROM identities m JOIN tokens t ON t.maker = m.id WHERE m.spiffe_id = ? ORDER BY t.id DESC LIMIT 1`,
-		maker.String()).Scan(&row, &era, &next)
+		creator.String()).Scan(&row, &era, &next)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && era < next {
 		return 0, nil // no tokens, or none since the last revocation
 	}
@@ -98,55 +99,56 @@ func (tx *writeTx) revokeTokensOf(ctx context.Context, maker pki.SPIFFEID, why s
 	if _, err := tx.ExecContext(ctx, `INSERT INTO token_revocations (maker, era, why) VALUES (?, ?, ?)`, row, next, why); err != nil {
 		return 0, err
 	}
-	return n, tx.append(ctx, rules.TokensRevokedEntry(v, maker, why, n))
+	return n, tx.append(ctx, rules.TokensRevokedEntry(v, creator, why, n))
 }
 
 // distrust revokes the tokens that an identity has created, if rules.Distrust returns a cause.
-func (tx *writeTx) distrust(ctx context.Context, maker pki.SPIFFEID, o revocation.Change) error {
+func (tx *writeTx) distrust(ctx context.Context, creator pki.SPIFFEID, o revocation.Change) error {
 	why := rules.Distrust(o)
 	if why == "" {
 		return nil
 	}
-	_, err := tx.revokeTokensOf(ctx, maker, why, ra.TokenRevocation{By: o.Actor, At: o.At})
+	_, err := tx.revokeTokensOf(ctx, creator, why, ra.TokenRevocation{By: o.Actor, At: o.At})
 	return err
 }
 
 // holderOf returns the identity of the key that a bulk revocation is about to mark as compromised. It returns zero if the key is
 // already marked, or if the bulk revocation does not mark it.
-func (tx *writeTx) holderOf(ctx context.Context, s *setRow) (pki.SPIFFEID, error) {
-	if !rules.MarksKey(s.BulkRequest) {
+func (tx *writeTx) holderOf(ctx context.Context, row *bulk.Row) (pki.SPIFFEID, error) {
+	if !rules.MarksKey(row.BulkRequest) {
 		return pki.SPIFFEID{}, nil
 	}
-	key, err := readKey(ctx, tx, s.Key)
-	if err != nil || key.compromised {
+	key, err := bulk.ReadKey(ctx, tx, row.Key)
+	if err != nil || key.Compromised {
 		return pki.SPIFFEID{}, err
 	}
-	return key.identity, nil
+	return key.Identity, nil
 }
 
-// selectMakers selects the identities that have created tokens, with one index lookup for each.
-const selectMakers = `
+// selectCreators selects the identities that have created tokens, with one index lookup for each.
+const selectCreators = `
 	WITH RECURSIVE m (id) AS (
 	    SELECT min(maker) FROM tokens
 	    UNION ALL SELECT (SELECT min(maker) FROM tokens WHERE maker > m.id) FROM m WHERE m.id IS NOT NULL)
 	SELECT n.spiffe_id FROM m JOIN identities n ON n.id = m.id`
 
-// makersOf returns the identities whose tokens a new bulk revocation revokes. One is the identity of a key that it marks. If it
-// is applied in steps, all identities with a member that it revokes are included. Otherwise revokeFew handles the members.
-func (tx *writeTx) makersOf(ctx context.Context, s setRow) ([]pki.SPIFFEID, error) {
-	if s.Action != revocation.Revoke || !rules.Distrusts(s.Reason) {
+// distrustedCreators returns the identities whose tokens a new bulk revocation revokes. One is the identity of a key that it
+// marks. If the bulk revocation is applied in steps, all identities with a member that it revokes are included. Otherwise
+// applyBulkAtOnce revokes the tokens of the members' identity.
+func (tx *writeTx) distrustedCreators(ctx context.Context, row bulk.Row) ([]pki.SPIFFEID, error) {
+	if row.Action != revocation.Revoke || !rules.Distrusts(row.Reason) {
 		return nil, nil
 	}
-	holder, err := tx.holderOf(ctx, &s)
-	if err != nil || s.Done {
+	holder, err := tx.holderOf(ctx, &row)
+	if err != nil || row.Done {
 		return []pki.SPIFFEID{holder}, err
 	}
-	if err := tx.QueryRowContext(ctx, newestCertificate).Scan(&s.mark); err != nil {
+	if err := tx.QueryRowContext(ctx, bulk.NewestCertificate).Scan(&row.Mark); err != nil {
 		return nil, err
 	}
 	revoked := []pki.SPIFFEID{holder}
 	var all []pki.SPIFFEID
-	rows := engine.Query(ctx, tx, selectMakers)
+	rows := engine.Query(ctx, tx, selectCreators)
 	err = rows.Each(func(rows *sql.Rows) error {
 		var name string
 		if err := rows.Scan(&name); err != nil {
@@ -158,39 +160,20 @@ func (tx *writeTx) makersOf(ctx context.Context, s setRow) ([]pki.SPIFFEID, erro
 	})
 	for i := 0; i < len(all) && err == nil; i++ {
 		var is bool
-		if is, err = tx.revokesOne(ctx, s, all[i]); is {
+		if is, err = row.ChangesAnyOf(ctx, tx, all[i]); is {
 			revoked = append(revoked, all[i])
 		}
 	}
 	return revoked, err
 }
 
-// revokesOne reports whether a bulk revocation changes the status of a certificate of an identity.
-func (tx *writeTx) revokesOne(ctx context.Context, s setRow, id pki.SPIFFEID) (bool, error) {
-	certs, err := readSubjects(ctx, tx, id, s.reach)
-	if err != nil || len(certs) == 0 {
-		return false, err
-	}
-	var ids []int64
-	for _, c := range certs {
-		ids = append(ids, c.id)
-	}
-	masks, err := openSetsOf(s).masks(ctx, tx, ids)
-	for _, c := range certs {
-		if _, changed := s.next(c.Status); changed && masks[c.id] != 0 {
-			return true, err
-		}
-	}
-	return false, err
-}
-
 // distrustAll revokes the tokens of creators, for a new bulk revocation.
-func (tx *writeTx) distrustAll(ctx context.Context, makers []pki.SPIFFEID, o revocation.Change) error {
-	for _, maker := range makers {
-		if maker.IsZero() {
+func (tx *writeTx) distrustAll(ctx context.Context, creators []pki.SPIFFEID, o revocation.Change) error {
+	for _, creator := range creators {
+		if creator.IsZero() {
 			continue
 		}
-		if err := tx.distrust(ctx, maker, o); err != nil {
+		if err := tx.distrust(ctx, creator, o); err != nil {
 			return err
 		}
 	}

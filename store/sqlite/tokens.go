@@ -9,6 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -77,7 +78,7 @@ func (tx *writeTx) insertToken(ctx context.Context, t ra.Token) error {
 			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
 			SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
 		t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
-		encodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
+		column.EncodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
 	if engine.IsDuplicate(err) {
 		return rules.TokenExists(t.ID)
 	}
@@ -152,13 +153,13 @@ func scanToken(row engine.Scanner, more ...any) (ra.Token, int64, error) {
 	if t.Identity, err = pki.ParseSPIFFEID(identity); err != nil {
 		return ra.Token{}, 0, err
 	}
-	if t.CreatorCertificate, err = decodeRef(madeWith); err != nil {
+	if t.CreatorCertificate, err = column.DecodeRef(madeWith); err != nil {
 		return ra.Token{}, 0, err
 	}
-	if t.Request, err = restore(request, pki.RequestIDFromBytes); err != nil {
+	if t.Request, err = column.Restore(request, pki.RequestIDFromBytes); err != nil {
 		return ra.Token{}, 0, err
 	}
-	t.Key, err = restore(key, pki.KeyHashFromBytes)
+	t.Key, err = column.Restore(key, pki.KeyHashFromBytes)
 	return t, id, err
 }
 
@@ -176,17 +177,17 @@ func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after r
 	var next ra.TokenPlace
 	err := r.db.file.ReadMany(ctx, "list tokens", func(ctx context.Context, tx *sql.Tx) error {
 		page = nil
-		var q clause
+		var q engine.Clause
 		if err := selectTokens(&q, f, at, after); err != nil {
 			return err
 		}
 		var ids []int64
 		var err error
-		ids, next, err = lookUp(ctx, tx, &q, limit, scanTokenPlace)
+		ids, next, err = readPage(ctx, tx, &q, limit, scanTokenPlace)
 		if err != nil {
 			return err
 		}
-		list, err := idsIn(ids)
+		list, err := column.IDs(ids)
 		if err != nil {
 			return err
 		}
@@ -208,38 +209,38 @@ func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after r
 }
 
 // selectTokens adds the query for lookUp. An identity has few tokens, so they are found by its index and sorted.
-func selectTokens(q *clause, f ra.TokenFilter, at time.Time, after ra.TokenPlace) error {
-	q.add(`SELECT t.id, t.created_at, t.token, (1`)
+func selectTokens(q *engine.Clause, f ra.TokenFilter, at time.Time, after ra.TokenPlace) error {
+	q.Add(`SELECT t.id, t.created_at, t.token, (1`)
 	if len(f.States) > 0 {
-		q.add(` AND `+tokenState, engine.Millis(at))
+		q.Add(` AND `+tokenState, engine.Millis(at))
 		if err := in(q, f.States); err != nil {
 			return err
 		}
 	}
 	if !f.CreatedBy.IsZero() {
-		q.add(` AND t.maker IS (SELECT id FROM identities WHERE spiffe_id = ?)`, f.CreatedBy.String())
+		q.Add(` AND t.maker IS (SELECT id FROM identities WHERE spiffe_id = ?)`, f.CreatedBy.String())
 	}
 	if f.Identity.IsZero() {
-		q.add(`) FROM tokens t INDEXED BY tokens_by_creation CROSS JOIN identities n ON n.id = t.identity WHERE 1`)
+		q.Add(`) FROM tokens t INDEXED BY tokens_by_creation CROSS JOIN identities n ON n.id = t.identity WHERE 1`)
 	} else {
-		q.add(`) FROM tokens t INDEXED BY tokens_by_identity CROSS JOIN identities n ON n.id = t.identity
+		q.Add(`) FROM tokens t INDEXED BY tokens_by_identity CROSS JOIN identities n ON n.id = t.identity
 			WHERE t.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`, f.Identity.String())
 	}
 	if !after.IsZero() {
-		q.add(` AND t.created_at <= ? AND (t.created_at, t.token) < (?, ?)`, engine.Millis(after.CreatedAt), engine.Millis(after.CreatedAt), after.ID.Bytes())
+		q.Add(` AND t.created_at <= ? AND (t.created_at, t.token) < (?, ?)`, engine.Millis(after.CreatedAt), engine.Millis(after.CreatedAt), after.ID.Bytes())
 	}
 	if !f.CreatedFrom.IsZero() {
-		q.add(` AND t.created_at >= ?`, ceilMillis(f.CreatedFrom))
+		q.Add(` AND t.created_at >= ?`, engine.CeilMillis(f.CreatedFrom))
 	}
 	if !f.CreatedUntil.IsZero() {
-		q.add(` AND t.created_at < ?`, ceilMillis(f.CreatedUntil))
+		q.Add(` AND t.created_at < ?`, engine.CeilMillis(f.CreatedUntil))
 	}
-	q.add(` ORDER BY t.created_at DESC, t.token DESC LIMIT ?`, ra.MaxLooked+1)
+	q.Add(` ORDER BY t.created_at DESC, t.token DESC LIMIT ?`, ra.MaxLooked+1)
 	return nil
 }
 
-func scanTokenPlace(rows *sql.Rows) (looked[ra.TokenPlace], error) {
-	var f looked[ra.TokenPlace]
+func scanTokenPlace(rows *sql.Rows) (listedRow[ra.TokenPlace], error) {
+	var f listedRow[ra.TokenPlace]
 	var created int64
 	var token []byte
 	if err := rows.Scan(&f.id, &created, &token, &f.matches); err != nil {

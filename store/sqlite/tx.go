@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -55,48 +54,4 @@ func (tx *writeTx) issuer(ctx context.Context, issuer pki.IssuerID) (int64, erro
 	}
 	tx.issuers[issuer] = id
 	return id, nil
-}
-
-// encodeRef encodes a reference as issuer and serial number. A zero reference is encoded as NULL.
-func encodeRef(ref pki.CertRef) any {
-	if ref.IsZero() {
-		return nil
-	}
-	return slices.Concat(ref.Issuer.Bytes(), ref.Serial.Bytes())
-}
-
-// decodeRef decodes the result of encodeRef.
-func decodeRef(b []byte) (pki.CertRef, error) {
-	if b == nil {
-		return pki.CertRef{}, nil
-	}
-	return parseRef(b[:32], b[32:])
-}
-
-// optionalText returns NULL for an empty text.
-func optionalText(text string) any {
-	if text == "" {
-		return nil
-	}
-	return text
-}
-
-// optional returns NULL for the zero value, and otherwise the bytes of the value.
-func optional[T interface {
-	IsZero() bool
-	Bytes() []byte
-}](v T) any {
-	if v.IsZero() {
-		return nil
-	}
-	return v.Bytes()
-}
-
-// restore decodes the result of optional.
-func restore[T any](b []byte, parse func([]byte) (T, error)) (T, error) {
-	if b == nil {
-		var zero T
-		return zero, nil
-	}
-	return parse(b)
 }

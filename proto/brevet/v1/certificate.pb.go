@@ -24,15 +24,15 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// CertificateState is what can be said of a certificate's validity, apart from its dates.
+// CertificateState is the status of a certificate, apart from its validity period.
 type CertificateState int32
 
 const (
 	CertificateState_CERTIFICATE_STATE_UNSPECIFIED CertificateState = 0
 	CertificateState_CERTIFICATE_STATE_GOOD        CertificateState = 1
-	// Not to be relied on now. It may become good again, or be revoked.
+	// Relying parties must not accept the certificate now. It may become good again, or be revoked.
 	CertificateState_CERTIFICATE_STATE_HOLD CertificateState = 2
-	// Revoked for ever.
+	// The certificate is revoked permanently.
 	CertificateState_CERTIFICATE_STATE_REVOKED CertificateState = 3
 )
 
@@ -82,7 +82,7 @@ func (CertificateState) EnumDescriptor() ([]byte, []int) {
 // Certificate is the record of one serial number of an issuing CA.
 type Certificate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 20 bytes, big-endian.
+	// The serial number, 20 bytes, big-endian.
 	Serial []byte `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
 	// The issuing CA, as in CertificateChain.
 	IssuerId []byte `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
@@ -91,20 +91,22 @@ type Certificate struct {
 	Profile   string                 `protobuf:"bytes,4,opt,name=profile,proto3" json:"profile,omitempty"`
 	NotBefore *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
 	NotAfter  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	// When the server issued it. not_before is earlier if the profile backdates.
+	// The time at which the server issued the certificate. If the profile has a backdate, not_before is earlier.
 	IssueTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=issue_time,json=issueTime,proto3" json:"issue_time,omitempty"`
 	State     CertificateState       `protobuf:"varint,8,opt,name=state,proto3,enum=brevet.v1.CertificateState" json:"state,omitempty"`
-	// Why it is revoked or on hold.
+	// The reason why the certificate is revoked or on hold.
 	Reason RevocationReason `protobuf:"varint,9,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
-	// When it was revoked or put on hold.
+	// The time at which the certificate was revoked or put on hold.
 	RevokeTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
-	// When it is known or suspected to have become invalid (RFC 5280 section 5.3.2). Unset if no caller gave one.
+	// The time at which the certificate is known or suspected to have become invalid (RFC 5280 section 5.3.2). Unset if
+	// no caller gave one.
 	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
-	// SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
+	// The SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
 	KeyHash []byte `protobuf:"bytes,12,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
-	// False for a serial number that was reserved or signed, but whose certificate no client received. It is revoked.
+	// False if the server reserved the serial number or signed the certificate, but delivered it to no client. The
+	// certificate is then revoked.
 	Delivered bool `protobuf:"varint,13,opt,name=delivered,proto3" json:"delivered,omitempty"`
-	// The certificate in DER. Empty if it was never delivered.
+	// The certificate in DER. Empty if the certificate was never delivered.
 	Der           []byte `protobuf:"bytes,14,opt,name=der,proto3" json:"der,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -243,12 +245,12 @@ type CertificateSelection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The issuing CA, as in CertificateChain.
 	IssuerId []byte `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
-	// The holder: a path such as "device/42", or the full SPIFFE ID.
+	// The holder's identity: a path such as "device/42", or the full SPIFFE ID.
 	Identity string `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
-	// Serial number of a certificate, 20 bytes. It matches that certificate and all that were renewed from it, directly
-	// or over other renewals. If a renewal kept the key, every later certificate of that key matches.
+	// The serial number of a certificate, 20 bytes. It matches that certificate, and all that were renewed from it,
+	// directly or through other renewals. If a renewal kept the key, every later certificate of that key matches too.
 	LineageSerial []byte `protobuf:"bytes,3,opt,name=lineage_serial,json=lineageSerial,proto3" json:"lineage_serial,omitempty"`
-	// SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
+	// The SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
 	KeyHash []byte `protobuf:"bytes,4,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
 	Profile string `protobuf:"bytes,5,opt,name=profile,proto3" json:"profile,omitempty"`
 	// A label that the holder has now.
@@ -349,9 +351,10 @@ func (x *CertificateSelection) GetIssueEndTime() *timestamppb.Timestamp {
 
 type GetCertificateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 20 bytes, big-endian.
+	// The serial number, 20 bytes, big-endian.
 	Serial []byte `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
-	// The issuing CA, as in CertificateChain. It can be left out: serial numbers are unique in a trust domain.
+	// The issuer ID of the issuing CA, as in CertificateChain. Optional, because serial numbers are unique in a trust
+	// domain.
 	IssuerId      []byte `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -447,11 +450,12 @@ func (x *GetCertificateResponse) GetCertificate() *Certificate {
 
 type ListCertificatesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only the certificates that it matches. Unset for all, those that were never delivered included.
+	// Only certificates that match the selection. Unset for all certificates, including those that were never delivered.
 	Selection *CertificateSelection `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"`
-	// 1 to 1000; 0 means 100.
+	// The maximum number of records on a page, 1 to 1000; 0 means 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous page; empty for the first. It is opaque, and serves a list with the same filter only.
+	// The next_page_token of the previous page; empty for the first page. It is opaque, and valid only with the same
+	// filter.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only certificates in one of these states. Empty for all.
 	States []CertificateState `protobuf:"varint,4,rep,packed,name=states,proto3,enum=brevet.v1.CertificateState" json:"states,omitempty"`
@@ -461,8 +465,8 @@ type ListCertificatesRequest struct {
 	ExpireEndTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_end_time,json=expireEndTime,proto3" json:"expire_end_time,omitempty"`
 	// Only certificates that were not renewed.
 	WithoutSuccessor bool `protobuf:"varint,7,opt,name=without_successor,json=withoutSuccessor,proto3" json:"without_successor,omitempty"`
-	// Only certificates whose holder was issued no certificate at this time or later: who has not renewed since. A time
-	// in the future is refused.
+	// Only certificates whose holder has been issued no certificate at this time or later. The server refuses a time in
+	// the future.
 	NotRenewedSinceTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=not_renewed_since_time,json=notRenewedSinceTime,proto3" json:"not_renewed_since_time,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
@@ -556,9 +560,10 @@ func (x *ListCertificatesRequest) GetNotRenewedSinceTime() *timestamppb.Timestam
 
 type ListCertificatesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A page may hold fewer than page_size, or none, although others follow: the server looks at 10000 at most for a page.
+	// A page may have fewer than page_size records, or none, although more pages follow: for one page, the server reads
+	// at most 10000 records.
 	Certificates []*Certificate `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
-	// Empty on the last page.
+	// The page_token of the next page; empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -608,20 +613,21 @@ func (x *ListCertificatesResponse) GetNextPageToken() string {
 	return ""
 }
 
-// IssueCertificatesRequest asks for one certificate of one identity. An identity that is only registered becomes
-// enrolled, which voids the tokens created for it. One that is enrolled gets another certificate beside those it has.
+// IssueCertificatesRequest requests one certificate for one identity. A registered identity becomes enrolled, and the
+// tokens created for it become invalid. An enrolled identity gets an additional certificate.
 type IssueCertificatesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 16 bytes drawn at random, and kept to repeat this request.
+	// The request ID: 16 random bytes, which the client stores to repeat this request.
 	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// A path such as "device/42", or the full SPIFFE ID. Identities of operators, and of Brevet itself, are refused.
+	// The identity: a path such as "device/42", or the full SPIFFE ID. Identities of operators, and of Brevet itself, are
+	// refused.
 	Identity string `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
-	// PKCS #10 certification request in DER (RFC 2986), at most 16 KiB.
+	// The CSR: PKCS #10 in DER (RFC 2986), at most 16 KiB.
 	Csr []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
-	// How long the certificate is to be valid. Unset means the profile's default; the profile also sets the maximum.
+	// The lifetime of the certificate. If unset, it is the profile's default. The profile also sets the maximum.
 	Lifetime *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
-	// Registers the identity with these attributes if it does not exist. If it exists with others, the request is
-	// refused. Unset, the identity must exist.
+	// The attributes with which the server registers the identity if it does not exist. If the identity exists with other
+	// attributes, the server refuses the request. If unset, the identity must exist.
 	Registration  *IdentitySpec `protobuf:"bytes,5,opt,name=registration,proto3" json:"registration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -692,17 +698,17 @@ func (x *IssueCertificatesRequest) GetRegistration() *IdentitySpec {
 	return nil
 }
 
-// IssueCertificatesResponse answers one request.
+// IssueCertificatesResponse is the response to one request.
 type IssueCertificatesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// That of the request. If that is malformed, at most its first 64 bytes.
+	// The request ID of the request. If it is malformed, at most its first 64 bytes.
 	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Types that are valid to be assigned to Result:
 	//
 	//	*IssueCertificatesResponse_Certificate
 	//	*IssueCertificatesResponse_Error
 	Result isIssueCertificatesResponse_Result `protobuf_oneof:"result"`
-	// The CA that issued the certificate. GetCertificateChain returns what stands above it, once for all certificates.
+	// The issuer ID of the CA that issued the certificate. A client calls GetCertificateChain once for each issuer ID.
 	IssuerId      []byte `protobuf:"bytes,4,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -787,7 +793,7 @@ type IssueCertificatesResponse_Certificate struct {
 }
 
 type IssueCertificatesResponse_Error struct {
-	// The status that a call of its own would have ended with, with the same details.
+	// The status with which an RPC for this request alone would have failed, with the same details.
 	Error *status.Status `protobuf:"bytes,3,opt,name=error,proto3,oneof"`
 }
 

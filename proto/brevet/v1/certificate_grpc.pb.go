@@ -29,32 +29,33 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// CertificateService is the inventory of certificates, and issues them to many devices at once. Only operators call it,
+// CertificateService lists certificates, and issues them for many devices on one stream. Only operators may call it,
 // except for GetCertificateChain.
 type CertificateServiceClient interface {
 	// GetCertificate returns the record of one certificate.
 	GetCertificate(ctx context.Context, in *GetCertificateRequest, opts ...grpc.CallOption) (*GetCertificateResponse, error)
-	// ListCertificates returns certificates, one page at a time: those issued last first, and those issued in the same
-	// millisecond by descending serial number. The selection is that of CreateBulkRevocation: a list of its certificates
-	// that are good or on hold holds what a bulk revocation revokes, keyCompromise apart, which revokes other certificates
-	// of the same keys too.
+	// ListCertificates returns certificates, one page at a time: the newest first, and those issued in the same
+	// millisecond by descending serial number. CreateBulkRevocation uses the same selection. A list with the states GOOD
+	// and HOLD therefore has the certificates that a bulk revocation would revoke. With keyCompromise, a bulk revocation
+	// also revokes other certificates of the same keys.
 	//
-	// Each page is read as of one moment of its own. The list returns each certificate that is on record throughout exactly
-	// once. One that is issued after the first page appears on no later one. A filter is applied to a certificate as it is
-	// when its page is read.
+	// Each page is consistent in itself, and the server reads it when it is requested. If a certificate is on record for
+	// the whole time, the list returns it exactly once. The list does not return certificates that are issued after the
+	// first page was read. The server applies the filter to the state of a certificate at the time of its page.
 	ListCertificates(ctx context.Context, in *ListCertificatesRequest, opts ...grpc.CallOption) (*ListCertificatesResponse, error)
-	// IssueCertificates issues many certificates on one stream: for the devices of a factory, or for a fleet that moves
-	// here. The operator's word is the evidence; no enrollment tokens are needed.
+	// IssueCertificates issues many certificates on one stream, such as for the devices of a factory, or for a fleet that
+	// migrates from another CA. The operator's certificate is the evidence; the devices need no enrollment tokens.
 	//
-	// The server decides, records and answers each request by itself, as if it were a call of its own. One that fails
-	// ends nothing else. Responses arrive in any order. The server stops reading a stream with 256 unanswered requests,
-	// so a client reads responses while it sends.
+	// The server processes each request independently, as if it were an RPC of its own. If a request fails, the others
+	// continue. Responses arrive in any order. If 256 requests of a stream have no response yet, the server reads no
+	// more. A client must therefore read responses while it sends.
 	//
-	// The stream ends with OK once the client has closed its side and every request is answered. If it ends in any other
-	// way, the client sends the unanswered requests again on a new stream, with the same request IDs and keys. Requests
-	// that were carried out are answered with the same certificates.
+	// The stream ends with OK after the client has closed its side and has got a response to every request. If the stream
+	// ends in any other way, the client sends the requests without a response again on a new stream, with the same
+	// request IDs and keys. It gets the same certificates for requests that the server had completed.
 	IssueCertificates(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[IssueCertificatesRequest, IssueCertificatesResponse], error)
-	// GetCertificateChain returns the CA certificates above an issuing CA. Any valid client certificate allows it.
+	// GetCertificateChain returns the certificates of an issuing CA and of the CAs above it, without the root. Callers
+	// need any valid client certificate.
 	GetCertificateChain(ctx context.Context, in *GetCertificateChainRequest, opts ...grpc.CallOption) (*GetCertificateChainResponse, error)
 }
 
@@ -113,32 +114,33 @@ func (c *certificateServiceClient) GetCertificateChain(ctx context.Context, in *
 // All implementations must embed UnimplementedCertificateServiceServer
 // for forward compatibility.
 //
-// CertificateService is the inventory of certificates, and issues them to many devices at once. Only operators call it,
+// CertificateService lists certificates, and issues them for many devices on one stream. Only operators may call it,
 // except for GetCertificateChain.
 type CertificateServiceServer interface {
 	// GetCertificate returns the record of one certificate.
 	GetCertificate(context.Context, *GetCertificateRequest) (*GetCertificateResponse, error)
-	// ListCertificates returns certificates, one page at a time: those issued last first, and those issued in the same
-	// millisecond by descending serial number. The selection is that of CreateBulkRevocation: a list of its certificates
-	// that are good or on hold holds what a bulk revocation revokes, keyCompromise apart, which revokes other certificates
-	// of the same keys too.
+	// ListCertificates returns certificates, one page at a time: the newest first, and those issued in the same
+	// millisecond by descending serial number. CreateBulkRevocation uses the same selection. A list with the states GOOD
+	// and HOLD therefore has the certificates that a bulk revocation would revoke. With keyCompromise, a bulk revocation
+	// also revokes other certificates of the same keys.
 	//
-	// Each page is read as of one moment of its own. The list returns each certificate that is on record throughout exactly
-	// once. One that is issued after the first page appears on no later one. A filter is applied to a certificate as it is
-	// when its page is read.
+	// Each page is consistent in itself, and the server reads it when it is requested. If a certificate is on record for
+	// the whole time, the list returns it exactly once. The list does not return certificates that are issued after the
+	// first page was read. The server applies the filter to the state of a certificate at the time of its page.
 	ListCertificates(context.Context, *ListCertificatesRequest) (*ListCertificatesResponse, error)
-	// IssueCertificates issues many certificates on one stream: for the devices of a factory, or for a fleet that moves
-	// here. The operator's word is the evidence; no enrollment tokens are needed.
+	// IssueCertificates issues many certificates on one stream, such as for the devices of a factory, or for a fleet that
+	// migrates from another CA. The operator's certificate is the evidence; the devices need no enrollment tokens.
 	//
-	// The server decides, records and answers each request by itself, as if it were a call of its own. One that fails
-	// ends nothing else. Responses arrive in any order. The server stops reading a stream with 256 unanswered requests,
-	// so a client reads responses while it sends.
+	// The server processes each request independently, as if it were an RPC of its own. If a request fails, the others
+	// continue. Responses arrive in any order. If 256 requests of a stream have no response yet, the server reads no
+	// more. A client must therefore read responses while it sends.
 	//
-	// The stream ends with OK once the client has closed its side and every request is answered. If it ends in any other
-	// way, the client sends the unanswered requests again on a new stream, with the same request IDs and keys. Requests
-	// that were carried out are answered with the same certificates.
+	// The stream ends with OK after the client has closed its side and has got a response to every request. If the stream
+	// ends in any other way, the client sends the requests without a response again on a new stream, with the same
+	// request IDs and keys. It gets the same certificates for requests that the server had completed.
 	IssueCertificates(grpc.BidiStreamingServer[IssueCertificatesRequest, IssueCertificatesResponse]) error
-	// GetCertificateChain returns the CA certificates above an issuing CA. Any valid client certificate allows it.
+	// GetCertificateChain returns the certificates of an issuing CA and of the CAs above it, without the root. Callers
+	// need any valid client certificate.
 	GetCertificateChain(context.Context, *GetCertificateChainRequest) (*GetCertificateChainResponse, error)
 	mustEmbedUnimplementedCertificateServiceServer()
 }

@@ -25,22 +25,23 @@ const (
 // CRL describes one published certificate revocation list (RFC 5280 section 5).
 type CRL struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The CA that signed it: SHA-256 of its subject and its SubjectPublicKeyInfo, both in DER, 32 bytes.
+	// The issuer ID of the CA that signed the CRL: SHA-256 of the CA's subject and SubjectPublicKeyInfo, both in DER, 32
+	// bytes.
 	IssuerId []byte `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
 	// The distinguished name of the CA. Empty if that CA is not installed any more.
 	IssuerName string `protobuf:"bytes,2,opt,name=issuer_name,json=issuerName,proto3" json:"issuer_name,omitempty"`
-	// CRL number, in decimal: it can have more than 64 bits.
+	// The CRL number in decimal. It can have more than 64 bits.
 	Number     string                 `protobuf:"bytes,3,opt,name=number,proto3" json:"number,omitempty"`
 	ThisUpdate *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=this_update,json=thisUpdate,proto3" json:"this_update,omitempty"`
 	NextUpdate *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=next_update,json=nextUpdate,proto3" json:"next_update,omitempty"`
-	// The path of its URL on the public port.
+	// The path of the CRL's URL on the HTTP port.
 	Path    string `protobuf:"bytes,6,opt,name=path,proto3" json:"path,omitempty"`
 	Entries int64  `protobuf:"varint,7,opt,name=entries,proto3" json:"entries,omitempty"`
-	// Which partition of the CA's certificates it covers; 0 for all of them.
+	// The partition of the CA's certificates that the CRL covers; 0 for all certificates.
 	Partition int32 `protobuf:"varint,8,opt,name=partition,proto3" json:"partition,omitempty"`
-	// Whether it is a delta CRL (RFC 5280 section 5.2.4).
+	// Whether the CRL is a delta CRL (RFC 5280 section 5.2.4).
 	Delta bool `protobuf:"varint,9,opt,name=delta,proto3" json:"delta,omitempty"`
-	// Of a delta CRL, the number of the CRL that it builds on; in decimal.
+	// For a delta CRL, the number of its base CRL in decimal.
 	BaseNumber string `protobuf:"bytes,10,opt,name=base_number,json=baseNumber,proto3" json:"base_number,omitempty"`
 	// Size in bytes, in DER.
 	Size int64 `protobuf:"varint,11,opt,name=size,proto3" json:"size,omitempty"`
@@ -166,11 +167,12 @@ func (x *CRL) GetSha256() []byte {
 
 type ListCRLsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 1000; 0 means 100.
+	// The maximum number of records on a page, 1 to 1000; 0 means 100.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous page; empty for the first. It is opaque, and serves a list with the same filter only.
+	// The next_page_token of the previous page; empty for the first page. It is opaque, and valid only with the same
+	// filter.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Only CRLs that this CA signed; as in CRL. Empty for all.
+	// Only CRLs of the CA with this issuer ID. Empty for all.
 	IssuerId      []byte `protobuf:"bytes,3,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -230,7 +232,7 @@ func (x *ListCRLsRequest) GetIssuerId() []byte {
 type ListCRLsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Crls  []*CRL                 `protobuf:"bytes,1,rep,name=crls,proto3" json:"crls,omitempty"`
-	// Empty on the last page.
+	// The page_token of the next page; empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -27,14 +27,14 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// CRLService lists the CRLs that the server publishes, and takes in those that were signed elsewhere. Only operators
+// CRLService lists the CRLs that the server publishes, and imports CRLs that were signed elsewhere. Only operators may
 // call it.
 type CRLServiceClient interface {
-	// ListCRLs returns the CRLs that are published now, of every issuing CA and of the root, in the order of their paths, one
-	// page at a time. Each page is read as of one moment of its own.
+	// ListCRLs returns the CRLs that the server publishes, of every issuing CA and of the root, in the order of their
+	// paths, one page at a time. Each page is consistent in itself.
 	ListCRLs(ctx context.Context, in *ListCRLsRequest, opts ...grpc.CallOption) (*ListCRLsResponse, error)
-	// ImportCRL publishes a CRL that a ceremony signed: the root's. An older CRL never replaces a newer one. The CRL number
-	// tells a repeat of the call, so it needs no request ID.
+	// ImportCRL publishes the root's CRL, which a ceremony signed. An older CRL never replaces a newer one. The RPC needs
+	// no request ID, because the CRL number identifies a repeated request.
 	ImportCRL(ctx context.Context, in *ImportCRLRequest, opts ...grpc.CallOption) (*ImportCRLResponse, error)
 }
 
@@ -70,14 +70,14 @@ func (c *cRLServiceClient) ImportCRL(ctx context.Context, in *ImportCRLRequest, 
 // All implementations must embed UnimplementedCRLServiceServer
 // for forward compatibility.
 //
-// CRLService lists the CRLs that the server publishes, and takes in those that were signed elsewhere. Only operators
+// CRLService lists the CRLs that the server publishes, and imports CRLs that were signed elsewhere. Only operators may
 // call it.
 type CRLServiceServer interface {
-	// ListCRLs returns the CRLs that are published now, of every issuing CA and of the root, in the order of their paths, one
-	// page at a time. Each page is read as of one moment of its own.
+	// ListCRLs returns the CRLs that the server publishes, of every issuing CA and of the root, in the order of their
+	// paths, one page at a time. Each page is consistent in itself.
 	ListCRLs(context.Context, *ListCRLsRequest) (*ListCRLsResponse, error)
-	// ImportCRL publishes a CRL that a ceremony signed: the root's. An older CRL never replaces a newer one. The CRL number
-	// tells a repeat of the call, so it needs no request ID.
+	// ImportCRL publishes the root's CRL, which a ceremony signed. An older CRL never replaces a newer one. The RPC needs
+	// no request ID, because the CRL number identifies a repeated request.
 	ImportCRL(context.Context, *ImportCRLRequest) (*ImportCRLResponse, error)
 	mustEmbedUnimplementedCRLServiceServer()
 }

@@ -23,7 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// EvidenceKind names a kind of evidence. It has one value for each field of Evidence.
+// EvidenceKind is a kind of evidence. It has one value for each field of Evidence.
 type EvidenceKind int32
 
 const (
@@ -71,7 +71,7 @@ func (EvidenceKind) EnumDescriptor() ([]byte, []int) {
 	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{0}
 }
 
-// Evidence proves which identity the caller can enroll.
+// Evidence authenticates the caller as one identity.
 type Evidence struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -141,7 +141,7 @@ func (*Evidence_Token) isEvidence_Kind() {}
 // TokenEvidence is the secret part of an enrollment token.
 type TokenEvidence struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 32 bytes. They never appear in a log.
+	// The secret, 32 bytes. It never appears in a log.
 	Secret        []byte `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -186,13 +186,13 @@ func (x *TokenEvidence) GetSecret() []byte {
 
 type EnrollRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 16 bytes drawn at random, and kept to repeat this request.
+	// The request ID: 16 random bytes, which the client stores to repeat this request.
 	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// One piece of evidence, or two of different kinds that prove the same identity.
 	Evidence []*Evidence `protobuf:"bytes,2,rep,name=evidence,proto3" json:"evidence,omitempty"`
-	// PKCS #10 certification request in DER (RFC 2986), at most 16 KiB.
+	// The CSR: PKCS #10 in DER (RFC 2986), at most 16 KiB.
 	Csr []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
-	// How long the certificate is to be valid. Unset means the profile's default; the profile also sets the maximum.
+	// The lifetime of the certificate. If unset, it is the profile's default. The profile also sets the maximum.
 	Lifetime      *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -302,11 +302,11 @@ func (x *EnrollResponse) GetCredential() *Credential {
 
 type RenewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 16 bytes drawn at random, and kept to repeat this request.
+	// The request ID: 16 random bytes, which the client stores to repeat this request.
 	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// PKCS #10 certification request in DER (RFC 2986), at most 16 KiB.
+	// The CSR: PKCS #10 in DER (RFC 2986), at most 16 KiB.
 	Csr []byte `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
-	// How long the certificate is to be valid. Unset means the profile's default; the profile also sets the maximum.
+	// The lifetime of the certificate. If unset, it is the profile's default. The profile also sets the maximum.
 	Lifetime      *durationpb.Duration `protobuf:"bytes,3,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -409,13 +409,13 @@ func (x *RenewResponse) GetCredential() *Credential {
 
 type CreateChallengeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The kind of evidence that is to answer the challenge.
+	// The kind of evidence that will respond to the challenge.
 	Kind EvidenceKind `protobuf:"varint,1,opt,name=kind,proto3,enum=brevet.v1.EvidenceKind" json:"kind,omitempty"`
-	// The request ID of the Enroll call that follows, 16 bytes.
+	// The request ID of the later Enroll request, 16 bytes.
 	RequestId []byte `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// SHA-256 of the SubjectPublicKeyInfo to be certified, 32 bytes.
+	// The SHA-256 of the SubjectPublicKeyInfo in the later CSR, 32 bytes.
 	KeyHash []byte `protobuf:"bytes,3,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
-	// The public part of the evidence, in the form that its kind defines. Empty if the challenge depends on none.
+	// The public part of the evidence, in a format that its kind defines. Empty if the challenge does not depend on it.
 	PublicEvidence []byte `protobuf:"bytes,4,opt,name=public_evidence,json=publicEvidence,proto3" json:"public_evidence,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -481,7 +481,7 @@ func (x *CreateChallengeRequest) GetPublicEvidence() []byte {
 
 type CreateChallengeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The sealed challenge. The client does not read it, and sends it back with the evidence.
+	// The challenge. It is opaque to the client, which sends it back with the evidence.
 	Challenge     []byte `protobuf:"bytes,1,opt,name=challenge,proto3" json:"challenge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -604,14 +604,15 @@ func (x *GetTrustBundleResponse) GetTrustBundle() *TrustBundle {
 	return nil
 }
 
-// Credential is an issued certificate, with what its holder needs to use and renew it.
+// Credential is an issued certificate, with the data that its holder needs to use and renew it.
 type Credential struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The certificate in DER.
 	Certificate []byte            `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	Chain       *CertificateChain `protobuf:"bytes,2,opt,name=chain,proto3" json:"chain,omitempty"`
 	TrustBundle *TrustBundle      `protobuf:"bytes,3,opt,name=trust_bundle,json=trustBundle,proto3" json:"trust_bundle,omitempty"`
-	// When to renew. A client draws one moment in it at random, so that a fleet does not renew all at once.
+	// The time span in which the holder should renew. A client chooses a random time in it, so that a fleet does not
+	// renew at one time.
 	RenewalWindow *RenewalWindow `protobuf:"bytes,4,opt,name=renewal_window,json=renewalWindow,proto3" json:"renewal_window,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -678,7 +679,7 @@ func (x *Credential) GetRenewalWindow() *RenewalWindow {
 // CertificateChain holds the CA certificates between a certificate and its root.
 type CertificateChain struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The issuing CA: SHA-256 of its subject and its SubjectPublicKeyInfo, both in DER, 32 bytes.
+	// The issuer ID of the issuing CA: SHA-256 of its subject and SubjectPublicKeyInfo, both in DER, 32 bytes.
 	IssuerId []byte `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
 	// Certificates in DER, the issuing CA first, without the root.
 	Certificates  [][]byte `protobuf:"bytes,2,rep,name=certificates,proto3" json:"certificates,omitempty"`
@@ -730,12 +731,13 @@ func (x *CertificateChain) GetCertificates() [][]byte {
 	return nil
 }
 
-// TrustBundle holds what a member of the trust domain trusts.
+// TrustBundle holds the root certificates that members of the trust domain trust.
 type TrustBundle struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Root certificates in DER.
 	Roots [][]byte `protobuf:"bytes,1,rep,name=roots,proto3" json:"roots,omitempty"`
-	// Changes whenever the roots change, and is the same on every server. Compare it for equality only.
+	// A value that changes when the roots change, and is the same on every server. Clients may only compare it for
+	// equality.
 	Revision      []byte `protobuf:"bytes,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -785,7 +787,7 @@ func (x *TrustBundle) GetRevision() []byte {
 	return nil
 }
 
-// RenewalWindow is a span of the server's time. It lies well before the end of the certificate.
+// RenewalWindow is a time span by the server's clock. It ends well before the certificate expires.
 type RenewalWindow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	StartTime     *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`

@@ -29,31 +29,30 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// EnrollmentService gives a device or workload its first certificate and renews it.
-//
-// A client draws one request ID for each certificate that it wants, and stores it with the new key before it calls. It
-// repeats the same call until it has an answer. The same identity, request ID and key always get the same certificate,
-// also after a crash on either side.
-//
-// The server refuses a certification request that asks for more than the identity was granted. It never drops the
-// excess silently.
-//
-// Every refusal carries a Refusal among the details of its status. The server refuses a message over 256 KiB with the
-// rule request.size. gRPC itself refuses one over 1 MiB, with RESOURCE_EXHAUSTED and no details.
+// EnrollmentService gives a device or workload its first certificate and renews it. For each certificate, a client
+// chooses a random request ID, and stores it with the new key before it sends the request. It repeats the same request
+// until it gets a response. The same identity, request ID and key always get the same certificate, even after a crash
+// of the client or the server. The server refuses a CSR that requests more than the identity was granted. It never
+// ignores a part of the CSR silently. The status of every refused RPC has a Refusal among its details. The server
+// refuses a message over 256 KiB with the rule request.size. gRPC itself refuses a message over 1 MiB, with
+// RESOURCE_EXHAUSTED and no details.
 type EnrollmentServiceClient interface {
-	// Enroll trades evidence for the first certificate of an identity. The caller needs no client certificate.
-	// Single-use evidence is bound to this request ID and key before anything is signed. The same request can be repeated
-	// while the evidence is valid; any other request with that evidence is refused.
+	// Enroll issues the first certificate of an identity to a caller with evidence. The caller needs no client
+	// certificate. Before anything is signed, the server binds evidence that can be used once to this request ID and key.
+	// A client can repeat the same request while the evidence is valid. The server refuses any other request with that
+	// evidence.
 	Enroll(ctx context.Context, in *EnrollRequest, opts ...grpc.CallOption) (*EnrollResponse, error)
 	// Renew issues the next certificate to the caller of a mutual TLS connection. The client certificate of that
-	// connection names the identity and becomes the predecessor. The request can hold the same key or, better, a new one.
-	// A predecessor that was renewed with one key cannot be renewed with another: two parties would hold the credential.
+	// connection names the identity, and is the predecessor of the new certificate. The CSR should have a new key, and
+	// may have the same key. If a predecessor was renewed before with another key, the server refuses the renewal,
+	// because two parties hold the credential.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
-	// CreateChallenge returns a challenge for evidence that must answer one. The caller needs no client certificate. The
-	// challenge is sealed: it holds all that the server must know, and any server of the trust domain accepts it in
-	// Enroll. Kinds of evidence without a challenge are refused with the rule challenge.not_needed.
+	// CreateChallenge returns a challenge for kinds of evidence that include a response to one. The caller needs no
+	// client certificate. The challenge is authenticated and contains all data that the server needs, so that every
+	// server of the trust domain accepts it in Enroll. For kinds of evidence without a challenge, the server refuses the
+	// RPC with the rule challenge.not_needed.
 	CreateChallenge(ctx context.Context, in *CreateChallengeRequest, opts ...grpc.CallOption) (*CreateChallengeResponse, error)
-	// GetTrustBundle returns the root certificates of the trust domain. Any valid client certificate allows it.
+	// GetTrustBundle returns the root certificates of the trust domain. Callers need any valid client certificate.
 	GetTrustBundle(ctx context.Context, in *GetTrustBundleRequest, opts ...grpc.CallOption) (*GetTrustBundleResponse, error)
 }
 
@@ -109,31 +108,30 @@ func (c *enrollmentServiceClient) GetTrustBundle(ctx context.Context, in *GetTru
 // All implementations must embed UnimplementedEnrollmentServiceServer
 // for forward compatibility.
 //
-// EnrollmentService gives a device or workload its first certificate and renews it.
-//
-// A client draws one request ID for each certificate that it wants, and stores it with the new key before it calls. It
-// repeats the same call until it has an answer. The same identity, request ID and key always get the same certificate,
-// also after a crash on either side.
-//
-// The server refuses a certification request that asks for more than the identity was granted. It never drops the
-// excess silently.
-//
-// Every refusal carries a Refusal among the details of its status. The server refuses a message over 256 KiB with the
-// rule request.size. gRPC itself refuses one over 1 MiB, with RESOURCE_EXHAUSTED and no details.
+// EnrollmentService gives a device or workload its first certificate and renews it. For each certificate, a client
+// chooses a random request ID, and stores it with the new key before it sends the request. It repeats the same request
+// until it gets a response. The same identity, request ID and key always get the same certificate, even after a crash
+// of the client or the server. The server refuses a CSR that requests more than the identity was granted. It never
+// ignores a part of the CSR silently. The status of every refused RPC has a Refusal among its details. The server
+// refuses a message over 256 KiB with the rule request.size. gRPC itself refuses a message over 1 MiB, with
+// RESOURCE_EXHAUSTED and no details.
 type EnrollmentServiceServer interface {
-	// Enroll trades evidence for the first certificate of an identity. The caller needs no client certificate.
-	// Single-use evidence is bound to this request ID and key before anything is signed. The same request can be repeated
-	// while the evidence is valid; any other request with that evidence is refused.
+	// Enroll issues the first certificate of an identity to a caller with evidence. The caller needs no client
+	// certificate. Before anything is signed, the server binds evidence that can be used once to this request ID and key.
+	// A client can repeat the same request while the evidence is valid. The server refuses any other request with that
+	// evidence.
 	Enroll(context.Context, *EnrollRequest) (*EnrollResponse, error)
 	// Renew issues the next certificate to the caller of a mutual TLS connection. The client certificate of that
-	// connection names the identity and becomes the predecessor. The request can hold the same key or, better, a new one.
-	// A predecessor that was renewed with one key cannot be renewed with another: two parties would hold the credential.
+	// connection names the identity, and is the predecessor of the new certificate. The CSR should have a new key, and
+	// may have the same key. If a predecessor was renewed before with another key, the server refuses the renewal,
+	// because two parties hold the credential.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
-	// CreateChallenge returns a challenge for evidence that must answer one. The caller needs no client certificate. The
-	// challenge is sealed: it holds all that the server must know, and any server of the trust domain accepts it in
-	// Enroll. Kinds of evidence without a challenge are refused with the rule challenge.not_needed.
+	// CreateChallenge returns a challenge for kinds of evidence that include a response to one. The caller needs no
+	// client certificate. The challenge is authenticated and contains all data that the server needs, so that every
+	// server of the trust domain accepts it in Enroll. For kinds of evidence without a challenge, the server refuses the
+	// RPC with the rule challenge.not_needed.
 	CreateChallenge(context.Context, *CreateChallengeRequest) (*CreateChallengeResponse, error)
-	// GetTrustBundle returns the root certificates of the trust domain. Any valid client certificate allows it.
+	// GetTrustBundle returns the root certificates of the trust domain. Callers need any valid client certificate.
 	GetTrustBundle(context.Context, *GetTrustBundleRequest) (*GetTrustBundleResponse, error)
 	mustEmbedUnimplementedEnrollmentServiceServer()
 }

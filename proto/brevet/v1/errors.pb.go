@@ -21,23 +21,24 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Refusal says which rule a call broke, what the server found and what would pass. It is among the details of the
-// status (google.rpc.Status) of every refused call.
+// Refusal says by which rule the server refused an RPC, what it found, and what would pass. The status
+// (google.rpc.Status) of every refused RPC has a Refusal among its details.
 //
-// Beside it stand google.rpc.ErrorInfo, with the rule as reason and "brevet" as domain, and, if the same call can pass
-// later, google.rpc.RetryInfo. A client that knows no Brevet message needs only these two.
+// The details also contain google.rpc.ErrorInfo, with the rule as reason and "brevet" as domain. If the same RPC can
+// succeed later, they contain google.rpc.RetryInfo. A client without Brevet's messages needs only these two.
 //
-// Repeat a call that failed with UNAVAILABLE or DEADLINE_EXCEEDED. Repeat RESOURCE_EXHAUSTED only if it carries
-// RetryInfo, and only after that delay. Every other code stays the same until something else changes.
+// A client should repeat an RPC that failed with UNAVAILABLE or DEADLINE_EXCEEDED. It should repeat an RPC that failed
+// with RESOURCE_EXHAUSTED only if the status has RetryInfo, and only after that delay. After every other code, the same
+// RPC fails again until the request or the server's records change.
 //
 // docs/errors.md lists every rule with its code. A rule never changes its name or its meaning.
 type Refusal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the rule, such as "token.invalid".
+	// The name of the rule, such as "token.invalid".
 	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
 	// What the server found, in printable ASCII.
 	Detail string `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
-	// What would pass, or the next step.
+	// What would pass, or what to do next.
 	Hint          string `protobuf:"bytes,3,opt,name=hint,proto3" json:"hint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

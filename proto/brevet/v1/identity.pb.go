@@ -23,10 +23,10 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// IdentityKind says what an identity is, and so what it can ask for.
+// IdentityKind is the kind of an identity. It determines which RPCs the identity may call.
 //
-// Machines and people have the numbers below 16. The numbers 16 to 31 are for the roles of Brevet itself, those to come
-// included; their identities are reserved, and no call creates one.
+// Machines and people have numbers below 16. The numbers 16 to 31 are for parts of Brevet itself, including future
+// ones. The identities of these parts are reserved, and no RPC creates one.
 type IdentityKind int32
 
 const (
@@ -86,18 +86,18 @@ func (IdentityKind) EnumDescriptor() ([]byte, []int) {
 	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{0}
 }
 
-// IdentityState is the state of an identity in its life.
+// IdentityState is the state of an identity.
 type IdentityState int32
 
 const (
 	IdentityState_IDENTITY_STATE_UNSPECIFIED IdentityState = 0
-	// It has no certificate yet.
+	// The identity has had no certificate yet.
 	IdentityState_IDENTITY_STATE_REGISTERED IdentityState = 1
-	// It has had its first certificate.
+	// The identity has obtained its first certificate.
 	IdentityState_IDENTITY_STATE_ENROLLED IdentityState = 2
-	// It gets no certificate, and those it has are on hold.
+	// The server issues no certificates to the identity, and its certificates are on hold.
 	IdentityState_IDENTITY_STATE_SUSPENDED IdentityState = 3
-	// It has ended. Nothing follows this state.
+	// The server issues no certificates to the identity, and its certificates are revoked. The state is final.
 	IdentityState_IDENTITY_STATE_RETIRED IdentityState = 4
 )
 
@@ -146,21 +146,21 @@ func (IdentityState) EnumDescriptor() ([]byte, []int) {
 	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{1}
 }
 
-// Identity is a machine or person that can have certificates.
+// Identity is the record of a machine or person that can have certificates.
 type Identity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// SPIFFE ID.
+	// The SPIFFE ID.
 	Id   string       `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Kind IdentityKind `protobuf:"varint,2,opt,name=kind,proto3,enum=brevet.v1.IdentityKind" json:"kind,omitempty"`
-	// The profile that its certificates are issued under.
+	// The profile of the identity's certificates.
 	Profile string `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
-	// At most 64 labels, for the inventory.
+	// At most 64 labels, which operators use to select identities and certificates.
 	Labels map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// The names that its certificates carry beside the SPIFFE ID.
+	// The names that the identity's certificates contain in addition to the SPIFFE ID.
 	Names      []*Name                `protobuf:"bytes,5,rep,name=names,proto3" json:"names,omitempty"`
 	State      IdentityState          `protobuf:"varint,6,opt,name=state,proto3,enum=brevet.v1.IdentityState" json:"state,omitempty"`
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// Grows with each change of the identity, from 1. UpdateIdentity requires it.
+	// The number of changes of the identity, from 1. UpdateIdentity requires it.
 	Revision      int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -252,12 +252,12 @@ func (x *Identity) GetRevision() int64 {
 	return 0
 }
 
-// IdentitySpec holds the attributes that an identity is registered with.
+// IdentitySpec holds the attributes of an identity that operators choose.
 type IdentitySpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Device, workload or, in CreateIdentity alone, operator.
+	// Device, workload or, only in CreateIdentity, operator.
 	Kind IdentityKind `protobuf:"varint,1,opt,name=kind,proto3,enum=brevet.v1.IdentityKind" json:"kind,omitempty"`
-	// Unset means the profile that has the name of the kind, such as "device".
+	// The profile. If unset, it is the profile with the name of the kind, such as "device".
 	Profile       string            `protobuf:"bytes,2,opt,name=profile,proto3" json:"profile,omitempty"`
 	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Names         []*Name           `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
@@ -325,12 +325,13 @@ func (x *IdentitySpec) GetNames() []*Name {
 
 type CreateIdentityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A path such as "device/42", or the full SPIFFE ID. For an operator: the name alone, such as "alice".
+	// The identity: a path such as "device/42", or the full SPIFFE ID. For an operator, only the name, such as "alice".
 	Id   string        `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Spec *IdentitySpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	// 16 bytes drawn at random, and kept to repeat this call. A repeat by the same identity with the same content changes
-	// nothing, and is answered with what the call did and the records as they are now. With other content it is refused with
-	// the rule request_id.reused. The server keeps request IDs for the retention. Empty: a repeat is a call of its own.
+	// The request ID: 16 random bytes, which the client stores to repeat this request. If the same caller repeats the
+	// request with the same content, the server changes nothing. The response then says what the first request did, with
+	// the current records. The server refuses other content with the rule request_id.reused. It keeps request IDs for the
+	// retention. If the field is empty, each request is a new one.
 	RequestId     []byte `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -433,7 +434,7 @@ func (x *CreateIdentityResponse) GetIdentity() *Identity {
 
 type GetIdentityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A path such as "device/42", or the full SPIFFE ID.
+	// The identity: a path such as "device/42", or the full SPIFFE ID.
 	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -522,9 +523,10 @@ func (x *GetIdentityResponse) GetIdentity() *Identity {
 
 type ListIdentitiesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 1000; 0 means 100.
+	// The maximum number of records on a page, 1 to 1000; 0 means 100.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous page; empty for the first. It is opaque, and serves a list with the same filter only.
+	// The next_page_token of the previous page; empty for the first page. It is opaque, and valid only with the same
+	// filter.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only identities of one of these kinds. Empty for all.
 	Kinds []IdentityKind `protobuf:"varint,3,rep,packed,name=kinds,proto3,enum=brevet.v1.IdentityKind" json:"kinds,omitempty"`
@@ -534,10 +536,10 @@ type ListIdentitiesRequest struct {
 	Profile string `protobuf:"bytes,5,opt,name=profile,proto3" json:"profile,omitempty"`
 	// Only identities with this label.
 	Label *Label `protobuf:"bytes,6,opt,name=label,proto3" json:"label,omitempty"`
-	// Only identities whose certificates, in whatever state, have all expired by the server's clock, or that have none.
+	// Only identities without certificates, or whose certificates have all expired by the server's clock.
 	WithoutUnexpiredCertificate bool `protobuf:"varint,7,opt,name=without_unexpired_certificate,json=withoutUnexpiredCertificate,proto3" json:"without_unexpired_certificate,omitempty"`
-	// Only identities that were issued no certificate at this time or later. With the state ENROLLED: who has not renewed
-	// since. A time in the future is refused.
+	// Only identities that have been issued no certificate at this time or later. Together with the state ENROLLED, these
+	// are the identities that have not renewed since. The server refuses a time in the future.
 	NotRenewedSinceTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=not_renewed_since_time,json=notRenewedSinceTime,proto3" json:"not_renewed_since_time,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
@@ -631,9 +633,10 @@ func (x *ListIdentitiesRequest) GetNotRenewedSinceTime() *timestamppb.Timestamp 
 
 type ListIdentitiesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A page may hold fewer than page_size, or none, although others follow: the server looks at 10000 at most for a page.
+	// A page may have fewer than page_size records, or none, although more pages follow: for one page, the server reads
+	// at most 10000 records.
 	Identities []*Identity `protobuf:"bytes,1,rep,name=identities,proto3" json:"identities,omitempty"`
-	// Empty on the last page.
+	// The page_token of the next page; empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -685,16 +688,17 @@ func (x *ListIdentitiesResponse) GetNextPageToken() string {
 
 type UpdateIdentityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A path such as "device/42", or the full SPIFFE ID.
+	// The identity: a path such as "device/42", or the full SPIFFE ID.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// The new values of the attributes that update_mask names. The other fields are ignored.
+	// The new values of the attributes that update_mask names. The server ignores other fields.
 	Spec *IdentitySpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	// Which attributes change: "profile", "labels" and "names". Each is replaced as a whole. At least one is named.
+	// The attributes that change: one or more of "profile", "labels" and "names". The new value replaces the whole
+	// attribute.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
-	// The revision of the identity that the caller read. If the identity has changed since, the call is refused with the
-	// rule identity.revision: read it again.
+	// The revision of the identity that the caller read. If the identity has changed since, the server refuses the RPC
+	// with the rule identity.revision. The caller then reads the identity again.
 	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
-	// As in CreateIdentityRequest.
+	// The request ID, as in CreateIdentityRequest.
 	RequestId     []byte `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -811,11 +815,11 @@ func (x *UpdateIdentityResponse) GetIdentity() *Identity {
 
 type SuspendIdentityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A path such as "device/42", or the full SPIFFE ID.
+	// The identity: a path such as "device/42", or the full SPIFFE ID.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
+	// The reason in words, for the log: printable UTF-8, at most 256 bytes. Optional.
 	Comment string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
-	// As in CreateIdentityRequest.
+	// The request ID, as in CreateIdentityRequest.
 	RequestId     []byte `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -926,11 +930,11 @@ func (x *SuspendIdentityResponse) GetAffected() *AffectedCertificates {
 
 type ResumeIdentityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A path such as "device/42", or the full SPIFFE ID.
+	// The identity: a path such as "device/42", or the full SPIFFE ID.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
+	// The reason in words, for the log: printable UTF-8, at most 256 bytes. Optional.
 	Comment string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
-	// As in CreateIdentityRequest.
+	// The request ID, as in CreateIdentityRequest.
 	RequestId     []byte `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1041,13 +1045,14 @@ func (x *ResumeIdentityResponse) GetAffected() *AffectedCertificates {
 
 type RetireIdentityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A path such as "device/42", or the full SPIFFE ID.
+	// The identity: a path such as "device/42", or the full SPIFFE ID.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
+	// The reason in words, for the log: printable UTF-8, at most 256 bytes. Optional.
 	Comment string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
-	// When the certificates are known or suspected to have become invalid (RFC 5280 section 5.3.2). Unset if unknown.
+	// The time at which the certificates are known or suspected to have become invalid (RFC 5280 section 5.3.2). Unset if
+	// unknown.
 	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
-	// As in CreateIdentityRequest.
+	// The request ID, as in CreateIdentityRequest.
 	RequestId     []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -32,29 +32,32 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// IdentityService registers the machines and people that can have certificates. Only operators call it.
+// IdentityService registers identities of machines and people, which can then get certificates. Only operators may call
+// it.
 //
-// Suspend, resume and retire return once every certificate of the identity has changed. The change is durable before
-// that: if the call is interrupted, the server completes it.
+// Suspend, resume and retire return when every certificate of the identity has changed. The change of the identity is
+// durable before that: if the RPC is interrupted, the server completes the change.
 type IdentityServiceClient interface {
-	// CreateIdentity registers an identity. If it is already registered with the same attributes, the call succeeds.
+	// CreateIdentity registers an identity. If the identity is already registered with the same attributes, the RPC
+	// succeeds.
 	CreateIdentity(ctx context.Context, in *CreateIdentityRequest, opts ...grpc.CallOption) (*CreateIdentityResponse, error)
 	// GetIdentity returns one identity.
 	GetIdentity(ctx context.Context, in *GetIdentityRequest, opts ...grpc.CallOption) (*GetIdentityResponse, error)
 	// ListIdentities returns identities in the order of their SPIFFE IDs, byte by byte, one page at a time.
 	//
-	// Each page is read as of one moment of its own. The list returns each identity that is registered before the first page
-	// exactly once. One that is registered later appears if its place in the order is on a page to come. A filter is applied
-	// to an identity as it is when its page is read.
+	// Each page is consistent in itself, and the server reads it when it is requested. The list returns each identity
+	// that was registered before the first page exactly once. It returns an identity that is registered later only if its
+	// place in the order is on a later page. The server applies the filter to the state of an identity at the time of its
+	// page.
 	ListIdentities(ctx context.Context, in *ListIdentitiesRequest, opts ...grpc.CallOption) (*ListIdentitiesResponse, error)
-	// UpdateIdentity changes attributes of an identity that is not retired. Certificates that it has keep what they say.
-	// Tokens that were created for it before can enroll it no more.
+	// UpdateIdentity changes attributes of an identity that is not retired. Issued certificates do not change. Tokens
+	// that were created for the identity before become invalid.
 	UpdateIdentity(ctx context.Context, in *UpdateIdentityRequest, opts ...grpc.CallOption) (*UpdateIdentityResponse, error)
 	// SuspendIdentity suspends the identity and puts its certificates on hold.
 	SuspendIdentity(ctx context.Context, in *SuspendIdentityRequest, opts ...grpc.CallOption) (*SuspendIdentityResponse, error)
 	// ResumeIdentity resumes a suspended identity and takes its certificates off hold.
 	ResumeIdentity(ctx context.Context, in *ResumeIdentityRequest, opts ...grpc.CallOption) (*ResumeIdentityResponse, error)
-	// RetireIdentity ends the identity for ever, and revokes its certificates for cessationOfOperation.
+	// RetireIdentity retires the identity permanently, and revokes its certificates for cessationOfOperation.
 	RetireIdentity(ctx context.Context, in *RetireIdentityRequest, opts ...grpc.CallOption) (*RetireIdentityResponse, error)
 }
 
@@ -140,29 +143,32 @@ func (c *identityServiceClient) RetireIdentity(ctx context.Context, in *RetireId
 // All implementations must embed UnimplementedIdentityServiceServer
 // for forward compatibility.
 //
-// IdentityService registers the machines and people that can have certificates. Only operators call it.
+// IdentityService registers identities of machines and people, which can then get certificates. Only operators may call
+// it.
 //
-// Suspend, resume and retire return once every certificate of the identity has changed. The change is durable before
-// that: if the call is interrupted, the server completes it.
+// Suspend, resume and retire return when every certificate of the identity has changed. The change of the identity is
+// durable before that: if the RPC is interrupted, the server completes the change.
 type IdentityServiceServer interface {
-	// CreateIdentity registers an identity. If it is already registered with the same attributes, the call succeeds.
+	// CreateIdentity registers an identity. If the identity is already registered with the same attributes, the RPC
+	// succeeds.
 	CreateIdentity(context.Context, *CreateIdentityRequest) (*CreateIdentityResponse, error)
 	// GetIdentity returns one identity.
 	GetIdentity(context.Context, *GetIdentityRequest) (*GetIdentityResponse, error)
 	// ListIdentities returns identities in the order of their SPIFFE IDs, byte by byte, one page at a time.
 	//
-	// Each page is read as of one moment of its own. The list returns each identity that is registered before the first page
-	// exactly once. One that is registered later appears if its place in the order is on a page to come. A filter is applied
-	// to an identity as it is when its page is read.
+	// Each page is consistent in itself, and the server reads it when it is requested. The list returns each identity
+	// that was registered before the first page exactly once. It returns an identity that is registered later only if its
+	// place in the order is on a later page. The server applies the filter to the state of an identity at the time of its
+	// page.
 	ListIdentities(context.Context, *ListIdentitiesRequest) (*ListIdentitiesResponse, error)
-	// UpdateIdentity changes attributes of an identity that is not retired. Certificates that it has keep what they say.
-	// Tokens that were created for it before can enroll it no more.
+	// UpdateIdentity changes attributes of an identity that is not retired. Issued certificates do not change. Tokens
+	// that were created for the identity before become invalid.
 	UpdateIdentity(context.Context, *UpdateIdentityRequest) (*UpdateIdentityResponse, error)
 	// SuspendIdentity suspends the identity and puts its certificates on hold.
 	SuspendIdentity(context.Context, *SuspendIdentityRequest) (*SuspendIdentityResponse, error)
 	// ResumeIdentity resumes a suspended identity and takes its certificates off hold.
 	ResumeIdentity(context.Context, *ResumeIdentityRequest) (*ResumeIdentityResponse, error)
-	// RetireIdentity ends the identity for ever, and revokes its certificates for cessationOfOperation.
+	// RetireIdentity retires the identity permanently, and revokes its certificates for cessationOfOperation.
 	RetireIdentity(context.Context, *RetireIdentityRequest) (*RetireIdentityResponse, error)
 	mustEmbedUnimplementedIdentityServiceServer()
 }

@@ -21,11 +21,11 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Action is what an entry records.
+// Action is the change or request that an entry records.
 type Action int32
 
 const (
-	// No entry has it.
+	// No entry has this value.
 	Action_ACTION_UNSPECIFIED         Action = 0
 	Action_ACTION_CA_INSTALLED        Action = 1
 	Action_ACTION_IDENTITY_REGISTERED Action = 2
@@ -33,33 +33,34 @@ const (
 	Action_ACTION_IDENTITY_SUSPENDED  Action = 4
 	Action_ACTION_IDENTITY_RESUMED    Action = 5
 	Action_ACTION_IDENTITY_RETIRED    Action = 6
-	// An enrolled identity enrolled again, with a token that replaces.
+	// An enrolled identity enrolled again with a token that replaces certificates.
 	Action_ACTION_IDENTITY_REPLACED Action = 7
 	Action_ACTION_TOKEN_CREATED     Action = 8
 	// A token was bound to one request and key.
 	Action_ACTION_TOKEN_BOUND        Action = 9
 	Action_ACTION_CERTIFICATE_ISSUED Action = 10
-	// A serial number was reserved or a certificate signed, but no client received it. It is revoked.
+	// The server reserved a serial number or signed a certificate, but delivered it to no client. The certificate is
+	// revoked.
 	Action_ACTION_CERTIFICATE_ABANDONED Action = 11
 	Action_ACTION_CERTIFICATE_REVOKED   Action = 12
 	Action_ACTION_CERTIFICATE_HELD      Action = 13
 	Action_ACTION_CERTIFICATE_UNHELD    Action = 14
 	Action_ACTION_CRL_PUBLISHED         Action = 15
 	Action_ACTION_REQUEST_REFUSED       Action = 16
-	// Records of what expired long ago were removed from the store.
+	// The server removed expired records from the store.
 	Action_ACTION_RECORDS_EXPIRED Action = 17
 	// A bulk revocation was created. Entries with the changes of its certificates follow.
 	Action_ACTION_BULK_REVOCATION_CREATED Action = 18
 	Action_ACTION_TOKEN_REVOKED           Action = 19
-	// An issuing CA stopped issuing. The server still answers for its certificates.
+	// An issuing CA stopped issuing. The server still answers OCSP and publishes CRLs for its certificates.
 	Action_ACTION_CA_RETIRED Action = 20
-	// The server stopped answering for a CA.
+	// The server stopped answering OCSP and publishing CRLs for a CA.
 	Action_ACTION_CA_REMOVED Action = 21
 	// The certificates of a bulk revocation were counted.
 	Action_ACTION_BULK_REVOCATION_COUNTED Action = 22
-	// A CRL number was taken. It is never used again, even if no CRL with it is published.
+	// The server reserved a CRL number. It never uses the number again, even if it publishes no CRL with it.
 	Action_ACTION_CRL_NUMBER_TAKEN Action = 23
-	// Distribution points were recorded, before certificates name them.
+	// The server recorded distribution points, before any certificate contains them.
 	Action_ACTION_DISTRIBUTION_POINTS_RECORDED Action = 24
 )
 
@@ -151,10 +152,10 @@ func (Action) EnumDescriptor() ([]byte, []int) {
 // LogPosition is the position of an entry in the log.
 type LogPosition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Identifies the log, 16 bytes drawn at random when the log was created. A log that forks, because its store was
-	// restored and lost entries, gets another epoch: its indexes then mean other entries.
+	// The log epoch: 16 random bytes, chosen when the log was created. If a restored store has lost entries, the log gets
+	// another epoch, because the same indexes then identify other entries.
 	Epoch []byte `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// The first entry has 1.
+	// The index. The first entry has index 1.
 	Index         int64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -206,12 +207,12 @@ func (x *LogPosition) GetIndex() int64 {
 
 type ListEntriesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The position of the first entry to return. Unset, or with the index 0, it is the beginning of the log. If an epoch
-	// is given and the log has another one, the call is refused (log.epoch_changed).
+	// The position of the first entry to return. If unset, or with index 0, it is the beginning of the log. If the log
+	// has another epoch than the given one, the server refuses the RPC (log.epoch_changed).
 	Start *LogPosition `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
-	// How many entries at most; 0 for all.
+	// The maximum number of entries; 0 for all.
 	Limit int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Wait for new entries at the end of the log.
+	// Whether the stream waits for new entries at the end of the log.
 	Follow        bool `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -273,7 +274,7 @@ type ListEntriesResponse struct {
 	Position *LogPosition           `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
 	// The entry.
 	Entry *LogEntry `protobuf:"bytes,2,opt,name=entry,proto3" json:"entry,omitempty"`
-	// The same entry as the bytes that the chain covers. They decode to it.
+	// The encoded entry: the bytes over which the chain value is computed.
 	Encoded []byte `protobuf:"bytes,3,opt,name=encoded,proto3" json:"encoded,omitempty"`
 	// The chain value after this entry, 32 bytes.
 	Chain         []byte `protobuf:"bytes,4,opt,name=chain,proto3" json:"chain,omitempty"`
@@ -429,29 +430,28 @@ func (x *GetHeadResponse) GetChain() []byte {
 	return nil
 }
 
-// LogEntry is one change, or one refused attempt at it. The server writes it in the transaction of the change.
-//
-// The entries are complete: every record of the store can be made again from them, except for certificates and CRLs in
-// DER, and secrets. The hashes of the log cover their encoding, so fields and values are only ever added. Entries are
-// kept for ever and most are alike, so a field that follows from the others is left out, and its comment says when.
-// Times are milliseconds since 1970, UTC.
+// LogEntry is one change, or one refused attempt at it. The server writes it in the transaction of the change. The
+// entries are complete: a replay can recreate every record of the store, except for certificates and CRLs in DER, and
+// secrets. The hash chain covers the encoding, so new versions only add fields and values. Entries are kept
+// permanently, so an entry omits a field whose value follows from other fields; the field's comment says when. Times
+// are milliseconds since 1970, UTC.
 type LogEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Time  int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
-	// Who did it: a SPIFFE ID, a kind of evidence as in "token:…", "key:…", "system:…", "command:…" or "unknown". Unset if
-	// the identity itself did. If identity is unset too, the actor is unknown.
+	// The actor of the change: a SPIFFE ID, a piece of evidence such as "token:…", "key:…", "system:…", "command:…" or
+	// "unknown". Unset if the actor is the identity below. If identity is unset too, the actor is unknown.
 	Actor string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
-	// What was done. A reader that does not know the value must refuse the entry, because it cannot tell what it means.
+	// The action. A reader that does not support the value must refuse the entry, because it cannot interpret it.
 	Action Action `protobuf:"varint,3,opt,name=action,proto3,enum=brevet.v1.Action" json:"action,omitempty"`
-	// The server refused to do it.
+	// Whether the server refused the action.
 	Refused bool `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
-	// The SPIFFE ID that it concerns, without "spiffe://". Unset if it concerns none.
+	// The SPIFFE ID of the identity that the entry is about, without "spiffe://". Unset if there is none.
 	Identity string `protobuf:"bytes,5,opt,name=identity,proto3" json:"identity,omitempty"`
-	// The certificates whose status it changed.
+	// The new statuses of the certificates that the action changed.
 	Changes []*StatusChange `protobuf:"bytes,6,rep,name=changes,proto3" json:"changes,omitempty"`
-	// The request ID that the caller drew, 16 bytes. Unset if there was none.
+	// The request ID of the caller, 16 bytes. Unset if there was none.
 	RequestId []byte `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// What else was recorded. The comment of each action names its event.
+	// Other data that the action recorded.
 	//
 	// Types that are valid to be assigned to Event:
 	//
@@ -790,15 +790,15 @@ func (*LogEntry_DistributionPoints) isLogEntry_Event() {}
 
 func (*LogEntry_ExpiredRecords) isLogEntry_Event() {}
 
-// IssuedCertificate is a certificate that was issued. The first change of its entry has its status and fingerprint. If
-// there is a second change, the certificate's predecessor was revoked for it.
+// IssuedCertificate is a certificate that was issued. The first change of the entry has the certificate's status and
+// fingerprint. If there is a second change, it is the revocation of the certificate's predecessor.
 type IssuedCertificate struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Profile string                 `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
-	// SHA-256 of the SubjectPublicKeyInfo, 32 bytes. If the predecessor had not been renewed before, it is also the
+	// The SHA-256 of the SubjectPublicKeyInfo, 32 bytes. If the predecessor had not been renewed before, it is also the
 	// predecessor's successor key.
 	KeyHash []byte `protobuf:"bytes,2,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
-	// The time of the entry less the certificate's notBefore.
+	// The time of the entry minus the certificate's notBefore, in milliseconds.
 	SinceNotBefore int64 `protobuf:"zigzag64,3,opt,name=since_not_before,json=sinceNotBefore,proto3" json:"since_not_before,omitempty"`
 	// The time of the entry less the time of issue.
 	SinceIssue int64 `protobuf:"zigzag64,4,opt,name=since_issue,json=sinceIssue,proto3" json:"since_issue,omitempty"`
@@ -806,9 +806,9 @@ type IssuedCertificate struct {
 	CrlPartition int32 `protobuf:"varint,5,opt,name=crl_partition,json=crlPartition,proto3" json:"crl_partition,omitempty"`
 	// Serial number of the certificate that was renewed, 20 bytes.
 	PredecessorSerial []byte `protobuf:"bytes,6,opt,name=predecessor_serial,json=predecessorSerial,proto3" json:"predecessor_serial,omitempty"`
-	// The enrollment token that was spent, 32 bytes.
+	// The ID of the enrollment token that was used, 32 bytes.
 	TokenId []byte `protobuf:"bytes,7,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	// The identity became enrolled, in a new revision.
+	// Whether the identity became enrolled, with a new revision.
 	Enrolls       bool `protobuf:"varint,8,opt,name=enrolls,proto3" json:"enrolls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -900,14 +900,14 @@ func (x *IssuedCertificate) GetEnrolls() bool {
 	return false
 }
 
-// AbandonedCertificates has, for each change of the entry, what else is on record of it.
+// AbandonedCertificates has one element with further data for each change of the entry.
 type AbandonedCertificates struct {
 	state        protoimpl.MessageState  `protogen:"open.v1"`
 	Certificates []*AbandonedCertificate `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
-	// Why the certificate was not issued, if its guard refused it.
+	// The reason why the certificate was not issued, if its guard refused it.
 	Refusal *LogRefusal `protobuf:"bytes,2,opt,name=refusal,proto3" json:"refusal,omitempty"`
-	// The issuing CA and the serial number of a certificate of which nothing was recorded, because the serial number
-	// belongs to a certificate on record.
+	// The issuer ID and the serial number of a certificate that was not recorded, because another certificate on record
+	// has the same serial number.
 	DuplicateIssuerId []byte   `protobuf:"bytes,3,opt,name=duplicate_issuer_id,json=duplicateIssuerId,proto3" json:"duplicate_issuer_id,omitempty"`
 	DuplicateSerial   []byte   `protobuf:"bytes,4,opt,name=duplicate_serial,json=duplicateSerial,proto3" json:"duplicate_serial,omitempty"`
 	Part              *LogPart `protobuf:"bytes,5,opt,name=part,proto3" json:"part,omitempty"`
@@ -980,12 +980,12 @@ func (x *AbandonedCertificates) GetPart() *LogPart {
 	return nil
 }
 
-// AbandonedCertificate is a certificate that no client received.
+// AbandonedCertificate is a certificate that the server delivered to no client.
 type AbandonedCertificate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The partition of the issuing CA's CRL.
 	CrlPartition int32 `protobuf:"varint,1,opt,name=crl_partition,json=crlPartition,proto3" json:"crl_partition,omitempty"`
-	// The digest that was to be signed. Empty if there was none yet.
+	// The digest for the signature. Empty if there was none yet.
 	Digest []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	// The time of the entry less the time of issue.
 	SinceIssue    int64 `protobuf:"zigzag64,3,opt,name=since_issue,json=sinceIssue,proto3" json:"since_issue,omitempty"`
@@ -1044,7 +1044,7 @@ func (x *AbandonedCertificate) GetSinceIssue() int64 {
 	return 0
 }
 
-// LogRefusal is why a request was refused.
+// LogRefusal is the reason for a refusal.
 type LogRefusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
@@ -1179,13 +1179,13 @@ type CreatedToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// SHA-256 of the secret, 32 bytes.
 	TokenId []byte `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	// The revision of the identity that the token is for.
+	// The revision of the token's identity when the token was created.
 	IdentityRevision int64  `protobuf:"varint,2,opt,name=identity_revision,json=identityRevision,proto3" json:"identity_revision,omitempty"`
 	Profile          string `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
 	ExpireTime       int64  `protobuf:"varint,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// The token may enroll an identity that is enrolled already.
+	// Whether the token can enroll an identity that is already enrolled.
 	Replace bool `protobuf:"varint,5,opt,name=replace,proto3" json:"replace,omitempty"`
-	// The issuing CA and the serial number of the certificate that its creator called with. Unset for a part of Brevet.
+	// The issuer ID and the serial number of the creator's certificate. Unset if a part of Brevet created the token.
 	CreatorIssuerId []byte `protobuf:"bytes,6,opt,name=creator_issuer_id,json=creatorIssuerId,proto3" json:"creator_issuer_id,omitempty"`
 	CreatorSerial   []byte `protobuf:"bytes,7,opt,name=creator_serial,json=creatorSerial,proto3" json:"creator_serial,omitempty"`
 	unknownFields   protoimpl.UnknownFields
@@ -1277,7 +1277,7 @@ type BoundToken struct {
 	TokenId []byte                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	// 16 bytes.
 	RequestId []byte `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
+	// The SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
 	KeyHash       []byte `protobuf:"bytes,3,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1334,14 +1334,15 @@ func (x *BoundToken) GetKeyHash() []byte {
 	return nil
 }
 
-// RevokedTokens is one token, or all tokens that an identity had created and that were not revoked before.
+// RevokedTokens is the revocation of one token, or of all tokens that an identity had created and that were not revoked
+// before.
 type RevokedTokens struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Unset for all that the identity of the entry had created.
+	// The ID of the token. Unset for all tokens that the identity of the entry had created.
 	TokenId []byte `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	// How many of them could have been used.
+	// The number of these tokens that could still have been used.
 	Usable int64 `protobuf:"varint,2,opt,name=usable,proto3" json:"usable,omitempty"`
-	// Why they were revoked, as refusals say it.
+	// The cause of the revocation, in the words of refusals.
 	Cause string `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`
 	// The caller's comment.
 	Comment       string `protobuf:"bytes,4,opt,name=comment,proto3" json:"comment,omitempty"`
@@ -1407,7 +1408,7 @@ func (x *RevokedTokens) GetComment() string {
 	return ""
 }
 
-// LogPart counts the entries of a change that has too many certificates for one.
+// LogPart numbers the entries of a change that has too many certificates for one entry.
 type LogPart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        int32                  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -1464,14 +1465,14 @@ func (x *LogPart) GetOf() int32 {
 type StatusOrder struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Reason RevocationReason       `protobuf:"varint,1,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
-	// When the certificates are known or suspected to have become invalid. Unset if unknown.
+	// The time at which the certificates are known or suspected to have become invalid. Unset if unknown.
 	InvalidityTime int64  `protobuf:"varint,2,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
 	Comment        string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
-	// The key that it is about, 32 bytes. It is compromised from then on.
+	// The hash of the key that the change marks as compromised, 32 bytes. Unset for other changes.
 	KeyHash []byte `protobuf:"bytes,4,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
-	// Set if there are more certificates than one transaction changes: the bulk revocation that changes them.
+	// The bulk revocation that changes the certificates, if there are too many for one transaction.
 	BulkRevocation *BulkRevocationRecord `protobuf:"bytes,5,opt,name=bulk_revocation,json=bulkRevocation,proto3" json:"bulk_revocation,omitempty"`
-	// The invalidity time of each change, 0 for none. Left out if all have that of the order.
+	// The invalidity time of each change, 0 for none. Omitted if all have the invalidity_time above.
 	InvalidityTimes []int64  `protobuf:"varint,6,rep,packed,name=invalidity_times,json=invalidityTimes,proto3" json:"invalidity_times,omitempty"`
 	Part            *LogPart `protobuf:"bytes,7,opt,name=part,proto3" json:"part,omitempty"`
 	unknownFields   protoimpl.UnknownFields
@@ -1557,24 +1558,24 @@ func (x *StatusOrder) GetPart() *LogPart {
 	return nil
 }
 
-// BulkRevocationRecord is a new bulk revocation. It concerns certificates that were recorded before this entry.
+// BulkRevocationRecord is a new bulk revocation. It selects certificates that were recorded before this entry.
 type BulkRevocationRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// The selection. Its times are those of the bulk revocation.
+	// The selection, with the times of the request.
 	Selection      *CertificateSelection `protobuf:"bytes,2,opt,name=selection,proto3" json:"selection,omitempty"`
 	Action         BulkRevocationAction  `protobuf:"varint,3,opt,name=action,proto3,enum=brevet.v1.BulkRevocationAction" json:"action,omitempty"`
 	Reason         RevocationReason      `protobuf:"varint,4,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
 	InvalidityTime int64                 `protobuf:"varint,5,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
 	Comment        string                `protobuf:"bytes,6,opt,name=comment,proto3" json:"comment,omitempty"`
-	// The number of the newest certificate's record. The store numbers records in the order of recording: each gets the
-	// number after the highest that is in use.
+	// The number of the newest certificate's record. The store numbers records in the order of recording: a new record
+	// gets the highest number in use plus one.
 	Mark int64 `protobuf:"varint,7,opt,name=mark,proto3" json:"mark,omitempty"`
-	// It concerns no certificate that expired before this time.
+	// The bulk revocation changes no certificate that expired before this time.
 	Reach int64 `protobuf:"varint,8,opt,name=reach,proto3" json:"reach,omitempty"`
-	// Its certificates are changed by the next entry about it, in the same transaction.
+	// Whether the same transaction changes all certificates, with the next entry about the bulk revocation.
 	AtOnce bool `protobuf:"varint,9,opt,name=at_once,json=atOnce,proto3" json:"at_once,omitempty"`
-	// The issuing CA of the certificate in lineage_serial.
+	// The issuer ID of the certificate in lineage_serial.
 	LineageIssuerId []byte `protobuf:"bytes,10,opt,name=lineage_issuer_id,json=lineageIssuerId,proto3" json:"lineage_issuer_id,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -1680,22 +1681,22 @@ func (x *BulkRevocationRecord) GetLineageIssuerId() []byte {
 	return nil
 }
 
-// BulkRevocationStep is how far a bulk revocation has come. The changes of its entry are those of this step.
+// BulkRevocationStep is the progress of a bulk revocation. The entry has the changes of this step.
 type BulkRevocationStep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// How many certificates it changes. Unset while they are not counted.
+	// The number of certificates that the bulk revocation changes. Unset until they are counted.
 	Total *int64 `protobuf:"varint,2,opt,name=total,proto3,oneof" json:"total,omitempty"`
-	// How many of the total had expired when it was created.
+	// The number of these certificates that had expired when the bulk revocation was created.
 	Expired int64 `protobuf:"varint,3,opt,name=expired,proto3" json:"expired,omitempty"`
-	// How many records have been changed so far.
+	// The number of records that have been changed so far.
 	Applied int64 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
-	// The number of the last record that was changed, as in BulkRevocationRecord.
+	// The number of the last record that was changed, numbered as in BulkRevocationRecord.
 	Progress int64    `protobuf:"varint,5,opt,name=progress,proto3" json:"progress,omitempty"`
 	Done     bool     `protobuf:"varint,6,opt,name=done,proto3" json:"done,omitempty"`
 	Part     *LogPart `protobuf:"bytes,7,opt,name=part,proto3" json:"part,omitempty"`
-	// The invalidity time of each change, 0 for none. Left out if all have that of the bulk revocation, or keep their own
-	// where it has none.
+	// The invalidity time of each change, 0 for none. Omitted if all have that of the bulk revocation, or if the bulk
+	// revocation has none and all keep their own.
 	InvalidityTimes []int64 `protobuf:"varint,8,rep,packed,name=invalidity_times,json=invalidityTimes,proto3" json:"invalidity_times,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -1791,11 +1792,11 @@ func (x *BulkRevocationStep) GetInvalidityTimes() []int64 {
 type CACertificate struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	IssuerId []byte                 `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
-	// The distinguished name, as text.
+	// The distinguished name of the CA as text.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
-	// SHA-256 of the certificate, 32 bytes.
+	// The SHA-256 of the certificate, 32 bytes.
 	Fingerprint []byte `protobuf:"bytes,3,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
-	// SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
+	// The SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
 	KeyHash []byte `protobuf:"bytes,4,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
 	// The label of the key in the HSM. Empty if the key is elsewhere.
 	KeyLabel      string `protobuf:"bytes,5,opt,name=key_label,json=keyLabel,proto3" json:"key_label,omitempty"`
@@ -1868,7 +1869,7 @@ func (x *CACertificate) GetKeyLabel() string {
 	return ""
 }
 
-// CRLNumber is a CRL number that was taken, before a CRL with it was signed.
+// CRLNumber is a CRL number that the server reserved before it signed the CRL.
 type CRLNumber struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	IssuerId []byte                 `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
@@ -1922,29 +1923,30 @@ func (x *CRLNumber) GetNumber() []byte {
 	return nil
 }
 
-// PublishedCRL is the newest CRL of its scope.
+// PublishedCRL is the record of a new CRL, which replaces the older CRL of the same issuer, partition and kind.
 type PublishedCRL struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	IssuerId []byte                 `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
-	// 0 for the CRL of all partitions.
+	// The partition; 0 for the full CRL.
 	CrlPartition int32 `protobuf:"varint,2,opt,name=crl_partition,json=crlPartition,proto3" json:"crl_partition,omitempty"`
 	Delta        bool  `protobuf:"varint,3,opt,name=delta,proto3" json:"delta,omitempty"`
 	// Big-endian.
 	Number     []byte `protobuf:"bytes,4,opt,name=number,proto3" json:"number,omitempty"`
 	ThisUpdate int64  `protobuf:"varint,5,opt,name=this_update,json=thisUpdate,proto3" json:"this_update,omitempty"`
 	NextUpdate int64  `protobuf:"varint,6,opt,name=next_update,json=nextUpdate,proto3" json:"next_update,omitempty"`
-	// The index of the last log entry that it covers.
+	// The index of the last log entry that the CRL covers.
 	Position int64 `protobuf:"varint,7,opt,name=position,proto3" json:"position,omitempty"`
-	// The CRL that a delta CRL is relative to, or that later deltas will be relative to. Unset if there is none.
+	// The number of the base CRL: for a delta CRL its own base, for other CRLs the base of later deltas. Unset if there
+	// is none.
 	BaseNumber   []byte `protobuf:"bytes,8,opt,name=base_number,json=baseNumber,proto3" json:"base_number,omitempty"`
 	BaseUpdate   int64  `protobuf:"varint,9,opt,name=base_update,json=baseUpdate,proto3" json:"base_update,omitempty"`
 	BasePosition int64  `protobuf:"varint,10,opt,name=base_position,json=basePosition,proto3" json:"base_position,omitempty"`
 	// SHA-256 of the CRL in DER, 32 bytes.
 	Digest []byte `protobuf:"bytes,11,opt,name=digest,proto3" json:"digest,omitempty"`
-	// In bytes.
+	// The size of the CRL in bytes.
 	Size    int64 `protobuf:"varint,12,opt,name=size,proto3" json:"size,omitempty"`
 	Entries int64 `protobuf:"varint,13,opt,name=entries,proto3" json:"entries,omitempty"`
-	// It was signed elsewhere and imported.
+	// Whether the CRL was signed elsewhere and imported.
 	Imported      bool `protobuf:"varint,14,opt,name=imported,proto3" json:"imported,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2078,7 +2080,7 @@ func (x *PublishedCRL) GetImported() bool {
 	return false
 }
 
-// DistributionPoints are the distribution points that certificates name from now on, beside those of earlier entries.
+// DistributionPoints are new distribution points for certificates, in addition to those of earlier entries.
 type DistributionPoints struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Points        []*DistributionPoint   `protobuf:"bytes,1,rep,name=points,proto3" json:"points,omitempty"`
@@ -2123,13 +2125,13 @@ func (x *DistributionPoints) GetPoints() []*DistributionPoint {
 	return nil
 }
 
-// DistributionPoint is where the CRL of a partition is (RFC 5280 section 4.2.1.13).
+// DistributionPoint is the URL of the CRL of a partition (RFC 5280 section 4.2.1.13).
 type DistributionPoint struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	IssuerId     []byte                 `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
 	CrlPartition int32                  `protobuf:"varint,2,opt,name=crl_partition,json=crlPartition,proto3" json:"crl_partition,omitempty"`
 	Url          string                 `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
-	// Of the delta CRL (RFC 5280 section 4.2.1.15); empty for none.
+	// The URL of the delta CRL (RFC 5280 section 4.2.1.15); empty for none.
 	DeltaUrl      string `protobuf:"bytes,4,opt,name=delta_url,json=deltaUrl,proto3" json:"delta_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2193,18 +2195,18 @@ func (x *DistributionPoint) GetDeltaUrl() string {
 	return ""
 }
 
-// ExpiredRecords is one step of the removal of expired records. The step looked at the certificates in the order of
-// their notAfter and, where these are equal, of their record's number, and removed those that are good, and those whose
-// issuing CA was removed or has published the CRLs that are to list them (RFC 5280 section 3.3).
+// ExpiredRecords is one step of the removal of expired records. The step read certificates in the order of their
+// notAfter and, if these are equal, of the numbers of their records. It removed those that are good, those whose
+// issuing CA was removed, and those that the required CRLs have listed after their expiry (RFC 5280 section 3.3).
 type ExpiredRecords struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Certificates int64                  `protobuf:"varint,1,opt,name=certificates,proto3" json:"certificates,omitempty"`
 	Tokens       int64                  `protobuf:"varint,2,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	Keys         int64                  `protobuf:"varint,3,opt,name=keys,proto3" json:"keys,omitempty"`
-	// The step looked at what comes after this place, and not after the other one.
+	// The step read the records after the first place, up to and including the second.
 	After *RecordPlace `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
 	Last  *RecordPlace `protobuf:"bytes,5,opt,name=last,proto3" json:"last,omitempty"`
-	// It removed tokens that expired before this time, the first ones first, up to the number above.
+	// The step removed tokens that expired before this time, in the order of their expiry, up to the number in tokens.
 	Before        int64 `protobuf:"varint,6,opt,name=before,proto3" json:"before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2282,11 +2284,11 @@ func (x *ExpiredRecords) GetBefore() int64 {
 	return 0
 }
 
-// RecordPlace is a place among the records of certificates.
+// RecordPlace is a place in the order of the records of certificates.
 type RecordPlace struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	NotAfter int64                  `protobuf:"varint,1,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	// The number of the record, as in BulkRevocationRecord.
+	// The number of the record, numbered as in BulkRevocationRecord.
 	Number        int64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2336,22 +2338,24 @@ func (x *RecordPlace) GetNumber() int64 {
 	return 0
 }
 
-// StatusChange is the new status of one certificate: all that a responder must know of it.
+// StatusChange is the new status of one certificate, with all data that an OCSP responder needs.
 type StatusChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The issuing CA, 32 bytes.
 	IssuerId []byte `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
-	// 20 bytes, big-endian.
+	// The serial number, 20 bytes, big-endian.
 	Serial   []byte `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
 	NotAfter int64  `protobuf:"varint,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	// SHA-256 of the certificate. Set only in the change that records its issue.
+	// The SHA-256 of the certificate. Set only in the change that records its issuance.
 	Fingerprint []byte `protobuf:"bytes,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
-	// Unset only if there is a fingerprint and no version: the certificate was just issued, and is good at version 1.
+	// The state. Unset only together with version, in the change that records the issuance: the state is then GOOD, and
+	// the version 1.
 	State CertificateState `protobuf:"varint,5,opt,name=state,proto3,enum=brevet.v1.CertificateState" json:"state,omitempty"`
-	// Counts the changes of this certificate's status, from 1 at its issue. The higher version is the newer one.
+	// The number of the certificate's statuses so far, 1 at its issuance. Of two statuses, the one with the higher
+	// version is newer.
 	Version int64            `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
 	Reason  RevocationReason `protobuf:"varint,7,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
-	// When it was revoked or put on hold.
+	// The time at which the certificate was revoked or put on hold.
 	RevokeTime    int64 `protobuf:"varint,8,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

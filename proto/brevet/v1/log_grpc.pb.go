@@ -27,14 +27,14 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// LogService reads the tamper-evident log of every change. Only operators call it.
+// LogService reads the tamper-evident log of every change. Only operators may call it.
 type LogServiceClient interface {
-	// ListEntries streams entries in the order of their index. With follow, the stream stays open at the end of the log
-	// and sends each new entry when it is sequenced. An identity can have four such streams at a time, with all of its
-	// certificates together. The server authorizes the caller of an open stream again with every 100 entries and every few
-	// seconds. It ends a stream that is not read, and all streams when it stops (UNAVAILABLE).
+	// ListEntries streams entries in the order of their index. With follow, the stream stays open at the end of the log,
+	// and the server sends each new entry when it is sequenced. An identity can have four such streams at a time, with
+	// all of its certificates together. The server authorizes the caller of an open stream again after every 100 entries,
+	// and every few seconds. It ends a stream if the client does not read, and all streams when it stops (UNAVAILABLE).
 	ListEntries(ctx context.Context, in *ListEntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListEntriesResponse], error)
-	// GetHead returns the position and the chain value of the last entry. It first checks that the archive file ends in
+	// GetHead returns the position and the chain value of the last entry. It first checks that the archive file ends with
 	// the same value.
 	GetHead(ctx context.Context, in *GetHeadRequest, opts ...grpc.CallOption) (*GetHeadResponse, error)
 }
@@ -80,14 +80,14 @@ func (c *logServiceClient) GetHead(ctx context.Context, in *GetHeadRequest, opts
 // All implementations must embed UnimplementedLogServiceServer
 // for forward compatibility.
 //
-// LogService reads the tamper-evident log of every change. Only operators call it.
+// LogService reads the tamper-evident log of every change. Only operators may call it.
 type LogServiceServer interface {
-	// ListEntries streams entries in the order of their index. With follow, the stream stays open at the end of the log
-	// and sends each new entry when it is sequenced. An identity can have four such streams at a time, with all of its
-	// certificates together. The server authorizes the caller of an open stream again with every 100 entries and every few
-	// seconds. It ends a stream that is not read, and all streams when it stops (UNAVAILABLE).
+	// ListEntries streams entries in the order of their index. With follow, the stream stays open at the end of the log,
+	// and the server sends each new entry when it is sequenced. An identity can have four such streams at a time, with
+	// all of its certificates together. The server authorizes the caller of an open stream again after every 100 entries,
+	// and every few seconds. It ends a stream if the client does not read, and all streams when it stops (UNAVAILABLE).
 	ListEntries(*ListEntriesRequest, grpc.ServerStreamingServer[ListEntriesResponse]) error
-	// GetHead returns the position and the chain value of the last entry. It first checks that the archive file ends in
+	// GetHead returns the position and the chain value of the last entry. It first checks that the archive file ends with
 	// the same value.
 	GetHead(context.Context, *GetHeadRequest) (*GetHeadResponse, error)
 	mustEmbedUnimplementedLogServiceServer()

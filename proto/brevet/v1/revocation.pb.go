@@ -22,16 +22,16 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// BulkRevocationState says how far a bulk revocation has come. It is in effect in every state.
+// BulkRevocationState is the progress of a bulk revocation. The bulk revocation is in effect in every state.
 type BulkRevocationState int32
 
 const (
 	BulkRevocationState_BULK_REVOCATION_STATE_UNSPECIFIED BulkRevocationState = 0
-	// The server is still finding the certificates; their number is not known yet.
+	// The server is finding the certificates, and their number is not known yet.
 	BulkRevocationState_BULK_REVOCATION_STATE_SELECTING BulkRevocationState = 1
 	// The server is writing the new status into the records of the certificates.
 	BulkRevocationState_BULK_REVOCATION_STATE_APPLYING BulkRevocationState = 2
-	// Every record has the new status. A CRL with the last of them follows.
+	// Every record has the new status. The server signs a CRL with the last of them.
 	BulkRevocationState_BULK_REVOCATION_STATE_DONE BulkRevocationState = 3
 )
 
@@ -78,15 +78,15 @@ func (BulkRevocationState) EnumDescriptor() ([]byte, []int) {
 	return file_brevet_v1_revocation_proto_rawDescGZIP(), []int{0}
 }
 
-// BulkRevocationAction is what a bulk revocation does to each certificate.
+// BulkRevocationAction is the change that a bulk revocation makes to each certificate.
 type BulkRevocationAction int32
 
 const (
 	BulkRevocationAction_BULK_REVOCATION_ACTION_UNSPECIFIED BulkRevocationAction = 0
 	BulkRevocationAction_BULK_REVOCATION_ACTION_REVOKE      BulkRevocationAction = 1
-	// Puts certificates on hold: SuspendIdentity does this.
+	// The certificates are put on hold. SuspendIdentity uses this action.
 	BulkRevocationAction_BULK_REVOCATION_ACTION_HOLD BulkRevocationAction = 2
-	// Takes certificates off hold: ResumeIdentity does this.
+	// The certificates are taken off hold. ResumeIdentity uses this action.
 	BulkRevocationAction_BULK_REVOCATION_ACTION_UNHOLD BulkRevocationAction = 3
 )
 
@@ -135,18 +135,19 @@ func (BulkRevocationAction) EnumDescriptor() ([]byte, []int) {
 
 type RevokeCertificateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 20 bytes, big-endian.
+	// The serial number, 20 bytes, big-endian.
 	Serial []byte `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
-	// The issuing CA, as in CertificateChain. It can be left out: serial numbers are unique in a trust domain.
+	// The issuer ID of the issuing CA, as in CertificateChain. Optional, because serial numbers are unique in a trust
+	// domain.
 	IssuerId []byte `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
-	// Any reason but certificateHold, which belongs to HoldCertificate.
+	// Any reason except certificateHold, for which there is HoldCertificate.
 	Reason RevocationReason `protobuf:"varint,3,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
-	// When the certificate is known or suspected to have become invalid (RFC 5280 section 5.3.2), to the second. Unset if
-	// unknown.
+	// The time at which the certificate is known or suspected to have become invalid (RFC 5280 section 5.3.2), in whole
+	// seconds. Unset if unknown.
 	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
-	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
+	// The reason in words, for the log: printable UTF-8, at most 256 bytes. Optional.
 	Comment string `protobuf:"bytes,5,opt,name=comment,proto3" json:"comment,omitempty"`
-	// As in CreateIdentityRequest.
+	// The request ID, as in CreateIdentityRequest.
 	RequestId     []byte `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -227,7 +228,7 @@ func (x *RevokeCertificateRequest) GetRequestId() []byte {
 type RevokeCertificateResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Certificate *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	// After keyCompromise this includes the other certificates of the key.
+	// The affected certificates. With keyCompromise, they include other certificates of the same key.
 	Affected      *AffectedCertificates `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -279,13 +280,14 @@ func (x *RevokeCertificateResponse) GetAffected() *AffectedCertificates {
 
 type HoldCertificateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 20 bytes, big-endian.
+	// The serial number, 20 bytes, big-endian.
 	Serial []byte `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
-	// The issuing CA, as in CertificateChain. It can be left out: serial numbers are unique in a trust domain.
+	// The issuer ID of the issuing CA, as in CertificateChain. Optional, because serial numbers are unique in a trust
+	// domain.
 	IssuerId []byte `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
-	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
+	// The reason in words, for the log: printable UTF-8, at most 256 bytes. Optional.
 	Comment string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
-	// As in CreateIdentityRequest.
+	// The request ID, as in CreateIdentityRequest.
 	RequestId     []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -403,13 +405,14 @@ func (x *HoldCertificateResponse) GetAffected() *AffectedCertificates {
 
 type UnholdCertificateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 20 bytes, big-endian.
+	// The serial number, 20 bytes, big-endian.
 	Serial []byte `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
-	// The issuing CA, as in CertificateChain. It can be left out: serial numbers are unique in a trust domain.
+	// The issuer ID of the issuing CA, as in CertificateChain. Optional, because serial numbers are unique in a trust
+	// domain.
 	IssuerId []byte `protobuf:"bytes,2,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
-	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
+	// The reason in words, for the log: printable UTF-8, at most 256 bytes. Optional.
 	Comment string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
-	// As in CreateIdentityRequest.
+	// The request ID, as in CreateIdentityRequest.
 	RequestId     []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -527,18 +530,18 @@ func (x *UnholdCertificateResponse) GetAffected() *AffectedCertificates {
 
 type CreateBulkRevocationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At least one field must be set.
+	// The selection. At least one of its fields must be set.
 	Selection *CertificateSelection `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"`
-	// As in RevokeCertificateRequest. With keyCompromise, every other certificate of the same keys is revoked too, and
-	// none of the keys is certified again.
+	// The reason, as in RevokeCertificateRequest. With keyCompromise, the server also revokes every other certificate of
+	// the same keys, and never certifies these keys again.
 	Reason RevocationReason `protobuf:"varint,2,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
-	// As in RevokeCertificateRequest.
+	// The invalidity time, as in RevokeCertificateRequest.
 	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
-	// As in RevokeCertificateRequest.
+	// The comment, as in RevokeCertificateRequest.
 	Comment string `protobuf:"bytes,4,opt,name=comment,proto3" json:"comment,omitempty"`
-	// Counts the certificates, and changes nothing.
+	// Whether the server only counts the certificates, and changes nothing.
 	DryRun bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
-	// As in CreateIdentityRequest. A dry run ignores it.
+	// The request ID, as in CreateIdentityRequest. A dry run ignores it.
 	RequestId     []byte `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -618,7 +621,7 @@ func (x *CreateBulkRevocationRequest) GetRequestId() []byte {
 
 type CreateBulkRevocationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// With dry_run it has neither an ID nor a create_time.
+	// The bulk revocation. With dry_run, it has no ID and no create_time.
 	BulkRevocation *BulkRevocation `protobuf:"bytes,1,opt,name=bulk_revocation,json=bulkRevocation,proto3" json:"bulk_revocation,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -753,9 +756,10 @@ type ListBulkRevocationsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only bulk revocations in one of these states. Empty for all.
 	States []BulkRevocationState `protobuf:"varint,1,rep,packed,name=states,proto3,enum=brevet.v1.BulkRevocationState" json:"states,omitempty"`
-	// 1 to 1000; 0 means 100.
+	// The maximum number of records on a page, 1 to 1000; 0 means 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous page; empty for the first. It is opaque, and serves a list with the same filter only.
+	// The next_page_token of the previous page; empty for the first page. It is opaque, and valid only with the same
+	// filter.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -815,7 +819,7 @@ func (x *ListBulkRevocationsRequest) GetPageToken() string {
 type ListBulkRevocationsResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	BulkRevocations []*BulkRevocation      `protobuf:"bytes,1,rep,name=bulk_revocations,json=bulkRevocations,proto3" json:"bulk_revocations,omitempty"`
-	// Empty on the last page.
+	// The page_token of the next page; empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -868,22 +872,22 @@ func (x *ListBulkRevocationsResponse) GetNextPageToken() string {
 // BulkRevocation is one change of the status of all certificates that a selection matched when it was created.
 type BulkRevocation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Opaque.
+	// The ID, which is opaque.
 	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Selection      *CertificateSelection  `protobuf:"bytes,2,opt,name=selection,proto3" json:"selection,omitempty"`
 	Action         BulkRevocationAction   `protobuf:"varint,3,opt,name=action,proto3,enum=brevet.v1.BulkRevocationAction" json:"action,omitempty"`
 	Reason         RevocationReason       `protobuf:"varint,4,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
 	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
 	Comment        string                 `protobuf:"bytes,6,opt,name=comment,proto3" json:"comment,omitempty"`
-	// Who created it: a SPIFFE ID, or another actor as in the log.
+	// The creator: a SPIFFE ID, or another actor as in the log.
 	CreatedBy  string                 `protobuf:"bytes,7,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	State      BulkRevocationState    `protobuf:"varint,9,opt,name=state,proto3,enum=brevet.v1.BulkRevocationState" json:"state,omitempty"`
-	// How many certificates it changes. Unset while the server is still finding them.
+	// The number of certificates that the bulk revocation changes. Unset while the server is finding them.
 	Total *int64 `protobuf:"varint,10,opt,name=total,proto3,oneof" json:"total,omitempty"`
-	// How many of the total had expired by the server's clock when it was created.
+	// The number of these certificates that had expired by the server's clock when the bulk revocation was created.
 	Expired int64 `protobuf:"varint,11,opt,name=expired,proto3" json:"expired,omitempty"`
-	// How many records have the new status.
+	// The number of records that have the new status.
 	Applied       int64 `protobuf:"varint,12,opt,name=applied,proto3" json:"applied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1007,9 +1011,10 @@ type RevokeCompromisedKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The SubjectPublicKeyInfo of the key, in DER.
 	PublicKey []byte `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
-	// The key's signature over these three lines, each ended by a line feed: the text "brevet: the holder of this key
-	// asks that all its certificates be revoked as compromised", the trust domain, and the SHA-256 of public_key in
-	// lower-case hexadecimal. ECDSA (in DER) or RSA (PKCS #1 v1.5), both with SHA-256, or Ed25519.
+	// The key's signature over three lines, each with a line feed at its end. The lines are the text "brevet: the holder
+	// of this key asks that all its certificates be revoked as compromised", the trust domain, and the SHA-256 of
+	// public_key in lower-case hexadecimal. The algorithm is ECDSA (in DER) or RSA (PKCS #1 v1.5), both with SHA-256, or
+	// Ed25519.
 	Signature     []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1061,7 +1066,7 @@ func (x *RevokeCompromisedKeyRequest) GetSignature() []byte {
 
 type RevokeCompromisedKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
+	// The SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
 	KeyHash       []byte                `protobuf:"bytes,1,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
 	Affected      *AffectedCertificates `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -32,31 +32,33 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// RevocationService takes certificates back. Only operators call it, except for RevokeCompromisedKey.
+// RevocationService revokes certificates. Only operators may call it, except for RevokeCompromisedKey.
 //
-// When a call has returned, no responder in the server's process says "good" for a certificate that it revoked. A CRL
-// that lists the certificate follows. A revocation is final.
+// When a revoking RPC has returned, the server's OCSP responder no longer says "good" about the certificates. The
+// server then signs a CRL that lists them. A revocation is final.
 type RevocationServiceClient interface {
 	// RevokeCertificate revokes one certificate.
 	RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*RevokeCertificateResponse, error)
-	// HoldCertificate puts one good certificate on hold: it is not to be relied on until UnholdCertificate.
+	// HoldCertificate puts one good certificate on hold. Relying parties must not accept it until UnholdCertificate.
 	HoldCertificate(ctx context.Context, in *HoldCertificateRequest, opts ...grpc.CallOption) (*HoldCertificateResponse, error)
-	// UnholdCertificate takes one certificate off hold: it is good again. While its identity is suspended, it is refused:
-	// ResumeIdentity takes all certificates of the identity off hold.
+	// UnholdCertificate takes one certificate off hold, so that it is good again. While the certificate's identity is
+	// suspended, the server refuses the RPC; ResumeIdentity takes all certificates of the identity off hold.
 	UnholdCertificate(ctx context.Context, in *UnholdCertificateRequest, opts ...grpc.CallOption) (*UnholdCertificateResponse, error)
-	// CreateBulkRevocation revokes every certificate that a selection matches now, or counts them. It is durable and in
-	// effect when the call returns. The records of the certificates, and the CRL, follow; a restart of the server does
-	// not stop them. A call with another request ID creates another bulk revocation, which changes what the first has not.
+	// CreateBulkRevocation revokes every certificate that a selection matches now, or counts them. When the RPC returns,
+	// the bulk revocation is durable and in effect. The server then changes the records of the certificates, and signs
+	// CRLs; after a restart it continues. A request with another request ID creates another bulk revocation, which
+	// changes only certificates that the first one has not changed.
 	CreateBulkRevocation(ctx context.Context, in *CreateBulkRevocationRequest, opts ...grpc.CallOption) (*CreateBulkRevocationResponse, error)
-	// GetBulkRevocation returns one bulk revocation, and how many records it has reached.
+	// GetBulkRevocation returns one bulk revocation, with the number of records that the server has changed.
 	GetBulkRevocation(ctx context.Context, in *GetBulkRevocationRequest, opts ...grpc.CallOption) (*GetBulkRevocationResponse, error)
 	// ListBulkRevocations returns bulk revocations, the newest first, one page at a time.
 	//
-	// Each page is read as of one moment of its own. A bulk revocation that is created after the first page appears on no
-	// later one. A change of state between two pages is seen only on later pages.
+	// Each page is consistent in itself, and the server reads it when it is requested. The list does not return bulk
+	// revocations that are created after the first page was read. If a state changes between two pages, only later pages
+	// show it.
 	ListBulkRevocations(ctx context.Context, in *ListBulkRevocationsRequest, opts ...grpc.CallOption) (*ListBulkRevocationsResponse, error)
-	// RevokeCompromisedKey revokes every certificate of a key for keyCompromise. The key is never certified again.
-	// Whoever can sign with the key proves by that that it is compromised: the caller needs no client certificate.
+	// RevokeCompromisedKey revokes every certificate of a key for keyCompromise. The server never certifies the key
+	// again. The caller needs no client certificate: a signature with the key proves that the caller holds it.
 	RevokeCompromisedKey(ctx context.Context, in *RevokeCompromisedKeyRequest, opts ...grpc.CallOption) (*RevokeCompromisedKeyResponse, error)
 }
 
@@ -142,31 +144,33 @@ func (c *revocationServiceClient) RevokeCompromisedKey(ctx context.Context, in *
 // All implementations must embed UnimplementedRevocationServiceServer
 // for forward compatibility.
 //
-// RevocationService takes certificates back. Only operators call it, except for RevokeCompromisedKey.
+// RevocationService revokes certificates. Only operators may call it, except for RevokeCompromisedKey.
 //
-// When a call has returned, no responder in the server's process says "good" for a certificate that it revoked. A CRL
-// that lists the certificate follows. A revocation is final.
+// When a revoking RPC has returned, the server's OCSP responder no longer says "good" about the certificates. The
+// server then signs a CRL that lists them. A revocation is final.
 type RevocationServiceServer interface {
 	// RevokeCertificate revokes one certificate.
 	RevokeCertificate(context.Context, *RevokeCertificateRequest) (*RevokeCertificateResponse, error)
-	// HoldCertificate puts one good certificate on hold: it is not to be relied on until UnholdCertificate.
+	// HoldCertificate puts one good certificate on hold. Relying parties must not accept it until UnholdCertificate.
 	HoldCertificate(context.Context, *HoldCertificateRequest) (*HoldCertificateResponse, error)
-	// UnholdCertificate takes one certificate off hold: it is good again. While its identity is suspended, it is refused:
-	// ResumeIdentity takes all certificates of the identity off hold.
+	// UnholdCertificate takes one certificate off hold, so that it is good again. While the certificate's identity is
+	// suspended, the server refuses the RPC; ResumeIdentity takes all certificates of the identity off hold.
 	UnholdCertificate(context.Context, *UnholdCertificateRequest) (*UnholdCertificateResponse, error)
-	// CreateBulkRevocation revokes every certificate that a selection matches now, or counts them. It is durable and in
-	// effect when the call returns. The records of the certificates, and the CRL, follow; a restart of the server does
-	// not stop them. A call with another request ID creates another bulk revocation, which changes what the first has not.
+	// CreateBulkRevocation revokes every certificate that a selection matches now, or counts them. When the RPC returns,
+	// the bulk revocation is durable and in effect. The server then changes the records of the certificates, and signs
+	// CRLs; after a restart it continues. A request with another request ID creates another bulk revocation, which
+	// changes only certificates that the first one has not changed.
 	CreateBulkRevocation(context.Context, *CreateBulkRevocationRequest) (*CreateBulkRevocationResponse, error)
-	// GetBulkRevocation returns one bulk revocation, and how many records it has reached.
+	// GetBulkRevocation returns one bulk revocation, with the number of records that the server has changed.
 	GetBulkRevocation(context.Context, *GetBulkRevocationRequest) (*GetBulkRevocationResponse, error)
 	// ListBulkRevocations returns bulk revocations, the newest first, one page at a time.
 	//
-	// Each page is read as of one moment of its own. A bulk revocation that is created after the first page appears on no
-	// later one. A change of state between two pages is seen only on later pages.
+	// Each page is consistent in itself, and the server reads it when it is requested. The list does not return bulk
+	// revocations that are created after the first page was read. If a state changes between two pages, only later pages
+	// show it.
 	ListBulkRevocations(context.Context, *ListBulkRevocationsRequest) (*ListBulkRevocationsResponse, error)
-	// RevokeCompromisedKey revokes every certificate of a key for keyCompromise. The key is never certified again.
-	// Whoever can sign with the key proves by that that it is compromised: the caller needs no client certificate.
+	// RevokeCompromisedKey revokes every certificate of a key for keyCompromise. The server never certifies the key
+	// again. The caller needs no client certificate: a signature with the key proves that the caller holds it.
 	RevokeCompromisedKey(context.Context, *RevokeCompromisedKeyRequest) (*RevokeCompromisedKeyResponse, error)
 	mustEmbedUnimplementedRevocationServiceServer()
 }

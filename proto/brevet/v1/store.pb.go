@@ -66,9 +66,9 @@ type GetStatsResponse struct {
 	Tokens       *TokenStats            `protobuf:"bytes,3,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	Keys         *KeyStats              `protobuf:"bytes,4,opt,name=keys,proto3" json:"keys,omitempty"`
 	LogEntries   int64                  `protobuf:"varint,5,opt,name=log_entries,json=logEntries,proto3" json:"log_entries,omitempty"`
-	// The files that the store and the log keep.
+	// The files of the store and the log.
 	Files []*FileSize `protobuf:"bytes,6,rep,name=files,proto3" json:"files,omitempty"`
-	// How many bytes of the store's files are free for new records.
+	// The number of bytes in the store's files that are free for new records.
 	FreeBytes     int64           `protobuf:"varint,7,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
 	Retention     *RetentionStats `protobuf:"bytes,8,opt,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -165,7 +165,7 @@ func (x *GetStatsResponse) GetRetention() *RetentionStats {
 type Count struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Value int64                  `protobuf:"varint,1,opt,name=value,proto3" json:"value,omitempty"`
-	// Counting stopped there: the number is at least that.
+	// Whether counting stopped at value, so that the number is at least value.
 	AtLeast       bool `protobuf:"varint,2,opt,name=at_least,json=atLeast,proto3" json:"at_least,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -221,14 +221,15 @@ type CertificateStats struct {
 	Good    *Count                 `protobuf:"bytes,1,opt,name=good,proto3" json:"good,omitempty"`
 	OnHold  *Count                 `protobuf:"bytes,2,opt,name=on_hold,json=onHold,proto3" json:"on_hold,omitempty"`
 	Revoked *Count                 `protobuf:"bytes,3,opt,name=revoked,proto3" json:"revoked,omitempty"`
-	// Serial numbers whose certificates no client received. They are revoked.
+	// Certificates that the server delivered to no client. They are revoked.
 	Undelivered *Count `protobuf:"bytes,4,opt,name=undelivered,proto3" json:"undelivered,omitempty"`
 	Unexpired   *Count `protobuf:"bytes,5,opt,name=unexpired,proto3" json:"unexpired,omitempty"`
-	// Expired, and kept until the retention ends.
+	// Certificates that have expired, but less than the retention ago.
 	Retained *Count `protobuf:"bytes,6,opt,name=retained,proto3" json:"retained,omitempty"`
-	// Past the retention. The next sweep removes them, or the next CRL of their CA allows it to.
+	// Certificates that expired more than the retention ago. The server removes them in the next sweep, or after the next
+	// CRL of their CA.
 	Removable *Count `protobuf:"bytes,7,opt,name=removable,proto3" json:"removable,omitempty"`
-	// The earliest not_after on record. Unset if there is no certificate.
+	// The earliest not_after of all certificates on record. Unset if there is none.
 	OldestNotAfter *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=oldest_not_after,json=oldestNotAfter,proto3" json:"oldest_not_after,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -392,7 +393,7 @@ type TokenStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Open  *Count                 `protobuf:"bytes,1,opt,name=open,proto3" json:"open,omitempty"`
 	Spent *Count                 `protobuf:"bytes,2,opt,name=spent,proto3" json:"spent,omitempty"`
-	// Expired before they were spent.
+	// Tokens that expired before they were used.
 	Expired       *Count `protobuf:"bytes,3,opt,name=expired,proto3" json:"expired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -451,9 +452,9 @@ func (x *TokenStats) GetExpired() *Count {
 
 type KeyStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Public keys of certificates on record, and compromised keys.
+	// All public keys on record: those of certificates on record, and compromised keys.
 	Known *Count `protobuf:"bytes,1,opt,name=known,proto3" json:"known,omitempty"`
-	// Keys among them that are never certified again.
+	// Compromised keys, which the server never certifies again.
 	Compromised   *Count `protobuf:"bytes,2,opt,name=compromised,proto3" json:"compromised,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -558,14 +559,14 @@ func (x *FileSize) GetBytes() int64 {
 
 type RetentionStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long records stay after what they describe has expired.
+	// How long records stay after their expiry.
 	Retention *durationpb.Duration `protobuf:"bytes,1,opt,name=retention,proto3" json:"retention,omitempty"`
-	// Records of what expired before this time are removed. It stays behind if the server was not running or its clock
-	// was ahead.
+	// The server removes records that expired before this time. The time is earlier than now minus the retention if the
+	// server was not running for some time, or its clock was ahead.
 	CutoffTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=cutoff_time,json=cutoffTime,proto3" json:"cutoff_time,omitempty"`
-	// When the last sweep ended. Unset if there was none since the server started.
+	// The time at which the last sweep ended. Unset if no sweep has ended since the server started.
 	LastSweepTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_sweep_time,json=lastSweepTime,proto3" json:"last_sweep_time,omitempty"`
-	// What the last sweep removed.
+	// The numbers of records that the last sweep removed.
 	RemovedCertificates int64 `protobuf:"varint,4,opt,name=removed_certificates,json=removedCertificates,proto3" json:"removed_certificates,omitempty"`
 	RemovedTokens       int64 `protobuf:"varint,5,opt,name=removed_tokens,json=removedTokens,proto3" json:"removed_tokens,omitempty"`
 	RemovedKeys         int64 `protobuf:"varint,6,opt,name=removed_keys,json=removedKeys,proto3" json:"removed_keys,omitempty"`

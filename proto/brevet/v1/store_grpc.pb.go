@@ -26,9 +26,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// StoreService reports how the server's store grows and shrinks. Only operators call it.
+// StoreService reports the size of the server's store. Only operators may call it.
 type StoreServiceClient interface {
-	// GetStats counts what the store holds. Counting delays no writer; each count stops at a million.
+	// GetStats counts the records in the store. Counting delays no writer. Each count stops at a million.
 	GetStats(ctx context.Context, in *GetStatsRequest, opts ...grpc.CallOption) (*GetStatsResponse, error)
 }
 
@@ -54,9 +54,9 @@ func (c *storeServiceClient) GetStats(ctx context.Context, in *GetStatsRequest, 
 // All implementations must embed UnimplementedStoreServiceServer
 // for forward compatibility.
 //
-// StoreService reports how the server's store grows and shrinks. Only operators call it.
+// StoreService reports the size of the server's store. Only operators may call it.
 type StoreServiceServer interface {
-	// GetStats counts what the store holds. Counting delays no writer; each count stops at a million.
+	// GetStats counts the records in the store. Counting delays no writer. Each count stops at a million.
 	GetStats(context.Context, *GetStatsRequest) (*GetStatsResponse, error)
 	mustEmbedUnimplementedStoreServiceServer()
 }

@@ -28,13 +28,13 @@ type TokenState int32
 
 const (
 	TokenState_TOKEN_STATE_UNSPECIFIED TokenState = 0
-	// It can.
+	// The token can still enroll its identity.
 	TokenState_TOKEN_STATE_OPEN TokenState = 1
-	// A certificate was issued for it.
+	// A certificate was issued for the token.
 	TokenState_TOKEN_STATE_SPENT   TokenState = 2
 	TokenState_TOKEN_STATE_REVOKED TokenState = 3
 	TokenState_TOKEN_STATE_EXPIRED TokenState = 4
-	// Its identity has changed since the token was created.
+	// The identity has changed since the token was created.
 	TokenState_TOKEN_STATE_STALE TokenState = 5
 )
 
@@ -85,24 +85,24 @@ func (TokenState) EnumDescriptor() ([]byte, []int) {
 	return file_brevet_v1_token_proto_rawDescGZIP(), []int{0}
 }
 
-// EnrollmentToken is the record of a token. It does not hold the secret.
+// EnrollmentToken is the record of a token. It does not contain the secret.
 type EnrollmentToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names the token in lists and in the log.
+	// The name of the token in lists and in the log.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// SPIFFE ID of the identity that it enrolls.
+	// The SPIFFE ID of the identity that can enroll with the token.
 	Identity string `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
 	Profile  string `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
-	// Whether it can enroll an identity that is already enrolled.
+	// Whether the token can enroll an identity that is already enrolled.
 	Replace bool       `protobuf:"varint,4,opt,name=replace,proto3" json:"replace,omitempty"`
 	State   TokenState `protobuf:"varint,5,opt,name=state,proto3,enum=brevet.v1.TokenState" json:"state,omitempty"`
-	// Who created it: a SPIFFE ID, or a part of the system such as "system:server".
+	// The creator: a SPIFFE ID, or a part of the system such as "system:server".
 	CreatedBy string `protobuf:"bytes,6,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
-	// Serial number of the certificate that its creator called with, 20 bytes. Empty for a part of the system.
+	// The serial number of the creator's certificate, 20 bytes. Empty if a part of the system created the token.
 	CreatorSerial []byte                 `protobuf:"bytes,7,opt,name=creator_serial,json=creatorSerial,proto3" json:"creator_serial,omitempty"`
 	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// Why it was revoked, in words. Empty if it was not.
+	// The cause of the token's revocation, in words. Empty if the token is not revoked.
 	RevocationCause string `protobuf:"bytes,10,opt,name=revocation_cause,json=revocationCause,proto3" json:"revocation_cause,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -212,14 +212,15 @@ type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The identity to enroll: a path such as "device/42", or the full SPIFFE ID.
 	Identity string `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
-	// How long the token is valid: one second to 30 days. Unset means one hour.
+	// The lifetime of the token: one second to 30 days. If unset, it is one hour.
 	Lifetime *durationpb.Duration `protobuf:"bytes,2,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
-	// Allows the token to enroll an identity that is already enrolled. The certificates it has are then revoked as
-	// superseded.
+	// Whether the token can enroll an identity that is already enrolled. When the token is used, the server revokes the
+	// identity's old certificates as superseded.
 	Replace bool `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
-	// As in CreateIdentityRequest, with a difference: no secret is on record. A repeat revokes the token of the first answer, and
-	// returns a new one that expires when the first would have. At any time, one of them can be used at most. If the first
-	// token was presented or revoked, has expired, or its identity has changed, the repeat is refused.
+	// The request ID, as in CreateIdentityRequest. But the server cannot return the same token again, because it does not
+	// store the secret. A repeated request revokes the first token, and returns a new one with the same expiry. At any
+	// time, at most one of them can be used. If the first token was presented or revoked, has expired, or its identity
+	// has changed, the server refuses the repeated request.
 	RequestId     []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -285,10 +286,10 @@ func (x *CreateTokenRequest) GetRequestId() []byte {
 
 type CreateTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The token as text, to be handed to the device. It holds the secret, the root's fingerprint, the trust domain and
-	// the address of the server.
+	// The token as text, for the device. It contains the secret, the root's fingerprint, the trust domain and the
+	// server's address.
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	// Names the token in lists and in the log.
+	// The name of the token in lists and in the log.
 	TokenId       string                 `protobuf:"bytes,2,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -350,13 +351,14 @@ type ListTokensRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only tokens that this operator created. Empty for all.
 	CreatedBy string `protobuf:"bytes,1,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
-	// Only tokens that enroll this identity. Empty for all.
+	// Only tokens for this identity. Empty for all.
 	Identity string `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
 	// Only tokens in one of these states. Empty for all.
 	States []TokenState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=brevet.v1.TokenState" json:"states,omitempty"`
-	// 1 to 1000; 0 means 100.
+	// The maximum number of records on a page, 1 to 1000; 0 means 100.
 	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous page; empty for the first. It is opaque, and serves a list with the same filter only.
+	// The next_page_token of the previous page; empty for the first page. It is opaque, and valid only with the same
+	// filter.
 	PageToken string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only tokens created at this time or later.
 	CreateStartTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_start_time,json=createStartTime,proto3" json:"create_start_time,omitempty"`
@@ -447,9 +449,10 @@ func (x *ListTokensRequest) GetCreateEndTime() *timestamppb.Timestamp {
 
 type ListTokensResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A page may hold fewer than page_size, or none, although others follow: the server looks at 10000 at most for a page.
+	// A page may have fewer than page_size records, or none, although more pages follow: for one page, the server reads
+	// at most 10000 records.
 	Tokens []*EnrollmentToken `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
-	// Empty on the last page.
+	// The page_token of the next page; empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -508,9 +511,9 @@ type RevokeTokenRequest struct {
 	//	*RevokeTokenRequest_TokenId
 	//	*RevokeTokenRequest_CreatedBy
 	Tokens isRevokeTokenRequest_Tokens `protobuf_oneof:"tokens"`
-	// Why, for the log: printable UTF-8, at most 256 bytes. It can be empty.
+	// The reason in words, for the log: printable UTF-8, at most 256 bytes. Optional.
 	Comment string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
-	// As in CreateIdentityRequest.
+	// The request ID, as in CreateIdentityRequest.
 	RequestId     []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -605,7 +608,7 @@ func (*RevokeTokenRequest_CreatedBy) isRevokeTokenRequest_Tokens() {}
 
 type RevokeTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many of the tokens could still have been used. Counting stops at 10000.
+	// The number of the tokens that could still have been used. Counting stops at 10000.
 	Revoked       int64 `protobuf:"varint,1,opt,name=revoked,proto3" json:"revoked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -28,18 +28,18 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// TokenService makes, lists and revokes one-time enrollment tokens. Only operators call it.
+// TokenService creates, lists and revokes one-time enrollment tokens. Only operators may call it.
 type TokenServiceClient interface {
-	// CreateToken makes a token that enrolls one identity. The response is the only place where its secret appears.
+	// CreateToken creates a token with which one identity can enroll. Only the response contains its secret.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
-	// ListTokens returns the records of tokens, one page at a time: those created last first, and those created in the same
+	// ListTokens returns the records of tokens, one page at a time: the newest first, and those created in the same
 	// millisecond by descending hash of their secret.
 	//
-	// Each page is read as of one moment of its own. The list returns each token that is on record throughout exactly once.
-	// One that is created after the first page appears on no later one. A filter is applied to a token as it is when its page
-	// is read.
+	// Each page is consistent in itself, and the server reads it when it is requested. If a token is on record for the
+	// whole time, the list returns it exactly once. The list does not return tokens that are created after the first page
+	// was read. The server applies the filter to the state of a token at the time of its page.
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
-	// RevokeToken revokes one token, or all that an operator has created so far. It cannot be undone.
+	// RevokeToken revokes one token, or all tokens that an operator has created so far. A revocation cannot be undone.
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error)
 }
 
@@ -85,18 +85,18 @@ func (c *tokenServiceClient) RevokeToken(ctx context.Context, in *RevokeTokenReq
 // All implementations must embed UnimplementedTokenServiceServer
 // for forward compatibility.
 //
-// TokenService makes, lists and revokes one-time enrollment tokens. Only operators call it.
+// TokenService creates, lists and revokes one-time enrollment tokens. Only operators may call it.
 type TokenServiceServer interface {
-	// CreateToken makes a token that enrolls one identity. The response is the only place where its secret appears.
+	// CreateToken creates a token with which one identity can enroll. Only the response contains its secret.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
-	// ListTokens returns the records of tokens, one page at a time: those created last first, and those created in the same
+	// ListTokens returns the records of tokens, one page at a time: the newest first, and those created in the same
 	// millisecond by descending hash of their secret.
 	//
-	// Each page is read as of one moment of its own. The list returns each token that is on record throughout exactly once.
-	// One that is created after the first page appears on no later one. A filter is applied to a token as it is when its page
-	// is read.
+	// Each page is consistent in itself, and the server reads it when it is requested. If a token is on record for the
+	// whole time, the list returns it exactly once. The list does not return tokens that are created after the first page
+	// was read. The server applies the filter to the state of a token at the time of its page.
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
-	// RevokeToken revokes one token, or all that an operator has created so far. It cannot be undone.
+	// RevokeToken revokes one token, or all tokens that an operator has created so far. A revocation cannot be undone.
 	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error)
 	mustEmbedUnimplementedTokenServiceServer()
 }

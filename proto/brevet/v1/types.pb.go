@@ -21,22 +21,22 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// RevocationReason says why a certificate was revoked. The numbers are the CRLReason codes of RFC 5280 section 5.3.1.
+// RevocationReason is the reason for a revocation. The numbers are the CRLReason codes of RFC 5280 section 5.3.1.
 type RevocationReason int32
 
 const (
 	// The code "unspecified": no reason was given.
 	RevocationReason_REVOCATION_REASON_UNSPECIFIED RevocationReason = 0
-	// The private key is known or suspected to be in other hands. The key is never certified again.
+	// Another party is known or suspected to have the private key. The server never certifies the key again.
 	RevocationReason_REVOCATION_REASON_KEY_COMPROMISE      RevocationReason = 1
 	RevocationReason_REVOCATION_REASON_CA_COMPROMISE       RevocationReason = 2
 	RevocationReason_REVOCATION_REASON_AFFILIATION_CHANGED RevocationReason = 3
-	// Another certificate replaced it.
+	// Another certificate replaced the certificate.
 	RevocationReason_REVOCATION_REASON_SUPERSEDED             RevocationReason = 4
 	RevocationReason_REVOCATION_REASON_CESSATION_OF_OPERATION RevocationReason = 5
 	// The certificate is on hold and may become good again.
 	RevocationReason_REVOCATION_REASON_CERTIFICATE_HOLD RevocationReason = 6
-	// Code 7 is not used, and 8 (removeFromCRL) stands only in delta CRLs.
+	// Code 7 is not used. Code 8 (removeFromCRL) appears only in delta CRLs.
 	RevocationReason_REVOCATION_REASON_PRIVILEGE_WITHDRAWN RevocationReason = 9
 	RevocationReason_REVOCATION_REASON_AA_COMPROMISE       RevocationReason = 10
 )
@@ -94,7 +94,8 @@ func (RevocationReason) EnumDescriptor() ([]byte, []int) {
 	return file_brevet_v1_types_proto_rawDescGZIP(), []int{0}
 }
 
-// Name is one name of an identity beside its SPIFFE ID. It goes into the subject alternative names of its certificates.
+// Name is one name of an identity in addition to its SPIFFE ID. The subject alternative name of the identity's
+// certificates contains it.
 type Name struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -186,7 +187,7 @@ type isName_Kind interface {
 }
 
 type Name_Dns struct {
-	// A DNS name in ASCII and lower case, without wildcards. International labels are written as xn--….
+	// A DNS name in ASCII and lower case, without wildcards. International labels have the form xn--….
 	Dns string `protobuf:"bytes,1,opt,name=dns,proto3,oneof"`
 }
 
@@ -196,12 +197,12 @@ type Name_Ip struct {
 }
 
 type Name_HardwareModule struct {
-	// The type and serial number of a hardware module (RFC 4108 section 5). No profile permits it yet.
+	// The type and serial number of a hardware module (RFC 4108 section 5). No profile allows it yet.
 	HardwareModule *HardwareModuleName `protobuf:"bytes,3,opt,name=hardware_module,json=hardwareModule,proto3,oneof"`
 }
 
 type Name_PermanentIdentifier struct {
-	// A name that an authority assigned for good (RFC 4043). No profile permits it yet.
+	// A permanent name that an authority assigned (RFC 4043). No profile allows it yet.
 	PermanentIdentifier *PermanentIdentifier `protobuf:"bytes,4,opt,name=permanent_identifier,json=permanentIdentifier,proto3,oneof"`
 }
 
@@ -213,7 +214,7 @@ func (*Name_HardwareModule) isName_Kind() {}
 
 func (*Name_PermanentIdentifier) isName_Kind() {}
 
-// HardwareModuleName names a hardware module by what its maker gave it.
+// HardwareModuleName names a hardware module by the type and serial number that its manufacturer assigned.
 type HardwareModuleName struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The object identifier of the module's type, in dotted decimal.
@@ -268,11 +269,11 @@ func (x *HardwareModuleName) GetSerialNumber() []byte {
 	return nil
 }
 
-// PermanentIdentifier is a name that its assigner gives to one entity and to no other afterwards.
+// PermanentIdentifier is a name that its assigner gives to one entity, and never to another.
 type PermanentIdentifier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Value string                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
-	// The object identifier of the assigner, in dotted decimal. Unset, the certificate's issuer is the assigner.
+	// The object identifier of the assigner, in dotted decimal. If unset, the certificate's issuer is the assigner.
 	Assigner      string `protobuf:"bytes,2,opt,name=assigner,proto3" json:"assigner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -322,7 +323,8 @@ func (x *PermanentIdentifier) GetAssigner() string {
 	return ""
 }
 
-// Label is one label of an identity. Labels are for the inventory, and appear in no certificate.
+// Label is one label of an identity. Operators select identities and certificates by labels. No certificate contains
+// labels.
 type Label struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -375,8 +377,8 @@ func (x *Label) GetValue() string {
 	return ""
 }
 
-// AffectedCertificates counts the certificates that an operation revoked, put on hold or took off hold. It leaves out
-// those that were already in that state.
+// AffectedCertificates counts the certificates that an operation revoked, put on hold or took off hold. It does not
+// count those that were already in that state.
 type AffectedCertificates struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Certificates that had not expired by the server's clock.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -74,14 +75,22 @@ func Query(ctx context.Context, q Querier, query string, args ...any) Rows {
 	return Rows{rows, err}
 }
 
-// Each calls visit for every row. It returns the first error of the query, of visit or of reading.
+// ErrStop ends [Rows.Each] early.
+var ErrStop = errors.New("the remaining rows are not needed")
+
+// Each calls visit for every row. It returns the first error of the query, of visit or of reading. If visit returns
+// [ErrStop], Each reads no more rows and returns nil.
 func (r Rows) Each(visit func(*sql.Rows) error) error {
 	if r.err != nil {
 		return r.err
 	}
 	defer r.rows.Close()
 	for r.rows.Next() {
-		if err := visit(r.rows); err != nil {
+		err := visit(r.rows)
+		if errors.Is(err, ErrStop) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -99,6 +108,9 @@ type Scanner interface{ Scan(dest ...any) error }
 
 // Millis returns a time in the encoding of the file: milliseconds since 1970.
 func Millis(t time.Time) int64 { return t.UnixMilli() }
+
+// CeilMillis is Millis, rounded up. It is a lower bound for times of whole milliseconds.
+func CeilMillis(t time.Time) int64 { return Millis(t.Add(time.Millisecond - 1)) }
 
 // FromMillis decodes the result of Millis.
 func FromMillis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }

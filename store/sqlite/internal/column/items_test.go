@@ -1,4 +1,4 @@
-package sqlite
+package column
 
 import (
 	"testing"
@@ -44,7 +44,7 @@ func TestItemsRoundTrip(t *testing.T) {
 	same := []cmp.Option{cmpopts.EquateEmpty(), cmpopts.EquateComparable(pki.Serial{}, pki.IssuerID{})}
 	rapid.Check(t, func(t *rapid.T) {
 		items := drawItems(t)
-		back, err := decodeItems(encodeItems(items))
+		back, err := DecodeItems(EncodeItems(items))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,13 +56,13 @@ func TestItemsRoundTrip(t *testing.T) {
 
 func TestDamagedItemsAreErrors(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		blob := encodeItems(drawItems(t))
-		if _, err := decodeItems(blob[:rapid.IntRange(0, len(blob)-1).Draw(t, "length")]); err == nil {
+		blob := EncodeItems(drawItems(t))
+		if _, err := DecodeItems(blob[:rapid.IntRange(0, len(blob)-1).Draw(t, "length")]); err == nil {
 			t.Fatal("items that were cut short decode")
 		}
-		if _, err := decodeItems(append(blob, 0)); err == nil {
+		if _, err := DecodeItems(append(blob, 0)); err == nil {
 			t.Fatal("items with something behind them decode")
 		}
-		_, _ = decodeItems(rapid.SliceOf(rapid.Byte()).Draw(t, "noise")) // must end, whatever it says
+		_, _ = DecodeItems(rapid.SliceOf(rapid.Byte()).Draw(t, "noise")) // must end, whatever it says
 	})
 }

@@ -36,8 +36,8 @@ func newFleet(b *testing.B, size int) *mill {
 	return m
 }
 
-// BenchmarkCountSet counts the certificates that a bulk revocation would revoke.
-func BenchmarkCountSet(b *testing.B) {
+// BenchmarkCountBulk counts the certificates that a bulk revocation would revoke.
+func BenchmarkCountBulk(b *testing.B) {
 	const fleet = 1_000_000
 	ctx := context.Background()
 	m := newFleet(b, fleet)
@@ -128,7 +128,7 @@ func milliseconds(sorted []time.Duration, quantile float64) float64 {
 func applyBulk(b *testing.B, m *mill, want, step int, pause time.Duration) {
 	b.Helper()
 	ctx, begin := b.Context(), time.Now()
-	set, _, err := m.db.Revocation().CreateBulk(ctx, revocation.BulkRequest{
+	created, _, err := m.db.Revocation().CreateBulk(ctx, revocation.BulkRequest{
 		Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Selection: pki.Selection{Issuer: issuer},
 		At: at.Add(time.Hour), Actor: pki.ActorCommand("test"),
 	})
@@ -136,12 +136,12 @@ func applyBulk(b *testing.B, m *mill, want, step int, pause time.Duration) {
 		b.Fatal(err)
 	}
 	var observed statusCount
-	if set, err = m.db.Revocation().NotifyBulk(ctx, set.ID, &observed); err != nil || int(observed) < want {
+	if created, err = m.db.Revocation().NotifyBulk(ctx, created.ID, &observed); err != nil || int(observed) < want {
 		b.Fatal(int(observed), err)
 	}
 	b.ReportMetric(time.Since(begin).Seconds(), "s-effective")
-	for !set.Done {
-		if _, set, err = m.db.Revocation().ApplyBulk(ctx, set.ID, step, at.Add(time.Hour)); err != nil {
+	for !created.Done {
+		if _, created, err = m.db.Revocation().ApplyBulk(ctx, created.ID, step, at.Add(time.Hour)); err != nil {
 			b.Fatal(err)
 		}
 		time.Sleep(pause)

@@ -11,7 +11,9 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/logtable"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -20,31 +22,31 @@ import (
 //
 // A refused record does not affect the others and needs no savepoint. Its guard is checked before anything is written for
 // it. Only the first write can violate a constraint, and SQLite rolls back that statement alone.
-func (tx *writeTx) commitBatch(ctx context.Context, s ca.BatchCommit, verdicts ca.Results) error {
+func (tx *writeTx) commitBatch(ctx context.Context, s ca.BatchCommit, results ca.Results) error {
 	items, err := tx.takeItems(ctx, s.Intent)
 	if err != nil {
 		return err
 	}
-	unsettled := map[pki.CertRef]ca.IntentItem{}
+	pending := map[pki.CertRef]ca.IntentItem{}
 	for _, item := range items {
-		unsettled[item.Ref] = item
+		pending[item.Ref] = item
 	}
 	for i := range s.Records {
 		r := &s.Records[i]
-		item, announced := unsettled[r.Ref]
-		if !announced {
+		item, isPending := pending[r.Ref]
+		if !isPending {
 			return fmt.Errorf("certificate %s is not an item of this commit, or is recorded twice", r.Ref.Serial)
 		}
-		delete(unsettled, r.Ref)
+		delete(pending, r.Ref)
 		superseded, refusal, err := tx.issue(ctx, r, s.At)
 		if err != nil {
 			return fmt.Errorf("record certificate %s: %w", r.Ref.Serial, err)
 		}
 		if refusal == nil {
-			verdicts[i] = ca.Result{Superseded: superseded}
+			results[i] = ca.Result{Superseded: superseded}
 			continue
 		}
-		verdicts[i] = ca.Result{Refusal: refusal}
+		results[i] = ca.Result{Refusal: refusal}
 		err = tx.abandon(ctx, s.At, []ca.IntentItem{item}, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
 			return rules.RefusedCertificateEntry(r, refusal, s.At, items, changes)
 		})
@@ -52,7 +54,7 @@ func (tx *writeTx) commitBatch(ctx context.Context, s ca.BatchCommit, verdicts c
 			return err
 		}
 	}
-	items = slices.DeleteFunc(items, func(i ca.IntentItem) bool { _, left := unsettled[i.Ref]; return !left })
+	items = slices.DeleteFunc(items, func(i ca.IntentItem) bool { _, left := pending[i.Ref]; return !left })
 	if len(items) == 0 {
 		return nil
 	}
@@ -87,15 +89,15 @@ func (tx *writeTx) takeItems(ctx context.Context, wanted ca.Intent) ([]ca.Intent
 		return nil, fmt.Errorf("%d of the items to commit are not pending: they were committed already, or their intent was never written", len(wanted.Items)-len(taken))
 	}
 	if len(left) > 0 {
-		return taken, tx.ExecOne(ctx, `UPDATE intents SET items = ? WHERE batch = ?`, encodeItems(left), wanted.Batch[:])
+		return taken, tx.ExecOne(ctx, `UPDATE intents SET items = ? WHERE batch = ?`, column.EncodeItems(left), wanted.Batch[:])
 	}
 	if err := tx.ExecOne(ctx, `DELETE FROM intents WHERE batch = ?`, wanted.Batch[:]); err != nil {
 		return nil, err
 	}
-	return taken, tx.noteSettled(ctx, wanted.Batch)
+	return taken, tx.recordCommitted(ctx, wanted.Batch)
 }
 
-func (tx *writeTx) noteSettled(ctx context.Context, batch ca.BatchID) error {
+func (tx *writeTx) recordCommitted(ctx context.Context, batch ca.BatchID) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO settled (batch) VALUES (?)`, batch[:])
 	return err
 }
@@ -143,7 +145,7 @@ func (tx *writeTx) insertIssued(ctx context.Context, r *ca.Record, identity int6
 		INSERT INTO certificates (serial, issuer, identity, request, key, profile, issued_at, not_before, not_after,
 		                          crl_partition, state, reason, version, der)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, ?)`,
-		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), keyID(r.KeyHash), r.Profile, engine.Millis(r.IssuedAt),
+		r.Ref.Serial.Bytes(), issuer, identity, r.RequestID.Bytes(), column.KeyID(r.KeyHash), r.Profile, engine.Millis(r.IssuedAt),
 		engine.Millis(r.NotBefore), engine.Millis(r.NotAfter), r.Partition, r.DER)
 	if err != nil {
 		return 0, err
@@ -160,7 +162,7 @@ func (tx *writeTx) abandon(
 	var recorded, duplicates []ca.IntentItem
 	var changes []pki.StatusChange
 	status := rules.Abandoned(at)
-	changed, err := tx.nextIndex(ctx)
+	changed, err := logtable.ReadNextIndex(ctx, tx)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package sqlite
+package column
 
 import (
 	"encoding/binary"
@@ -22,17 +22,18 @@ import (
 
 var errItems = errors.New("the items of an intent are damaged: restore the store from a backup")
 
-func encodeItems(items []ca.IntentItem) []byte {
-	places := map[pki.IssuerID]uint64{}
+// EncodeItems encodes the items of an intent.
+func EncodeItems(items []ca.IntentItem) []byte {
+	indexes := map[pki.IssuerID]uint64{}
 	var issuers, body []byte
 	for _, item := range items {
-		place, ok := places[item.Ref.Issuer]
+		index, ok := indexes[item.Ref.Issuer]
 		if !ok {
-			place = uint64(len(places))
-			places[item.Ref.Issuer] = place
+			index = uint64(len(indexes))
+			indexes[item.Ref.Issuer] = index
 			issuers = append(issuers, item.Ref.Issuer.Bytes()...)
 		}
-		body = binary.AppendUvarint(body, place)
+		body = binary.AppendUvarint(body, index)
 		body = append(body, item.Ref.Serial.Bytes()...)
 		body = binary.AppendVarint(body, engine.Millis(item.IssuedAt))
 		body = binary.AppendVarint(body, engine.Millis(item.NotAfter))
@@ -40,13 +41,14 @@ func encodeItems(items []ca.IntentItem) []byte {
 		body = binary.AppendUvarint(body, uint64(len(item.Digest)))
 		body = append(body, item.Digest...)
 	}
-	blob := binary.AppendUvarint(nil, uint64(len(places)))
+	blob := binary.AppendUvarint(nil, uint64(len(indexes)))
 	blob = append(blob, issuers...)
 	blob = binary.AppendUvarint(blob, uint64(len(items)))
 	return append(blob, body...)
 }
 
-func decodeItems(blob []byte) ([]ca.IntentItem, error) {
+// DecodeItems decodes the result of [EncodeItems].
+func DecodeItems(blob []byte) ([]ca.IntentItem, error) {
 	d := decoder{rest: blob}
 	var issuers []pki.IssuerID
 	for n := d.uvarint(); n > 0 && !d.bad; n-- {
@@ -71,13 +73,13 @@ type decoder struct {
 }
 
 func (d *decoder) item(issuers []pki.IssuerID) ca.IntentItem {
-	place := d.uvarint()
+	index := d.uvarint()
 	serial, err := pki.SerialFromBytes(d.take(pki.SerialSize))
-	if err != nil || place >= uint64(len(issuers)) {
+	if err != nil || index >= uint64(len(issuers)) {
 		d.bad = true
 		return ca.IntentItem{}
 	}
-	item := ca.IntentItem{Ref: pki.CertRef{Issuer: issuers[place], Serial: serial}}
+	item := ca.IntentItem{Ref: pki.CertRef{Issuer: issuers[index], Serial: serial}}
 	item.IssuedAt = engine.FromMillis(d.varint())
 	item.NotAfter = engine.FromMillis(d.varint())
 	partition := d.uvarint()

@@ -56,7 +56,7 @@ func revokeUntilKilled(path string) error {
 			return err
 		}
 	}
-	set, _, err := db.Revocation().CreateBulk(ctx, stolen)
+	created, _, err := db.Revocation().CreateBulk(ctx, stolen)
 	if err != nil {
 		return err
 	}
@@ -67,15 +67,15 @@ func revokeUntilKilled(path string) error {
 				_, _ = io.Copy(io.Discard, os.Stdin) // until the kill
 			}})
 		}
-		if _, _, err := db.Revocation().ApplyBulk(ctx, set.ID, crashStep, at); err != nil {
+		if _, _, err := db.Revocation().ApplyBulk(ctx, created.ID, crashStep, at); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// A process is killed while a bulk revocation is applied in steps. The bulk revocation stays in effect for all members, and the
-// next process applies the remaining steps.
+// A process is killed while a bulk revocation is applied in steps. The bulk revocation stays in effect for all members, and
+// the next process applies the remaining steps.
 func TestKilledDuringBulkRevocation(t *testing.T) {
 	ctx := context.Background()
 	path := filepath.Join(t.TempDir(), "brevet.db")
@@ -121,14 +121,14 @@ func TestKilledDuringBulkRevocation(t *testing.T) {
 	}
 	open, err := db.Revocation().OpenBulk(ctx)
 	if err != nil || len(open) != 1 || open[0].Applied != 2*crashStep {
-		t.Fatalf("the kill left the sets %+v, %v", open, err)
+		t.Fatalf("the kill left the bulk revocations %+v, %v", open, err)
 	}
-	for set := open[0]; !set.Done; {
-		if _, set, err = db.Revocation().ApplyBulk(ctx, set.ID, crashStep, at); err != nil {
+	for left := open[0]; !left.Done; {
+		if _, left, err = db.Revocation().ApplyBulk(ctx, left.ID, crashStep, at); err != nil {
 			t.Fatal(err)
 		}
-		if set.Done && set.Applied != crashMembers {
-			t.Errorf("the set ends as %+v", set)
+		if left.Done && left.Applied != crashMembers {
+			t.Errorf("the bulk revocation ends as %+v", left)
 		}
 	}
 	if n := revoked(); n != crashMembers {

@@ -1,0 +1,84 @@
+// Package column encodes serial numbers, hashes, references and the items of intents as columns of the store's tables, and
+// decodes them. Package engine encodes times.
+package column
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"slices"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// EncodeRef encodes a reference as issuer and serial number. A zero reference is encoded as NULL.
+func EncodeRef(ref pki.CertRef) any {
+	if ref.IsZero() {
+		return nil
+	}
+	return slices.Concat(ref.Issuer.Bytes(), ref.Serial.Bytes())
+}
+
+// DecodeRef decodes the result of [EncodeRef].
+func DecodeRef(b []byte) (pki.CertRef, error) {
+	if b == nil {
+		return pki.CertRef{}, nil
+	}
+	return ParseRef(b[:32], b[32:])
+}
+
+// ParseRef returns the reference with an issuer and a serial number.
+func ParseRef(issuer, serial []byte) (pki.CertRef, error) {
+	i, err := pki.IssuerIDFromBytes(issuer)
+	if err != nil {
+		return pki.CertRef{}, err
+	}
+	s, err := pki.SerialFromBytes(serial)
+	return pki.CertRef{Issuer: i, Serial: s}, err
+}
+
+// KeyID returns the row ID of a key, which is the first 8 bytes of its hash.
+func KeyID(h pki.KeyHash) int64 {
+	return int64(binary.BigEndian.Uint64(h.Bytes())) //nolint:gosec // the same bytes, read as SQLite's integer
+}
+
+// KeyRest returns the bytes of a key's hash that are not in its [KeyID].
+func KeyRest(h pki.KeyHash) []byte { return h.Bytes()[8:] }
+
+// KeyHash returns the hash that a row ID and the rest were made from.
+func KeyHash(id int64, rest []byte) (pki.KeyHash, error) {
+	return pki.KeyHashFromBytes(append(binary.BigEndian.AppendUint64(nil, uint64(id)), rest...)) //nolint:gosec // as in KeyID
+}
+
+// Optional returns NULL for the zero value, and otherwise the bytes of the value.
+func Optional[T interface {
+	IsZero() bool
+	Bytes() []byte
+}](v T) any {
+	if v.IsZero() {
+		return nil
+	}
+	return v.Bytes()
+}
+
+// Restore decodes the result of [Optional].
+func Restore[T any](b []byte, parse func([]byte) (T, error)) (T, error) {
+	if b == nil {
+		var zero T
+		return zero, nil
+	}
+	return parse(b)
+}
+
+// OptionalText returns NULL for an empty text.
+func OptionalText(text string) any {
+	if text == "" {
+		return nil
+	}
+	return text
+}
+
+// IDs encodes row IDs as the argument of json_each.
+func IDs(ids []int64) (string, error) {
+	list, err := json.Marshal(ids)
+	return string(list), err
+}

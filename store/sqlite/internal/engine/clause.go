@@ -1,0 +1,30 @@
+package engine
+
+import "context"
+
+// Clause is a part of an SQL statement with its arguments, in order.
+type Clause struct {
+	text []byte
+	args []any
+}
+
+// Add appends text, and the arguments of its parameters.
+func (c *Clause) Add(text string, args ...any) {
+	c.text = append(c.text, text...)
+	c.args = append(c.args, args...)
+}
+
+// String returns the text.
+func (c *Clause) String() string { return string(c.text) }
+
+// Query runs the clause as a query. [Rows.Each] reads and closes its result.
+func (c *Clause) Query(ctx context.Context, q Querier) Rows {
+	return Query(ctx, q, c.String(), c.args...)
+}
+
+// IsTrue runs the clause as a query for one truth value.
+func (c *Clause) IsTrue(ctx context.Context, q Querier) (bool, error) {
+	var is bool
+	err := q.QueryRowContext(ctx, c.String(), c.args...).Scan(&is)
+	return is, err
+}

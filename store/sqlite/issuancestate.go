@@ -1,0 +1,149 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+)
+
+// selectIssuanceState selects an identity, the certificate to renew, the certificate that was issued for the request ID, and
+// the state of the key.
+const selectIssuanceState = `
+	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `)
+	SELECT ` + identityColumns + `,
+	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, s.id, s.rest, ` + bulk.AnyOpen + `,
+	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.issued_at, a.not_after, a.der, ` + keyColumns + `
+	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
+	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
+	LEFT JOIN keys s ON s.id = p.successor
+	LEFT JOIN certificates a ON a.identity = n.id AND a.request = q.request
+	LEFT JOIN keys ak ON ak.id = a.key
+	LEFT JOIN keys k ON k.id = q.key`
+
+// queryColumns are the parameters of a query, in the order of the arguments. Statements put them into a table of their own.
+// Otherwise SQLite would plan a join on the arguments again whenever they change (sqlite3VdbeSetVarmask), which takes several
+// times as long as running the statement.
+const queryColumns = `?1 AS spiffe_id, ?2 AS serial, ?3 AS issuer, ?4 AS request, ?5 AS key, ?6 AS hash`
+
+func queryArguments(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID, key pki.KeyHash) []any {
+	return []any{id.String(), column.Optional(predecessor.Serial), column.Optional(predecessor.Issuer), column.Optional(request), column.KeyID(key), key.Bytes()}
+}
+
+// IssuanceState reads a consistent snapshot in one statement. While a bulk revocation is open, it needs a few statements, in
+// one transaction.
+func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
+	const what = "read the state of an issuance"
+	var row issuanceRow
+	err := r.db.file.Look(ctx, what, func(ctx context.Context, conn *sql.Conn) error { return row.read(ctx, conn, q) })
+	if err == nil && row.revoking {
+		err = r.db.file.Read(ctx, what, func(ctx context.Context, tx *sql.Tx) error {
+			row = issuanceRow{}
+			if err := row.read(ctx, tx, q); err != nil {
+				return err
+			}
+			return row.applyOpenBulk(ctx, tx, q)
+		})
+	}
+	if err != nil {
+		return ra.IssuanceState{}, err
+	}
+	st, err := row.issuanceState(q)
+	return st, engine.Fail(what, err)
+}
+
+// issuanceRow is a row of selectIssuanceState.
+type issuanceRow struct {
+	id                                       identityRow
+	predecessor                              sql.NullInt64
+	state, reason, revokedAt, version        sql.NullInt64
+	supersededBy                             sql.NullInt64
+	predecessorIssuedAt, predecessorNotAfter sql.NullInt64
+	successor                                storedKey
+	revoking                                 bool
+	priorRow                                 sql.NullInt64
+	priorSerial, priorIssuer, priorDER       []byte
+	priorKey                                 storedKey
+	priorIssuedAt, priorNotAfter             sql.NullInt64
+	key                                      keyRow
+}
+
+func (r *issuanceRow) read(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
+	row := from.QueryRowContext(ctx, selectIssuanceState, queryArguments(q.Identity, q.Predecessor, q.Request, q.Key)...)
+	err := row.Scan(slices.Concat(r.id.columns(),
+		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.successor.id, &r.successor.rest, &r.revoking,
+			&r.priorRow, &r.priorSerial, &r.priorIssuer, &r.priorKey.id, &r.priorKey.rest, &r.priorIssuedAt, &r.priorNotAfter, &r.priorDER}, r.key.columns())...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return rules.NoIdentity(q.Identity)
+	}
+	return err
+}
+
+// applyOpenBulk applies the open bulk revocations.
+func (r *issuanceRow) applyOpenBulk(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
+	open, err := bulk.ReadOpen(ctx, from)
+	if err != nil {
+		return err
+	}
+	if r.predecessor.Valid {
+		masks, err := open.Masks(ctx, from, []int64{r.predecessor.Int64})
+		if err != nil {
+			return err
+		}
+		before := statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
+		if st := open.Status(before, masks[r.predecessor.Int64]); st != before {
+			r.state.Int64, r.reason.Int64, r.version.Int64 = int64(st.State), int64(st.Reason), int64(st.Version) //nolint:gosec // checked by the table
+			r.revokedAt = sql.NullInt64{Int64: engine.Millis(st.RevokedAt), Valid: st.State != pki.Good}
+		}
+	}
+	return r.key.applyOpenBulk(ctx, from, open, q.Key)
+}
+
+func (r *issuanceRow) issuanceState(q ra.IssuanceQuery) (ra.IssuanceState, error) {
+	var st ra.IssuanceState
+	var err error
+	if st.Identity, err = r.id.identity(); err != nil {
+		return st, err
+	}
+	st.KeyRefusal = r.key.state(q.Key, r.id.id).Check()
+	if !q.Predecessor.IsZero() {
+		if !r.state.Valid {
+			return st, rules.NoPredecessor(q.Predecessor)
+		}
+		st.Predecessor.Status = statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
+		st.Predecessor.IssuedAt = engine.FromMillis(r.predecessorIssuedAt.Int64)
+		st.Predecessor.NotAfter, st.Predecessor.Superseded = engine.FromMillis(r.predecessorNotAfter.Int64), r.supersededBy.Valid
+		if st.Predecessor.Successor, err = r.successor.hash(); err != nil {
+			return st, err
+		}
+	}
+	if r.priorSerial == nil {
+		return st, nil
+	}
+	st.Prior = &ra.PriorIssuance{Certificate: ca.Certificate{
+		DER: r.priorDER, IssuedAt: engine.FromMillis(r.priorIssuedAt.Int64), NotAfter: engine.FromMillis(r.priorNotAfter.Int64),
+	}}
+	if st.Prior.Certificate.Ref, err = column.ParseRef(r.priorIssuer, r.priorSerial); err != nil {
+		return st, err
+	}
+	st.Prior.Key, err = r.priorKey.hash()
+	// SQLite reuses the IDs of deleted rows, so the key must be that of the renewal.
+	st.Prior.Supersedes = r.supersededBy.Valid && r.supersededBy == r.priorRow && r.successor.id == r.priorKey.id
+	return st, err
+}
+
+func statusOf(state, reason, version int64, revokedAt sql.NullInt64) pki.Status {
+	s := pki.Status{State: pki.State(state), Reason: pki.Reason(reason), Version: uint64(version)} //nolint:gosec // checked by the table
+	if revokedAt.Valid {
+		s.RevokedAt = engine.FromMillis(revokedAt.Int64)
+	}
+	return s
+}
