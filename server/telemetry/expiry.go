@@ -94,7 +94,7 @@ func (g expiryGauges) crls(ctx context.Context, s *scrape, names map[pki.IssuerI
 	}
 	for _, c := range crls {
 		if !current[c.Scope()] {
-			continue // of a CA that is not installed, or a delta that certificates no longer contain
+			continue // the CRL of a CA that is not installed, or a delta CRL to which no certificate points any more
 		}
 		if name, living := names[c.Issuer]; living {
 			if c.Partition != 0 {
@@ -108,7 +108,7 @@ func (g expiryGauges) crls(ctx context.Context, s *scrape, names map[pki.IssuerI
 	}
 }
 
-// kindOf returns the relation of a CA to the current issuing CA.
+// kindOf returns the label kind of a CA: its relation to the current issuing CA.
 func (g expiryGauges) kindOf(c *x509.Certificate) string {
 	current := g.Issuing.Current()
 	switch {

@@ -126,7 +126,7 @@ func OfResponder(r interface{ CurrentAt() time.Time }) Part {
 	return Part{[]*prometheus.Desc{current}, func(_ context.Context, s *scrape) { s.setTime(current, r.CurrentAt()) }}
 }
 
-// OfQueues returns the gauges of the queues for calls, by name.
+// OfQueues returns the gauges of the queues for calls. The keys of the map are values of the label queue.
 func OfQueues(queues map[string]*admission.Queue) Part {
 	working := gauge("brevet_queue_active", "RPCs being handled, by queue.", "queue")
 	waiting := gauge("brevet_queue_waiting", "RPCs that wait, by queue.", "queue")
@@ -155,7 +155,7 @@ func OfBulkIssuance(orders interface{ Orders() (working, limit int) }) Part {
 }
 
 // OfBulkRevocations returns the gauges of bulk revocations that are in effect but not yet applied to all records and
-// CRLs. Before its certificates are counted, a bulk revocation adds none that wait.
+// CRLs. Until the server has counted the certificates of a bulk revocation, it counts none of them as pending.
 func OfBulkRevocations(records interface {
 	OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error)
 }) Part {
@@ -179,14 +179,15 @@ func OfBulkRevocations(records interface {
 	}}
 }
 
-// LogRecords reads the progress of log entries. It is safe for concurrent use.
+// LogRecords returns how many log entries are written, and how many of these are sequenced. It is safe for concurrent
+// use.
 type LogRecords interface {
 	Head(ctx context.Context) (translog.Head, error)
 	Written(ctx context.Context) (uint64, error)
 }
 
-// OfLog returns the gauges of the log. It reads the last stage first, so that a scrape never counts more entries as
-// archived than as written.
+// OfLog returns the gauges of the log. It reads the number of archived entries first and that of written entries last,
+// so that a scrape never counts more entries as archived than as written.
 func OfLog(archive interface{ Head() translog.Head }, records LogRecords) Part {
 	entries := gauge("brevet_log_entries", "Entries of the log, by the states that they have reached: written, sequenced, archived.", "state")
 	return Part{[]*prometheus.Desc{entries}, func(ctx context.Context, s *scrape) {

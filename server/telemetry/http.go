@@ -15,8 +15,8 @@ import (
 // The resources of the public port, by prefix of the path.
 var publicPaths = []struct{ prefix, what string }{{"/ocsp", "ocsp"}, {"/crl/", "crl"}, {"/ca/", "ca"}, {"", "other"}}
 
-// HTTP counts the responses of the public port's handler. Most of them are copied from the responder's memory, so for a
-// success HTTP does no lookup and does not allocate.
+// HTTP wraps the handler of the public port, and measures how long its responses take. Most responses are only copied
+// from memory. Therefore HTTP looks up the metrics of successful responses in advance, and does not allocate for them.
 func (r *Recorder) HTTP(next http.Handler) http.Handler {
 	succeeded := make([]prometheus.Observer, len(publicPaths))
 	for n, p := range publicPaths {
