@@ -84,8 +84,8 @@ func TestRepeatedRefusalsAreCounted(t *testing.T) {
 	})
 }
 
-// Refusals of an unknown caller are limited in the operational log like those of other sources, and are not in the audit
-// log.
+// Refusals of an unknown caller are limited in the operational log like those of other sources, and are not in the
+// audit log.
 func TestUnknownCallersHaveNoEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, output := &memoryStore{}, &strings.Builder{}
@@ -217,8 +217,8 @@ func TestDaysAreForgotten(t *testing.T) {
 	})
 }
 
-// TestRecordOnce records five refusals about each of three certificates. One for each certificate is logged, and all are
-// marked.
+// TestRecordOnce records five refusals about each of three certificates. One for each certificate is logged, and all
+// are marked.
 func TestRecordOnce(t *testing.T) {
 	b := &memoryStore{}
 	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))

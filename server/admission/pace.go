@@ -24,8 +24,8 @@ type pace struct {
 	reservedUntil time.Time // end of the last time slot given to a refused call
 }
 
-// ended records that a call has ended, and whether others wait. The time between two ends is a sample if calls waited at
-// both.
+// ended records that a call has ended, and whether others wait. The time between two ends is a sample if calls waited
+// at both.
 func (p *pace) ended(now time.Time, othersWait bool) {
 	if p.hadWaiting && othersWait {
 		p.samples = min(p.samples+1, averagedCalls)
@@ -48,7 +48,8 @@ func (p *pace) queueTime(now time.Time, waiting, slots int) time.Duration {
 }
 
 // reserve returns the retry delay of a refused call. Each refused call gets a time slot of its own, after the waiting
-// calls and after the slots of earlier refused calls. Clients therefore retry at the rate at which the queue runs calls.
+// calls and after the slots of earlier refused calls. Clients therefore retry at the rate at which the queue runs
+// calls.
 func (p *pace) reserve(now time.Time, waiting, slots int) time.Duration {
 	if behind := now.Add(p.queueTime(now, waiting, slots)); p.reservedUntil.Before(behind) {
 		p.reservedUntil = behind

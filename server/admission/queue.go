@@ -1,5 +1,5 @@
-// Package admission limits the load of a server. A [Queue] limits how many calls run at a time and how many wait, fairly
-// between sources. A [FairLimit] limits how many things a source has open, and [Rates] how often it calls.
+// Package admission limits the load of a server. A [Queue] limits how many calls run at a time and how many wait,
+// fairly between sources. A [FairLimit] limits how many things a source has open, and [Rates] how often it calls.
 //
 // A call over a limit is refused at once with a [pki.Refusal] and a time for the retry (google.rpc.RetryInfo). The
 // package does not depend on what a call does.
@@ -85,8 +85,8 @@ func (l *Queue) release(from Source) {
 	}
 }
 
-// refuse returns the refusal of a call. If the source has waiting calls, the retry delay is the estimated time until all
-// waiting calls have started. Otherwise the call gets a time slot of its own, after those of earlier refused calls.
+// refuse returns the refusal of a call. If the source has waiting calls, the retry delay is the estimated time until
+// all waiting calls have started. Otherwise the call gets a time slot of its own, after those of earlier refused calls.
 func (l *Queue) refuse(from Source) error {
 	l.refused++
 	now, waiting := time.Now(), l.queue.Waiting()

@@ -193,7 +193,8 @@ func TestCallWaitingTooLongIsRefused(t *testing.T) {
 	})
 }
 
-// TestLimitsHoldUnderConcurrency runs many calls at the same time, for the race detector, and checks the limits at each moment.
+// TestLimitsHoldUnderConcurrency runs many calls at the same time, for the race detector, and checks the limits at each
+// moment.
 func TestLimitsHoldUnderConcurrency(t *testing.T) {
 	t.Parallel()
 	size := Size{Slots: 5, Each: 2, Queue: 40}

@@ -44,9 +44,10 @@ func (r Rate) CheckBurst() error {
 // Rates limits each source to a Rate, with one token bucket for each source. It is safe for concurrent use.
 //
 // If a bucket is unused for as long as an empty bucket takes to fill, it is full, like a new one, and Rates drops it.
-// Buckets are in two generations, and a bucket that is used moves to the young one. When the young generation has existed
-// for the fill time, or has maxBuckets buckets, it becomes the old one, and Rates drops the previous old one. A flood
-// from more addresses than there are buckets gains nothing by an early drop: each new address has a full bucket anyway.
+// Buckets are in two generations, and a bucket that is used moves to the young one. When the young generation has
+// existed for the fill time, or has maxBuckets buckets, it becomes the old one, and Rates drops the previous old one. A
+// flood from more addresses than there are buckets gains nothing by an early drop: each new address has a full bucket
+// anyway.
 type Rates struct {
 	key string // configuration key of the rate, for messages
 

@@ -19,9 +19,9 @@ type Source struct {
 // valid certificates: if one key is stolen, the thief uses up the share of that key only.
 func Identity(id pki.SPIFFEID, key pki.KeyHash) Source { return Source{id: id, key: key} }
 
-// OfAllKeys returns the source that stands for all keys of the identity, or any other source unchanged. Streams that stay
-// open count for that source: their slots are few, and with a source for each key, an identity would get another share of
-// them with each renewal. As a disadvantage, the thief of one key can use up the identity's share.
+// OfAllKeys returns the source that stands for all keys of the identity, or any other source unchanged. Streams that
+// stay open count for that source: their slots are few, and with a source for each key, an identity would get another
+// share of them with each renewal. As a disadvantage, the thief of one key can use up the identity's share.
 func (s Source) OfAllKeys() Source {
 	s.key = pki.KeyHash{}
 	return s

@@ -75,6 +75,6 @@ func AccessOf(op Operation) Access { return access[op] }
 // Operations returns every operation in the table, sorted by name.
 func Operations() []Operation { return slices.Sorted(maps.Keys(access)) }
 
-// ErrUnserved is the refusal of an operation that is not in the table.
-var ErrUnserved error = pki.Refuse(pki.RuleMethod,
+// ErrNoOperation is the refusal of an operation that is not in the table.
+var ErrNoOperation error = pki.Refuse(pki.RuleMethod,
 	"call an RPC in proto/brevet/v1, or a server of a version that has it", "this server has no such RPC")

@@ -84,7 +84,7 @@ func (a *Authorizer) Authenticate(op Operation, client *Client) (Caller, error) 
 	case need == Anybody:
 		return Caller{}, nil
 	case need == Nobody:
-		return Caller{}, ErrUnserved
+		return Caller{}, ErrNoOperation
 	case client == nil:
 		return Caller{}, pki.NoCertificate()
 	}

@@ -39,8 +39,8 @@ func newCA(t testing.TB, seed byte) (*x509.Certificate, ed25519.PrivateKey) {
 }
 
 // FuzzCaller authenticates certificates with arbitrary names, serial numbers, purposes and extensions, signed by the CA
-// or by another CA with the same name. Only a valid client certificate that the CA signed for an identity may pass. Every
-// refusal must have a rule, a detail and a hint.
+// or by another CA with the same name. Only a valid client certificate that the CA signed for an identity may pass.
+// Every refusal must have a rule, a detail and a hint.
 func FuzzCaller(f *testing.F) {
 	ours, key := newCA(f, 1)
 	_, foreign := newCA(f, 2)

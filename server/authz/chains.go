@@ -36,8 +36,8 @@ type chain struct {
 	notAfter  time.Time // earliest notAfter in the chain
 }
 
-// chainCache holds the chains of client certificates that verified, keyed by the SHA-256 of the certificate. It does not
-// hold failures. It is safe for concurrent use.
+// chainCache holds the chains of client certificates that verified, keyed by the SHA-256 of the certificate. It does
+// not hold failures. It is safe for concurrent use.
 type chainCache struct {
 	mu  sync.Mutex
 	all map[[sha256.Size]byte]chain

@@ -73,7 +73,7 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 	return resp, nil
 }
 
-// certificatePlaceIn reads a place in the list of certificates.
+// certificatePlaceIn decodes the sort key in a page token of ListCertificates.
 func certificatePlaceIn(key []byte) (p ra.CertificatePlace, err error) {
 	if p.IssuedAt, key, err = cutTime(key); err == nil {
 		p.Serial, err = pki.SerialFromBytes(key)
@@ -81,7 +81,7 @@ func certificatePlaceIn(key []byte) (p ra.CertificatePlace, err error) {
 	return p, err
 }
 
-// filterIn reads which certificates are listed.
+// filterIn converts the filter of a request.
 func (s *Certificates) filterIn(ctx context.Context, req *brevetv1.ListCertificatesRequest) (ra.CertificateFilter, error) {
 	f := ra.CertificateFilter{WithoutSuccessor: req.GetWithoutSuccessor()}
 	var err error

@@ -144,12 +144,12 @@ func OfQueues(queues map[string]*admission.Queue) Part {
 }
 
 // OfBulkIssuance returns the gauges of bulk issuance.
-func OfBulkIssuance(orders interface{ Orders() (working, limit int) }) Part {
-	atWork := gauge("brevet_bulk_issuance_active", "Requests of bulk issuance that are being handled.")
+func OfBulkIssuance(api interface{ IssueRequests() (active, limit int) }) Part {
+	inProgress := gauge("brevet_bulk_issuance_active", "Requests of bulk issuance that are being handled.")
 	most := gauge("brevet_bulk_issuance_limit", "Maximum number of requests of bulk issuance that are handled at once.")
-	return Part{[]*prometheus.Desc{atWork, most}, func(_ context.Context, s *scrape) {
-		working, limit := orders.Orders()
-		s.set(atWork, float64(working))
+	return Part{[]*prometheus.Desc{inProgress, most}, func(_ context.Context, s *scrape) {
+		active, limit := api.IssueRequests()
+		s.set(inProgress, float64(active))
 		s.set(most, float64(limit))
 	}}
 }

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// StoreDoubt is how long the server is not ready after a failed transaction. After that it is ready again without a
-	// successful one: a server that is not ready may get no requests, and then no transaction could succeed.
+	// StoreDoubt is how long the server is not ready after a failed transaction. After that it is ready again, even if no
+	// transaction has succeeded: a server that is not ready may get no requests, and without requests it makes none.
 	StoreDoubt = time.Minute
 	// maxSilence is the maximum age of the responder's last synchronization with the store.
 	maxSilence = time.Minute

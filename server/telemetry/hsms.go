@@ -63,9 +63,9 @@ func (r *Recorder) hsmOf(id pki.IssuerID) *watchedHSM {
 	return r.hsms[i]
 }
 
-// WatchHSMs runs until ctx ends. It runs the self-test of an HSM when the HSM has not signed for proveEvery, or when its
-// last signature failed. The server thus detects the loss of an HSM before a request needs it. It also detects that the
-// HSM works again, although a server that is not ready may get no requests.
+// WatchHSMs runs until ctx ends. It runs the self-test of an HSM when the HSM has not signed for proveEvery, or when
+// its last signature failed. The server thus detects the loss of an HSM before a request needs it. It also detects that
+// the HSM works again, although a server that is not ready may get no requests.
 func (r *Recorder) WatchHSMs(ctx context.Context) error {
 	var group errgroup.Group
 	for _, t := range r.hsms {

@@ -98,8 +98,8 @@ func counters(name, help string, labels ...string) *prometheus.CounterVec {
 	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 }
 
-// fromZero creates series with the value 0 before their first event, because rate() in Prometheus ignores the first value
-// of a series.
+// fromZero creates series with the value 0 before their first event, because rate() in Prometheus ignores the first
+// value of a series.
 func (m *metrics) fromZero(profiles map[string]*ca.Profile) {
 	for _, result := range []string{resultOK, resultFailed} {
 		m.signing.WithLabelValues(result)

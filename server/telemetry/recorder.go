@@ -100,8 +100,8 @@ func (r *Recorder) Call(ctx context.Context, rpc string, code codes.Code, took t
 	}
 }
 
-// Failure implements grpcapi.Meter. It attributes a temporary failure to the store, unless the last signature of the HSM
-// failed.
+// Failure implements grpcapi.Meter. It attributes a temporary failure to the store, unless the last signature of the
+// HSM failed.
 func (r *Recorder) Failure(err error) {
 	r.metrics.failures.Inc()
 	if pki.IsTemporary(err) && !r.issuing.failed.Load() {
