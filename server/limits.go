@@ -52,8 +52,8 @@ const (
 	registrations work = "registrations" // creation and updates of identities and tokens
 	streams       work = "streams"       // streams of issue requests; package grpcapi limits the requests on them
 	readings      work = "readings"      // reads of records, and of pages of the log
-	logs          work = "logs"          // streams of the log, GetHead and reflection, which wait for the archive or the client
-	followers     work = "followers"     // streams that follow the log, without a time limit; each takes a slot of logs too
+	logs          work = "logs"          // log streams, GetHead and reflection, which wait for the archive or a client
+	followers     work = "followers"     // log streams that follow, without a time limit; each takes a slot of logs too
 	watches       work = "watches"       // watches of health, without a time limit, which any caller may open
 	handshakes    work = "handshakes"    // TLS handshakes
 )

@@ -50,7 +50,7 @@ func (s *Server) Run(ctx context.Context) error {
 	public.BaseContext = func(net.Listener) context.Context { return parts }
 	closeOperations := s.serveOperations(part)
 	if s.caughtUp(ctx, failed) {
-		debug.FreeOSMemory()  // memory used to read the statuses and lint the profiles
+		debug.FreeOSMemory() // returns the memory that was used to read the statuses and lint the profiles
 		s.serving.Store(true)
 		part(func(context.Context) error {
 			return s.api.Serve(s.limit(s.config.GRPC, telemetry.PortGRPC, maxConnections))

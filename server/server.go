@@ -61,7 +61,7 @@ type Config struct {
 	Limits Limits
 	// OCSP configures OCSP responses; the zero value is the default.
 	OCSP OCSP
-	// Retention is how long the record of a certificate, token or key stays in the store after it has expired.
+	// Retention is how long the store keeps the record of a certificate or token after its expiry.
 	Retention time.Duration
 	// Traces configures the export of traces; the zero value exports none.
 	Traces telemetry.Traces
