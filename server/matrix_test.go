@@ -149,7 +149,7 @@ func TestEveryRPCForEveryCaller(t *testing.T) {
 			t.Run(c.name+"/"+name, func(t *testing.T) { servertest.Refused(t, invoke(t, conn, m), want.code, want.rule) })
 		}
 	}
-	for rule := range refused[""] { // of unknown callers
+	for rule := range refused[""] { // the refusals of unknown callers
 		if !strings.Contains(w.Log.String(), fmt.Sprintf(`"msg":"refused","identity":"","by":"unknown","rule":%q`, rule)) {
 			t.Errorf("standard error has no refusal by %s", rule)
 		}

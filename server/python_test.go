@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// python runs the client in examples/python.
+// python runs the client in examples/python. The fields are directories.
 type python struct {
 	generated, credentials string
 }

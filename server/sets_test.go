@@ -107,7 +107,7 @@ func TestBulkRevocationIsInEffectAtOnce(t *testing.T) {
 	_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: servertest.SerialBytes(stolen[1].Certificate), Reason: servertest.Reason("superseded")})
 	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleAlreadyRevoked)
 	_, err = w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: stolen[0].ID})
-	servertest.Refused(t, err, codes.OK, "") // the identity is enrolled, but its certificate is not good
+	servertest.Refused(t, err, codes.OK, "") // the identity is enrolled again, but its certificate stays revoked
 	later := w.Enrolled(t, "device", "device/later", labelled("batch", "7"))
 	w.Status(t, later.Certificate, "good")
 

@@ -44,8 +44,8 @@ type message struct {
 	req proto.Message
 }
 
-// wholeMessages returns valid requests of operators, which are valid only in this order. Together they contain every
-// text field of the operators' RPCs.
+// wholeMessages returns requests of operators. Each is valid if the test has sent those before it. Together they
+// contain every text field of the operators' RPCs.
 func wholeMessages(t *testing.T, w *servertest.World) []message {
 	t.Helper()
 	labels := map[string]string{"site": "north"}
@@ -124,7 +124,7 @@ func texts(m protoreflect.Message, visit func(field string, set func(string))) {
 	}
 }
 
-// callWith sends the request with another text in one field, and returns the error.
+// callWith sends the request with another text in one field, and returns the error of the RPC.
 func (m message) callWith(t *testing.T, w *servertest.World, field, other string) error {
 	t.Helper()
 	changed := proto.Clone(m.req)
@@ -141,7 +141,7 @@ func (m message) call(t *testing.T, w *servertest.World, req proto.Message) erro
 	return send(t.Context(), w.Operator.Conn, "brevet.v1."+m.rpc, servertest.Must(proto.Marshal(req))(t))
 }
 
-// The server refuses deceptive characters in every text field of every operators' RPC. The refusal and the log entries
+// The server refuses deceptive characters in every text field of the operators' RPCs. The refusal and the log entries
 // do not contain these characters. The same request without them succeeds.
 func TestDeceptiveTextsAreRefused(t *testing.T) {
 	t.Parallel()

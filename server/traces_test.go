@@ -60,7 +60,7 @@ func (c *collector) Export(_ context.Context, req *collectorv1.ExportTraceServic
 	return &collectorv1.ExportTraceServiceResponse{}, err
 }
 
-// named returns the spans that have a name.
+// named returns the spans with the given name.
 func (c *collector) named(name string) []*tracev1.Span {
 	c.mu.Lock()
 	defer c.mu.Unlock()

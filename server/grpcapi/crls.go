@@ -22,7 +22,7 @@ type CRLRecords interface {
 	CRLs(ctx context.Context) ([]crl.CRL, error)
 }
 
-// CRLImporter publishes a CRL that was signed elsewhere, in DER. It is safe for concurrent use.
+// CRLImporter publishes a CRL, in DER, that the server has not signed itself. It is safe for concurrent use.
 type CRLImporter interface {
 	Import(ctx context.Context, der []byte, by pki.Actor) (crl.CRL, error)
 }

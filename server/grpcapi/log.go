@@ -48,7 +48,7 @@ const (
 	pageTimeout = time.Minute
 )
 
-// errLogStopping ends a stream of the log when the server stops.
+// errLogStopping is the error with which streams of the log end when the server stops.
 var errLogStopping = status.Error(codes.Unavailable, "the server is stopping: read the log again from the entry after the last one")
 
 type entryStream = grpc.ServerStreamingServer[brevetv1.ListEntriesResponse]
@@ -147,7 +147,7 @@ func (s *Log) page(ctx context.Context, from uint64, limit int) ([]translog.Sequ
 	return s.Records.Entries(ctx, from, limit)
 }
 
-// message decodes an entry.
+// message returns the response message with a log entry, which contains the entry both encoded and decoded.
 func (s *Log) message(e translog.Sequenced) (*brevetv1.ListEntriesResponse, error) {
 	entry := &brevetv1.LogEntry{}
 	if err := proto.Unmarshal(e.Entry, entry); err != nil {

@@ -184,8 +184,8 @@ func (s *stream) SendMsg(m any) error {
 	return s.ServerStream.SendMsg(m)
 }
 
-// begin waits for a slot of the stream's queue, if the stream has none yet. One goroutine reads all messages. It may
-// outlive the handler, and then frees the slot at once.
+// begin waits for a slot of the stream's queue, if the stream has none yet. Only the goroutine that reads the messages
+// calls it. If the handler has returned in the meantime, begin frees the slot at once.
 func (s *stream) begin() error {
 	if s.begun {
 		return nil

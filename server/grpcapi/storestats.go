@@ -22,8 +22,8 @@ type Census interface {
 	Census(ctx context.Context, at, before time.Time) (retention.Census, error)
 }
 
-// Files returns the size in bytes of each file of the server, by a name from a closed set. It is safe for concurrent
-// use.
+// Files returns the size in bytes of each file of the server, keyed by a name from a closed set. It is safe for
+// concurrent use.
 type Files interface {
 	Sizes() map[string]int64
 }

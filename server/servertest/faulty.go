@@ -30,7 +30,7 @@ type Faulty struct {
 	decided  atomic.Int64                  // reads of the issuance state since HoldRecords
 }
 
-// FailWrites makes the next writes of the journal fail temporarily and without effect, as on a full disk.
+// FailWrites makes the next n writes of the journal fail temporarily and without effect, as on a full disk.
 func (f *Faulty) FailWrites(n int64) { f.writes.Store(n) }
 
 // HoldRecords makes the journal wait before it records signed certificates, until release is called. It sends a value
@@ -42,8 +42,8 @@ func (f *Faulty) HoldRecords() (arrived <-chan struct{}, release func()) {
 	return gate, func() { f.writing.Store(nil); close(gate) }
 }
 
-// AwaitDecided waits until the server has read the issuance state n times since HoldRecords. It reads it once for each
-// request, and twice for an issue request that registers its identity. Then it decides about the request and signs.
+// AwaitDecided waits until the server has read the issuance state n times since HoldRecords. Before it decides about a
+// request, the server reads this state once, or twice if an issue request registers its identity.
 func (f *Faulty) AwaitDecided(n int64) {
 	for f.decided.Load() < n {
 		time.Sleep(time.Millisecond)

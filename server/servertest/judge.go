@@ -197,8 +197,8 @@ func files(certs []certificateFile) []string {
 	return all
 }
 
-// verify verifies the certificates with OpenSSL: all of them without regard to time, and the unexpired ones with the
-// CRLs.
+// verify verifies the delivered certificates with OpenSSL: all of them without a check of their validity period, and
+// the unexpired ones again with the CRLs.
 func (c *inspection) verify(t testing.TB) {
 	t.Helper()
 	common := []string{"verify", "-x509_strict", "-CAfile", c.root, "-untrusted", c.issuing}

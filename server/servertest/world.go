@@ -153,7 +153,7 @@ func New(t testing.TB, g Ground, o Options) *World {
 	w.ceremony(t)
 	w.open(t)
 	w.install(t)
-	t.Cleanup(func() { w.auditFiles(t) }) // cleanups run in reverse order
+	t.Cleanup(func() { w.auditFiles(t) }) // runs last, because cleanups run in reverse order
 	t.Cleanup(func() { w.Stop(t) })
 	w.Serve(t, o)
 	t.Cleanup(func() {
@@ -200,7 +200,7 @@ func (w *World) open(t testing.TB) {
 	w.archive = Must(translog.OpenArchive(w.archivePath(), Must(w.Stores.Log.Epoch(t.Context()))(t), w.logger()))(t)
 }
 
-// install records the ceremony's results, as brevet ceremony install does.
+// install records root, issuing CA and the root's CRL in the store, as brevet ceremony install does.
 func (w *World) install(t testing.TB) {
 	t.Helper()
 	by, now := pki.ActorCommand("ceremony install"), w.Clock.Now()

@@ -126,7 +126,7 @@ func OfResponder(r interface{ CurrentAt() time.Time }) Part {
 	return Part{[]*prometheus.Desc{current}, func(_ context.Context, s *scrape) { s.setTime(current, r.CurrentAt()) }}
 }
 
-// OfQueues returns the gauges of the queues for calls. The keys of the map are values of the label queue.
+// OfQueues returns the gauges of the queues for calls. The keys of the map are values of the label "queue".
 func OfQueues(queues map[string]*admission.Queue) Part {
 	working := gauge("brevet_queue_active", "RPCs being handled, by queue.", "queue")
 	waiting := gauge("brevet_queue_waiting", "RPCs that wait, by queue.", "queue")

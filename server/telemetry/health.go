@@ -13,7 +13,7 @@ import (
 
 const (
 	// StoreDoubt is how long the server is not ready after a failed transaction. After that it is ready again, even if no
-	// transaction has succeeded: a server that is not ready may get no requests, and without requests it makes none.
+	// transaction has succeeded: a server that is not ready may get no requests, and so has no transactions.
 	StoreDoubt = time.Minute
 	// maxSilence is the maximum age of the responder's last synchronization with the store.
 	maxSilence = time.Minute
@@ -59,7 +59,7 @@ func NotFenced(a interface{ Fenced() bool }) Check {
 	}
 }
 
-// Serving checks that the server is neither starting nor stopping.
+// Serving checks that the server has started and is not stopping.
 func Serving(serving func() bool) Check {
 	return func(context.Context) error {
 		if !serving() {
@@ -113,7 +113,7 @@ func (r *Recorder) Signing() Check {
 
 // Disk describes the disk with the store and the log's archive. Its methods are safe for concurrent use.
 type Disk interface {
-	// Sizes returns the size of each file in bytes, by a name from a closed set.
+	// Sizes returns the size of each file in bytes, keyed by a name from a closed set.
 	Sizes() map[string]int64
 	// Free returns the free space in bytes, or an error if the store cannot be written.
 	Free() (int64, error)

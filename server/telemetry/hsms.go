@@ -25,7 +25,7 @@ type HSM interface {
 type IssuingHSM struct {
 	HSM
 	Name    string         // its name in the configuration
-	Issuers []pki.IssuerID // the issuing CAs with a key in the HSM; empty if it was unavailable at the start
+	Issuers []pki.IssuerID // the issuing CAs with a key in the HSM; empty if the HSM was unavailable at the start
 }
 
 // watchedHSM is an HSM with the result of its last signature.

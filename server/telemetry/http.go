@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The resources of the public port, by prefix of the path.
+// publicPaths maps prefixes of paths on the public port to values of the label "handler". The first match applies.
 var publicPaths = []struct{ prefix, what string }{{"/ocsp", "ocsp"}, {"/crl/", "crl"}, {"/ca/", "ca"}, {"", "other"}}
 
 // HTTP wraps the handler of the public port, and measures how long its responses take. Most responses are only copied

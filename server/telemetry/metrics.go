@@ -34,13 +34,13 @@ type stepMetrics struct {
 	ongoing prometheus.Gauge
 }
 
-// The values of the label result.
+// Values of the label "result".
 const (
 	resultOK     = "ok"
 	resultFailed = "failed"
 )
 
-// The values of the label port.
+// Values of the label "port".
 const (
 	PortGRPC       = "grpc"
 	PortHTTP       = "http"

@@ -17,7 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// stubHSM is an HSM whose self-test returns an error, or nil.
+// stubHSM is an HSM whose self-test returns lost.
 type stubHSM struct{ lost error }
 
 func (h *stubHSM) Prove(context.Context) error { return h.lost }
