@@ -49,7 +49,7 @@ const (
 	renewals      work = "renewals"      // without them, the fleet's certificates expire
 	revocations   work = "revocations"   // must not wait for any other work
 	compromises   work = "compromises"   // reports of compromised keys, which any caller may send
-	registrations work = "registrations" // creation and updates of identities and tokens
+	registrations work = "registrations" // new identities and tokens, and updates of identities
 	streams       work = "streams"       // streams of issue requests; package grpcapi limits the requests on them
 	readings      work = "readings"      // reads of records, and of pages of the log
 	logs          work = "logs"          // log streams, GetHead and reflection, which wait for the archive or a client

@@ -57,7 +57,7 @@ func TestMalformedMessagesAreRefused(t *testing.T) {
 				asNobody = malformed
 			}
 			if strings.HasPrefix(malformedMessage, "\x0a\x02") && !strings.HasSuffix(name, "GetIdentity") {
-				continue // field 1 of this message may not be a text, so the message would decode
+				continue // in most messages, field 1 is no text, so that the message would decode
 			}
 			for who, want := range map[*servertest.Caller]result{nobody: asNobody, device.Caller: asDevice, w.Operator.Caller: asOperator} {
 				if err := send(t.Context(), who.Conn, name, []byte(malformedMessage)); err == nil {
