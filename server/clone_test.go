@@ -12,9 +12,9 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// A thief has copied a certificate that the device has renewed since then. Whether the copied certificate is superseded
-// or still good, the thief's calls do not use up the rate of the device's newest certificate, and do not occupy its
-// slots.
+// A thief has copied a certificate that the device has renewed since then. The copied certificate may be superseded or
+// still good. In both cases, the thief's calls use up neither the rate nor the slots of the device's newest
+// certificate.
 func TestStolenCertificateHasItsOwnRate(t *testing.T) {
 	t.Parallel()
 	for _, revokes := range []bool{true, false} {

@@ -20,8 +20,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// slowRecords is a store that applies a bulk revocation to two records for each value that it receives from proceed, or
-// to all of them once proceed is closed.
+// slowRecords is a store that applies a bulk revocation only to two records for each value that it receives from
+// proceed. Once proceed is closed, it applies bulk revocations without waiting.
 type slowRecords struct {
 	revocation.Store
 	proceed <-chan struct{}

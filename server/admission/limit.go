@@ -6,8 +6,8 @@ import (
 )
 
 // FairLimit limits how many things of one kind are open at a time, in total and for each source. A source may open one
-// more only while it has fewer open than there are free slots, so a single source gets half of the slots at most. It is
-// safe for concurrent use.
+// more only while it has fewer open than there are free slots. A single source therefore gets half of the slots at
+// most. FairLimit is safe for concurrent use.
 type FairLimit struct {
 	what string // name of the things in messages, in the plural
 	max  int

@@ -10,8 +10,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// TestRetryDelaysAreSpread checks that the retry delays of refused calls begin after the waiting calls, and are spread
-// over the time in which the queue can run the refused calls.
+// TestRetryDelaysAreSpread checks that the retry delays of refused calls end after the waiting calls have run. They are
+// spread over the time in which the queue can run the refused calls.
 func TestRetryDelaysAreSpread(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

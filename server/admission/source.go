@@ -20,8 +20,9 @@ type Source struct {
 func Identity(id pki.SPIFFEID, key pki.KeyHash) Source { return Source{id: id, key: key} }
 
 // OfAllKeys returns the source that stands for all keys of the identity, or any other source unchanged. Streams that
-// stay open count for that source: their slots are few, and with a source for each key, an identity would get another
-// share of them with each renewal. As a disadvantage, the thief of one key can use up the identity's share.
+// stay open count for that source, because their slots are few. If they counted for the key, an identity would get
+// another share of the slots with each renewal. As a disadvantage, the thief of one key can use up the identity's
+// share.
 func (s Source) OfAllKeys() Source {
 	s.key = pki.KeyHash{}
 	return s

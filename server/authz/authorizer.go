@@ -125,8 +125,8 @@ func (a *Authorizer) verify(client *Client, renewing bool) (Caller, error) {
 	return c, nil
 }
 
-// callerAt verifies a certificate that is not valid now as of a time at which it is valid, so that the log can name the
-// caller that is refused. If the chain does not verify at that time, the returned Caller has no ID.
+// callerAt verifies a certificate that is not valid now as of another time. If the certificate verifies at that time,
+// the log can name the caller that is refused. If it does not, the returned Caller has no ID.
 func (a *Authorizer) callerAt(client *Client, at time.Time) Caller {
 	v, _ := a.chainOf(client, at)
 	v.caller.Past = true

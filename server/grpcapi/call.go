@@ -54,7 +54,8 @@ func (c *call) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// callOf returns the call from the context of a handler or interceptor, which gRPC derives from the one that tap returns.
+// callOf returns the call from the context of a handler or interceptor, which gRPC derives from the one that tap
+// returns.
 func callOf(ctx context.Context) *call { return ctx.Value(callKey{}).(*call) }
 
 // tap is the server's [tap.ServerInHandle]: gRPC calls it when the headers of an RPC have arrived. gRPC calls it in the

@@ -2,8 +2,8 @@
 // It decides nothing itself: package authz authorizes callers, and [ra.Registrar] decides which certificates are
 // issued.
 //
-// When the headers of an RPC have arrived, and before its message is read, the package refuses the RPC if the caller
-// may not call it or calls too often. It refuses a message that is too large, does not decode or is late, and an RPC
+// If the caller may not call an RPC, or calls too often, the package refuses the RPC when its headers have arrived,
+// before it reads the message. It refuses a message that is too large, does not decode or is late, and an RPC
 // that maps to no operation. One table maps refusals to status codes, with typed details. A caller never gets the text
 // of an internal error.
 //

@@ -124,8 +124,8 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 // sends no messages.
 const recheckInterval = 3 * time.Second
 
-// stream is a stream whose caller the server checks repeatedly while it is open ([authz.Stream]), and whose handler
-// gets the first message only when Admission lets the stream run.
+// stream is an open stream. The server checks its caller repeatedly ([authz.Stream]). Its handler gets the first
+// message only when Admission lets the stream run.
 type stream struct {
 	grpc.ServerStream
 	call      *call

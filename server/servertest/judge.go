@@ -97,8 +97,8 @@ func (c *inspection) pem(t testing.TB, name string, ders ...[]byte) string {
 }
 
 // awaitCRL waits until the issuing CA's CRL contains every unexpired certificate that is revoked or on hold, and
-// returns the CRL. The CRL may also contain certificates that were never delivered, and expired ones: an entry stays
-// for one CRL beyond the certificate's expiry (RFC 5280 section 3.3). awaitCRL does not wait for the entries of these.
+// returns the CRL. The CRL may also contain certificates that were never delivered, and expired ones, but awaitCRL does
+// not wait for their entries. An entry stays for one CRL beyond the certificate's expiry (RFC 5280 section 3.3).
 func (c *inspection) awaitCRL(t testing.TB) []byte {
 	t.Helper()
 	want, may := map[string]bool{}, map[string]bool{}
