@@ -11,7 +11,7 @@ const authorizedEach = 100
 // after every authorizedEach messages that the server sends. Recheck authorizes it while the server sends nothing.
 //
 // If the client sends many messages, Stream authenticates the caller at each of them, so that a revocation of its
-// certificate ends the stream. The handler authorizes the caller again before a message takes effect.
+// certificate ends the stream. Before a message takes effect, the caller and the state of its identity are checked again.
 type Stream struct {
 	authorizer *Authorizer
 	operation  Operation

@@ -36,8 +36,9 @@ const maxEchoed = 64
 type bulk struct {
 	slots    chan struct{} // contains a value for each request being processed
 	stopping <-chan struct{}
-	// authorize authorizes the caller of a stream again.
-	authorize func(ctx context.Context) error
+	// authenticate verifies the certificate of a stream's caller again. The registrar checks the state of the caller's
+	// identity, which it reads together with the other data for its decision.
+	authenticate func(ctx context.Context) error
 	// conclude records the result of an issue request, and returns the error for its response. The error is the same as
 	// that of a unary RPC.
 	conclude func(ctx context.Context, begun time.Time, panicked any, err error) error
@@ -47,8 +48,8 @@ func newBulk(s *Server) *bulk {
 	method := brevetv1.CertificateService_IssueCertificates_FullMethodName
 	return &bulk{
 		slots: make(chan struct{}, maxIssueRequests), stopping: s.stopping,
-		authorize: func(ctx context.Context) error {
-			_, err := s.config.Authorizer.Authorize(ctx, authz.IssueCertificates, clientOf(ctx))
+		authenticate: func(ctx context.Context) error {
+			_, err := s.config.Authorizer.Authenticate(authz.IssueCertificates, clientOf(ctx))
 			return err
 		},
 		conclude: func(ctx context.Context, begun time.Time, panicked any, err error) error {
@@ -169,7 +170,7 @@ func (i *issueStream) process(ctx context.Context, req *brevetv1.IssueCertificat
 func (i *issueStream) issue(ctx context.Context, req *brevetv1.IssueCertificatesRequest) (cert ca.Certificate, err error) {
 	begun := time.Now()
 	defer func() { err = i.bulk.conclude(ctx, begun, recover(), err) }()
-	if err := i.bulk.authorize(ctx); err != nil {
+	if err := i.bulk.authenticate(ctx); err != nil {
 		return cert, err
 	}
 	id, lifetime, err := requestOf(req)
