@@ -74,7 +74,7 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 }
 
 // certificatePlaceIn reads a place in the list of certificates.
-func certificatePlaceIn(key []byte) (p ra.CertificatePlace, err error) {
+func certificatePlaceIn(key []byte) (p ra.CertificatePosition, err error) {
 	if p.IssuedAt, key, err = cutTime(key); err == nil {
 		p.Serial, err = pki.SerialFromBytes(key)
 	}

@@ -75,7 +75,7 @@ func (s *Tokens) ListTokens(ctx context.Context, req *brevetv1.ListTokensRequest
 }
 
 // tokenPlaceIn reads a place in the list of tokens.
-func tokenPlaceIn(key []byte) (p ra.TokenPlace, err error) {
+func tokenPlaceIn(key []byte) (p ra.TokenPosition, err error) {
 	if p.CreatedAt, key, err = cutTime(key); err == nil {
 		p.ID, err = pki.TokenIDFromBytes(key)
 	}
