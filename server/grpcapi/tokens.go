@@ -56,7 +56,7 @@ func (s *Tokens) ListTokens(ctx context.Context, req *brevetv1.ListTokensRequest
 	if err != nil {
 		return nil, err
 	}
-	after, err := pageAfter(req, tokenPlaceIn)
+	after, err := pageAfter(req, tokenPositionIn)
 	if err != nil {
 		return nil, err
 	}
@@ -74,8 +74,8 @@ func (s *Tokens) ListTokens(ctx context.Context, req *brevetv1.ListTokensRequest
 	return resp, nil
 }
 
-// tokenPlaceIn decodes the sort key in a page token of ListTokens.
-func tokenPlaceIn(key []byte) (p ra.TokenPlace, err error) {
+// tokenPositionIn decodes the sort key in a page token of ListTokens.
+func tokenPositionIn(key []byte) (p ra.TokenPosition, err error) {
 	if p.CreatedAt, key, err = cutTime(key); err == nil {
 		p.ID, err = pki.TokenIDFromBytes(key)
 	}

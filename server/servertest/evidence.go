@@ -54,7 +54,7 @@ func RuleOf(err error) pki.Rule {
 func (w *World) Inventory(t testing.TB) []ra.Certificate {
 	t.Helper()
 	var all []ra.Certificate
-	for after := (ra.CertificatePlace{}); ; {
+	for after := (ra.CertificatePosition{}); ; {
 		page, next, err := w.Stores.RA.Certificates(context.Background(), ra.CertificateFilter{}, after, 1000)
 		check(t, err)
 		if all = append(all, page...); next.IsZero() {
