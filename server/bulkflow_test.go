@@ -137,7 +137,7 @@ func TestStreamsShareTheirSlots(t *testing.T) {
 		deliver(reqs...)
 	}
 	<-arrived
-	for w.Server.OrdersUnderWay() < 512 {
+	for w.Server.IssueRequestsInProgress() < 512 {
 		time.Sleep(time.Millisecond)
 	}
 	deliver(&brevetv1.IssueCertificatesRequest{})
