@@ -131,7 +131,8 @@ func (r *Recorder) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why
 	return r.store.Refused(ctx, by, id, why, r.clock())
 }
 
-// admit reports whether a refusal gets its own entry, and whether that is the source's last entry of the day.
+// admit counts a refusal. It reports whether the refusal gets an entry of its own, and whether this entry is the
+// source's last one of the day.
 func (r *Recorder) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) (admitted, last bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,8 +15,8 @@ type Caller struct {
 	ID          pki.SPIFFEID
 	Certificate pki.CertRef
 	Key         pki.KeyHash
-	// Past means that the certificate is not valid now, is revoked or on hold, or is not on record. The caller may then
-	// be a thief of its key. The log still names the identity, but rate limits count the call for the client's address.
+	// Past means that the certificate is not valid now, is revoked or on hold, or is not on record. A thief may have its
+	// key. The log still names the identity, but rate limits count the call for the client's address.
 	Past bool
 }
 

@@ -49,8 +49,8 @@ func outcomeOf(r pki.Rule) outcome {
 // HTTPStatus returns the status code of an HTTP response to a request that a rule refuses.
 func HTTPStatus(r pki.Rule) int { return outcomeOf(r).http }
 
-// failureLog limits the log messages about failures of each RPC, keyed by its full method: ten at once, and then ten
-// per minute. Other failures are only counted in the metrics, so that they do not fill the disk.
+// failureLog limits the log messages about failed RPCs, so that they do not fill the disk. For each RPC, ten failures
+// are logged at once, and then ten per minute. The metrics count all failures. The keys are full methods.
 type failureLog map[string]*rate.Sometimes
 
 const failuresEach, failureInterval = 10, 6 * time.Second
