@@ -26,10 +26,10 @@ type Error struct {
 	Line    int    // in the file, from 1; 0 if unknown
 	Key     string // path of the key, such as "log.format"; empty for the whole configuration
 	Problem string // what was found, and what would pass
-	Instead string // the key that takes the place of Key if Key was renamed; empty otherwise
+	Instead string // the new key, if Key was renamed; otherwise empty
 }
 
-// Error returns "source:line: key: problem", without the unknown parts.
+// Error returns "source:line: key: problem". It omits unknown parts.
 func (e *Error) Error() string {
 	var b strings.Builder
 	if e.Source != "" {

@@ -11,7 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/config"
 )
 
-// A pipe that nobody reads takes 64 KiB. What comes then is dropped and counted, nobody waits, and it is told afterwards.
+// An unread pipe accepts 64 KiB. Log then drops and counts lines without blocking, and logs their number later.
 func TestABlockedReaderBlocksNobody(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
@@ -24,7 +24,7 @@ func TestABlockedReaderBlocksNobody(t *testing.T) {
 	for n := range lines {
 		log.Info(strings.Repeat("x", octets), "n", n)
 	}
-	log.Close() // waits for a second, and for no longer
+	log.Close() // waits for one second
 	if lost := log.lost.Load(); lost == 0 {
 		t.Fatal("a pipe took all lines unread")
 	}

@@ -22,9 +22,9 @@ type documentedFlag struct {
 
 var flagRow = regexp.MustCompile("(?m)^\\| `(?:-(\\w), )?--([a-z-]+)` \\| ([^|]*) \\| ([^|]*) \\| ([^|]*) \\|$")
 
-// Flags checks every flag of every command under a root against the table in a document: one name has one type, one
-// meaning and one environment variable. What a flag's help says in parentheses, such as its default, may differ between
-// commands. No flag splits its value at commas.
+// Flags compares every flag of every command below root with the table in a document. All flags with one name must have
+// one type, one meaning and one environment variable. Their help may differ only in the default, which is in
+// parentheses. No flag may split its value at commas.
 func Flags(t *testing.T, root *cobra.Command, document string) {
 	t.Helper()
 	text, err := os.ReadFile(document)

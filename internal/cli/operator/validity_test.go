@@ -10,7 +10,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// What suspend and resume say depends on how much of the certificates' lives is left.
+// The messages of suspend and resume depend on the remaining lifetimes of the identity's certificates.
 func TestSuspensionsSayHowLongTheyCanBeUndone(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	with := func(state brevetv1.CertificateState, life, left time.Duration) *brevetv1.Certificate {
