@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A renewal is overdue when its time has passed; a running agent has the time of one RPC in addition.
+// A renewal is overdue when its time has passed. If the agent runs, the timeout of one RPC is added.
 func TestOverdue(t *testing.T) {
 	p := newTestCA(t).pairFor(t, "device/1")
 	start, end := p.usableLife()
