@@ -27,14 +27,15 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// A testServer is a fixture behind a real HTTP server, with an authority that revokes and signs CRLs.
+// A testServer is a fixture behind a real HTTP server, with an authority that revokes certificates and an updater that
+// signs CRLs.
 type testServer struct {
 	*fixture
 	authority *revocation.Authority
 	updater   *crl.Updater
 	url       string
-	caFile    string // the issuing CA
-	chainFile string // it and its root
+	caFile    string // certificate of the issuing CA
+	chainFile string // certificates of the issuing CA and its root
 	methods   methodLog
 }
 
@@ -55,7 +56,7 @@ func (m *methodLog) record(next http.Handler) http.Handler {
 	})
 }
 
-// want compares the recorded methods, sorted, and clears them.
+// want compares the recorded methods with want, in sorted order, and clears them.
 func (m *methodLog) want(t *testing.T, who, want string) {
 	t.Helper()
 	m.mu.Lock()
@@ -100,7 +101,7 @@ func (s *testServer) revoke(t *testing.T, ref pki.CertRef, reason pki.Reason) ti
 	return changes.Changed[0].Status.RevokedAt
 }
 
-// openssl runs openssl ocsp, which sends a POST, and checks that it accepts the response.
+// openssl runs openssl ocsp, which sends a POST. It checks that OpenSSL accepts the response.
 func (s *testServer) openssl(t *testing.T, args ...string) string {
 	t.Helper()
 	out := revtest.MustTool(t, "openssl", append([]string{"ocsp", "-url", s.url + "/ocsp", "-issuer", s.caFile, "-CAfile", s.chainFile}, args...)...)
@@ -147,7 +148,7 @@ func TestOpenSSLReadsStatus(t *testing.T) {
 	}
 }
 
-// wantByGET sends a request made by OpenSSL by GET, and has OpenSSL verify the response.
+// wantByGET sends one of OpenSSL's requests by GET, and lets OpenSSL verify the response.
 func (s *testServer) wantByGET(t *testing.T, certFile, want string) {
 	t.Helper()
 	dir := t.TempDir()

@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// A countingMeter counts outcomes.
+// A countingMeter counts the responses with each outcome.
 type countingMeter struct {
 	mu    sync.Mutex
 	count map[responder.Outcome]int
@@ -33,7 +33,7 @@ func TestEveryResponseIsCounted(t *testing.T) {
 	s.Apply(pki.StatusChange{Ref: ref, NotAfter: revoked.NotAfter, Status: pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: s.clock.now(), Version: 2}})
 	stranger := revtest.NewRoot(t, "Stranger", "p256")
 	ask := func(der []byte) { s.get(t, "/ocsp/"+base64.URLEncoding.EncodeToString(der)) }
-	for range 2 { // the second response is from the cache
+	for range 2 { // the second response comes from the cache
 		ask(request(t, good, s.ca.Certificate, crypto.SHA256))
 		ask(request(t, revoked, s.ca.Certificate, crypto.SHA1))
 	}

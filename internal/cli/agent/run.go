@@ -102,7 +102,8 @@ func enrollCommand(ctx context.Context, args []string, s streams) error {
 	return nil
 }
 
-// printResult writes a line about the result to standard output. If that fails, it logs the line: the result is not undone.
+// printResult writes a line about the result to standard output. If that fails, it logs the line, and the
+// command still succeeds.
 func (s streams) printResult(log *slog.Logger, line string) {
 	if _, err := fmt.Fprintln(s.out, line); err != nil {
 		log.Warn("standard output takes nothing; the command succeeded", "output", line, "error", err)
