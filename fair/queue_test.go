@@ -43,7 +43,7 @@ func TestSourcesAreServedRoundRobin(t *testing.T) {
 	}
 }
 
-// TestBoundsHold runs random operations and checks the limits after each.
+// TestBoundsHold runs random operations, and checks the limits after each operation.
 func TestBoundsHold(t *testing.T) {
 	t.Parallel()
 	size := Size{Slots: 4, Each: 2, Queue: 12}
