@@ -82,7 +82,7 @@ func (a *Agent) load() {
 		a.obtaining.tries = f.Tries // the server refused the last try; retry now, because it may accept the request by now
 	}
 	if len(a.config.Reload) == 0 {
-		a.status.ReloadFailure, a.status.ReloadAt = nil, time.Time{} // the command was removed from the configuration
+		a.status.ReloadFailure, a.status.ReloadAt = nil, time.Time{} // the operator has removed the command from the configuration
 	}
 	if f := a.status.ReloadFailure; f != nil {
 		a.reloading.tries = f.Tries // retry now; if that fails, the delays grow from where they were

@@ -108,7 +108,7 @@ func (p *Pair) RootPool() *x509.CertPool { return p.roots }
 func (p *Pair) Serial() string {
 	s, err := pki.SerialFromInt(p.Certificate.SerialNumber)
 	if err != nil {
-		return fmt.Sprintf("%X", p.Certificate.SerialNumber) // a certificate from another CA
+		return fmt.Sprintf("%X", p.Certificate.SerialNumber) // another CA has issued the certificate
 	}
 	return s.String()
 }

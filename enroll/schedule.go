@@ -22,7 +22,7 @@ const (
 type retry struct {
 	tries  int
 	failed time.Time     // when the last try failed
-	wait   time.Duration // from failed to the next try
+	wait   time.Duration // time from failed to the next try
 }
 
 func (r *retry) fail(err error, p *Pair, now time.Time) {
@@ -125,5 +125,5 @@ func jitter(d time.Duration) time.Duration { return d/2 + time.Duration(spread()
 
 // spread returns a random number in [0, 1).
 func spread() float64 {
-	return rand.Float64() //nolint:gosec // it spreads load and protects no secret
+	return rand.Float64() //nolint:gosec // the random number spreads load, and protects no secret
 }

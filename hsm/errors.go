@@ -86,7 +86,7 @@ func (e *Error) RetryAfter() time.Duration { return e.after }
 // AttributeError reports that the HSM does not protect a key as required. [HSM.Generate] has then destroyed the key
 // pair, unless Err says that this failed.
 type AttributeError struct {
-	Attribute string // for instance CKA_EXTRACTABLE
+	Attribute string // name of the attribute, for instance CKA_EXTRACTABLE
 	Want      bool
 	Err       error // why reading the attribute or destroying the pair failed, or nil
 }

@@ -24,7 +24,7 @@ const redacted = "[PIN]"
 // PIN is the secret with which a user logs in to an HSM. Every fmt verb, logs, text and JSON show "[PIN]" instead. The
 // zero value is no PIN.
 type PIN struct {
-	secret *string // a pointer, so that printing a surrounding struct by reflection does not show the secret
+	secret *string // it is a pointer, so that printing a surrounding struct by reflection does not show the secret
 }
 
 // NewPIN returns a PIN of 1 to 255 bytes without line breaks or NUL.
@@ -81,7 +81,7 @@ func (e *FileModeError) Error() string {
 // [FileModeError].
 func ReadPINFile(path string) (PIN, error) {
 	// Without O_NONBLOCK, opening a FIFO would block the process.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names the file, and the name of a credential holds no slash
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator chooses the file, and the name of a credential contains no slash
 	if err != nil {
 		return PIN{}, fmt.Errorf("PIN file: %w", err)
 	}
@@ -112,7 +112,7 @@ func (p PIN) Pass(w io.Writer) error {
 
 // ReceivePIN reads a PIN from r up to its end. It ignores one line break at the end.
 func ReceivePIN(r io.Reader) (PIN, error) {
-	raw, err := io.ReadAll(io.LimitReader(r, maxPIN+3)) // the PIN, CR and LF, and one byte to detect a longer PIN
+	raw, err := io.ReadAll(io.LimitReader(r, maxPIN+3)) // PIN, CR and LF, and one byte to detect a longer PIN
 	if err != nil {
 		return PIN{}, fmt.Errorf("read the PIN: %w", err)
 	}
@@ -158,7 +158,7 @@ func PromptPIN(terminal *os.File, prompt string) (PIN, error) {
 		return PIN{}, fmt.Errorf("ask for the PIN: %w", err)
 	}
 	raw, err := term.ReadPassword(fd)
-	_, _ = io.WriteString(terminal, "\r\n") // the line break that was not echoed
+	_, _ = io.WriteString(terminal, "\r\n") // writes the line break that was not echoed
 	if err != nil {
 		return PIN{}, fmt.Errorf("ask for the PIN: %w", err)
 	}

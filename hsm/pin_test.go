@@ -114,7 +114,7 @@ func TestReadPINFile(t *testing.T) {
 }
 
 func TestReadPINCredential(t *testing.T) {
-	path := writePIN(t, "1234\n", 0o440) // the mode of systemd's credentials
+	path := writePIN(t, "1234\n", 0o440) // systemd's credentials have this mode
 	t.Setenv("CREDENTIALS_DIRECTORY", "")
 	if _, err := ReadPINCredential("pin"); err == nil || !strings.Contains(err.Error(), "LoadCredential=") {
 		t.Errorf("ReadPINCredential outside of systemd: %v", err)

@@ -161,7 +161,7 @@ func (b tourBlock) start(t *testing.T, server *exec.Cmd) {
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
-	up := make(chan string, 1) // its output when all expected lines were printed, or at its end
+	up := make(chan string, 1) // the server's output up to the last expected line, or to its end
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)

@@ -23,7 +23,7 @@ const maxFile = 1 << 20
 // Error is an error in a configuration.
 type Error struct {
 	Source  string // the file, the environment variable as "$NAME", or the flag as "--name"; empty if unknown
-	Line    int    // in the file, from 1; 0 if unknown
+	Line    int    // line in the file, starting with 1; 0 if unknown
 	Key     string // path of the key, such as "log.format"; empty for the whole configuration
 	Problem string // what was found, and what would pass
 	Instead string // the new key, if Key was renamed; otherwise empty

@@ -148,7 +148,7 @@ func nodeOf(t reflect.Type, text string) *yaml.Node {
 	node := &yaml.Node{}
 	node.SetString(text)
 	if t.Kind() != reflect.String && !reflect.PointerTo(t).Implements(textType) {
-		node.Tag, node.Style = "", 0 // as without quotes in a file: yaml then recognizes numbers and booleans
+		node.Tag, node.Style = "", 0 // like without quotes in a file: yaml then recognizes numbers and booleans
 	}
 	return node
 }

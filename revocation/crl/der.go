@@ -31,7 +31,7 @@ const (
 
 	utcTimeSize         = 2 + len("YYMMDDHHMMSSZ")
 	generalizedTimeSize = 2 + len("YYYYMMDDHHMMSSZ")
-	reasonSize          = 12 // the extension reasonCode
+	reasonSize          = 12 // size of the extension reasonCode
 	invaliditySize      = 9 + generalizedTimeSize
 	removeFromCRL       = 8 // RFC 5280 §5.3.1
 )
@@ -57,7 +57,7 @@ func appendHeader(b []byte, tag byte, content int64) []byte {
 	if n == 0 {
 		return append(b, byte(content)) //nolint:gosec // below 0x80
 	}
-	b = append(b, 0x80|byte(n)) //nolint:gosec // at most 8
+	b = append(b, 0x80|byte(n)) //nolint:gosec // n is at most 8
 	for i := n - 1; i >= 0; i-- {
 		b = append(b, byte(content>>(8*i))) //nolint:gosec // truncated to one byte
 	}

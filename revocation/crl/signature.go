@@ -7,7 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	_ "crypto/sha256" // the hash functions of signatures
+	_ "crypto/sha256" // registers the hash functions of signatures
 	_ "crypto/sha512"
 	"encoding/asn1"
 	"errors"

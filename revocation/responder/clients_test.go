@@ -332,7 +332,7 @@ func TestJavaAcceptsRevokedServerWhileResuming(t *testing.T) {
 	s.revoke(t, s.good.ref, pki.KeyCompromise)
 	j.want(t, "accepted resumed", port, s.rootFile, "documented")
 	j.want(t, "refused java.security.cert.CertificateRevokedException: Certificate has been revoked", port, s.rootFile, "3600") // "3600" creates a new SSLContext without sessions
-	time.Sleep(2 * time.Second)                                                                                                 // until the sessions of the context with timeout 1 have expired
+	time.Sleep(2 * time.Second)                                                                                                 // wait until the sessions of the context with timeout 1 have expired
 	j.want(t, "refused java.security.cert.CertificateRevokedException: Certificate has been revoked", port, s.rootFile, "1")
 }
 

@@ -7,11 +7,11 @@
 // that, is limited. During a flood of requests, the processors therefore still send responses from the cache.
 //
 // The responder never:
-// - reports a certificate as good that was not issued
-// - sends another response than tryLater if its statuses are older than its limit, or without a valid delegate
-// - sends a cached response after the status in it has changed
-// - replaces a CRL by an older one
-// - reports statuses of two CAs in one response, because no delegate can sign for both (it sends unauthorized)
+//   - reports a certificate as good that was not issued
+//   - sends another response than tryLater if its statuses are older than its limit, or without a valid delegate
+//   - sends a cached response after the status in it has changed
+//   - replaces a CRL by an older one
+//   - reports statuses of two CAs in one response, because no delegate can sign for both (it sends unauthorized)
 //
 // thisUpdate is the time at which the status was last known to be current, not the time of the signature.
 package responder

@@ -40,7 +40,7 @@ type interopServer struct {
 	crlURL                       string
 	good, revoked, held, unknown testCert
 	crl, rootCRL                 []byte
-	crlFile, rootCRLFile         string // in PEM
+	crlFile, rootCRLFile         string // paths of CRLs in PEM
 	crlDER                       string
 }
 

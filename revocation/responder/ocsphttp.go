@@ -205,14 +205,14 @@ func (a *signedResponse) write(w http.ResponseWriter, q *http.Request) {
 	}
 	_, _ = w.Write(a.head) //nolint:gosec // DER, in a type that browsers do not render
 	if len(a.tail) > 0 {
-		_, _ = w.Write(a.tail) //nolint:gosec // as above
+		_, _ = w.Write(a.tail) //nolint:gosec // the same
 	}
 }
 
 func writeRefusal(w http.ResponseWriter, refusal ocsp.Refusal) {
 	header := w.Header()
 	header["Cache-Control"], header["Content-Type"] = noStore, contentType
-	_, _ = w.Write(refusal.DER()) //nolint:gosec // a constant
+	_, _ = w.Write(refusal.DER()) //nolint:gosec // the bytes are constant
 }
 
 // strictBase64 refuses padding bits that are not zero (RFC 4648 §3.5).

@@ -157,7 +157,7 @@ func (r *Responder) lookup(now time.Time, serial pki.Serial, id []byte, into *wo
 		if seconds >= k.nextUpdate || seconds < k.thisUpdate || current.Unix()-k.current >= r.maxLag {
 			return false
 		}
-		if seconds-atomic.LoadInt64(&k.lastUse) > r.lastUseStep { // only sometimes, because writing is slow if many processors read the entry
+		if seconds-atomic.LoadInt64(&k.lastUse) > r.lastUseStep { // rarely, because writing the entry slows down other processors that read it
 			atomic.StoreInt64(&k.lastUse, seconds)
 		}
 		return true
@@ -187,7 +187,7 @@ func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal)
 	now := r.clock()
 	if signer == nil {
 		if certificate.MaxPathLenZero {
-			return nil, ocsp.TryLater // its delegate has not been issued yet
+			return nil, ocsp.TryLater // the delegate's certificate has not been issued yet
 		}
 		return nil, ocsp.Unauthorized
 	}

@@ -29,7 +29,7 @@ func enqueue(t *testing.T, b *signQueue, n int, sign func(n int)) (begin func(),
 				t.Errorf("caller %d of %d is refused", i, n)
 			}
 		})
-		for b.length() != i+1 { // so that the callers wait in this order
+		for b.length() != i+1 { // wait, so that the callers are in this order in the queue
 			runtime.Gosched()
 		}
 	}

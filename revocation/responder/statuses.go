@@ -49,7 +49,7 @@ func (s *statuses) apply(changes []pki.StatusChange, forgotten time.Time) {
 		}
 		end := c.NotAfter.Unix()
 		if c.Status == (pki.Status{State: pki.Good, Version: 1}) && fitsTable(end) && !c.Ref.Serial.IsZero() {
-			s.good.put(c.Ref.Serial, uint32(end)) //nolint:gosec // it fits
+			s.good.put(c.Ref.Serial, uint32(end)) //nolint:gosec // fitsTable has checked the range
 			continue
 		}
 		e := statusRecord{version: c.Status.Version, notAfter: end, state: c.Status.State, reason: c.Status.Reason}

@@ -162,7 +162,7 @@ func record(cmd *cobra.Command, out, pemType string, der []byte, t ceremony.Tran
 	t.Signers = []string{"Ceremony administrator", "Witness"}
 	paper := paperOf(out)
 	if err := file.WriteNew(paper, []byte(t.String()), 0o644); err != nil {
-		return errors.Join(err, os.Remove(out)) // so that the user can repeat the step
+		return errors.Join(err, os.Remove(out)) // remove the file, so that the user can repeat the step
 	}
 	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Wrote %s, and %s to print and sign.\nNext: %s\n", out, paper, next)
 	return err

@@ -247,7 +247,7 @@ func verifyServer(ctx context.Context, p *output.Printer, c brevetv1.LogServiceC
 	}
 	v := translog.NewVerifier(translog.Head{})
 	err = eachOf(stream.Recv, func(e *brevetv1.ListEntriesResponse) error {
-		s := translog.Sequenced{Index: uint64(e.GetPosition().GetIndex()), Entry: e.GetEncoded()} //nolint:gosec // a wrong index is found as a gap
+		s := translog.Sequenced{Index: uint64(e.GetPosition().GetIndex()), Entry: e.GetEncoded()} //nolint:gosec // Add refuses a wrong index
 		if len(e.GetChain()) != len(s.Chain) {
 			return fmt.Errorf("entry %d has no chain value", e.GetPosition().GetIndex())
 		}
@@ -258,7 +258,7 @@ func verifyServer(ctx context.Context, p *output.Printer, c brevetv1.LogServiceC
 		return err
 	}
 	head := v.Head()
-	if int64(head.Size) != want.GetPosition().GetIndex() || string(head.Chain[:]) != string(want.GetChain()) { //nolint:gosec // the index is a count of entries
+	if int64(head.Size) != want.GetPosition().GetIndex() || string(head.Chain[:]) != string(want.GetChain()) { //nolint:gosec // the size is below the maximum of an int64
 		return fmt.Errorf("the log and its archive differ: the log ends at %d in %s, the archive at %d in %x: keep both, and find out who changed which",
 			head.Size, head.Chain, want.GetPosition().GetIndex(), want.GetChain())
 	}

@@ -41,7 +41,7 @@ func TestProgress(t *testing.T) {
 		t.Errorf("the bar is %q", out.String())
 	}
 	out.Reset()
-	lines := newProgress(&out) // not a terminal
+	lines := newProgress(&out) // out is not a terminal
 	lines.at(1, 3)
 	lines.last = time.Now().Add(-time.Minute)
 	lines.at(2, 3)

@@ -111,7 +111,7 @@ func writeValue(b *bytes.Buffer, f protoreflect.FieldDescriptor, v protoreflect.
 			value = base64.StdEncoding.EncodeToString(v.Bytes())
 		}
 	case protoreflect.Int64Kind:
-		value = fmt.Sprint(v.Int()) // a string, as in the JSON form of protobuf: a double would round it
+		value = fmt.Sprint(v.Int()) // as a string, like in the JSON form of protobuf: a JavaScript number would be rounded
 	default:
 		value = v.Interface()
 	}
@@ -135,7 +135,7 @@ func Enum(e protoreflect.Enum) string { return EnumName(e.Descriptor(), e.Number
 // EnumName returns the name of an enum value, like Enum.
 func EnumName(d protoreflect.EnumDescriptor, n protoreflect.EnumNumber) string {
 	if d.FullName() == "brevet.v1.RevocationReason" {
-		return pki.Reason(n).String() //nolint:gosec // a CRLReason code
+		return pki.Reason(n).String() //nolint:gosec // n is a CRLReason code
 	}
 	v := d.Values().ByNumber(n)
 	if v == nil {

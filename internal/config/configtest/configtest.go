@@ -44,7 +44,7 @@ const AnyName = "NAME"
 // A Key is one configuration key, or a group of keys.
 type Key struct {
 	Path     string // such as "hsm.sessions" or "profiles.NAME.kinds"
-	Type     string // in words; empty for a group
+	Type     string // description of the type; empty for a group
 	Default  string // empty if the key has none
 	Required bool
 	Doc      string
