@@ -47,9 +47,9 @@ type Token struct {
 	Secret pki.TokenSecret
 }
 
-// Text returns the token as text: "brevet1." and then base64url without padding of these bytes: the secret (32), the
-// root's fingerprint (32), the length of the trust domain (1), the trust domain, the server, and the CRC-32 (IEEE) of
-// all bytes before (4).
+// Text returns the token as text: "brevet1." and then bytes in base64url without padding. The bytes are the secret
+// (32), the root's fingerprint (32), the length of the trust domain (1), the trust domain, the server, and the CRC-32
+// (IEEE) of these (4).
 func (t Token) Text() string {
 	b := append(t.Secret.Bytes(), t.RootFingerprint[:]...)
 	b = append(b, byte(len(t.TrustDomain))) //nolint:gosec // Check limits it to 255 bytes (SPIFFE ID section 2.1)

@@ -50,8 +50,8 @@ func NewQueue[K comparable, T any](s Size) *Queue[K, T] {
 	return &Queue[K, T]{size: s, sources: map[K]*source[K, T]{}}
 }
 
-// Begin takes a slot for a source. It returns false if no slot is free, if the source has waiting items, or if the
-// source has reached its limit of items in process.
+// Begin takes a slot for a source. It returns false if no slot is free, or if the source has waiting items or too many
+// items in process.
 func (q *Queue[K, T]) Begin(from K) bool {
 	s := q.source(from)
 	if q.working >= q.size.Slots || s.working >= q.size.Each || s.waiting.Len() > 0 {

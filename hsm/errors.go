@@ -29,8 +29,8 @@ var (
 	ErrExists = errors.New("a key with this label exists: choose another label or use that key")
 	// ErrUnsupported: the HSM does not have the mechanism, or this package does not support the type of key.
 	ErrUnsupported = errors.New("not supported")
-	// ErrKey: the key pair in the HSM is damaged: its private or public key is missing, the public key has changed, or
-	// a signature does not verify with it.
+	// ErrKey: the key pair in the HSM is damaged. Its private or public key is missing, the public key has changed, or
+	// a signature does not verify.
 	ErrKey = errors.New("the key on the HSM cannot be trusted")
 	// ErrDigest: the key cannot sign the digest with these options.
 	ErrDigest = errors.New("digest refused")

@@ -96,8 +96,8 @@ type StatusStore interface {
 	// (not_found).
 	//
 	// A change of an identity or key affects the certificates that expire at the time of the change or later. If the
-	// age of the records ([retention.Store]) is earlier than that time, Apply uses the age instead, so that a clock
-	// which is ahead does not hide an unexpired certificate. If there is no age yet, a change affects all certificates
-	// on record.
+	// age of the records ([retention.Store]) is earlier than that time, Apply uses the age instead. Otherwise a clock
+	// that is ahead would hide unexpired certificates. If there is no age yet, a change affects all certificates on
+	// record.
 	Apply(ctx context.Context, o Change) (ChangeResult, error)
 }

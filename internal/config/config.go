@@ -1,5 +1,5 @@
-// Package config reads the configuration of a Brevet binary: one YAML file, decoded strictly into a struct, and values
-// from environment variables and flags, which override those of the file.
+// Package config reads the configuration of a Brevet binary. It decodes one YAML file strictly into a struct. Values
+// from environment variables and flags override those of the file.
 //
 // It refuses unknown and repeated keys, values of the wrong type, durations without a unit, aliases and merge keys,
 // several documents in one file, and files over 1 MiB. It refuses unknown environment variables with the binary's

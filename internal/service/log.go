@@ -1,5 +1,5 @@
-// Package service contains the code that Brevet's long-running commands share: a log that never blocks or ends its
-// process, whatever happens to the reader of standard error, and the handling of SIGHUP.
+// Package service contains the code that Brevet's long-running commands share. It has a log that never blocks or ends
+// its process, whatever happens to the reader of standard error. It also handles SIGHUP.
 package service
 
 import (

@@ -223,9 +223,9 @@ func (u *Updater) begin(i *issuer, scope Scope, itself, base Base) (*builder, er
 // baseFor returns the base for the deltas of a scope.
 //
 // When a partition's CRL is issued on schedule, the scheduled CRL before it becomes the base of deltas. A delta
-// therefore works with every scheduled CRL that is still valid, and with those between them. If the URLs of the
-// distribution point have changed, the new CRL becomes its own base, because a delta must have the same URLs as its
-// base (RFC 5280 §5.2.4).
+// therefore works with every scheduled CRL that is still valid, and with those between them. A delta must have the same
+// URLs as its base (RFC 5280 §5.2.4). If the URLs of the distribution point have changed, the new CRL therefore becomes
+// its own base.
 //
 // before is the builder of the previous scope in the round, or nil. For a delta, it is the builder of the base, if the
 // base is in the round.

@@ -3,12 +3,13 @@
 // changes of its own process at once. It signs with a delegated key for each issuing CA.
 //
 // A response about one certificate, without a nonce, is signed once and cached. While clients request it, it is
-// renewed. Every other response is signed for one request only. The number of requests that are signed, or wait for
-// that, is limited. During a flood of requests, the processors therefore still send responses from the cache.
+// renewed. Every other response is signed for one request only. The number of responses that are signed at the same
+// time is limited, and so is the number of requests that wait for a signature. During a flood of requests, the
+// processors therefore still send responses from the cache.
 //
 // The responder never:
 //   - reports a certificate as good that was not issued
-//   - sends another response than tryLater if its statuses are older than its limit, or without a valid delegate
+//   - sends any response except tryLater if its statuses are too old, or if it has no valid delegate
 //   - sends a cached response after the status in it has changed
 //   - replaces a CRL by an older one
 //   - reports statuses of two CAs in one response, because no delegate can sign for both (it sends unauthorized)

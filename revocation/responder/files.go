@@ -127,8 +127,8 @@ func (r *Responder) serveCRL(w http.ResponseWriter, q *http.Request, path string
 }
 
 // serveFile serves content, and ranges of it. It passes no modification time to http.ServeContent, because dates are
-// not reliable. A CRL may be published some seconds after its thisUpdate, and a client may have fetched the CRL before
-// it in these seconds. serveCRL therefore compares dates itself, and only if no two CRLs have the same date.
+// not reliable. A CRL may be published some seconds after its thisUpdate. In these seconds a client may have fetched
+// the earlier CRL. serveCRL therefore compares dates itself, and only if no two CRLs have the same date.
 func serveFile(w http.ResponseWriter, q *http.Request, contentType string, content io.ReadSeeker) {
 	w.Header().Set("Content-Type", contentType)
 	http.ServeContent(w, q, "", time.Time{}, content)
