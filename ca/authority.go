@@ -162,6 +162,15 @@ func (a *Authority) Profile(name string) (*Profile, error) {
 	return p, nil
 }
 
+// MaxUnexpired returns the greatest max_unexpired of all profiles.
+func (a *Authority) MaxUnexpired() int {
+	most := 0
+	for _, p := range a.profiles {
+		most = max(most, p.maxUnexpired)
+	}
+	return most
+}
+
 // CheckNames refuses names that a name constraint in the current CA's chain excludes.
 func (a *Authority) CheckNames(id pki.SPIFFEID, n Names) error {
 	return a.trialCAs[a.current].checkNames(id, n)

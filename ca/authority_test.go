@@ -348,7 +348,7 @@ func TestAmbiguousCommitIsReadBack(t *testing.T) {
 		}
 		return nil
 	}
-	j.state = func() error {
+	j.readBack = func() error {
 		if unknown.Load() {
 			return errInjected
 		}

@@ -79,13 +79,12 @@ var errInjected = errors.New("injected fault")
 // belongs.
 type faultyJournal struct {
 	ca.Journal
-	write func(commits, intents int) *fault // nil for none
-	state func() error
+	write    func(commits, intents int) *fault // nil for none
+	readBack func() error                      // the error of Applied; nil for none
 
 	mu       sync.Mutex
 	intended map[string]pki.CertRef // by digest, from durable intents
-	pending  map[string]ca.BatchID
-	epoch    ca.Epoch
+	pending  map[pki.CertRef]bool   // items of durable intents that no durable commit accounts for
 }
 
 func (j *faultyJournal) Write(ctx context.Context, epoch ca.Epoch, commits []ca.BatchCommit, intents []ca.Intent) ([]ca.Results, error) {
@@ -102,14 +101,18 @@ func (j *faultyJournal) Write(ctx context.Context, epoch ca.Epoch, commits []ca.
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.epoch = epoch
 	if j.intended == nil {
-		j.intended, j.pending = map[string]pki.CertRef{}, map[string]ca.BatchID{}
+		j.intended, j.pending = map[string]pki.CertRef{}, map[pki.CertRef]bool{}
+	}
+	for _, s := range commits {
+		for _, i := range s.Intent.Items {
+			delete(j.pending, i.Ref)
+		}
 	}
 	for _, intent := range intents {
 		for _, i := range intent.Items {
 			j.intended[hex.EncodeToString(i.Digest)] = i.Ref
-			j.pending[hex.EncodeToString(i.Digest)] = intent.Batch
+			j.pending[i.Ref] = true
 		}
 	}
 	if f != nil {
@@ -118,29 +121,24 @@ func (j *faultyJournal) Write(ctx context.Context, epoch ca.Epoch, commits []ca.
 	return results, nil
 }
 
-func (j *faultyJournal) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID) ([]ca.BatchState, error) {
-	if j.state != nil {
-		if err := j.state(); err != nil {
-			return nil, err
+func (j *faultyJournal) Applied(ctx context.Context, epoch ca.Epoch, batch ca.BatchID) (bool, error) {
+	if j.readBack != nil {
+		if err := j.readBack(); err != nil {
+			return false, err
 		}
 	}
-	return j.Journal.State(ctx, epoch, batches)
+	return j.Journal.Applied(ctx, epoch, batch)
 }
 
-// durable returns an error unless a pending intent in the store contains the digest.
+// durable returns an error unless a durable intent contains the digest and is still pending.
 func (j *faultyJournal) durable(digest []byte) error {
 	j.mu.Lock()
-	batch, ok := j.pending[hex.EncodeToString(digest)]
-	epoch := j.epoch
-	j.mu.Unlock()
+	defer j.mu.Unlock()
+	ref, ok := j.intended[hex.EncodeToString(digest)]
 	if !ok {
 		return errors.New("signing a digest that is in no intent")
 	}
-	states, err := j.Journal.State(context.Background(), epoch, []ca.BatchID{batch})
-	if err != nil {
-		return err
-	}
-	if states[0] != ca.BatchPending {
+	if !j.pending[ref] {
 		return errors.New("signing a digest without a pending intent")
 	}
 	return nil

@@ -78,22 +78,11 @@ type Result struct {
 // Results contains one Result for each record of a BatchCommit, in order.
 type Results []Result
 
-// BatchState is the state of a batch in a journal.
-type BatchState uint8
-
-// A batch is absent before its intent is durable, pending until the last of its items is committed, and committed from
-// then on. A batch without items is committed from the start.
-const (
-	BatchAbsent BatchState = iota + 1
-	BatchPending
-	BatchCommitted
-)
-
 // Journal is the durable side of issuance. The [Authority] is its only consumer and calls it from one goroutine at a
 // time.
 //
 // Durability: after Write or Begin returns nil, the changes survive a crash of the machine. After Write returns an
-// error, either all of its changes were applied or none, and only State shows which.
+// error, either all of its changes were applied or none, and only Applied shows which.
 type Journal interface {
 	// Begin opens a new epoch, which fences all earlier ones, and returns the intents that they left pending.
 	Begin(ctx context.Context) (Epoch, []Intent, error)
@@ -104,9 +93,10 @@ type Journal interface {
 	// applied, so Write returns them together with an error, too. For a stale epoch Write changes nothing and returns
 	// an error that wraps ErrFenced.
 	Write(ctx context.Context, epoch Epoch, commits []BatchCommit, intents []Intent) ([]Results, error)
-	// State returns the states of batches, in order. For a stale epoch it returns an error that wraps ErrFenced. The
-	// process that fenced it may have committed its batches, so their states would say nothing about its own writes.
-	State(ctx context.Context, epoch Epoch, batches []BatchID) ([]BatchState, error)
+	// Applied reports whether the newest Write of the epoch that was applied recorded the intent of this batch as its last
+	// one. The intent may have no items. For a stale epoch Applied returns an error that wraps ErrFenced, because the
+	// process that fenced it writes, too.
+	Applied(ctx context.Context, epoch Epoch, batch BatchID) (bool, error)
 }
 
 // InstalledCA is a CA certificate installed by a ceremony.

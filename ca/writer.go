@@ -269,7 +269,7 @@ func (w *writer) write() {
 		return
 	}
 	commits := commitsOf(w.done, w.clock())
-	// The intent may be empty: its state tells whether the transaction was applied.
+	// The intent may be empty: its ID tells whether the transaction was applied.
 	fresh := Intent{Batch: NewBatchID(), Items: make([]IntentItem, len(w.waiting))}
 	for i, it := range w.waiting {
 		fresh.Items[i] = it.intent
@@ -318,14 +318,13 @@ func (w *writer) commit(commits []BatchCommit, fresh Intent) ([]Results, error) 
 		return results, err
 	}
 	for pause := minCommitRetry; ; pause = min(2*pause, maxCommitRetry) {
-		states, serr := w.journal.State(ctx, w.epoch, []BatchID{fresh.Batch})
-		if errors.Is(serr, ErrFenced) {
+		applied, serr := w.journal.Applied(ctx, w.epoch, fresh.Batch)
+		switch {
+		case errors.Is(serr, ErrFenced):
 			return nil, serr
-		}
-		if serr == nil && len(states) == 1 {
-			if states[0] != BatchAbsent {
-				return results, nil
-			}
+		case serr == nil && applied:
+			return results, nil
+		case serr == nil:
 			return nil, err
 		}
 		w.log.Error("reading whether the last transaction was applied failed, retrying", "error", serr, "after", err)

@@ -47,7 +47,10 @@ func (r *Registrar) Issue(ctx context.Context, o IssueRequest) (ca.Certificate, 
 		return none, err
 	}
 	defer done()
-	q := IssuanceQuery{Identity: id, Request: o.RequestID, Key: c.keyHash}
+	q := IssuanceQuery{
+		Identity: id, Request: o.RequestID, Key: c.keyHash, Caller: o.Actor.Caller().Identity, At: r.clock(),
+		MaxUnexpired: operatorFactor * r.maxUnexpired,
+	}
 	st, err := r.stateForIssue(ctx, q, o, c)
 	if err != nil {
 		return none, err
@@ -55,25 +58,30 @@ func (r *Registrar) Issue(ctx context.Context, o IssueRequest) (ca.Certificate, 
 	if st.Prior != nil {
 		return answered(st.Prior, c.keyHash)
 	}
-	d, err := r.decideIssue(ctx, st, c, o)
+	d, err := r.decideIssue(st, c, o)
 	if err != nil {
 		return none, err
 	}
 	return r.issue(context.WithoutCancel(ctx), d, q)
 }
 
-func (r *Registrar) decideIssue(ctx context.Context, st IssuanceState, c csr, o IssueRequest) (*ca.Draft, error) {
-	return r.decide(ctx, st, c, ca.Request{
+func (r *Registrar) decideIssue(st IssuanceState, c csr, o IssueRequest) (*ca.Draft, error) {
+	return r.decide(st, c, ca.Request{
 		RequestID: o.RequestID, Lifetime: o.Lifetime, Actor: o.Actor, MayWait: true,
 		Guard: pki.Guard{Enrolls: st.Identity.State == pki.Registered},
 	})
 }
 
 // stateForIssue registers the identity of o if necessary, and returns the state that the decision is based on. It
-// registers nothing if the request would be refused.
+// registers nothing if the request would be refused. It refuses an operator who is not enrolled any more.
 func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueRequest, c csr) (IssuanceState, error) {
 	st, err := r.store.IssuanceState(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
+	if err == nil || refusal != nil {
+		if refusal := q.checkCaller(st); refusal != nil {
+			return st, refusal
+		}
+	}
 	missing := refusal != nil && refusal.Rule == pki.RuleIdentity
 	if o.Register == nil || st.Prior != nil || err != nil && !missing {
 		return st, err
@@ -90,7 +98,7 @@ func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueR
 		return st, nil
 	}
 	if missing {
-		if _, err := r.decideIssue(ctx, IssuanceState{Identity: want}, c, o); err != nil {
+		if _, err := r.decideIssue(IssuanceState{Identity: want}, c, o); err != nil {
 			return st, err
 		}
 	}
@@ -98,4 +106,12 @@ func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueR
 		return st, err
 	}
 	return r.store.IssuanceState(ctx, q)
+}
+
+// checkCaller refuses a caller of the query whose identity is not enrolled.
+func (q IssuanceQuery) checkCaller(st IssuanceState) *pki.Refusal {
+	if q.Caller.IsZero() {
+		return nil
+	}
+	return q.Caller.CheckEnrolled(st.Caller)
 }

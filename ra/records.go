@@ -168,6 +168,12 @@ type IssuanceQuery struct {
 	Predecessor pki.CertRef
 	Request     pki.RequestID
 	Key         pki.KeyHash
+	// Caller is the operator who requests the certificate. It is zero if the identity itself requests it.
+	Caller pki.SPIFFEID
+	// At is the time of the request.
+	At time.Time
+	// MaxUnexpired is the number at which the count of unexpired certificates stops.
+	MaxUnexpired int
 }
 
 // IssuanceState holds the records that a decision about a request for a certificate is based on.
@@ -179,6 +185,11 @@ type IssuanceState struct {
 	Prior *PriorIssuance
 	// KeyRefusal is the refusal that a guard for the key and this identity would return, or nil.
 	KeyRefusal *pki.Refusal
+	// Unexpired is the number of certificates of the identity, in any state, whose NotAfter is later than the query's At.
+	// It is at most the query's MaxUnexpired.
+	Unexpired int
+	// Caller is the state of the caller in the query. It is zero if the query names none, or one that is not registered.
+	Caller pki.IdentityState
 }
 
 // Predecessor is the state of a certificate that a renewal request names.
@@ -272,13 +283,12 @@ type CertificateStore interface {
 }
 
 // IssuanceStore reads the records that decide about a request for a certificate. Most requests need only IssuanceState.
-// Early and repeated renewals need the other methods too.
+// A repeated renewal needs Renewed, too.
 type IssuanceStore interface {
 	// IssuanceState returns a consistent snapshot of the records that q selects. It refuses an identity that is not
-	// registered, and a predecessor that was not delivered to the identity.
+	// registered, and a predecessor that was not delivered to the identity. The state of the caller is also set with a
+	// refusal.
 	IssuanceState(ctx context.Context, q IssuanceQuery) (IssuanceState, error)
-	// Unexpired counts the certificates of an identity, in any state, whose NotAfter is later than at. It stops at most.
-	Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error)
 	// Renewed returns the newest certificate of the identity and key in q that was recorded after the predecessor in q, is
 	// good, and has a NotAfter later than at. It returns nil if there is none.
 	Renewed(ctx context.Context, q IssuanceQuery, at time.Time) (*PriorIssuance, error)

@@ -44,6 +44,8 @@ type Config struct {
 	Superseder  Superseder
 	// Authenticators maps each accepted kind of evidence to the Authenticator that verifies it.
 	Authenticators map[pki.EvidenceKind]Authenticator
+	// MaxUnexpired is the greatest max_unexpired of all profiles of CA.
+	MaxUnexpired int
 	// Retired lists the issuing CAs that no longer issue certificates. Their certificates can be renewed at any time.
 	Retired []pki.IssuerID
 	Clock   func() time.Time
@@ -57,6 +59,7 @@ type Registrar struct {
 	ca             CA
 	superseder     Superseder
 	authenticators map[pki.EvidenceKind]Authenticator
+	maxUnexpired   int
 	retired        []pki.IssuerID
 	clock          func() time.Time
 	auditor        Auditor
@@ -65,7 +68,7 @@ type Registrar struct {
 
 // New returns a Registrar.
 func New(c Config) *Registrar {
-	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Authenticators, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
+	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Authenticators, c.MaxUnexpired, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
 }
 
 // EnrollRequest asks for an identity's first certificate.
@@ -126,7 +129,9 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (Claim, ca.Cert
 
 func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e EnrollRequest) (ca.Certificate, error) {
 	none := ca.Certificate{}
-	q := IssuanceQuery{Identity: claim.Identity, Request: e.RequestID, Key: c.keyHash}
+	q := IssuanceQuery{
+		Identity: claim.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * r.maxUnexpired,
+	}
 	st, err := r.store.IssuanceState(ctx, q)
 	if err != nil {
 		return none, err
@@ -135,7 +140,7 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e EnrollRe
 		return answered(st.Prior, c.keyHash)
 	}
 	id := st.Identity
-	d, err := r.decide(ctx, st, c, ca.Request{
+	d, err := r.decide(st, c, ca.Request{
 		RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claim.Actor, Guard: pki.Guard{Enrolls: true, Token: claim.Token},
 	})
 	if err != nil {
@@ -187,7 +192,9 @@ func (r *Registrar) renew(ctx context.Context, n RenewRequest) (ca.Certificate, 
 
 func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Certificate, error) {
 	none := ca.Certificate{}
-	q := IssuanceQuery{n.Identity, n.Predecessor, n.RequestID, c.keyHash}
+	q := IssuanceQuery{
+		Identity: n.Identity, Predecessor: n.Predecessor, Request: n.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: r.maxUnexpired,
+	}
 	st, err := r.store.IssuanceState(ctx, q)
 	if err != nil {
 		return none, err
@@ -210,7 +217,7 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 			return a.certificate(), err
 		}
 	}
-	d, err := r.decide(ctx, st, c, ca.Request{
+	d, err := r.decide(st, c, ca.Request{
 		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor),
 		Guard: pki.Guard{Predecessor: n.Predecessor, Renewed: old.Successor == c.keyHash},
 	})
@@ -300,7 +307,7 @@ func answered(a *PriorIssuance, key pki.KeyHash) (ca.Certificate, error) {
 // decide applies the policy. It returns the certificate that the identity may have for the key, or a refusal. The caller
 // sets the fields of req that depend on the kind of request: the actor, the lifetime and some guards. decide sets the
 // others. The guards are the conditions that are checked again when the certificate is recorded.
-func (r *Registrar) decide(ctx context.Context, st IssuanceState, c csr, req ca.Request) (*ca.Draft, error) {
+func (r *Registrar) decide(st IssuanceState, c csr, req ca.Request) (*ca.Draft, error) {
 	id := st.Identity
 	if refusal := id.ID.CheckMayHold(id.State); refusal != nil {
 		return nil, refusal
@@ -335,7 +342,7 @@ func (r *Registrar) decide(ctx context.Context, st IssuanceState, c csr, req ca.
 		err = st.KeyRefusal
 	}
 	if err == nil {
-		err = r.checkBound(ctx, st, req)
+		err = r.checkBound(st, req)
 	}
 	return d, err
 }

@@ -1,7 +1,6 @@
 package ra
 
 import (
-	"context"
 	"slices"
 	"time"
 
@@ -56,17 +55,13 @@ func halfLife(p Predecessor) time.Time {
 }
 
 // checkBound refuses a request if the identity already has the maximum number of unexpired certificates.
-func (r *Registrar) checkBound(ctx context.Context, st IssuanceState, req ca.Request) error {
-	most := req.Guard.MaxUnexpired
-	if most == 0 {
+func (r *Registrar) checkBound(st IssuanceState, req ca.Request) error {
+	refusal := req.Guard.CheckUnexpired(st.Identity.ID, st.Unexpired)
+	if refusal == nil {
 		return nil
 	}
-	n, err := r.store.Unexpired(ctx, st.Identity.ID, r.clock(), most)
-	if err != nil || n < most {
-		return err
-	}
 	if req.Guard.Predecessor.IsZero() {
-		return req.Guard.CheckUnexpired(st.Identity.ID, n)
+		return refusal
 	}
 	return r.tooEarly(req.Guard.Predecessor, st.Predecessor)
 }

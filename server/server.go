@@ -188,7 +188,8 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	}
 	s.auditor = audit.New(c.Stores.Audit, c.Clock, c.Log)
 	s.registrar = ra.New(ra.Config{
-		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
+		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations},
+		MaxUnexpired: s.authority.MaxUnexpired(), Retired: c.Retired,
 		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}, Clock: c.Clock, Auditor: s.auditor,
 	})
 	s.admissions = newAdmissions(c)

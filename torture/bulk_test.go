@@ -156,14 +156,14 @@ func countOpenBulks(dir string) (open int, err error) {
 		return 0, err
 	}
 	defer db.Close()
-	err = db.QueryRow(`SELECT count(*) FROM revocation_sets WHERE done = 0`).Scan(&open)
+	err = db.QueryRow(`SELECT count(*) FROM bulk_revocations WHERE done = 0`).Scan(&open)
 	return open, err
 }
 
 func (s *snapshot) readBulks(tx *sql.Tx) error {
 	return errors.Join(
 		query(tx, `SELECT id, action, mark, coalesce((SELECT spiffe_id FROM identities n WHERE n.id = s.identity), ''), coalesce(label_value, ''), lower(hex(key_hash)),
-		        hex(substr(lineage, 33)), done FROM revocation_sets s ORDER BY id`,
+		        hex(substr(lineage, 33)), done FROM bulk_revocations s ORDER BY id`,
 			func(scan func(...any) error) error {
 				var o bulkRecord
 				var done int

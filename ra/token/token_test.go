@@ -44,7 +44,7 @@ func newWorld(t *testing.T) *world {
 	}
 	auditor := audit.New(w.store, w.clock, log)
 	w.Registrar = ra.New(ra.Config{
-		TrustDomain: "fleet.example", Store: w.store, CA: authority, Superseder: w,
+		TrustDomain: "fleet.example", Store: w.store, CA: authority, Superseder: w, MaxUnexpired: authority.MaxUnexpired(),
 		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(w.store)},
 		Clock:          w.clock, Auditor: auditor,
 	})

@@ -33,8 +33,9 @@ const maxEcho = 64
 type bulk struct {
 	places   chan struct{} // one for each order that is carried out
 	stopping <-chan struct{}
-	// authorize checks the caller of a stream again.
-	authorize func(ctx context.Context) error
+	// authenticate checks the certificate of a stream's caller again. Each request checks the caller's identity
+	// with the records that it reads.
+	authenticate func(ctx context.Context) error
 	// conclude turns what an order came to into the error that a call of its own would have ended with.
 	conclude func(ctx context.Context, begun time.Time, panicked any, err error) error
 }
@@ -43,8 +44,8 @@ func newBulk(s *Server) *bulk {
 	method := brevetv1.CertificateService_IssueCertificates_FullMethodName
 	return &bulk{
 		places: make(chan struct{}, maxOrders), stopping: s.stopping,
-		authorize: func(ctx context.Context) error {
-			_, err := s.config.Authorizer.Authorize(ctx, authz.IssueCertificates, clientOf(ctx))
+		authenticate: func(ctx context.Context) error {
+			_, err := s.config.Authorizer.Authenticate(authz.IssueCertificates, clientOf(ctx))
 			return err
 		},
 		conclude: func(ctx context.Context, begun time.Time, panicked any, err error) error {
@@ -162,7 +163,7 @@ func (o *orders) fulfil(ctx context.Context, order *brevetv1.IssueCertificatesRe
 func (o *orders) issue(ctx context.Context, order *brevetv1.IssueCertificatesRequest) (cert ca.Certificate, err error) {
 	begun := time.Now()
 	defer func() { err = o.bulk.conclude(ctx, begun, recover(), err) }()
-	if err := o.bulk.authorize(ctx); err != nil {
+	if err := o.bulk.authenticate(ctx); err != nil {
 		return cert, err
 	}
 	id, lifetime, err := requestOf(order)

@@ -38,6 +38,10 @@ func (st *Store) Write(
 		if err := s.fence(epoch); err != nil {
 			return err
 		}
+		s.lastBatch = ca.BatchID{}
+		if n := len(intents); n > 0 {
+			s.lastBatch = intents[n-1].Batch
+		}
 		for i := range commits {
 			if err := s.commit(&commits[i], results[i]); err != nil {
 				return fmt.Errorf("commit batch %s: %w", commits[i].Intent.Batch, err)
@@ -53,26 +57,14 @@ func (st *Store) Write(
 	return results, err
 }
 
-// State implements ca.Journal.
-func (st *Store) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID) ([]ca.BatchState, error) {
-	states := make([]ca.BatchState, len(batches))
+// Applied implements ca.Journal.
+func (st *Store) Applied(ctx context.Context, epoch ca.Epoch, batch ca.BatchID) (bool, error) {
+	var applied bool
 	err := st.read(ctx, func(s *state) error {
-		for i, batch := range batches {
-			switch {
-			case s.intent(batch) >= 0:
-				states[i] = ca.BatchPending
-			case s.settled[batch]:
-				states[i] = ca.BatchCommitted
-			default:
-				states[i] = ca.BatchAbsent
-			}
-		}
+		applied = batch != ca.BatchID{} && batch == s.lastBatch
 		return s.fence(epoch)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return states, nil
+	return err == nil && applied, err
 }
 
 // fence refuses every epoch but the newest.
@@ -98,7 +90,6 @@ func (s *state) addIntent(intent ca.Intent) error {
 		return errors.New("the intent is already pending")
 	}
 	if len(intent.Items) == 0 {
-		s.settled[intent.Batch] = true
 		return nil
 	}
 	intent.Items = slices.Clone(intent.Items)
@@ -132,7 +123,6 @@ func (s *state) take(wanted ca.Intent) (map[pki.CertRef]ca.IntentItem, []ca.Inte
 	}
 	if s.pending[place].Items = left; len(left) == 0 {
 		s.pending = slices.Delete(s.pending, place, place+1)
-		s.settled[wanted.Batch] = true
 	}
 	return taken, items, nil
 }

@@ -28,9 +28,9 @@ type Store struct {
 
 // state holds all records. A transaction changes a clone, which replaces the state if the transaction succeeds.
 type state struct {
-	epoch   ca.Epoch
-	pending []ca.Intent // oldest first
-	settled map[ca.BatchID]bool
+	epoch     ca.Epoch
+	lastBatch ca.BatchID // of the last intent that the newest Write recorded
+	pending   []ca.Intent
 
 	identities map[pki.SPIFFEID]identity
 	tokens     []ra.Token           // in the order in which they were recorded
@@ -75,7 +75,7 @@ type cert struct {
 func (s *state) clone() *state {
 	c := *s
 	c.pending, c.tokens, c.certs = slices.Clone(s.pending), slices.Clone(s.tokens), slices.Clone(s.certs)
-	c.settled, c.identities, c.distrusted = cloned(s.settled), cloned(s.identities), cloned(s.distrusted)
+	c.identities, c.distrusted = cloned(s.identities), cloned(s.distrusted)
 	c.keys, c.serials, c.requests = cloned(s.keys), cloned(s.serials), cloned(s.requests)
 	return &c // the log is append-only, so the clone shares it
 }

@@ -297,11 +297,15 @@ func (s *state) answer(id pki.SPIFFEID, request pki.RequestID) int {
 func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	var have ra.IssuanceState
 	err := st.read(ctx, func(s *state) error {
+		if caller, ok := s.identities[q.Caller]; ok {
+			have.Caller = caller.State
+		}
 		id, ok := s.identities[q.Identity]
 		if !ok {
 			return rules.NoIdentity(q.Identity)
 		}
 		have.Identity, have.KeyRefusal = id.Identity, s.keyState(q.Key, q.Identity).Check()
+		have.Unexpired = s.unexpired(q.Identity, q.At, q.MaxUnexpired)
 		var before *cert
 		if !q.Predecessor.IsZero() {
 			if before = s.certificateOf(q.Identity, q.Predecessor); before == nil {
@@ -319,7 +323,7 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 		return nil
 	})
 	if err != nil {
-		return ra.IssuanceState{}, err
+		return ra.IssuanceState{Caller: have.Caller}, err
 	}
 	return have, nil
 }
@@ -337,19 +341,6 @@ func (s *state) unexpired(id pki.SPIFFEID, at time.Time, most int) int {
 		}
 	}
 	return n
-}
-
-// Unexpired implements ra.IssuanceStore.
-func (st *Store) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error) {
-	var n int
-	err := st.read(ctx, func(s *state) error {
-		if _, ok := s.identities[id]; !ok {
-			return rules.NoIdentity(id)
-		}
-		n = s.unexpired(id, at, most)
-		return nil
-	})
-	return n, err
 }
 
 // Renewed implements ra.IssuanceStore.

@@ -13,11 +13,13 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// selectCaller selects a certificate of an identity, with the state of the identity.
+// selectCaller selects a certificate of an identity, with the state of the identity. Its parameters are in a table of their
+// own, as in selectIssuanceState.
 const selectCaller = `
+	WITH q AS MATERIALIZED (SELECT ?1 AS serial, ?2 AS issuer, ?3 AS spiffe_id)
 	SELECT c.id, c.not_before, c.not_after, c.state, c.reason, c.revoked_at, c.version, n.state, ` + bulk.AnyOpen + `
-	FROM certificates c JOIN identities n ON n.id = c.identity
-	WHERE c.serial = ? AND c.issuer = (SELECT id FROM issuers WHERE issuer = ?) AND n.spiffe_id = ?`
+	FROM q JOIN certificates c ON c.serial = q.serial AND c.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
+	JOIN identities n ON n.id = c.identity AND n.spiffe_id = q.spiffe_id`
 
 // authorize refuses an actor that is not allowed to make changes at the given time: a caller whose certificate is expired or
 // not good, or whose identity is not enrolled.

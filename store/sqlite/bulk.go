@@ -127,8 +127,8 @@ func (tx *writeTx) insertBulkRow(ctx context.Context, row *bulk.Row) error {
 		name, value = row.Label.Name, row.Label.Value
 	}
 	return tx.QueryRowContext(ctx, `
-		INSERT INTO revocation_sets (issuer, identity, lineage, key_hash, profile, label_name, label_value, issued_from, issued_until,
-		                             action, reason, invalid_since, ordered_by, ordered_at, why, mark, reach, progress, total, ended, followed, done)
+		INSERT INTO bulk_revocations (issuer, identity, lineage, key_hash, profile, label_name, label_value, issued_from, issued_until,
+		                             action, reason, invalid_since, requested_by, requested_at, comment, mark, reach, progress, total, expired, applied, done)
 		VALUES ((SELECT id FROM issuers WHERE issuer = ?), (SELECT id FROM identities WHERE spiffe_id = ?), ?, ?, ?, ?, ?, ?, ?,
 		        ?, ?, ?, ?, ?, ?, (`+bulk.NewestCertificate+`), ?, 0, ?, 0, 0, ?)
 		RETURNING id, mark`,
@@ -158,7 +158,7 @@ func (tx *writeTx) applyBulkAtOnce(ctx context.Context, row *bulk.Row) ([]pki.St
 			return nil, err
 		}
 	}
-	return out.All(), tx.ExecOne(ctx, `UPDATE revocation_sets SET total = ?1, followed = ?1, ended = ?2 WHERE id = ?3`, row.Total, row.Expired, row.ID)
+	return out.All(), tx.ExecOne(ctx, `UPDATE bulk_revocations SET total = ?1, applied = ?1, expired = ?2 WHERE id = ?3`, row.Total, row.Expired, row.ID)
 }
 
 // BulkRevocation returns a bulk revocation.

@@ -21,7 +21,7 @@ func newFleet(b *testing.B, size int) *mill {
 	m.issue([]pki.SPIFFEID{m.identity(0)}, nil) // and the issuer with it
 	for _, statement := range []string{
 		`WITH RECURSIVE n(i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < %[1]d)
-		 INSERT INTO identities (id, spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at)
+		 INSERT INTO identities (id, spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at)
 		 SELECT i, 'spiffe://fleet.example/device/' || i, 1, 'device', 'null', 'null', 'null', 2, 1, 0 FROM n`,
 		`WITH RECURSIVE n(i) AS (VALUES (10) UNION ALL SELECT i + 10 FROM n WHERE i < %[1]d)
 		 INSERT INTO identity_labels (name, value, identity) SELECT 'batch', '7', i FROM n`,

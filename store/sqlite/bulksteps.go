@@ -39,7 +39,7 @@ func (r *Revocation) NotifyBulk(ctx context.Context, id int64, observer pki.Stat
 	err = r.db.write(ctx, "record the number of certificates of a bulk revocation", func(ctx context.Context, tx *writeTx) error {
 		// Steps may have been applied since the members were read. Total includes their certificates, as counted at the time
 		// of the read.
-		result, err := tx.ExecContext(ctx, `UPDATE revocation_sets SET total = ?, ended = ? WHERE id = ? AND total IS NULL`,
+		result, err := tx.ExecContext(ctx, `UPDATE bulk_revocations SET total = ?, expired = ? WHERE id = ? AND total IS NULL`,
 			row.Applied+len(remaining.Rows), remaining.Expired, id)
 		if err != nil {
 			return err
@@ -139,7 +139,7 @@ func (tx *writeTx) applyBulkStep(ctx context.Context, row *bulk.Row, ids []int64
 	if isLast {
 		total = row.Total
 	}
-	return changes, tx.ExecOne(ctx, `UPDATE revocation_sets SET progress = ?, followed = ?, total = coalesce(?, total), done = ? WHERE id = ?`,
+	return changes, tx.ExecOne(ctx, `UPDATE bulk_revocations SET progress = ?, applied = ?, total = coalesce(?, total), done = ? WHERE id = ?`,
 		row.Progress, row.Applied, total, row.Done, row.ID)
 }
 

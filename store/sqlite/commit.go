@@ -63,10 +63,10 @@ func (tx *writeTx) commitBatch(ctx context.Context, s ca.BatchCommit, results ca
 	})
 }
 
-// takeItems removes items from a pending intent, and returns them as the intent recorded them. If no items remain, it deletes
-// the intent and records the batch as committed.
+// takeItems removes items from a pending intent, and returns them as the intent recorded them. The other items of the intent
+// stay pending.
 func (tx *writeTx) takeItems(ctx context.Context, wanted ca.Intent) ([]ca.IntentItem, error) {
-	intent, err := scanIntent(tx.QueryRowContext(ctx, `SELECT batch, items FROM intents WHERE batch = ?`, wanted.Batch[:]))
+	intent, err := scanIntent(tx.QueryRowContext(ctx, `DELETE FROM intents WHERE batch = ? RETURNING batch, items`, wanted.Batch[:]))
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, errors.New("the batch has no pending intent: it was committed already, or its intent was never written")
 	}
@@ -88,18 +88,11 @@ func (tx *writeTx) takeItems(ctx context.Context, wanted ca.Intent) ([]ca.Intent
 	if len(taken) != len(wanted.Items) {
 		return nil, fmt.Errorf("%d of the items to commit are not pending: they were committed already, or their intent was never written", len(wanted.Items)-len(taken))
 	}
-	if len(left) > 0 {
-		return taken, tx.ExecOne(ctx, `UPDATE intents SET items = ? WHERE batch = ?`, column.EncodeItems(left), wanted.Batch[:])
+	if len(left) == 0 {
+		return taken, nil
 	}
-	if err := tx.ExecOne(ctx, `DELETE FROM intents WHERE batch = ?`, wanted.Batch[:]); err != nil {
-		return nil, err
-	}
-	return taken, tx.recordCommitted(ctx, wanted.Batch)
-}
-
-func (tx *writeTx) recordCommitted(ctx context.Context, batch ca.BatchID) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO settled (batch) VALUES (?)`, batch[:])
-	return err
+	_, err = tx.ExecContext(ctx, `INSERT INTO intents (batch, epoch, items) SELECT ?, epoch, ? FROM journal`, wanted.Batch[:], column.EncodeItems(left))
+	return taken, err
 }
 
 // issue checks the guard of a record and records the certificate with its effects, or returns the *pki.Refusal. It returns the

@@ -28,8 +28,11 @@ type guarded struct {
 // same request ID, and its key.
 const selectGuarded = `
 	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `)
-	SELECT n.id, n.state, n.generation, p.id, p.state, p.reason, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
-	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + bulk.AnyOpen + `, ` + keyColumns + `
+	SELECT n.id, n.state, n.revision, p.id, p.state, p.reason, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
+	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + bulk.AnyOpen + `, ` + keyColumns + `, `
+
+// fromGuarded is the rest of the statement that begins with selectGuarded. The number of unexpired certificates comes between.
+const fromGuarded = `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
 	LEFT JOIN keys k ON k.id = q.key`
@@ -48,7 +51,7 @@ func (f *found) columns() []any {
 	return append([]any{
 		&f.identity, &f.State, &f.Revision, &f.predecessor, &f.predecessorState, &f.predecessorReason,
 		&f.successor, &f.supersededBy, &f.version, &f.notBefore, &f.notAfter, &f.Answered, &f.revoking,
-	}, f.key.columns()...)
+	}, append(f.key.columns(), &f.Unexpired)...)
 }
 
 // checkGuard reads the records that the guard of r depends on, and checks it. It returns the rows to change, or the
@@ -71,8 +74,8 @@ func (tx *writeTx) checkGuard(ctx context.Context, r *ca.Record, at time.Time) (
 
 // read reads the row and fills in the issuance. It returns the row ID of the token.
 func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Time) (token int64, err error) {
-	arguments := queryArguments(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key)
-	row := tx.QueryRowContext(ctx, selectGuarded, arguments...)
+	arguments := queryArguments(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key, at)
+	row := tx.QueryRowContext(ctx, selectGuarded+unexpired(r.Guard.MaxUnexpired)+fromGuarded, arguments...)
 	err = row.Scan(f.columns()...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
@@ -96,12 +99,7 @@ func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Tim
 	}
 	f.Key = f.key.state(r.Guard.Key, f.identity)
 	if !r.Guard.Token.IsZero() {
-		if token, err = f.readToken(ctx, tx, r.Guard.Token); err != nil {
-			return 0, err
-		}
-	}
-	if r.Guard.MaxUnexpired > 0 {
-		f.Unexpired, err = countUnexpired(ctx, tx, f.identity, at, r.Guard.MaxUnexpired)
+		token, err = f.readToken(ctx, tx, r.Guard.Token)
 	}
 	return token, err
 }
@@ -153,7 +151,7 @@ func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID)
 // records the successor. checkGuard ran in the same transaction, so its result still holds.
 func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, certificate int64) error {
 	if guard.Enrolls {
-		err := tx.ExecOne(ctx, `UPDATE identities SET state = ?, generation = generation + 1 WHERE id = ?`, pki.Enrolled, g.identity)
+		err := tx.ExecOne(ctx, `UPDATE identities SET state = ?, revision = revision + 1 WHERE id = ?`, pki.Enrolled, g.identity)
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.generation, n.created_at`
+const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.revision, n.created_at`
 
 // CreateIdentity registers an identity, or returns the registered one if it has the same kind and attributes.
 func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
@@ -49,7 +49,7 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity) error {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `
-		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at)
+		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Revision, engine.Millis(id.CreatedAt))
 	if err != nil {
@@ -148,7 +148,7 @@ func (tx *writeTx) setAttributes(ctx context.Context, id ra.Identity) error {
 		return err
 	}
 	return tx.ExecOne(ctx, `
-		UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, generation = ? WHERE spiffe_id = ?`,
+		UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, revision = ? WHERE spiffe_id = ?`,
 		id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.Revision, id.ID.String())
 }
 
@@ -261,16 +261,16 @@ type identityRow struct {
 	profile          string
 	labels, dns, ips []byte
 	state            pki.IdentityState
-	generation       uint64
+	revision         uint64
 	created          int64
 }
 
 func (r *identityRow) columns() []any {
-	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.generation, &r.created}
+	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created}
 }
 
 func (r *identityRow) identity() (ra.Identity, error) {
-	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.generation, CreatedAt: engine.FromMillis(r.created)}
+	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.revision, CreatedAt: engine.FromMillis(r.created)}
 	var err error
 	if id.ID, err = pki.ParseSPIFFEID(r.name); err != nil {
 		return ra.Identity{}, err

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"strconv"
+	"time"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
@@ -15,13 +17,16 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// selectIssuanceState selects an identity, the certificate to renew, the certificate that was issued for the request ID, and
-// the state of the key.
+// selectIssuanceState selects an identity, the certificate to renew, the certificate that was issued for the request ID, the
+// state of the key, and that of the caller. It needs one more column, the number of unexpired certificates (see unexpired).
 const selectIssuanceState = `
-	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `)
-	SELECT ` + identityColumns + `,
+	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `, ?8 AS caller)
+	SELECT ` + identityColumns + `, ` + callerColumn + `,
 	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, s.id, s.rest, ` + bulk.AnyOpen + `,
-	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.issued_at, a.not_after, a.der, ` + keyColumns + `
+	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.issued_at, a.not_after, a.der, ` + keyColumns + `, `
+
+// fromIssuanceState is the rest of the statement that begins with selectIssuanceState.
+const fromIssuanceState = `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
 	LEFT JOIN keys s ON s.id = p.successor
@@ -32,11 +37,24 @@ const selectIssuanceState = `
 // queryColumns are the parameters of a query, in the order of the arguments. Statements put them into a table of their own.
 // Otherwise SQLite would plan a join on the arguments again whenever they change (sqlite3VdbeSetVarmask), which takes several
 // times as long as running the statement.
-const queryColumns = `?1 AS spiffe_id, ?2 AS serial, ?3 AS issuer, ?4 AS request, ?5 AS key, ?6 AS hash`
+const queryColumns = `?1 AS spiffe_id, ?2 AS serial, ?3 AS issuer, ?4 AS request, ?5 AS key, ?6 AS hash, ?7 AS at`
 
-func queryArguments(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID, key pki.KeyHash) []any {
-	return []any{id.String(), column.Optional(predecessor.Serial), column.Optional(predecessor.Issuer), column.Optional(request), column.KeyID(key), key.Bytes()}
+func queryArguments(id pki.SPIFFEID, predecessor pki.CertRef, request pki.RequestID, key pki.KeyHash, at time.Time) []any {
+	return []any{id.String(), column.Optional(predecessor.Serial), column.Optional(predecessor.Issuer), column.Optional(request), column.KeyID(key), key.Bytes(), engine.Millis(at)}
 }
+
+// unexpired selects how many certificates of the identity n, in any state, expire later than q.at. It stops at most, which is
+// part of the text: a LIMIT by a parameter would be planned again for each value.
+func unexpired(most int) string {
+	if most == 0 {
+		return `0`
+	}
+	return `(SELECT count(*) FROM (SELECT 1 FROM certificates u INDEXED BY certificates_by_identity
+		WHERE u.identity = n.id AND u.not_after > q.at LIMIT ` + strconv.Itoa(most) + `))`
+}
+
+// callerColumn selects the state of the identity q.caller, and zero if it is not registered.
+const callerColumn = `coalesce((SELECT state FROM identities WHERE spiffe_id = q.caller), 0)`
 
 // IssuanceState reads a consistent snapshot in one statement. While a bulk revocation is open, it needs a few statements, in
 // one transaction.
@@ -54,7 +72,7 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issuance
 		})
 	}
 	if err != nil {
-		return ra.IssuanceState{}, err
+		return ra.IssuanceState{Caller: row.caller}, err
 	}
 	st, err := row.issuanceState(q)
 	return st, engine.Fail(what, err)
@@ -63,6 +81,8 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issuance
 // issuanceRow is a row of selectIssuanceState.
 type issuanceRow struct {
 	id                                       identityRow
+	caller                                   pki.IdentityState
+	unexpired                                int
 	predecessor                              sql.NullInt64
 	state, reason, revokedAt, version        sql.NullInt64
 	supersededBy                             sql.NullInt64
@@ -77,14 +97,19 @@ type issuanceRow struct {
 }
 
 func (r *issuanceRow) read(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
-	row := from.QueryRowContext(ctx, selectIssuanceState, queryArguments(q.Identity, q.Predecessor, q.Request, q.Key)...)
+	row := from.QueryRowContext(ctx, selectIssuanceState+unexpired(q.MaxUnexpired)+fromIssuanceState,
+		append(queryArguments(q.Identity, q.Predecessor, q.Request, q.Key, q.At), q.Caller.String())...)
 	err := row.Scan(slices.Concat(r.id.columns(),
-		[]any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.successor.id, &r.successor.rest, &r.revoking,
-			&r.priorRow, &r.priorSerial, &r.priorIssuer, &r.priorKey.id, &r.priorKey.rest, &r.priorIssuedAt, &r.priorNotAfter, &r.priorDER}, r.key.columns())...)
-	if errors.Is(err, sql.ErrNoRows) {
-		return rules.NoIdentity(q.Identity)
+		[]any{&r.caller, &r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.successor.id, &r.successor.rest, &r.revoking,
+			&r.priorRow, &r.priorSerial, &r.priorIssuer, &r.priorKey.id, &r.priorKey.rest, &r.priorIssuedAt, &r.priorNotAfter, &r.priorDER}, r.key.columns(), []any{&r.unexpired})...)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
 	}
-	return err
+	row = from.QueryRowContext(ctx, `SELECT `+callerColumn+` FROM (SELECT ? AS caller) q`, q.Caller.String())
+	if err := row.Scan(&r.caller); err != nil {
+		return err
+	}
+	return rules.NoIdentity(q.Identity)
 }
 
 // applyOpenBulk applies the open bulk revocations.
@@ -114,6 +139,7 @@ func (r *issuanceRow) issuanceState(q ra.IssuanceQuery) (ra.IssuanceState, error
 		return st, err
 	}
 	st.KeyRefusal = r.key.state(q.Key, r.id.id).Check()
+	st.Caller, st.Unexpired = r.caller, r.unexpired
 	if !q.Predecessor.IsZero() {
 		if !r.state.Valid {
 			return st, rules.NoPredecessor(q.Predecessor)

@@ -11,15 +11,10 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// committedKept is the number of batches committed before the last Write that stay on record as committed. All batches of the
-// last Write stay on record too. So State is right about every batch of a Write that has just returned an error, and the
-// table stays small.
-const committedKept = 1024
-
 // CA is the issuer's view of a DB: a ca.Journal and ca.Installations.
 type CA struct{ db *DB }
 
-// Begin starts a new epoch and returns the intents that earlier epochs left pending, oldest first.
+// Begin starts a new epoch and returns the intents that earlier epochs left pending.
 func (c *CA) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
 	var epoch int64
 	var left []ca.Intent
@@ -29,7 +24,7 @@ func (c *CA) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
 			return err
 		}
 		left = nil
-		rows := engine.Query(ctx, tx, `SELECT batch, items FROM intents ORDER BY id`)
+		rows := engine.Query(ctx, tx, `SELECT batch, items FROM intents`)
 		return rows.Each(func(rows *sql.Rows) error {
 			intent, err := scanIntent(rows)
 			left = append(left, intent)
@@ -61,10 +56,7 @@ func (c *CA) Write(ctx context.Context, epoch ca.Epoch, commits []ca.BatchCommit
 		results[i] = make(ca.Results, len(s.Records))
 	}
 	err := c.db.write(ctx, "write the journal", func(ctx context.Context, tx *writeTx) error {
-		if err := fence(ctx, tx, epoch); err != nil {
-			return err
-		}
-		if err := tx.forgetCommitted(ctx); err != nil {
+		if err := tx.beginWrite(ctx, epoch, intents); err != nil {
 			return err
 		}
 		for i, s := range commits {
@@ -82,8 +74,24 @@ func (c *CA) Write(ctx context.Context, epoch ca.Epoch, commits []ca.BatchCommit
 	return results, err
 }
 
-// fence refuses every epoch but the newest.
-func fence(ctx context.Context, tx engine.Querier, epoch ca.Epoch) error {
+// beginWrite refuses every epoch but the newest. It records which transaction this is, for Applied.
+func (tx *writeTx) beginWrite(ctx context.Context, epoch ca.Epoch, intents []ca.Intent) error {
+	var last any // NULL if there is no intent
+	if n := len(intents); n > 0 {
+		last = intents[n-1].Batch[:]
+	}
+	result, err := tx.ExecContext(ctx, `UPDATE journal SET last_batch = ? WHERE epoch = ?`, last, int64(epoch)) //nolint:gosec // epochs count up from 1
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 1 {
+		return err
+	}
+	return checkEpoch(ctx, tx, epoch)
+}
+
+// checkEpoch refuses every epoch but the newest.
+func checkEpoch(ctx context.Context, tx engine.Querier, epoch ca.Epoch) error {
 	var newest int64
 	if err := tx.QueryRowContext(ctx, `SELECT epoch FROM journal`).Scan(&newest); err != nil {
 		return err
@@ -94,11 +102,6 @@ func fence(ctx context.Context, tx engine.Querier, epoch ca.Epoch) error {
 	return nil
 }
 
-func (tx *writeTx) forgetCommitted(ctx context.Context) error {
-	_, err := tx.ExecContext(ctx, `DELETE FROM settled WHERE id <= (SELECT max(id) FROM settled) - ?`, committedKept)
-	return err
-}
-
 func (tx *writeTx) insertIntent(ctx context.Context, epoch ca.Epoch, intent ca.Intent) error {
 	for _, item := range intent.Items { // the log could not record such an item, so the batch could never be committed
 		if item.Ref.Issuer.IsZero() || item.Ref.Serial.IsZero() {
@@ -106,36 +109,21 @@ func (tx *writeTx) insertIntent(ctx context.Context, epoch ca.Epoch, intent ca.I
 		}
 	}
 	if len(intent.Items) == 0 {
-		return tx.recordCommitted(ctx, intent.Batch)
+		return nil
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO intents (batch, epoch, items) VALUES (?, ?, ?)`,
 		intent.Batch[:], int64(epoch), column.EncodeItems(intent.Items)) //nolint:gosec // epochs count up from 1
 	return err
 }
 
-// State returns the state of each batch. It knows only the last committedKept committed batches, and reports older ones as
-// absent.
-func (c *CA) State(ctx context.Context, epoch ca.Epoch, batches []ca.BatchID) ([]ca.BatchState, error) {
-	states := make([]ca.BatchState, len(batches))
+// Applied reports whether the newest transaction of the epoch wrote the intent of a batch as its last one.
+func (c *CA) Applied(ctx context.Context, epoch ca.Epoch, batch ca.BatchID) (bool, error) {
+	var last []byte
 	err := c.db.file.Read(ctx, "read the journal", func(ctx context.Context, tx *sql.Tx) error {
-		if err := fence(ctx, tx, epoch); err != nil {
+		if err := checkEpoch(ctx, tx, epoch); err != nil {
 			return err
 		}
-		for i, batch := range batches {
-			row := tx.QueryRowContext(ctx, `
-				SELECT 2 FROM intents WHERE batch = ?1 UNION ALL SELECT 3 FROM settled WHERE batch = ?1`, batch[:])
-			err := row.Scan(&states[i])
-			if errors.Is(err, sql.ErrNoRows) {
-				states[i], err = ca.BatchAbsent, nil
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
+		return tx.QueryRowContext(ctx, `SELECT last_batch FROM journal`).Scan(&last)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return states, nil
+	return err == nil && string(last) == string(batch[:]), err
 }

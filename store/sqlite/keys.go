@@ -59,8 +59,8 @@ func (k *keyRow) state(key pki.KeyHash, identity int64) rules.Key {
 // guard has checked that no other identity has the key.
 func (tx *writeTx) claim(ctx context.Context, key pki.KeyHash, identity int64, uses int) error {
 	_, err := tx.ExecContext(ctx, `
-		INSERT INTO keys (id, rest, identity, named) VALUES (?, ?, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET named = named + excluded.named`,
+		INSERT INTO keys (id, rest, identity, uses) VALUES (?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET uses = uses + excluded.uses`,
 		column.KeyID(key), column.KeyRest(key), identity, uses)
 	return err
 }

@@ -3,43 +3,14 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
-	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
-
-// Unexpired counts certificates of an identity, on a reading connection.
-func (r *RA) Unexpired(ctx context.Context, id pki.SPIFFEID, at time.Time, most int) (int, error) {
-	var n int
-	err := r.db.file.Read(ctx, "count the certificates of an identity", func(ctx context.Context, tx *sql.Tx) error {
-		var identity int64
-		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, id.String()).Scan(&identity)
-		if errors.Is(err, sql.ErrNoRows) {
-			return rules.NoIdentity(id)
-		}
-		if err != nil {
-			return err
-		}
-		n, err = countUnexpired(ctx, tx, identity, at, most)
-		return err
-	})
-	return n, err
-}
-
-// countUnexpired counts the certificates of an identity, in any state, that expire later than after. It stops at most.
-func countUnexpired(ctx context.Context, q engine.Querier, identity int64, after time.Time, most int) (int, error) {
-	var n int
-	err := q.QueryRowContext(ctx, `
-		SELECT count(*) FROM (SELECT 1 FROM certificates INDEXED BY certificates_by_identity WHERE identity = ? AND not_after > ? LIMIT ?)`,
-		identity, engine.Millis(after), most).Scan(&n)
-	return n, err
-}
 
 // maxRenewed is the maximum number of certificates of a key that Renewed reads to find a good one.
 const maxRenewed = 16

@@ -81,7 +81,7 @@ func (tx *writeTx) replayOperation(ctx context.Context, op rules.Operation) erro
 		return tx.ExecOne(ctx, `UPDATE tokens SET revoked = ? WHERE token = ?`, op.Cause, op.ID.Bytes())
 	case rules.SetTokensRevoked:
 		_, err := tx.ExecContext(ctx, `
-			INSERT INTO token_revocations (maker, era, why) SELECT m.id, `+nextEra+`, ? FROM identities m WHERE m.spiffe_id = ?`,
+			INSERT INTO token_revocations (creator, era, reason) SELECT m.id, `+nextEra+`, ? FROM identities m WHERE m.spiffe_id = ?`,
 			op.Cause, op.Creator.String())
 		return err
 	case rules.AddCertificate:
@@ -251,7 +251,7 @@ func (tx *writeTx) replayStep(ctx context.Context, op rules.SetBulkProgress) err
 	if op.Counted {
 		total = op.Total
 	}
-	return tx.ExecOne(ctx, `UPDATE revocation_sets SET progress = ?, total = ?, ended = ?, followed = ?, done = ? WHERE id = ?`,
+	return tx.ExecOne(ctx, `UPDATE bulk_revocations SET progress = ?, total = ?, expired = ?, applied = ?, done = ? WHERE id = ?`,
 		op.Progress, total, op.Expired, op.Applied, op.Done, op.ID)
 }
 

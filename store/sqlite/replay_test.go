@@ -22,7 +22,6 @@ var notInLog = map[string]string{
 	"sqlite_sequence":     "SQLite's own",
 	"journal":             "counts the processes that wrote to this file, and a restored store begins again",
 	"intents":             "certificates that are being signed; when they are committed, the log has them",
-	"settled":             "for a writer that has not learned the result of its last commit",
 	"age":                 "time that has passed, not a record; without it the newest entry's time is taken",
 	"chain":               "has a row for each batch that was sequenced; the chain values are checked by the replay",
 	"log_epoch":           "belongs to the store, and a log that forks has another one",

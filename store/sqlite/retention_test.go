@@ -97,7 +97,7 @@ func TestKeysAreCounted(t *testing.T) {
 	if err := m.db.RA().Refused(context.Background(), pki.ActorCommand("test"), ids[0], pki.Refuse(pki.RuleOverloaded, "wait", "busy"), after); err != nil {
 		t.Fatal(err)
 	}
-	const wrong = `SELECT count(*) FROM keys k WHERE named <>
+	const wrong = `SELECT count(*) FROM keys k WHERE uses <>
 		(SELECT count(*) FROM certificates WHERE key = k.id) + (SELECT count(*) FROM certificates WHERE successor = k.id)`
 	db, step := raw(t, path), retention.Step{Before: after, At: after, Limit: 17}
 	for {

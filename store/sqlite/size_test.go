@@ -199,44 +199,6 @@ func TestManyChangesAreSeveralEntries(t *testing.T) {
 	}
 }
 
-// TestCommittedBatchesAreForgotten checks that the table of committed batches stays small, and is right about the last ones.
-func TestCommittedBatchesAreForgotten(t *testing.T) {
-	ctx := context.Background()
-	path := filepath.Join(t.TempDir(), "brevet.db")
-	m := newMill(t, path)
-	const batches, writes = 700, 4
-	var last []ca.BatchID
-	for range writes {
-		last = nil
-		var intents []ca.Intent
-		var commits []ca.BatchCommit
-		for range batches {
-			m.next++
-			intent := ca.Intent{Batch: ca.NewBatchID(), Items: []ca.IntentItem{{Ref: record(device(1).ID, m.next).Ref, IssuedAt: at, NotAfter: at}}}
-			intents, commits, last = append(intents, intent), append(commits, ca.BatchCommit{Intent: intent, At: at}), append(last, intent.Batch)
-		}
-		if _, err := m.db.CA().Write(ctx, m.epoch, nil, intents); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := m.db.CA().Write(ctx, m.epoch, commits, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	states, err := m.db.CA().State(ctx, m.epoch, last)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, s := range states {
-		if s != ca.BatchCommitted {
-			t.Fatalf("batch %d of the last write is %v", i, s)
-		}
-	}
-	var kept int
-	if err := raw(t, path).QueryRow(`SELECT count(*) FROM settled`).Scan(&kept); err != nil || kept > 1024+batches {
-		t.Errorf("%d committed batches are kept, %v", kept, err)
-	}
-}
-
 // TestQueriesUseIndexes checks the query plans of the statements whose cost could grow with the number of certificates.
 func TestQueriesUseIndexes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "brevet.db")
@@ -316,7 +278,7 @@ func TestListsLookAtABoundedNumber(t *testing.T) {
 	const many = 2*ra.MaxLooked + 1
 	err := m.db.OnWriter(ctx, fmt.Sprintf(`
 		WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < %[1]d)
-		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at)
+		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at)
 		SELECT printf('spiffe://fleet.example/device/%%06d', i), 1, CASE i WHEN %[1]d THEN 'rare' ELSE 'device' END, 'null', 'null', 'null', 1, 1, 0 FROM n`, many))
 	if err != nil {
 		t.Fatal(err)

@@ -62,5 +62,5 @@ func (tx *writeTx) setIdentityState(ctx context.Context, o revocation.Change) (r
 		return m, err
 	}
 	resumes = sql.NullInt64{Int64: int64(m.Resumes), Valid: m.Resumes != 0}
-	return m, tx.ExecOne(ctx, `UPDATE identities SET state = ?, resumes = ?, generation = generation + 1 WHERE id = ?`, m.State, resumes, id)
+	return m, tx.ExecOne(ctx, `UPDATE identities SET state = ?, resumes = ?, revision = revision + 1 WHERE id = ?`, m.State, resumes, id)
 }

@@ -18,9 +18,9 @@ import (
 const (
 	// whyRevoked selects the cause for which the token t was revoked, alone or with all tokens of its creator. It is NULL if
 	// the token was not revoked.
-	whyRevoked = `coalesce(t.revoked, (SELECT v.why FROM token_revocations v WHERE v.maker = t.maker AND v.era >= t.era ORDER BY v.era LIMIT 1))`
+	whyRevoked = `coalesce(t.revoked, (SELECT v.reason FROM token_revocations v WHERE v.creator = t.creator AND v.era >= t.era ORDER BY v.era LIMIT 1))`
 	// nextEra selects the era of the next token that the creator m creates. Revoking all tokens of a creator ends an era.
-	nextEra = `coalesce((SELECT max(v.era) + 1 FROM token_revocations v WHERE v.maker = m.id), 0)`
+	nextEra = `coalesce((SELECT max(v.era) + 1 FROM token_revocations v WHERE v.creator = m.id), 0)`
 )
 
 // RevokeTokens revokes one token, or all tokens that an identity has created so far.
@@ -80,7 +80,7 @@ func (tx *writeTx) revokeToken(ctx context.Context, v ra.TokenRevocation) (int, 
 func (tx *writeTx) revokeTokensOf(ctx context.Context, creator pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
 	var row, era, next int64
 	err := tx.QueryRowContext(ctx, `
-		SELECT m.id, t.era, `+nextEra+` FROM identities m JOIN tokens t ON t.maker = m.id WHERE m.spiffe_id = ? ORDER BY t.id DESC LIMIT 1`,
+		SELECT m.id, t.era, `+nextEra+` FROM identities m JOIN tokens t ON t.creator = m.id WHERE m.spiffe_id = ? ORDER BY t.id DESC LIMIT 1`,
 		creator.String()).Scan(&row, &era, &next)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && era < next {
 		return 0, nil // no tokens, or none since the last revocation
@@ -90,13 +90,13 @@ func (tx *writeTx) revokeTokensOf(ctx context.Context, creator pki.SPIFFEID, why
 	}
 	var n int
 	err = tx.QueryRowContext(ctx, `
-		SELECT count(*) FROM (SELECT era, spent, revoked, expires_at FROM tokens WHERE maker = ? ORDER BY id DESC LIMIT ?)
+		SELECT count(*) FROM (SELECT era, spent, revoked, expires_at FROM tokens WHERE creator = ? ORDER BY id DESC LIMIT ?)
 		WHERE era = ? AND spent = 0 AND revoked IS NULL AND expires_at > ?`,
 		row, ra.MaxTokensCounted, era, engine.Millis(v.At)).Scan(&n)
 	if err != nil {
 		return 0, err
 	}
-	if _, err := tx.ExecContext(ctx, `INSERT INTO token_revocations (maker, era, why) VALUES (?, ?, ?)`, row, next, why); err != nil {
+	if _, err := tx.ExecContext(ctx, `INSERT INTO token_revocations (creator, era, reason) VALUES (?, ?, ?)`, row, next, why); err != nil {
 		return 0, err
 	}
 	return n, tx.append(ctx, rules.TokensRevokedEntry(v, creator, why, n))
@@ -128,8 +128,8 @@ func (tx *writeTx) holderOf(ctx context.Context, row *bulk.Row) (pki.SPIFFEID, e
 // selectCreators selects the identities that have created tokens, with one index lookup for each.
 const selectCreators = `
 	WITH RECURSIVE m (id) AS (
-	    SELECT min(maker) FROM tokens
-	    UNION ALL SELECT (SELECT min(maker) FROM tokens WHERE maker > m.id) FROM m WHERE m.id IS NOT NULL)
+	    SELECT min(creator) FROM tokens
+	    UNION ALL SELECT (SELECT min(creator) FROM tokens WHERE creator > m.id) FROM m WHERE m.id IS NOT NULL)
 	SELECT n.spiffe_id FROM m JOIN identities n ON n.id = m.id`
 
 // distrustedCreators returns the identities whose tokens a new bulk revocation revokes. One is the identity of a key that it

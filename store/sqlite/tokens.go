@@ -75,7 +75,7 @@ func (tx *writeTx) insertToken(ctx context.Context, t ra.Token) error {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `
-			INSERT INTO tokens (token, identity, generation, profile, expires_at, replaces, created_by, created_at, maker, made_with, era)
+			INSERT INTO tokens (token, identity, revision, profile, expires_at, replaces, created_by, created_at, creator, creator_certificate, era)
 			SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
 		t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
 		column.EncodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
@@ -123,8 +123,8 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 }
 
 const tokenColumns = `
-	t.id, t.token, (SELECT spiffe_id FROM identities WHERE id = t.identity), t.generation, t.profile, t.expires_at, t.replaces, t.created_by, t.created_at,
-	t.request, t.key_hash, t.spent, t.made_with, CASE t.spent WHEN 0 THEN ` + whyRevoked + ` END`
+	t.id, t.token, (SELECT spiffe_id FROM identities WHERE id = t.identity), t.revision, t.profile, t.expires_at, t.replaces, t.created_by, t.created_at,
+	t.request, t.key_hash, t.spent, t.creator_certificate, CASE t.spent WHEN 0 THEN ` + whyRevoked + ` END`
 
 func readToken(ctx context.Context, from engine.Querier, id pki.TokenID) (ra.Token, error) {
 	t, _, err := scanToken(from.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM tokens t WHERE t.token = ?`, id.Bytes()))
@@ -166,7 +166,7 @@ func scanToken(row engine.Scanner, more ...any) (ra.Token, int64, error) {
 // tokenState is an SQL expression for rules.TokenState of a token t of the identity n, at a time.
 const tokenState = `
 	CASE WHEN t.spent THEN 'spent' WHEN ` + whyRevoked + ` IS NOT NULL THEN 'revoked' WHEN t.expires_at <= ? THEN 'expired'
-	     WHEN t.generation <> n.generation THEN 'stale' ELSE 'open' END`
+	     WHEN t.revision <> n.revision THEN 'stale' ELSE 'open' END`
 
 // Tokens returns a page of tokens, newest first.
 func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after ra.TokenPlace, limit int) ([]ra.ListedToken, ra.TokenPlace, error) {
@@ -218,7 +218,7 @@ func selectTokens(q *engine.Clause, f ra.TokenFilter, at time.Time, after ra.Tok
 		}
 	}
 	if !f.CreatedBy.IsZero() {
-		q.Add(` AND t.maker IS (SELECT id FROM identities WHERE spiffe_id = ?)`, f.CreatedBy.String())
+		q.Add(` AND t.creator IS (SELECT id FROM identities WHERE spiffe_id = ?)`, f.CreatedBy.String())
 	}
 	if f.Identity.IsZero() {
 		q.Add(`) FROM tokens t INDEXED BY tokens_by_creation CROSS JOIN identities n ON n.id = t.identity WHERE 1`)

@@ -117,9 +117,9 @@ var unauthorized = map[string]string{
 
 // reads lists the methods that change nothing.
 var reads = []string{
-	"ca.Journal.State", "ca.Installations.Installed",
+	"ca.Journal.Applied", "ca.Installations.Installed",
 	"ra.Store.Identity", "ra.Store.Identities", "ra.Store.Token", "ra.Store.Tokens", "ra.Store.Certificate", "ra.Store.CertificateBySerial",
-	"ra.Store.IssuanceState", "ra.Store.Certificates", "ra.Store.Unexpired", "ra.Store.Renewed", "retention.Store.Waiting", "retention.Store.Census",
+	"ra.Store.IssuanceState", "ra.Store.Certificates", "ra.Store.Renewed", "retention.Store.Waiting", "retention.Store.Census",
 	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Store.CountBulk",
 	"revocation.Store.BulkRevocation", "revocation.Store.BulkRevocations", "revocation.Store.OpenBulk", "responder.Feed.Snapshot", "responder.Feed.Changes",
 	"translog.Store.Epoch", "translog.Store.Head", "translog.Store.Entries", "translog.Store.Written",

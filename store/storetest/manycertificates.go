@@ -22,6 +22,7 @@ func testManyCertificates(t *testing.T, open func(t *testing.T) Store) {
 		"a clock ahead, without an age":             clockAheadWithoutAge,
 		"a renewal is found by its key":             renewalIsFoundByKey,
 		"the number of unexpired certificates":      countUnexpired,
+		"the state of the caller of a request":      stateOfCaller,
 		"a hold before the steps":                   holdDuringBulk,
 		"repeated requests":                         repeatMany,
 	})
@@ -283,10 +284,24 @@ func countUnexpired(t *testing.T, w *world) {
 	r := w.enrollNew(t)
 	w.issueCertificates(t, r.Identity, 4)
 	for at, want := range map[time.Time]int{w.now: 3, r.NotAfter.Add(-time.Millisecond): 3, r.NotAfter: 0} {
-		n, err := w.RA.Unexpired(context.Background(), r.Identity, at, 3)
+		st, err := w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{Identity: r.Identity, At: at, MaxUnexpired: 3})
 		must(t, err)
-		mustEqual(t, "the number of unexpired certificates", n, want)
+		mustEqual(t, "the number of unexpired certificates", st.Unexpired, want)
 	}
-	_, err := w.RA.Unexpired(context.Background(), w.newIdentity(t).ID, w.now, 3)
-	mustRefuse(t, err, pki.RuleIdentity)
+}
+
+// stateOfCaller checks that IssuanceState returns the state of the caller, also if the identity is not registered.
+func stateOfCaller(t *testing.T, w *world) {
+	caller := w.enrollNew(t).Identity
+	for identity, rule := range map[pki.SPIFFEID]pki.Rule{w.enrollNew(t).Identity: "", w.newIdentity(t).ID: pki.RuleIdentity} {
+		for c, want := range map[pki.SPIFFEID]pki.IdentityState{caller: pki.Enrolled, {}: 0, w.newIdentity(t).ID: 0} {
+			st, err := w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{Identity: identity, Caller: c})
+			if rule == "" {
+				must(t, err)
+			} else {
+				mustRefuse(t, err, rule)
+			}
+			mustEqual(t, "the state of the caller", st.Caller, want)
+		}
+	}
 }

@@ -26,9 +26,6 @@ const (
 	itemSize  = 1 + 20 + 6 + 6 + 1 + 1 + 32
 )
 
-// settledKept is the number of committed batches that stay on record.
-const settledKept = 1024
-
 // journal is the database, used over one connection.
 type journal struct {
 	db   *sql.DB
@@ -39,9 +36,9 @@ type journal struct {
 	chain   [32]byte
 
 	// The statements live as long as the connection.
-	begin, commit, rollback               *sql.Stmt
-	announce, unannounce, settled, forget *sql.Stmt
-	certificate, log, seq                 *sql.Stmt
+	begin, commit, rollback    *sql.Stmt
+	announce, unannounce, mark *sql.Stmt
+	certificate, log, seq      *sql.Stmt
 }
 
 // openJournal creates the database, with identities that have one certificate each.
@@ -84,12 +81,12 @@ func (j *journal) open(identities int) error {
 
 func (j *journal) register(i int) error {
 	_, err := j.conn.ExecContext(j.ctx, `
-		INSERT INTO identities (id, spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, generation, created_at)
+		INSERT INTO identities (id, spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at)
 		VALUES (?, ?, 1, 'device', '{}', '[]', '[]', 2, 1, 0)`, i+1, fmt.Sprintf("spiffe://dev.brevet.internal/device/%d", i))
 	if err != nil {
 		return err
 	}
-	_, err = j.conn.ExecContext(j.ctx, `INSERT INTO keys (id, rest, identity, named) VALUES (?1, randomblob(24), ?1, 1)`, i+1)
+	_, err = j.conn.ExecContext(j.ctx, `INSERT INTO keys (id, rest, identity, uses) VALUES (?1, randomblob(24), ?1, 1)`, i+1)
 	if err != nil {
 		return err
 	}
@@ -108,8 +105,7 @@ func (j *journal) prepare() error {
 		{&j.begin, `BEGIN IMMEDIATE`}, {&j.commit, `COMMIT`}, {&j.rollback, `ROLLBACK`},
 		{&j.announce, `INSERT INTO intents (batch, epoch, items) VALUES (?, 1, ?)`},
 		{&j.unannounce, `DELETE FROM intents WHERE batch = ?`},
-		{&j.settled, `INSERT INTO settled (batch) VALUES (?)`},
-		{&j.forget, `DELETE FROM settled WHERE id <= (SELECT max(id) FROM settled) - ?`},
+		{&j.mark, `UPDATE journal SET last_batch = ?`},
 		{&j.certificate, `
 			INSERT INTO certificates (serial, issuer, identity, request, key, profile, issued_at, not_before, not_after,
 			                          crl_partition, state, reason, version, der)
@@ -203,10 +199,7 @@ func (j *journal) batch(n int) error {
 	if _, err := j.unannounce.ExecContext(j.ctx, id); err != nil {
 		return err
 	}
-	if _, err := j.settled.ExecContext(j.ctx, id); err != nil {
-		return err
-	}
-	_, err = j.forget.ExecContext(j.ctx, settledKept)
+	_, err = j.mark.ExecContext(j.ctx, id)
 	return err
 }
 

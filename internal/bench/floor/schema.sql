@@ -1,16 +1,17 @@
 -- The tables of a Brevet store that issuing writes to, as its first migration makes them; a test compares.
 
+CREATE TABLE journal (
+    id         INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch      INTEGER NOT NULL,
+    last_batch BLOB CHECK (length(last_batch) = 16)
+) STRICT;
+INSERT INTO journal (id, epoch) VALUES (1, 0);
+
 CREATE TABLE intents (
-    id    INTEGER PRIMARY KEY,
-    batch BLOB    NOT NULL UNIQUE CHECK (length(batch) = 16),
+    batch BLOB    NOT NULL PRIMARY KEY CHECK (length(batch) = 16),
     epoch INTEGER NOT NULL,
     items BLOB    NOT NULL
-) STRICT;
-
-CREATE TABLE settled (
-    id    INTEGER PRIMARY KEY AUTOINCREMENT,
-    batch BLOB    NOT NULL UNIQUE CHECK (length(batch) = 16)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE issuers (
     id     INTEGER PRIMARY KEY,
@@ -22,12 +23,12 @@ CREATE TABLE identities (
     spiffe_id    TEXT    NOT NULL UNIQUE,
     kind         INTEGER NOT NULL,
     profile      TEXT    NOT NULL,
-    labels       TEXT    NOT NULL, -- JSON, as are the names and addresses
+    labels       TEXT    NOT NULL,
     dns_names    TEXT    NOT NULL,
     ip_addresses TEXT    NOT NULL,
     state        INTEGER NOT NULL CHECK (state BETWEEN 1 AND 4),
-    resumes      INTEGER CHECK (resumes IN (1, 2)), -- the state before a suspension
-    generation   INTEGER NOT NULL CHECK (generation > 0),
+    resumes      INTEGER CHECK (resumes IN (1, 2)),
+    revision     INTEGER NOT NULL CHECK (revision > 0),
     created_at   INTEGER NOT NULL,
     CHECK ((state = 3) = (resumes IS NOT NULL))
 ) STRICT;
@@ -37,7 +38,7 @@ CREATE TABLE keys (
     rest           BLOB    NOT NULL CHECK (length(rest) = 24),
     identity       INTEGER NOT NULL REFERENCES identities (id),
     compromised_at INTEGER,
-    named          INTEGER NOT NULL CHECK (named >= 0)
+    uses           INTEGER NOT NULL CHECK (uses >= 0)
 ) STRICT;
 
 CREATE TABLE certificates (
@@ -47,8 +48,8 @@ CREATE TABLE certificates (
     identity      INTEGER REFERENCES identities (id),
     request       BLOB CHECK (length(request) = 16),
     key           INTEGER,
-    successor     INTEGER, -- the key that it was renewed with
-    superseded_by INTEGER, -- the certificate that renewed it, where it was revoked for that
+    successor     INTEGER,
+    superseded_by INTEGER,
     profile       TEXT,
     issued_at     INTEGER NOT NULL,
     not_before    INTEGER,
@@ -69,14 +70,10 @@ CREATE TABLE certificates (
     CHECK ((identity IS NULL) = (digest IS NOT NULL)),
     CHECK (identity IS NOT NULL OR state = 3)
 ) STRICT;
-
 CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request);
-
 CREATE INDEX certificates_by_issue ON certificates (issued_at);
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
-
 CREATE INDEX certificates_by_identity ON certificates (identity, not_after);
-
 CREATE INDEX certificates_changed ON certificates (issuer, crl_partition, changed) WHERE changed IS NOT NULL;
 
 CREATE TABLE log (

@@ -20,7 +20,7 @@ type Open struct {
 }
 
 // AnyOpen is an SQL expression that is true if there are open bulk revocations.
-const AnyOpen = `EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0)`
+const AnyOpen = `EXISTS (SELECT 1 FROM bulk_revocations WHERE done = 0)`
 
 // ReadOpen returns the open bulk revocations.
 func ReadOpen(ctx context.Context, q engine.Querier) (Open, error) {
@@ -120,14 +120,14 @@ func (open Open) Compromises(ctx context.Context, q engine.Querier, key, identit
 // CountOpen returns the number of open bulk revocations.
 func CountOpen(ctx context.Context, q engine.Querier) (int, error) {
 	var n int
-	err := q.QueryRowContext(ctx, `SELECT count(*) FROM revocation_sets WHERE done = 0`).Scan(&n)
+	err := q.QueryRowContext(ctx, `SELECT count(*) FROM bulk_revocations WHERE done = 0`).Scan(&n)
 	return n, err
 }
 
 // IsSelectingByLabel reports whether an open bulk revocation selects by a label.
 func IsSelectingByLabel(ctx context.Context, q engine.Querier) (bool, error) {
 	var is bool
-	err := q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0 AND label_name IS NOT NULL)`).Scan(&is)
+	err := q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM bulk_revocations WHERE done = 0 AND label_name IS NOT NULL)`).Scan(&is)
 	return is, err
 }
 
@@ -136,7 +136,7 @@ func IsSelectingByLabel(ctx context.Context, q engine.Querier) (bool, error) {
 func IsHolding(ctx context.Context, q engine.Querier, id pki.SPIFFEID) (bool, error) {
 	var holding bool
 	err := q.QueryRowContext(ctx, `
-		SELECT EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0 AND action <> 1 AND identity = (SELECT id FROM identities WHERE spiffe_id = ?))`,
+		SELECT EXISTS (SELECT 1 FROM bulk_revocations WHERE done = 0 AND action <> 1 AND identity = (SELECT id FROM identities WHERE spiffe_id = ?))`,
 		id.String()).Scan(&holding)
 	return holding, err
 }
@@ -144,6 +144,6 @@ func IsHolding(ctx context.Context, q engine.Querier, id pki.SPIFFEID) (bool, er
 // IsNext reports whether a bulk revocation is the oldest open one. Only that one is applied to the records.
 func IsNext(ctx context.Context, q engine.Querier, id int64) (bool, error) {
 	var isNext bool
-	err := q.QueryRowContext(ctx, `SELECT NOT EXISTS (SELECT 1 FROM revocation_sets WHERE done = 0 AND id < ?)`, id).Scan(&isNext)
+	err := q.QueryRowContext(ctx, `SELECT NOT EXISTS (SELECT 1 FROM bulk_revocations WHERE done = 0 AND id < ?)`, id).Scan(&isNext)
 	return isNext, err
 }

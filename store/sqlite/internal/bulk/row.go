@@ -43,8 +43,8 @@ const NewestCertificate = `SELECT coalesce(max(id), 0) FROM certificates`
 
 const selectRows = `
 	SELECT s.id, i.issuer, n.spiffe_id, s.lineage, s.key_hash, s.profile, s.label_name, s.label_value, s.issued_from, s.issued_until,
-	       s.action, s.reason, s.invalid_since, s.ordered_by, s.ordered_at, s.why, s.mark, s.reach, s.progress, s.total, s.ended, s.followed, s.done
-	FROM revocation_sets s LEFT JOIN issuers i ON i.id = s.issuer LEFT JOIN identities n ON n.id = s.identity `
+	       s.action, s.reason, s.invalid_since, s.requested_by, s.requested_at, s.comment, s.mark, s.reach, s.progress, s.total, s.expired, s.applied, s.done
+	FROM bulk_revocations s LEFT JOIN issuers i ON i.id = s.issuer LEFT JOIN identities n ON n.id = s.identity `
 
 func query(ctx context.Context, q engine.Querier, where string, args ...any) ([]Row, error) {
 	var all []Row

@@ -208,7 +208,7 @@ func (p *packer) sweep(ctx context.Context) error {
 	var waning [][]byte
 	err := p.index.db.Read(ctx, "read packed entries that have ended", func(ctx context.Context, tx *sql.Tx) error {
 		rows := engine.Query(ctx, tx, `
-			SELECT first FROM crl_segments WHERE issuer = ? AND crl_partition = ? AND wanes_at < ? ORDER BY first`, p.issuer, p.partition, p.endedBefore)
+			SELECT first FROM crl_segments WHERE issuer = ? AND crl_partition = ? AND compact_at < ? ORDER BY first`, p.issuer, p.partition, p.endedBefore)
 		return rows.Each(func(rows *sql.Rows) error {
 			var first []byte
 			err := rows.Scan(&first)
@@ -290,8 +290,8 @@ func putSegment(ctx context.Context, tx *engine.Tx, issuer int64, partition uint
 		return err
 	}
 	_, err := tx.ExecContext(ctx, `
-		INSERT INTO crl_segments (issuer, crl_partition, first, entries, wanes_at) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (issuer, crl_partition, first) DO UPDATE SET entries = excluded.entries, wanes_at = excluded.wanes_at`,
+		INSERT INTO crl_segments (issuer, crl_partition, first, entries, compact_at) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (issuer, crl_partition, first) DO UPDATE SET entries = excluded.entries, compact_at = excluded.compact_at`,
 		issuer, partition, s.first, s.packed(), s.wanesAt())
 	return err
 }

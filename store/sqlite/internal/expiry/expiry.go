@@ -110,14 +110,14 @@ func RemoveTokens(ctx context.Context, tx *engine.Tx, limit int, before int64, r
 // releaseKey decrements the number of certificates that refer to a key. A key without certificates is deleted, unless it is
 // compromised, because a compromised key must never be certified again.
 func releaseKey(ctx context.Context, tx *engine.Tx, key int64) (deleted bool, err error) {
-	result, err := tx.ExecContext(ctx, `DELETE FROM keys WHERE id = ? AND named = 1 AND compromised_at IS NULL`, key)
+	result, err := tx.ExecContext(ctx, `DELETE FROM keys WHERE id = ? AND uses = 1 AND compromised_at IS NULL`, key)
 	if err != nil {
 		return false, err
 	}
 	if n, err := result.RowsAffected(); err != nil || n == 1 {
 		return n == 1, err
 	}
-	return false, tx.ExecOne(ctx, `UPDATE keys SET named = named - 1 WHERE id = ?`, key)
+	return false, tx.ExecOne(ctx, `UPDATE keys SET uses = uses - 1 WHERE id = ?`, key)
 }
 
 const deleteRequests = `

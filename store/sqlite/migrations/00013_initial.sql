@@ -1,29 +1,24 @@
--- The tables of a Brevet store. Times are milliseconds since 1970, UTC. Keys that other rows name are small integers,
--- so that neither the 32 octets of an issuer nor a SPIFFE ID is repeated in every certificate and index.
+-- The tables of a Brevet store. Times are milliseconds since 1970, UTC. Rows refer to other rows by integers, so that
+-- neither the 32 bytes of an issuer ID nor a SPIFFE ID is repeated in each certificate and index.
 
 -- +goose Up
-PRAGMA application_id = 1112692308; -- "BRVT": other programs' databases are left alone
+PRAGMA application_id = 1112692308; -- "BRVT": Brevet refuses databases of other programs
 
--- The newest process that writes the journal; it fences every earlier one.
+-- The epoch of the newest process that writes the journal. Earlier epochs cannot write any more. last_batch shows after an
+-- ambiguous COMMIT whether the transaction was applied.
 CREATE TABLE journal (
-    id    INTEGER PRIMARY KEY CHECK (id = 1),
-    epoch INTEGER NOT NULL
+    id         INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch      INTEGER NOT NULL,
+    last_batch BLOB CHECK (length(last_batch) = 16) -- of the last intent that the newest transaction wrote
 ) STRICT;
 INSERT INTO journal (id, epoch) VALUES (1, 0);
 
--- Announced signatures: a row per batch, gone once the batch is settled.
+-- Intents: one row for each batch of certificates that may be signed. It is deleted when all of them are recorded.
 CREATE TABLE intents (
-    id    INTEGER PRIMARY KEY,
-    batch BLOB    NOT NULL UNIQUE CHECK (length(batch) = 16),
+    batch BLOB    NOT NULL PRIMARY KEY CHECK (length(batch) = 16),
     epoch INTEGER NOT NULL,
     items BLOB    NOT NULL
-) STRICT;
-
--- The batches settled last, to read back after an ambiguous commit.
-CREATE TABLE settled (
-    id    INTEGER PRIMARY KEY AUTOINCREMENT,
-    batch BLOB    NOT NULL UNIQUE CHECK (length(batch) = 16)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE issuers (
     id     INTEGER PRIMARY KEY,
@@ -47,17 +42,17 @@ CREATE TABLE identities (
     spiffe_id    TEXT    NOT NULL UNIQUE,
     kind         INTEGER NOT NULL,
     profile      TEXT    NOT NULL,
-    labels       TEXT    NOT NULL, -- JSON, as are the names and addresses
+    labels       TEXT    NOT NULL, -- JSON, like dns_names and ip_addresses
     dns_names    TEXT    NOT NULL,
     ip_addresses TEXT    NOT NULL,
     state        INTEGER NOT NULL CHECK (state BETWEEN 1 AND 4),
     resumes      INTEGER CHECK (resumes IN (1, 2)), -- the state before a suspension
-    generation   INTEGER NOT NULL CHECK (generation > 0),
+    revision     INTEGER NOT NULL CHECK (revision > 0),
     created_at   INTEGER NOT NULL,
     CHECK ((state = 3) = (resumes IS NOT NULL))
 ) STRICT;
 
--- The labels once more, so that those who have one are found; most identities have none, and no row.
+-- The labels again, to search identities by a label. An identity without labels has no row.
 CREATE TABLE identity_labels (
     name     TEXT    NOT NULL,
     value    TEXT    NOT NULL,
@@ -69,7 +64,7 @@ CREATE TABLE tokens (
     id         INTEGER PRIMARY KEY,
     token      BLOB    NOT NULL UNIQUE CHECK (length(token) = 32), -- the hash of the secret
     identity   INTEGER NOT NULL REFERENCES identities (id),
-    generation INTEGER NOT NULL, -- of the identity, when the token was made
+    revision   INTEGER NOT NULL, -- of the identity, when the token was created
     profile    TEXT    NOT NULL,
     expires_at INTEGER NOT NULL,
     replaces   INTEGER NOT NULL CHECK (replaces IN (0, 1)),
@@ -78,28 +73,28 @@ CREATE TABLE tokens (
     request    BLOB CHECK (length(request) = 16),
     key_hash   BLOB CHECK (length(key_hash) = 32),
     spent      INTEGER NOT NULL DEFAULT 0 CHECK (spent IN (0, 1)),
-    maker      INTEGER REFERENCES identities (id), -- NULL for a part of the system
-    made_with  BLOB CHECK (length(made_with) = 52), -- issuer and serial number of the maker's certificate
-    era        INTEGER NOT NULL, -- how many revocations of all its maker's tokens there were before
-    revoked    TEXT, -- why it was revoked alone
+    creator    INTEGER REFERENCES identities (id), -- NULL for a part of Brevet
+    creator_certificate BLOB CHECK (length(creator_certificate) = 52), -- issuer ID and serial number
+    era        INTEGER NOT NULL, -- the number of earlier revocations of all tokens of its creator
+    revoked    TEXT, -- why this token was revoked, unless all tokens of its creator were
     CHECK ((request IS NULL) = (key_hash IS NULL)),
-    CHECK ((maker IS NULL) = (made_with IS NULL))
+    CHECK ((creator IS NULL) = (creator_certificate IS NULL))
 ) STRICT;
 CREATE INDEX tokens_by_creation ON tokens (created_at);
 CREATE INDEX tokens_by_expiry ON tokens (expires_at);
 CREATE INDEX tokens_by_identity ON tokens (identity);
-CREATE INDEX tokens_by_maker ON tokens (maker) WHERE maker IS NOT NULL;
+CREATE INDEX tokens_by_creator ON tokens (creator) WHERE creator IS NOT NULL;
 
--- Revocations of all tokens that an identity had made: those of their era and of earlier ones. One row revokes any number
--- of tokens, and stays.
+-- Revocations of all tokens that an identity had created. A row revokes the tokens of its era and of earlier ones, however
+-- many there are. It is never deleted.
 CREATE TABLE token_revocations (
-    maker INTEGER NOT NULL REFERENCES identities (id),
-    era   INTEGER NOT NULL,
-    why   TEXT    NOT NULL,
-    PRIMARY KEY (maker, era)
+    creator INTEGER NOT NULL REFERENCES identities (id),
+    era     INTEGER NOT NULL,
+    reason  TEXT    NOT NULL,
+    PRIMARY KEY (creator, era)
 ) STRICT, WITHOUT ROWID;
 
--- Calls of operators that had a request ID, with what they did, for their repeats. They leave with the retention.
+-- RPCs of operators with a request ID, and their results, to answer repeated RPCs. They are deleted after the retention.
 CREATE TABLE operator_requests (
     id      INTEGER PRIMARY KEY,
     caller  INTEGER NOT NULL REFERENCES identities (id),
@@ -108,27 +103,27 @@ CREATE TABLE operator_requests (
     made_at INTEGER NOT NULL,
     valid   INTEGER NOT NULL, -- certificates that changed and had not expired, or tokens that were revoked
     expired INTEGER NOT NULL, -- certificates that changed and had expired
-    bulk    INTEGER REFERENCES revocation_sets (id), -- that the call created
-    token   BLOB CHECK (length(token) = 32), -- that the call created
+    bulk    INTEGER REFERENCES bulk_revocations (id), -- that the RPC created
+    token   BLOB CHECK (length(token) = 32), -- that the RPC created
     UNIQUE (caller, request)
 ) STRICT;
 CREATE INDEX operator_requests_by_time ON operator_requests (made_at);
 
--- Public keys that were certified, each for one identity. The first 8 octets of the SHA-256 of the
--- SubjectPublicKeyInfo are the row's number, as SQLite's signed integer, so that a key is found without an index; two
--- keys that begin alike cannot both be certified. A key that no certificate names leaves; a compromised one stays.
+-- Certified public keys, each of one identity. The ID is the first 8 bytes of the SHA-256 of the SubjectPublicKeyInfo, as
+-- a signed integer, so that no index is needed. Two keys with the same ID cannot both be certified. A key without
+-- certificates is deleted, unless it is compromised.
 CREATE TABLE keys (
     id             INTEGER PRIMARY KEY,
     rest           BLOB    NOT NULL CHECK (length(rest) = 24),
     identity       INTEGER NOT NULL REFERENCES identities (id),
     compromised_at INTEGER,
-    named          INTEGER NOT NULL CHECK (named >= 0) -- how often certificates name it, as their key or as the next one
+    uses           INTEGER NOT NULL CHECK (uses >= 0) -- how often certificates refer to it, in key and successor
 ) STRICT;
 
--- Every serial number that an issuing key has signed or was about to. One without an identity was never released: it
--- has a digest in place of the certificate, and is revoked. Its key and successor are rows of keys, which count that:
--- for a foreign key SQLite would read every certificate whenever a key leaves. Changed is the id of the log entry in which
--- its status last changed after it was issued, or in which it was given up; NULL where it was never anything but good.
+-- One row for each serial number that an issuing key has signed, or was about to sign. A certificate that was never
+-- delivered has no identity, has a digest instead of DER, and is revoked. key and successor are IDs of keys, which count
+-- their uses: with a foreign key, SQLite would read all certificates when a key is deleted. changed is the ID of the log
+-- entry of the last status change after the issuance; NULL if there was none.
 CREATE TABLE certificates (
     id            INTEGER PRIMARY KEY,
     serial        BLOB    NOT NULL UNIQUE CHECK (length(serial) = 20),
@@ -136,8 +131,8 @@ CREATE TABLE certificates (
     identity      INTEGER REFERENCES identities (id),
     request       BLOB CHECK (length(request) = 16),
     key           INTEGER,
-    successor     INTEGER, -- the key that it was renewed with
-    superseded_by INTEGER, -- the certificate that renewed it, where it was revoked for that
+    successor     INTEGER, -- the key of its renewal
+    superseded_by INTEGER, -- the renewal that revoked it
     profile       TEXT,
     issued_at     INTEGER NOT NULL,
     not_before    INTEGER,
@@ -146,7 +141,7 @@ CREATE TABLE certificates (
     state         INTEGER NOT NULL CHECK (state BETWEEN 1 AND 3),
     reason        INTEGER NOT NULL,
     revoked_at    INTEGER,
-    invalid_since INTEGER, -- RFC 5280 section 5.3.2, where whoever revoked it knew
+    invalid_since INTEGER, -- RFC 5280 section 5.3.2
     version       INTEGER NOT NULL,
     changed       INTEGER,
     der           BLOB,
@@ -161,50 +156,49 @@ CREATE TABLE certificates (
 CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request);
 CREATE INDEX certificates_by_issue ON certificates (issued_at);
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
--- An identity's certificates that have not ended, without a look at those that have.
+-- Finds the unexpired certificates of an identity without reading its expired ones.
 CREATE INDEX certificates_by_identity ON certificates (identity, not_after);
 CREATE INDEX certificates_changed ON certificates (issuer, crl_partition, changed) WHERE changed IS NOT NULL;
 
--- Orders about whatever a selection has. Each is in effect from its row on, and the members' own rows follow, in the
--- order of their numbers, as far as progress says. A certificate after the mark, or that ended before the reach, is no
--- member.
-CREATE TABLE revocation_sets (
+-- Bulk revocations. Each takes effect when its row is written. The status of each member is changed later, in the order of
+-- their IDs, up to progress. A certificate with an ID above mark, or with a notAfter before reach, is no member.
+CREATE TABLE bulk_revocations (
     id            INTEGER PRIMARY KEY,
     issuer        INTEGER REFERENCES issuers (id),
     identity      INTEGER REFERENCES identities (id),
-    lineage       BLOB CHECK (length(lineage) = 52), -- issuer and serial number of the first
+    lineage       BLOB CHECK (length(lineage) = 52), -- issuer ID and serial number of its first certificate
     key_hash      BLOB CHECK (length(key_hash) = 32),
     profile       TEXT,
     label_name    TEXT,
     label_value   TEXT,
     issued_from   INTEGER,
     issued_until  INTEGER,
-    action        INTEGER NOT NULL CHECK (action BETWEEN 1 AND 3), -- revoke, hold or release
+    action        INTEGER NOT NULL CHECK (action BETWEEN 1 AND 3), -- revoke, hold or unhold
     reason        INTEGER NOT NULL,
     invalid_since INTEGER,
-    ordered_by    TEXT    NOT NULL,
-    ordered_at    INTEGER NOT NULL,
-    why           TEXT    NOT NULL,
+    requested_by  TEXT    NOT NULL,
+    requested_at  INTEGER NOT NULL,
+    comment       TEXT    NOT NULL,
     mark          INTEGER NOT NULL,
     reach         INTEGER NOT NULL,
     progress      INTEGER NOT NULL,
-    total         INTEGER, -- null before they were counted
-    ended         INTEGER NOT NULL, -- of the total, those that had ended when the order was given
-    followed      INTEGER NOT NULL,
+    total         INTEGER, -- the number of members; NULL before they are counted
+    expired       INTEGER NOT NULL, -- of the total, those that had expired at requested_at
+    applied       INTEGER NOT NULL, -- of the total, those whose status was changed
     done          INTEGER NOT NULL CHECK (done IN (0, 1)),
     CHECK ((label_name IS NULL) = (label_value IS NULL)),
     CHECK (done = 0 OR total IS NOT NULL)
 ) STRICT;
-CREATE INDEX revocation_sets_open ON revocation_sets (id) WHERE done = 0;
+CREATE INDEX bulk_revocations_open ON bulk_revocations (id) WHERE done = 0;
 
--- CRL numbers are 20 octets, big-endian: as long as RFC 5280 section 5.2.3 lets them grow, and in order as they compare.
+-- CRL numbers have 20 bytes, big-endian, the maximum of RFC 5280 section 5.2.3. Comparing the bytes compares the numbers.
 CREATE TABLE crl_numbers (
     issuer INTEGER PRIMARY KEY REFERENCES issuers (id),
     taken  BLOB    NOT NULL CHECK (length(taken) = 20)
 ) STRICT;
 
--- The newest CRL of each scope: partition 0 is the full CRL. The list is a file beside the store, unless it was signed
--- elsewhere and cannot be made again.
+-- The newest CRL of each scope. Partition 0 is the full CRL. The CRL itself is a file beside the store. Only if it was
+-- signed elsewhere, and cannot be signed again here, it is in der.
 CREATE TABLE crls (
     issuer        INTEGER NOT NULL REFERENCES issuers (id),
     crl_partition INTEGER NOT NULL CHECK (crl_partition BETWEEN 0 AND 65535),
@@ -212,7 +206,7 @@ CREATE TABLE crls (
     number        BLOB    NOT NULL CHECK (length(number) = 20),
     this_update   INTEGER NOT NULL,
     next_update   INTEGER NOT NULL,
-    position      INTEGER NOT NULL, -- in the log, up to which it knows all changes
+    position      INTEGER NOT NULL, -- the index of the log entry up to which it has all changes
     base_number   BLOB CHECK (length(base_number) = 20),
     base_update   INTEGER,
     base_position INTEGER,
@@ -224,7 +218,7 @@ CREATE TABLE crls (
     CHECK ((base_number IS NULL) = (base_update IS NULL) AND (base_number IS NULL) = (base_position IS NULL))
 ) STRICT;
 
--- Every distribution point that was ever put into certificates.
+-- All distribution points that certificates contain.
 CREATE TABLE crl_points (
     id            INTEGER PRIMARY KEY,
     issuer        INTEGER NOT NULL REFERENCES issuers (id),
@@ -234,35 +228,35 @@ CREATE TABLE crl_points (
     UNIQUE (issuer, crl_partition, url, delta_url)
 ) STRICT;
 
--- What CRLs list, packed, so that they are made without reading a row for each entry. It is derived from certificates, and
--- may be deleted: a segment holds what is revoked from its first serial number on, up to the next segment's, as things
--- stood at the position of its partition or later.
+-- The entries of CRLs in a compact form, so that signing a CRL does not read one row for each entry. They are derived from
+-- certificates, and may be deleted. A segment has the revoked certificates from its first serial number up to that of the
+-- next segment, as of the position of its partition or later.
 CREATE TABLE crl_segments (
     id            INTEGER PRIMARY KEY,
     issuer        INTEGER NOT NULL REFERENCES issuers (id),
     crl_partition INTEGER NOT NULL,
     first         BLOB    NOT NULL CHECK (length(first) = 20),
     entries       BLOB    NOT NULL,
-    wanes_at      INTEGER NOT NULL, -- when a quarter of them has ended
+    compact_at    INTEGER NOT NULL, -- when a quarter of the entries has expired
     UNIQUE (issuer, crl_partition, first)
 ) STRICT;
 
 CREATE TABLE crl_packed (
     issuer        INTEGER NOT NULL REFERENCES issuers (id),
     crl_partition INTEGER NOT NULL,
-    position      INTEGER NOT NULL, -- in the log: all changes up to it are in the segments
+    position      INTEGER NOT NULL, -- the index of the log entry up to which the segments have all changes
     PRIMARY KEY (issuer, crl_partition)
 ) STRICT;
 
--- The log. An entry gets its id in the transaction of its change; since a transaction that fails gives its ids back,
--- they have no gaps and are the indexes. The last chain row says how far the log is sequenced; there is one for each
--- batch that was, and what lies between two follows from the entries.
+-- The log. An entry gets its ID in the transaction of its change. A failed transaction returns its IDs, so they have no gaps
+-- and are the indexes of the log. The newest row of chain says how far the log is sequenced. There is a row for each
+-- sequenced batch; the chain values between two rows are computed from the entries.
 CREATE TABLE log (
     id    INTEGER PRIMARY KEY AUTOINCREMENT,
     entry BLOB    NOT NULL
 ) STRICT;
 
--- What identifies the log, drawn with it. A restore that forks the log draws another one.
+-- The random ID of the log. A restore that forks the log generates another one.
 CREATE TABLE log_epoch (
     id    INTEGER PRIMARY KEY CHECK (id = 1),
     epoch BLOB    NOT NULL CHECK (length(epoch) = 16)
@@ -274,8 +268,8 @@ CREATE TABLE chain (
     value BLOB    NOT NULL CHECK (length(value) = 32)
 ) STRICT;
 
--- How far time has come by what the store has lived through, which no clock that was set can hurry; no row before that
--- was asked for the first time.
+-- The age of the records: the time as far as the store has run, which a clock that was set ahead does not change. There is
+-- no row before it is recorded for the first time.
 CREATE TABLE age (
     id   INTEGER PRIMARY KEY CHECK (id = 1),
     time INTEGER NOT NULL
