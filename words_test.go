@@ -143,7 +143,7 @@ func TestRetiredWords(t *testing.T) {
 		})
 	}
 	for _, d := range documents(t) {
-		if d.path == "CHANGELOG.md" { // names what each word replaced
+		if d.path == "CHANGELOG.md" { // the changelog contains the retired words
 			continue
 		}
 		for n, line := range strings.Split(codeReferences.ReplaceAllString(d.text, ""), "\n") {

@@ -20,7 +20,7 @@ type request struct {
 	parameter []byte // parameter of the mechanism, or nil
 	data      []byte
 	size      int  // size of the HSM's signature in bytes
-	der       bool // whether the HSM returns r and s, which make encodes in DER
+	der       bool // whether the HSM returns r and s, which the method make encodes in DER
 }
 
 // make lets the HSM sign with the key that has the handle h.

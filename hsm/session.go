@@ -218,7 +218,7 @@ func run[T any](ctx context.Context, t *HSM, what string, op func(*session) (T, 
 	go func() {
 		defer func() { <-t.calls }()
 		v, err := attempt(ctx, t, op)
-		// wrapError waits for the mutex, which a login may hold, so the caller must not call it.
+		// wrapError waits for t.mu, which a login may hold. The goroutine calls it, so that run does not wait.
 		out <- result{v, t.wrapError(what, err)}
 	}()
 	select {

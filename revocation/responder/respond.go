@@ -24,7 +24,7 @@ type decision struct {
 	versions []uint64  // versions of the statuses in response.Singles; 0 if a status is unknown
 	current  time.Time // when the statuses were last known to be complete
 
-	single  [1]ocsp.Single // backing arrays of Singles and versions for one certificate, which is the usual case
+	single  [1]ocsp.Single // storage for Singles and versions if there is one certificate, which is the usual case
 	version [1]uint64
 }
 

@@ -111,7 +111,7 @@ func OneFlagOneValue(t *testing.T, root *cobra.Command) (flags int) {
 // splits reports whether a type of flag splits its value at commas.
 func splits(kind string) bool { return kind == "stringSlice" || strings.HasPrefix(kind, "stringTo") }
 
-// EveryCommandHasAScript checks that the scripts in testdata run every command under a root that has no commands below it.
+// EveryCommandHasAScript checks that the scripts in testdata run every command below root that has no subcommands.
 func EveryCommandHasAScript(t *testing.T, root *cobra.Command) {
 	t.Helper()
 	paths, err := filepath.Glob("testdata/*")

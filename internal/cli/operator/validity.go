@@ -15,7 +15,7 @@ const agentWait = time.Hour
 // validity holds the number of certificates of one identity that are neither revoked nor expired.
 type validity struct {
 	unexpired int64
-	ending    int64     // of these, how many may expire before the agent's next try
+	ending    int64     // number of these that may expire before the agent's next try
 	until     time.Time // when the last unexpired certificate expires
 }
 
