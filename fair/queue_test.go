@@ -19,8 +19,8 @@ func TestSourcesAreServedRoundRobin(t *testing.T) {
 	for n := range 3 {
 		q.Wait("quiet", 100+n)
 	}
-	gone := q.Wait("gone", 200)
-	if !q.Withdraw(gone) || q.Withdraw(gone) {
+	withdrawn := q.Wait("withdrawn", 200)
+	if !q.Withdraw(withdrawn) || q.Withdraw(withdrawn) {
 		t.Error("an item can be withdrawn never or twice")
 	}
 	if _, _, ok := q.Next(); ok {

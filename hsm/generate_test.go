@@ -99,14 +99,14 @@ func TestDestroyRemovesKeysAndHalves(t *testing.T) {
 	} {
 		for _, call := range []string{"DestroyObject", "FindObjects", "OpenSession"} {
 			for _, applies := range []bool{false, true} {
-				gone := mustGenerate(t, tok, "gone", P256)
+				destroyed := mustGenerate(t, tok, "gone", P256)
 				b.inject(fault{call: call, times: 1, applies: applies, err: pkcs11.Error(code)})
 				err := tok.Destroy(t.Context(), "gone")
 				b.heal()
 				if err != nil {
 					t.Errorf("Destroy with error 0x%x from %s, applied %v: %v", code, call, applies, err)
 				}
-				if _, err := tok.Find(t.Context(), gone.Ref()); !errors.Is(err, ErrNotFound) {
+				if _, err := tok.Find(t.Context(), destroyed.Ref()); !errors.Is(err, ErrNotFound) {
 					t.Errorf("0x%x from %s, applied %v: the key is there: %v", code, call, applies, err)
 				}
 			}

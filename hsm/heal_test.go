@@ -400,9 +400,9 @@ func TestOpenRefusesBadConfig(t *testing.T) {
 	if _, err := b.reg.open(t.Context(), b.config("here"), PIN{}); err == nil {
 		t.Error("an empty PIN was accepted")
 	}
-	gone, cancel := context.WithCancel(t.Context())
+	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := b.reg.open(gone, b.config("here"), testPIN(t, userSecret)); !errors.Is(err, context.Canceled) {
+	if _, err := b.reg.open(canceled, b.config("here"), testPIN(t, userSecret)); !errors.Is(err, context.Canceled) {
 		t.Errorf("Open with a context that has ended: %v", err)
 	}
 }

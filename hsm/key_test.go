@@ -157,18 +157,18 @@ func TestPSSSaltLengths(t *testing.T) {
 	k := mustGenerate(t, b.open(t, b.config("pss")), "k", RSA3072)
 	pub := k.Public().(*rsa.PublicKey)
 	most := pub.Size() - sha256.Size - 2
-	for ask, want := range map[int]int{rsa.PSSSaltLengthAuto: 32, rsa.PSSSaltLengthEqualsHash: 32, 20: 20, most: most} {
-		sig, err := k.Sign(nil, digest[:], &rsa.PSSOptions{SaltLength: ask, Hash: crypto.SHA256})
+	for length, want := range map[int]int{rsa.PSSSaltLengthAuto: 32, rsa.PSSSaltLengthEqualsHash: 32, 20: 20, most: most} {
+		sig, err := k.Sign(nil, digest[:], &rsa.PSSOptions{SaltLength: length, Hash: crypto.SHA256})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := rsa.VerifyPSS(pub, crypto.SHA256, digest[:], sig, &rsa.PSSOptions{SaltLength: want}); err != nil {
-			t.Errorf("salt %d: %v", ask, err)
+			t.Errorf("salt %d: %v", length, err)
 		}
 	}
-	for _, ask := range []int{-2, most + 1} {
-		if _, err := k.Sign(nil, digest[:], &rsa.PSSOptions{SaltLength: ask, Hash: crypto.SHA256}); !errors.Is(err, ErrDigest) {
-			t.Errorf("salt %d: %v", ask, err)
+	for _, length := range []int{-2, most + 1} {
+		if _, err := k.Sign(nil, digest[:], &rsa.PSSOptions{SaltLength: length, Hash: crypto.SHA256}); !errors.Is(err, ErrDigest) {
+			t.Errorf("salt %d: %v", length, err)
 		}
 	}
 }

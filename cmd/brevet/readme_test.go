@@ -152,8 +152,8 @@ func makeRunIsDev(t *testing.T, commands string) {
 // interrupted.
 func (b tourBlock) start(t *testing.T, server *exec.Cmd) {
 	t.Helper()
-	var complaints bytes.Buffer
-	server.Stderr = &complaints
+	var stderr bytes.Buffer
+	server.Stderr = &stderr
 	out, err := server.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -166,15 +166,15 @@ func (b tourBlock) start(t *testing.T, server *exec.Cmd) {
 	go func() {
 		defer close(drained)
 		var output strings.Builder
-		lines, told := bufio.NewScanner(out), false
+		lines, sent := bufio.NewScanner(out), false
 		for lines.Scan() {
 			fmt.Fprintln(&output, lines.Text())
-			if !told && b.missing(output.String()) == "" {
+			if !sent && b.missing(output.String()) == "" {
 				up <- output.String()
-				told = true
+				sent = true
 			}
 		}
-		if !told {
+		if !sent {
 			up <- output.String()
 		}
 	}()
@@ -182,7 +182,7 @@ func (b tourBlock) start(t *testing.T, server *exec.Cmd) {
 		_ = server.Process.Signal(os.Interrupt) // fails if the server has already ended, which Wait reports
 		<-drained
 		if err := server.Wait(); err != nil {
-			t.Errorf("%s: %v\n%s", server, err, complaints.String())
+			t.Errorf("%s: %v\n%s", server, err, stderr.String())
 		}
 	})
 	select {

@@ -198,7 +198,7 @@ func TestMirrorKeepsNewerCRL(t *testing.T) {
 			t.Errorf("the empty directory gets CRL %d, want 4", n)
 		}
 		write(t, path, older) // a CRL with number 1
-		s.order(t, revocation.Hold, func() pki.CertRef { _, ref := s.issue(t); return ref }())
+		s.change(t, revocation.Hold, func() pki.CertRef { _, ref := s.issue(t); return ref }())
 		wait(time.Minute)
 		if n := numberIn(t, path); n != 5 {
 			t.Errorf("CRL %d is in the directory instead of an older one, want 5", n)

@@ -130,23 +130,23 @@ func TestMirrorRacedWithLinks(t *testing.T) {
 // the shutdown.
 func TestMirrorDoesNotRespond(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
-		dead, well := t.TempDir(), t.TempDir()
-		s.further = []string{dead, well}
+		blockedDir, workingDir := t.TempDir(), t.TempDir()
+		s.further = []string{blockedDir, workingDir}
 		s.start(t, revtest.Never)
 		back := make(chan struct{})
-		crl.HoldDirectory(s.Updater, dead, func() { <-back })
+		crl.HoldDirectory(s.Updater, blockedDir, func() { <-back })
 		stop := s.running(t)
 		wait(2 * time.Minute)
-		if n := numberIn(t, s.path(well, 0, false)); n != 1 {
+		if n := numberIn(t, s.path(workingDir, 0, false)); n != 1 {
 			t.Errorf("CRL %d is in the other directory, want 1", n)
 		}
-		if failures := s.Mirrors(); failures[dead] == nil || failures[well] != nil || s.log.Count("is blocked, waiting") != 1 {
+		if failures := s.Mirrors(); failures[blockedDir] == nil || failures[workingDir] != nil || s.log.Count("is blocked, waiting") != 1 {
 			t.Errorf("the directories' errors are %v", failures)
 		}
 		back <- struct{}{}
 		wait(time.Minute)
-		if n := numberIn(t, s.path(dead, 0, false)); n != 1 || s.Mirrors()[dead] != nil {
-			t.Errorf("after the directory responds again, it has CRL %d and the error %v", n, s.Mirrors()[dead])
+		if n := numberIn(t, s.path(blockedDir, 0, false)); n != 1 || s.Mirrors()[blockedDir] != nil {
+			t.Errorf("after the directory responds again, it has CRL %d and the error %v", n, s.Mirrors()[blockedDir])
 		}
 		s.revoke(t, func() pki.CertRef { _, ref := s.issue(t); return ref }(), pki.Superseded)
 		wait(2 * time.Second)

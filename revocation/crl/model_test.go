@@ -51,7 +51,7 @@ func (h *history) issue(r *rapid.T) {
 	h.s.book.IssueIn(c.partition, ref, c.notAfter)
 }
 
-func (h *history) order(r *rapid.T) {
+func (h *history) change(r *rapid.T) {
 	if len(h.issued) == 0 {
 		return
 	}
@@ -163,11 +163,11 @@ func TestRandomHistories(t *testing.T) {
 		}
 		h.s.start(t, revtest.Never)
 		for range rapid.IntRange(1, 25).Draw(r, "steps") {
-			switch rapid.SampledFrom([]string{"issue", "issue", "order", "order", "order", "order", "publish", "publish", "pass", "restart"}).Draw(r, "step") {
+			switch rapid.SampledFrom([]string{"issue", "issue", "change", "change", "change", "change", "publish", "publish", "pass", "restart"}).Draw(r, "step") {
 			case "issue":
 				h.issue(r)
-			case "order":
-				h.order(r)
+			case "change":
+				h.change(r)
 			case "publish":
 				h.publish(r)
 			case "pass":

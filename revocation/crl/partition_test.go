@@ -70,7 +70,7 @@ func (s *scene) issueIn(t testing.TB, p crl.Point) (*x509.Certificate, pki.CertR
 	return leaf, ref
 }
 
-func (s *scene) order(t testing.TB, action revocation.Action, ref pki.CertRef) {
+func (s *scene) change(t testing.TB, action revocation.Action, ref pki.CertRef) {
 	t.Helper()
 	if _, err := s.authority.Apply(t.Context(), revocation.Change{Action: action, Certificate: ref, Actor: operator}); err != nil {
 		t.Fatal(err)
@@ -211,15 +211,15 @@ func TestOpenSSLUsesDeltas(t *testing.T) {
 	point := s.pointIn(3, "pki.example")
 	s.points = []crl.Point{point}
 	s.start(t, revtest.Never)
-	gone, goneRef := s.issueIn(t, point)
+	revokedLeaf, revokedRef := s.issueIn(t, point)
 	held, heldRef := s.issueIn(t, point)
 	before, beforeRef := s.issueIn(t, point)
-	s.order(t, revocation.Hold, heldRef)
+	s.change(t, revocation.Hold, heldRef)
 	s.revoke(t, beforeRef, pki.Superseded)
 	s.publishNow(t)
 	base := s.last(t, 3, false)
-	s.revoke(t, goneRef, pki.KeyCompromise)
-	s.order(t, revocation.Unhold, heldRef)
+	s.revoke(t, revokedRef, pki.KeyCompromise)
+	s.change(t, revocation.Unhold, heldRef)
 	s.publishNow(t)
 	delta, next := s.last(t, 3, true), s.last(t, 3, false)
 	if baseNumber(t, delta).Cmp(base.Number) != 0 || delta.Number.Cmp(next.Number) != 0 || delta.NextUpdate.Sub(delta.ThisUpdate) != crl.DefaultLifetime/4 {
@@ -239,7 +239,7 @@ func TestOpenSSLUsesDeltas(t *testing.T) {
 		lists []*x509.RevocationList
 		fault string
 	}{
-		{gone, old, ""}, {gone, both, revoked}, {gone, fresh, revoked}, {held, old, revoked}, {held, both, ""}, {held, fresh, ""},
+		{revokedLeaf, old, ""}, {revokedLeaf, both, revoked}, {revokedLeaf, fresh, revoked}, {held, old, revoked}, {held, both, ""}, {held, fresh, ""},
 		{before, old, revoked}, {before, both, revoked}, {before, fresh, revoked},
 	} {
 		s.extended(t, c.leaf, c.lists, c.fault)

@@ -122,8 +122,8 @@ http {
 	write(t, filepath.Join(dir, "nginx.conf"), []byte(config))
 	command := []string{"nginx", "-e", "stderr", "-p", dir, "-c", filepath.Join(dir, "nginx.conf")}
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
-	said := &revtest.LogBook{}
-	cmd.Stdout, cmd.Stderr = said, said
+	output := &revtest.LogBook{}
+	cmd.Stdout, cmd.Stderr = output, output
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("nginx: %v: run deploy/setup.sh --test", err)
 	}
@@ -131,7 +131,7 @@ http {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // also ends nginx's worker processes
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Log(said.String())
+			t.Log(output.String())
 		}
 	})
 	eventually(t, "nginx listens", func() bool {

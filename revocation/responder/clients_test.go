@@ -356,11 +356,11 @@ func serveTLS(t *testing.T, s *interopServer, of testCert) (port string) {
 				return
 			}
 			if c := conn.(*tls.Conn); c.HandshakeContext(t.Context()) == nil {
-				said := "full"
+				session := "full"
 				if c.ConnectionState().DidResume {
-					said = "resumed"
+					session = "resumed"
 				}
-				_, _ = io.WriteString(c, said) // the test checks what the client receives
+				_, _ = io.WriteString(c, session) // the test checks what the client receives
 			}
 			_ = conn.Close()
 		}

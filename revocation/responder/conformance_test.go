@@ -193,25 +193,25 @@ func TestOpenSSLGetsRefusals(t *testing.T) {
 	stranger := revtest.NewRoot(t, "Stranger", "p256")
 	strangerFile := revtest.PEMFile(t, stranger.Certificate)
 	leafFile := revtest.PEMFile(t, leaf)
-	ask := func(issuer string, more ...string) string {
+	run := func(issuer string, more ...string) string {
 		out, _ := revtest.Tool(t, "openssl", append([]string{"ocsp", "-url", s.url + "/ocsp", "-issuer", issuer, "-cert", leafFile, "-noverify"}, more...)...)
 		return out
 	}
-	if out := ask(strangerFile); !strings.Contains(out, "unauthorized (6)") {
+	if out := run(strangerFile); !strings.Contains(out, "unauthorized (6)") {
 		t.Errorf("another issuer:\n%s", out)
 	}
-	if out := ask(s.caFile, "-issuer", strangerFile, "-cert", leafFile); !strings.Contains(out, "unauthorized (6)") {
+	if out := run(s.caFile, "-issuer", strangerFile, "-cert", leafFile); !strings.Contains(out, "unauthorized (6)") {
 		t.Errorf("two issuers in one request:\n%s", out)
 	}
 	var many []string
 	for n := range 16 {
 		many = append(many, "-serial", fmt.Sprint(n+1))
 	}
-	if out := ask(s.caFile, many...); !strings.Contains(out, "malformedrequest (1)") {
+	if out := run(s.caFile, many...); !strings.Contains(out, "malformedrequest (1)") {
 		t.Errorf("seventeen certificates in one request:\n%s", out)
 	}
 	s.clock.advance(2 * time.Hour)
-	if out := ask(s.caFile); !strings.Contains(out, "trylater (3)") {
+	if out := run(s.caFile); !strings.Contains(out, "trylater (3)") {
 		t.Errorf("stale statuses:\n%s", out)
 	}
 }
@@ -220,18 +220,18 @@ func TestGnuTLSReadsStatus(t *testing.T) {
 	s := newTestServer(t, "p256")
 	leaf, ref := s.issue(t)
 	leafFile := revtest.PEMFile(t, leaf)
-	ask := func(args ...string) string {
+	run := func(args ...string) string {
 		out, _ := revtest.Tool(t, "ocsptool", append([]string{"--ask=" + s.url + "/ocsp", "--load-cert", leafFile, "--load-issuer", s.caFile,
 			"--load-trust", s.chainFile}, args...)...)
 		return out
 	}
 	for _, nonce := range []string{"--no-nonce", "--nonce"} {
-		if out := ask(nonce); !strings.Contains(out, "Certificate Status: good") || !strings.Contains(out, "Verifying OCSP Response: Success") {
+		if out := run(nonce); !strings.Contains(out, "Certificate Status: good") || !strings.Contains(out, "Verifying OCSP Response: Success") {
 			t.Errorf("ocsptool %s before the revocation:\n%s", nonce, out)
 		}
 	}
 	s.revoke(t, ref, pki.CessationOfOperation)
-	if out := ask("--nonce"); !strings.Contains(out, "Certificate Status: revoked") {
+	if out := run("--nonce"); !strings.Contains(out, "Certificate Status: revoked") {
 		t.Errorf("ocsptool after the revocation:\n%s", out)
 	}
 	s.methods.want(t, "ocsptool", "POST")

@@ -27,13 +27,13 @@ func (b *signQueue) length() int {
 func FollowOnce(r *Responder, feed Feed) error {
 	f := &follower{responder: r, feed: feed}
 	for {
-		asked := r.clock().Round(0)
-		atEnd, err := f.read(context.Background(), asked)
+		readAt := r.clock().Round(0)
+		atEnd, err := f.read(context.Background(), readAt)
 		if err != nil {
 			return err
 		}
 		if atEnd {
-			r.current.Store(&asked)
+			r.current.Store(&readAt)
 			return nil
 		}
 	}

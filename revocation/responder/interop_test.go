@@ -205,15 +205,15 @@ func runJava(t *testing.T, program string) *javaProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	said := &strings.Builder{}
-	cmd.Stderr = said
+	output := &strings.Builder{}
+	cmd.Stderr = output
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("java: %v: run deploy/setup.sh --test", err)
 	}
 	t.Cleanup(func() {
 		_ = in.Close()
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("java: %v\n%s", err, said)
+			t.Errorf("java: %v\n%s", err, output)
 		}
 		cancel()
 	})

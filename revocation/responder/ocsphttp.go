@@ -139,7 +139,7 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 	}
 	tag := string(a.tag[:])
 	header["Expires"], header["Last-Modified"], header["Etag"] = r.dates.of(a.nextUpdate), r.dates.of(a.thisUpdate), []string{tag}
-	if asked := q.Header["If-None-Match"]; len(asked) > 0 && matches(asked[0], tag) {
+	if tags := q.Header["If-None-Match"]; len(tags) > 0 && matches(tags[0], tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}

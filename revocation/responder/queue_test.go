@@ -139,11 +139,11 @@ func TestDisconnectedClientLeavesQueue(t *testing.T) {
 	defer server.Close()
 	leaf, _ := s.issue(t)
 	other, _ := s.issue(t)
-	var asking sync.WaitGroup
+	var requests sync.WaitGroup
 	var gates []chan struct{}
 	for range responder.SigningSlots(s.Responder) { // fill all slots for cached responses
 		filler, _ := s.issue(t)
-		asking.Go(func() { s.want(t, "the filler", filler, "good") })
+		requests.Go(func() { s.want(t, "the filler", filler, "good") })
 		gates = append(gates, <-key.started)
 	}
 	client := &http.Client{Transport: &http.Transport{}}
@@ -154,7 +154,7 @@ func TestDisconnectedClientLeavesQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	q.Header.Set("Content-Type", "application/ocsp-request")
-	asking.Go(func() {
+	requests.Go(func() {
 		if answer, err := client.Do(q); err == nil {
 			answer.Body.Close()
 			t.Errorf("a client that has disconnected gets HTTP %d", answer.StatusCode)
@@ -166,7 +166,7 @@ func TestDisconnectedClientLeavesQueue(t *testing.T) {
 	for _, gate := range gates {
 		close(gate)
 	}
-	asking.Wait()
+	requests.Wait()
 	go key.allow(2)
 	s.want(t, "the same request afterwards", leaf, "good")
 	s.want(t, "another one", other, "good")
@@ -177,22 +177,22 @@ func TestConcurrentEqualRequestsAreSignedOnce(t *testing.T) {
 	key := newBlockingKey(t)
 	s := newFixture(t, responder.Config{}, key)
 	leaf, ref := s.issue(t)
-	var asking sync.WaitGroup
+	var requests sync.WaitGroup
 	for range 20 {
-		asking.Go(func() { s.want(t, "one of many", leaf, "good") })
+		requests.Go(func() { s.want(t, "one of many", leaf, "good") })
 	}
 	key.allow(1) // a second signature would block forever
-	asking.Wait()
+	requests.Wait()
 
 	// Now revoke the certificate while one request signs and the others wait for its response.
 	s.clock.advance(s.staleness / 2)
 	s.follow(t)
 	for range 20 {
-		asking.Go(func() { s.want(t, "one of many", leaf, "revoked") })
+		requests.Go(func() { s.want(t, "one of many", leaf, "revoked") })
 	}
 	gate := <-key.started
 	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
 	close(gate)
 	key.allow(1)
-	asking.Wait()
+	requests.Wait()
 }

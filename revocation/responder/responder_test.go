@@ -200,11 +200,11 @@ func TestHighestVersionWins(t *testing.T) {
 			}
 		}
 		again := rapid.IntRange(0, len(all)).Draw(r, "again")
-		heard := rapid.Permutation(append(slices.Clone(all), all[:again]...)).Draw(r, "received")
-		for len(heard) > 0 {
-			n := rapid.IntRange(1, len(heard)).Draw(r, "at once")
-			fresh.Apply(heard[:n]...)
-			heard = heard[n:]
+		received := rapid.Permutation(append(slices.Clone(all), all[:again]...)).Draw(r, "received")
+		for len(received) > 0 {
+			n := rapid.IntRange(1, len(received)).Draw(r, "at once")
+			fresh.Apply(received[:n]...)
+			received = received[n:]
 		}
 		for _, serial := range serials {
 			got, ok := fresh.Status(pki.CertRef{Issuer: root.ID(), Serial: serial})
@@ -243,9 +243,9 @@ func TestConcurrentRequestsAndRevocations(t *testing.T) {
 		leaf, ref := s.issue(t)
 		der := request(t, leaf, s.ca.Certificate, crypto.SHA1)
 		stop := make(chan struct{})
-		var asking sync.WaitGroup
+		var requests sync.WaitGroup
 		for range 4 {
-			asking.Go(func() {
+			requests.Go(func() {
 				for {
 					select {
 					case <-stop:
@@ -264,7 +264,7 @@ func TestConcurrentRequestsAndRevocations(t *testing.T) {
 			}
 		}
 		close(stop)
-		asking.Wait()
+		requests.Wait()
 	}
 }
 
@@ -303,14 +303,14 @@ func TestResponsesAreCached(t *testing.T) {
 func TestCacheIsBounded(t *testing.T) {
 	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	responder.LimitCache(s.Responder, 1)
-	asked := 0
-	for ; responder.CachedCount(s.Responder) == asked; asked++ {
-		if asked > responder.Shards {
-			t.Fatalf("%d responses are cached in %d shards with a limit of one each", asked, responder.Shards)
+	requested := 0
+	for ; responder.CachedCount(s.Responder) == requested; requested++ {
+		if requested > responder.Shards {
+			t.Fatalf("%d responses are cached in %d shards with a limit of one each", requested, responder.Shards)
 		}
 		leaf, _ := s.issue(t)
 		s.want(t, "issued", leaf, "good")
-		s.want(t, "asked again", leaf, "good")
+		s.want(t, "requested again", leaf, "good")
 	}
 	s.clock.advance(s.staleness)
 	responder.RenewOnce(s.Responder)

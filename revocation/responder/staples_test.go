@@ -81,8 +81,8 @@ func TestHAProxyStaplesResponses(t *testing.T) {
 	if _, err := fmt.Fprintf(socket, "set ssl ocsp-response %s\n", base64.StdEncoding.EncodeToString(fetch(t, path))); err != nil {
 		t.Fatal(err)
 	}
-	if said, err := io.ReadAll(socket); err != nil || !strings.Contains(string(said), "OCSP Response updated!") {
-		t.Fatalf("haproxy accepts no response over its socket: %s, %v", said, err)
+	if reply, err := io.ReadAll(socket); err != nil || !strings.Contains(string(reply), "OCSP Response updated!") {
+		t.Fatalf("haproxy accepts no response over its socket: %s, %v", reply, err)
 	}
 	if out, code := curl(t, s, haproxy.port); code != 91 || !strings.Contains(out, "revocation reason: superseded") {
 		t.Errorf("curl of a revoked server exits %d:\n%s", code, out)

@@ -190,10 +190,10 @@ func (i *issuer) enrollInto(path string, notAfter time.Time) error {
 // Every command that package agentcli describes exists: the command itself refuses an unknown flag.
 func TestDescribedCommandsExist(t *testing.T) {
 	for _, c := range agentcli.Commands() {
-		var said strings.Builder
-		execute(t.Context(), "dev", []string{c.Name, "--no-such-flag"}, streams{nil, &said, &said})
-		if want := c.Name + ": flag provided but not defined"; c.Name != "help" && !strings.Contains(said.String(), want) {
-			t.Errorf("%s says %q, want %q", c.Name, &said, want)
+		var output strings.Builder
+		execute(t.Context(), "dev", []string{c.Name, "--no-such-flag"}, streams{nil, &output, &output})
+		if want := c.Name + ": flag provided but not defined"; c.Name != "help" && !strings.Contains(output.String(), want) {
+			t.Errorf("%s says %q, want %q", c.Name, &output, want)
 		}
 	}
 }

@@ -81,10 +81,10 @@ func (set settings) report(now time.Time) report {
 	if err == nil {
 		r.AgentRunning = &running
 	}
-	said, _ := enroll.ReadStatus(set.StateDir) // without a status file, the status is empty
+	recorded, _ := enroll.ReadStatus(set.StateDir) // without a status file, the status is empty
 	pair, err := enroll.ReadPair(set.StateDir)
 	if err != nil {
-		r.RenewAt, r.LastError = said.RenewAt, said.Failure
+		r.RenewAt, r.LastError = recorded.RenewAt, recorded.Failure
 		r.withoutPair(err)
 		return r
 	}
@@ -93,11 +93,11 @@ func (set settings) report(now time.Time) report {
 	if r.Server == "" {
 		r.Server = pair.Origin.Server
 	}
-	if said.Serial == r.Serial {
-		r.RenewAt, r.LastError, r.RenewalFailure = said.RenewAt, said.Failure, said.RenewalFailure
+	if recorded.Serial == r.Serial {
+		r.RenewAt, r.LastError, r.RenewalFailure = recorded.RenewAt, recorded.Failure, recorded.RenewalFailure
 	}
-	r.ReloadFailure, r.ReloadAt = said.ReloadFailure, said.ReloadAt
-	r.judge(pair.Expired(now), said.Overdue(pair, running, now))
+	r.ReloadFailure, r.ReloadAt = recorded.ReloadFailure, recorded.ReloadAt
+	r.judge(pair.Expired(now), recorded.Overdue(pair, running, now))
 	return r
 }
 

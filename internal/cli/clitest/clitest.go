@@ -135,20 +135,20 @@ func fails(ts *testscript.TestScript, _ bool, args []string) {
 	if args[0] != strconv.Itoa(exit.ExitCode()) {
 		ts.Fatalf("%q: exit code %d, want %s", args[1:], exit.ExitCode(), args[0])
 	}
-	said := ts.ReadFile("stderr")
-	if len(complaint.FindAllString(said, -1)) != 1 {
+	output := ts.ReadFile("stderr")
+	if len(failureLine.FindAllString(output, -1)) != 1 {
 		ts.Fatalf("%q does not say in one line why", args[1:])
 	}
-	fitToPrint(ts, ts.ReadFile("stdout")+said)
+	checkOutput(ts, ts.ReadFile("stdout")+output)
 }
 
-// complaint matches the line with which a binary reports why it failed.
-var complaint = regexp.MustCompile(`(?m)^brevet(-\w+)?: `)
+// failureLine matches the line with which a binary reports why it failed.
+var failureLine = regexp.MustCompile(`(?m)^brevet(-\w+)?: `)
 
 var unprintable = regexp.MustCompile(scriptPIN + `|brevet1\.[\w-]{20}|goroutine \d|panic:`)
 
-// fitToPrint fails the script if an output contains a secret or a stack trace.
-func fitToPrint(ts *testscript.TestScript, output string) {
+// checkOutput fails the script if an output contains a secret or a stack trace.
+func checkOutput(ts *testscript.TestScript, output string) {
 	if found := unprintable.FindString(output); found != "" {
 		ts.Fatalf("the output shows %q", found)
 	}
@@ -234,17 +234,17 @@ func halt(ts *testscript.TestScript, _ bool, args []string) {
 	case <-time.After(waitTimeout):
 		ts.Fatalf("%s does not end by SIG%s", r.cmd, args[1])
 	}
-	said := ts.ReadFile(args[0])
+	output := ts.ReadFile(args[0])
 	if got := r.cmd.ProcessState.ExitCode(); args[2] != strconv.Itoa(got) {
-		ts.Fatalf("%s: exit code %d, want %s:\n%s", r.cmd, got, args[2], said)
+		ts.Fatalf("%s: exit code %d, want %s:\n%s", r.cmd, got, args[2], output)
 	}
-	fitToPrint(ts, said)
+	checkOutput(ts, output)
 }
 
-func until(ts *testscript.TestScript, every time.Duration, complaint string, holds func() bool) {
+func until(ts *testscript.TestScript, every time.Duration, failure string, holds func() bool) {
 	for deadline := time.Now().Add(waitTimeout); !holds(); time.Sleep(every) {
 		if time.Now().After(deadline) {
-			ts.Fatalf("%s", complaint)
+			ts.Fatalf("%s", failure)
 		}
 	}
 }
@@ -328,12 +328,12 @@ func notified(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Defer(func() { _ = socket.Close(); <-ended; _ = f.Close() })
 	go func() {
 		defer close(ended)
-		for said := make([]byte, 1000); ; {
-			n, err := socket.Read(said)
+		for message := make([]byte, 1000); ; {
+			n, err := socket.Read(message)
 			if err != nil {
 				return
 			}
-			fmt.Fprintf(f, "%s\n", said[:n])
+			fmt.Fprintf(f, "%s\n", message[:n])
 		}
 	}()
 }

@@ -217,7 +217,7 @@ func certChange(use, short, verb string, do func(context.Context, brevetv1.Revoc
 				if err != nil {
 					return err
 				}
-				tellAffected(cmd, verb, resp.GetAffected())
+				printAffected(cmd, verb, resp.GetAffected())
 				return errors.Join(printCert(p, resp.GetCertificate()), p.Close())
 			})
 		},

@@ -24,11 +24,11 @@ func NewIdentity() *cobra.Command {
 		commented("suspend", "Put an identity and its certificates on hold", "put on hold",
 			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
 				return c.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id, Comment: comment})
-			}, tellHeld),
+			}, explainSuspension),
 		commented("resume", "Take off hold what suspend put on hold", "taken off hold",
 			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
 				return c.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id, Comment: comment})
-			}, tellResumed),
+			}, explainResumption),
 		newIdentityRetire(),
 	)
 	return cmd
@@ -171,7 +171,7 @@ func commented(name, short, verb string, do func(ctx context.Context, c brevetv1
 		if err != nil {
 			return nil, err
 		}
-		tellAffected(cmd, verb, r.GetAffected())
+		printAffected(cmd, verb, r.GetAffected())
 		return r.GetIdentity(), nil
 	}, explain)
 	commentFlag(cmd, &comment)

@@ -142,7 +142,7 @@ func revokeKey(cmd *cobra.Command, path string, c contact) (err error) {
 	if err != nil {
 		return client.Advise(enroll.CallError(k.server, err))
 	}
-	tellAffected(cmd, "revoked", resp.GetAffected())
+	printAffected(cmd, "revoked", resp.GetAffected())
 	return errors.Join(p.Record(resp, output.Hex(resp.GetKeyHash()), fmt.Sprint(resp.GetAffected().GetValid())), p.Close())
 }
 

@@ -63,9 +63,9 @@ func readTime(flag, text string) (*timestamppb.Timestamp, error) {
 	return nil, cli.WrongUse(fmt.Sprintf("%s %q: write it like 2026-03-01T04:00:00Z or 2026-03-01", flag, text))
 }
 
-// tellAffected writes to standard error how many certificates a change affected. If none of them is valid, it prints a
+// printAffected writes to standard error how many certificates a change affected. If none of them is valid, it prints a
 // warning, because the operator may have selected the wrong certificates.
-func tellAffected(cmd *cobra.Command, verb string, n *brevetv1.AffectedCertificates) {
+func printAffected(cmd *cobra.Command, verb string, n *brevetv1.AffectedCertificates) {
 	out := cmd.ErrOrStderr()
 	fmt.Fprintf(out, "%s %s\n", verb, affectedText(n.GetValid(), n.GetExpired()))
 	if n.GetValid() == 0 {

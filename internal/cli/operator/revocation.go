@@ -110,7 +110,7 @@ func (c *creation) run(cmd *cobra.Command) error {
 			return err
 		}
 		if c.dryRun {
-			tellAffected(cmd, "would revoke", affectedBy(counted.GetBulkRevocation()))
+			printAffected(cmd, "would revoke", affectedBy(counted.GetBulkRevocation()))
 			return errors.Join(printRevocation(p, counted.GetBulkRevocation()), p.Close())
 		}
 		if err := c.confirm(cmd, counted.GetBulkRevocation()); err != nil {
@@ -122,7 +122,7 @@ func (c *creation) run(cmd *cobra.Command) error {
 			return err
 		}
 		sent = false
-		tellAffected(cmd, "revoked", affectedBy(resp.GetBulkRevocation()))
+		printAffected(cmd, "revoked", affectedBy(resp.GetBulkRevocation()))
 		fmt.Fprintf(cmd.ErrOrStderr(), "Records and CRLs follow. Next: brevet revocation watch %s\n", resp.GetBulkRevocation().GetId())
 		return errors.Join(printRevocation(p, resp.GetBulkRevocation()), p.Close())
 	})

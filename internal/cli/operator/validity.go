@@ -50,8 +50,8 @@ func (v *validity) add(c *brevetv1.Certificate, now time.Time) {
 	}
 }
 
-// tellHeld explains until when the operator can resume the identity without a new token.
-func tellHeld(out io.Writer, id string, v validity) {
+// explainSuspension explains until when the operator can resume the identity without a new token.
+func explainSuspension(out io.Writer, id string, v validity) {
 	if v.unexpired == 0 {
 		fmt.Fprintf(out, "%s has no certificate that is valid: once resumed, it needs a new token (brevet token create %s --replace --out FILE).\n", id, id)
 		return
@@ -60,8 +60,8 @@ func tellHeld(out io.Writer, id string, v validity) {
 		certificates(v.unexpired), v.ending, v.until.UTC().Format(time.RFC3339), id, id)
 }
 
-// tellResumed explains until when the agent of a resumed identity can renew by itself.
-func tellResumed(out io.Writer, id string, v validity) {
+// explainResumption explains until when the agent of a resumed identity can renew by itself.
+func explainResumption(out io.Writer, id string, v validity) {
 	if v.unexpired == 0 {
 		fmt.Fprintf(out, "All certificates of %s expired or were revoked: it needs a new token (brevet token create %s --replace --out FILE).\n", id, id)
 		return

@@ -37,8 +37,8 @@ func TestSuspensionsSayHowLongTheyCanBeUndone(t *testing.T) {
 			v.add(certificate, now)
 		}
 		var held, resumed strings.Builder
-		tellHeld(&held, "id", v)
-		tellResumed(&resumed, "id", v)
+		explainSuspension(&held, "id", v)
+		explainResumption(&resumed, "id", v)
 		if !strings.HasPrefix(held.String(), c.held) || !strings.HasPrefix(resumed.String(), c.resumed) {
 			t.Errorf("%s: %s%s", name, &held, &resumed)
 		}
