@@ -45,7 +45,8 @@ func (d *Directory) ShareKey(group int, mode fs.FileMode) error {
 		return err
 	}
 	d.key = access{group: group, mode: mode}
-	d.warnOfReaders(access{mode: 0o660}) // warn about other users only: the code below corrects the owner's and the group's permissions
+	// Warn about other users only: the code below corrects the permissions of the owner and the group.
+	d.warnOfReaders(access{mode: 0o660})
 	f, err := os.Open(filepath.Join(d.path, currentName, keyName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -79,10 +79,10 @@ func (a *Agent) load() {
 		a.config.Log.Error("the credential on disk is damaged, enrolling again needs a token", "error", err)
 	}
 	if f := a.status.Failure; f != nil && f.Final && err == nil && a.status.Serial == pair.Serial() {
-		a.obtaining.tries = f.Tries // the server refused the last try; retry now, because it may accept the request by now
+		a.obtaining.tries = f.Tries // the server refused the last try; retry now, because it may accept the request
 	}
 	if len(a.config.Reload) == 0 {
-		a.status.ReloadFailure, a.status.ReloadAt = nil, time.Time{} // the operator has removed the command from the configuration
+		a.status.ReloadFailure, a.status.ReloadAt = nil, time.Time{} // the operator has removed the command
 	}
 	if f := a.status.ReloadFailure; f != nil {
 		a.reloading.tries = f.Tries // retry now; if that fails, the delays grow from where they were

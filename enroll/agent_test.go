@@ -109,7 +109,7 @@ func TestAgentEnrollsAndRenews(t *testing.T) {
 					if len(calls) < 4 || len(calls) > 6 {
 						t.Fatalf("%d certificates in three lifetimes", len(calls))
 					}
-					slack := float64(time.Second)/float64(life) + 0.001 // tolerance, because certificates expire at whole seconds
+					slack := float64(time.Second)/float64(life) + 0.001 // certificates expire at whole seconds
 					for i, at := range calls[1:] {
 						part := float64(at.Sub(calls[i])) / float64(life)
 						if part < renewStart-slack || part > renewEnd+slack {
@@ -200,7 +200,7 @@ func TestAgentRetriesUntilRenewed(t *testing.T) {
 					b.ca.set(func() { b.ca.before = func() error { return outage } })
 					b.advance(life * 9 / 10)
 					tries := len(b.ca.callTimes()) - 1
-					if tries < 2 || tries > 1300 { // with a lifetime of 30 days: a try every 7 to 15 minutes for eight days
+					if tries < 2 || tries > 1300 { // in 30 days: a try every 7 to 15 minutes for eight days
 						t.Fatalf("%d tries", tries)
 					}
 					if f := b.status().Failure; f == nil || f.Final || f.Tries != tries {

@@ -21,7 +21,7 @@ import (
 
 const (
 	callTimeout = 30 * time.Second // timeout of one RPC, including the time to connect
-	maxMessage  = 256 << 10        // maximum bytes of a response, which contains a certificate, its chain and some roots
+	maxMessage  = 256 << 10        // maximum bytes of a response: a certificate, its chain and some roots
 	maxHeaders  = 64 << 10         // maximum bytes of a response's headers, which contain the details of a refusal
 )
 

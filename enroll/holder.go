@@ -26,7 +26,7 @@ func (h *holder) Pair() *Pair { return h.pair.Load() }
 func (h *holder) Watch(ctx context.Context, changed func(*Pair)) {
 	var seen *Pair
 	for ctx.Err() == nil {
-		replaced := h.replacement() // called before Pair, so that a pair which is put in use between the two calls is not missed
+		replaced := h.replacement() // before Pair, so that no pair is missed which is put in use between the calls
 		if p := h.Pair(); p != seen {
 			seen = p
 			changed(p)

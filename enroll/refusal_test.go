@@ -36,7 +36,7 @@ func TestAgentSlowsDownAfterRefusal(t *testing.T) {
 		if !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "ask an operator for an enrollment token") {
 			t.Errorf("Run ended with %v", err)
 		}
-		b.restart() // like systemd after each failure: the status then contains the original cause and the current failure
+		b.restart() // like systemd after a failure: the status has the original cause and the current failure
 		if err = b.agent.Run(b.Context()); !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "keyCompromise") {
 			t.Errorf("after a restart Run ended with %v", err)
 		}

@@ -103,7 +103,7 @@ func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
 	}
 	d = jitter(min(d, most))
 	if after := pki.RetryAfter(err); after > d {
-		d = after + time.Duration(spread()*float64(after)/4) // random, so that refused clients do not return at the same time
+		d = after + time.Duration(spread()*float64(after)/4) // random, so that refused clients do not return together
 	}
 	if left > 0 {
 		d = min(d, max(left/2, first))

@@ -20,7 +20,7 @@ func TestFleetRenewingAtOnceIsServed(t *testing.T) {
 		signature             time.Duration // time for one signature in a slot
 	}{
 		{10_000, 64, 1024, 128 * time.Millisecond}, // 500 signatures per second
-		{2_000, 8, 1024, 200 * time.Millisecond},   // 40 signatures per second: most devices that wait are rejected again
+		{2_000, 8, 1024, 200 * time.Millisecond},   // 40 signatures per second: most devices are rejected repeatedly
 	} {
 		t.Run(fmt.Sprint(c.devices), func(t *testing.T) {
 			t.Parallel()

@@ -22,7 +22,7 @@ type Directory struct{ root *os.Root }
 // OpenDirectory opens a directory. The path may contain symbolic links. If the path leads to a FIFO, OpenDirectory
 // returns an error instead of waiting.
 func OpenDirectory(path string) (*Directory, error) {
-	root, err := os.OpenRoot(path + "/.") // with "/." the kernel refuses anything except a directory before it opens the path
+	root, err := os.OpenRoot(path + "/.") // with "/." the kernel refuses anything except a directory before opening it
 	if err != nil {
 		return nil, err
 	}

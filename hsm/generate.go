@@ -135,7 +135,7 @@ func (t *HSM) Destroy(ctx context.Context, label string) error {
 	ref := KeyRef{Label: label}
 	t.requireRestart() // only a restarted library reliably finds all keys
 	_, err := run(ctx, t, "destroy "+ref.String(), func(s *session) (struct{}, error) {
-		if _, err := s.privateKeys(ref); err != nil { // logs in again if the login was lost, because without a login the HSM finds no private key
+		if _, err := s.privateKeys(ref); err != nil { // logs in again: without a login the HSM finds no private key
 			return struct{}{}, err
 		}
 		return struct{}{}, s.destroy(ref)

@@ -112,7 +112,7 @@ type faultyLibrary struct {
 	mu        sync.Mutex
 	faults    []*fault
 	counts    map[string]int
-	attribute map[uint][]byte          // what GetAttributeValue returns instead of the real value; nil if the HSM does not know the type
+	attribute map[uint][]byte          // result of GetAttributeValue; nil if the HSM does not know the type
 	holds     map[string]chan struct{} // calls that hang until the channel is closed, keyed by function
 	blind     bool                     // whether searches find nothing until Initialize
 	inside    int

@@ -81,7 +81,7 @@ func (e *FileModeError) Error() string {
 // [FileModeError].
 func ReadPINFile(path string) (PIN, error) {
 	// Without O_NONBLOCK, opening a FIFO would block the process.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator chooses the file, and the name of a credential contains no slash
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator chooses the file
 	if err != nil {
 		return PIN{}, fmt.Errorf("PIN file: %w", err)
 	}

@@ -109,7 +109,8 @@ func (a *Authority) RevokeBulk(ctx context.Context, o BulkRequest) (BulkRevocati
 		return bulk, nil
 	}
 	defer a.bulk.want()
-	return a.notifyBulk(context.WithoutCancel(ctx), bulk.ID) // the bulk revocation is in effect, even if the caller has stopped waiting
+	// The bulk revocation is in effect, even if the caller has stopped waiting.
+	return a.notifyBulk(context.WithoutCancel(ctx), bulk.ID)
 }
 
 // notifyBulk notifies the responders of the new statuses of the certificates that a bulk revocation selects.

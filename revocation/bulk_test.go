@@ -121,7 +121,7 @@ func TestBulkRevocationRecoversFromFailures(t *testing.T) {
 				stop := s.running(t)
 				wait(2 * time.Second)
 				for range 3 {
-					_, _ = s.RevokeBulk(t.Context(), s.selectIssuer()) // the operator repeats the request after an error
+					_, _ = s.RevokeBulk(t.Context(), s.selectIssuer()) // the operator repeats the request
 					wait(time.Second)
 				}
 				wait(10 * time.Second)

@@ -31,7 +31,8 @@ func FuzzVerifyCompromise(f *testing.F) {
 		f.Add(spki[:len(spki)-1], signature)
 		f.Add(spki, []byte{0x30, 6, 2, 1, 0, 2, 1, 0})
 	}
-	neutral := append([]byte{1}, make([]byte, ed25519.PublicKeySize-1)...) // the neutral element: without its private key, anyone can sign for it
+	// With the neutral element as public key, anyone can sign without a private key.
+	neutral := append([]byte{1}, make([]byte, ed25519.PublicKeySize-1)...)
 	f.Add(spkiOf(f, ed25519.PublicKey(neutral)), append(neutral, make([]byte, ed25519.PublicKeySize)...))
 	f.Add(hugeRSA(f), make([]byte, 1024))
 	f.Fuzz(func(t *testing.T, spki, signature []byte) {

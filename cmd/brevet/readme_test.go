@@ -96,7 +96,8 @@ func TestTour(t *testing.T) {
 	clone := t.TempDir() // like the directory into which a reader has cloned the repository
 	clitest.Build(t, filepath.Join(clone, "bin"), "brevet", "brevet-agent")
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C"}
-	dev := exec.CommandContext(context.WithoutCancel(t.Context()), // Cleanup interrupts it after the test's context has ended
+	// Cleanup interrupts the server after the test's context has ended.
+	dev := exec.CommandContext(context.WithoutCancel(t.Context()),
 		filepath.Join(clone, "bin", "brevet"), "dev", "--grpc", grpc, "--http", http)
 	dev.Env = env
 	server.start(t, dev)

@@ -33,8 +33,8 @@ type Value struct {
 // "log.level" is "BREVET_LOG_LEVEL".
 type Environment struct {
 	Prefix  string
-	Secrets map[string]string // variables that would contain a secret, without the prefix; the value says where the secret belongs
-	Others  []string          // other variables with the prefix, which set no configuration key; "NAME*" matches all that begin with NAME
+	Secrets map[string]string // variables that would contain a secret, without the prefix; where the secret belongs
+	Others  []string          // variables with the prefix that set no key; "NAME*" matches all that begin with NAME
 }
 
 // Variables maps configuration keys to their environment variables. Only keys whose value is a scalar or a list of

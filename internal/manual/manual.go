@@ -85,7 +85,7 @@ func pageName(c *cobra.Command) string {
 }
 
 func write(path string, content []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // G301: every user may read the folder of a package
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // G301: the folder is public
 		return err
 	}
 	return os.WriteFile(path, content, 0o644)

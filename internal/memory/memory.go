@@ -43,7 +43,8 @@ func cgroupLimit(root fs.FS) int64 {
 		}
 		for dir := path.Clean(group); ; dir = path.Dir(dir) {
 			text, err := fs.ReadFile(root, path.Join("sys/fs/cgroup", dir, "memory.max"))
-			if n, perr := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && perr == nil { // otherwise it is "max"
+			// Otherwise the file contains "max".
+			if n, perr := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && perr == nil {
 				limit = min(limit, n)
 			}
 			if dir == "." {

@@ -81,7 +81,7 @@ func HashIssuers(issuer *x509.Certificate) ([2]IssuerHash, error) {
 		return [2]IssuerHash{}, err
 	}
 	one, two := IssuerHash{hash: crypto.SHA1}, IssuerHash{hash: crypto.SHA256}
-	name1, key1 := sha1.Sum(issuer.RawSubject), sha1.Sum(key) //nolint:gosec // used as a lookup key only; see the import
+	name1, key1 := sha1.Sum(issuer.RawSubject), sha1.Sum(key) //nolint:gosec // a lookup key only; see the import
 	copy(one.name[:], name1[:])
 	copy(one.key[:], key1[:])
 	two.name, two.key = sha256.Sum256(issuer.RawSubject), sha256.Sum256(key)
@@ -248,7 +248,7 @@ func readSerial(from *cryptobyte.String, serial *pki.Serial) bool {
 	whole := *from
 	var content []byte
 	if from.ReadASN1Integer(&content) && len(content) == pki.SerialSize { // serial numbers usually have this length
-		*serial, _ = pki.SerialFromBytes(content) // zero if the first byte is over 0x7f, because DER then needs 21 bytes
+		*serial, _ = pki.SerialFromBytes(content) // zero if the first byte is over 0x7f: DER then needs 21 bytes
 		return true
 	}
 	*from = whole

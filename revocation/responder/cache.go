@@ -43,7 +43,7 @@ type times struct {
 type cacheEntry struct {
 	times
 	version uint64 // version of the certificate's status
-	lastUse int64  // time of last use in seconds since 1970, a multiple of Responder.lastUseStep; read and written atomically
+	lastUse int64  // time of last use in seconds since 1970, a multiple of Responder.lastUseStep; atomic
 	next    int    // index of the next entry about the same serial number, or noEntry
 	size    int    // size of its part of shard.der, in bytes
 	serial  pki.Serial
@@ -84,7 +84,7 @@ type shard struct {
 	from      []*source
 	der       []byte // entrySize bytes for each entry: its DER without the delegate's certificate
 	entrySize int
-	signing   map[string]chan struct{} // closed when the response has been signed or signing has failed; keyed by CertID
+	signing   map[string]chan struct{} // closed when signing has succeeded or failed; keyed by CertID
 }
 
 func newResponseCache() *responseCache {

@@ -303,7 +303,8 @@ func mosquittoArgs(t *testing.T, s *interopServer, of testCert, port string, mor
 // subscribe runs a subscriber until the end of the test. It returns the subscriber's output.
 func subscribe(t *testing.T, s *interopServer, of testCert, port string) *output {
 	t.Helper()
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "mosquitto_sub", mosquittoArgs(t, s, of, port)...) // Cleanup kills it
+	// Cleanup kills it.
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "mosquitto_sub", mosquittoArgs(t, s, of, port)...)
 	got := &output{}
 	cmd.Stdout = got
 	if err := cmd.Start(); err != nil {
@@ -331,8 +332,10 @@ func TestJavaAcceptsRevokedServerWhileResuming(t *testing.T) {
 	j.want(t, "accepted full", port, s.rootFile, "1")
 	s.revoke(t, s.good.ref, pki.KeyCompromise)
 	j.want(t, "accepted resumed", port, s.rootFile, "documented")
-	j.want(t, "refused java.security.cert.CertificateRevokedException: Certificate has been revoked", port, s.rootFile, "3600") // "3600" creates a new SSLContext without sessions
-	time.Sleep(2 * time.Second)                                                                                                 // wait until the sessions of the context with timeout 1 have expired
+	// "3600" creates a new SSLContext without sessions.
+	j.want(t, "refused java.security.cert.CertificateRevokedException: Certificate has been revoked", port, s.rootFile, "3600")
+	// Wait until the sessions of the context with timeout 1 have expired.
+	time.Sleep(2 * time.Second)
 	j.want(t, "refused java.security.cert.CertificateRevokedException: Certificate has been revoked", port, s.rootFile, "1")
 }
 

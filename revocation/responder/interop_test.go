@@ -195,7 +195,8 @@ func startJava(t *testing.T) *javaProcess {
 func runJava(t *testing.T, program string) *javaProcess {
 	t.Helper()
 	const jars = "/usr/share/java/bcprov.jar:/usr/share/java/bcutil.jar:/usr/share/java/bcpkix.jar"
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute) // Cleanup ends the process after the test's context has ended
+	// Cleanup ends the process after the test's context has ended.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
 	cmd := exec.CommandContext(ctx, "java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "--class-path", jars, program)
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -13,9 +13,9 @@ import (
 const (
 	renewalPasses = 16 // divisor: interval between two passes over the cache
 	renewalFirst  = 4  // divisor: how much newer the statuses are than a response when it is due
-	renewalSpread = 8  // divisor: maximum random addition, so that responses that were signed together are not due together
+	renewalSpread = 8  // divisor: maximum random addition, so that not all responses are due together
 	lastUseSteps  = 8  // divisor: resolution of the time of last use
-	renewalWindow = 2  // multiple: only responses that were used within this time are renewed; servers that staple send a request once per limit
+	renewalWindow = 2  // multiple: responses are renewed if used within this time; servers that staple request one per limit
 )
 
 // renewalPause times the duration of the renewals in one shard is the pause after them. Renewing therefore uses at most

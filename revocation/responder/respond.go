@@ -157,7 +157,8 @@ func (r *Responder) lookup(now time.Time, serial pki.Serial, id []byte, into *wo
 		if seconds >= k.nextUpdate || seconds < k.thisUpdate || current.Unix()-k.current >= r.maxLag {
 			return false
 		}
-		if seconds-atomic.LoadInt64(&k.lastUse) > r.lastUseStep { // rarely, because writing the entry slows down other processors that read it
+		// Rarely, because writing the entry slows down other processors that read it.
+		if seconds-atomic.LoadInt64(&k.lastUse) > r.lastUseStep {
 			atomic.StoreInt64(&k.lastUse, seconds)
 		}
 		return true

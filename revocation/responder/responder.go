@@ -82,8 +82,8 @@ type Responder struct {
 	lastUseStep   int64                     // resolution of cacheEntry.lastUse, in seconds
 	cachedQueue   *signQueue                // queue for signing responses that will be cached
 	uncachedQueue *signQueue                // queue for signing other responses
-	current       atomic.Pointer[time.Time] // when the statuses were last known to be complete; nil if they are incomplete
-	expiredBefore atomic.Pointer[time.Time] // the statuses of certificates that expired before this time may have been removed; nil if none were
+	current       atomic.Pointer[time.Time] // when the statuses were last known to be complete; nil if incomplete
+	expiredBefore atomic.Pointer[time.Time] // statuses of certificates that expired before may be missing; nil for none
 
 	mu      sync.RWMutex // guards the maps below, not the issuers in them
 	issuers map[pki.IssuerID]*issuer

@@ -18,7 +18,7 @@ type state string
 // The states. With the first two the exit code is 0.
 const (
 	stateOK           state = "ok"            // the certificate is valid, and nothing has failed since it was issued
-	stateRetrying     state = "retrying"      // the last renewal failed, but the certificate is valid and the agent will retry the renewal
+	stateRetrying     state = "retrying"      // the last renewal failed; the certificate is valid, and the agent will retry
 	stateReloadFailed state = "reload_failed" // the reload command has not yet succeeded with this certificate
 	stateRefused      state = "refused"       // the server refuses to renew the certificate
 	stateOverdue      state = "overdue"       // the time of the next renewal or retry has passed

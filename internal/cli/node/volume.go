@@ -37,5 +37,5 @@ func (v volume) Free() (int64, error) {
 	if err := unix.Statfs(filepath.Dir(v.store), &fs); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: v.store, Err: err}
 	}
-	return int64(fs.Bavail) * int64(fs.Bsize), nil //nolint:gosec,unconvert // the types differ between operating systems, and no disk exceeds an int64
+	return int64(fs.Bavail) * int64(fs.Bsize), nil //nolint:gosec,unconvert // the types differ between operating systems
 }

@@ -258,7 +258,7 @@ func verifyServer(ctx context.Context, p *output.Printer, c brevetv1.LogServiceC
 		return err
 	}
 	head := v.Head()
-	if int64(head.Size) != want.GetPosition().GetIndex() || string(head.Chain[:]) != string(want.GetChain()) { //nolint:gosec // the size is below the maximum of an int64
+	if int64(head.Size) != want.GetPosition().GetIndex() || string(head.Chain[:]) != string(want.GetChain()) { //nolint:gosec // the size fits
 		return fmt.Errorf("the log and its archive differ: the log ends at %d in %s, the archive at %d in %x: keep both, and find out who changed which",
 			head.Size, head.Chain, want.GetPosition().GetIndex(), want.GetChain())
 	}

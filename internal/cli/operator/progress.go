@@ -22,7 +22,7 @@ const (
 	pollInterval     = 200 * time.Millisecond
 	lineInterval     = 5 * time.Second // between two lines of progress if the output is not a terminal
 	barWidth         = 40
-	maxServerAbsence = 2 * time.Minute // how long watch tolerates that the server does not respond, such as during a restart
+	maxServerAbsence = 2 * time.Minute // how long the server may not respond, such as during a restart
 )
 
 // isTerminal reports whether a stream is a terminal.

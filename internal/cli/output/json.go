@@ -111,7 +111,7 @@ func writeValue(b *bytes.Buffer, f protoreflect.FieldDescriptor, v protoreflect.
 			value = base64.StdEncoding.EncodeToString(v.Bytes())
 		}
 	case protoreflect.Int64Kind:
-		value = fmt.Sprint(v.Int()) // as a string, like in the JSON form of protobuf: a JavaScript number would be rounded
+		value = fmt.Sprint(v.Int()) // as a string, like in the JSON form of protobuf: JavaScript would round a number
 	default:
 		value = v.Interface()
 	}

@@ -57,7 +57,7 @@ func serve(cmd *cobra.Command, c node.Config, check bool) (err error) {
 	}
 	ctx := cmd.Context()
 	n, err := node.Open(ctx, c, pin, log.Logger)
-	if errors.Is(err, hsm.ErrPIN) { // exit code 2: if the service manager restarted the server, wrong PINs would lock the HSM
+	if errors.Is(err, hsm.ErrPIN) { // exit code 2: a restart by the service manager would lock the HSM
 		return cli.WrongArgument(err)
 	}
 	if err != nil {
