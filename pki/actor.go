@@ -95,9 +95,9 @@ func (a Actor) Request() Request { return a.request }
 // Caller returns the caller with its certificate. It returns the zero value if the actor contains no certificate.
 func (a Actor) Caller() Caller { return a.caller }
 
-// NeedsAuthorization reports whether a store must authorize a change by this actor. It need not for parts of Brevet and
-// offline commands, because they have access to the CA's keys. It need not for evidence and the signature of a key,
-// because these are checked in other ways.
+// NeedsAuthorization reports whether a store must authorize a change by this actor. Parts of Brevet and offline
+// commands need no authorization, because they have access to the CA's keys. Evidence and the signature of a key need
+// none, because they are checked before.
 func (a Actor) NeedsAuthorization() bool {
 	kind, _, ok := strings.Cut(a.text, ":")
 	return !ok || kind != "system" && kind != "command" && kind != "key" && !slices.Contains(evidenceNames, kind)

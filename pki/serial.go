@@ -20,10 +20,9 @@ const SerialRandomSize = 14
 type Serial struct{ b [SerialSize]byte }
 
 // MakeSerial returns a serial number with the time t in its first 6 bytes and random in the other 14. The time is in
-// milliseconds since 1970. It makes indexes on serial numbers grow only at one end, and nothing else uses it. random
-// must come from a CSPRNG, and has more than the 64 bits that certificate profiles require. MakeSerial returns an error
-// if t is before 1971, or so late (in the year 6429) that the serial number would be negative. Only a wrong clock shows
-// such times.
+// milliseconds since 1970. Its only use is that indexes on serial numbers grow at one end. random must come from a
+// CSPRNG, and has more than the 64 bits that certificate profiles require. MakeSerial returns an error if t is before
+// 1971, or so late (in the year 6429) that the serial number would be negative. Only a wrong clock shows such times.
 func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	ms := t.UnixMilli()
 	if ms < 1<<35 || ms >= 1<<47 {

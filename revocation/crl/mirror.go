@@ -156,7 +156,7 @@ func (m *mirror) attempt(ctx context.Context, log *slog.Logger) ([]CRL, error) {
 }
 
 // publishTo copies CRLs from the published directory. It returns those that it copied, and those that need not be
-// copied. Every process that copies CRLs to the mirror holds an flock on the directory. No other process can therefore
+// copied. While a process copies CRLs to the mirror, it holds an flock on the directory. No other process can therefore
 // rename a CRL after the numbers were compared.
 func (m *mirror) publishTo(ctx context.Context, crls []CRL, log *slog.Logger) (published []CRL, err error) {
 	dir, err := files.OpenDirectory(m.path)

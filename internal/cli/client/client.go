@@ -64,8 +64,8 @@ type Target struct {
 
 // FindTarget returns the target from flags, environment variables and contexts, in this order of precedence.
 //
-// If a flag or variable with a higher precedence than the context names a directory, FindTarget ignores the context,
-// and the credential in the directory contains the server's address. If create is true, --context may name a context
+// If a flag or variable with a higher precedence than the context names a directory, FindTarget ignores the context.
+// The credential in the directory then contains the server's address. If create is true, --context may name a context
 // that does not exist.
 func FindTarget(cmd *cobra.Command, create bool) (Target, error) {
 	var t Target
