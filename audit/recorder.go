@@ -21,19 +21,20 @@ type Store interface {
 // Limits on the entries in the log that one source of refused requests can cause.
 const (
 	refusalWindow = time.Minute
-	refusalsEach  = 10 // entries of one source per window; the rest become one entry with their count
+	refusalsEach  = 10 // entries of one source per refusalWindow; one more entry has the count of its other refusals
 
-	// After refusalsPerDay entries in a refusalDay, a source gets only counts for the rest of that day, one for each
-	// refusedWindow.
+	// When a source has caused refusalsPerDay entries in a refusalDay, its other refusals of that day are only counted,
+	// with one entry per refusedWindow.
 	refusalDay     = 24 * time.Hour
 	refusalsPerDay = 100
 	refusedWindow  = time.Hour
 
-	maxSources = 10_000 // sources with an open window; the rest share one
-	maxDays    = 50_000 // sources whose entries per day are counted; those with few entries are dropped first
+	maxSources = 10_000 // sources that have a window of their own; all others share one window
+	maxDays    = 50_000 // sources whose entries per day are counted; sources with few entries are dropped first
 )
 
-// writeTimeout limits the writing of an entry. It replaces the deadline of the caller, which may have given up.
+// writeTimeout is the timeout for writing one entry. It replaces the deadline of the refused request, because the entry
+// is written even if the client has given up.
 const writeTimeout = 10 * time.Second
 
 // Recorder writes refusals to the log, and limits the entries of each source. It is safe for concurrent use.
@@ -46,18 +47,18 @@ type Recorder struct {
 	sources map[sourceKey]*source
 	days    map[sourceKey]*day
 
-	once recent // certificates of RecordOnce
+	once recent // certificates with a recent call of RecordOnce
 }
 
-// day counts the entries of a source since a time.
+// day counts the entries of a source in the refusalDay that starts at begun.
 type day struct {
 	begun   time.Time
 	entries int
 }
 
 // sourceKey identifies a source: an identity, which is zero for an unknown caller, and the rule that refused it.
-// Because the rule is part of the key, refusals by one rule do not suppress those by another. The zero sourceKey counts
-// all sources beyond maxSources.
+// Because the rule is part of the key, refusals by one rule do not suppress those by another. The zero sourceKey stands
+// for all sources beyond maxSources together.
 type sourceKey struct {
 	id   pki.SPIFFEID
 	rule pki.Rule
@@ -78,15 +79,17 @@ func New(store Store, clock func() time.Time, log *slog.Logger) *Recorder {
 	return &Recorder{store: store, clock: clock, log: log, sources: map[sourceKey]*source{}, days: map[sourceKey]*day{}}
 }
 
-// recorded marks an error that has been recorded.
+// recorded wraps an error that a Recorder has recorded.
 type recorded struct{ error }
 
 func (r recorded) Unwrap() error { return r.error }
 
 // Record writes a refusal to the operational log and, if the caller is known, to the audit log. It returns the error
-// with a mark, so that recording it again has no effect. It ignores errors that are not refusals. It also ignores
-// server.overloaded, which says nothing about the caller and would add load under overload. Record ignores the end of
-// ctx, because a caller may have given up.
+// with a mark: if Record gets the marked error again, it does nothing.
+//
+// Record ignores errors that are not refusals. It also ignores server.overloaded, which says nothing about the caller,
+// and whose entries would add load to an overloaded server. Record writes even if ctx has ended, because the client may
+// have given up.
 func (r *Recorder) Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
 	why, ok := pki.AsRefusal(err)
 	if !ok || why.Rule == pki.RuleOverloaded || errors.As(err, new(recorded)) {
@@ -100,8 +103,8 @@ func (r *Recorder) Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, er
 	return recorded{err}
 }
 
-// RecordOnce records a refusal like Record, unless it was called recently for the same certificate. Then it only marks
-// the error.
+// RecordOnce records a refusal like Record. If RecordOnce was called recently for the same certificate, it writes
+// nothing and only marks the error.
 func (r *Recorder) RecordOnce(ctx context.Context, by pki.Actor, id pki.SPIFFEID, certificate pki.Serial, err error) error {
 	if !r.once.add(certificate) {
 		return recorded{err}
@@ -109,7 +112,8 @@ func (r *Recorder) RecordOnce(ctx context.Context, by pki.Actor, id pki.SPIFFEID
 	return r.Record(ctx, by, id, err)
 }
 
-// write logs a refusal, or counts it. Refusals of unknown callers are not in the audit log.
+// write writes a refusal to the operational log and the audit log, or only counts it. It writes refusals of unknown
+// callers to the operational log alone.
 func (r *Recorder) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) error {
 	admitted, last := r.admit(by, id, why)
 	if !admitted {
@@ -152,7 +156,8 @@ func (r *Recorder) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) (admit
 	return false, false
 }
 
-// open opens a source's window. It is a long one if the source has no entries left for the day.
+// open starts a source's window. The window lasts refusalWindow, or refusedWindow if the source has used up its entries
+// of the day (spent).
 func (r *Recorder) open(key sourceKey, spent bool) *source {
 	s := &source{window: refusalWindow}
 	if spent {
@@ -182,7 +187,7 @@ func (r *Recorder) day(key sourceKey) *day {
 }
 
 // forget removes the days that have ended, and the days of sources with few entries. If more than half of maxDays are
-// left, it removes arbitrary ones. Their sources may get the entries of a second day.
+// left, it removes arbitrary days. The sources of those can then cause refusalsPerDay more entries on the same day.
 func (r *Recorder) forget(now time.Time) {
 	for key, d := range r.days {
 		if now.Sub(d.begun) >= refusalDay || d.entries < refusalsEach {
@@ -197,7 +202,7 @@ func (r *Recorder) forget(now time.Time) {
 	}
 }
 
-// end closes a source's window and logs the number of refusals that were not logged in it.
+// end closes a source's window, and logs how many of its refusals in the window have no entry of their own.
 func (r *Recorder) end(ctx context.Context, key sourceKey) {
 	r.mu.Lock()
 	s := r.sources[key]
@@ -217,7 +222,7 @@ func (r *Recorder) end(ctx context.Context, key sourceKey) {
 	}
 }
 
-// Close logs all pending counts.
+// Close closes all windows and logs their counts.
 func (r *Recorder) Close(ctx context.Context) {
 	r.mu.Lock()
 	var open []sourceKey

@@ -16,14 +16,14 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// book is a Store in memory.
-type book struct {
+// memoryStore is a Store in memory.
+type memoryStore struct {
 	mu      sync.Mutex
 	entries []string
 	fail    error
 }
 
-func (b *book) Refused(_ context.Context, _ pki.Actor, id pki.SPIFFEID, why *pki.Refusal, _ time.Time) error {
+func (b *memoryStore) Refused(_ context.Context, _ pki.Actor, id pki.SPIFFEID, why *pki.Refusal, _ time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.fail != nil {
@@ -33,7 +33,7 @@ func (b *book) Refused(_ context.Context, _ pki.Actor, id pki.SPIFFEID, why *pki
 	return nil
 }
 
-func (b *book) all() []string {
+func (b *memoryStore) all() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return append([]string(nil), b.entries...)
@@ -50,8 +50,8 @@ func sourceID(t *testing.T, n int) pki.SPIFFEID {
 
 func TestRepeatedRefusalsAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, said := &book{}, &strings.Builder{}
-		r := New(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
+		b, output := &memoryStore{}, &strings.Builder{}
+		r := New(b, time.Now, slog.New(slog.NewTextHandler(output, nil)))
 		loud, quiet := sourceID(t, 1), sourceID(t, 2)
 		why := pki.Refuse(pki.RuleRevoked, "ask an operator", "revoked")
 		for range 1000 {
@@ -71,8 +71,8 @@ func TestRepeatedRefusalsAreCounted(t *testing.T) {
 		if len(all) != 12 || !strings.Contains(all[11], "990 more refusals") {
 			t.Errorf("%d entries after the window, the last %q; want one with the count of 990", len(all), all[len(all)-1])
 		}
-		if n := strings.Count(said.String(), "\n"); n != 12 || !strings.Contains(said.String(), "count=990") {
-			t.Errorf("%d lines are logged, want one for each entry: %s", n, said)
+		if n := strings.Count(output.String(), "\n"); n != 12 || !strings.Contains(output.String(), "count=990") {
+			t.Errorf("%d lines are logged, want one for each entry: %s", n, output)
 		}
 		if len(r.sources) != 0 {
 			t.Errorf("%d sources are still in memory", len(r.sources))
@@ -84,11 +84,12 @@ func TestRepeatedRefusalsAreCounted(t *testing.T) {
 	})
 }
 
-// An unknown caller cannot fill standard error more than others, and cannot write to the audit log at all.
+// Refusals of an unknown caller are limited in the operational log like those of other sources, and are not in the
+// audit log.
 func TestUnknownCallersHaveNoEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, said := &book{}, &strings.Builder{}
-		r := New(b, time.Now, slog.New(slog.NewTextHandler(said, nil)))
+		b, output := &memoryStore{}, &strings.Builder{}
+		r := New(b, time.Now, slog.New(slog.NewTextHandler(output, nil)))
 		for range 1000 {
 			if err := r.write(t.Context(), pki.Actor{}, pki.SPIFFEID{}, pki.Refuse(pki.RuleToken, "ask an operator", "unknown")); err != nil {
 				t.Fatal(err)
@@ -99,14 +100,14 @@ func TestUnknownCallersHaveNoEntries(t *testing.T) {
 		if all := b.all(); len(all) != 0 {
 			t.Errorf("the audit log has %q", all)
 		}
-		if n := strings.Count(said.String(), "\n"); n != 11 || !strings.Contains(said.String(), "count=990") {
-			t.Errorf("%d lines, want ten and one with the count: %s", n, said)
+		if n := strings.Count(output.String(), "\n"); n != 11 || !strings.Contains(output.String(), "count=990") {
+			t.Errorf("%d lines, want ten and one with the count: %s", n, output)
 		}
 	})
 }
 
 func TestCloseWritesCounts(t *testing.T) {
-	b := &book{}
+	b := &memoryStore{}
 	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	id := sourceID(t, 1)
 	for range 15 {
@@ -122,7 +123,7 @@ func TestCloseWritesCounts(t *testing.T) {
 
 func TestSourcesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &book{}
+		b := &memoryStore{}
 		r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 		for n := range maxSources + 500 {
 			id := sourceID(t, n)
@@ -137,11 +138,11 @@ func TestSourcesAreBounded(t *testing.T) {
 	})
 }
 
-// A source that is refused all day gets a limited number of entries and then one count per hour, for each rule. The
-// next day starts again.
+// A source that is refused all day gets about refusalsPerDay entries for a rule, and then one count per hour. It gets
+// entries again on the next day.
 func TestRefusalsPerDayAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &book{}
+		b := &memoryStore{}
 		r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 		loud, quiet := sourceID(t, 1), sourceID(t, 2)
 		const seconds, days = 5, 3
@@ -195,7 +196,7 @@ func TestRefusalsPerDayAreBounded(t *testing.T) {
 
 func TestDaysAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := New(&book{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		r := New(&memoryStore{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 		loud := sourceKey{sourceID(t, 0), pki.RuleRevoked}
 		r.days[loud] = &day{begun: time.Now(), entries: refusalsPerDay}
 		for n := range 2 * maxDays {
@@ -216,9 +217,10 @@ func TestDaysAreForgotten(t *testing.T) {
 	})
 }
 
-// TestRecordOnce records many refusals about a certificate. One is logged, and all are marked.
+// TestRecordOnce records five refusals about each of three certificates. One for each certificate is logged, and all
+// are marked.
 func TestRecordOnce(t *testing.T) {
-	b := &book{}
+	b := &memoryStore{}
 	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	defer r.Close(t.Context())
 	id := sourceID(t, 1)
@@ -243,7 +245,7 @@ func TestRecordOnce(t *testing.T) {
 	}
 }
 
-// TestRecentIsBounded adds many certificates.
+// TestRecentIsBounded adds more serial numbers than recent may hold.
 func TestRecentIsBounded(t *testing.T) {
 	var r recent
 	for range 5 * maxRecent {
@@ -263,7 +265,7 @@ func TestRecentIsBounded(t *testing.T) {
 }
 
 func TestWriteReturnsErrors(t *testing.T) {
-	b := &book{fail: errors.New("disk full")}
+	b := &memoryStore{fail: errors.New("disk full")}
 	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	id := sourceID(t, 1)
 	defer r.Close(context.Background())

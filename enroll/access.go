@@ -52,11 +52,11 @@ func (d *Directory) ShareKey(group int, mode fs.FileMode) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("share the private key: %w", err)
+		return fmt.Errorf("open the private key to set its mode: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	if err := d.key.apply(f); err != nil {
-		return fmt.Errorf("share the private key: %w", err)
+		return fmt.Errorf("set the private key's mode to %#o, and its group: %w", mode, err)
 	}
 	if info, err := os.Stat(d.path); err == nil && mode&0o040 != 0 && info.Mode().Perm()&0o011 == 0 {
 		d.log.Warn("the key's group cannot enter the credential directory, give it mode 0711",

@@ -41,7 +41,7 @@ type Failure struct {
 	Final bool `json:"final,omitempty"`
 	// Rule and Hint come from the server: the rule that the request violated, and what the operator can do.
 	Rule pki.Rule `json:"rule,omitempty"`
-	Hint string   `json:"fix,omitempty"`
+	Hint string   `json:"hint,omitempty"`
 }
 
 // String returns the error, followed by the rule in brackets if there is one.

@@ -79,8 +79,8 @@ func signs(key crypto.PublicKey) bool {
 // checkContent refuses a request for names or extensions that were not granted to the identity. The certificate never
 // takes them from the request, but the refusal tells the client that it would not get what it requested.
 func (c csr) checkContent(id Identity) error {
-	fix := "ask for the key alone, or for exactly what the identity was registered with"
-	refuse := func(detail string, args ...any) error { return pki.Refuse(pki.RuleCSRContent, fix, detail, args...) }
+	hint := "ask for the key alone, or for exactly what the identity was registered with"
+	refuse := func(detail string, args ...any) error { return pki.Refuse(pki.RuleCSRContent, hint, detail, args...) }
 	if err := c.checkSubject(id); err != nil {
 		return err
 	}

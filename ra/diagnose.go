@@ -62,13 +62,13 @@ func diagnose(der []byte, err error) *pki.Refusal {
 
 // diagnoseText refuses a request in PEM, or in base64 without PEM headers. It returns nil for anything else.
 func diagnoseText(der []byte) *pki.Refusal {
-	fix := "send the DER that it encodes (openssl req -outform DER)"
+	hint := "send the DER that it encodes (openssl req -outform DER)"
 	text := bytes.TrimSpace(der)
 	switch {
 	case bytes.HasPrefix(text, []byte("-----BEGIN ")):
-		return pki.Refuse(pki.RuleCSR, fix, "the certification request is in PEM")
+		return pki.Refuse(pki.RuleCSR, hint, "the certification request is in PEM")
 	case bytes.HasPrefix(text, []byte("MI")): // 0x30 0x82 or 0x81
-		return pki.Refuse(pki.RuleCSR, fix, "the certification request is in base64")
+		return pki.Refuse(pki.RuleCSR, hint, "the certification request is in base64")
 	default:
 		return nil
 	}

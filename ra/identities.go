@@ -226,7 +226,7 @@ func (r *Registrar) RevokeTokens(ctx context.Context, v TokenRevocation) (int, e
 }
 
 // Tokens returns a page of tokens with their current states. See TokenInventory.Tokens.
-func (r *Registrar) Tokens(ctx context.Context, f TokenFilter, after TokenPlace, limit int) ([]ListedToken, TokenPlace, error) {
+func (r *Registrar) Tokens(ctx context.Context, f TokenFilter, after TokenPosition, limit int) ([]ListedToken, TokenPosition, error) {
 	return r.store.Tokens(ctx, f, r.clock(), after, limit)
 }
 

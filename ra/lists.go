@@ -31,18 +31,18 @@ type TokenFilter struct {
 	CreatedFrom, CreatedUntil time.Time
 }
 
-// TokenPlace is a position in the list of tokens, which is ordered by creation time and ID. The zero value is the start of
+// TokenPosition is a position in the list of tokens, which is ordered by creation time and ID. The zero value is the start of
 // the list.
-type TokenPlace struct {
+type TokenPosition struct {
 	CreatedAt time.Time
 	ID        pki.TokenID
 }
 
 // PlaceOf returns the position of t in the list of tokens.
-func PlaceOf(t *Token) TokenPlace { return TokenPlace{t.CreatedAt, t.ID} }
+func PlaceOf(t *Token) TokenPosition { return TokenPosition{t.CreatedAt, t.ID} }
 
 // IsZero reports whether p is the start of the list.
-func (p TokenPlace) IsZero() bool { return p.ID.IsZero() }
+func (p TokenPosition) IsZero() bool { return p.ID.IsZero() }
 
 // CertificateFilter matches the certificates that satisfy every field that is set. The zero value matches all.
 type CertificateFilter struct {
@@ -56,25 +56,27 @@ type CertificateFilter struct {
 	NotRenewedSince time.Time
 }
 
-// CertificatePlace is a position in the list of certificates, which is ordered by issue time and serial number. The zero
+// CertificatePosition is a position in the list of certificates, which is ordered by issue time and serial number. The zero
 // value is the start of the list.
-type CertificatePlace struct {
+type CertificatePosition struct {
 	IssuedAt time.Time
 	Serial   pki.Serial
 }
 
 // Place returns the position of c in the list of certificates.
-func (c *Certificate) Place() CertificatePlace { return CertificatePlace{c.IssuedAt, c.Ref.Serial} }
+func (c *Certificate) Place() CertificatePosition {
+	return CertificatePosition{c.IssuedAt, c.Ref.Serial}
+}
 
 // IsZero reports whether p is the start of the list.
-func (p CertificatePlace) IsZero() bool { return p.Serial.IsZero() }
+func (p CertificatePosition) IsZero() bool { return p.Serial.IsZero() }
 
 // Certificates returns a page of certificates, as [CertificateStore] has it. It refuses a NotRenewedSince in the future.
 func (r *Registrar) Certificates(
-	ctx context.Context, f CertificateFilter, after CertificatePlace, limit int,
-) ([]Certificate, CertificatePlace, error) {
+	ctx context.Context, f CertificateFilter, after CertificatePosition, limit int,
+) ([]Certificate, CertificatePosition, error) {
 	if err := checkNotRenewedSince(f.NotRenewedSince, r.clock()); err != nil {
-		return nil, CertificatePlace{}, err
+		return nil, CertificatePosition{}, err
 	}
 	return r.store.Certificates(ctx, f, after, limit)
 }

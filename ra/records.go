@@ -264,7 +264,7 @@ type TokenInventory interface {
 	// Tokens returns up to limit tokens that match f at the given time, newest first, with their states at that time. The
 	// page starts after the given position. The second result is the position after which the next page starts, and zero if
 	// there is none.
-	Tokens(ctx context.Context, f TokenFilter, at time.Time, after TokenPlace, limit int) ([]ListedToken, TokenPlace, error)
+	Tokens(ctx context.Context, f TokenFilter, at time.Time, after TokenPosition, limit int) ([]ListedToken, TokenPosition, error)
 	// RevokeTokens revokes tokens (log action token.revoked). It returns how many of the newest MaxTokensCounted tokens
 	// were open. If no token was open, RevokeTokens succeeds and changes nothing.
 	RevokeTokens(ctx context.Context, r TokenRevocation) (int, error)
@@ -278,7 +278,7 @@ type CertificateStore interface {
 	// Certificates returns up to limit certificates that match f, newest first. The page starts after the given position.
 	// The second result is the position after which the next page starts, and zero if there is none. Certificates refuses
 	// a selection that names an issuing CA, identity or certificate that is not on record.
-	Certificates(ctx context.Context, f CertificateFilter, after CertificatePlace, limit int) ([]Certificate, CertificatePlace, error)
+	Certificates(ctx context.Context, f CertificateFilter, after CertificatePosition, limit int) ([]Certificate, CertificatePosition, error)
 	IssuanceStore
 }
 

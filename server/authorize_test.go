@@ -19,8 +19,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// Calls whose message arrives after their caller was revoked are refused, even if the server has read their headers
-// before.
+// If an RPC's headers arrive before its caller's certificate is revoked, and its message arrives after that, the server
+// refuses the RPC.
 func TestRevocationReachesOpenCalls(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -49,7 +49,8 @@ func TestRevocationReachesOpenCalls(t *testing.T) {
 			}})
 		}
 	}
-	for _, operator := range []*servertest.Holder{revoked, suspended} { // headers are read in order
+	// The server reads the headers on a connection in order, so after this RPC it has read those of all calls.
+	for _, operator := range []*servertest.Holder{revoked, suspended} {
 		servertest.Must(operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t)
 	}
 	w.Revoke(t, revoked.Certificate, "keyCompromise")
@@ -62,21 +63,21 @@ func TestRevocationReachesOpenCalls(t *testing.T) {
 	}
 }
 
-// stated is a store that reports a fixed state for an identity.
-type stated struct {
+// fixedState is a store that returns a fixed state for the identity with the SPIFFE ID id.
+type fixedState struct {
 	ra.Store
 	id    string
 	state pki.IdentityState
 }
 
-func (s *stated) wrap(stores server.Stores) server.Stores {
+func (s *fixedState) wrap(stores server.Stores) server.Stores {
 	s.Store = stores.RA
 	stores.RA = s
 	return stores
 }
 
 // Identity implements ra.Store.
-func (s *stated) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error) {
+func (s *fixedState) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error) {
 	have, err := s.Store.Identity(ctx, id)
 	if id.String() == s.id {
 		have.State = s.state
@@ -85,7 +86,7 @@ func (s *stated) Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, er
 }
 
 // IssuanceState implements ra.Store.
-func (s *stated) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
+func (s *fixedState) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	have, err := s.Store.IssuanceState(ctx, q)
 	if q.Caller.String() == s.id {
 		have.Caller = s.state
@@ -99,7 +100,7 @@ func TestOperatorsNeedTheirIdentity(t *testing.T) {
 	for _, state := range []pki.IdentityState{pki.Suspended, pki.Retired} {
 		t.Run(state.String(), func(t *testing.T) {
 			t.Parallel()
-			s := &stated{state: state}
+			s := &fixedState{state: state}
 			w := servertest.New(t, ground, servertest.Options{Wrap: s.wrap})
 			bob := w.NewOperator(t, "bob")
 			methods := listServed(t, w)
@@ -112,7 +113,7 @@ func TestOperatorsNeedTheirIdentity(t *testing.T) {
 					servertest.Refused(t, invoke(t, holder.Conn, m), codes.FailedPrecondition, pki.RuleIdentityState)
 				}
 			}
-			for _, answer := range holder.Orders(t, orders(t, "device", 2)...) {
+			for _, answer := range holder.Orders(t, issueRequests(t, "device", 2)...) {
 				servertest.Refused(t, servertest.FailureOf(answer), codes.FailedPrecondition, pki.RuleIdentityState)
 			}
 			w.Status(t, bob.Certificate, "good")
@@ -121,7 +122,8 @@ func TestOperatorsNeedTheirIdentity(t *testing.T) {
 	}
 }
 
-// A log stream ends soon after its reader is revoked: it sends at most the entries already in transit and 100 more.
+// A stream of log entries ends soon after the certificate of its reader is revoked. The server sends at most 100 more
+// entries, in addition to those in buffers.
 func TestRevocationEndsALogStream(t *testing.T) {
 	t.Parallel()
 	const identities = 600

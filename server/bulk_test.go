@@ -22,8 +22,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// orders returns issue requests for n new devices under a path.
-func orders(t *testing.T, path string, n int) []*brevetv1.IssueCertificatesRequest {
+// issueRequests returns n issue requests, each for a new device. path is the start of the devices' names.
+func issueRequests(t *testing.T, path string, n int) []*brevetv1.IssueCertificatesRequest {
 	t.Helper()
 	reqs := make([]*brevetv1.IssueCertificatesRequest, n)
 	for i := range reqs {
@@ -32,43 +32,45 @@ func orders(t *testing.T, path string, n int) []*brevetv1.IssueCertificatesReque
 	return reqs
 }
 
-// onRecord counts the certificates on record: those delivered, by request ID, and those never delivered.
-func onRecord(t *testing.T, w *servertest.World) (released map[string]int, unreleased int) {
+// onRecord counts the certificates on record. It returns the numbers of delivered certificates, keyed by request ID,
+// and the number of certificates that were never delivered.
+func onRecord(t *testing.T, w *servertest.World) (delivered map[string]int, undelivered int) {
 	t.Helper()
-	released = map[string]int{}
+	delivered = map[string]int{}
 	for _, c := range w.Inventory(t) {
 		if c.Delivered {
-			released[string(c.RequestID.Bytes())]++
+			delivered[string(c.RequestID.Bytes())]++
 		} else {
-			unreleased++
+			undelivered++
 		}
 	}
-	return released, unreleased
+	return delivered, undelivered
 }
 
-// eachOnce checks that every request got a certificate, which is its only one on record.
-func eachOnce(t *testing.T, w *servertest.World, reqs []*brevetv1.IssueCertificatesRequest, answers servertest.Answers) {
+// checkOneCertificateEach checks that every request got a certificate, and that the request has no other certificate on
+// record.
+func checkOneCertificateEach(t *testing.T, w *servertest.World, reqs []*brevetv1.IssueCertificatesRequest, answers servertest.Answers) {
 	t.Helper()
-	released, unreleased := onRecord(t, w)
+	delivered, undelivered := onRecord(t, w)
 	for _, req := range reqs {
 		der, err := answers.Of(req)
-		if n := released[string(req.GetRequestId())]; err != nil || len(der) == 0 || n != 1 {
+		if n := delivered[string(req.GetRequestId())]; err != nil || len(der) == 0 || n != 1 {
 			t.Errorf("%s got %d bytes and %v, and has %d certificates on record", req.GetIdentity(), len(der), err, n)
 		}
 	}
-	if unreleased > 0 {
-		t.Errorf("%d certificates on record were never delivered", unreleased)
+	if undelivered > 0 {
+		t.Errorf("%d certificates on record were never delivered", undelivered)
 	}
 }
 
-// fault is a fault or peculiarity of a request.
-type fault struct {
+// variation is a change to a valid issue request, after which the request may be valid or not.
+type variation struct {
 	name string
 	edit func(*brevetv1.IssueCertificatesRequest)
 }
 
-// faults are the ways in which requests differ from a good one. Each gets its own key.
-func faults(t *testing.T, w *servertest.World) []fault {
+// variations returns the variations of issue requests that the tests send.
+func variations(t *testing.T, w *servertest.World) []variation {
 	t.Helper()
 	type request = *brevetv1.IssueCertificatesRequest
 	csr := func(edit func(*x509.CertificateRequest)) func(request) {
@@ -81,7 +83,7 @@ func faults(t *testing.T, w *servertest.World) []fault {
 	compromised := w.Enrolled(t, "device", "device/compromised")
 	w.Revoke(t, compromised.Certificate, "keyCompromise")
 	p224 := servertest.Must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader))(t)
-	return []fault{
+	return []variation{
 		{"nothing", func(request) {}},
 		{"names", func(r request) {
 			r.Registration.Names, r.Registration.Profile = servertest.Names([]string{"a.fleet.example"}, []string{"192.0.2.7"}), "server"
@@ -119,7 +121,7 @@ func faults(t *testing.T, w *servertest.World) []fault {
 	}
 }
 
-// unary does what an issue request does, with single RPCs.
+// unary does the same as an issue request, with the RPCs CreateIdentity, CreateToken and Enroll.
 func unary(t *testing.T, w *servertest.World, nobody *servertest.Caller, r *brevetv1.IssueCertificatesRequest) ([]byte, error) {
 	t.Helper()
 	if g := r.GetRegistration(); g != nil {
@@ -138,19 +140,19 @@ func unary(t *testing.T, w *servertest.World, nobody *servertest.Caller, r *brev
 	return resp.GetCredential().GetCertificate(), err
 }
 
-// A stream of good and bad requests, in any order, has the same results as single RPCs.
+// A stream of valid and invalid requests in random order has the same results as single RPCs.
 func TestBulkIssuanceMatchesSingleRPCs(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	list := faults(t, w)
-	faulty := func(path string) []*brevetv1.IssueCertificatesRequest {
-		reqs := orders(t, path, len(list))
+	list := variations(t, w)
+	varied := func(path string) []*brevetv1.IssueCertificatesRequest {
+		reqs := issueRequests(t, path, len(list))
 		for i, f := range list {
 			f.edit(reqs[i])
 		}
 		return reqs
 	}
-	called, sent, good := faulty("called"), faulty("sent"), orders(t, "good", 20)
+	called, sent, good := varied("called"), varied("sent"), issueRequests(t, "good", 20)
 	stream := slices.Concat(sent, good)
 	mathrand.Shuffle(len(stream), func(i, j int) { stream[i], stream[j] = stream[j], stream[i] })
 	answers := w.Operator.Orders(t, stream...)
@@ -160,10 +162,10 @@ func TestBulkIssuanceMatchesSingleRPCs(t *testing.T) {
 		got, err := answers.Of(sent[i])
 		if status.Code(err) != status.Code(wantErr) || servertest.RuleOf(err) != servertest.RuleOf(wantErr) || (got == nil) != (want == nil) {
 			t.Errorf("%s: the stream returns %v, and single RPCs %v", f.name, err, wantErr)
-		} else if got != nil && likeOf(t, got) != likeOf(t, want) {
-			t.Errorf("%s: the stream issues %s, and single RPCs %s", f.name, likeOf(t, got), likeOf(t, want))
+		} else if got != nil && properties(t, got) != properties(t, want) {
+			t.Errorf("%s: the stream issues %s, and single RPCs %s", f.name, properties(t, got), properties(t, want))
 		}
-		discreet(t, err)
+		checkNoInternals(t, err)
 	}
 	for _, req := range good {
 		_, err := answers.Of(req)
@@ -171,20 +173,21 @@ func TestBulkIssuanceMatchesSingleRPCs(t *testing.T) {
 	}
 }
 
-// likeOf describes the properties of a certificate that are equal for equal requests.
-func likeOf(t *testing.T, der []byte) string {
+// properties returns a text with those properties of a certificate that do not differ between two identities with the
+// same attributes.
+func properties(t *testing.T, der []byte) string {
 	t.Helper()
 	c := servertest.Must(x509.ParseCertificate(der))(t)
 	return fmt.Sprint(c.NotAfter.Sub(c.NotBefore), c.DNSNames, c.IPAddresses, c.KeyUsage, c.ExtKeyUsage, c.Issuer, len(c.Extensions))
 }
 
-// The chain is in the first response with a certificate of a CA, and in no other.
-func TestChainIsSentOncePerStream(t *testing.T) {
+// Each response with a certificate names the issuing CA, whose chain GetCertificateChain returns.
+func TestResponsesNameTheIssuingCA(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	for range 2 {
 		stream := servertest.Must(w.Operator.IssueCertificates(t.Context()))(t)
-		reqs := orders(t, "device", 5)
+		reqs := issueRequests(t, "device", 5)
 		reqs[0].Csr = nil
 		for i, req := range reqs {
 			if err := stream.Send(req); err != nil {
@@ -205,11 +208,11 @@ func TestChainIsSentOncePerStream(t *testing.T) {
 	}
 }
 
-// Results whose responses were lost are repeated on the next stream.
+// If a client loses its connection and sends its requests again, it gets the certificates that were issued before.
 func TestBulkIssuanceAfterAReconnect(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	reqs := orders(t, "device", 60)
+	reqs := issueRequests(t, "device", 60)
 	first := w.NewOperator(t, "bob")
 	stream := servertest.Must(first.IssueCertificates(t.Context()))(t)
 	for _, req := range reqs {
@@ -225,7 +228,7 @@ func TestBulkIssuanceAfterAReconnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := w.Operator.Orders(t, reqs...)
-	eachOnce(t, w, reqs, after)
+	checkOneCertificateEach(t, w, reqs, after)
 	for id, a := range before {
 		if string(a.GetCertificate()) != string(after[id].GetCertificate()) {
 			t.Errorf("request %x has two certificates", id)
@@ -233,13 +236,14 @@ func TestBulkIssuanceAfterAReconnect(t *testing.T) {
 	}
 }
 
-// A client that cancels its stream at any time leaves no unfinished work.
+// A client cancels its stream at different times, and then sends its requests again. Each request gets one certificate.
 func TestBulkIssuanceIsCancelled(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
-	for _, looks := range []int64{1, 30, 80} { // two reads per request, before and after it is registered
-		reqs := orders(t, fmt.Sprintf("cancelled-after-%d", looks), 40)
+	// The server reads the issuance state twice per request: before and after it registers the identity.
+	for _, reads := range []int64{1, 30, 80} {
+		reqs := issueRequests(t, fmt.Sprintf("cancelled-after-%d", reads), 40)
 		ctx, cancel := context.WithCancel(t.Context())
 		stream := servertest.Must(w.Operator.IssueCertificates(ctx))(t)
 		arrived, release := store.HoldRecords()
@@ -249,7 +253,7 @@ func TestBulkIssuanceIsCancelled(t *testing.T) {
 			}
 		}
 		<-arrived
-		store.AwaitDecided(looks)
+		store.AwaitDecided(reads)
 		cancel()
 		for err := error(nil); status.Code(err) != codes.Canceled; {
 			if _, err = stream.Recv(); err != nil && status.Code(err) != codes.Canceled {
@@ -257,22 +261,23 @@ func TestBulkIssuanceIsCancelled(t *testing.T) {
 			}
 		}
 		release()
-		eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
+		checkOneCertificateEach(t, w, reqs, w.Operator.Orders(t, reqs...))
 	}
 }
 
-// An issue request that fails because of the server can be retried, and the error says when.
+// If an issue request fails because of the server, the error has a retry delay, and the client can send the request
+// again.
 func TestIssueRequestsFailTemporarily(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
-	reqs := orders(t, "device", 5)
+	reqs := issueRequests(t, "device", 5)
 	store.FailReads(true)
 	for _, a := range w.Operator.Orders(t, reqs...) {
-		unavailable(t, servertest.FailureOf(a))
+		checkUnavailable(t, servertest.FailureOf(a))
 	}
 	store.FailReads(false)
-	eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
+	checkOneCertificateEach(t, w, reqs, w.Operator.Orders(t, reqs...))
 }
 
 // A panic in one issue request ends neither its stream nor the server.
@@ -280,7 +285,7 @@ func TestIssueRequestPanics(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
-	reqs := orders(t, "device", 2)
+	reqs := issueRequests(t, "device", 2)
 	stream := servertest.Must(w.Operator.IssueCertificates(t.Context()))(t)
 	for i, want := range []codes.Code{codes.Internal, codes.OK, codes.OK} {
 		store.Panic(i == 0)
@@ -289,16 +294,17 @@ func TestIssueRequestPanics(t *testing.T) {
 		}
 		err := servertest.FailureOf(servertest.Must(stream.Recv())(t))
 		servertest.Refused(t, err, want, "")
-		discreet(t, err)
+		checkNoInternals(t, err)
 	}
-	eachOnce(t, w, reqs, w.Operator.Orders(t, reqs...))
+	checkOneCertificateEach(t, w, reqs, w.Operator.Orders(t, reqs...))
 }
 
-// Issue requests are counted like RPCs, and refusals of them fill the log no more than those of RPCs.
+// The metrics count issue requests like RPCs, and the log entries about refused issue requests are limited like those
+// about refused RPCs.
 func TestIssueRequestsCountLikeRPCs(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	reqs := orders(t, "device", 15)
+	reqs := issueRequests(t, "device", 15)
 	for _, req := range reqs[3:] {
 		req.Registration.Kind = 99
 	}
@@ -316,10 +322,11 @@ func TestIssueRequestsCountLikeRPCs(t *testing.T) {
 	}
 	want := map[string]float64{series(codes.OK): 4, series(codes.InvalidArgument): 12, `brevet_refusals_total{rule="request.malformed"}`: 12}
 	counted := func(name string) float64 {
-		_, text := ask(t, w, "/metrics")
+		_, text := getOperations(t, w, "/metrics")
 		return metric(t, text, name)
 	}
-	for deadline := time.Now().Add(30 * time.Second); counted(series(codes.OK)) < 4 && time.Now().Before(deadline); { // a stream is counted after its end
+	// The server counts a stream after the client has got its status.
+	for deadline := time.Now().Add(30 * time.Second); counted(series(codes.OK)) < 4 && time.Now().Before(deadline); {
 		time.Sleep(5 * time.Millisecond)
 	}
 	for name, n := range want {
@@ -329,7 +336,8 @@ func TestIssueRequestsCountLikeRPCs(t *testing.T) {
 	}
 }
 
-// An operator that loses the right to issue loses it with the next message, not only with the next stream.
+// If a device is suspended while its issue request is processed, the request is refused. If the operator is suspended,
+// the server refuses the next message on the operator's open stream.
 func TestSuspendedDuringAStream(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
@@ -337,7 +345,7 @@ func TestSuspendedDuringAStream(t *testing.T) {
 	bob := w.NewOperator(t, "bob")
 	device := w.Enrolled(t, "device", "device/suspended")
 	held := servertest.Order(t, device.ID, servertest.Key(t))
-	reqs := append(orders(t, "device", 10), held)
+	reqs := append(issueRequests(t, "device", 10), held)
 	stream := servertest.Must(bob.IssueCertificates(t.Context()))(t)
 	arrived, release := store.HoldRecords()
 	for _, req := range reqs {
@@ -346,7 +354,7 @@ func TestSuspendedDuringAStream(t *testing.T) {
 		}
 	}
 	<-arrived
-	store.AwaitDecided(21) // ten of them read twice, because they had to be registered
+	store.AwaitDecided(21) // two reads for each of the ten requests that register their device, and one for held
 	w.Suspend(t, device.ID)
 	release()
 	answers := servertest.Answers{}

@@ -17,12 +17,13 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// A server that stops completes the requests in flight, and tells the client to send the rest again.
+// A server that stops completes the issue requests in flight, and ends the stream with an error after which the client
+// can send the other requests again.
 func TestStoppingCompletesIssueRequests(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
-	reqs, late := orders(t, "device", 30), orders(t, "late", 1)
+	reqs, late := issueRequests(t, "device", 30), issueRequests(t, "late", 1)
 	stream := servertest.Must(w.Operator.IssueCertificates(t.Context()))(t)
 	arrived, release := store.HoldRecords()
 	for _, req := range reqs {
@@ -63,9 +64,9 @@ func TestStoppingCompletesIssueRequests(t *testing.T) {
 		t.Errorf("%d responses to requests in flight, want %d", len(answers), len(reqs))
 	}
 	w.Serve(t, servertest.Options{})
-	eachOnce(t, w, reqs, answers)
+	checkOneCertificateEach(t, w, reqs, answers)
 	again := w.Operator.Orders(t, append(reqs, late...)...)
-	eachOnce(t, w, append(reqs, late...), again)
+	checkOneCertificateEach(t, w, append(reqs, late...), again)
 	for _, req := range reqs {
 		before, _ := answers.Of(req)
 		if after, _ := again.Of(req); string(before) != string(after) {
@@ -79,7 +80,7 @@ func TestStreamIsNotRead(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	const all = 4000
-	req := servertest.Order(t, strings.Repeat("/", 1000), servertest.Key(t)) // the refusal repeats it
+	req := servertest.Order(t, strings.Repeat("/", 1000), servertest.Key(t)) // the response contains this long name
 	stream := servertest.Must(w.Operator.IssueCertificates(t.Context()))(t)
 	var sent atomic.Int64
 	done := make(chan error, 1)
@@ -93,16 +94,16 @@ func TestStreamIsNotRead(t *testing.T) {
 		}
 		done <- stream.CloseSend()
 	}()
-	for before := int64(-1); before != sent.Load(); { // until sending blocks, or seems to
+	for before := int64(-1); before != sent.Load(); { // until no request was sent for 200 ms
 		before = sent.Load()
 		time.Sleep(200 * time.Millisecond)
 	}
-	// The window, and the buffers in both directions.
+	// The server reads at least the 256 requests of the window. The others are in the buffers of both directions.
 	if n := sent.Load(); n < 256 || n > 1500 {
 		t.Errorf("the server read %d requests of a client that reads no responses", n)
 	}
 	w.Enrolled(t, "device", "device/other")
-	w.NewOperator(t, "bob").Orders(t, orders(t, "device", 3)...)
+	w.NewOperator(t, "bob").Orders(t, issueRequests(t, "device", 3)...)
 	for range all {
 		servertest.Must(stream.Recv())(t)
 	}
@@ -127,7 +128,7 @@ func TestStreamsShareTheirSlots(t *testing.T) {
 			ends <- answers
 		}()
 	}
-	for range 2 { // one request is being recorded, and the others wait
+	for range 2 { // two full windows; one certificate waits to be recorded, and all other requests wait for it
 		reqs := make([]*brevetv1.IssueCertificatesRequest, 256)
 		csr := servertest.CSR(t, device.Key)
 		for i := range reqs {
@@ -136,7 +137,7 @@ func TestStreamsShareTheirSlots(t *testing.T) {
 		deliver(reqs...)
 	}
 	<-arrived
-	for w.Server.OrdersUnderWay() < 512 {
+	for w.Server.IssueRequestsInProgress() < 512 {
 		time.Sleep(time.Millisecond)
 	}
 	deliver(&brevetv1.IssueCertificatesRequest{})

@@ -21,11 +21,11 @@ import (
 	"github.com/brevet-pki/brevet/store/retention"
 )
 
-// settled waits until the server has noticed that the clock was set.
-func settled(t *testing.T, w *servertest.World) {
+// awaitReady waits until the server is ready after the clock was set.
+func awaitReady(t *testing.T, w *servertest.World) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if code, body := ask(t, w, "/readyz"); code == http.StatusOK {
+		if code, body := getOperations(t, w, "/readyz"); code == http.StatusOK {
 			break
 		} else if time.Now().After(deadline) {
 			t.Fatalf("not ready after the clock was set: %s", body)
@@ -33,8 +33,8 @@ func settled(t *testing.T, w *servertest.World) {
 	}
 }
 
-// published returns the issuing CA's CRL, once its number exceeds the given one.
-func published(t *testing.T, w *servertest.World, over *big.Int) *x509.RevocationList {
+// awaitCRL waits until the number of the issuing CA's CRL is greater than over, and returns that CRL.
+func awaitCRL(t *testing.T, w *servertest.World, over *big.Int) *x509.RevocationList {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		resp := servertest.Must(http.Get("http://" + w.HTTP + "/crl/" + pki.IssuerOf(w.Issuing).Short() + ".crl"))(t)
@@ -48,7 +48,8 @@ func published(t *testing.T, w *servertest.World, over *big.Int) *x509.Revocatio
 	}
 }
 
-func lists(list *x509.RevocationList, c *x509.Certificate) bool {
+// listsCertificate reports whether a CRL contains a certificate.
+func listsCertificate(list *x509.RevocationList, c *x509.Certificate) bool {
 	for _, e := range list.RevokedCertificateEntries {
 		if e.SerialNumber.Cmp(c.SerialNumber) == 0 {
 			return true
@@ -62,31 +63,33 @@ func lists(list *x509.RevocationList, c *x509.Certificate) bool {
 // works.
 func TestTheServersClockIsSet(t *testing.T) {
 	t.Parallel()
-	w := servertest.New(t, ground, servertest.Options{Ahead: -time.Hour - time.Second}) // ahead of it is the real time, which the tools use
+	// The clock that is right in this test is an hour behind the machine's. The clock that is ahead is then at the
+	// machine's time, which GnuTLS uses.
+	w := servertest.New(t, ground, servertest.Options{Ahead: -time.Hour - time.Second})
 	nobody := w.Caller(t, nil)
 	before, revoked := w.Enrolled(t, "device", "device/before"), w.Enrolled(t, "device", "device/revoked")
 	w.Revoke(t, revoked.Certificate, "keyCompromise")
 	token := w.Token(t, w.Register(t, "device", "device/token"), false) // valid for an hour
-	first := published(t, w, big.NewInt(0))
+	first := awaitCRL(t, w, big.NewInt(0))
 
 	w.Clock.Advance(time.Hour + time.Second)
-	settled(t, w)
+	awaitReady(t, w)
 	_, err := nobody.Enroll(t.Context(), servertest.Enrollment(t, token, servertest.Key(t)))
 	servertest.Refused(t, err, codes.Unauthenticated, pki.RuleToken)
 	ahead := w.Enrolled(t, "device", "device/ahead")
 	early := w.Enrolled(t, "device", "device/early")
-	w.Revoke(t, early.Certificate, "superseded") // at a time in the future
+	w.Revoke(t, early.Certificate, "superseded") // the revocation date is in the future when the clock is right again
 	made := w.Token(t, w.Register(t, "device", "device/made"), false)
 	renewed := w.Renewed(t, before, servertest.Key(t))
 	w.Status(t, revoked.Certificate, "keyCompromise")
 	w.Status(t, ahead.Certificate, "good")
-	during := published(t, w, first.Number)
-	for !lists(during, early.Certificate) {
-		during = published(t, w, during.Number)
+	during := awaitCRL(t, w, first.Number)
+	for !listsCertificate(during, early.Certificate) {
+		during = awaitCRL(t, w, during.Number)
 	}
 
 	w.Clock.Advance(-time.Hour - time.Second)
-	settled(t, w)
+	awaitReady(t, w)
 	for _, h := range []*servertest.Holder{ahead, renewed} {
 		_, err = h.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 		servertest.Refused(t, err, codes.Unauthenticated, pki.RuleExpired)
@@ -100,30 +103,30 @@ func TestTheServersClockIsSet(t *testing.T) {
 	after := w.Enroll(t, made, servertest.Key(t))
 	w.Renewed(t, after, servertest.Key(t))
 	w.Revoke(t, after.Certificate, "superseded")
-	list := published(t, w, during.Number)
-	for !lists(list, after.Certificate) {
-		list = published(t, w, list.Number)
+	list := awaitCRL(t, w, during.Number)
+	for !listsCertificate(list, after.Certificate) {
+		list = awaitCRL(t, w, list.Number)
 	}
-	if !lists(list, early.Certificate) || !lists(list, revoked.Certificate) || list.ThisUpdate.After(w.Clock.Now()) {
+	if !listsCertificate(list, early.Certificate) || !listsCertificate(list, revoked.Certificate) || list.ThisUpdate.After(w.Clock.Now()) {
 		t.Errorf("the CRL of %s lacks a revoked certificate", list.ThisUpdate)
 	}
 	w.Enroll(t, token, servertest.Key(t)) // it is valid again
 	w.Clock.Advance(time.Hour + time.Second)
-	settled(t, w)
+	awaitReady(t, w)
 	w.Renewed(t, ahead, servertest.Key(t))
 	w.Renewed(t, renewed, servertest.Key(t))
 	w.Status(t, early.Certificate, "superseded")
 	for i, step := range []time.Duration{-time.Hour, 30 * time.Minute, -15 * time.Minute, 45 * time.Minute} { // back and forth
 		w.Clock.Advance(step)
-		settled(t, w)
+		awaitReady(t, w)
 		w.Status(t, early.Certificate, "superseded")
 		w.Status(t, revoked.Certificate, "keyCompromise")
 		h := w.Renewed(t, w.Enrolled(t, "device", fmt.Sprintf("device/%d", i)), servertest.Key(t))
 		w.Status(t, h.Certificate, "good")
 		w.Revoke(t, h.Certificate, "superseded")
 		w.Status(t, h.Certificate, "superseded")
-		for !lists(list, h.Certificate) {
-			list = published(t, w, list.Number)
+		for !listsCertificate(list, h.Certificate) {
+			list = awaitCRL(t, w, list.Number)
 		}
 	}
 	seen := map[pki.Serial]bool{}
@@ -141,9 +144,9 @@ func TestTheServersClockIsFarBehind(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
 	enrollment := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/2"), false), servertest.Key(t))
-	w.Clock.Advance(-2 * time.Hour) // the issuing CA is valid since an hour ago
+	w.Clock.Advance(-2 * time.Hour) // an hour before the issuing CA's notBefore
 	_, err := w.Caller(t, nil).Enroll(t.Context(), enrollment)
-	unavailable(t, err)
+	checkUnavailable(t, err)
 	if !strings.Contains(w.Log.String(), "check the server's clock") {
 		t.Error("the log does not mention the clock")
 	}
@@ -155,7 +158,7 @@ func TestTheServersClockIsFarBehind(t *testing.T) {
 		t.Errorf("the refusal does not mention the clock: %v", err)
 	}
 	w.Clock.Advance(2 * time.Hour)
-	settled(t, w)
+	awaitReady(t, w)
 	w.Status(t, device.Certificate, "good")
 	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), enrollment))(t)
 	servertest.Must(device.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t))))(t)
@@ -170,7 +173,7 @@ func TestClockAYearAheadExpiresNothing(t *testing.T) {
 	swept := func() {
 		t.Helper()
 		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			if _, text := ask(t, w, "/metrics"); metric(t, text, "brevet_retention_last_run_timestamp_seconds") > 0 {
+			if _, text := getOperations(t, w, "/metrics"); metric(t, text, "brevet_retention_last_run_timestamp_seconds") > 0 {
 				return
 			}
 			if time.Now().After(deadline) {
@@ -179,14 +182,14 @@ func TestClockAYearAheadExpiresNothing(t *testing.T) {
 		}
 	}
 	swept()
-	number := published(t, w, big.NewInt(0)).Number
+	number := awaitCRL(t, w, big.NewInt(0)).Number
 	year := 365 * 24 * time.Hour
 	w.StopServer(t)
 	w.Clock.Advance(year)
-	for range 2 { // before the second, the log contains entries from that year
+	for range 2 { // at the second start, the log contains entries whose time is a year ahead
 		w.Serve(t, servertest.Options{})
 		swept()
-		number = published(t, w, number).Number
+		number = awaitCRL(t, w, number).Number
 		w.StopServer(t)
 	}
 	w.Clock.Advance(-year)
@@ -201,12 +204,12 @@ func TestClockAYearAheadExpiresNothing(t *testing.T) {
 	}
 }
 
-// Bulk revocations and the revocation of a compromised key are made while the clock is an hour ahead. They stay in
-// effect when it is set back, before and after they are applied to the records.
+// While the clock is an hour ahead, operators revoke certificates in bulk and a key's holder reports its compromise.
+// These revocations stay in effect when the clock is set back, before and after they are applied to the records.
 func TestBulkRevocationsWhileTheClockIsSet(t *testing.T) {
 	t.Parallel()
-	follow := make(chan struct{})
-	options := slowed(follow)
+	proceed := make(chan struct{})
+	options := withSlowBulk(proceed)
 	options.Ahead = -time.Hour - time.Second
 	w := servertest.New(t, ground, options)
 	batch := func(label string) *brevetv1.CertificateSelection {
@@ -217,14 +220,14 @@ func TestBulkRevocationsWhileTheClockIsSet(t *testing.T) {
 	kept := w.Enrolled(t, "device", "device/kept", labelled("batch", "2"))
 
 	w.Clock.Advance(time.Hour + time.Second)
-	settled(t, w)
+	awaitReady(t, w)
 	early := w.Enrolled(t, "device", "device/early", labelled("batch", "1"))
-	set := revokeSet(t, w, batch("1"), "privilegeWithdrawn")
-	if set.GetTotal() != 2 {
-		t.Errorf("the bulk revocation is %v, want both of the batch", set)
+	bulk := bulkRevoke(t, w, batch("1"), "privilegeWithdrawn")
+	if bulk.GetTotal() != 2 {
+		t.Errorf("the bulk revocation is %v, want both of the batch", bulk)
 	}
 	servertest.Must(w.Caller(t, nil).RevokeCompromisedKey(t.Context(), statementOf(t, lost.Key, servertest.TrustDomain)))(t)
-	stand := func(rules map[*servertest.Holder]pki.Rule) {
+	checkStatuses := func(rules map[*servertest.Holder]pki.Rule) {
 		t.Helper()
 		w.Status(t, old.Certificate, "privilegeWithdrawn")
 		w.Status(t, early.Certificate, "privilegeWithdrawn")
@@ -238,44 +241,44 @@ func TestBulkRevocationsWhileTheClockIsSet(t *testing.T) {
 		}
 	}
 	all := map[*servertest.Holder]pki.Rule{old: pki.RuleRevoked, early: pki.RuleRevoked, lost: pki.RuleRevoked}
-	stand(all)
+	checkStatuses(all)
 
 	w.Clock.Advance(-time.Hour - time.Second)
-	settled(t, w)
+	awaitReady(t, w)
 	back := map[*servertest.Holder]pki.Rule{old: pki.RuleRevoked, early: pki.RuleExpired, lost: pki.RuleRevoked}
-	stand(back)
+	checkStatuses(back)
 	_, err := w.Operator.CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{
-		Selection: batch("2"), InvalidityTime: timestamppb.New(w.Clock.Now().Add(time.Hour)), // by the client's clock
+		Selection: batch("2"), InvalidityTime: timestamppb.New(w.Clock.Now().Add(time.Hour)), // as if the client's clock were ahead
 	})
 	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
 	if !strings.Contains(err.Error(), "server time is "+w.Clock.Now().UTC().Format("2006")) {
 		t.Errorf("the refusal does not contain the server's time: %v", err)
 	}
-	later := revokeSet(t, w, &brevetv1.CertificateSelection{Profile: "device", Label: &brevetv1.Label{Name: "batch", Value: "1"}}, "keyCompromise")
-	if later.GetTotal() != 2 { // a compromise applies to certificates that were revoked for another reason
+	later := bulkRevoke(t, w, &brevetv1.CertificateSelection{Profile: "device", Label: &brevetv1.Label{Name: "batch", Value: "1"}}, "keyCompromise")
+	if later.GetTotal() != 2 { // keyCompromise replaces another reason of certificates that are revoked already
 		t.Errorf("the later bulk revocation is %v", later)
 	}
-	close(follow)
-	done(t, w, set.GetId())
-	done(t, w, later.GetId())
+	close(proceed)
+	awaitApplied(t, w, bulk.GetId())
+	awaitApplied(t, w, later.GetId())
 	w.Status(t, old.Certificate, "keyCompromise")
 	w.Status(t, early.Certificate, "keyCompromise")
 	w.Status(t, kept.Certificate, "good")
 
 	w.Clock.Advance(time.Hour + time.Second)
-	settled(t, w)
-	list := published(t, w, big.NewInt(0))
-	for !lists(list, old.Certificate) || !lists(list, early.Certificate) || !lists(list, lost.Certificate) {
-		list = published(t, w, list.Number)
+	awaitReady(t, w)
+	list := awaitCRL(t, w, big.NewInt(0))
+	for !listsCertificate(list, old.Certificate) || !listsCertificate(list, early.Certificate) || !listsCertificate(list, lost.Certificate) {
+		list = awaitCRL(t, w, list.Number)
 	}
-	if lists(list, kept.Certificate) {
+	if listsCertificate(list, kept.Certificate) {
 		t.Error("the CRL lists a certificate that was not revoked")
 	}
 	w.Renewed(t, kept, servertest.Key(t))
 }
 
-// Changes made while the clock is ahead affect certificates that are expired by that clock, and stay in effect when it
-// is right again. They report that no changed certificate is valid.
+// While the clock is ahead, changes also affect certificates that are expired by that clock, and report them as
+// expired. The changes stay in effect when the clock is right again.
 func TestChangesWhileTheClockIsAhead(t *testing.T) {
 	t.Parallel()
 	const ahead = 14 * time.Hour
@@ -288,7 +291,7 @@ func TestChangesWhileTheClockIsAhead(t *testing.T) {
 	idOf := func(name string) string { return certificates[name].ID }
 
 	w.Clock.Advance(ahead)
-	settled(t, w)
+	awaitReady(t, w)
 	ctx, operator := t.Context(), w.NewOperator(t, "late")
 	w.Operator = operator
 	for what, changed := range map[string]*brevetv1.AffectedCertificates{
@@ -306,17 +309,17 @@ func TestChangesWhileTheClockIsAhead(t *testing.T) {
 	}
 	for what, selection := range map[string]*brevetv1.CertificateSelection{"identity": {Identity: idOf("selected")}, "label": {Label: &brevetv1.Label{Name: "name", Value: "labelled"}}} {
 		dry := servertest.Must(operator.CreateBulkRevocation(ctx, &brevetv1.CreateBulkRevocationRequest{Selection: selection, DryRun: true}))(t).GetBulkRevocation()
-		set := revokeSet(t, w, selection, "superseded")
-		if dry.GetTotal() != 1 || dry.GetExpired() != 1 || set.GetTotal() != 1 || set.GetExpired() != 1 {
-			t.Errorf("%s: counted %v and affected %v, want 1 expired", what, dry, set)
+		bulk := bulkRevoke(t, w, selection, "superseded")
+		if dry.GetTotal() != 1 || dry.GetExpired() != 1 || bulk.GetTotal() != 1 || bulk.GetExpired() != 1 {
+			t.Errorf("%s: counted %v and affected %v, want 1 expired", what, dry, bulk)
 		}
 	}
 	w.Enroll(t, w.Token(t, idOf("replaced"), true), servertest.Key(t))
 
 	w.Clock.Advance(-ahead)
-	settled(t, w)
+	awaitReady(t, w)
 	for deadline := time.Now().Add(30 * time.Second); w.OCSP(t, certificates["kept"].Certificate).Status == ocsp.Unknown; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) { // the responder reads statuses again that it dropped as expired
+		if time.Now().After(deadline) { // the responder has dropped expired statuses, and must read them again
 			t.Fatal("the responder does not know a status")
 		}
 	}
@@ -336,17 +339,17 @@ func TestChangesWhileTheClockIsAhead(t *testing.T) {
 	}
 	w.Status(t, certificates["suspended"].Certificate, "good")
 	w.Clock.Advance(ahead)
-	settled(t, w)
+	awaitReady(t, w)
 }
 
-// A change does not affect certificates that expired before the age of the records.
+// A change does not affect certificates that expired before the age of the records (retention.Store).
 func TestChangesSkipExpiredCertificates(t *testing.T) {
 	t.Parallel()
 	const past = 3 * time.Hour
 	w := servertest.New(t, ground, servertest.Options{Ahead: -past})
 	old := w.Enrolled(t, "workload", "workload/1")
 	w.Clock.Advance(past)
-	settled(t, w)
+	awaitReady(t, w)
 	servertest.Must(w.Stores.Retention.Advance(t.Context(), past, w.Clock.Now()))(t)
 	w.Enroll(t, w.Token(t, old.ID, true), servertest.Key(t))
 	changed := servertest.Must(w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: old.ID}))(t).GetAffected()

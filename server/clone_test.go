@@ -12,8 +12,9 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// A thief holds a certificate that the device has renewed since. Whether it is superseded or still good, its calls do
-// not count against the rate of the device's newest certificate, and do not occupy its slots.
+// A thief has copied a certificate that the device has renewed since then. The copied certificate may be superseded or
+// still good. In both cases, the thief's calls use up neither the rate nor the slots of the device's newest
+// certificate.
 func TestStolenCertificateHasItsOwnRate(t *testing.T) {
 	t.Parallel()
 	for _, revokes := range []bool{true, false} {
@@ -37,10 +38,10 @@ func TestStolenCertificateHasItsOwnRate(t *testing.T) {
 	}
 }
 
-// A call with a superseded certificate does not wait for the identity's other renewals, and they do not wait for it.
+// A renewal with a superseded certificate and the other renewals of the same identity do not wait for each other.
 func TestSupersededCertificateDoesNotWait(t *testing.T) {
 	t.Parallel()
-	s := &stuck{let: make(chan struct{})}
+	s := &stuck{release: make(chan struct{})}
 	profile := func(name string, c *ca.ProfileConfig) { c.RenewalRevokes = name == "device" }
 	w := servertest.New(t, ground, servertest.Options{Wrap: s.wrap, Profile: profile})
 	old := w.Enrolled(t, "device", "device/1")
@@ -53,6 +54,6 @@ func TestSupersededCertificateDoesNotWait(t *testing.T) {
 	}()
 	awaitQueue(t, w, "renewals", 1, 0)
 	w.Renewed(t, device, servertest.Key(t))
-	close(s.let)
+	close(s.release)
 	servertest.Refused(t, <-hanging, codes.PermissionDenied, pki.RuleRenewalKeyConflict)
 }

@@ -35,13 +35,14 @@ func (l *sharedListener) Accept() (net.Conn, error) {
 			return &sharedConn{Conn: conn, close: sync.OnceFunc(func() { l.shares.Release(from); l.open.Dec() })}, nil
 		}
 		l.refused.Inc()
-		_ = conn.Close() // nothing was sent
+		_ = conn.Close() // its error is of no use: the server has sent nothing
 	}
 }
 
+// sharedConn is an open connection of a sharedListener.
 type sharedConn struct {
 	net.Conn
-	close func()
+	close func() // stops counting the connection, once
 }
 
 // Close implements [net.Conn]. It may be called more than once.

@@ -64,18 +64,18 @@ func TestListedCRLsMatchTheFiles(t *testing.T) {
 	}
 }
 
-// readings is a feed that counts its reads.
-type readings struct {
+// countingFeed is a feed that counts calls of Changes.
+type countingFeed struct {
 	responder.Feed
 	times *atomic.Int64
 }
 
-func (r readings) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
+func (r countingFeed) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
 	r.times.Add(1)
 	return r.Feed.Changes(ctx, after, limit)
 }
 
-// lateCRLs is a store that delays the first CRLs until the feed has been read a few times.
+// lateCRLs is a store that delays the first CRLs until a countingFeed with the same counter has been read five times.
 type lateCRLs struct {
 	crl.Store
 	times *atomic.Int64
@@ -88,16 +88,16 @@ func (l lateCRLs) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, at 
 	return l.Store.PutCRLs(ctx, crls, by, at)
 }
 
-// When the server reports that it serves, a new CA's CRL is available.
+// When the server reports that it serves, the first CRL of a new CA is available.
 func TestServingStartsAfterTheFirstCRL(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	w.StopServer(t)
 	short := pki.IssuerOf(w.Issuing).Short()
-	servertest.Must(0, os.Remove(filepath.Join(w.Dir, "crls", short+".crl")))(t) // there is no earlier CRL
+	servertest.Must(0, os.Remove(filepath.Join(w.Dir, "crls", short+".crl")))(t) // so that there is no CRL at the start
 	var times atomic.Int64
 	w.Serve(t, servertest.Options{Wrap: func(s server.Stores) server.Stores {
-		s.Feed, s.CRLs = readings{s.Feed, &times}, lateCRLs{s.CRLs, &times}
+		s.Feed, s.CRLs = countingFeed{s.Feed, &times}, lateCRLs{s.CRLs, &times}
 		return s
 	}})
 	resp := servertest.Must(http.Get("http://" + w.HTTP + "/crl/" + short + ".crl"))(t)

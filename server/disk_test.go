@@ -26,12 +26,12 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// diskEnv names the directory of a small disk, in a subprocess that may mount one.
+// diskEnv is the environment variable by which smallDisk gives its subprocess the directory for the small file system.
 const diskEnv = "BREVET_TEST_DISK"
 
-// smallDisk runs the rest of a test in a subprocess with a small file system for everything that the test writes. In
-// the subprocess it returns the mount point and true. In the original process it returns false, after the subprocess
-// has ended.
+// smallDisk runs the test again in a subprocess whose temporary files are on a file system of size bytes. In the
+// subprocess it returns the mount point and true. In the original process it returns false after the subprocess has
+// ended, and the test must then return.
 func smallDisk(t *testing.T, size int) (dir string, here bool) {
 	t.Helper()
 	if dir = os.Getenv(diskEnv); dir != "" {
@@ -68,18 +68,18 @@ func fillDisk(t *testing.T, dir string) (free func()) {
 	return func() { servertest.Must(0, os.Remove(path))(t) }
 }
 
-// load is a set of clients that repeat each call until it succeeds.
+// load runs clients that repeat each call until it succeeds.
 type load struct {
 	w      *servertest.World
 	stop   atomic.Bool
 	failed atomic.Int64
-	turns  atomic.Int64 // devices that were enrolled, renewed and revoked
+	turns  atomic.Int64 // number of devices that were enrolled, renewed and revoked
 }
 
-// insist repeats a call until it succeeds. Every error before must be temporary and have a retry delay.
+// insist repeats a call until it succeeds. Each error before that must be temporary and have a retry delay.
 func (l *load) insist(t *testing.T, call func(context.Context) error) {
 	for err := call(t.Context()); err != nil && !t.Failed(); err = call(t.Context()) {
-		unavailable(t, err)
+		checkUnavailable(t, err)
 		l.failed.Add(1)
 		time.Sleep(5 * time.Millisecond) // less than the retry delay
 	}
@@ -194,13 +194,13 @@ func TestFullDiskRecovers(t *testing.T) {
 
 	free := fillDisk(t, dir)
 	wait("calls fail", func() bool { return l.failed.Load() >= 40 })
-	if code, reason := ask(t, w, "/readyz"); code != 503 {
+	if code, reason := getOperations(t, w, "/readyz"); code != 503 {
 		t.Errorf("/readyz returns %d, %s", code, reason)
 	}
 	w.Status(t, revoked.Certificate, "keyCompromise")
 	stream := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{}))(t)
-	if _, err := stream.Recv(); status.Code(err) != codes.OK { // depends on what waits to be sequenced
-		unavailable(t, err)
+	if _, err := stream.Recv(); status.Code(err) != codes.OK { // an error only if unsequenced entries wait for disk space
+		checkUnavailable(t, err)
 	}
 	free()
 
@@ -211,17 +211,16 @@ func TestFullDiskRecovers(t *testing.T) {
 	wait("devices come and go again", func() bool { return l.turns.Load() >= done+8 })
 	l.stop.Store(true)
 	workers.Wait()
-	// Every signed certificate is on record, and the final checks compare log and archive. Each device has two
-	// certificates.
-	released := map[string]int{}
+	// Each device must have exactly two certificates on record: its first one and its renewal.
+	delivered := map[string]int{}
 	for _, c := range w.Inventory(t) {
 		if c.Delivered {
-			released[c.Identity.Path()]++
+			delivered[c.Identity.Path()]++
 		}
 	}
 	for worker := range 4 {
-		for n := 0; released[fmt.Sprintf("device/%d-%d", worker, n)] != 0; n++ {
-			if got := released[fmt.Sprintf("device/%d-%d", worker, n)]; got != 2 {
+		for n := 0; delivered[fmt.Sprintf("device/%d-%d", worker, n)] != 0; n++ {
+			if got := delivered[fmt.Sprintf("device/%d-%d", worker, n)]; got != 2 {
 				t.Errorf("device/%d-%d has %d certificates, want 2", worker, n, got)
 			}
 		}

@@ -15,12 +15,12 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// waitingStore is a store in which the changes of one operator wait, after all authorization that precedes the
-// transaction.
+// waitingStore is a store in which the changes of one operator wait before their transaction starts. At that time, the
+// server has authorized the operator, except for the check in the transaction.
 type waitingStore struct {
 	of      string        // the operator's SPIFFE ID
 	arrived chan struct{} // gets a value for each change that waits
-	release chan struct{} // closed to let the changes continue
+	release chan struct{} // closed by the test to let the changes continue
 }
 
 func (s *waitingStore) wait(by pki.Actor) {
@@ -65,7 +65,8 @@ func (r waitingRevocations) CreateBulk(ctx context.Context, o revocation.BulkReq
 	return r.Store.CreateBulk(ctx, o)
 }
 
-// TestCallsUnderWayEndWithTheirCaller revokes an operator whose calls are authorized but not yet in the store.
+// TestCallsUnderWayEndWithTheirCaller revokes an operator's certificate while the operator's changes are authorized and
+// not yet in the store. The changes must fail.
 func TestCallsUnderWayEndWithTheirCaller(t *testing.T) {
 	t.Parallel()
 	store := &waitingStore{arrived: make(chan struct{}), release: make(chan struct{})}
@@ -121,13 +122,14 @@ func TestCallsUnderWayEndWithTheirCaller(t *testing.T) {
 	w.Status(t, device.Certificate, "good")
 }
 
-// TestIssueRequestsEndWithTheirOperator retires an operator whose issue requests are decided, and perhaps signed.
+// TestIssueRequestsEndWithTheirOperator retires an operator after the server has decided to issue the certificates that
+// the operator requested, and before they are recorded. No certificate may be issued.
 func TestIssueRequestsEndWithTheirOperator(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
 	factory := w.NewOperator(t, "factory")
-	reqs := orders(t, "device", 30)
+	reqs := issueRequests(t, "device", 30)
 	stream := servertest.Must(factory.IssueCertificates(t.Context()))(t)
 	arrived, release := store.HoldRecords()
 	for _, req := range reqs {
@@ -136,17 +138,17 @@ func TestIssueRequestsEndWithTheirOperator(t *testing.T) {
 		}
 	}
 	<-arrived
-	store.AwaitDecided(60) // each reads twice, because its identity is registered in between
+	store.AwaitDecided(60) // two reads for each request, because each registers its identity
 	w.Retire(t, factory.ID)
 	release()
 	answers, err := servertest.Deliver(t, stream)
 	if err != nil {
 		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
 	}
-	released, _ := onRecord(t, w)
+	delivered, _ := onRecord(t, w)
 	for _, req := range reqs {
 		der, err := answers.Of(req)
-		if len(der) > 0 || released[string(req.GetRequestId())] > 0 {
+		if len(der) > 0 || delivered[string(req.GetRequestId())] > 0 {
 			t.Errorf("%s has a certificate, although its operator was retired before", req.GetIdentity())
 		}
 		if rule := servertest.RuleOf(err); rule != pki.RuleRevoked {

@@ -13,8 +13,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// unavailable checks that an error is temporary, has a retry delay, and reveals no internal details.
-func unavailable(t *testing.T, err error) {
+// checkUnavailable checks that an error is temporary, has a retry delay, and reveals no internal details.
+func checkUnavailable(t *testing.T, err error) {
 	t.Helper()
 	servertest.Refused(t, err, codes.Unavailable, "")
 	hints := 0
@@ -28,10 +28,11 @@ func unavailable(t *testing.T, err error) {
 	if hints != 1 {
 		t.Errorf("there is no retry delay: %v", err)
 	}
-	discreet(t, err)
+	checkNoInternals(t, err)
 }
 
-func discreet(t *testing.T, err error) {
+// checkNoInternals checks that an error does not contain internal details.
+func checkNoInternals(t *testing.T, err error) {
 	t.Helper()
 	for _, word := range []string{servertest.Internals, "sqlite", "ca:", "ra:", "goroutine", ".go:"} {
 		if strings.Contains(status.Convert(err).Proto().String(), word) {
@@ -48,30 +49,31 @@ func TestStoreFailureIsUnavailable(t *testing.T) {
 
 	store.FailReads(true)
 	_, err := w.Caller(t, nil).Enroll(t.Context(), req)
-	unavailable(t, err)
+	checkUnavailable(t, err)
 	if info := retryDelay(err); info != servertest.RetryAfter.String() {
 		t.Errorf("the retry delay is %s, want the store's own", info)
 	}
 	_, err = w.Operator.GetIdentity(t.Context(), &brevetv1.GetIdentityRequest{Id: "device/1"})
-	unavailable(t, err)
+	checkUnavailable(t, err)
 	store.FailReads(false)
 
 	store.FailWrites(1)
 	_, err = w.Caller(t, nil).Enroll(t.Context(), req)
-	unavailable(t, err)
+	checkUnavailable(t, err)
 	servertest.Must(w.Caller(t, nil).Enroll(t.Context(), req))(t)
 
 	renewal := servertest.Renewal(t, servertest.Key(t))
 	device := w.Enrolled(t, "device", "device/2")
 	store.FailWrites(1)
 	_, err = device.Renew(t.Context(), renewal)
-	unavailable(t, err)
+	checkUnavailable(t, err)
 	servertest.Must(device.Renew(t.Context(), renewal))(t)
 	if !strings.Contains(w.Log.String(), servertest.Internals) {
 		t.Error("the operational log does not contain the cause")
 	}
 }
 
+// retryDelay returns the retry delay in an error's details, or "" if there is none.
 func retryDelay(err error) string {
 	for _, detail := range status.Convert(err).Details() {
 		if r, ok := detail.(*errdetails.RetryInfo); ok {
@@ -81,8 +83,8 @@ func retryDelay(err error) string {
 	return ""
 }
 
-// If a refusal cannot be written to the audit log, the caller gets it nevertheless, and the operational log reports the
-// failure.
+// If a refusal cannot be written to the audit log, the caller still gets the refusal, and the operational log reports
+// that writing failed.
 func TestRefusalCannotBeLogged(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
@@ -91,7 +93,7 @@ func TestRefusalCannotBeLogged(t *testing.T) {
 	store.FailRefusals(true)
 	_, err := device.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
-	discreet(t, err)
+	checkNoInternals(t, err)
 	if !strings.Contains(w.Log.String(), servertest.Internals) {
 		t.Error("the operational log does not contain the cause")
 	}
@@ -105,7 +107,7 @@ func TestPanicEndsOneCall(t *testing.T) {
 	store.Panic(true)
 	_, err := w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.Internal, "")
-	discreet(t, err)
+	checkNoInternals(t, err)
 	store.Panic(false)
 	servertest.Must(w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}))(t)
 	if log := w.Log.String(); !strings.Contains(log, servertest.Internals) || !strings.Contains(log, "faulty.go") {

@@ -5,10 +5,10 @@ import "github.com/brevet-pki/brevet/server/telemetry"
 // Telemetry returns the server's recorder.
 func (s *Server) Telemetry() *telemetry.Recorder { return s.telemetry }
 
-// OrdersUnderWay returns the number of issue requests in progress, of all streams.
-func (s *Server) OrdersUnderWay() int {
-	working, _ := s.api.Orders()
-	return working
+// IssueRequestsInProgress returns the number of issue requests of all streams that are being processed.
+func (s *Server) IssueRequestsInProgress() int {
+	active, _ := s.api.IssueRequests()
+	return active
 }
 
 // MaxProbes exports maxProbes.

@@ -10,26 +10,25 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// BenchmarkBesideAFlood has peers with a steady load, which together use a part of the server's capacity. Then one of
-// them multiplies its load.
+// Parameters of BenchmarkBesideAFlood.
 const (
 	peers      = 9
-	usualShare = 0.4
-	floodTimes = 10
+	usualShare = 0.4 // part of the server's capacity that the usual load of all peers uses
+	floodTimes = 10  // factor by which the first peer multiplies its load
 	floodFor   = 4 * time.Second
 )
 
-// peer makes calls. Each call is prepared, so that only the call is measured.
+// peer is a client. next prepares the peer's next call, so that only the duration of the call itself is measured.
 type peer struct {
 	next func(b *testing.B) (call func() error)
 }
 
-// callAll has every peer make calls at its rate. It returns the sorted durations of the successful calls of all but the
-// first peer, and the number of their failures.
+// callAll makes calls of each peer at the peer's rate. It returns the sorted durations of the successful calls of all
+// but the first peer, and the number of failed calls of all peers.
 func callAll(b *testing.B, all []peer, rates []float64) (took []time.Duration, failed int) {
 	b.Helper()
 	calls := make([][]func() error, len(all))
-	for i, p := range all { // in advance, because the client's own computations are not measured
+	for i, p := range all { // prepares all calls first, so that the work of the clients does not affect the durations
 		for range int(rates[i] * floodFor.Seconds()) {
 			calls[i] = append(calls[i], p.next(b))
 		}
@@ -62,7 +61,7 @@ func callAll(b *testing.B, all []peer, rates []float64) (took []time.Duration, f
 	return took, failed
 }
 
-// capacity returns the number of calls per second if all peers make one call after the other.
+// capacity returns the number of calls per second that all peers achieve together, if each makes one call at a time.
 func capacity(b *testing.B, all []peer) float64 {
 	b.Helper()
 	const each = 100
@@ -87,7 +86,7 @@ func capacity(b *testing.B, all []peer) float64 {
 	return float64(each*len(all)) / time.Since(begun).Seconds()
 }
 
-// BenchmarkBesideAFlood measures the latency of other clients while one client makes ten times its usual calls. It is
+// BenchmarkBesideAFlood measures how much longer calls take while another client makes ten times its usual calls. It is
 // not a test, because durations depend on the machine. Run it with make fairness.
 func BenchmarkBesideAFlood(b *testing.B) {
 	for _, kind := range []struct {
@@ -120,7 +119,7 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[int(q*float64(len(sorted)-1))]
 }
 
-// renewing returns a device that renews its certificate repeatedly with one key.
+// renewing returns a peer whose calls renew the same certificate of a device again and again.
 func renewing(b *testing.B, w *servertest.World, n int) peer {
 	b.Helper()
 	device, key := w.Enrolled(b, "device", fmt.Sprintf("device/%d", n)), servertest.Key(b)
@@ -130,7 +129,7 @@ func renewing(b *testing.B, w *servertest.World, n int) peer {
 	}}
 }
 
-// enrolling returns an address from which devices enroll, each one once.
+// enrolling returns a peer whose calls each enroll another device, all from one IP address.
 func enrolling(b *testing.B, w *servertest.World, n int) peer {
 	b.Helper()
 	caller, device := w.Caller(b, nil, from(fmt.Sprintf("127.0.1.%d", n+1))), 0

@@ -11,14 +11,14 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// atEnd returns a request to follow the log from its end.
+// atEnd returns a request to follow the log from the first entry that will be added.
 func atEnd(t *testing.T, w *servertest.World) *brevetv1.ListEntriesRequest {
 	t.Helper()
 	head := servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t).GetPosition()
 	return &brevetv1.ListEntriesRequest{Start: &brevetv1.LogPosition{Epoch: head.GetEpoch(), Index: head.GetIndex() + 1}, Follow: true}
 }
 
-// A follower gets each new entry, decoded, and ends when the server stops.
+// A stream that follows the log gets each new entry, also in decoded form, and ends when the server stops.
 func TestFollowersGetNewEntries(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -54,17 +54,18 @@ func TestFollowersGetNewEntries(t *testing.T) {
 			break
 		}
 	}
-	w.Serve(t, servertest.Options{}) // which the checks at the end of a test need
+	w.Serve(t, servertest.Options{}) // for the final checks
 }
 
-// A caller has a few followers at a time, and others keep theirs.
+// A caller may have four streams that follow the log. When the server refuses a fifth one, other callers can still
+// follow the log.
 func TestFollowersAreFew(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	const each = 4
 	for range each {
 		stream := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{Follow: true}))(t)
-		servertest.Must(stream.Recv())(t) // it has begun
+		servertest.Must(stream.Recv())(t) // the stream has started
 	}
 	more := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{Follow: true}))(t)
 	_, err := more.Recv()
@@ -74,7 +75,7 @@ func TestFollowersAreFew(t *testing.T) {
 	servertest.Must(other.Recv())(t)
 }
 
-// An operator has no more followers with the keys of several certificates.
+// An operator with two keys may have no more streams that follow the log than an operator with one key.
 func TestFollowersCountForAllKeys(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -92,7 +93,7 @@ func TestFollowersCountForAllKeys(t *testing.T) {
 	servertest.Refused(t, follow(renewed), codes.ResourceExhausted, pki.RuleOverloaded)
 }
 
-// A follower whose operator is suspended ends, although nothing else happens.
+// When an operator is suspended, its stream that follows the log ends, even if there are no new entries.
 func TestIdleFollowersAreAuthorizedAgain(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -108,7 +109,7 @@ func TestIdleFollowersAreAuthorizedAgain(t *testing.T) {
 	}
 }
 
-// A position of another log is refused, and one without an epoch is of this log.
+// The server refuses a position with the epoch of another log. It accepts a position without an epoch.
 func TestPositionsOfAnotherLogAreRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})

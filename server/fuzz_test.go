@@ -23,14 +23,15 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// rawCodec is a codec that does not encode: it sends and returns messages as bytes.
+// rawCodec is a codec for messages that are already encoded. It copies their bytes.
 type rawCodec struct{}
 
 func (rawCodec) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
 func (rawCodec) Unmarshal(data []byte, v any) error { *v.(*[]byte) = slices.Clone(data); return nil }
 func (rawCodec) Name() string                       { return "proto" }
 
-// FuzzRPC sends arbitrary bytes to every RPC, as an operator and without a certificate. Every error must name a rule.
+// FuzzRPC sends arbitrary bytes to every RPC, as an operator or without a certificate. Every error must be a refusal
+// with a rule.
 func FuzzRPC(f *testing.F) {
 	w := servertest.New(f, ground, servertest.Options{})
 	nobody := w.Caller(f, nil)
@@ -87,7 +88,7 @@ func FuzzRPC(f *testing.F) {
 	})
 }
 
-// times returns how many messages the client of an RPC sends.
+// times returns how many times send sends its message to an RPC: twice on a stream, else once.
 func times(name string) int {
 	if strings.HasSuffix(name, ".IssueCertificates") {
 		return 2
@@ -95,8 +96,8 @@ func times(name string) int {
 	return 1
 }
 
-// send calls an RPC with an encoded message, and reads the first response. If the response contains an error, it
-// returns that.
+// send calls an RPC with an encoded message, and reads the first response. It returns the error of the RPC, or the
+// failure in the response to an issue request.
 func send(ctx context.Context, conn *grpc.ClientConn, name string, message []byte) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -117,7 +118,7 @@ func send(ctx context.Context, conn *grpc.ClientConn, name string, message []byt
 	var answer []byte
 	switch err := stream.RecvMsg(&answer); {
 	case errors.Is(err, io.EOF):
-		return nil // an empty stream
+		return nil // the RPC has succeeded, with no response on its stream
 	case err != nil || times(name) == 1:
 		return err
 	}

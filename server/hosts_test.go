@@ -18,17 +18,16 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// hostCase is a certificate, a host name that a TLS client expects in it, and whether the identity was granted that
-// name.
+// hostCase is a TLS server's certificate and the host name that a TLS client expects in it.
 type hostCase struct {
 	name    string
 	holder  *servertest.Holder
 	host    string
-	granted bool
+	granted bool // whether the identity was registered with host as a name
 	port    string
 }
 
-// subjects gives each of three profiles another form of the subject.
+// subjects sets the form of the subject in the profiles workload and server. The profile device keeps the default form.
 func subjects(name string, c *ca.ProfileConfig) {
 	switch name {
 	case "workload":
@@ -38,8 +37,8 @@ func subjects(name string, c *ca.ProfileConfig) {
 	}
 }
 
-// TestNoClientTakesAnIdentityForAHost serves TLS with certificates whose paths look like host names. TLS clients must
-// not accept them for a name that was not granted, and must accept them for a name that was.
+// TestNoClientTakesAnIdentityForAHost serves TLS with certificates of identities whose paths look like host names. TLS
+// clients must accept a certificate for the names with which its identity was registered, and for no others.
 func TestNoClientTakesAnIdentityForAHost(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{Profile: subjects})
@@ -95,7 +94,7 @@ func serveTLS(t *testing.T, w *servertest.World, h *servertest.Holder) string {
 	return s.URL[strings.LastIndex(s.URL, ":")+1:]
 }
 
-// hostJudges are TLS clients. Each returns for every case whether it accepted the server.
+// hostJudges are TLS clients, keyed by name. Each returns for every case whether the client accepted the server.
 var hostJudges = map[string]func(t *testing.T, root string, cases []*hostCase) []bool{
 	"OpenSSL": eachHost(func(root string, c *hostCase) []string {
 		verify := "-verify_hostname"
@@ -115,7 +114,7 @@ var hostJudges = map[string]func(t *testing.T, root string, cases []*hostCase) [
 	"Java":   allHosts("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "testdata/Hosts.java"),
 }
 
-// eachHost runs a client once for each case. Its exit code says whether it accepted the server.
+// eachHost returns a TLS client that runs a command for each case. Exit code 0 means that it accepted the server.
 func eachHost(command func(root string, c *hostCase) []string) func(*testing.T, string, []*hostCase) []bool {
 	return func(t *testing.T, root string, cases []*hostCase) []bool {
 		t.Helper()
@@ -135,7 +134,7 @@ func eachHost(command func(root string, c *hostCase) []string) func(*testing.T, 
 	}
 }
 
-// allHosts runs a program that reads all cases and prints one line for each.
+// allHosts returns a TLS client that runs one command for all cases. The command prints one line for each case.
 func allHosts(command ...string) func(*testing.T, string, []*hostCase) []bool {
 	return func(t *testing.T, root string, cases []*hostCase) []bool {
 		t.Helper()

@@ -24,12 +24,12 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// stuck is a store in which issuing for one identity blocks until it is released.
+// stuck is a store in which requests for certificates of one identity block until release is closed.
 type stuck struct {
 	ra.Store
-	id          string
-	predecessor pki.Serial // if set, only renewals of that certificate block
-	let         chan struct{}
+	id          string        // the SPIFFE ID
+	predecessor pki.Serial    // if not zero, only renewals of the certificate with this serial number block
+	release     chan struct{} // closed by the test
 }
 
 func (s *stuck) wrap(stores server.Stores) server.Stores {
@@ -41,12 +41,12 @@ func (s *stuck) wrap(stores server.Stores) server.Stores {
 // IssuanceState implements ra.Store.
 func (s *stuck) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	if q.Identity.String() == s.id && (s.predecessor.IsZero() || q.Predecessor.Serial == s.predecessor) {
-		<-s.let
+		<-s.release
 	}
 	return s.Store.IssuanceState(ctx, q)
 }
 
-// from connects from an address of this machine.
+// from returns an option for connections from a loopback address, so that the server sees another source.
 func from(address string) grpc.DialOption {
 	return grpc.WithContextDialer(func(ctx context.Context, to string) (net.Conn, error) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
@@ -54,7 +54,8 @@ func from(address string) grpc.DialOption {
 	})
 }
 
-// insist repeats a call while the server is overloaded: on a slow machine a call may wait too long in its queue.
+// insist repeats a call while the server refuses it with RESOURCE_EXHAUSTED. On a slow machine, the server may refuse a
+// call because it has waited too long in its queue.
 func insist(ctx context.Context, call func() error) {
 	for ctx.Err() == nil {
 		if status.Code(call()) != codes.ResourceExhausted {
@@ -63,16 +64,16 @@ func insist(ctx context.Context, call func() error) {
 	}
 }
 
-// awaitQueue waits until the metrics of a queue have these values.
+// awaitQueue waits until the metrics show these numbers of running and waiting calls of a queue.
 func awaitQueue(t *testing.T, w *servertest.World, queue string, working, waiting float64) {
 	t.Helper()
-	for patience := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-		_, text := ask(t, w, "/metrics")
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		_, text := getOperations(t, w, "/metrics")
 		in, line := metric(t, text, `brevet_queue_active{queue="`+queue+`"}`), metric(t, text, `brevet_queue_waiting{queue="`+queue+`"}`)
 		if in == working && line == waiting {
 			return
 		}
-		if time.Now().After(patience) {
+		if time.Now().After(deadline) {
 			t.Fatalf("the queue %s has %g calls at work and %g waiting, want %g and %g", queue, in, line, working, waiting)
 		}
 	}
@@ -82,7 +83,7 @@ func awaitQueue(t *testing.T, w *servertest.World, queue string, working, waitin
 // Enrollments from other addresses, renewals and revocations work as usual.
 func TestFloodOfEnrollmentsIsLimited(t *testing.T) {
 	t.Parallel()
-	s := &stuck{id: "spiffe://" + servertest.TrustDomain + "/device/flood", let: make(chan struct{})}
+	s := &stuck{id: "spiffe://" + servertest.TrustDomain + "/device/flood", release: make(chan struct{})}
 	w := servertest.New(t, ground, servertest.Options{Wrap: s.wrap})
 	device, stolen := w.Enrolled(t, "device", "device/1"), w.Enrolled(t, "device", "device/2")
 	late := w.Token(t, w.Register(t, "device", "device/3"), false)
@@ -96,7 +97,7 @@ func TestFloodOfEnrollmentsIsLimited(t *testing.T) {
 	var group sync.WaitGroup
 	var conn *servertest.Caller
 	for n := range share + queued {
-		if n%100 == 0 { // the number of streams on a connection is limited
+		if n%100 == 0 { // a new connection, because the server allows 128 concurrent RPCs on each
 			conn = w.Caller(t, nil)
 		}
 		caller := conn
@@ -115,21 +116,21 @@ func TestFloodOfEnrollmentsIsLimited(t *testing.T) {
 	w.Revoke(t, stolen.Certificate, "keyCompromise")
 	servertest.Must(w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{}))(t)
 	giveUp()
-	awaitQueue(t, w, "enrollments", 1, 0) // the others waited in the queue or in package ra
-	close(s.let)
+	awaitQueue(t, w, "enrollments", 1, 0) // only one call blocks in the store; the canceled calls have ended
+	close(s.release)
 	group.Wait()
 	awaitQueue(t, w, "enrollments", 0, 0)
-	_, text := ask(t, w, "/metrics")
+	_, text := getOperations(t, w, "/metrics")
 	if metric(t, text, `brevet_queue_rejected_total{queue="enrollments"}`) < 1 || metric(t, text, `brevet_queue_rejected_total{queue="renewals"}`) != 0 {
 		t.Error("the metrics do not count the rejected calls")
 	}
 }
 
-// Many concurrent renewals of one identity occupy one slot, and the others wait at no cost. Beyond a limit they are
-// rejected, and rejections do not fill the log.
+// Of many concurrent renewals of one identity, one occupies a slot, and 512 wait. Renewals beyond that are rejected,
+// and the rejections are not in the log.
 func TestIdentityOccupiesOneSlot(t *testing.T) {
 	t.Parallel()
-	s := &stuck{let: make(chan struct{})}
+	s := &stuck{release: make(chan struct{})}
 	w := servertest.New(t, ground, servertest.Options{Wrap: s.wrap})
 	device, other := w.Enrolled(t, "device", "device/1"), w.Enrolled(t, "device", "device/2")
 	before := len(w.Entries(t, 0))
@@ -151,7 +152,7 @@ func TestIdentityOccupiesOneSlot(t *testing.T) {
 	_, err := device.Renew(t.Context(), req)
 	servertest.Refused(t, err, codes.ResourceExhausted, pki.RuleOverloaded)
 	w.Renewed(t, other, servertest.Key(t))
-	close(s.let)
+	close(s.release)
 	group.Wait()
 	entries := w.Entries(t, before)
 	for _, e := range entries {
@@ -194,10 +195,10 @@ func TestRateLimits(t *testing.T) {
 		_, err := w.Operator.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 		return err
 	})
-	w.Revoke(t, stolen.Certificate, "keyCompromise") // not limited, whatever else the operator has done
+	w.Revoke(t, stolen.Certificate, "keyCompromise") // revocations by operators have no rate limit
 	_, err := device.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
-	for range slow.Burst - 1 { // refused calls count, even refused revocations
+	for range slow.Burst - 1 { // refused calls count, including refused revocations
 		_, err = device.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{})
 		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 	}
@@ -224,7 +225,8 @@ func TestRateLimits(t *testing.T) {
 	w.Restart(t, servertest.Options{}) // for the final checks
 }
 
-// halfway is a connection that never reads: a client that sends its ClientHello and nothing more.
+// halfway is the connection of a client that sends its ClientHello and nothing more, because Read blocks until over is
+// closed.
 type halfway struct {
 	net.Conn
 	over <-chan struct{}
@@ -236,12 +238,11 @@ func (h halfway) Read([]byte) (int, error) {
 	return 0, net.ErrClosed
 }
 
-// Clients that start a handshake and do not continue take no slots from others, even if there are more of them than
-// slots.
+// Clients that start a handshake and do not continue occupy no slots, even if there are more such clients than slots.
 func TestStalledHandshakes(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	_, text := ask(t, w, "/metrics")
+	_, text := getOperations(t, w, "/metrics")
 	clients := 2*int(metric(t, text, `brevet_queue_slots{queue="handshakes"}`)) + 1
 	over := make(chan struct{})
 	var group sync.WaitGroup

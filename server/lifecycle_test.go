@@ -24,7 +24,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// These tests are not parallel, because each looks for goroutines that its server left.
+// The tests in this file are not parallel, because they check that a stopped server has left no goroutines.
 
 func TestStoppingCompletesRequests(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
@@ -68,12 +68,12 @@ func TestStoppingCompletesRequests(t *testing.T) {
 	w.Serve(t, servertest.Options{})
 }
 
-// A server that is stopped at the moment when it reports that it serves stops in order, even if its listeners have not
-// started.
+// If a server is stopped in the function of OnReady, its listeners may not have started. Run must still return nil.
 func TestStoppedBeforeItsListenersStart(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	w.StopServer(t)
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the goroutine started last runs first: the one that stops the server
+	// With one processor, the goroutine that stops the server tends to run before those of the listeners.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for range 5 {
 		s := servertest.Must(server.New(t.Context(), w.Config(t, servertest.Options{})))(t)
 		ctx, stop := context.WithCancel(t.Context())
@@ -85,7 +85,7 @@ func TestStoppedBeforeItsListenersStart(t *testing.T) {
 	w.Serve(t, servertest.Options{})
 }
 
-// A part that fails while the server stops is reported, even if other parts report only the stop.
+// Orderly returns the failure of a part even if it is joined with errors of parts that only report the stop.
 func TestOrderly(t *testing.T) {
 	failure := errors.New("the archive is full")
 	for _, c := range []struct {
@@ -111,11 +111,11 @@ func TestRestartKeepsCredentials(t *testing.T) {
 	device := w.Enrolled(t, "device", "device/1")
 	revoked := w.Enrolled(t, "device", "device/2")
 	w.Revoke(t, revoked.Certificate, "superseded")
-	own, delegate := shown(t, w), w.OwnPair(t, w.DelegateDir()).Serial()
+	own, delegate := serverCertificate(t, w), w.OwnPair(t, w.DelegateDir()).Serial()
 	certificates := len(w.Inventory(t))
 
 	w.Restart(t, servertest.Options{})
-	if got := shown(t, w); got.SerialNumber.Cmp(own.SerialNumber) != 0 || w.OwnPair(t, w.DelegateDir()).Serial() != delegate || len(w.Inventory(t)) != certificates {
+	if got := serverCertificate(t, w); got.SerialNumber.Cmp(own.SerialNumber) != 0 || w.OwnPair(t, w.DelegateDir()).Serial() != delegate || len(w.Inventory(t)) != certificates {
 		t.Error("after a restart the server has new credentials")
 	}
 	w.Status(t, device.Certificate, "good")
@@ -125,7 +125,7 @@ func TestRestartKeepsCredentials(t *testing.T) {
 	w.Renewed(t, w.Holder(t, device.Certificate.Raw, device.Key), servertest.Key(t))
 
 	w.Restart(t, servertest.Options{Names: []string{"ca.fleet.example", "127.0.0.1", "::1"}})
-	got := shown(t, w)
+	got := serverCertificate(t, w)
 	if !slices.Equal(got.DNSNames, []string{"ca.fleet.example", "localhost"}) || fmt.Sprint(got.IPAddresses) != "[127.0.0.1 ::1]" {
 		t.Errorf("after a change of its names the server's certificate has %v, %v", got.DNSNames, got.IPAddresses)
 	}
@@ -133,8 +133,8 @@ func TestRestartKeepsCredentials(t *testing.T) {
 	w.Status(t, got, "good")
 }
 
-// shown returns the certificate that the server presents. Its chain must end with the root.
-func shown(t *testing.T, w *servertest.World) *x509.Certificate {
+// serverCertificate returns the certificate that the server presents. Its chain must end with the root.
+func serverCertificate(t *testing.T, w *servertest.World) *x509.Certificate {
 	t.Helper()
 	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}}
 	conn := servertest.Must(d.DialContext(t.Context(), "tcp", w.GRPC))(t).(*tls.Conn)
@@ -146,20 +146,20 @@ func shown(t *testing.T, w *servertest.World) *x509.Certificate {
 	return chain[0]
 }
 
-// deaf is a feed that never returns.
-type deaf struct{ responder.Feed }
+// brokenFeed is a feed whose snapshots always fail.
+type brokenFeed struct{ responder.Feed }
 
-func (deaf) Snapshot(context.Context, time.Time, func(pki.StatusChange) error) (uint64, error) {
+func (brokenFeed) Snapshot(context.Context, time.Time, func(pki.StatusChange) error) (uint64, error) {
 	return 0, errors.New("the feed is away")
 }
 
-// A server whose feed does not respond does not serve, and can be stopped.
+// A server that cannot read its feed does not start to serve, and can be stopped.
 func TestStoppingBeforeServing(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	w.StopServer(t)
 	before := goleak.IgnoreCurrent()
 	c := w.Config(t, servertest.Options{Wrap: func(s server.Stores) server.Stores {
-		s.Feed = deaf{s.Feed}
+		s.Feed = brokenFeed{s.Feed}
 		return s
 	}})
 	s := servertest.Must(server.New(t.Context(), c))(t)
@@ -180,7 +180,7 @@ func TestStoppingBeforeServing(t *testing.T) {
 	w.Serve(t, servertest.Options{})
 }
 
-// After New without Run, as in brevet serve --check, Close releases everything.
+// If Run is never called, as in brevet serve --check, Close releases everything that New has started.
 func TestCloseWithoutRun(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	w.StopServer(t)
@@ -198,7 +198,7 @@ func TestCloseWithoutRun(t *testing.T) {
 // However a stream of issue requests ends, it leaves no goroutine or slot behind.
 func TestStreamsLeaveNothingBehind(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
-	w.Operator.Orders(t, orders(t, "device", 1)...) // to connect
+	w.Operator.Orders(t, issueRequests(t, "device", 1)...) // opens the connection, whose goroutines stay
 	before := goleak.IgnoreCurrent()
 	for i := range 16 {
 		ctx, cancel := context.WithCancel(t.Context())

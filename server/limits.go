@@ -13,11 +13,11 @@ import (
 
 // Limits are the rate limits of callers.
 type Limits struct {
-	Identity admission.Rate // of each identity, by the key of its certificate
-	Address  admission.Rate // of each address, for callers without a valid certificate
+	Identity admission.Rate // for each key of an identity
+	Address  admission.Rate // for each address from which callers without a valid certificate call
 }
 
-// DefaultLimits returns rates far above those of well-behaved machines.
+// DefaultLimits returns rate limits far above the rates of clients that work as intended.
 func DefaultLimits() Limits {
 	return Limits{Identity: admission.Rate{PerSecond: 100, Burst: 1000}, Address: admission.Rate{PerSecond: 100, Burst: 1000}}
 }
@@ -45,26 +45,28 @@ func (s *Server) SetLimits(l Limits) error {
 type work string
 
 const (
-	enrollments   work = "enrollments"   // open to all callers, so there may be a flood
-	renewals      work = "renewals"      // keep the fleet working
+	enrollments   work = "enrollments"   // any caller may send them, so there may be a flood
+	renewals      work = "renewals"      // without them, the fleet's certificates expire
 	revocations   work = "revocations"   // must not wait for any other work
-	compromises   work = "compromises"   // reports of compromised keys, open to all callers
-	registrations work = "registrations" // of identities and tokens
-	streams       work = "streams"       // of issue requests, which have limits of their own
-	readings      work = "readings"      // of records, and of pages of the log
-	logs          work = "logs"          // streams of the log, its head, and reflection: they wait for the archive and for clients
-	followers     work = "followers"     // streams that follow the log, without a time limit; each of them is one of logs too
-	watches       work = "watches"       // of health, open to all callers, without a time limit
-	handshakes    work = "handshakes"    // of TLS
+	compromises   work = "compromises"   // reports of compromised keys, which any caller may send
+	registrations work = "registrations" // new identities and tokens, and updates of identities
+	streams       work = "streams"       // streams of issue requests; package grpcapi limits the requests on them
+	readings      work = "readings"      // reads of records, and of pages of the log
+	logs          work = "logs"          // log streams, GetHead and reflection, which wait for the archive or a client
+	followers     work = "followers"     // log streams that follow, without a time limit; each takes a slot of logs too
+	watches       work = "watches"       // watches of health, without a time limit, which any caller may open
+	handshakes    work = "handshakes"    // TLS handshakes
 )
 
 // sizes returns the sizes of the queues, for a given number of concurrent signatures in the HSM.
 //
-// More certificates in flight than the HSM and the journal's transactions can process would only wait in queues that
-// are not fair between sources. One renewal of an identity works at a time, because package ra serializes them.
-// Enrollments have half of the slots of renewals, so that a flood of them leaves most of the HSM to the fleet. One
-// address occupies at most half of the HSM's sessions, so that others are served as usual. All admitted certificates
-// fit into the issuing pipeline of package ca.
+// The slots for issuing match what the HSM and the journal's transactions can process at a time. More certificates
+// would only wait inside package ca, in queues that are not fair between sources. All admitted certificates fit into
+// the issuing pipeline of package ca.
+//
+// One renewal of an identity runs at a time, because package ra serializes them anyway. Enrollments have half as many
+// slots as renewals, so that a flood of them leaves most of the HSM to the fleet. The enrollments of one address occupy
+// at most half of the HSM's sessions.
 func sizes(sessions int) map[work]admission.Size {
 	issuing := 128 + 2*sessions
 	computing := 4 * runtime.GOMAXPROCS(0)
@@ -83,8 +85,8 @@ func sizes(sessions int) map[work]admission.Size {
 	}
 }
 
-// works maps each operation to its kind of work, and so to its queue. Operations about health are not in it and use no
-// queue. A test fails for any other operation that is missing.
+// works maps each operation to its kind of work, which determines its queue. CheckHealth and ListHealth are missing,
+// because they use no queue. A test fails for any other operation that is missing.
 var works = map[authz.Operation]work{
 	authz.Enroll:          enrollments,
 	authz.CreateChallenge: enrollments,
@@ -120,7 +122,7 @@ var works = map[authz.Operation]work{
 	authz.ListCRLs:            readings,
 	authz.GetStats:            readings,
 
-	authz.ListEntries: logs, // each page also counts as a reading
+	authz.ListEntries: logs, // while it reads a page, it also takes a slot of readings
 	authz.GetHead:     logs,
 
 	authz.ReflectServices: logs,
@@ -128,7 +130,7 @@ var works = map[authz.Operation]work{
 	authz.WatchHealth: watches,
 }
 
-// admissions decides which calls work, wait or are rejected. It implements grpcapi.Admission.
+// admissions decides which calls run, wait or are rejected. It implements grpcapi.Admission.
 type admissions struct {
 	queues                map[work]*admission.Queue
 	identities, addresses *admission.Rates
@@ -146,8 +148,8 @@ func newAdmissions(c Config) *admissions {
 	return a
 }
 
-// Admit implements grpcapi.Admission. A refused call counts against its source's rate like an admitted one, so that a
-// source that repeats it is rate-limited.
+// Admit implements grpcapi.Admission. A call that is already refused counts like any other call, so that the rate limit
+// also applies to a source that repeats refused calls.
 func (a *admissions) Admit(op authz.Operation, from admission.Source, refused error) error {
 	if refused == nil && works[op] == revocations { // revocations by operators have no rate limit
 		return nil
@@ -168,7 +170,7 @@ func (a *admissions) Enter(ctx context.Context, op authz.Operation, from admissi
 	if queue == nil {
 		return func() {}, nil
 	}
-	if works[op] == logs { // an operator with several certificates gets no more streams
+	if works[op] == logs { // several certificates do not give an operator more streams
 		from = from.OfAllKeys()
 	}
 	if leave, err = queue.Acquire(ctx, from); err != nil {
@@ -177,7 +179,7 @@ func (a *admissions) Enter(ctx context.Context, op authz.Operation, from admissi
 	return leave, nil
 }
 
-// byName returns the queues by their names in metrics.
+// byName returns the queues, keyed by their names in metrics.
 func (a *admissions) byName() map[string]*admission.Queue {
 	named := map[string]*admission.Queue{}
 	for w, queue := range a.queues {

@@ -13,8 +13,8 @@ import (
 func TestEveryOperationHasAQueue(t *testing.T) {
 	for _, op := range authz.Operations() {
 		w, waits := works[op]
-		answersAtOnce := op == authz.CheckHealth || op == authz.ListHealth
-		if waits == answersAtOnce || (op == authz.WatchHealth) != (w == watches) || op == authz.ReflectServices && w != logs {
+		needsNone := op == authz.CheckHealth || op == authz.ListHealth
+		if waits == needsNone || (op == authz.WatchHealth) != (w == watches) || op == authz.ReflectServices && w != logs {
 			t.Errorf("%s has a queue: %v, %s", op, waits, w)
 		}
 	}
@@ -29,7 +29,8 @@ func TestEveryOperationHasAQueue(t *testing.T) {
 	}
 }
 
-// All admitted certificates fit into the issuing pipeline, which would reject others without fairness.
+// All admitted certificates fit into the issuing pipeline. If they did not, the pipeline would reject some without
+// regard to fairness between sources.
 func TestQueuesFitThePipeline(t *testing.T) {
 	const pipeline, mostSessions = 1024, 256 // ca.maxInFlight and hsm.MaxSessions
 	for sessions := range mostSessions {
@@ -40,8 +41,8 @@ func TestQueuesFitThePipeline(t *testing.T) {
 	}
 }
 
-// An identity has its share of the streams of the log once, however many certificates it has. Of other work each key has
-// a share.
+// All keys of an identity together have one share of the slots for log streams. Of other kinds of work, each key has a
+// share of its own.
 func TestStreamsOfTheLogCountForAllKeys(t *testing.T) {
 	id, err := pki.ParseSPIFFEID("spiffe://fleet.example/operator/bob")
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// TestListCertificatesByFilter lists certificates by each field of the filter, one on a page.
+// TestListCertificatesByFilter lists certificates by each field of the filter, with one certificate per page.
 func TestListCertificatesByFilter(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -25,7 +25,7 @@ func TestListCertificatesByFilter(t *testing.T) {
 	ends := timestamppb.New(renewed.Certificate.NotAfter.Add(time.Second))
 	for name, c := range map[string]struct {
 		req  *brevetv1.ListCertificatesRequest
-		want []*servertest.Holder // the newest first
+		want []*servertest.Holder // newest first
 	}{
 		"identity":  {&brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: "device/north"}}, []*servertest.Holder{renewed, north}},
 		"label":     {&brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "south"}}}, []*servertest.Holder{south}},
@@ -71,7 +71,8 @@ func TestListCertificatesByFilter(t *testing.T) {
 	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
 }
 
-// TestPageTokensServeTheirFilter checks that a page token outlives the server, and is refused for another filter.
+// TestPageTokensServeTheirFilter checks that a page token is valid after a restart of the server, and is refused for
+// another filter.
 func TestPageTokensServeTheirFilter(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})

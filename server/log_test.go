@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Every change is in the log once, in order, with its actor.
+// Every change and every refusal is in the log once, in order, with its actor.
 func TestLogRecordsActors(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -63,7 +63,7 @@ func TestLogRecordsActors(t *testing.T) {
 	var got []string
 	for _, e := range w.Entries(t, before) {
 		if e.Action == translog.CRLPublished {
-			continue // recorded at its own time
+			continue // the server publishes CRLs concurrently, so the place of these entries varies
 		}
 		if e.Identity.String() != device {
 			t.Errorf("%s is about %q", e.Action, e.Identity)
@@ -75,7 +75,8 @@ func TestLogRecordsActors(t *testing.T) {
 	}
 }
 
-// A client can compute the chain from the entries, up to the head that the server reports.
+// A client can compute the chain values from the entries. The last one equals the chain value of the head that the
+// server returns.
 func TestLogVerifiesOverTheAPI(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -121,7 +122,7 @@ func TestLogVerifiesOverTheAPI(t *testing.T) {
 	}
 }
 
-// The search for secrets, which ends every test, finds a secret in the log.
+// The search for secrets at the end of each test finds a secret in every encoding in which it could leak.
 func TestSecretsAreFound(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})

@@ -12,16 +12,17 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// Log streams that send no message, or whose client reads no entry, do not stop others from reading records or the log.
+// Clients open streams of the log, and send no message or read no entries. Other callers can still read records and the
+// log.
 func TestSilentStreamsDoNotBlockReads(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	for n := range 200 { // more entries than fit into a client's window and gRPC's buffer
+	for n := range 200 { // more entries than fit into a client's flow-control window and gRPC's buffers
 		w.Register(t, "device", fmt.Sprintf("device/%d/%s", n, strings.Repeat("x", 1024)))
 	}
 	for n := range 2 {
 		operator := w.NewOperator(t, fmt.Sprintf("silent%d", n))
-		silent := w.Caller(t, operator.TLS(w), grpc.WithStaticStreamWindowSize(1<<16)) // by default gRPC enlarges it
+		silent := w.Caller(t, operator.TLS(w), grpc.WithStaticStreamWindowSize(1<<16)) // a fixed window
 		for range 4 {
 			servertest.Must(silent.Conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, brevetv1.LogService_ListEntries_FullMethodName))(t)
 			unread := servertest.Must(silent.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{}))(t)
@@ -34,14 +35,14 @@ func TestSilentStreamsDoNotBlockReads(t *testing.T) {
 	}
 	stream := servertest.Must(other.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{Start: &brevetv1.LogPosition{Index: 150}}))(t)
 	servertest.Must(stream.Recv())(t)
-	awaitQueue(t, w, "readings", 0, 0) // a read may end a moment after its response
-	_, text := ask(t, w, "/metrics")
+	awaitQueue(t, w, "readings", 0, 0) // a read may free its slot a moment after the response
+	_, text := getOperations(t, w, "/metrics")
 	if n := metric(t, text, `brevet_queue_active{queue="logs"}`); n < 8 {
 		t.Errorf("%g log streams are at work, want those that are not read", n)
 	}
 }
 
-// One client that watches the server's health occupies only its share of the slots.
+// A client with many watches of the server's health occupies only its share of the slots.
 func TestWatchesShareTheirSlots(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})

@@ -17,7 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// ground is shared by the worlds of this package: one SoftHSM token, and SQLite stores.
+// ground is what all worlds of this package use: one SoftHSM token, and SQLite stores.
 var ground servertest.Ground
 
 func TestMain(m *testing.M) {
@@ -51,7 +51,7 @@ func run(m *testing.M) (code int, err error) {
 	}
 	ground = servertest.Ground{Root: root, Issuing: issuing, Token: hsm.Watched{HSM: token, Keys: []*hsm.Key{issuing}}, Open: openStore}
 	if code = m.Run(); code != 0 {
-		return code, token.Close() // a failed test may leak
+		return code, token.Close() // no search for leaked goroutines, because failed tests may leave some
 	}
 	return code, errors.Join(token.Close(), goleak.Find())
 }

@@ -12,25 +12,25 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// Retiring an identity with many certificates is in effect for all of them before their records change, and survives a
-// restart. The same request again returns the result once all records are changed.
+// An operator retires an identity with many certificates. The retirement is in effect for all certificates before all
+// their records are changed, and also after a restart. RetireIdentity returns only when all records are changed.
 func TestRetireIdentityWithManyCertificates(t *testing.T) {
 	t.Parallel()
 	const many = 150
-	follow := make(chan struct{})
-	options := slowed(follow)
+	proceed := make(chan struct{})
+	options := withSlowBulk(proceed)
 	options.Profile = func(_ string, c *ca.ProfileConfig) { c.MaxUnexpired = 20 }
 	w := servertest.New(t, ground, options)
 	device := w.Enrolled(t, "device", "device/1")
 	key := servertest.Key(t)
-	var orders []*brevetv1.IssueCertificatesRequest
+	var reqs []*brevetv1.IssueCertificatesRequest
 	for range many {
-		orders = append(orders, servertest.Order(t, "device/1", key))
+		reqs = append(reqs, servertest.Order(t, "device/1", key))
 	}
-	answers := w.Operator.Orders(t, orders...)
+	answers := w.Operator.Orders(t, reqs...)
 	holders := []*servertest.Holder{device}
-	for _, o := range []int{0, many / 2, many - 1} {
-		holders = append(holders, w.Holder(t, servertest.Must(answers.Of(orders[o]))(t), key))
+	for _, i := range []int{0, many / 2, many - 1} {
+		holders = append(holders, w.Holder(t, servertest.Must(answers.Of(reqs[i]))(t), key))
 	}
 
 	ctx, giveUp := context.WithCancel(t.Context())
@@ -56,8 +56,8 @@ func TestRetireIdentityWithManyCertificates(t *testing.T) {
 		_, err := w.Holder(t, h.Certificate.Raw, h.Key).Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
 		servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
 	}
-	if set := done(t, w, "1"); set.GetTotal() != many+1 || set.GetExpired() != 0 || set.GetAction() != brevetv1.BulkRevocationAction_BULK_REVOCATION_ACTION_REVOKE {
-		t.Errorf("the bulk revocation is %v", set)
+	if bulk := awaitApplied(t, w, "1"); bulk.GetTotal() != many+1 || bulk.GetExpired() != 0 || bulk.GetAction() != brevetv1.BulkRevocationAction_BULK_REVOCATION_ACTION_REVOKE {
+		t.Errorf("the bulk revocation is %v", bulk)
 	}
 	again := servertest.Must(w.Operator.RetireIdentity(t.Context(), &brevetv1.RetireIdentityRequest{Id: device.ID}))(t)
 	if again.GetIdentity().GetState() != brevetv1.IdentityState_IDENTITY_STATE_RETIRED || again.GetAffected().GetValid() != 0 {
@@ -65,31 +65,32 @@ func TestRetireIdentityWithManyCertificates(t *testing.T) {
 	}
 }
 
-// Suspending and resuming an identity with many certificates return when all records are changed.
+// SuspendIdentity and ResumeIdentity of an identity with many certificates return when all records are changed.
 func TestSuspendIdentityWithManyCertificates(t *testing.T) {
 	t.Parallel()
 	const many = 150
 	w := servertest.New(t, ground, servertest.Options{Profile: func(_ string, c *ca.ProfileConfig) { c.MaxUnexpired = 20 }})
 	device := w.Enrolled(t, "device", "device/1")
 	key := servertest.Key(t)
-	var orders []*brevetv1.IssueCertificatesRequest
+	var reqs []*brevetv1.IssueCertificatesRequest
 	for range many {
-		orders = append(orders, servertest.Order(t, "device/1", key))
+		reqs = append(reqs, servertest.Order(t, "device/1", key))
 	}
-	w.Operator.Orders(t, orders...)
+	w.Operator.Orders(t, reqs...)
 	suspended := servertest.Must(w.Operator.SuspendIdentity(t.Context(), &brevetv1.SuspendIdentityRequest{Id: device.ID}))(t)
-	if n := rowsHeld(t, w); suspended.GetAffected().GetValid() != many+1 || n != many+1 {
+	if n := countHeld(t, w); suspended.GetAffected().GetValid() != many+1 || n != many+1 {
 		t.Errorf("SuspendIdentity returns %v, and %d records are on hold", suspended, n)
 	}
 	resumed := servertest.Must(w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: device.ID}))(t)
-	if n := rowsHeld(t, w); resumed.GetAffected().GetValid() != many+1 || n != 0 {
+	if n := countHeld(t, w); resumed.GetAffected().GetValid() != many+1 || n != 0 {
 		t.Errorf("ResumeIdentity returns %v, and %d records are on hold", resumed, n)
 	}
 	w.Status(t, device.Certificate, "good")
 }
 
-// rowsHeld counts the certificates whose own records are on hold.
-func rowsHeld(t *testing.T, w *servertest.World) int {
+// countHeld counts the certificates that are on hold. It checks that there is no open bulk revocation, so that their
+// own records say so.
+func countHeld(t *testing.T, w *servertest.World) int {
 	t.Helper()
 	held := 0
 	for _, c := range w.Inventory(t) {

@@ -40,7 +40,7 @@ type result struct {
 var (
 	fine       = result{codes.OK, ""}
 	malformed  = result{codes.InvalidArgument, pki.RuleRequest}
-	unread     = result{codes.InvalidArgument, ""} // by a service that is not ours
+	unread     = result{codes.InvalidArgument, ""} // from the reflection service, which knows no rules
 	untrusted  = result{codes.Unauthenticated, pki.RuleCertificate}
 	unrecorded = result{codes.Unauthenticated, pki.RuleCertificateUnknown}
 	unknown    = result{codes.Unauthenticated, pki.RuleUnauthenticated}
@@ -49,19 +49,20 @@ var (
 	expired    = result{codes.Unauthenticated, pki.RuleExpired}
 )
 
-// rpcs maps each RPC to the result of an empty request by a caller that may call it. anybody means that it needs no
-// certificate, identities that it needs a valid one. All others need an operator's certificate.
+// rpcs maps each RPC to its allowed callers and its result. An RPC with neither anybody nor identities needs an
+// operator's certificate.
 var rpcs = map[string]struct {
-	anybody, identities bool
-	renewing            bool // a superseded certificate is accepted too
-	admitted            result
+	anybody    bool   // the RPC needs no certificate
+	identities bool   // the RPC needs a valid certificate of any identity
+	renewing   bool   // the RPC also accepts a superseded certificate
+	admitted   result // the result of an empty request from an allowed caller
 }{
 	"brevet.v1.EnrollmentService.Enroll":                            {anybody: true, admitted: malformed},
 	"brevet.v1.EnrollmentService.Renew":                             {identities: true, renewing: true, admitted: malformed},
 	"brevet.v1.EnrollmentService.CreateChallenge":                   {anybody: true, admitted: malformed},
 	"brevet.v1.EnrollmentService.GetTrustBundle":                    {identities: true, admitted: fine},
 	"brevet.v1.CertificateService.GetCertificateChain":              {identities: true, admitted: malformed},
-	"brevet.v1.CertificateService.IssueCertificates":                {admitted: fine}, // the failure is in the answer
+	"brevet.v1.CertificateService.IssueCertificates":                {admitted: fine}, // the failure is in the response message
 	"brevet.v1.IdentityService.CreateIdentity":                      {admitted: malformed},
 	"brevet.v1.IdentityService.GetIdentity":                         {admitted: malformed},
 	"brevet.v1.IdentityService.ListIdentities":                      {admitted: fine},
@@ -93,17 +94,18 @@ var rpcs = map[string]struct {
 	"grpc.reflection.v1alpha.ServerReflection.ServerReflectionInfo": {admitted: unread},
 }
 
-// caller is a kind of caller. It has the results of RPCs that need a valid identity and of those that need an operator,
-// and the identity in log entries about refusals. There is none unless the certificate is a client certificate of this
-// CA that is or was valid.
+// caller is a kind of caller.
 type caller struct {
-	name                  string
-	certificate           *tls.Certificate
-	asIdentity, asOperate result
-	logged                string
+	name        string
+	certificate *tls.Certificate
+	asIdentity  result // of RPCs that need a valid certificate of any identity
+	asOperate   result // of RPCs that need an operator's certificate
+	// logged is the SPIFFE ID in log entries about the caller's refusals. It is empty if the caller is unknown: the
+	// certificate is not a client certificate of this CA.
+	logged string
 }
 
-// admitted stands for the result of the RPC for a caller that may call it.
+// admitted in a caller stands for the RPC's own result in rpcs.
 var admitted = result{codes.Unknown, "admitted"}
 
 func TestEveryRPCForEveryCaller(t *testing.T) {
@@ -147,7 +149,7 @@ func TestEveryRPCForEveryCaller(t *testing.T) {
 			t.Run(c.name+"/"+name, func(t *testing.T) { servertest.Refused(t, invoke(t, conn, m), want.code, want.rule) })
 		}
 	}
-	for rule := range refused[""] { // of unknown callers
+	for rule := range refused[""] { // the refusals of unknown callers
 		if !strings.Contains(w.Log.String(), fmt.Sprintf(`"msg":"refused","identity":"","by":"unknown","rule":%q`, rule)) {
 			t.Errorf("standard error has no refusal by %s", rule)
 		}
@@ -186,7 +188,7 @@ func listServed(t *testing.T, w *servertest.World) map[string]protoreflect.Metho
 	return methods
 }
 
-// invoke calls an RPC with an empty request, and reads the first response of a stream.
+// invoke calls an RPC with an empty request. If the RPC is a stream, it reads the first response.
 func invoke(t *testing.T, conn *grpc.ClientConn, m protoreflect.MethodDescriptor) error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -209,6 +211,7 @@ func invoke(t *testing.T, conn *grpc.ClientConn, m protoreflect.MethodDescriptor
 	return stream.RecvMsg(resp)
 }
 
+// callers returns one caller of each kind.
 func callers(t *testing.T, w *servertest.World) []caller {
 	t.Helper()
 	pair := func(h *servertest.Holder) *tls.Certificate {
@@ -222,7 +225,7 @@ func callers(t *testing.T, w *servertest.World) []caller {
 	replaced := w.Enrolled(t, "device", "device/replaced")
 	w.Enroll(t, w.Token(t, replaced.ID, true), servertest.Key(t))
 	before := w.NewOperator(t, "bob")
-	w.NewOperator(t, "bob") // replaces the operator with this name
+	w.NewOperator(t, "bob") // enrolls bob again, which supersedes the certificate of before
 	heldOperator := w.NewOperator(t, "mallory")
 	w.Suspend(t, heldOperator.ID)
 	device, workload := w.Enrolled(t, "device", "device/1"), w.Enrolled(t, "workload", "workload/1")
@@ -238,7 +241,7 @@ func callers(t *testing.T, w *servertest.World) []caller {
 		{"the server itself", w.OwnPair(t, "server").TLS(), untrusted, untrusted, ""},
 		{"the OCSP delegate", w.OwnPair(t, w.DelegateDir()).TLS(), untrusted, untrusted, ""},
 		{"revoked", pair(withdrawn), revoked, revoked, withdrawn.ID},
-		{"superseded", pair(replaced), admitted, revoked, replaced.ID}, // Renew may repeat a response
+		{"superseded", pair(replaced), admitted, revoked, replaced.ID}, // Renew accepts a superseded certificate
 		{"superseded operator", pair(before), admitted, revoked, before.ID},
 		{"superseded by its renewal", pair(renewed), admitted, revoked, renewed.ID},
 		{"operator superseded by a renewal", pair(former), admitted, revoked, former.ID},
@@ -266,8 +269,8 @@ func certificate(key crypto.PrivateKey, chain ...[]byte) *tls.Certificate {
 	return &tls.Certificate{Certificate: chain, PrivateKey: key}
 }
 
-// forge signs, with the issuing key, a certificate that the server never issued: like the holder's, with another serial
-// number.
+// forge returns a certificate that the issuing key has signed and the server has not issued. It is like the holder's
+// certificate, with another serial number and the changes of edit.
 func forge(t *testing.T, w *servertest.World, like *servertest.Holder, edit func(*x509.Certificate)) []byte {
 	t.Helper()
 	template := likeness(like)
@@ -277,6 +280,7 @@ func forge(t *testing.T, w *servertest.World, like *servertest.Holder, edit func
 	return servertest.Must(x509.CreateCertificate(rand.Reader, template, w.Issuing, like.Key.Public(), ground.Issuing))(t)
 }
 
+// likeness returns a template for a certificate like the holder's, with another serial number.
 func likeness(h *servertest.Holder) *x509.Certificate {
 	return &x509.Certificate{
 		SerialNumber: new(big.Int).Add(h.Certificate.SerialNumber, big.NewInt(1)), Subject: h.Certificate.Subject,
@@ -285,8 +289,8 @@ func likeness(h *servertest.Holder) *x509.Certificate {
 	}
 }
 
-// foreign returns a certificate for the operator's SPIFFE ID under another CA with the same name, under its own or this
-// root.
+// foreign returns a certificate with the operator's SPIFFE ID from another CA with the name of the issuing CA. rootKey
+// and root have signed the other CA; if root is nil, it is self-signed.
 func foreign(t *testing.T, w *servertest.World, root *x509.Certificate, rootKey crypto.Signer) *tls.Certificate {
 	t.Helper()
 	key := servertest.Key(t)
@@ -302,7 +306,7 @@ func foreign(t *testing.T, w *servertest.World, root *x509.Certificate, rootKey 
 	return signed(t, w, servertest.Must(x509.ParseCertificate(der))(t), key)
 }
 
-// signed returns a certificate like the operator's, for another key, signed by a key that is not the issuing CA's.
+// signed returns a certificate like the operator's, but for another key and signed by byKey.
 func signed(t *testing.T, w *servertest.World, by *x509.Certificate, byKey crypto.Signer) *tls.Certificate {
 	t.Helper()
 	key, leaf := servertest.Key(t), likeness(w.Operator)
@@ -310,6 +314,7 @@ func signed(t *testing.T, w *servertest.World, by *x509.Certificate, byKey crypt
 	return certificate(key, servertest.Must(x509.CreateCertificate(rand.Reader, leaf, by, key.Public(), byKey))(t), by.Raw)
 }
 
+// selfMade returns a self-signed certificate with the operator's SPIFFE ID.
 func selfMade(t *testing.T, w *servertest.World, edits ...func(*x509.Certificate)) *tls.Certificate {
 	t.Helper()
 	key, template := servertest.Key(t), likeness(w.Operator)
@@ -320,8 +325,8 @@ func selfMade(t *testing.T, w *servertest.World, edits ...func(*x509.Certificate
 	return certificate(key, servertest.Must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))(t))
 }
 
-// A certificate is checked on every call: calls on a connection that was opened with a good certificate fail once it is
-// revoked.
+// The server checks the client certificate at every RPC. If the certificate of an open connection is put on hold or
+// expires, further RPCs on that connection fail.
 func TestRevocationEndsAnOpenConnection(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -335,7 +340,7 @@ func TestRevocationEndsAnOpenConnection(t *testing.T) {
 	servertest.Refused(t, list(), codes.PermissionDenied, pki.RuleRevoked)
 	w.Resume(t, bob.ID)
 	servertest.Refused(t, list(), codes.OK, "")
-	w.Clock.Advance(13 * time.Hour) // an operator's certificate is valid for twelve
+	w.Clock.Advance(13 * time.Hour) // an operator's certificate is valid for twelve hours
 	servertest.Refused(t, list(), codes.Unauthenticated, pki.RuleExpired)
 }
 
@@ -346,11 +351,11 @@ func TestUnknownMethods(t *testing.T) {
 		err := w.Operator.Conn.Invoke(t.Context(), path, &healthv1.HealthCheckRequest{}, &healthv1.HealthCheckResponse{})
 		servertest.Refused(t, err, codes.Unimplemented, pki.RuleMethod)
 	}
-	_, text := ask(t, w, "/metrics")
+	_, text := getOperations(t, w, "/metrics")
 	if got := metric(t, text, `brevet_refusals_total{rule="request.method"}`); got != 3 {
 		t.Errorf("the metrics count %v calls of unknown methods, want 3", got)
 	}
-	// Only the reserved path makes an operator, not a similar name.
+	// An identity is an operator only if its path starts with brevet/operator/.
 	for _, path := range []string{"operator/eve", "device/brevet/operator/eve"} {
 		eve := w.Enrolled(t, "device", path)
 		_, err := eve.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})

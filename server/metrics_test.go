@@ -22,8 +22,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// ask sends a GET request to the operations port.
-func ask(t *testing.T, w *servertest.World, path string) (int, string) {
+// getOperations sends a GET request to the operations port, and returns the status code and the body of the response.
+func getOperations(t *testing.T, w *servertest.World, path string) (int, string) {
 	t.Helper()
 	resp, err := http.Get("http://" + w.Operations + path)
 	if err != nil {
@@ -54,13 +54,13 @@ func metric(t *testing.T, text, series string) float64 {
 func TestMetricsCountEvents(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	_, before := ask(t, w, "/metrics")
+	_, before := getOperations(t, w, "/metrics")
 	device := w.Enrolled(t, "device", "device/1")
 	w.OCSP(t, device.Certificate)
 	rejectsTheServer(t, w)
 	_, err := device.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
-	_, text := ask(t, w, "/metrics")
+	_, text := getOperations(t, w, "/metrics")
 
 	grew := func(series string) float64 { return metric(t, text, series) - max(0, metric(t, before, series)) }
 	for series, want := range map[string]float64{
@@ -75,7 +75,7 @@ func TestMetricsCountEvents(t *testing.T) {
 		`brevet_certificates_issued_total{profile="device"}`:                                                         1,
 		`brevet_journal_writes_total{result="failed"}`:                                                               0,
 		`brevet_tls_handshakes_total{result="failed"}`:                                                               1,
-		`brevet_tls_handshakes_total{result="ok"}`:                                                                   3, // the operator, the newcomer, the device
+		`brevet_tls_handshakes_total{result="ok"}`:                                                                   3, // operator, enrolling caller, device
 		`brevet_connections_open{port="grpc"}`:                                                                       3,
 		`brevet_ocsp_responses_total{outcome="good"}`:                                                                1,
 		`brevet_http_request_duration_seconds_count{code="200",handler="ocsp"}`:                                      1,
@@ -97,7 +97,7 @@ func TestMetricsCountEvents(t *testing.T) {
 			t.Errorf("%s is %v, want a time after %v", series, at, now)
 		}
 	}
-	for _, kind := range []string{"issuing", "root"} { // notBefore, like every certificate with an expiry
+	for _, kind := range []string{"issuing", "root"} {
 		if begins := regexp.MustCompile(`(?m)^brevet_not_before_timestamp_seconds\{kind="`+kind+`",name=".+"\} (\S+)$`).FindAllString(text, -1); len(begins) != 1 {
 			t.Errorf("the metrics contain notBefore of %d certificates of the kind %s", len(begins), kind)
 		}
@@ -129,15 +129,15 @@ func TestMetricsCountEvents(t *testing.T) {
 // The metrics show the progress of a bulk revocation, and then the growth of the CRL.
 func TestBulkRevocationIsInTheMetrics(t *testing.T) {
 	t.Parallel()
-	follow := make(chan struct{})
-	w := servertest.New(t, ground, slowed(follow))
+	proceed := make(chan struct{})
+	w := servertest.New(t, ground, withSlowBulk(proceed))
 	for i := range 3 {
 		w.Enrolled(t, "device", fmt.Sprintf("device/%d", i), labelled("batch", "7"))
 	}
-	set := revokeSet(t, w, &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "batch", Value: "7"}}, "privilegeWithdrawn")
+	bulk := bulkRevoke(t, w, &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "batch", Value: "7"}}, "privilegeWithdrawn")
 	entries := `brevet_crl_entries{name="` + w.Issuing.Subject.String() + " " + pki.IssuerOf(w.Issuing).Short() + `"}`
 	watched := func() [4]float64 {
-		_, text := ask(t, w, "/metrics")
+		_, text := getOperations(t, w, "/metrics")
 		return [4]float64{
 			metric(t, text, "brevet_bulk_revocations_open"), metric(t, text, `brevet_bulk_revocation_certificates{state="pending"}`),
 			metric(t, text, `brevet_bulk_revocation_certificates{state="applied"}`), metric(t, text, entries),
@@ -146,20 +146,20 @@ func TestBulkRevocationIsInTheMetrics(t *testing.T) {
 	if got := watched(); got != [4]float64{1, 3, 0, 0} {
 		t.Errorf("open, waiting, applied and in the CRL are %v", got)
 	}
-	follow <- struct{}{} // a step of two certificates
+	proceed <- struct{}{} // applies the bulk revocation to two records
 	for want := [4]float64{1, 1, 2}; ; time.Sleep(time.Millisecond) {
 		if got := watched(); [3]float64(got[:3]) == [3]float64(want[:3]) {
 			break
 		}
 	}
-	close(follow)
-	done(t, w, set.GetId())
+	close(proceed)
+	awaitApplied(t, w, bulk.GetId())
 	for watched() != [4]float64{0, 0, 0, 3} {
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// Input from callers never creates a series.
+// No input from callers creates a series in the metrics.
 func TestCallersCreateNoSeries(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -191,7 +191,7 @@ func TestCallersCreateNoSeries(t *testing.T) {
 				}
 			}
 		}
-		_, text := ask(t, w, "/metrics")
+		_, text := getOperations(t, w, "/metrics")
 		return regexp.MustCompile(`(?m)^brevet_\w+(\{.*\})?`).FindAllString(text, -1)
 	}
 	once, twice := attack(), attack()
@@ -205,7 +205,8 @@ func TestCallersCreateNoSeries(t *testing.T) {
 	}
 }
 
-// rejectsTheServer ends a handshake like a client that trusts another root.
+// rejectsTheServer makes a TLS handshake fail, like a client that trusts another root. It waits until the metrics count
+// the failure.
 func rejectsTheServer(t *testing.T, w *servertest.World) {
 	t.Helper()
 	conn, err := tls.Dial("tcp", w.GRPC, &tls.Config{MinVersion: tls.VersionTLS13, MaxVersion: tls.VersionTLS13, RootCAs: x509.NewCertPool(), ServerName: "localhost"})
@@ -214,7 +215,7 @@ func rejectsTheServer(t *testing.T, w *servertest.World) {
 		t.Fatal("a client without roots accepts the server")
 	}
 	for {
-		if _, text := ask(t, w, "/metrics"); metric(t, text, `brevet_tls_handshakes_total{result="failed"}`) > 0 {
+		if _, text := getOperations(t, w, "/metrics"); metric(t, text, `brevet_tls_handshakes_total{result="failed"}`) > 0 {
 			return
 		}
 		time.Sleep(time.Millisecond)
@@ -230,7 +231,7 @@ func TestStepMetrics(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); w.Enroll(t, token, key) }()
 	<-arrived
-	_, text := ask(t, w, "/metrics")
+	_, text := getOperations(t, w, "/metrics")
 	for step, want := range map[string]float64{"intent": 0, "sign": 0, "record": 1} {
 		if got := metric(t, text, `brevet_issuance_step_certificates{step="`+step+`"}`); got != want {
 			t.Errorf("%v certificates in the step %s, want %v", got, step, want)
@@ -244,7 +245,7 @@ func TestOperationsPortServesNothingElse(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	for _, path := range []string{"/", "/debug/pprof/", "/ocsp", "/metrics/x"} {
-		if code, _ := ask(t, w, path); code != http.StatusNotFound {
+		if code, _ := getOperations(t, w, path); code != http.StatusNotFound {
 			t.Errorf("%s: %d, want 404", path, code)
 		}
 	}

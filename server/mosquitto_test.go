@@ -18,8 +18,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// mosquittoConfig is the configuration in docs/relying-parties.md, with the directory and the port. Clients
-// authenticate with certificates, and their names are their subjects.
+// mosquittoConfig is a format for the configuration in docs/relying-parties.md, with a directory and a port. Clients
+// authenticate with certificates, and their user names are the subjects of these.
 const mosquittoConfig = `user root
 listener %[2]s 127.0.0.1
 cafile %[1]s/root.pem
@@ -74,7 +74,7 @@ func startMosquitto(t *testing.T, dir string) (port string) {
 	if err := os.WriteFile(config, fmt.Appendf(nil, mosquittoConfig, dir, port), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context())) // the broker stops after the end of the test's context
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context())) // the cleanup ends it and waits for the broker
 	cmd := exec.CommandContext(ctx, "mosquitto", "-c", config)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -99,7 +99,7 @@ func startMosquitto(t *testing.T, dir string) (port string) {
 	}
 }
 
-// writeHolder writes a holder's chain and key.
+// writeHolder writes a holder's certificate chain to base.pem, and the key to base.key.
 func writeHolder(t *testing.T, w *servertest.World, h *servertest.Holder, base string) {
 	t.Helper()
 	writePEM(t, base+".pem", "CERTIFICATE", h.Certificate.Raw, w.Issuing.Raw)

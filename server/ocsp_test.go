@@ -25,7 +25,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// getOCSP requests the status of a certificate by GET, and returns the headers and the body.
+// getOCSP requests the status of a certificate by GET, and returns the headers and the body of the response.
 func getOCSP(t *testing.T, w *servertest.World, c *x509.Certificate) (http.Header, []byte) {
 	t.Helper()
 	request := servertest.Must(ocsp.CreateRequest(c, w.Issuing, nil))(t)
@@ -77,7 +77,7 @@ func TestOCSPConfiguration(t *testing.T) {
 			}
 			if name != "Ed25519" { // not supported by x/crypto/ocsp
 				w.Status(t, device.Certificate, "good")
-				w.Status(t, &stranger, "certificateHold")
+				w.Status(t, &stranger, "certificateHold") // the response about a certificate that was never issued
 			}
 		})
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// Every change is visible in OCSP before the RPC returns.
+// When an RPC that changes certificates returns, OCSP responses have the new statuses.
 func TestChangesAreVisibleAtOnce(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -40,10 +40,10 @@ func TestChangesAreVisibleAtOnce(t *testing.T) {
 	w.Status(t, renewed.Certificate, "good")
 	w.Suspend(t, device.ID)
 	w.Retire(t, device.ID)
-	w.Status(t, device.Certificate, "keyCompromise") // its own reason stays
+	w.Status(t, device.Certificate, "keyCompromise") // the certificate keeps the reason of its own revocation
 	w.Status(t, renewed.Certificate, "cessationOfOperation")
 	w.Retire(t, device.ID)
-	for _, order := range []func() error{
+	for _, call := range []func() error{
 		func() error {
 			_, err := w.Operator.SuspendIdentity(t.Context(), &brevetv1.SuspendIdentityRequest{Id: device.ID})
 			return err
@@ -57,7 +57,7 @@ func TestChangesAreVisibleAtOnce(t *testing.T) {
 			return err
 		},
 	} {
-		servertest.Refused(t, order(), codes.FailedPrecondition, pki.RuleIdentityState)
+		servertest.Refused(t, call(), codes.FailedPrecondition, pki.RuleIdentityState)
 	}
 }
 
@@ -85,7 +85,7 @@ func TestReasons(t *testing.T) {
 		reason string
 		code   codes.Code
 		rule   pki.Rule
-		stands string
+		status string // the OCSP status after the step
 	}{
 		{"superseded", codes.OK, "", "superseded"},
 		{"cessationOfOperation", codes.FailedPrecondition, pki.RuleAlreadyRevoked, "superseded"},
@@ -94,7 +94,7 @@ func TestReasons(t *testing.T) {
 		{"superseded", codes.FailedPrecondition, pki.RuleAlreadyRevoked, "keyCompromise"},
 	} {
 		servertest.Refused(t, revoke(c, step.reason), step.code, step.rule)
-		w.Status(t, c, step.stands)
+		w.Status(t, c, step.status)
 	}
 	for serial, rule := range map[string]pki.Rule{"": pki.RuleRequest, "xyz": pki.RuleRequest, string(make([]byte, 19)) + "\x01": pki.RuleNotFound} {
 		_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: []byte(serial)})

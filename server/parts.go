@@ -10,7 +10,7 @@ import (
 	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-// newAPI returns the front door for gRPC.
+// newAPI returns the gRPC server.
 func (s *Server) newAPI() *grpcapi.Server {
 	c := s.config
 	roots, intermediates := trusted(c)
@@ -34,7 +34,7 @@ func (s *Server) newAPI() *grpcapi.Server {
 	})
 }
 
-// certificate returns the server's current certificate, with the root in its chain.
+// certificate returns the server's current certificate. Its chain includes the root.
 func (s *Server) certificate() (*tls.Certificate, error) {
 	pair := s.own.Pair()
 	if pair == nil {
@@ -79,7 +79,7 @@ func (s *Server) newGauges() *telemetry.Gauges {
 	)
 }
 
-// ownCertificates returns the server's own certificates by kind: server, and va for OCSP delegates.
+// ownCertificates returns the server's own certificates, keyed by kind: server, and va for OCSP delegates.
 func (s *Server) ownCertificates() map[string][]*x509.Certificate {
 	own := map[string][]*x509.Certificate{}
 	if p := s.own.Pair(); p != nil {

@@ -19,8 +19,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// The revocation pointers of profiles are in certificates as OpenSSL prints them, and the certificates pass the final
-// checks.
+// Certificates contain the revocation pointers of their profiles, in a form that OpenSSL can read: distribution points,
+// freshest CRLs, or noRevAvail and no pointers.
 func TestRevocationPointersInCertificates(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{
@@ -40,7 +40,7 @@ func TestRevocationPointersInCertificates(t *testing.T) {
 		if len(cert.CRLDistributionPoints) != 1 || !at.MatchString(cert.CRLDistributionPoints[0]) {
 			t.Fatalf("the certificate contains the CRL URLs %v", cert.CRLDistributionPoints)
 		}
-		text := openSSLReads(t, cert.Raw)
+		text := openSSLText(t, cert.Raw)
 		base := cert.CRLDistributionPoints[0]
 		delta := strings.TrimSuffix(base, ".crl") + "-delta.crl"
 		if points, fresh, ok := strings.Cut(text, "X509v3 Freshest CRL:"); !ok || !strings.Contains(points, "URI:"+base+"\n") || !strings.Contains(fresh, "URI:"+delta+"\n") {
@@ -48,14 +48,14 @@ func TestRevocationPointersInCertificates(t *testing.T) {
 		}
 	}
 	// Newer versions of OpenSSL print the name of noRevAvail, and older ones its number.
-	if text := openSSLReads(t, w.Enrolled(t, "workload", "workload/1").Certificate.Raw); strings.Contains(text, "CRL Distribution") ||
+	if text := openSSLText(t, w.Enrolled(t, "workload", "workload/1").Certificate.Raw); strings.Contains(text, "CRL Distribution") ||
 		strings.Contains(text, "OCSP") || !regexp.MustCompile(`(?m)^\s*(2\.5\.29\.56|X509v3 No Revocation Available): *$`).MatchString(text) {
 		t.Errorf("OpenSSL prints %s, want noRevAvail and no pointers", text)
 	}
 }
 
-// A relying party finds a revocation at the URLs in the certificate: in the CRL of the partition and in its delta. This
-// still holds after a restart with fewer partitions and other URLs.
+// A relying party finds a revocation in the CRL and the delta CRL at the URLs in the certificate. This still holds
+// after the server restarts with fewer partitions and other URLs.
 func TestCertificatesLeadToTheirCRLs(t *testing.T) {
 	t.Parallel()
 	parted := func(host string, partitions int) servertest.Options {
@@ -82,8 +82,9 @@ func TestCertificatesLeadToTheirCRLs(t *testing.T) {
 	certificateVerifies(t, w, late, false)
 }
 
-// certificateVerifies verifies a certificate in OpenSSL with the CRL and delta at the URLs in it, until the result is
-// as wanted. Publishing a revocation may take a second.
+// certificateVerifies verifies a certificate in OpenSSL with the CRL and the delta CRL at the URLs in the certificate.
+// If the certificate should be revoked (good is false), it repeats this until OpenSSL reports so: publishing a
+// revocation may take a second.
 func certificateVerifies(t *testing.T, w *servertest.World, c *x509.Certificate, good bool) {
 	t.Helper()
 	dir := t.TempDir()
@@ -105,8 +106,8 @@ func certificateVerifies(t *testing.T, w *servertest.World, c *x509.Certificate,
 		want = "leaf.pem: OK"
 	}
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		crls := write("crls.pem", &pem.Block{Type: "X509 CRL", Bytes: fetched(t, w, base)},
-			&pem.Block{Type: "X509 CRL", Bytes: fetched(t, w, strings.TrimSuffix(base, ".crl")+"-delta.crl")})
+		crls := write("crls.pem", &pem.Block{Type: "X509 CRL", Bytes: getHTTP(t, w, base)},
+			&pem.Block{Type: "X509 CRL", Bytes: getHTTP(t, w, strings.TrimSuffix(base, ".crl")+"-delta.crl")})
 		out, _ := exec.CommandContext(t.Context(), "openssl", "verify", "-crl_check", "-extended_crl", "-use_deltas",
 			"-CAfile", chain, "-CRLfile", crls, leaf).CombinedOutput()
 		if strings.Contains(string(out), want) {
@@ -118,7 +119,8 @@ func certificateVerifies(t *testing.T, w *servertest.World, c *x509.Certificate,
 	}
 }
 
-func fetched(t *testing.T, w *servertest.World, path string) []byte {
+// getHTTP returns the body of a response on the HTTP port.
+func getHTTP(t *testing.T, w *servertest.World, path string) []byte {
 	t.Helper()
 	request := servertest.Must(http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+w.HTTP+path, nil))(t)
 	resp := servertest.Must(http.DefaultClient.Do(request))(t)
@@ -129,7 +131,8 @@ func fetched(t *testing.T, w *servertest.World, path string) []byte {
 	return der
 }
 
-func openSSLReads(t *testing.T, der []byte) string {
+// openSSLText returns a certificate as text, printed by OpenSSL.
+func openSSLText(t *testing.T, der []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "cert.der")
 	if err := os.WriteFile(path, der, 0o600); err != nil {

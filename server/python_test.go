@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// python runs the client in examples/python.
+// python runs the client in examples/python. The fields are directories.
 type python struct {
 	generated, credentials string
 }
@@ -29,7 +29,7 @@ func newPython(t *testing.T) python {
 	return p
 }
 
-// run runs a command of the client with a named credential, and returns its output.
+// run runs a command of the client with the credential of a given name, and returns the command's output.
 func (p python) run(t *testing.T, command, credential string, args ...string) (string, error) {
 	t.Helper()
 	args = append([]string{"../examples/python/client.py", command, "--credential", filepath.Join(p.credentials, credential)}, args...)

@@ -28,7 +28,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// refusalsSince counts the log entries about refusals of an identity by a rule.
+// refusalsSince counts the log entries about refusals of an identity by a rule, from those with an index above before.
 func refusalsSince(t *testing.T, w *servertest.World, before int, identity string, rule pki.Rule) (n int) {
 	t.Helper()
 	for _, e := range w.Entries(t, before) {
@@ -39,14 +39,16 @@ func refusalsSince(t *testing.T, w *servertest.World, before int, identity strin
 	return n
 }
 
-// A message that does not decode is refused like any other bad request: first by the access table, then by a rule.
+// If a message does not decode, the server first checks whether the caller may call the RPC. Then it refuses the
+// message with the rule request.malformed.
 func TestMalformedMessagesAreRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	nobody, device := w.Caller(t, nil), w.Enrolled(t, "device", "device/1")
 	before := len(w.Entries(t, 0))
 	for name, r := range rpcs {
-		for _, rubbish := range []string{"\xff", "\x0a\x05half", "\x0a\x02\xff\xfe"} { // an invalid tag, length and, in most messages, text
+		// An invalid tag, an invalid length, and a text that is not UTF-8.
+		for _, malformedMessage := range []string{"\xff", "\x0a\x05half", "\x0a\x02\xff\xfe"} {
 			asDevice, asNobody, asOperator := denied, unknown, malformed
 			if r.anybody || r.identities {
 				asDevice = malformed
@@ -54,15 +56,15 @@ func TestMalformedMessagesAreRefused(t *testing.T) {
 			if r.anybody {
 				asNobody = malformed
 			}
-			if strings.HasPrefix(rubbish, "\x0a\x02") && !strings.HasSuffix(name, "GetIdentity") {
-				continue // valid for this message: bytes, or an unknown field
+			if strings.HasPrefix(malformedMessage, "\x0a\x02") && !strings.HasSuffix(name, "GetIdentity") {
+				continue // in most messages, field 1 is no text, so that the message would decode
 			}
 			for who, want := range map[*servertest.Caller]result{nobody: asNobody, device.Caller: asDevice, w.Operator.Caller: asOperator} {
-				if err := send(t.Context(), who.Conn, name, []byte(rubbish)); err == nil {
-					t.Errorf("%s accepts %x", name, rubbish)
+				if err := send(t.Context(), who.Conn, name, []byte(malformedMessage)); err == nil {
+					t.Errorf("%s accepts %x", name, malformedMessage)
 				} else {
 					servertest.Refused(t, err, want.code, want.rule)
-					discreet(t, err)
+					checkNoInternals(t, err)
 				}
 			}
 		}
@@ -70,15 +72,15 @@ func TestMalformedMessagesAreRefused(t *testing.T) {
 	if n := refusalsSince(t, w, before, w.Operator.ID, pki.RuleRequest); n != 10 {
 		t.Errorf("the log has %d entries about an operator's malformed messages, want ten and a count of the rest", n)
 	}
-	_, text := ask(t, w, "/metrics")
+	_, text := getOperations(t, w, "/metrics")
 	series := fmt.Sprintf(`brevet_rpc_duration_seconds_count{code="InvalidArgument",rpc=%q}`, brevetv1.EnrollmentService_Enroll_FullMethodName)
 	if got := metric(t, text, series); got != 6 {
 		t.Errorf("%s is %v, want 6", series, got)
 	}
 }
 
-// A message above the limit is refused by a rule, or by gRPC above the size that gRPC reads. A caller that may not call
-// is refused for that reason.
+// The server refuses a message above 256 KiB with the rule request.size, and gRPC itself refuses a message above 1 MiB.
+// If the caller may not call the RPC, the server refuses it for that reason instead.
 func TestMessageTooLarge(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -100,10 +102,11 @@ func TestMessageTooLarge(t *testing.T) {
 		}
 	}
 	counted := func() float64 {
-		_, text := ask(t, w, "/metrics")
+		_, text := getOperations(t, w, "/metrics")
 		return metric(t, text, `brevet_refusals_total{rule="request.size"}`)
 	}
-	for deadline := time.Now().Add(30 * time.Second); counted() < 6 && time.Now().Before(deadline); { // counted after the response
+	// The server counts an RPC after the client has got its response.
+	for deadline := time.Now().Add(30 * time.Second); counted() < 6 && time.Now().Before(deadline); {
 		time.Sleep(5 * time.Millisecond)
 	}
 	if got := counted(); got != 6 {
@@ -115,7 +118,7 @@ func TestMessageTooLarge(t *testing.T) {
 	servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t) // the connection still works
 }
 
-// zipped returns a compressed message of zeros.
+// zipped returns a gRPC message of zeros, compressed with gzip. size is its length before compression.
 func zipped(t *testing.T, size int) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -127,7 +130,8 @@ func zipped(t *testing.T, size int) string {
 	return b.String()
 }
 
-// If a call does not consist of one message, gRPC refuses it or the error names a rule, and the connection stays open.
+// The request of a unary RPC does not consist of exactly one valid message. The RPC ends with an error, and the
+// connection stays open.
 func TestCallsWithoutOneMessage(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -164,23 +168,25 @@ func TestCallsWithoutOneMessage(t *testing.T) {
 			resp := servertest.Must(client.Do(r))(t)
 			defer func() { _ = resp.Body.Close() }()
 			servertest.Must(io.Copy(io.Discard, resp.Body))(t)
-			said := func(key string) string { return resp.Trailer.Get(key) + resp.Header.Get(key) } // one of them is empty
-			code := servertest.Must(strconv.Atoi(said("Grpc-Status")))(t)
-			st := spb.Status{Code: int32(code), Message: said("Grpc-Message")}
-			if details := said("Grpc-Status-Details-Bin"); details != "" {
+			// gRPC sends the status in the trailer, or in the header if there is no response message.
+			field := func(key string) string { return resp.Trailer.Get(key) + resp.Header.Get(key) }
+			code := servertest.Must(strconv.Atoi(field("Grpc-Status")))(t)
+			st := spb.Status{Code: int32(code), Message: field("Grpc-Message")}
+			if details := field("Grpc-Status-Details-Bin"); details != "" {
 				if err := proto.Unmarshal(servertest.Must(base64.RawStdEncoding.DecodeString(details))(t), &st); err != nil {
 					t.Fatal(err)
 				}
 			}
 			err := status.ErrorProto(&st)
 			servertest.Refused(t, err, c.want.code, c.want.rule)
-			discreet(t, err)
+			checkNoInternals(t, err)
 		})
 	}
-	_, text := ask(t, w, "/metrics")
+	_, text := getOperations(t, w, "/metrics")
 	series := fmt.Sprintf(`brevet_rpc_duration_seconds_count{code="Internal",rpc=%q}`, brevetv1.EnrollmentService_Enroll_FullMethodName)
-	// If gRPC refuses a call, it sends the status before the handler returns, and the call is counted after that.
-	for begun := time.Now(); metric(t, text, series) < 8 && time.Since(begun) < 10*time.Second; _, text = ask(t, w, "/metrics") {
+	// If gRPC itself refuses an RPC, it sends the status before the handler returns. The server counts the RPC after
+	// that.
+	for begun := time.Now(); metric(t, text, series) < 8 && time.Since(begun) < 10*time.Second; _, text = getOperations(t, w, "/metrics") {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if got := metric(t, text, series); got != 8 {
@@ -191,11 +197,11 @@ func TestCallsWithoutOneMessage(t *testing.T) {
 	}
 }
 
-// Callers that open a call and send nothing take no slots from others, and their calls end by a timeout. Calls that
-// have sent their message have no such timeout.
+// Callers start RPCs and send no message. These RPCs take no slots from others, and end after a timeout. An RPC whose
+// message has arrived has no such timeout.
 func TestSilentCallers(t *testing.T) {
 	t.Parallel()
-	s := &stuck{let: make(chan struct{})}
+	s := &stuck{release: make(chan struct{})}
 	w := servertest.New(t, ground, servertest.Options{Wrap: s.wrap})
 	slow := w.Enrolled(t, "device", "device/slow")
 	s.id = slow.ID
@@ -208,7 +214,7 @@ func TestSilentCallers(t *testing.T) {
 	silent := w.Caller(t, nil)
 	var opened []grpc.ClientStream
 	for _, method := range []string{brevetv1.EnrollmentService_Enroll_FullMethodName, "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"} {
-		for range 40 { // together with those of the others, many more than the slots of one address
+		for range 40 { // 120 RPCs in all, many more than the slots of one address
 			stream := servertest.Must(silent.Conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, method))(t)
 			opened = append(opened, stream)
 		}
@@ -217,14 +223,14 @@ func TestSilentCallers(t *testing.T) {
 	for _, stream := range opened {
 		servertest.Refused(t, stream.RecvMsg(&brevetv1.EnrollResponse{}), codes.DeadlineExceeded, "")
 	}
-	close(s.let)
+	close(s.release)
 	if err := <-renewed; err != nil {
 		t.Errorf("a call that has sent its message ends together with the silent ones: %v", err)
 	}
 }
 
-// Callers that may not call are refused when their headers arrive, with the same error whether or not the call has a
-// deadline.
+// If a caller may not call an RPC, the server refuses it when the headers have arrived, without a message. The error is
+// the same whether or not the RPC has a deadline.
 func TestRefusalsNeedNoMessage(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})

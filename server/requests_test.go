@@ -13,8 +13,9 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// TestRequestIDs makes each changing call of an operator twice with one request ID, while something else changes in
-// between. The second call changes nothing and returns the same; with other content it is refused.
+// TestRequestIDs calls each RPC with which operators change something twice with the same request ID. Between the two
+// calls, some cases make another change. The second call must change nothing and return the same. A third call with the
+// same request ID and other content must be refused.
 func TestRequestIDs(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -87,7 +88,8 @@ func TestRequestIDs(t *testing.T) {
 	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
 }
 
-// TestLostTokenIsReplaced repeats CreateToken: the second answer has a token that can be used, and the first one's cannot.
+// TestLostTokenIsReplaced calls CreateToken twice with the same request ID. The second response has a new token, and
+// the token of the first response is revoked.
 func TestLostTokenIsReplaced(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})

@@ -18,13 +18,13 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// Malformed input without a certificate, on every port, is counted. It causes no entry in the audit log, and at most
-// ten log lines per minute for each rule.
+// Clients without a certificate send malformed input to every port. This causes no entries in the audit log, and at
+// most ten lines per minute and rule in the server's log.
 func TestMalformedInputIsCounted(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	nobody := w.Caller(t, nil)
-	entries, said := len(w.Entries(t, 0)), w.Log.String()
+	entries, before := len(w.Entries(t, 0)), w.Log.String()
 	random := make([]byte, 512)
 	_, _ = rand.Read(random)
 	for range 20 {
@@ -34,7 +34,7 @@ func TestMalformedInputIsCounted(t *testing.T) {
 				"GET /" + strings.Repeat("x", 300) + "\nlevel=ERROR HTTP/1.1\r\nHost: a\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + string(random),
 				"POST /ocsp HTTP/1.1\r\nHost: a\r\nContent-Type: application/ocsp-request\r\nContent-Length: 512\r\n\r\n" + string(random),
 			} {
-				throw(t, port, text)
+				sendBytes(t, port, text)
 			}
 		}
 		secured := servertest.Must(tls.Dial("tcp", w.GRPC, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}))(t)
@@ -48,7 +48,7 @@ func TestMalformedInputIsCounted(t *testing.T) {
 			t.Fatal("a caller without a certificate lists identities")
 		}
 	}
-	grown, lines := strings.TrimPrefix(w.Log.String(), said), map[string]int{}
+	grown, lines := strings.TrimPrefix(w.Log.String(), before), map[string]int{}
 	for line := range strings.Lines(grown) {
 		_, rest, _ := strings.Cut(line, `"rule":"`)
 		rule, _, _ := strings.Cut(rest, `"`)
@@ -62,12 +62,12 @@ func TestMalformedInputIsCounted(t *testing.T) {
 	}
 }
 
-// throw sends bytes to a port, and reads until the server closes the connection or waits for more.
-func throw(t *testing.T, port, text string) {
+// sendBytes sends bytes to a port, and reads until the server closes the connection.
+func sendBytes(t *testing.T, port, text string) {
 	t.Helper()
 	c := servertest.Must(net.Dial("tcp", port))(t)
 	defer c.Close()
-	_, _ = io.WriteString(c, text) // the server may close the connection in the middle
+	_, _ = io.WriteString(c, text) // fails if the server closes the connection before it has read everything
 	_ = c.(*net.TCPConn).CloseWrite()
 	servertest.Must(0, c.SetReadDeadline(time.Now().Add(time.Minute)))(t)
 	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -75,7 +75,8 @@ func throw(t *testing.T, port, text string) {
 	}
 }
 
-// An address that opens its maximum of connections to the operations port leaves the others to other addresses.
+// A client that opens as many connections to the operations port as the server accepts from one address does not keep
+// other addresses from connecting.
 func TestOperationsPortIsShared(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})

@@ -18,13 +18,13 @@ import (
 
 // Limits of the listeners.
 const (
-	maxConnections = 4096     // on each of the ports for gRPC and HTTP
+	maxConnections = 4096     // connections to the gRPC port, and to the HTTP port
 	maxProbes      = 64       // connections to the operations port
 	maxHeaders     = 16 << 10 // size of an HTTP request's headers, in bytes
 )
 
-// Run serves until ctx ends, then completes the requests in flight and returns nil. It returns an error if a required
-// part has failed permanently.
+// Run serves until ctx ends, then completes the requests in flight and returns nil. It returns an error if a part that
+// the server needs has failed permanently.
 func (s *Server) Run(ctx context.Context) error {
 	// The parts outlive ctx, because requests in flight need them while the listeners stop.
 	parts, stopParts := context.WithCancel(context.WithoutCancel(ctx))
@@ -50,8 +50,8 @@ func (s *Server) Run(ctx context.Context) error {
 	public.BaseContext = func(net.Listener) context.Context { return parts }
 	closeOperations := s.serveOperations(part)
 	if s.caughtUp(ctx, failed) {
-		debug.FreeOSMemory()  // memory used to read the statuses and lint the profiles
-		s.serving.Store(true) // from here on the listeners accept connections
+		debug.FreeOSMemory() // returns the memory that was used to read the statuses and lint the profiles
+		s.serving.Store(true)
 		part(func(context.Context) error {
 			return s.api.Serve(s.limit(s.config.GRPC, telemetry.PortGRPC, maxConnections))
 		})
@@ -64,7 +64,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		s.log.Info("serving", "grpc", s.config.GRPC.Addr().String(), "http", s.config.HTTP.Addr().String(), "trust_domain", s.config.TrustDomain)
 	} else {
-		_ = errors.Join(s.config.GRPC.Close(), s.config.HTTP.Close()) // no server has taken them over
+		_ = errors.Join(s.config.GRPC.Close(), s.config.HTTP.Close()) // Serve, which would close them, is never called
 	}
 	select {
 	case <-ctx.Done():
@@ -75,12 +75,12 @@ func (s *Server) Run(ctx context.Context) error {
 	err := s.stop(context.WithoutCancel(ctx), public)
 	stopParts()
 	s.telemetry.Close(context.WithoutCancel(ctx))
-	closeOperations() // last, so that probes of a stopping server get the response that it is not ready
+	closeOperations() // last, so that /readyz reports that the server is stopping
 	return errors.Join(group.Wait(), err, s.closeDirectories(), s.responder.Close())
 }
 
-// ended returns the error that a part of the server ended with. While the server stops, it returns nil for errors of an
-// orderly stop. Parts start and stop in any order: a part may be stopped before its goroutine has run.
+// ended returns the error with which a part of the server ended. While the server stops, it returns nil for errors of
+// an orderly stop. A part may be stopped before its goroutine has started, and then reports that stop as an error.
 func (s *Server) ended(failed context.Context, err error) error {
 	select {
 	case <-s.stopping:
@@ -92,8 +92,8 @@ func (s *Server) ended(failed context.Context, err error) error {
 	}
 }
 
-// Orderly returns nil for an error that only reports a requested stop, and any other error unchanged. Of joined errors
-// it returns those that report something else.
+// Orderly returns nil for an error that only reports a requested stop, and any other error unchanged. From joined
+// errors it removes those that report a requested stop.
 func Orderly(err error) error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var others []error
@@ -110,7 +110,8 @@ func Orderly(err error) error {
 	return err
 }
 
-// PublicHTTP returns an HTTP server with the limits of the public port. Benchmarks use the same limits to compare.
+// PublicHTTP returns an HTTP server with the limits of the public port. It is exported for benchmarks, which use the
+// same limits.
 func PublicHTTP(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
@@ -131,7 +132,7 @@ func (s *Server) serveOperations(part func(func(context.Context) error)) (end fu
 	part(func(context.Context) error {
 		return operations.Serve(s.limit(s.config.Operations, telemetry.PortOperations, maxProbes))
 	})
-	return func() { _ = operations.Close() } // the process is stopping
+	return func() { _ = operations.Close() } // an error does not matter, because the server stops
 }
 
 // limit returns a listener that limits and counts the connections of a port.
@@ -157,8 +158,9 @@ func (s *Server) caughtUp(ctx, failed context.Context) bool {
 	return true
 }
 
-// stop ends the listeners and the requests in flight, and then completes the work that they caused. Streams that never
-// end by themselves, such as watching the health service, delay the first step by its timeout.
+// stop closes the listeners and waits up to drainTimeout for the requests in flight. Then it waits up to stopTimeout
+// until certificates that are being issued, counts of refusals and log entries are written. A stream that never ends by
+// itself, such as a watch of the health service, makes stop wait for the whole drainTimeout.
 func (s *Server) stop(ctx context.Context, public *http.Server) error {
 	s.serving.Store(false)
 	close(s.stopping)
@@ -174,13 +176,13 @@ func (s *Server) drain(ctx context.Context, public *http.Server) error {
 	defer cancel()
 	s.api.Shutdown(ctx)
 	if err := public.Shutdown(ctx); err != nil {
-		return public.Close() // slow clients are cut off
+		return public.Close() // ends the connections of slow clients
 	}
 	return nil
 }
 
-// keepEnrolled runs an agent for a certificate of the server. It never gives up, because the server can make tokens for
-// it.
+// keepEnrolled runs the agent of one of the server's own certificates until ctx ends. It retries after every failure,
+// because the server itself can create a new token for the agent.
 func (s *Server) keepEnrolled(ctx context.Context, a *enroll.Agent) error {
 	for ctx.Err() == nil {
 		if err := a.Run(ctx); err != nil && ctx.Err() == nil {

@@ -20,11 +20,11 @@ import (
 // selfTimeout limits one request of the server to its own registrar.
 const selfTimeout = 30 * time.Second
 
-// selfTokenLifetime is the lifetime of a token that the server makes for itself and uses immediately.
+// selfTokenLifetime is the lifetime of a token that the server creates for itself and uses immediately.
 const selfTokenLifetime = time.Minute
 
-// selfIdentity is one of the server's own identities. It implements [enroll.Authority] without a network: the agent's
-// requests go to the registrar, which treats them like any others.
+// selfIdentity is one of the server's own identities. It implements [enroll.Authority] without a network: it passes the
+// agent's requests to the registrar, which treats them like those of other identities.
 type selfIdentity struct {
 	id        pki.SPIFFEID
 	actor     pki.Actor
@@ -76,7 +76,7 @@ func (r *selfIdentity) credential(cert ca.Certificate) (enroll.Credential, error
 	return c, err
 }
 
-// token makes a one-time token with which the identity enrolls.
+// token creates a one-time token with which the identity enrolls.
 func (r *selfIdentity) token() (enroll.Token, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), selfTimeout)
 	defer cancel()
@@ -84,7 +84,7 @@ func (r *selfIdentity) token() (enroll.Token, error) {
 	return enroll.Token{Bootstrap: enroll.Bootstrap{TrustDomain: r.id.TrustDomain()}, Secret: secret}, err
 }
 
-// agentFor returns the agent of one of the server's identities, after it has obtained a certificate.
+// agentFor returns the agent of one of the server's identities, after the agent has obtained a valid certificate.
 func (s *Server) agentFor(ctx context.Context, r *selfIdentity, directory string, keys pki.KeyType) (*enroll.Agent, error) {
 	dir, err := enroll.OpenDirectory(filepath.Join(s.config.Directory, directory), s.log)
 	if err != nil {
@@ -103,8 +103,8 @@ func (s *Server) agentFor(ctx context.Context, r *selfIdentity, directory string
 	return agent, nil
 }
 
-// CheckNames returns Config.Names as they are in the server's certificate, or an error if no certificate can contain
-// them.
+// CheckNames converts Config.Names to the form that they have in the server's certificate. It returns an error if a
+// certificate cannot contain them.
 func CheckNames(names []string) (ca.Names, error) {
 	dns, ips, err := ra.CheckNames(splitNames(names))
 	return ca.Names{DNS: dns, IPs: ips}, err
@@ -136,7 +136,7 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	if s.own, err = s.agentFor(ctx, r, "server", pki.P256); err != nil {
 		return err
 	}
-	if carries(s.own.Pair(), have) {
+	if hasNames(s.own.Pair(), have) {
 		return nil
 	}
 	t, err := r.token()
@@ -146,8 +146,8 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	return s.own.Enroll(ctx, t)
 }
 
-// carries reports whether a certificate has the names that the server is configured with.
-func carries(p *enroll.Pair, id ra.Identity) bool {
+// hasNames reports whether a certificate has exactly the names of an identity.
+func hasNames(p *enroll.Pair, id ra.Identity) bool {
 	var ips []netip.Addr
 	for _, ip := range p.Certificate.IPAddresses {
 		if a, ok := netip.AddrFromSlice(ip); ok {
@@ -169,13 +169,13 @@ func (s *Server) delegateKeys() (pki.KeyType, error) {
 	return profile.Keys()[0], nil
 }
 
-// keepDelegate answers OCSP for a CA without a key here, with the delegate that was issued while the key was here. The
-// delegate cannot be renewed. After it has expired, OCSP is not answered for the CA.
+// keepDelegate sets the OCSP delegate of a CA whose key the server no longer has. The delegate was issued while the
+// server had the key, and cannot be renewed. When it has expired, the server answers no OCSP requests for that CA.
 func (s *Server) keepDelegate(cert *x509.Certificate) error {
 	id := pki.IssuerOf(cert)
 	pair, err := enroll.ReadPair(filepath.Join(s.config.Directory, delegateDirectory(id)))
 	if errors.Is(err, enroll.ErrNoCredential) || errors.Is(err, fs.ErrNotExist) {
-		return nil // every root is such a case
+		return nil // the CA never had a delegate, like every root
 	}
 	if err != nil {
 		return err
@@ -215,11 +215,11 @@ func (s *Server) enrollDelegate(ctx context.Context, iss ca.IssuingCA) error {
 	}
 	d := delegate{agent, iss.ID}
 	s.delegates = append(s.delegates, d)
-	s.useDelegate(d, agent.Pair()) // before the ports open; watchDelegate uses those that follow
+	s.useDelegate(d, agent.Pair()) // the first certificate, before the ports open; watchDelegate uses the later ones
 	return nil
 }
 
-// delegate is the agent that keeps the OCSP delegate of an issuing CA.
+// delegate is the agent that renews the OCSP delegate of an issuing CA.
 type delegate struct {
 	*enroll.Agent
 	issuer pki.IssuerID

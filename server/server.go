@@ -45,11 +45,11 @@ type Config struct {
 	HTTP net.Listener
 	// Operations is the listener for metrics and probes; nil for none.
 	Operations net.Listener
-	// Issuers sign certificates and CRLs. The last one is the current issuing CA. Authorities are all installed CA
-	// certificates, including roots.
-	Issuers     []ca.IssuingCA
+	// Issuers are the issuing CAs whose keys the server has. The last one is the current issuing CA.
+	Issuers []ca.IssuingCA
+	// Authorities are all installed CA certificates, including roots and CAs whose keys the server does not have.
 	Authorities []*x509.Certificate
-	// Retired are the CAs that no longer issue, with or without a key here.
+	// Retired are the CAs that no longer issue certificates, whether or not the server has their keys.
 	Retired  []pki.IssuerID
 	Profiles map[string]*ca.Profile
 	Stores   Stores
@@ -61,7 +61,7 @@ type Config struct {
 	Limits Limits
 	// OCSP configures OCSP responses; the zero value is the default.
 	OCSP OCSP
-	// Retention is how long a record stays in the store after what it describes has expired.
+	// Retention is how long the store keeps the record of a certificate or token after its expiry.
 	Retention time.Duration
 	// Traces configures the export of traces; the zero value exports none.
 	Traces telemetry.Traces
@@ -71,10 +71,10 @@ type Config struct {
 
 // CRLs configures the CRLs of the issuing CAs and the directories for them, as in [crl.Config].
 type CRLs struct {
-	Directory   string        // the server's own
+	Directory   string        // the directory of the server itself
 	Directories []string      // mirrors for other web servers; may be empty
-	Partitions  int           // as in ca.Config; zero is ca.DefaultPartitions
-	MaxAge      time.Duration // as CRLMaxAge of responder.Config
+	Partitions  int           // see ca.Config; zero means ca.DefaultPartitions
+	MaxAge      time.Duration // see CRLMaxAge of responder.Config
 }
 
 // OCSP configures OCSP responses, as in [responder.Config].
@@ -83,7 +83,7 @@ type OCSP struct {
 	ExtendedRevoke bool
 }
 
-// Stores holds the store, as the interfaces that the server's parts require.
+// Stores holds the interfaces of the store. Each part of the server uses one of them.
 type Stores struct {
 	CA         ca.Journal
 	RA         ra.Store
@@ -97,8 +97,8 @@ type Stores struct {
 
 // Timeouts of a stopping server.
 const (
-	drainTimeout = 5 * time.Second  // for requests in flight
-	stopTimeout  = 10 * time.Second // for the work that they caused
+	drainTimeout = 5 * time.Second  // for the requests in flight
+	stopTimeout  = 10 * time.Second // for the certificates and log entries that these requests caused
 )
 
 // Server runs issuer, registration authority, validation authority and log in one process.
@@ -125,8 +125,8 @@ type Server struct {
 	serving     atomic.Bool
 }
 
-// New assembles the parts, commits what an earlier process left behind, and updates the archive. It does not serve yet.
-// If it fails, nothing is left running.
+// New creates the server's parts, completes the unfinished work of an earlier process, and updates the archive. It does
+// not serve yet. If it fails, it stops what it has started.
 func New(ctx context.Context, c Config) (*Server, error) {
 	if err := errors.Join(c.Limits.check(), c.checkHSMs()); err != nil {
 		return nil, err
@@ -199,8 +199,8 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	return nil
 }
 
-// newCRLs returns the CRL updater. It records the distribution points of future certificates, so it is called before
-// the authority that issues them is created.
+// newCRLs returns the CRL updater. The updater records the distribution points of future certificates, so it is created
+// before the authority that issues them.
 func newCRLs(ctx context.Context, c Config, publisher crl.Publisher) (*crl.Updater, error) {
 	var signers []crl.Issuer
 	for _, iss := range c.Issuers {
@@ -214,7 +214,7 @@ func newCRLs(ctx context.Context, c Config, publisher crl.Publisher) (*crl.Updat
 
 func (c CRLs) partitions() int { return cmp.Or(c.Partitions, ca.DefaultPartitions) }
 
-// pointsOf returns the distribution points of future certificates. Those of earlier certificates are on record.
+// pointsOf returns the distribution points of future certificates. The store has those of earlier certificates.
 func pointsOf(c Config) []crl.Point {
 	var points []crl.Point
 	for _, iss := range c.Issuers {
@@ -230,8 +230,8 @@ func pointsOf(c Config) []crl.Point {
 	return points
 }
 
-// trusted returns the installed CA certificates, to which callers' certificates may chain. They include CA generations
-// without a key here and their roots, because certificates that these issued are valid until they expire.
+// trusted returns the installed CA certificates, to which callers' certificates may chain. They include CAs whose keys
+// the server no longer has, and their roots, because certificates from those CAs are valid until they expire.
 func trusted(c Config) (roots, intermediates *x509.CertPool) {
 	roots, intermediates = x509.NewCertPool(), x509.NewCertPool()
 	for _, iss := range c.Issuers {
@@ -250,7 +250,8 @@ func trusted(c Config) (roots, intermediates *x509.CertPool) {
 	return roots, intermediates
 }
 
-// elsewhere returns the CA certificates without a key here. Their CRLs are signed in ceremonies and imported.
+// elsewhere returns the CA certificates whose keys the server does not have. The CRLs of these CAs are signed in
+// ceremonies and imported.
 func elsewhere(c Config) []*x509.Certificate {
 	return slices.DeleteFunc(slices.Clone(c.Authorities), func(cert *x509.Certificate) bool {
 		return slices.ContainsFunc(c.Issuers, func(i ca.IssuingCA) bool { return i.ID == pki.IssuerOf(cert) })
@@ -264,7 +265,7 @@ func (s *Server) prepare(ctx context.Context) error {
 	}
 	for _, iss := range s.config.Issuers {
 		if now := s.config.Clock(); now.After(iss.Certificate.NotAfter) || now.Before(iss.Certificate.NotBefore) {
-			// All its certificates are expired, so there are no requests.
+			// All certificates of the CA are expired or not valid yet, so relying parties request no status of them.
 			s.log.Warn("issuing CA is not valid now, not answering OCSP for it", "issuer", iss.Certificate.Subject.String())
 			continue
 		}
@@ -286,7 +287,7 @@ func (s *Server) prepare(ctx context.Context) error {
 // OnReady sets a function that is called once the server serves. It must be called before Run.
 func (s *Server) OnReady(f func()) { s.ready = f }
 
-// Close releases what New opened. It is for a server that is not run.
+// Close releases the resources of a server for which Run is not called.
 func (s *Server) Close(ctx context.Context) error {
 	if s.api != nil {
 		s.api.Close()
@@ -306,12 +307,12 @@ func (s *Server) closeDirectories() error {
 	return err
 }
 
-// operatorTokenLifetime is the lifetime of a token that a ceremony makes for an operator.
+// operatorTokenLifetime is the lifetime of a token that a ceremony creates for an operator.
 const operatorTokenLifetime = 24 * time.Hour
 
-// OperatorToken registers an operator and makes a one-time token that enrolls it. If the name is in use, the token
-// replaces the operator's credential. The method is for the person who runs this process, who has access to the issuing
-// key anyway.
+// OperatorToken registers an operator and creates a one-time token that enrolls it. If there is an operator with this
+// name, the token replaces its credential. The method checks no authorization: its user runs this process, and can use
+// the issuing key anyway.
 func (s *Server) OperatorToken(ctx context.Context, name string, by pki.Actor) (string, error) {
 	id, err := s.registrar.CreateIdentity(ctx, ra.NewIdentity{Name: name, Kind: pki.Operator}, by)
 	if err != nil {
@@ -352,7 +353,8 @@ func (c Config) checkHSMs() error {
 	return nil
 }
 
-// issuing returns the ID of the current issuing CA. It is zero if there is none, which package ca refuses.
+// issuing returns the ID of the current issuing CA. It is zero if there is none; package ca then refuses the
+// configuration.
 func (c Config) issuing() pki.IssuerID {
 	if len(c.Issuers) == 0 {
 		return pki.IssuerID{}

@@ -20,72 +20,77 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// slowRecords is a store that applies bulk revocations to records only when the test says so.
+// slowRecords is a store that applies a bulk revocation only to two records for each value that it receives from
+// proceed. Once proceed is closed, it applies bulk revocations without waiting.
 type slowRecords struct {
 	revocation.Store
-	follow <-chan struct{}
+	proceed <-chan struct{}
 }
 
 func (s slowRecords) ApplyBulk(ctx context.Context, id int64, _ int, at time.Time) ([]pki.StatusChange, revocation.BulkRevocation, error) {
 	select {
-	case <-s.follow:
-		return s.Store.ApplyBulk(ctx, id, 2, at) // a few steps even for a small bulk revocation
+	case <-s.proceed:
+		return s.Store.ApplyBulk(ctx, id, 2, at) // two records, so that a small bulk revocation takes several steps
 	case <-ctx.Done():
 		return nil, revocation.BulkRevocation{}, ctx.Err()
 	}
 }
 
-func slowed(follow <-chan struct{}) servertest.Options {
+// withSlowBulk returns options for a world with slowRecords.
+func withSlowBulk(proceed <-chan struct{}) servertest.Options {
 	return servertest.Options{Wrap: func(s server.Stores) server.Stores {
-		s.Revocation = slowRecords{s.Revocation, follow}
+		s.Revocation = slowRecords{s.Revocation, proceed}
 		return s
 	}}
 }
 
+// labelled returns an edit that sets the only label of an identity to be registered.
 func labelled(name, value string) func(*brevetv1.CreateIdentityRequest) {
 	return func(r *brevetv1.CreateIdentityRequest) { r.Spec.Labels = map[string]string{name: value} }
 }
 
-func revokeSet(t *testing.T, w *servertest.World, s *brevetv1.CertificateSelection, reason string) *brevetv1.BulkRevocation {
+// bulkRevoke creates a bulk revocation after a dry run, and checks that both have the same total.
+func bulkRevoke(t *testing.T, w *servertest.World, s *brevetv1.CertificateSelection, reason string) *brevetv1.BulkRevocation {
 	t.Helper()
 	req := &brevetv1.CreateBulkRevocationRequest{Selection: s, Reason: servertest.Reason(reason), Comment: "stolen", DryRun: true}
 	counted := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), req))(t).GetBulkRevocation()
 	req.DryRun = false
-	set := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), req))(t).GetBulkRevocation()
-	if counted.GetTotal() != set.GetTotal() || counted.GetId() != "" || set.GetId() == "" {
-		t.Errorf("the dry run counted %v, and the bulk revocation is %v", counted, set)
+	bulk := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), req))(t).GetBulkRevocation()
+	if counted.GetTotal() != bulk.GetTotal() || counted.GetId() != "" || bulk.GetId() == "" {
+		t.Errorf("the dry run counted %v, and the bulk revocation is %v", counted, bulk)
 	}
-	return set
+	return bulk
 }
 
-// done waits until a bulk revocation is applied to all records.
-func done(t *testing.T, w *servertest.World, id string) *brevetv1.BulkRevocation {
+// awaitApplied waits until a bulk revocation is applied to all records, and returns it.
+func awaitApplied(t *testing.T, w *servertest.World, id string) *brevetv1.BulkRevocation {
 	t.Helper()
 	for {
-		set := servertest.Must(w.Operator.GetBulkRevocation(t.Context(), &brevetv1.GetBulkRevocationRequest{Id: id}))(t).GetBulkRevocation()
-		if set.GetState() == brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE {
-			return set
+		bulk := servertest.Must(w.Operator.GetBulkRevocation(t.Context(), &brevetv1.GetBulkRevocationRequest{Id: id}))(t).GetBulkRevocation()
+		if bulk.GetState() == brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE {
+			return bulk
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 }
 
-// All selected certificates are revoked when the RPC returns, and after a restart, before any record is changed.
+// When CreateBulkRevocation returns, all selected certificates are revoked, although no record is changed yet. They are
+// also revoked after a restart.
 func TestBulkRevocationIsInEffectAtOnce(t *testing.T) {
 	t.Parallel()
-	follow := make(chan struct{})
-	w := servertest.New(t, ground, slowed(follow))
+	proceed := make(chan struct{})
+	w := servertest.New(t, ground, withSlowBulk(proceed))
 	var stolen []*servertest.Holder
 	for i := range 5 {
 		stolen = append(stolen, w.Enrolled(t, "device", fmt.Sprintf("device/%d", i), labelled("batch", "7")))
 	}
-	w.Suspend(t, stolen[0].ID) // a certificate on hold is revoked too
+	w.Suspend(t, stolen[0].ID) // the bulk revocation must also revoke a certificate that is on hold
 	other := w.Enrolled(t, "device", "device/other", labelled("batch", "8"))
-	set := revokeSet(t, w, &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "batch", Value: "7"}}, "privilegeWithdrawn")
-	if set.GetTotal() != 5 || set.GetApplied() != 0 || set.GetState() != brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_APPLYING {
-		t.Errorf("the bulk revocation is %v", set)
+	bulk := bulkRevoke(t, w, &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "batch", Value: "7"}}, "privilegeWithdrawn")
+	if bulk.GetTotal() != 5 || bulk.GetApplied() != 0 || bulk.GetState() != brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_APPLYING {
+		t.Errorf("the bulk revocation is %v", bulk)
 	}
-	stand := func() {
+	checkStatuses := func() {
 		t.Helper()
 		for _, h := range stolen {
 			w.Status(t, h.Certificate, "privilegeWithdrawn")
@@ -98,26 +103,26 @@ func TestBulkRevocationIsInEffectAtOnce(t *testing.T) {
 		}
 		w.Status(t, other.Certificate, "good")
 	}
-	stand()
+	checkStatuses()
 	_, err := w.Operator.RevokeCertificate(t.Context(), &brevetv1.RevokeCertificateRequest{Serial: servertest.SerialBytes(stolen[1].Certificate), Reason: servertest.Reason("superseded")})
 	servertest.Refused(t, err, codes.FailedPrecondition, pki.RuleAlreadyRevoked)
 	_, err = w.Operator.ResumeIdentity(t.Context(), &brevetv1.ResumeIdentityRequest{Id: stolen[0].ID})
-	servertest.Refused(t, err, codes.OK, "") // the identity is enrolled, but its certificate is not good
+	servertest.Refused(t, err, codes.OK, "") // the identity is enrolled again, but its certificate stays revoked
 	later := w.Enrolled(t, "device", "device/later", labelled("batch", "7"))
 	w.Status(t, later.Certificate, "good")
 
-	w.Restart(t, slowed(follow))
+	w.Restart(t, withSlowBulk(proceed))
 	w.Operator = w.Holder(t, w.Operator.Certificate.Raw, w.Operator.Key)
 	for i, h := range stolen {
 		stolen[i] = w.Holder(t, h.Certificate.Raw, h.Key)
 	}
-	stand()
+	checkStatuses()
 	w.Status(t, later.Certificate, "good")
-	close(follow)
-	if set := done(t, w, set.GetId()); set.GetApplied() != 5 || set.GetTotal() != 5 {
-		t.Errorf("the bulk revocation is %v", set)
+	close(proceed)
+	if bulk := awaitApplied(t, w, bulk.GetId()); bulk.GetApplied() != 5 || bulk.GetTotal() != 5 {
+		t.Errorf("the bulk revocation is %v", bulk)
 	}
-	stand()
+	checkStatuses()
 }
 
 func TestSelections(t *testing.T) {
@@ -156,9 +161,9 @@ func TestSelections(t *testing.T) {
 		"issuer":                  {&brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes()}, all()},
 		"issuer and profile":      {&brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes(), Profile: "workload"}, 1},
 	} {
-		set := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{Selection: c.selection, DryRun: true}))(t).GetBulkRevocation()
-		if set.GetTotal() != c.want {
-			t.Errorf("%s: %d certificates, want %d", name, set.GetTotal(), c.want)
+		bulk := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{Selection: c.selection, DryRun: true}))(t).GetBulkRevocation()
+		if bulk.GetTotal() != c.want {
+			t.Errorf("%s: %d certificates, want %d", name, bulk.GetTotal(), c.want)
 		}
 	}
 	if logged := len(w.Entries(t, 0)); logged == 0 {
@@ -197,7 +202,8 @@ func TestSelections(t *testing.T) {
 	w.Status(t, a.Certificate, "good")
 }
 
-// All certificates of a lineage are revoked at once. The log has the reason, the invalidity date and the actor.
+// A bulk revocation revokes all certificates that were renewed from a given one. The log has its comment and its
+// invalidity date.
 func TestRevokeLineage(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -205,12 +211,12 @@ func TestRevokeLineage(t *testing.T) {
 	second := w.Renewed(t, first, servertest.Key(t))
 	third := w.Renewed(t, second, servertest.Key(t))
 	since := timestamppb.New(time.Now().Add(-time.Hour).Truncate(time.Second))
-	set := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{
+	bulk := servertest.Must(w.Operator.CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{
 		Selection: &brevetv1.CertificateSelection{LineageSerial: servertest.SerialBytes(second.Certificate)},
 		Reason:    servertest.Reason("keyCompromise"), InvalidityTime: since, Comment: "copied from a backup",
 	}))(t).GetBulkRevocation()
-	if set.GetState() != brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE || set.GetTotal() != 2 || set.GetCreatedBy() != w.Operator.ID || set.GetComment() != "copied from a backup" {
-		t.Errorf("the bulk revocation is %v", set)
+	if bulk.GetState() != brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE || bulk.GetTotal() != 2 || bulk.GetCreatedBy() != w.Operator.ID || bulk.GetComment() != "copied from a backup" {
+		t.Errorf("the bulk revocation is %v", bulk)
 	}
 	w.Status(t, first.Certificate, "good")
 	w.Status(t, second.Certificate, "keyCompromise")
@@ -220,32 +226,33 @@ func TestRevokeLineage(t *testing.T) {
 		t.Errorf("the recorded invalidity date is %v", c.GetInvalidityTime())
 	}
 	entries := w.Entries(t, 0)
-	ordered, changed := entries[len(entries)-2], entries[len(entries)-1]
-	if ordered.Facts()["comment"] != "copied from a backup" || servertest.Must(pki.ParseSerial(ordered.Facts()["lineage_of"]))(t).Int().Cmp(second.Certificate.SerialNumber) != 0 ||
-		ordered.Facts()["invalid_since"] != since.AsTime().Format(time.RFC3339) || len(changed.Changes) != 2 || changed.Facts()["bulk_revocation"] != ordered.Facts()["bulk_revocation"] {
-		t.Errorf("the log has %+v and %+v", ordered, changed)
+	created, changed := entries[len(entries)-2], entries[len(entries)-1]
+	if created.Facts()["comment"] != "copied from a backup" || servertest.Must(pki.ParseSerial(created.Facts()["lineage_of"]))(t).Int().Cmp(second.Certificate.SerialNumber) != 0 ||
+		created.Facts()["invalid_since"] != since.AsTime().Format(time.RFC3339) || len(changed.Changes) != 2 || changed.Facts()["bulk_revocation"] != created.Facts()["bulk_revocation"] {
+		t.Errorf("the log has %+v and %+v", created, changed)
 	}
 }
 
-// A revocation of a whole issuing CA includes the operator that requests it, but no certificates that are issued later.
+// A bulk revocation of all certificates of an issuing CA includes the certificate of the operator that requests it, but
+// not certificates that are issued later.
 func TestRevokeIssuer(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
-	set := revokeSet(t, w, &brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes()}, "cACompromise")
-	if set.GetTotal() < 4 { // the device, the operator, the server and its OCSP delegate
-		t.Errorf("the bulk revocation is %v", set)
+	bulk := bulkRevoke(t, w, &brevetv1.CertificateSelection{IssuerId: pki.IssuerOf(w.Issuing).Bytes()}, "cACompromise")
+	if bulk.GetTotal() < 4 { // the device, the operator, the server and its OCSP delegate
+		t.Errorf("the bulk revocation is %v", bulk)
 	}
 	w.Status(t, device.Certificate, "cACompromise")
 	w.Status(t, w.Operator.Certificate, "cACompromise")
-	_, err := w.Operator.GetBulkRevocation(t.Context(), &brevetv1.GetBulkRevocationRequest{Id: set.GetId()})
+	_, err := w.Operator.GetBulkRevocation(t.Context(), &brevetv1.GetBulkRevocationRequest{Id: bulk.GetId()})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleRevoked)
 	w.Operator = w.NewOperator(t, "bob")
-	done(t, w, set.GetId())
+	awaitApplied(t, w, bulk.GetId())
 	w.Status(t, w.Operator.Certificate, "good") // issued later
 }
 
-// statementOf returns the request of the holder of a P-256 key.
+// statementOf returns a request in which the holder of a P-256 key reports that the key is compromised.
 func statementOf(t testing.TB, key crypto.Signer, trustDomain string) *brevetv1.RevokeCompromisedKeyRequest {
 	t.Helper()
 	spki := servertest.Must(x509.MarshalPKIXPublicKey(key.Public()))(t)

@@ -17,33 +17,35 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// fit reports whether a text is short, printable ASCII.
-func fit(text string) bool {
+// isPlain reports whether a text is printable ASCII with less than 1200 bytes.
+func isPlain(text string) bool {
 	return len(text) < 1200 && !strings.ContainsFunc(text, func(c rune) bool { return c < 0x20 || c > 0x7e })
 }
 
-// deceiving are texts with invisible characters, or with characters that look like others.
+// deceiving are texts that every text field must refuse: with control characters, invisible characters, or characters
+// that look like others.
 var deceiving = []string{
 	"\x00", "device/1\x00", "\x1b[2J", "a\r\nb", "x\x7f", "x\u0085", "x\u00a0y", "\u202e1/ecived", "\u2066a\u2069", "\u2028",
 	"\u200b", "\ufeffdevice/1", "\U000e0041", strings.Repeat("\u202e", 60_000), "a\u0300",
 }
 
-// lookalikes are texts that look like others and are legitimate only in texts that people write: comments and labels.
+// lookalikes are texts with letters that look like ASCII letters. Only comments and labels, which people write, may
+// contain such letters.
 var lookalikes = []string{"dev\u0456ce/1", "br\u0435vet/server", "\uff42revet/server", "\u017fuperseded"}
 
-// ofPeople reports whether people write the text of a field.
-func ofPeople(field string) bool {
+// isFreeText reports whether a field is a comment or part of a label.
+func isFreeText(field string) bool {
 	return strings.HasSuffix(field, ".comment") || strings.Contains(field, "label") || strings.HasPrefix(field, "brevet.v1.Label.")
 }
 
-// message is a request of an RPC.
+// message is a request and the RPC to which it is sent.
 type message struct {
 	rpc string
 	req proto.Message
 }
 
-// wholeMessages returns valid requests of operators, to be sent in order. Together they contain all text fields of the
-// RPCs.
+// wholeMessages returns requests of operators. Each is valid if the test has sent those before it. Together they
+// contain every text field of the operators' RPCs.
 func wholeMessages(t *testing.T, w *servertest.World) []message {
 	t.Helper()
 	labels := map[string]string{"site": "north"}
@@ -52,10 +54,10 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 	held := w.Enrolled(t, "device", "device/held")
 	issuer := pki.IssuerOf(w.Issuing).Bytes()
 	registration := &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Profile: "device", Labels: labels, Names: servertest.Names([]string{"a.example"}, []string{"192.0.2.1"})}
-	order := servertest.Order(t, "device/ordered", servertest.Key(t))
-	order.Registration = registration
+	issue := servertest.Order(t, "device/issued", servertest.Key(t))
+	issue.Registration = registration
 	return []message{
-		{"CertificateService.IssueCertificates", order},
+		{"CertificateService.IssueCertificates", issue},
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "device/new", Spec: registration}},
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "bob", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR, Profile: "operator", Labels: labels}}},
 		{"IdentityService.GetIdentity", &brevetv1.GetIdentityRequest{Id: device.ID}},
@@ -80,7 +82,7 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 	}
 }
 
-// hasTexts reports whether a message, or a message of Brevet in it, has text fields.
+// hasTexts reports whether a message, or a message of brevet.v1 in it, has text fields.
 func hasTexts(d protoreflect.MessageDescriptor) bool {
 	for i := range d.Fields().Len() {
 		f := d.Fields().Get(i)
@@ -91,8 +93,8 @@ func hasTexts(d protoreflect.MessageDescriptor) bool {
 	return false
 }
 
-// texts calls visit for each text in a message and in the messages of Brevet that it contains, with a function that
-// sets the text. Of a oneof it visits the member that is set.
+// texts calls visit for each text field in a message and in the messages of brevet.v1 that it contains. It passes the
+// field's name and a function that sets the field. Of a oneof, it visits only the member that is set.
 func texts(m protoreflect.Message, visit func(field string, set func(string))) {
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
@@ -122,8 +124,8 @@ func texts(m protoreflect.Message, visit func(field string, set func(string))) {
 	}
 }
 
-// without sends a request with another text in one field, and returns the error.
-func (m message) without(t *testing.T, w *servertest.World, field, other string) error {
+// callWith sends the request with another text in one field, and returns the error of the RPC.
+func (m message) callWith(t *testing.T, w *servertest.World, field, other string) error {
 	t.Helper()
 	changed := proto.Clone(m.req)
 	texts(changed.ProtoReflect(), func(f string, set func(string)) {
@@ -139,8 +141,8 @@ func (m message) call(t *testing.T, w *servertest.World, req proto.Message) erro
 	return send(t.Context(), w.Operator.Conn, "brevet.v1."+m.rpc, servertest.Must(proto.Marshal(req))(t))
 }
 
-// Deceptive characters are refused in every text of every RPC. The refusal and the log entry do not contain them. The
-// same request without them passes.
+// The server refuses deceptive characters in every text field of the operators' RPCs. The refusal and the log entries
+// do not contain these characters. The same request without them succeeds.
 func TestDeceptiveTextsAreRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -158,17 +160,17 @@ func TestDeceptiveTextsAreRefused(t *testing.T) {
 		texts(m.req.ProtoReflect(), func(f string, _ func(string)) { fields = append(fields, f) })
 		for _, field := range fields {
 			refused := deceiving
-			if !ofPeople(field) {
+			if !isFreeText(field) {
 				refused = slices.Concat(deceiving, lookalikes)
 			}
 			for _, text := range refused {
-				err := m.without(t, w, field, text)
+				err := m.callWith(t, w, field, text)
 				if servertest.RuleOf(err) == "" {
 					t.Errorf("%s %.40q: %.200v", field, text, err)
 				}
 				servertest.Refused(t, err, status.Code(err), servertest.RuleOf(err))
 				for _, d := range status.Convert(err).Details() {
-					if r, ok := d.(*brevetv1.Refusal); ok && !fit(r.GetDetail()) {
+					if r, ok := d.(*brevetv1.Refusal); ok && !isPlain(r.GetDetail()) {
 						t.Errorf("%s %.40q: the detail is %.200q", field, text, r.GetDetail())
 					}
 				}
@@ -178,7 +180,7 @@ func TestDeceptiveTextsAreRefused(t *testing.T) {
 	}
 	for _, e := range w.Entries(t, before) {
 		for name, fact := range e.Facts() {
-			if !fit(name) || !fit(fact) {
+			if !isPlain(name) || !isPlain(fact) {
 				t.Errorf("%s: the log has %.200q=%.200q", e.Action, name, fact)
 			}
 		}

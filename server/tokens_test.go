@@ -10,7 +10,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// TestTokensAreRevokedWithTheirCreator enrolls with tokens of operators that are no longer trusted.
+// TestTokensAreRevokedWithTheirCreator enrolls with tokens after the operator that created them was suspended, retired
+// or revoked. The server must refuse the tokens.
 func TestTokensAreRevokedWithTheirCreator(t *testing.T) {
 	t.Parallel()
 	for name, distrust := range map[string]func(w *servertest.World, maker *servertest.Holder){
@@ -47,7 +48,8 @@ func TestTokensAreRevokedWithTheirCreator(t *testing.T) {
 	}
 }
 
-// TestTokensSurviveTheirCreatorsRenewal enrolls a device with a token whose creator's certificate was superseded.
+// TestTokensSurviveTheirCreatorsRenewal enrolls with a token after the certificate of the operator that created it was
+// superseded. The token must still be valid.
 func TestTokensSurviveTheirCreatorsRenewal(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})

@@ -60,7 +60,7 @@ func (c *collector) Export(_ context.Context, req *collectorv1.ExportTraceServic
 	return &collectorv1.ExportTraceServiceResponse{}, err
 }
 
-// named returns the spans with a name.
+// named returns the spans with the given name.
 func (c *collector) named(name string) []*tracev1.Span {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +73,7 @@ func (c *collector) named(name string) []*tracev1.Span {
 	return found
 }
 
-// W3C Trace Context of a caller that requests sampling.
+// The trace context of a caller that requests sampling, in the format of W3C Trace Context.
 const (
 	callersTrace = "0af7651916cd43dd8448eb211c80319c"
 	traceparent  = "00-" + callersTrace + "-b7ad6b7169203331-01"
@@ -98,7 +98,7 @@ func TestCallsAreTraced(t *testing.T) {
 		t.Errorf("probes are traced: %v", probes)
 	}
 	calls := c.named("brevet.v1.EnrollmentService/Enroll")
-	call := calls[len(calls)-1] // after the operator's
+	call := calls[len(calls)-1] // the operator's enrollment came before
 	if len(call.GetParentSpanId()) != 0 || hex.EncodeToString(call.GetTraceId()) == callersTrace {
 		t.Error("the span is part of the caller's trace")
 	}
@@ -128,7 +128,7 @@ func TestCallsAreTraced(t *testing.T) {
 	w.Serve(t, o) // for the final checks
 }
 
-// A stream of issue requests is one span, however many requests it has.
+// A stream of issue requests has one span, and the requests on it have none.
 func TestAStreamIsOneSpan(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)
@@ -138,10 +138,10 @@ func TestAStreamIsOneSpan(t *testing.T) {
 	w.StopServer(t)
 	before := len(c.named("sign"))
 	w.Serve(t, o)
-	w.Holder(t, bob.Certificate.Raw, bob.Key).Orders(t, orders(t, "device", 5)...)
+	w.Holder(t, bob.Certificate.Raw, bob.Key).Orders(t, issueRequests(t, "device", 5)...)
 	w.StopServer(t)
 	if calls, steps := len(c.named("brevet.v1.CertificateService/IssueCertificates")), len(c.named("sign"))-before; calls != 1 || steps != 0 {
-		t.Errorf("five orders have %d spans of calls and %d of signatures, want one and none", calls, steps)
+		t.Errorf("five issue requests have %d spans of calls and %d of signatures, want one and none", calls, steps)
 	}
 	w.Serve(t, o)
 }
@@ -170,9 +170,10 @@ func TestUnresponsiveCollectorDelaysNothing(t *testing.T) {
 	o := servertest.Options{Traces: telemetry.Traces{Endpoint: "http://" + l.Addr().String(), SampleRatio: 1}}
 	w := servertest.New(t, ground, o)
 	w.Enrolled(t, "device", "device/1")
-	unready(t, w, "")
+	checkNotReady(t, w, "")
 	w.StopServer(t)
-	// The export and the shutdown end at the same deadline. Whichever ends first logs before the server has stopped.
+	// The export and the shutdown end at the same deadline. The one that ends first logs its error before the server
+	// stops.
 	if log := w.Log.String(); !strings.Contains(log, "trace collector unavailable") && !strings.Contains(log, "sending the last traces failed") {
 		t.Error("the log does not report that traces are lost")
 	}

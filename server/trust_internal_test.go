@@ -45,8 +45,8 @@ func newTestAuthority(t *testing.T, name string, parent *testAuthority) *testAut
 	return &testAuthority{cert, key}
 }
 
-// TestEveryInstalledRootIsTrusted installs a CA generation without its key, under its own root. Its certificates can be
-// renewed.
+// TestEveryInstalledRootIsTrusted installs an earlier issuing CA, whose key the server does not have, with its own
+// root. Certificates of that CA must verify, so that their holders can renew them.
 func TestEveryInstalledRootIsTrusted(t *testing.T) {
 	oldRoot, newRoot := newTestAuthority(t, "Old Root", nil), newTestAuthority(t, "New Root", nil)
 	old, current := newTestAuthority(t, "Old", oldRoot), newTestAuthority(t, "Current", newRoot)

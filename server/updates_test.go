@@ -11,7 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// update is an update of attributes of an identity as it was read.
+// update returns a request to change attributes of an identity, based on the revision of id.
 func update(id *brevetv1.Identity, spec *brevetv1.IdentitySpec, paths ...string) *brevetv1.UpdateIdentityRequest {
 	return &brevetv1.UpdateIdentityRequest{Id: id.GetId(), Spec: spec, UpdateMask: &fieldmaskpb.FieldMask{Paths: paths}, Revision: id.GetRevision()}
 }
@@ -69,7 +69,8 @@ func TestUpdateIdentity(t *testing.T) {
 	}
 }
 
-// TestHoldOneCertificate puts a certificate on hold and takes it off hold again, while the identity's other one stays good.
+// TestHoldOneCertificate puts one of an identity's two certificates on hold and takes it off hold again. The other
+// certificate stays good.
 func TestHoldOneCertificate(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
@@ -110,16 +111,17 @@ func TestHoldOneCertificate(t *testing.T) {
 	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
 }
 
-// TestListBulkRevocations pages through bulk revocations. A page token serves the filter that it was made for alone.
+// TestListBulkRevocations lists bulk revocations page by page. A page token is valid only for the filter with which it
+// was returned.
 func TestListBulkRevocations(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
 	var want []string
 	for _, site := range []string{"north", "south", "east"} {
 		w.Enrolled(t, "device", "device/"+site, labelled("site", site))
-		set := revokeSet(t, w, &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: site}}, "superseded")
-		done(t, w, set.GetId())
-		want = append([]string{set.GetId()}, want...)
+		bulk := bulkRevoke(t, w, &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: site}}, "superseded")
+		awaitApplied(t, w, bulk.GetId())
+		want = append([]string{bulk.GetId()}, want...)
 	}
 	var got []string
 	req := &brevetv1.ListBulkRevocationsRequest{PageSize: 2, States: []brevetv1.BulkRevocationState{brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_DONE}}
@@ -137,7 +139,7 @@ func TestListBulkRevocations(t *testing.T) {
 		other := &brevetv1.ListBulkRevocationsRequest{PageSize: 3, PageToken: req.GetPageToken()}
 		_, err := w.Operator.ListBulkRevocations(t.Context(), other)
 		servertest.Refused(t, err, codes.InvalidArgument, pki.RuleRequest)
-		req.PageSize = 1 // each page has its own
+		req.PageSize = 1 // the page size may change from page to page
 	}
 	if len(got) != len(want) {
 		t.Fatalf("listed were %q, want %q", got, want)

@@ -141,8 +141,8 @@ func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
 			ID: optional(&d, v.RevokedTokens.GetTokenId(), pki.TokenIDFromBytes), Usable: int(d.count(v.RevokedTokens.GetUsable())),
 			Cause: v.RevokedTokens.GetCause(), Comment: v.RevokedTokens.GetComment(),
 		}
-	case *brevetv1.LogEntry_StatusOrder:
-		e = d.order(v.StatusOrder, len(m.GetChanges()))
+	case *brevetv1.LogEntry_RequestedChange:
+		e = d.order(v.RequestedChange, len(m.GetChanges()))
 	case *brevetv1.LogEntry_BulkRevocation:
 		e = d.bulk(v.BulkRevocation)
 	case *brevetv1.LogEntry_BulkRevocationStep:
@@ -230,8 +230,8 @@ func (d *decoder) part(m *brevetv1.LogPart) Part {
 	return Part{Number: int(d.count(int64(m.GetNumber()))), Of: int(d.count(int64(m.GetOf())))}
 }
 
-func (d *decoder) order(m *brevetv1.StatusOrder, changes int) *StatusOrder {
-	o := &StatusOrder{
+func (d *decoder) order(m *brevetv1.RequestedChange, changes int) *RequestedChange {
+	o := &RequestedChange{
 		Reason: d.reason(m.GetReason()), InvalidSince: d.time(m.GetInvalidityTime()), Comment: m.GetComment(),
 		Key: optional(d, m.GetKeyHash(), pki.KeyHashFromBytes), Part: d.part(m.GetPart()),
 	}
@@ -318,8 +318,8 @@ func (d *decoder) points(m *brevetv1.DistributionPoints) DistributionPoints {
 	return points
 }
 
-func (d *decoder) place(m *brevetv1.RecordPlace) RecordPlace {
-	return RecordPlace{NotAfter: d.time(m.GetNotAfter()), Number: d.count(m.GetNumber())}
+func (d *decoder) place(m *brevetv1.RecordPosition) RecordPosition {
+	return RecordPosition{NotAfter: d.time(m.GetNotAfter()), Number: d.count(m.GetNumber())}
 }
 
 func (d *decoder) expired(m *brevetv1.ExpiredRecords) *ExpiredRecords {

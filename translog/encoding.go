@@ -117,8 +117,8 @@ func (p Part) message() *brevetv1.LogPart {
 	return &brevetv1.LogPart{Number: int32(p.Number), Of: int32(p.Of)} //nolint:gosec // few
 }
 
-func (o *StatusOrder) encode(m *brevetv1.LogEntry, _ time.Time) {
-	out := &brevetv1.StatusOrder{
+func (o *RequestedChange) encode(m *brevetv1.LogEntry, _ time.Time) {
+	out := &brevetv1.RequestedChange{
 		Reason: brevetv1.RevocationReason(o.Reason), InvalidityTime: millis(o.InvalidSince), Comment: o.Comment,
 		KeyHash: bytesOf(o.Key), Part: o.Part.message(),
 	}
@@ -128,7 +128,7 @@ func (o *StatusOrder) encode(m *brevetv1.LogEntry, _ time.Time) {
 	for _, t := range o.InvalidTimes {
 		out.InvalidityTimes = append(out.InvalidityTimes, millis(t))
 	}
-	m.Event = &brevetv1.LogEntry_StatusOrder{StatusOrder: out}
+	m.Event = &brevetv1.LogEntry_RequestedChange{RequestedChange: out}
 }
 
 func (b *BulkRevocation) message() *brevetv1.BulkRevocationRecord {
@@ -200,11 +200,11 @@ func (p DistributionPoints) encode(m *brevetv1.LogEntry, _ time.Time) {
 	m.Event = &brevetv1.LogEntry_DistributionPoints{DistributionPoints: out}
 }
 
-func (p RecordPlace) message() *brevetv1.RecordPlace {
-	if p == (RecordPlace{}) {
+func (p RecordPosition) message() *brevetv1.RecordPosition {
+	if p == (RecordPosition{}) {
 		return nil
 	}
-	return &brevetv1.RecordPlace{NotAfter: millis(p.NotAfter), Number: p.Number}
+	return &brevetv1.RecordPosition{NotAfter: millis(p.NotAfter), Number: p.Number}
 }
 
 func (e *ExpiredRecords) encode(m *brevetv1.LogEntry, _ time.Time) {

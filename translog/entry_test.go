@@ -145,7 +145,7 @@ func goldenEntry(t *testing.T) Entry {
 			Ref: pki.CertRef{Issuer: issuer, Serial: serial}, NotAfter: at.Add(time.Hour),
 			Status: pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise, RevokedAt: at.Truncate(time.Second), Version: 2},
 		}},
-		Event: &StatusOrder{Reason: pki.KeyCompromise, Comment: "lost"},
+		Event: &RequestedChange{Reason: pki.KeyCompromise, Comment: "lost"},
 	}
 }
 
@@ -274,7 +274,7 @@ func TestMarshalRefusesUnreadableEntries(t *testing.T) {
 		"an abandoned certificate without a change": func(e *Entry) {
 			e.Event = &AbandonedCertificates{Certificates: make([]AbandonedCertificate, 2)}
 		},
-		"invalidity times of other changes": func(e *Entry) { e.Event = &StatusOrder{InvalidTimes: make([]time.Time, 2)} },
+		"invalidity times of other changes": func(e *Entry) { e.Event = &RequestedChange{InvalidTimes: make([]time.Time, 2)} },
 	} {
 		e := goldenEntry(t)
 		spoil(&e)

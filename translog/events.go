@@ -97,8 +97,8 @@ type RevokedTokens struct {
 // has one entry.
 type Part struct{ Number, Of int }
 
-// StatusOrder is the event of a change of one certificate, of a key's certificates, or of an identity.
-type StatusOrder struct {
+// RequestedChange is the event of a change of one certificate, of a key's certificates, or of an identity.
+type RequestedChange struct {
 	Reason       pki.Reason
 	InvalidSince time.Time // zero if unknown
 	Comment      string
@@ -198,12 +198,12 @@ type DistributionPoints []DistributionPoint
 // ExpiredRecords is the event of [RecordsExpired]: how many records one step removed, and which range it examined.
 type ExpiredRecords struct {
 	Certificates, Tokens, Keys int
-	After, Last                RecordPlace
+	After, Last                RecordPosition
 	Before                     time.Time
 }
 
-// RecordPlace is a position among the certificate records, which are sorted by notAfter and row ID.
-type RecordPlace struct {
+// RecordPosition is a position among the certificate records, which are sorted by notAfter and row ID.
+type RecordPosition struct {
 	NotAfter time.Time
 	Number   int64
 }
@@ -326,7 +326,7 @@ func (p Part) facts(f facts) {
 	}
 }
 
-func (o *StatusOrder) facts(f facts) {
+func (o *RequestedChange) facts(f facts) {
 	f.add("reason", reasonText(o.Reason))
 	f.addTime("invalid_since", o.InvalidSince)
 	f.add("comment", o.Comment)

@@ -171,7 +171,7 @@ func genRevokedTokens(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
 }
 
 func genOrder(t *rapid.T, id pki.SPIFFEID, changes int) Event {
-	o := &StatusOrder{
+	o := &RequestedChange{
 		Reason: genReason(t), InvalidSince: genOptionalTime(t, "invalid since"), Comment: text.Draw(t, "comment"),
 		Key: genOptional(t, "key", 32, pki.KeyHashFromBytes), InvalidTimes: genTimes(t, changes), Part: genPart(t),
 	}
@@ -226,6 +226,6 @@ func genPoints(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
 func genExpired(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
 	return &ExpiredRecords{
 		Certificates: count(t, "certificates"), Tokens: count(t, "tokens"), Keys: count(t, "keys"), Before: genOptionalTime(t, "before"),
-		After: RecordPlace{genOptionalTime(t, "after"), int64(count(t, "after number"))}, Last: RecordPlace{genOptionalTime(t, "last"), int64(count(t, "last number"))},
+		After: RecordPosition{genOptionalTime(t, "after"), int64(count(t, "after number"))}, Last: RecordPosition{genOptionalTime(t, "last"), int64(count(t, "last number"))},
 	}
 }

@@ -7,12 +7,12 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Limits of the retry delay, and parameters of the pace.
+// Limits of the retry delay, and parameters of pace.
 const (
 	minRetryAfter   = time.Second
 	maxRetryAfter   = 5 * time.Minute
 	averagedCalls   = 64               // number of calls in the moving average
-	initialInterval = time.Millisecond // initial value, before the first sample
+	initialInterval = time.Millisecond // interval before the first sample
 )
 
 // pace measures how fast a Queue works while calls wait, and gives refused calls time slots for their retry.
@@ -20,20 +20,21 @@ type pace struct {
 	interval      time.Duration // mean time between the ends of two calls; initialInterval without samples
 	samples       int
 	last          time.Time // when the last call ended
-	hadWaiting    bool      // whether calls were waiting then
+	hadWaiting    bool      // whether calls were waiting when the last call ended
 	reservedUntil time.Time // end of the last time slot given to a refused call
 }
 
-// ended records that a call has ended, and whether others wait.
-func (p *pace) ended(now time.Time, crowded bool) {
-	if p.hadWaiting && crowded {
+// ended records that a call has ended, and whether others wait. The time between two ends is a sample if calls waited
+// at both.
+func (p *pace) ended(now time.Time, othersWait bool) {
+	if p.hadWaiting && othersWait {
 		p.samples = min(p.samples+1, averagedCalls)
 		p.interval += (now.Sub(p.last) - p.interval) / time.Duration(p.samples)
 	}
-	p.last, p.hadWaiting = now, crowded
+	p.last, p.hadWaiting = now, othersWait
 }
 
-// perCall returns the time between the ends of two calls. It grows while no call ends.
+// perCall returns the estimated time between the ends of two calls: the mean, or more if no call has ended for a while.
 func (p *pace) perCall(now time.Time, slots int) time.Duration {
 	if p.last.IsZero() {
 		return p.interval
@@ -46,8 +47,9 @@ func (p *pace) queueTime(now time.Time, waiting, slots int) time.Duration {
 	return min(time.Duration(waiting)*p.perCall(now, slots), maxWait)
 }
 
-// reserve returns the retry delay of a refused call: a time slot of its own, behind the queue and one call after the slot
-// before. So refused calls are retried at the rate at which the queue can run them.
+// reserve returns the retry delay of a refused call. Each refused call gets a time slot of its own, after the waiting
+// calls and after the slots of earlier refused calls. Clients therefore retry at the rate at which the queue runs
+// calls.
 func (p *pace) reserve(now time.Time, waiting, slots int) time.Duration {
 	if behind := now.Add(p.queueTime(now, waiting, slots)); p.reservedUntil.Before(behind) {
 		p.reservedUntil = behind
@@ -77,19 +79,20 @@ func (l *retryError) Temporary() bool { return true }
 // RetryAfter returns the delay of the retry.
 func (l *retryError) RetryAfter() time.Duration { return l.after }
 
-// overloaded returns the refusal of a call for which there is no room.
+// overloaded returns a refusal because too many things are waiting or open. what names the things, and waiting is their
+// number.
 func overloaded(what string, waiting int, after time.Duration) error {
 	after = withJitter(after)
 	return &retryError{pki.Refuse(pki.RuleOverloaded, retryHint(after), "too many %s: %d are waiting or open", what, waiting), after}
 }
 
-// retryHint returns the hint of a refusal.
+// retryHint returns the hint of a refusal, which names the retry delay.
 func retryHint(after time.Duration) string {
 	return "try again in " + max(after.Round(time.Second), time.Second).String()
 }
 
-// withJitter limits a retry delay and shortens it by up to a quarter at random, so that clients refused together do not
-// retry together. Agents add jitter too (package enroll, delay).
+// withJitter limits a retry delay to minRetryAfter and maxRetryAfter, and shortens it by a random part of up to a
+// quarter. Clients that are refused together then do not retry together. Agents add jitter too (package enroll, delay).
 func withJitter(d time.Duration) time.Duration {
 	d = min(max(d, minRetryAfter), maxRetryAfter)
 	return d - time.Duration(rand.Float64()*float64(d)/4) //nolint:gosec // jitter is not a secret

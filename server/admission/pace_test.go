@@ -10,8 +10,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// TestRetryDelaysAreSpread checks that refused calls get retry delays one after the other, behind the queue and at the rate
-// at which it works.
+// TestRetryDelaysAreSpread checks that the retry delays of refused calls end after the waiting calls have run. They are
+// spread over the time in which the queue can run the refused calls.
 func TestRetryDelaysAreSpread(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package admission limits the load of a server. A [Queue] limits how many calls run at a time and how many wait, fairly
-// between sources. A [FairLimit] limits how many things a source has open, and [Rates] how often it calls.
+// Package admission limits the load of a server. A [Queue] limits how many calls run at a time and how many wait,
+// fairly between sources. A [FairLimit] limits how many things a source has open, and [Rates] how often it calls.
 //
 // A call over a limit is refused at once with a [pki.Refusal] and a time for the retry (google.rpc.RetryInfo). The
 // package does not depend on what a call does.
@@ -22,7 +22,7 @@ type Size = fair.Size
 // Queue runs a bounded number of calls at a time; others wait in a fair.Queue. It is safe for concurrent use.
 type Queue struct {
 	size Size
-	what string // the calls, for messages
+	what string // name of the calls in messages, in the plural
 
 	mu      sync.Mutex
 	queue   *fair.Queue[Source, chan struct{}] // waiting calls; each channel is closed when its call may run
@@ -61,7 +61,7 @@ func (l *Queue) Acquire(ctx context.Context, from Source) (leave func(), err err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.queue.Withdraw(w) { // its turn came at the same moment
+	if !l.queue.Withdraw(w) { // release has let the call run in the meantime
 		return leave, nil
 	}
 	if err := ctx.Err(); err != nil {
@@ -85,8 +85,8 @@ func (l *Queue) release(from Source) {
 	}
 }
 
-// refuse returns the refusal of a call. If the source has calls in the queue, the retry delay is the time that the queue
-// takes. Otherwise the call gets a time slot of its own, behind those that earlier refused calls got.
+// refuse returns the refusal of a call. If the source has waiting calls, the retry delay is the estimated time until
+// all waiting calls have started. Otherwise the call gets a time slot of its own, after those of earlier refused calls.
 func (l *Queue) refuse(from Source) error {
 	l.refused++
 	now, waiting := time.Now(), l.queue.Waiting()

@@ -28,7 +28,7 @@ func named(t testing.TB, name string) Source {
 // bench is a Queue whose calls run until the test ends them.
 type bench struct {
 	queue *Queue
-	order chan Source // sources of the calls that ran, in order
+	order chan Source // source of each call, in the order in which the calls started
 	end   chan struct{}
 	sent  []chan error // result of each call that was sent
 }
@@ -134,7 +134,7 @@ func TestFloodLeavesRoomForOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(Size{Slots: 1, Each: 1, Queue: 100})
-		for n, want := range []int{50, 75, 87, 93} { // each flood gets half of the remaining places
+		for n, want := range []int{50, 75, 87, 93} { // each flooding source takes half of the places that are still free
 			b.send(t.Context(), named(t, fmt.Sprintf("flood/%d", n)), 200)
 			if load := b.queue.Load(); load.Working != 1 || load.Waiting < want-1 || load.Waiting > want+1 {
 				t.Errorf("%+v with %d floods, want about %d waiting", load, n+1, want)
@@ -193,7 +193,8 @@ func TestCallWaitingTooLongIsRefused(t *testing.T) {
 	})
 }
 
-// TestLimitsHoldUnderConcurrency runs many calls at the same time, for the race detector, and checks the limits at each moment.
+// TestLimitsHoldUnderConcurrency runs many calls at the same time, for the race detector, and checks the limits at each
+// moment.
 func TestLimitsHoldUnderConcurrency(t *testing.T) {
 	t.Parallel()
 	size := Size{Slots: 5, Each: 2, Queue: 40}

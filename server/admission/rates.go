@@ -10,13 +10,13 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// maxBuckets is the maximum number of buckets among the sources that called lately, and again among those before them.
+// maxBuckets is the maximum number of buckets in each of the two generations of Rates.
 const maxBuckets = 1 << 15
 
 // Rate limits how often a source may call.
 type Rate struct {
-	PerSecond float64 // on average
-	Burst     int     // calls at once, after a pause
+	PerSecond float64 // maximum average number of calls per second
+	Burst     int     // maximum number of calls at once, after a pause
 }
 
 // The limits of a Rate.
@@ -25,7 +25,7 @@ const (
 	maxBurst                   = 1_000_000
 )
 
-// CheckPerSecond returns an error if PerSecond is out of range: it is neither unlimited nor zero.
+// CheckPerSecond returns an error if PerSecond is out of range. Zero and infinity are out of range.
 func (r Rate) CheckPerSecond() error {
 	if !(r.PerSecond >= minPerSecond && r.PerSecond <= maxPerSecond) { // also true for NaN
 		return fmt.Errorf("%v is out of range: use %v to %d", r.PerSecond, minPerSecond, int(maxPerSecond))
@@ -41,14 +41,15 @@ func (r Rate) CheckBurst() error {
 	return nil
 }
 
-// Rates limits each source to a Rate, with a token bucket. It is safe for concurrent use.
+// Rates limits each source to a Rate, with one token bucket for each source. It is safe for concurrent use.
 //
-// A bucket that was not used for the time it takes to fill equals a new one, so it need not be kept. Buckets are in two
-// generations: one that is used moves to the young one, and the old one is dropped when the young one is as old as that
-// time. If a generation is full earlier, it is dropped earlier. A flood from more addresses than there are buckets gains
-// nothing by this: each new address has a full bucket anyway.
+// If a bucket is unused for as long as an empty bucket takes to fill, it is full, like a new one, and Rates drops it.
+// Buckets are in two generations, and a bucket that is used moves to the young one. When the young generation has
+// existed for the fill time, or has maxBuckets buckets, it becomes the old one, and Rates drops the previous old one. A
+// flood from more addresses than there are buckets gains nothing by an early drop: each new address has a full bucket
+// anyway.
 type Rates struct {
-	key string // in the configuration, for messages
+	key string // configuration key of the rate, for messages
 
 	mu         sync.Mutex
 	rate       Rate
@@ -57,7 +58,7 @@ type Rates struct {
 	born       time.Time // when young was created
 }
 
-// NewRates returns Rates with a Rate. key is its key in the configuration, for messages.
+// NewRates returns Rates that limit each source to r. key is the configuration key of r, for messages.
 func NewRates(key string, r Rate) *Rates {
 	rates := &Rates{key: key}
 	rates.Set(r)
@@ -80,14 +81,15 @@ func (r *Rates) Allow(from Source, now time.Time) error {
 	}
 	perSecond := float64(b.Limit())
 	missing := max(0, 1-b.TokensAt(now)) / perSecond
-	after := withJitter(time.Duration(missing*float64(time.Second)) * 4 / 3) // withJitter subtracts up to a quarter: the bucket must have a token by then
+	// withJitter subtracts up to a quarter. The bucket must have a token even after the shortest delay.
+	after := withJitter(time.Duration(missing*float64(time.Second)) * 4 / 3)
 	return &retryError{
 		pki.Refuse(pki.RuleRateLimited, retryHint(after)+", or have "+r.key+" raised", "%s made more than %g calls per second", from, perSecond),
 		after,
 	}
 }
 
-// bucket returns the bucket of a source, and makes a full one if it has none.
+// bucket returns the bucket of a source. If the source has none, it gets a full one.
 func (r *Rates) bucket(from Source, now time.Time) *rate.Limiter {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -19,15 +19,17 @@ type Source struct {
 // valid certificates: if one key is stolen, the thief uses up the share of that key only.
 func Identity(id pki.SPIFFEID, key pki.KeyHash) Source { return Source{id: id, key: key} }
 
-// OfAllKeys returns one source for all keys of an identity, and any other source unchanged. Streams that stay open count
-// for it: by key, an identity would get one more share of their few slots with each renewal. The price is that the thief
-// of one key can use up the identity's share.
+// OfAllKeys returns the source that stands for all keys of the identity, or any other source unchanged. Streams that
+// stay open count for that source, because their slots are few. If they counted for the key, an identity would get
+// another share of the slots with each renewal. As a disadvantage, the thief of one key can use up the identity's
+// share.
 func (s Source) OfAllKeys() Source {
 	s.key = pki.KeyHash{}
 	return s
 }
 
-// Address returns the source of any other caller. All callers without an IP address are one source.
+// Address returns the source of a caller that is not authenticated: an IPv4 address, or the /64 network of an IPv6
+// address. All callers without an IP address are one source.
 func Address(a net.Addr) Source {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {

@@ -15,17 +15,17 @@ const (
 	Nobody   Access = iota // the zero value: denies an operation that is not in the table
 	Anybody                // any caller, even without a certificate
 	Identity               // any caller with a valid certificate
-	// Renewing allows the callers of Identity, and callers whose certificate was superseded by a renewal: the response to
-	// the renewal may have been lost.
+	// Renewing is any caller with a valid certificate, or with a certificate that is revoked as superseded. The holder of
+	// a superseded certificate may have lost the response to its renewal, and repeats the request.
 	Renewing
 	Operators // callers with a valid operator's certificate
 )
 
-// access maps each operation to the callers that may call it, on every front door. A test fails for an operation that a
-// front door serves and that is not in it.
+// access maps each operation to the callers that may call it, whichever protocol they use. A test fails if the server
+// serves an operation that is not in this table.
 var access = map[Operation]Access{
-	Enroll:            Anybody, // authenticated by evidence
-	CreateChallenge:   Anybody, // called before Enroll
+	Enroll:            Anybody, // evidence in the request authenticates the caller
+	CreateChallenge:   Anybody, // clients call it before Enroll, without a certificate
 	Renew:             Renewing,
 	GetTrustBundle:    Identity,
 	IssueCertificates: Operators,
@@ -51,7 +51,7 @@ var access = map[Operation]Access{
 	CreateBulkRevocation: Operators,
 	GetBulkRevocation:    Operators,
 	ListBulkRevocations:  Operators,
-	RevokeCompromisedKey: Anybody, // authenticated by a signature
+	RevokeCompromisedKey: Anybody, // a signature in the request proves possession of the key
 
 	ListCRLs:  Operators,
 	ImportCRL: Operators,
@@ -61,10 +61,9 @@ var access = map[Operation]Access{
 
 	GetStats: Operators,
 
-	// Reflection sends large responses, and gRPC buffers what a client does not read. Unknown callers may not use it.
+	// Unknown callers may not use reflection: its responses are large, and gRPC buffers what a client does not read.
 	ReflectServices: Operators,
 
-	// Everybody may check whether the server is up.
 	CheckHealth: Anybody,
 	ListHealth:  Anybody,
 	WatchHealth: Anybody,
@@ -76,6 +75,6 @@ func AccessOf(op Operation) Access { return access[op] }
 // Operations returns every operation in the table, sorted by name.
 func Operations() []Operation { return slices.Sorted(maps.Keys(access)) }
 
-// ErrUnserved is the refusal of an operation that is not in the table.
-var ErrUnserved error = pki.Refuse(pki.RuleMethod,
+// ErrNoOperation is the refusal of an operation that is not in the table.
+var ErrNoOperation error = pki.Refuse(pki.RuleMethod,
 	"call an RPC in proto/brevet/v1, or a server of a version that has it", "this server has no such RPC")

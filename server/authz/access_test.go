@@ -15,7 +15,7 @@ func TestOperationsOutsideTheTableAreDenied(t *testing.T) {
 			func() (Caller, error) { return a.Authorize(t.Context(), op, nil) },
 		} {
 			c, err := check()
-			if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleMethod || !errors.Is(err, ErrUnserved) || c != (Caller{}) {
+			if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleMethod || !errors.Is(err, ErrNoOperation) || c != (Caller{}) {
 				t.Errorf("%q: %v by %v, want %s", op, err, c, pki.RuleMethod)
 			}
 		}

@@ -9,17 +9,18 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// Caller is the caller of an operation, as its client certificate proves it. It is zero for callers without one.
+// Caller is the caller of an operation, as its client certificate proves it. A caller without a client certificate is
+// the zero Caller.
 type Caller struct {
 	ID          pki.SPIFFEID
 	Certificate pki.CertRef
 	Key         pki.KeyHash
-	// Past means that the certificate is expired, revoked, superseded or not on record, so that its key may be in other
-	// hands. The log then names the identity, but the rate limit counts the call for the address and not the identity.
+	// Past means that the certificate is not valid now, is revoked or on hold, or is not on record. The caller may then
+	// be a thief of its key. The log still names the identity, but rate limits count the call for the client's address.
 	Past bool
 }
 
-// Actor returns the caller for the log.
+// Actor returns the caller in the form in which log entries name it.
 func (c Caller) Actor() pki.Actor { return pki.ActorCaller(c.ID, c.Certificate) }
 
 func (c Caller) isOperator() bool { return c.ID.IsOperator() }
@@ -45,8 +46,8 @@ type Config struct {
 	Clock         func() time.Time
 }
 
-// Authorizer authenticates and authorizes callers, and refuses others with a typed error. It is safe for concurrent
-// use.
+// Authorizer authenticates callers, and checks which operations they may call. Its refusals are [pki.Refusal]s. It is
+// safe for concurrent use.
 type Authorizer struct {
 	config Config
 	chains chainCache
@@ -55,9 +56,10 @@ type Authorizer struct {
 // New returns an Authorizer.
 func New(c Config) *Authorizer { return &Authorizer{config: c} }
 
-// Authorize checks a call at the time when its message is used. It checks what Authenticate checks. If the operation
-// needs an identity or an operator, it also reads the caller's identity from the store, and requires that it is
-// enrolled. Renew is excepted: it checks the identity together with the data that it decides by.
+// Authorize checks a call after its message has arrived and before the message takes effect. First it does what
+// Authenticate does. If the operation's [Access] is Identity or Operators, Authorize also reads the caller's identity
+// from the store, and requires the state enrolled. For Renew it does not: [ra.Registrar.Renew] reads the identity
+// together with the other data for its decision.
 func (a *Authorizer) Authorize(ctx context.Context, op Operation, client *Client) (Caller, error) {
 	c, err := a.Authenticate(op, client)
 	if need := access[op]; err != nil || need != Operators && need != Identity {
@@ -82,7 +84,7 @@ func (a *Authorizer) Authenticate(op Operation, client *Client) (Caller, error) 
 	case need == Anybody:
 		return Caller{}, nil
 	case need == Nobody:
-		return Caller{}, ErrUnserved
+		return Caller{}, ErrNoOperation
 	case client == nil:
 		return Caller{}, pki.NoCertificate()
 	}
@@ -96,9 +98,9 @@ func (a *Authorizer) Authenticate(op Operation, client *Client) (Caller, error) 
 // verify checks chain, validity, purpose, identity and revocation of a client's certificate (RFC 5280 §6). The TLS
 // handshake has proved possession of the key.
 //
-// If verify refuses a certificate that identifies the caller, it returns the caller with the refusal. Otherwise it
-// returns the zero Caller. If the operation is a renewal, a superseded certificate passes: the registration authority
-// decides whether to repeat the response, and issues nothing.
+// If verify refuses a certificate that nevertheless identifies the caller, it returns the caller with the refusal. If
+// the certificate identifies no caller, the returned Caller has no ID. For a renewal, verify accepts a superseded
+// certificate: the registration authority then issues nothing, and may repeat the response of an earlier renewal.
 func (a *Authorizer) verify(client *Client, renewing bool) (Caller, error) {
 	leaf, now := client.leaf, a.config.Clock()
 	if refusal := pki.CheckValidity(leaf.NotBefore, leaf.NotAfter, now); refusal != nil {
@@ -123,8 +125,8 @@ func (a *Authorizer) verify(client *Client, renewing bool) (Caller, error) {
 	return c, nil
 }
 
-// callerAt verifies an expired certificate as of its validity, to attribute a refusal in the log. It returns the zero
-// Caller, marked as past, if the chain does not verify.
+// callerAt verifies a certificate that is not valid now as of another time. If the certificate verifies at that time,
+// the log can name the caller that is refused. If it does not, the returned Caller has no ID.
 func (a *Authorizer) callerAt(client *Client, at time.Time) Caller {
 	v, _ := a.chainOf(client, at)
 	v.caller.Past = true

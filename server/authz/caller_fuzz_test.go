@@ -39,8 +39,8 @@ func newCA(t testing.TB, seed byte) (*x509.Certificate, ed25519.PrivateKey) {
 }
 
 // FuzzCaller authenticates certificates with arbitrary names, serial numbers, purposes and extensions, signed by the CA
-// or by another CA with the same name. A caller that passes has a valid certificate of this CA for an identity and for
-// clients. All others are refused with a rule.
+// or by another CA with the same name. Only a valid client certificate that the CA signed for an identity may pass.
+// Every refusal must have a rule, a detail and a hint.
 func FuzzCaller(f *testing.F) {
 	ours, key := newCA(f, 1)
 	_, foreign := newCA(f, 2)
@@ -85,7 +85,7 @@ func FuzzCaller(f *testing.F) {
 		}
 		der, err := x509.CreateCertificate(nil, template, ours, by.Public(), by)
 		if err != nil {
-			return // not a certificate
+			return // x509 refuses to create this certificate
 		}
 		client, err := NewClient(der)
 		if err != nil {
@@ -100,7 +100,7 @@ func FuzzCaller(f *testing.F) {
 			t.Fatalf("%x passes at %s as %q", der, now, c.ID)
 		}
 		if c.ID.IsZero() {
-			return // the caller is unknown
+			return // verify attributes the certificate to no identity
 		}
 		if !signed || len(leaf.URIs) != 1 || c.ID.String() != leaf.URIs[0].String() || c.ID.TrustDomain() != a.config.TrustDomain || leaf.CheckSignatureFrom(ours) != nil {
 			t.Fatalf("%x is attributed to %q", der, c.ID)

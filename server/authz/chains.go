@@ -13,10 +13,10 @@ import (
 // A Client is the certificate that a client sent in its TLS handshake.
 type Client struct {
 	leaf *x509.Certificate
-	sum  [sha256.Size]byte // of leaf
+	sum  [sha256.Size]byte // SHA-256 of the certificate in DER
 }
 
-// NewClient returns the client with a certificate in DER. It copies der.
+// NewClient parses a client's certificate in DER. It copies der.
 func NewClient(der []byte) (*Client, error) {
 	leaf, err := x509.ParseCertificate(bytes.Clone(der))
 	if err != nil {
@@ -28,22 +28,22 @@ func NewClient(der []byte) (*Client, error) {
 // maxChains is the maximum number of verified chains in the cache. A full cache is emptied.
 const maxChains = 8192
 
-// A chain is the result of verifying a certificate's chain. Signatures, purposes and names never change. Time and
-// revocation do, so they are checked for every call.
+// A chain is the result of verifying a certificate's chain: signatures, purposes and names, which never change. The
+// Authorizer checks validity and revocation, which can change, at every call.
 type chain struct {
 	caller    Caller
 	notBefore time.Time // latest notBefore in the chain
 	notAfter  time.Time // earliest notAfter in the chain
 }
 
-// chainCache caches the chains of client certificates that verified, by the SHA-256 of the certificate. It holds no
-// certificates that failed to verify. It is safe for concurrent use.
+// chainCache holds the chains of client certificates that verified, keyed by the SHA-256 of the certificate. It does
+// not hold failures. It is safe for concurrent use.
 type chainCache struct {
 	mu  sync.Mutex
 	all map[[sha256.Size]byte]chain
 }
 
-// chainOf verifies a certificate, or returns the cached result.
+// chainOf returns the verified chain of a certificate, from the cache if possible.
 func (a *Authorizer) chainOf(client *Client, now time.Time) (chain, error) {
 	a.chains.mu.Lock()
 	v, ok := a.chains.all[client.sum]

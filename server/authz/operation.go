@@ -1,7 +1,7 @@
 package authz
 
-// An Operation is something that a caller can request from a server, independent of the front door. A front door maps
-// its requests to operations. The zero value is not an operation and denied to everybody.
+// An Operation is something that a caller can request from a server, independent of the protocol. A package that serves
+// a protocol maps its requests to operations. The zero value is not an operation, and no caller may call it.
 type Operation string
 
 // The operations. Each must be in the access table.

@@ -2,20 +2,22 @@ package authz
 
 import "context"
 
-// authorizedEach is the number of messages that a stream may send before it authorizes the caller again.
+// authorizedEach is the number of messages that the server sends on a stream before it authorizes the caller again.
 const authorizedEach = 100
 
 // Stream checks the caller of a stream repeatedly while the stream is open.
 //
-// If the caller sends one message and receives many, Stream authorizes the caller at its message, and again after every
-// authorizedEach messages sent. Recheck authorizes the caller while nothing is sent. If the caller sends many messages, Stream authenticates the caller at each of them, so
-// that a revocation of its certificate ends the stream. The handler authorizes each message before it takes effect.
+// If the client sends one message and receives many, Stream authorizes the caller when that message arrives, and again
+// after every authorizedEach messages that the server sends. Recheck authorizes it while the server sends nothing.
+//
+// If the client sends many messages, Stream authenticates the caller at each of them, so that a revocation of its
+// certificate ends the stream. Before a message takes effect, the caller and the state of its identity are checked again.
 type Stream struct {
 	authorizer *Authorizer
 	operation  Operation
 	client     *Client
 	sendsMany  bool // whether the client sends many messages
-	sent       int  // messages sent to a client that sends one; used by one goroutine
+	sent       int  // messages that the server has sent, if not sendsMany; only one goroutine uses it
 }
 
 // NewStream returns a Stream for a client that sends one message, or many.
@@ -23,7 +25,7 @@ func (a *Authorizer) NewStream(op Operation, client *Client, sendsMany bool) *St
 	return &Stream{authorizer: a, operation: op, client: client, sendsMany: sendsMany}
 }
 
-// Received checks the caller after a message from it has arrived.
+// Received checks the caller. It is called after a message from the client has arrived.
 func (s *Stream) Received(ctx context.Context) error {
 	if s.sendsMany {
 		_, err := s.authorizer.Authenticate(s.operation, s.client)
@@ -33,13 +35,14 @@ func (s *Stream) Received(ctx context.Context) error {
 	return err
 }
 
-// Recheck checks the caller again. It can run beside the other methods.
+// Recheck authorizes the caller again. It may run concurrently with the other methods.
 func (s *Stream) Recheck(ctx context.Context) error {
 	_, err := s.authorizer.Authorize(ctx, s.operation, s.client)
 	return err
 }
 
-// Sent counts a message to the caller, and authorizes the caller again after every authorizedEach messages.
+// Sent counts a message that the server sends, and authorizes the caller again after every authorizedEach messages. If
+// the client sends many messages, Sent does nothing.
 func (s *Stream) Sent(ctx context.Context) error {
 	if s.sendsMany {
 		return nil

@@ -17,7 +17,7 @@ import (
 type records struct {
 	status     pki.Status
 	identity   pki.IdentityState
-	identities int // reads
+	identities int // number of calls of Identity
 }
 
 // Status implements Statuses.
@@ -60,7 +60,8 @@ func refused(t *testing.T, when string, err error, want pki.Rule) {
 	}
 }
 
-// A caller that reads a long stream is authorized at its message, and again after every authorizedEach messages.
+// A caller that reads a long stream is authorized when its message arrives, and again after every authorizedEach
+// messages of the server.
 func TestStreamAuthorizesReadersRepeatedly(t *testing.T) {
 	r := &records{status: pki.Status{State: pki.Good}, identity: pki.Enrolled}
 	a, client := operator(t, r)

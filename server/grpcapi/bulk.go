@@ -20,81 +20,87 @@ import (
 	"github.com/brevet-pki/brevet/server/authz"
 )
 
-// Bounds of bulk issuing.
+// Limits of bulk issuance.
 const (
-	maxOrders    = 512 // carried out at once: half of what the CA has in flight (ca/writer.go), and the other half is the devices'
-	ordersWindow = 256 // of one stream, from being read to being answered
+	// maxIssueRequests is the maximum number of requests, of all streams, that the server processes at a time. It is half
+	// of the certificates that package ca can have in flight (ca.maxInFlight), so that devices get the other half.
+	maxIssueRequests = 512
+	// streamWindow is the maximum number of requests of one stream that the server has read and not yet responded to.
+	streamWindow = 256
 )
 
-// maxEcho bounds what an answer repeats of a request ID that is not of its form.
-const maxEcho = 64
+// maxEchoed is the maximum number of bytes of a malformed request ID that a response repeats.
+const maxEchoed = 64
 
-// bulk is what all streams of orders share.
+// bulk holds what all streams of issue requests share.
 type bulk struct {
-	places   chan struct{} // one for each order that is carried out
+	slots    chan struct{} // contains a value for each request being processed
 	stopping <-chan struct{}
-	// authenticate checks the certificate of a stream's caller again. Each request checks the caller's identity
-	// with the records that it reads.
+	// authenticate verifies the certificate of a stream's caller again. The registrar checks the state of the caller's
+	// identity, which it reads together with the other data for its decision.
 	authenticate func(ctx context.Context) error
-	// conclude turns what an order came to into the error that a call of its own would have ended with.
+	// conclude records the result of an issue request, and returns the error for its response. The error is the same as
+	// that of a unary RPC.
 	conclude func(ctx context.Context, begun time.Time, panicked any, err error) error
 }
 
 func newBulk(s *Server) *bulk {
 	method := brevetv1.CertificateService_IssueCertificates_FullMethodName
 	return &bulk{
-		places: make(chan struct{}, maxOrders), stopping: s.stopping,
+		slots: make(chan struct{}, maxIssueRequests), stopping: s.stopping,
 		authenticate: func(ctx context.Context) error {
 			_, err := s.config.Authorizer.Authenticate(authz.IssueCertificates, clientOf(ctx))
 			return err
 		},
 		conclude: func(ctx context.Context, begun time.Time, panicked any, err error) error {
-			return s.answer(ctx, method, begun, panicked, s.note(ctx, err))
+			return s.answer(ctx, method, begun, panicked, s.recordRefusal(ctx, err))
 		},
 	}
 }
 
-type orderStream = grpc.BidiStreamingServer[brevetv1.IssueCertificatesRequest, brevetv1.IssueCertificatesResponse]
+type bidiStream = grpc.BidiStreamingServer[brevetv1.IssueCertificatesRequest, brevetv1.IssueCertificatesResponse]
 
 // IssueCertificates serves the RPC of that name in brevet.v1.CertificateService.
-func (s *Certificates) IssueCertificates(stream orderStream) error {
-	o := &orders{Certificates: s, stream: stream, window: make(chan struct{}, ordersWindow)}
-	return o.carryOut(stream.Context())
+func (s *Certificates) IssueCertificates(stream bidiStream) error {
+	i := &issueStream{Certificates: s, stream: stream, window: make(chan struct{}, streamWindow)}
+	return i.serve(stream.Context())
 }
 
-// orders is one stream. An order has a place in the window from before it is read until its answer is on the way: who
-// reads no answers is not read either, and HTTP/2 holds the rest back.
-type orders struct {
+// issueStream is one stream of issue requests. Each request occupies a place in the window from before it is read until
+// its response is sent. If a client does not read the responses, the window becomes full, and the server reads no more
+// requests. HTTP/2 flow control then stops the client from sending.
+type issueStream struct {
 	*Certificates
-	stream   orderStream
-	window   chan struct{}
-	underWay sync.WaitGroup
+	stream bidiStream
+	window chan struct{}
+	active sync.WaitGroup // requests being processed
 
-	mu sync.Mutex // to send, one after the other
+	mu sync.Mutex // serializes calls of Send
 }
 
-// arrival is what a stream brought.
-type arrival struct {
-	order *brevetv1.IssueCertificatesRequest
-	err   error
+// received is the result of one Recv on a stream.
+type received struct {
+	req *brevetv1.IssueCertificatesRequest
+	err error
 }
 
-// carryOut carries out orders until the caller or the server ends it, and returns when what was begun is done.
-func (o *orders) carryOut(ctx context.Context) error {
-	work, done := apart(ctx)
-	defer done()
-	defer o.underWay.Wait()
-	over := make(chan struct{})
-	defer close(over)
-	arrivals := o.read(over)
+// serve processes requests until the client or the server ends the stream. It returns when all requests that it has
+// started to process are done.
+func (i *issueStream) serve(ctx context.Context) error {
+	work, end := workContext(ctx)
+	defer end()
+	defer i.active.Wait()
+	done := make(chan struct{})
+	defer close(done)
+	requests := i.read(done)
 	for {
-		if err := take(ctx, o.window, o.bulk.stopping); err != nil {
+		if err := acquire(ctx, i.window, i.bulk.stopping); err != nil {
 			return err
 		}
-		var next arrival
+		var next received
 		select {
-		case next = <-arrivals:
-		case <-o.bulk.stopping:
+		case next = <-requests:
+		case <-i.bulk.stopping:
 			return errStopping()
 		}
 		if errors.Is(next.err, io.EOF) {
@@ -103,35 +109,36 @@ func (o *orders) carryOut(ctx context.Context) error {
 		if next.err != nil {
 			return next.err
 		}
-		if err := take(ctx, o.bulk.places, o.bulk.stopping); err != nil {
+		if err := acquire(ctx, i.bulk.slots, i.bulk.stopping); err != nil {
 			return err
 		}
-		o.underWay.Go(func() {
-			o.answer(o.fulfil(work, next.order))
-			<-o.window
+		i.active.Go(func() {
+			i.send(i.process(work, next.req))
+			<-i.window
 		})
 	}
 }
 
-// apart returns the context that a stream's orders are carried out under. It ends with the call, but by no deadline: the
-// store takes that for its own slowness, and says so. And it is not traced: a stream is one call, of any number of orders.
-func apart(ctx context.Context) (context.Context, context.CancelFunc) {
+// workContext returns the context for processing a stream's requests. It ends when ctx ends, but with the error
+// context.Canceled and never with an exceeded deadline, which the store would log as its own slowness. It has no trace
+// span, because one stream can have any number of requests.
+func workContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	untraced := trace.ContextWithSpanContext(context.WithoutCancel(ctx), trace.SpanContext{})
 	work, end := context.WithCancel(untraced)
 	stop := context.AfterFunc(ctx, end)
 	return work, func() { stop(); end() }
 }
 
-// read passes on what arrives, one message at a time and the end of the stream last, until nobody wants more. It is a
-// goroutine of its own because nothing but the end of the call interrupts Recv.
-func (o *orders) read(over <-chan struct{}) <-chan arrival {
-	arrivals := make(chan arrival)
+// read returns a channel with the requests of the stream, and at last the error that ends it. It stops when done is
+// closed. It reads in a goroutine, because Recv blocks until a message arrives or the RPC ends.
+func (i *issueStream) read(done <-chan struct{}) <-chan received {
+	requests := make(chan received)
 	go func() {
 		for {
-			order, err := o.stream.Recv()
+			req, err := i.stream.Recv()
 			select {
-			case arrivals <- arrival{order, err}:
-			case <-over:
+			case requests <- received{req, err}:
+			case <-done:
 				return
 			}
 			if err != nil {
@@ -139,16 +146,16 @@ func (o *orders) read(over <-chan struct{}) <-chan arrival {
 			}
 		}
 	}()
-	return arrivals
+	return requests
 }
 
-// fulfil carries out one order, and gives its place back.
-func (o *orders) fulfil(ctx context.Context, order *brevetv1.IssueCertificatesRequest) *brevetv1.IssueCertificatesResponse {
-	cert, err := o.issue(ctx, order)
-	<-o.bulk.places
-	resp := &brevetv1.IssueCertificatesResponse{RequestId: order.GetRequestId()}
-	if len(resp.RequestId) > maxEcho {
-		resp.RequestId = resp.RequestId[:maxEcho]
+// process processes one request, frees its slot and returns the response.
+func (i *issueStream) process(ctx context.Context, req *brevetv1.IssueCertificatesRequest) *brevetv1.IssueCertificatesResponse {
+	cert, err := i.issue(ctx, req)
+	<-i.bulk.slots
+	resp := &brevetv1.IssueCertificatesResponse{RequestId: req.GetRequestId()}
+	if len(resp.RequestId) > maxEchoed {
+		resp.RequestId = resp.RequestId[:maxEchoed]
 	}
 	if err != nil {
 		resp.Result = &brevetv1.IssueCertificatesResponse_Error{Error: status.Convert(err).Proto()}
@@ -159,43 +166,44 @@ func (o *orders) fulfil(ctx context.Context, order *brevetv1.IssueCertificatesRe
 	return resp
 }
 
-// issue returns the certificate of an order, or the error as the caller may see it.
-func (o *orders) issue(ctx context.Context, order *brevetv1.IssueCertificatesRequest) (cert ca.Certificate, err error) {
+// issue returns the certificate for a request, or the error for the response.
+func (i *issueStream) issue(ctx context.Context, req *brevetv1.IssueCertificatesRequest) (cert ca.Certificate, err error) {
 	begun := time.Now()
-	defer func() { err = o.bulk.conclude(ctx, begun, recover(), err) }()
-	if err := o.bulk.authenticate(ctx); err != nil {
+	defer func() { err = i.bulk.conclude(ctx, begun, recover(), err) }()
+	if err := i.bulk.authenticate(ctx); err != nil {
 		return cert, err
 	}
-	id, lifetime, err := requestOf(order)
+	id, lifetime, err := requestOf(req)
 	if err != nil {
 		return cert, err
 	}
-	register, err := registrationOf(order)
+	register, err := registrationOf(req)
 	if err != nil {
 		return cert, err
 	}
-	return o.Registrar.Issue(ctx, ra.IssueRequest{
-		RequestID: id, Name: order.GetIdentity(), CSR: order.GetCsr(), Lifetime: lifetime, Register: register, Actor: callerOf(ctx).Actor(),
+	return i.Registrar.Issue(ctx, ra.IssueRequest{
+		RequestID: id, Name: req.GetIdentity(), CSR: req.GetCsr(), Lifetime: lifetime, Register: register, Actor: callerOf(ctx).Actor(),
 	})
 }
 
-// registrationOf reads what an order has its identity registered with: nil for nothing.
-func registrationOf(order *brevetv1.IssueCertificatesRequest) (*ra.NewIdentity, error) {
-	if order.GetRegistration() == nil {
+// registrationOf returns the identity that a request registers, or nil if it registers none.
+func registrationOf(req *brevetv1.IssueCertificatesRequest) (*ra.NewIdentity, error) {
+	if req.GetRegistration() == nil {
 		return nil, nil
 	}
-	n, err := newIdentityOf(order.GetIdentity(), order.GetRegistration())
+	n, err := newIdentityOf(req.GetIdentity(), req.GetRegistration())
 	return &n, err
 }
 
-// answer sends a response. If the caller is gone, the record answers when the request comes again.
-func (o *orders) answer(resp *brevetv1.IssueCertificatesResponse) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	_ = o.stream.Send(resp)
+// send sends a response. If the client has gone, the response is lost: when the client repeats the request, it gets the
+// same certificate from the store.
+func (i *issueStream) send(resp *brevetv1.IssueCertificatesResponse) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_ = i.stream.Send(resp)
 }
 
-// errStopping ends the streams of a server that stops.
+// errStopping returns the error with which streams end when the server stops.
 func errStopping() error {
 	st := status.New(codes.Unavailable, "the server is stopping: send again, on a new stream, what is not answered")
 	if with, err := st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Second)}); err == nil {
@@ -204,15 +212,15 @@ func errStopping() error {
 	return st.Err()
 }
 
-// take waits for a place.
-func take(ctx context.Context, places chan<- struct{}, stopping <-chan struct{}) error {
+// acquire waits until it can put a value into slots. It returns an error if the server stops or ctx ends.
+func acquire(ctx context.Context, slots chan<- struct{}, stopping <-chan struct{}) error {
 	select {
-	case <-stopping: // first, as there may be places all the time
+	case <-stopping: // checked first, because select chooses at random if a slot is free too
 		return errStopping()
 	default:
 	}
 	select {
-	case places <- struct{}{}:
+	case slots <- struct{}{}:
 		return nil
 	case <-stopping:
 		return errStopping()

@@ -15,25 +15,28 @@ import (
 	"github.com/brevet-pki/brevet/server/authz"
 )
 
-// Bounds of unread calls: those whose headers have arrived, and whose first message has not. Each keeps what has arrived of
-// its message, so together they keep maxUnread times maxReceived bytes at most.
+// Limits on unread calls. A call is unread from the arrival of its headers until its first message is complete. The
+// server buffers the part of the message that has arrived, so all unread calls use at most maxUnread times maxReceived
+// bytes.
 const (
-	maxUnread      = 256             // from all sources, see admission.FairLimit
-	messageTimeout = 5 * time.Second // from the headers to the end of the first message
+	maxUnread      = 256             // unread calls of all sources; admission.FairLimit limits those of one source
+	messageTimeout = 5 * time.Second // from the arrival of the headers to the end of the first message
 )
 
-// call is the context of an RPC from its headers on. It ends after messageTimeout if no message has arrived.
+// call is the context of an RPC, created when its headers arrive. If the first message has not arrived after
+// messageTimeout, the context ends.
 type call struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // call is a context itself
 	method          string
-	operation       authz.Operation // the zero value if the method is not served
+	operation       authz.Operation // the zero value if the server does not have the method
 	begun           time.Time
-	refused         error        // why the call is refused by its headers, or nil
-	arrived         func()       // ends the wait for the message
-	malformed       *pki.Refusal // why the message of a unary call is refused, or nil
+	refused         error        // the refusal of the call by its headers, or nil
+	arrived         func()       // stops the timer for the first message
+	malformed       *pki.Refusal // the refusal of a unary call's message, or nil
 }
 
-// Err implements context.Context. It returns context.DeadlineExceeded if the message is late, so gRPC answers with it.
+// Err implements context.Context. If the first message is late, it returns context.DeadlineExceeded, and gRPC sends the
+// status DEADLINE_EXCEEDED.
 func (c *call) Err() error {
 	if c.Context.Err() == nil {
 		return nil
@@ -51,15 +54,18 @@ func (c *call) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// callOf returns the call of a context that gRPC made.
+// callOf returns the call from the context of a handler or interceptor, which gRPC derives from the one that tap
+// returns.
 func callOf(ctx context.Context) *call { return ctx.Value(callKey{}).(*call) }
 
-// tap looks at the headers of every call. gRPC runs it in the goroutine that reads the connection, so it must not block:
-// it reads memory only, and handlers log what has to be written to the store.
+// tap is the server's [tap.ServerInHandle]: gRPC calls it when the headers of an RPC have arrived. gRPC calls it in the
+// goroutine that reads the connection, so tap must not block. It does not access the store.
 //
-// A call that may not be made is refused here, before gRPC allocates a stream. gRPC keeps the timer of a call with
-// a deadline that is refused here until that deadline, which the client chooses. So the handler refuses such calls, also
-// before their message is read.
+// If tap returns a refusal, gRPC ends the RPC before it allocates a stream. tap leaves two kinds of refusals to the
+// handler, which returns them before it reads the message:
+//   - of an RPC with a deadline, because gRPC would keep a timer of the refused RPC until then, and clients choose
+//     deadlines
+//   - of a known caller, because the refusal is written to the store
 func (s *Server) tap(ctx context.Context, info *tap.Info) (_ context.Context, err error) {
 	c := &call{Context: ctx, method: info.FullMethodName, operation: operations[info.FullMethodName], begun: time.Now(), arrived: func() {}}
 	defer func() {
@@ -71,17 +77,18 @@ func (s *Server) tap(ctx context.Context, info *tap.Info) (_ context.Context, er
 	c.Context = withCaller(ctx, caller)
 	c.refused = s.config.Admission.Admit(c.operation, sourceOf(c), refused)
 	if c.refused == nil {
-		c.refused = s.await(c)
+		c.refused = s.awaitMessage(c)
 	}
-	_, timed := ctx.Deadline()
-	if c.refused == nil || timed || !callerOf(c).ID.IsZero() {
+	_, hasDeadline := ctx.Deadline()
+	if c.refused == nil || hasDeadline || !callerOf(c).ID.IsZero() {
 		return c, nil
 	}
-	return nil, s.answer(c, c.method, c.begun, nil, s.note(c, c.refused))
+	return nil, s.answer(c, c.method, c.begun, nil, s.recordRefusal(c, c.refused))
 }
 
-// await counts an unread call, or refuses it. The count ends when the message has arrived or the call is over.
-func (s *Server) await(c *call) error {
+// awaitMessage counts c as an unread call and starts the timer for its first message, or returns a refusal. The call
+// counts until its message has arrived or the call has ended.
+func (s *Server) awaitMessage(c *call) error {
 	from := addressOf(c)
 	if err := s.unread.Acquire(from); err != nil {
 		return err
@@ -89,13 +96,14 @@ func (s *Server) await(c *call) error {
 	ctx, cancel := context.WithCancelCause(c.Context)
 	late := time.AfterFunc(messageTimeout, func() { cancel(context.DeadlineExceeded) })
 	end := sync.OnceFunc(func() { late.Stop(); s.unread.Release(from) })
-	gone := context.AfterFunc(ctx, end)
-	c.Context, c.arrived = ctx, func() { gone(); end() }
+	stop := context.AfterFunc(ctx, end)
+	c.Context, c.arrived = ctx, func() { stop(); end() }
 	return nil
 }
 
-// read reads a message of the call by recv, and reports what is wrong with it as a refusal. If it returns an error other
-// than io.EOF, gRPC has answered the call with it.
+// read reads the next message with recv, which is RecvMsg or the decoder of a unary call. If the message is too long or
+// does not decode, read returns a refusal. If it returns an error other than io.EOF, gRPC has already sent that error
+// to the client.
 func (c *call) read(recv func(any) error, into any) (*pki.Refusal, error) {
 	m := message{into: into}
 	if err := recv(&m); errors.Is(err, io.ErrUnexpectedEOF) {

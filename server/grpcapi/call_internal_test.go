@@ -14,12 +14,12 @@ import (
 	"github.com/brevet-pki/brevet/server/admission"
 )
 
-// callFrom is a call of an address whose headers have arrived. It is over when its client has gone.
-func callFrom(t *testing.T, s *Server, address string) (c *call, gone func(), err error) {
+// callFrom returns a call from an address, whose headers have arrived. cancel ends it like a client that disconnects.
+func callFrom(t *testing.T, s *Server, address string) (c *call, cancel func(), err error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.ParseIP(address)}}))
 	c = &call{Context: ctx}
-	return c, cancel, s.await(c)
+	return c, cancel, s.awaitMessage(c)
 }
 
 func TestUnreadCallsAreBoundedAndEnd(t *testing.T) {
@@ -68,8 +68,8 @@ func TestUnreadCallsAreBoundedAndEnd(t *testing.T) {
 	})
 }
 
-// One client without a credential keeps no more than a small part of the service's memory (deploy/systemd, MemoryMax) with
-// messages that it does not finish.
+// The unfinished messages of one client without a credential use at most 1/16 of the service's memory (MemoryMax in
+// deploy/systemd), and those of all clients at most 1/8.
 func TestUnreadMessagesAreBounded(t *testing.T) {
 	t.Parallel()
 	const service = 2 << 30

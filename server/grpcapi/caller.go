@@ -15,13 +15,13 @@ func withCaller(ctx context.Context, c authz.Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
-// callerOf returns the verified caller of a call; it is zero if anybody may call.
+// callerOf returns the verified caller of an RPC. It is zero if the RPC needs no certificate.
 func callerOf(ctx context.Context) authz.Caller {
 	c, _ := ctx.Value(callerKey{}).(authz.Caller)
 	return c
 }
 
-// clientOf returns the certificate that the client of a call sent in its handshake, or nil.
+// clientOf returns the certificate that the client of an RPC sent in its TLS handshake, or nil if it sent none.
 func clientOf(ctx context.Context) *authz.Client {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -31,8 +31,8 @@ func clientOf(ctx context.Context) *authz.Client {
 	return info.client
 }
 
-// sourceOf returns what a call counts for. A certificate that is expired or superseded counts for the address: its holder
-// must not spend what the identity's good certificate needs.
+// sourceOf returns the source that an RPC counts for. An RPC with a certificate that is no longer good counts for the
+// client's address, so that it does not use up the rate of the identity's good certificate.
 func sourceOf(ctx context.Context) admission.Source {
 	if c := callerOf(ctx); !c.ID.IsZero() && !c.Past {
 		return admission.Identity(c.ID, c.Key)
@@ -47,8 +47,8 @@ func addressOf(ctx context.Context) admission.Source {
 	return admission.Source{}
 }
 
-// note records a refusal, in the log if the caller is known, and returns the error.
-func (s *Server) note(ctx context.Context, err error) error {
+// recordRefusal records err if it is a refusal, and returns it. If the caller is known, the record is in the audit log.
+func (s *Server) recordRefusal(ctx context.Context, err error) error {
 	c := callerOf(ctx)
 	return s.config.Refusals.Record(ctx, c.Actor(), c.ID, err)
 }

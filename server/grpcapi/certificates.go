@@ -55,7 +55,7 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 	if err != nil {
 		return nil, err
 	}
-	after, err := pageAfter(req, certificatePlaceIn)
+	after, err := pageAfter(req, certificatePositionIn)
 	if err != nil {
 		return nil, err
 	}
@@ -73,15 +73,15 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *brevetv1.ListC
 	return resp, nil
 }
 
-// certificatePlaceIn reads a place in the list of certificates.
-func certificatePlaceIn(key []byte) (p ra.CertificatePlace, err error) {
+// certificatePositionIn decodes the sort key in a page token of ListCertificates.
+func certificatePositionIn(key []byte) (p ra.CertificatePosition, err error) {
 	if p.IssuedAt, key, err = cutTime(key); err == nil {
 		p.Serial, err = pki.SerialFromBytes(key)
 	}
 	return p, err
 }
 
-// filterIn reads which certificates are listed.
+// filterIn converts the filter of a request.
 func (s *Certificates) filterIn(ctx context.Context, req *brevetv1.ListCertificatesRequest) (ra.CertificateFilter, error) {
 	f := ra.CertificateFilter{WithoutSuccessor: req.GetWithoutSuccessor()}
 	var err error

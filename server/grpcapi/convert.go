@@ -12,7 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// durationOf reads an optional duration: nil is zero, and zero or less is refused.
+// durationOf converts an optional duration. It returns zero for nil, and refuses a duration that is not positive.
 func durationOf(d *durationpb.Duration, field string) (time.Duration, error) {
 	if d == nil {
 		return 0, nil
@@ -23,7 +23,8 @@ func durationOf(d *durationpb.Duration, field string) (time.Duration, error) {
 	return d.AsDuration(), nil
 }
 
-// timeIn reads an optional time: nil is the zero time, which is refused as such.
+// timeIn converts an optional time. It returns the zero time for nil, and refuses a message that contains the zero
+// time.
 func timeIn(t *timestamppb.Timestamp, field string) (time.Time, error) {
 	if t == nil {
 		return time.Time{}, nil
@@ -34,7 +35,7 @@ func timeIn(t *timestamppb.Timestamp, field string) (time.Time, error) {
 	return t.AsTime(), nil
 }
 
-// timeOut is nil for the zero time.
+// timeOut converts a time. It returns nil for the zero time.
 func timeOut(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil
@@ -42,7 +43,7 @@ func timeOut(t time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(t)
 }
 
-// serialIn reads a serial number.
+// serialIn converts a serial number of 20 bytes.
 func serialIn(b []byte, field string) (pki.Serial, error) {
 	serial, err := pki.SerialFromBytes(b)
 	if err != nil {
@@ -51,7 +52,7 @@ func serialIn(b []byte, field string) (pki.Serial, error) {
 	return serial, nil
 }
 
-// issuerIn reads the optional ID of an issuing CA; empty is zero.
+// issuerIn converts the optional ID of an issuing CA. It returns the zero ID if b is empty.
 func issuerIn(b []byte) (pki.IssuerID, error) {
 	if len(b) == 0 {
 		return pki.IssuerID{}, nil
@@ -63,7 +64,7 @@ func issuerIn(b []byte) (pki.IssuerID, error) {
 	return id, nil
 }
 
-// keyHashIn reads the hash of a key.
+// keyHashIn converts the SHA-256 of a public key.
 func keyHashIn(b []byte) (pki.KeyHash, error) {
 	h, err := pki.KeyHashFromBytes(b)
 	if err != nil {
@@ -72,7 +73,7 @@ func keyHashIn(b []byte) (pki.KeyHash, error) {
 	return h, nil
 }
 
-// wireOf returns the value on the wire that stands for one of ours.
+// wireOf returns the protobuf value that table maps to v, or the unspecified value if there is none.
 func wireOf[W, V comparable](table map[W]V, v V) W {
 	for w, have := range table {
 		if have == v {
@@ -83,7 +84,7 @@ func wireOf[W, V comparable](table map[W]V, v V) W {
 	return unspecified
 }
 
-// kinds are the kinds of identities on the wire.
+// kinds maps the kinds of identities in protobuf to those of package pki.
 var kinds = map[brevetv1.IdentityKind]pki.Kind{
 	brevetv1.IdentityKind_IDENTITY_KIND_DEVICE:               pki.Device,
 	brevetv1.IdentityKind_IDENTITY_KIND_WORKLOAD:             pki.Workload,
@@ -92,7 +93,7 @@ var kinds = map[brevetv1.IdentityKind]pki.Kind{
 	brevetv1.IdentityKind_IDENTITY_KIND_VALIDATION_AUTHORITY: pki.VA,
 }
 
-// identityStates are the states of identities on the wire.
+// identityStates maps the states of identities in protobuf to those of package pki.
 var identityStates = map[brevetv1.IdentityState]pki.IdentityState{
 	brevetv1.IdentityState_IDENTITY_STATE_REGISTERED: pki.Registered,
 	brevetv1.IdentityState_IDENTITY_STATE_ENROLLED:   pki.Enrolled,
@@ -103,7 +104,7 @@ var identityStates = map[brevetv1.IdentityState]pki.IdentityState{
 func identityOut(id ra.Identity) *brevetv1.Identity {
 	return &brevetv1.Identity{
 		Id: id.ID.String(), Kind: wireOf(kinds, id.Kind), Profile: id.Profile, Labels: id.Labels, Names: namesOut(id.DNSNames, id.IPAddresses),
-		State: wireOf(identityStates, id.State), CreateTime: timestamppb.New(id.CreatedAt), Revision: int64(id.Revision), //nolint:gosec // it counts up from 1
+		State: wireOf(identityStates, id.State), CreateTime: timestamppb.New(id.CreatedAt), Revision: int64(id.Revision), //nolint:gosec // revisions count up from 1
 	}
 }
 
@@ -118,7 +119,7 @@ func namesOut(dns []string, ips []netip.Addr) []*brevetv1.Name {
 	return out
 }
 
-// namesIn reads names, and refuses the kinds that no profile permits.
+// namesIn converts names for a certificate, and refuses those of a kind that no profile permits.
 func namesIn(names []*brevetv1.Name) (dns []string, ips []netip.Addr, err error) {
 	for _, n := range names {
 		switch k := n.GetKind().(type) {
@@ -141,7 +142,7 @@ func namesIn(names []*brevetv1.Name) (dns []string, ips []netip.Addr, err error)
 	return dns, ips, nil
 }
 
-// certificateStates are the states of certificates on the wire.
+// certificateStates maps the states of certificates in protobuf to those of package pki.
 var certificateStates = map[brevetv1.CertificateState]pki.State{
 	brevetv1.CertificateState_CERTIFICATE_STATE_GOOD:    pki.Good,
 	brevetv1.CertificateState_CERTIFICATE_STATE_HOLD:    pki.Hold,

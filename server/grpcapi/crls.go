@@ -13,7 +13,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// maxImport bounds a CRL that an operator imports, in bytes: roots revoke a few CA certificates, not devices.
+// maxImport is the maximum size of a CRL that an operator imports, in bytes. Imported CRLs are small: a root revokes a
+// few CA certificates, and no devices.
 const maxImport = 192 << 10
 
 // CRLRecords reads the CRLs on record. It is safe for concurrent use.
@@ -21,7 +22,7 @@ type CRLRecords interface {
 	CRLs(ctx context.Context) ([]crl.CRL, error)
 }
 
-// CRLImporter publishes a CRL that was signed elsewhere, in DER. It is safe for concurrent use.
+// CRLImporter publishes a CRL, in DER, that the server has not signed itself. It is safe for concurrent use.
 type CRLImporter interface {
 	Import(ctx context.Context, der []byte, by pki.Actor) (crl.CRL, error)
 }
@@ -31,7 +32,7 @@ type CRLs struct {
 	brevetv1.UnimplementedCRLServiceServer
 	Records     CRLRecords
 	Updater     CRLImporter
-	Authorities []*x509.Certificate // installed, roots included
+	Authorities []*x509.Certificate // all installed CA certificates, including roots
 }
 
 // ListCRLs serves the RPC of that name in brevet.v1.CRLService.
@@ -78,7 +79,7 @@ func (s *CRLs) ImportCRL(ctx context.Context, req *brevetv1.ImportCRLRequest) (*
 	return &brevetv1.ImportCRLResponse{Crl: s.out(c)}, nil
 }
 
-// out is a CRL on the wire. That of a CA which is not installed any more has no name.
+// out converts a CRL. If its CA is no longer installed, the result has no issuer name.
 func (s *CRLs) out(c crl.CRL) *brevetv1.CRL {
 	out := &brevetv1.CRL{
 		IssuerId: c.Issuer.Bytes(), Number: c.Number.String(), Partition: int32(c.Partition), Delta: c.Delta,

@@ -1,9 +1,11 @@
-// Package grpcapi is the front door over gRPC: it decodes requests, calls ra and revocation, and encodes responses. It
-// decides nothing: callers are authorized by package authz, and [ra.Registrar] decides what is issued.
+// Package grpcapi serves the gRPC API brevet.v1: it decodes requests, calls ra and revocation, and encodes responses.
+// It decides nothing itself: package authz authorizes callers, and [ra.Registrar] decides which certificates are
+// issued.
 //
-// It refuses a call by its headers if the caller may not make it or makes too many, before its message is read. It
-// refuses a message that is too large, does not decode or is late, and an RPC that maps to no operation. Refusals map to
-// status codes in one table, with typed details; a caller never sees the text of an internal error.
+// If the caller may not call an RPC, or calls too often, the package refuses the RPC when its headers have arrived,
+// before it reads the message. It refuses a message that is too large, does not decode or is late, and an RPC
+// that maps to no operation. One table maps refusals to status codes, with typed details. A caller never gets the text
+// of an internal error.
 //
-// TLS 1.3 only (RFC 8446); identities are SPIFFE IDs (X509-SVID §2).
+// The package accepts only TLS 1.3 (RFC 8446). Identities are SPIFFE IDs (X509-SVID §2).
 package grpcapi

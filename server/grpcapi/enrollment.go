@@ -37,7 +37,8 @@ func (e *Enrollment) Enroll(ctx context.Context, req *brevetv1.EnrollRequest) (*
 	return &brevetv1.EnrollResponse{Credential: c}, err
 }
 
-// evidenceIn reads evidence. A piece of a kind that this server does not know has the zero kind, which is accepted nowhere.
+// evidenceIn converts evidence. A piece of a kind that this server does not support gets the zero kind, which the
+// registrar refuses.
 func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
 	var out []pki.Evidence
 	for _, e := range all {
@@ -51,7 +52,7 @@ func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
 	return out
 }
 
-// evidenceKinds are the kinds of evidence on the wire.
+// evidenceKinds maps the kinds of evidence in protobuf to those of package pki.
 var evidenceKinds = map[brevetv1.EvidenceKind]pki.EvidenceKind{
 	brevetv1.EvidenceKind_EVIDENCE_KIND_TOKEN: pki.EvidenceToken,
 }
@@ -145,7 +146,8 @@ func chainOut(a *ca.Authority, issuer pki.IssuerID) (*brevetv1.CertificateChain,
 	return out, nil
 }
 
-// bundleOut returns the trust bundle with one root. Its revision is a hash of what it holds, and so the same on every server.
+// bundleOut returns the trust bundle with one root. Its revision is a hash of its content, so that it is the same on
+// every server.
 func bundleOut(root *x509.Certificate) *brevetv1.TrustBundle {
 	revision := sha256.Sum256(root.Raw)
 	return &brevetv1.TrustBundle{Roots: [][]byte{root.Raw}, Revision: revision[:]}

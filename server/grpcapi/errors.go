@@ -19,13 +19,13 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// An outcome is what a refusal of one class becomes on the wire, by protocol.
+// An outcome is the status with which a protocol reports the refusals of one class.
 type outcome struct {
-	code codes.Code // of gRPC
-	http int        // RFC 9110 §15
+	code codes.Code // status code of gRPC
+	http int        // status code of HTTP (RFC 9110 §15)
 }
 
-// outcomes is the one table of what front doors answer refusals with. A test fails for a class that is not in it.
+// outcomes maps each class of refusals to its status codes. A test fails for a class that is not in it.
 var outcomes = map[pki.Class]outcome{
 	pki.InvalidArgument:    {codes.InvalidArgument, http.StatusBadRequest},
 	pki.Unauthenticated:    {codes.Unauthenticated, http.StatusUnauthorized},
@@ -37,8 +37,8 @@ var outcomes = map[pki.Class]outcome{
 	pki.Unimplemented:      {codes.Unimplemented, http.StatusNotImplemented},
 }
 
-// outcomeOf returns the row of a rule's class. For a class without a row it is that of a malformed request, so a refusal
-// never becomes a success.
+// outcomeOf returns the status codes for a rule. For a class that is not in outcomes it returns those of a malformed
+// request, so that a refusal is never reported as success.
 func outcomeOf(r pki.Rule) outcome {
 	if o, ok := outcomes[r.Class()]; ok {
 		return o
@@ -46,11 +46,11 @@ func outcomeOf(r pki.Rule) outcome {
 	return outcomes[pki.InvalidArgument]
 }
 
-// HTTPStatus returns the status code of an HTTP response that refuses a request by a rule.
+// HTTPStatus returns the status code of an HTTP response to a request that a rule refuses.
 func HTTPStatus(r pki.Rule) int { return outcomeOf(r).http }
 
-// failureLog bounds what is logged of the failures of each RPC: ten at once, and ten a minute after them. The rest is only
-// counted in the metrics, so that failures do not fill a full disk further.
+// failureLog limits the log messages about failures of each RPC, keyed by its full method: ten at once, and then ten
+// per minute. Other failures are only counted in the metrics, so that they do not fill the disk.
 type failureLog map[string]*rate.Sometimes
 
 const failuresEach, failureInterval = 10, 6 * time.Second
@@ -63,7 +63,8 @@ func newFailureLog() failureLog {
 	return l
 }
 
-// answer turns what a handler returned, or panicked with, into the status that the caller sees.
+// answer returns the error that gRPC sends to the client. err is the error of the handler, and panicked is the value
+// with which the handler panicked, or nil. answer also counts the RPC, and logs its failure.
 func (s *Server) answer(ctx context.Context, method string, begun time.Time, panicked any, err error) (answered error) {
 	rpc := rpcOf(method)
 	defer func() { s.config.Meter.Call(ctx, rpc, status.Code(answered), time.Since(begun), err) }()
@@ -88,8 +89,8 @@ func (s *Server) answer(ctx context.Context, method string, begun time.Time, pan
 // errorDomain is the domain of google.rpc.ErrorInfo.
 const errorDomain = "brevet"
 
-// statusOf maps an error to a status, and says whether it is the server's own failure. Callers see the text of
-// refusals and nothing of other errors.
+// statusOf maps an error to a status, and reports whether the server itself failed (own). The status has the text of a
+// refusal or of a gRPC status, but not the text of any other error.
 func statusOf(err error) (st *status.Status, own bool) {
 	if r, ok := pki.AsRefusal(err); ok {
 		return detailed(status.New(outcomeOf(r.Rule).code, r.Error()), err,

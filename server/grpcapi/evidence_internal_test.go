@@ -10,8 +10,8 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// TestEveryKindOfEvidenceIsKnown checks that each kind of evidence in the contract is one of pki, as the field of an
-// enrollment and as the kind of a challenge, and that its actors are authorized by their evidence.
+// TestEveryKindOfEvidenceIsKnown checks that the server knows each kind of evidence in the protobuf API, both in an
+// enrollment and in a challenge. It also checks that the store accepts enrollments with this kind.
 func TestEveryKindOfEvidenceIsKnown(t *testing.T) {
 	var seen []pki.EvidenceKind
 	fields := new(brevetv1.Evidence).ProtoReflect().Descriptor().Oneofs().ByName("kind").Fields()

@@ -12,14 +12,16 @@ import (
 	"github.com/brevet-pki/brevet/server/authz"
 )
 
-// Bounds of what a client sends in a handshake. Only its own certificate is used: the server has the CA certificates.
+// Limits on the data that a client sends in its handshake. The server uses only the client's own certificate of the
+// chain, because it has the CA certificates itself.
 const (
 	maxCertificates     = 8
-	maxCertificateBytes = 16 << 10                    // of all certificates
-	maxHandshakeBytes   = maxCertificateBytes + 8<<10 // of everything
+	maxCertificateBytes = 16 << 10                    // total size of the client's certificates
+	maxHandshakeBytes   = maxCertificateBytes + 8<<10 // total size of the client's handshake messages
 )
 
-// checkCertificates implements tls.Config.VerifyPeerCertificate. It refuses what crypto/tls would keep for as long as the connection.
+// checkCertificates implements tls.Config.VerifyPeerCertificate. It limits the number and the size of the client's
+// certificates, because crypto/tls keeps them in memory until the connection is closed.
 func checkCertificates(chain [][]byte, _ [][]*x509.Certificate) error {
 	total := 0
 	for _, der := range chain {
@@ -32,7 +34,7 @@ func checkCertificates(chain [][]byte, _ [][]*x509.Certificate) error {
 	return nil
 }
 
-// clientInfo is what a connection keeps of its handshake.
+// clientInfo is the part of a handshake's result that the server keeps for the life of the connection.
 type clientInfo struct {
 	credentials.CommonAuthInfo
 	client *authz.Client // the client's own certificate; nil if it sent none
@@ -41,8 +43,8 @@ type clientInfo struct {
 // AuthType implements credentials.AuthInfo.
 func (clientInfo) AuthType() string { return "tls" }
 
-// reduce keeps the client's own certificate of what crypto/tls knows of the client, and lets the rest go. The list of
-// certificates is the connection's own, and keeps the whole message of the handshake.
+// reduce returns a clientInfo with the client's own certificate. It also clears the list of certificates, which belongs
+// to the TLS connection: the certificates in it keep the whole handshake message in memory.
 func reduce(info credentials.AuthInfo) (credentials.AuthInfo, error) {
 	kept := clientInfo{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
 	state, ok := info.(credentials.TLSInfo)
@@ -55,7 +57,8 @@ func reduce(info credentials.AuthInfo) (credentials.AuthInfo, error) {
 	return kept, err
 }
 
-// boundedTLS has few handshakes compute at once, counts them, and keeps little of them.
+// boundedTLS limits how many handshakes use the CPU at the same time, counts handshakes, and keeps only a clientInfo of
+// each.
 type boundedTLS struct {
 	credentials.TransportCredentials
 	queue *admission.Queue
@@ -66,10 +69,10 @@ type boundedTLS struct {
 func (b boundedTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
 	defer cancel()
-	shaking := &handshake{Conn: raw, ctx: ctx, queue: b.queue}
-	conn, info, err := b.TransportCredentials.ServerHandshake(shaking)
-	shaking.rest()
-	shaking.over = true
+	h := &handshake{Conn: raw, ctx: ctx, queue: b.queue}
+	conn, info, err := b.TransportCredentials.ServerHandshake(h)
+	h.release()
+	h.done = true
 	if err == nil {
 		info, err = reduce(info)
 	}
@@ -82,23 +85,24 @@ func (b boundedTLS) Clone() credentials.TransportCredentials {
 	return boundedTLS{b.TransportCredentials.Clone(), b.queue, b.meter}
 }
 
-// handshake is a connection whose handshake is in its queue from when bytes of the client have come until the next ones
-// are waited for: while it computes. A client that sends nothing, or slowly, takes nobody's place.
+// handshake is a connection during its TLS handshake. It holds a slot of the queue only while the handshake uses the
+// CPU: from the arrival of bytes from the client until the next call of Read. A client that sends nothing, or slowly,
+// therefore takes no slot from others.
 type handshake struct {
 	net.Conn
-	ctx   context.Context //nolint:containedctx // of the handshake, which knows of none
+	ctx   context.Context //nolint:containedctx // with the handshake's timeout; Read has no context
 	queue *admission.Queue
-	leave func() // nil while it is not in the queue
-	read  int    // bytes
-	over  bool
+	leave func() // frees the slot; nil while the handshake has none
+	read  int    // number of bytes read
+	done  bool   // whether the handshake has ended
 }
 
 // Read implements net.Conn.
 func (h *handshake) Read(p []byte) (int, error) {
-	if h.over {
+	if h.done {
 		return h.Conn.Read(p)
 	}
-	h.rest()
+	h.release()
 	if h.read >= maxHandshakeBytes {
 		return 0, fmt.Errorf("the client sent %d bytes in its handshake, the maximum is %d", h.read, maxHandshakeBytes)
 	}
@@ -113,8 +117,8 @@ func (h *handshake) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// rest leaves the queue.
-func (h *handshake) rest() {
+// release frees the handshake's slot, if it has one.
+func (h *handshake) release() {
 	if h.leave != nil {
 		h.leave()
 		h.leave = nil

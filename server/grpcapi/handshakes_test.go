@@ -21,20 +21,21 @@ import (
 	"github.com/brevet-pki/brevet/server/authz"
 )
 
-// peers is credentials whose handshake reads two messages, and computes after each until it is told to go on.
-type peers struct {
+// stubTLS is TransportCredentials whose handshake reads two messages. After each message it waits, as if it computed,
+// until the test sends a value on proceed.
+type stubTLS struct {
 	credentials.TransportCredentials
-	computing, on chan struct{}
+	computing, proceed chan struct{}
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
-func (p peers) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (p stubTLS) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	for range 2 {
 		if _, err := io.ReadFull(conn, make([]byte, 2)); err != nil {
 			return nil, nil, err
 		}
 		p.computing <- struct{}{}
-		<-p.on
+		<-p.proceed
 	}
 	return conn, nil, nil
 }
@@ -45,36 +46,36 @@ type uncounted struct{ Meter }
 // Handshake implements Meter.
 func (uncounted) Handshake(error) {}
 
-// shaken is how a handshake ended.
-type shaken struct {
+// handshakeResult is the result of ServerHandshake.
+type handshakeResult struct {
 	conn net.Conn
 	err  error
 }
 
-// shaking is a queue of handshakes, with room for one and for one that waits.
-type shaking struct {
+// bench runs handshakes. Its queue lets one of them run and one wait.
+type bench struct {
 	queue *admission.Queue
 	creds boundedTLS
-	peers peers
-	ended chan shaken
+	stub  stubTLS
+	ended chan handshakeResult
 }
 
-func newShaking() *shaking {
-	s := &shaking{
+func newBench() *bench {
+	s := &bench{
 		queue: admission.NewQueue("handshakes", admission.Size{Slots: 1, Each: 1, Queue: 2}),
-		peers: peers{computing: make(chan struct{}, 8), on: make(chan struct{})},
-		ended: make(chan shaken, 8),
+		stub:  stubTLS{computing: make(chan struct{}, 8), proceed: make(chan struct{})},
+		ended: make(chan handshakeResult, 8),
 	}
-	s.creds = boundedTLS{s.peers, s.queue, uncounted{}}
+	s.creds = boundedTLS{s.stub, s.queue, uncounted{}}
 	return s
 }
 
-// begin connects somebody.
-func (s *shaking) begin() (client net.Conn) {
+// connect connects a client, which sends nothing, and starts the server's handshake.
+func (s *bench) connect() (client net.Conn) {
 	client, raw := net.Pipe()
 	go func() {
 		conn, _, err := s.creds.ServerHandshake(raw)
-		s.ended <- shaken{conn, err}
+		s.ended <- handshakeResult{conn, err}
 		if err != nil {
 			_ = raw.Close() // as gRPC does
 		}
@@ -82,45 +83,46 @@ func (s *shaking) begin() (client net.Conn) {
 	return client
 }
 
-func (s *shaking) send(t *testing.T, c net.Conn, text string) {
+func (s *bench) send(t *testing.T, c net.Conn, text string) {
 	t.Helper()
 	if _, err := c.Write([]byte(text)); err != nil {
 		t.Error(err)
 	}
 }
 
-func (s *shaking) want(t *testing.T, when string, working, waiting, computed int) {
+// want checks the queue's load, and the number of messages that handshakes have started to process.
+func (s *bench) want(t *testing.T, when string, working, waiting, processed int) {
 	t.Helper()
 	synctest.Wait()
-	if load := s.queue.Load(); load.Working != working || load.Waiting != waiting || len(s.peers.computing) != computed {
-		t.Errorf("when %s, %+v, and %d messages were computed with; want %d at work, %d waiting, %d messages",
-			when, load, len(s.peers.computing), working, waiting, computed)
+	if load := s.queue.Load(); load.Working != working || load.Waiting != waiting || len(s.stub.computing) != processed {
+		t.Errorf("when %s: load %+v and %d messages processed; want %d running, %d waiting, %d messages",
+			when, load, len(s.stub.computing), working, waiting, processed)
 	}
 }
 
-func TestAHandshakeHoldsAPlaceWhileItComputes(t *testing.T) {
+func TestHandshakeHoldsASlotWhileItComputes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newShaking()
-		silent, slow, one, two, three := s.begin(), s.begin(), s.begin(), s.begin(), s.begin()
+		s := newBench()
+		silent, slow, one, two, three := s.connect(), s.connect(), s.connect(), s.connect(), s.connect()
 		s.send(t, slow, "h")
-		s.want(t, "nobody has sent a whole message", 0, 0, 0)
+		s.want(t, "no client has sent a whole message", 0, 0, 0)
 		s.send(t, one, "hi")
-		s.want(t, "one has", 1, 0, 1)
+		s.want(t, "one client has sent a message", 1, 0, 1)
 		s.send(t, two, "hi")
-		s.want(t, "two have", 1, 1, 1)
+		s.want(t, "two clients have sent a message", 1, 1, 1)
 		s.send(t, three, "hi")
-		s.want(t, "three have, with no room for the third", 1, 1, 1)
+		s.want(t, "three clients have sent a message, and the queue is full", 1, 1, 1)
 		if r, ok := pki.AsRefusal((<-s.ended).err); !ok || r.Rule != pki.RuleOverloaded {
 			t.Errorf("the third ends with %v", r)
 		}
-		s.peers.on <- struct{}{}
+		s.stub.proceed <- struct{}{}
 		s.want(t, "the first waits for the next message", 1, 0, 2)
-		s.peers.on <- struct{}{}
-		s.want(t, "the second does too", 0, 0, 2)
+		s.stub.proceed <- struct{}{}
+		s.want(t, "the second waits for the next message too", 0, 0, 2)
 		s.send(t, one, "ok")
-		s.want(t, "the first goes on", 1, 0, 3)
-		s.peers.on <- struct{}{}
+		s.want(t, "the first continues", 1, 0, 3)
+		s.stub.proceed <- struct{}{}
 		s.want(t, "the first is done", 0, 0, 3)
 		done := <-s.ended
 		if done.err != nil {
@@ -128,7 +130,7 @@ func TestAHandshakeHoldsAPlaceWhileItComputes(t *testing.T) {
 		}
 		go s.send(t, one, "a call")
 		if _, err := io.ReadFull(done.conn, make([]byte, 4)); err != nil || s.queue.Load().Working != 0 {
-			t.Errorf("a connection that stands waits for a handshake's place: %v, %+v", err, s.queue.Load())
+			t.Errorf("a connection takes a slot after its handshake: %v, %+v", err, s.queue.Load())
 		}
 		if _, err := io.ReadFull(done.conn, make([]byte, 2)); err != nil {
 			t.Error(err)
@@ -141,12 +143,12 @@ func TestAHandshakeHoldsAPlaceWhileItComputes(t *testing.T) {
 				t.Error("a handshake that its client gave up has ended well")
 			}
 		}
-		s.want(t, "all have gone", 0, 0, 3)
+		s.want(t, "all clients have disconnected", 0, 0, 3)
 	})
 }
 
-// shown is a TLS client's certificates: so many, of which each has an extension of so many bytes.
-func shown(t *testing.T, certificates, bulk int) tls.Certificate {
+// newChain returns a number of certificates for a TLS client. Each has an extension of bulk bytes.
+func newChain(t *testing.T, certificates, bulk int) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -166,11 +168,11 @@ func shown(t *testing.T, certificates, bulk int) tls.Certificate {
 	return pair
 }
 
-// shake connects a TLS client, and returns both sides of the handshake.
-func shake(t *testing.T, own, client tls.Certificate) (*tls.Conn, clientInfo, error) {
+// shakeHands runs a TLS handshake with a client, and returns the server's result.
+func shakeHands(t *testing.T, own, client tls.Certificate) (*tls.Conn, clientInfo, error) {
 	t.Helper()
 	config := tlsConfig(func() (*tls.Certificate, error) { return &own, nil })
-	s := newShaking()
+	s := newBench()
 	s.creds.TransportCredentials = credentials.NewTLS(config)
 	here, there := net.Pipe()
 	t.Cleanup(func() { _, _ = here.Close(), there.Close() })
@@ -179,7 +181,7 @@ func shake(t *testing.T, own, client tls.Certificate) (*tls.Conn, clientInfo, er
 			InsecureSkipVerify: true, NextProtos: []string{"h2"},
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &client, nil },
 		})
-		_, _ = io.Copy(io.Discard, c) // until the server has enough
+		_, _ = io.Copy(io.Discard, c) // ends when the server refuses the handshake, or at the end of the test
 	}()
 	conn, info, err := s.creds.ServerHandshake(here)
 	if err != nil {
@@ -190,13 +192,13 @@ func shake(t *testing.T, own, client tls.Certificate) (*tls.Conn, clientInfo, er
 
 func TestHandshakesAreSmall(t *testing.T) {
 	t.Parallel()
-	own := shown(t, 1, 0)
+	own := newChain(t, 1, 0)
 	for _, c := range []struct {
 		certificates, bulk int
 		passes             bool
 	}{{0, 0, true}, {1, 0, true}, {maxCertificates, 100, true}, {maxCertificates + 1, 100, false}, {1, 15 << 10, true}, {1, 16 << 10, false}, {900, 0, false}} {
-		client := shown(t, c.certificates, c.bulk)
-		conn, info, err := shake(t, own, client)
+		client := newChain(t, c.certificates, c.bulk)
+		conn, info, err := shakeHands(t, own, client)
 		if (err == nil) != c.passes {
 			t.Errorf("%d certificates with %d bytes each: %v", c.certificates, c.bulk, err)
 		}

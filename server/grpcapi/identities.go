@@ -35,7 +35,7 @@ func (s *Identities) CreateIdentity(ctx context.Context, req *brevetv1.CreateIde
 	return &brevetv1.CreateIdentityResponse{Identity: identityOut(id)}, nil
 }
 
-// newIdentityOf reads what an identity is to be registered with.
+// newIdentityOf converts the name and the attributes of an identity to be registered.
 func newIdentityOf(name string, spec *brevetv1.IdentitySpec) (ra.NewIdentity, error) {
 	kind, ok := kinds[spec.GetKind()]
 	if !ok {
@@ -91,7 +91,7 @@ func (s *Identities) ListIdentities(ctx context.Context, req *brevetv1.ListIdent
 	return resp, nil
 }
 
-// identityFilterIn reads which identities are listed.
+// identityFilterIn converts the filter of a request.
 func identityFilterIn(req *brevetv1.ListIdentitiesRequest) (ra.IdentityFilter, error) {
 	f := ra.IdentityFilter{
 		Profile: req.GetProfile(), Label: labelIn(req.GetLabel()), WithoutUnexpired: req.GetWithoutUnexpiredCertificate(),
@@ -127,7 +127,7 @@ func (s *Identities) UpdateIdentity(ctx context.Context, req *brevetv1.UpdateIde
 	return &brevetv1.UpdateIdentityResponse{Identity: identityOut(id)}, nil
 }
 
-// updateIn reads which attributes of an identity are to change.
+// updateIn converts a request to update an identity. Only the attributes in its update mask change.
 func (s *Identities) updateIn(req *brevetv1.UpdateIdentityRequest) (ra.IdentityUpdate, error) {
 	var u ra.IdentityUpdate
 	var err error
@@ -164,13 +164,13 @@ func (s *Identities) updateIn(req *brevetv1.UpdateIdentityRequest) (ra.IdentityU
 
 // SuspendIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) SuspendIdentity(ctx context.Context, req *brevetv1.SuspendIdentityRequest) (*brevetv1.SuspendIdentityResponse, error) {
-	id, affected, err := s.order(ctx, req, revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Comment: req.GetComment()})
+	id, affected, err := s.apply(ctx, req, revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Comment: req.GetComment()})
 	return &brevetv1.SuspendIdentityResponse{Identity: id, Affected: affected}, err
 }
 
 // ResumeIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) ResumeIdentity(ctx context.Context, req *brevetv1.ResumeIdentityRequest) (*brevetv1.ResumeIdentityResponse, error) {
-	id, affected, err := s.order(ctx, req, revocation.Change{Action: revocation.Unhold, Comment: req.GetComment()})
+	id, affected, err := s.apply(ctx, req, revocation.Change{Action: revocation.Unhold, Comment: req.GetComment()})
 	return &brevetv1.ResumeIdentityResponse{Identity: id, Affected: affected}, err
 }
 
@@ -180,17 +180,18 @@ func (s *Identities) RetireIdentity(ctx context.Context, req *brevetv1.RetireIde
 	if err != nil {
 		return nil, err
 	}
-	id, affected, err := s.order(ctx, req, revocation.Change{
+	id, affected, err := s.apply(ctx, req, revocation.Change{
 		Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired, InvalidSince: since, Comment: req.GetComment(),
 	})
 	return &brevetv1.RetireIdentityResponse{Identity: id, Affected: affected}, err
 }
 
-// order carries out a change of an identity, and returns how it stands afterwards and what has changed.
-func (s *Identities) order(ctx context.Context, req interface {
+// apply applies a change to the identity in a request. It returns the identity after the change, and the number of
+// affected certificates.
+func (s *Identities) apply(ctx context.Context, req interface {
 	changingRequest
 	GetId() string
-}, o revocation.Change,
+}, c revocation.Change,
 ) (*brevetv1.Identity, *brevetv1.AffectedCertificates, error) {
 	id, err := s.Registrar.ParseID(req.GetId())
 	if err != nil {
@@ -203,11 +204,11 @@ func (s *Identities) order(ctx context.Context, req interface {
 	if have.Kind == pki.Server || have.Kind == pki.VA {
 		return nil, nil, pki.Refuse(pki.RuleReserved, "stop the server instead", "%s is part of the CA itself", id)
 	}
-	o.Identity = id
-	if o.Actor, err = actorOf(ctx, req); err != nil {
+	c.Identity = id
+	if c.Actor, err = actorOf(ctx, req); err != nil {
 		return nil, nil, err
 	}
-	out, err := s.Revocations.Apply(ctx, o)
+	out, err := s.Revocations.Apply(ctx, c)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -28,27 +28,27 @@ type Log struct {
 	Records   LogRecords
 	Sequencer *translog.Sequencer
 	Archive   *translog.Archive
-	// Readings bounds the pages that are read at once.
+	// Readings limits how many reads of the store run at a time. Each page of the log takes a slot while it is read.
 	Readings *admission.Queue
-	// Followers bounds the streams that follow the log.
+	// Followers limits how many streams follow the log.
 	Followers *admission.Queue
 
 	stopping <-chan struct{} // closed when the server stops
 }
 
-// Bounds on streams of the log.
+// Limits on streams of the log.
 const (
-	// syncTimeout bounds how long a reader waits for entries that are not archived yet: on a full disk that would be for
-	// ever.
+	// syncTimeout is the maximum time that a reader waits until committed entries are archived. On a full disk they would
+	// never be.
 	syncTimeout = 5 * time.Second
-	// logPage is how many entries are read at a time; translog.PageSize bounds their size. A read transaction stays short,
-	// however long the stream, and so does what a stream keeps in memory while its client does not read.
+	// logPage is the maximum number of entries that a stream reads at a time; translog.PageSize limits their total size.
+	// Pages limit the duration of a read transaction, and the memory of a stream whose client does not read.
 	logPage = 256
-	// pageTimeout bounds how long a client may take to read a page. A stream that is not read ends, and gives up its slot.
+	// pageTimeout is the maximum time in which a client must read a page. After that the stream ends and frees its slot.
 	pageTimeout = time.Minute
 )
 
-// errLogStopping ends a stream of the log when the server stops.
+// errLogStopping is the error with which streams of the log end when the server stops.
 var errLogStopping = status.Error(codes.Unavailable, "the server is stopping: read the log again from the entry after the last one")
 
 type entryStream = grpc.ServerStreamingServer[brevetv1.ListEntriesResponse]
@@ -96,7 +96,7 @@ func (s *Log) ListEntries(req *brevetv1.ListEntriesRequest, out entryStream) err
 	}
 }
 
-// start returns the index of the first entry to send, and refuses a position of another log.
+// start returns the index of the first entry to send. It refuses a position in a log with another epoch.
 func (s *Log) start(p *brevetv1.LogPosition) (uint64, error) {
 	if p.GetIndex() < 0 {
 		return 0, pki.Refuse(pki.RuleRequest, "send an index of 0 or more", "the index is %d", p.GetIndex())
@@ -114,8 +114,8 @@ func (s *Log) start(p *brevetv1.LogPosition) (uint64, error) {
 	return max(uint64(p.GetIndex()), 1), nil //nolint:gosec // not negative
 }
 
-// send sends a page of entries from an index on, and returns how many there were. A limit of 0 is none. If the server is
-// stopping, send returns an error.
+// send sends a page of entries that starts at an index, and returns their number. The page has at most limit entries; 0
+// means no limit. If the server is stopping, send returns an error.
 func (s *Log) send(out entryStream, from, limit uint64) (sent uint64, err error) {
 	select {
 	case <-s.stopping: // before each page, because there may always be another one
@@ -136,7 +136,8 @@ func (s *Log) send(out entryStream, from, limit uint64) (sent uint64, err error)
 	return uint64(len(entries)), s.sendPage(out, entries)
 }
 
-// page reads entries. It holds a slot among the readings for no longer than that takes: not while a client reads them.
+// page reads entries from the store. It holds a slot of the queue Readings only meanwhile, and not while the client
+// reads the entries.
 func (s *Log) page(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error) {
 	leave, err := s.Readings.Acquire(ctx, sourceOf(ctx))
 	if err != nil {
@@ -146,7 +147,7 @@ func (s *Log) page(ctx context.Context, from uint64, limit int) ([]translog.Sequ
 	return s.Records.Entries(ctx, from, limit)
 }
 
-// message decodes an entry.
+// message returns the response message with a log entry, which contains the entry both encoded and decoded.
 func (s *Log) message(e translog.Sequenced) (*brevetv1.ListEntriesResponse, error) {
 	entry := &brevetv1.LogEntry{}
 	if err := proto.Unmarshal(e.Entry, entry); err != nil {
@@ -157,11 +158,11 @@ func (s *Log) message(e translog.Sequenced) (*brevetv1.ListEntriesResponse, erro
 
 func (s *Log) position(index uint64) *brevetv1.LogPosition {
 	epoch := s.Archive.Epoch()
-	return &brevetv1.LogPosition{Epoch: epoch[:], Index: int64(index)} //nolint:gosec // counts entries
+	return &brevetv1.LogPosition{Epoch: epoch[:], Index: int64(index)} //nolint:gosec // an index is a count of entries
 }
 
-// sendPage decodes each entry and sends it. It returns an error if the client does not read the entries in time, the
-// caller's authorization ends or the server stops. The stream then ends, and with it what is being sent.
+// sendPage decodes each entry and sends it. It returns an error if the client does not read the entries within
+// pageTimeout, the caller's authorization ends or the server stops. The stream then ends, and so does its goroutine.
 func (s *Log) sendPage(out entryStream, entries []translog.Sequenced) error {
 	sent := make(chan error, 1)
 	go func() {
@@ -192,7 +193,8 @@ func (s *Log) sendPage(out entryStream, entries []translog.Sequenced) error {
 	}
 }
 
-// await returns when the log has an entry with an index, or with an error when the stream is to end.
+// await waits until the log has an entry with an index. It returns an error if ctx ends, or the server or its sequencer
+// stops.
 func (s *Log) await(ctx context.Context, index uint64) error {
 	for {
 		advanced, stopped := s.Sequencer.Advanced()
@@ -220,7 +222,7 @@ func (s *Log) GetHead(ctx context.Context, _ *brevetv1.GetHeadRequest) (*brevetv
 	return &brevetv1.GetHeadResponse{Position: s.position(head.Size), Chain: head.Chain[:]}, nil
 }
 
-// sync waits until all entries that were committed so far are in the log and the archive.
+// sync waits until all entries that are committed now have an index in the log and are in the archive.
 func (s *Log) sync(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()

@@ -16,11 +16,11 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// unreadStream is a stream whose client reads that many entries, and then none.
+// unreadStream is a stream whose client reads a number of entries and then no more.
 type unreadStream struct {
 	grpc.ServerStream
 	ctx  context.Context
-	read int
+	read int // number of entries that the client still reads
 }
 
 // Context implements grpc.ServerStream.

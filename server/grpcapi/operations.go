@@ -7,8 +7,8 @@ import (
 	"github.com/brevet-pki/brevet/server/authz"
 )
 
-// operations maps each RPC, by its full method, to its operation. An RPC that is missing is denied to everybody, and fails
-// a test.
+// operations maps the full method of each RPC to its operation. No caller may call an RPC that is missing here; a test
+// fails if the server serves one.
 var operations = map[string]authz.Operation{
 	brevetv1.EnrollmentService_Enroll_FullMethodName:          authz.Enroll,
 	brevetv1.EnrollmentService_Renew_FullMethodName:           authz.Renew,
@@ -55,10 +55,11 @@ var operations = map[string]authz.Operation{
 	"/grpc.health.v1.Health/Watch": authz.WatchHealth,
 }
 
-// unknownRPC stands in metrics and in the limits of the log for methods that are not served: callers make them up.
+// unknownRPC is the name in metrics, and the key in failureLog, of all methods that the server does not have. Callers
+// can invent such methods, so their names must not become labels.
 const unknownRPC = "unknown"
 
-// rpcOf returns the method, or unknownRPC if it is not served.
+// rpcOf returns the method, or unknownRPC if the server does not have it.
 func rpcOf(method string) string {
 	if _, served := operations[method]; served {
 		return method
@@ -66,7 +67,7 @@ func rpcOf(method string) string {
 	return unknownRPC
 }
 
-// Traced reports whether calls of a method are traced: those of our own services, and no probes.
+// Traced reports whether RPCs of a method are traced. RPCs of brevet.v1 are, and health checks and reflection are not.
 func Traced(method string) bool {
 	return rpcOf(method) == method && strings.HasPrefix(method, "/brevet.v1.")
 }

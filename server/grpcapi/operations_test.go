@@ -8,7 +8,7 @@ import (
 	"github.com/brevet-pki/brevet/server/authz"
 )
 
-// served returns every RPC that the server registers, by its full method.
+// served returns the full method of every RPC that the server registers.
 func served(t *testing.T) map[string]bool {
 	t.Helper()
 	methods := map[string]bool{}

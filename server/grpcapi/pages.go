@@ -13,7 +13,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// maxPage and defaultPage bound a page of a list.
+// Numbers of records on a page of a list.
 const (
 	maxPage     = 1000
 	defaultPage = 100
@@ -29,11 +29,11 @@ func pageSize(n int32) (int, error) {
 	return int(n), nil
 }
 
-// A page token holds the filter of its list, as a hash, and the sort key of the last record before the page. It names no
-// row of a store, so it serves any store with the same records.
+// A page token consists of a hash of the list's filter, and the sort key of the last record before the page. It
+// contains no row number, so it is also valid for a restored store with the same records.
 const (
-	filterSize   = 16
-	maxPageToken = 4096 // bytes; a SPIFFE ID has 2048 at most
+	filterSize   = 16   // length of the hash in bytes
+	maxPageToken = 4096 // length of the text; the longest sort key is a SPIFFE ID of 2048 bytes
 )
 
 // listRequest is a request for one page of a list.
@@ -42,17 +42,17 @@ type listRequest interface {
 	GetPageToken() string
 }
 
-// errPageToken says that a sort key is malformed.
+// errPageToken is the error for a malformed sort key.
 var errPageToken = errors.New("malformed page token")
 
-// pageToken returns the token of the page that begins after a sort key.
+// pageToken returns the token of the page that starts after the record with a sort key.
 func pageToken(req listRequest, key []byte) string {
-	filter, _ := filterHash(req) // pageAfter has computed it before
+	filter, _ := filterHash(req) // pageAfter has computed the same hash without an error
 	return base64.RawURLEncoding.EncodeToString(append(filter, key...))
 }
 
-// pageAfter reads the sort key in a request's page token; it returns the zero value for the first page. It refuses a token
-// of a list with another filter.
+// pageAfter returns the sort key in a request's page token, or the zero value for the first page. It refuses a token
+// that was returned for another filter.
 func pageAfter[K any](req listRequest, parse func(key []byte) (K, error)) (K, error) {
 	var none K
 	filter, err := filterHash(req)
@@ -79,29 +79,29 @@ func pageAfter[K any](req listRequest, parse func(key []byte) (K, error)) (K, er
 	return key, nil
 }
 
-// filterHash identifies a list and its filter: the request without its page.
+// filterHash returns a hash of the request without page size and page token: of the RPC and its filter.
 func filterHash(req listRequest) ([]byte, error) {
 	h, err := contentHash(req, "page_size", "page_token")
 	return h[:filterSize], err
 }
 
-// timeKey returns a time as the beginning of a sort key, in milliseconds.
+// timeKey encodes a time, in milliseconds, as the beginning of a sort key.
 func timeKey(t time.Time) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(t.UnixMilli()))
 }
 
-// cutTime reads the time at the beginning of a sort key, and returns the rest.
+// cutTime decodes the time at the beginning of a sort key, and returns it with the rest of the key.
 func cutTime(key []byte) (time.Time, []byte, error) {
 	if len(key) < 8 {
 		return time.Time{}, nil, errPageToken
 	}
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(key))).UTC(), key[8:], nil //nolint:gosec // any value is a place in the list
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(key))).UTC(), key[8:], nil //nolint:gosec // any value is a sort key
 }
 
-// labelIn reads a label to select by; none is the zero value.
+// labelIn converts a label of a filter. It returns the zero value for nil.
 func labelIn(l *brevetv1.Label) pki.Label { return pki.Label{Name: l.GetName(), Value: l.GetValue()} }
 
-// statesIn reads the states or kinds that a list is filtered by.
+// statesIn converts the states or kinds of a filter.
 func statesIn[W ~int32, S comparable](table map[W]S, wire []W) ([]S, error) {
 	var states []S
 	for _, w := range wire {

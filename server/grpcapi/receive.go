@@ -16,13 +16,15 @@ import (
 
 var protobuf = encoding.GetCodecV2(proto.Name)
 
-// message is what gRPC decodes into. It keeps what is wrong with the message, which gRPC would answer with INTERNAL.
+// message is the target into which codec decodes. If the message is malformed, codec stores a refusal here and returns
+// no error, because gRPC would respond to an error with INTERNAL.
 type message struct {
 	into    any
 	refusal *pki.Refusal
 }
 
-// codec is protobuf. A message that is too long or does not decode is no error of it, but a refusal in the message.
+// codec is the protobuf codec of gRPC, except that it reports a message that is too long or does not decode in
+// message.refusal.
 type codec struct{ encoding.CodecV2 }
 
 // Unmarshal implements encoding.CodecV2.
@@ -42,29 +44,31 @@ func (c codec) Unmarshal(data mem.BufferSlice, into any) error {
 	return nil
 }
 
-// gated registers services whose unary calls are refused by their headers before their message is read.
-type gated struct {
+// serviceRegistrar registers services with wrapped handlers: if tap has refused a unary RPC by its headers, the wrapper
+// returns that refusal before it reads the message.
+type serviceRegistrar struct {
 	*grpc.Server
 	server *Server
 }
 
 // RegisterService implements grpc.ServiceRegistrar.
-func (g gated) RegisterService(desc *grpc.ServiceDesc, impl any) {
+func (r serviceRegistrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	d := *desc
 	d.Methods = make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
-		d.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: g.server.method(m.Handler)}
+		d.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: r.server.method(m.Handler)}
 	}
-	g.Server.RegisterService(&d, impl)
+	r.Server.RegisterService(&d, impl)
 }
 
-// method wraps the handler of a unary call, which reads the message and then runs the interceptor.
+// method wraps the generated handler of a unary RPC. The generated handler reads the message and then calls the
+// interceptor (Server.unary).
 func (s *Server) method(next grpc.MethodHandler) grpc.MethodHandler {
 	return func(srv any, ctx context.Context, recv func(any) error, interceptor grpc.UnaryServerInterceptor) (resp any, err error) {
 		c := callOf(ctx)
 		defer func() { err = s.answer(ctx, c.method, c.begun, recover(), err) }()
 		if c.refused != nil {
-			return nil, s.note(ctx, c.refused)
+			return nil, s.recordRefusal(ctx, c.refused)
 		}
 		return next(srv, ctx, func(into any) (err error) {
 			c.malformed, err = c.read(recv, into)
@@ -73,7 +77,7 @@ func (s *Server) method(next grpc.MethodHandler) grpc.MethodHandler {
 	}
 }
 
-// unary is the interceptor of unary calls. It runs when the message has arrived.
+// unary is the interceptor of unary RPCs. It runs when the message has arrived.
 func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	c := callOf(ctx)
 	caller, err := s.config.Authorizer.Authorize(ctx, c.operation, clientOf(ctx))
@@ -89,16 +93,16 @@ func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, ne
 	if err == nil {
 		resp, err = next(ctx, req)
 	}
-	return resp, s.note(ctx, err)
+	return resp, s.recordRefusal(ctx, err)
 }
 
-// stream is the interceptor of streams. It runs before their messages.
+// stream is the interceptor of streams. It runs before the first message has arrived.
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	ctx := ss.Context()
 	c := callOf(ctx)
 	defer func() { err = s.answer(ctx, c.method, c.begun, recover(), err) }()
 	if c.refused != nil {
-		return s.note(ctx, c.refused)
+		return s.recordRefusal(ctx, c.refused)
 	}
 	st := &stream{ServerStream: ss, call: c, admission: s.config.Admission, ctx: ctx,
 		checks: s.config.Authorizer.NewStream(c.operation, clientOf(ctx), info.IsClientStream)}
@@ -113,26 +117,27 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if refused := context.Cause(st.ctx); err != nil && refused != nil && ctx.Err() == nil {
 		err = refused
 	}
-	return s.note(ctx, err)
+	return s.recordRefusal(ctx, err)
 }
 
-// recheckInterval is how often the caller of a stream that only sends is authorized again, however few messages it gets.
+// recheckInterval is the interval at which the server authorizes the caller of a server-streaming RPC again, even if it
+// sends no messages.
 const recheckInterval = 3 * time.Second
 
-// stream is a stream whose caller is checked again while it is open ([authz.Stream]), and that works only when it is
-// admitted.
+// stream is an open stream. The server checks its caller repeatedly ([authz.Stream]). Its handler gets the first
+// message only when Admission lets the stream run.
 type stream struct {
 	grpc.ServerStream
 	call      *call
-	ctx       context.Context //nolint:containedctx // the one that the handler gets; it ends when the caller's authorization does
+	ctx       context.Context //nolint:containedctx // the handler's, which ends with the caller's authorization
 	checks    *authz.Stream
 	admission Admission
 
-	begun bool
+	begun bool // whether the stream has entered its queue
 
 	mu    sync.Mutex
 	ended bool
-	leave func() // the queue; nil while the stream is not in it
+	leave func() // frees the stream's slot; nil while it has none
 }
 
 // Context implements grpc.ServerStream.
@@ -155,7 +160,8 @@ func (s *stream) recheck(cancel context.CancelCauseFunc) {
 	}
 }
 
-// RecvMsg implements grpc.ServerStream. With the first message the stream enters its queue, and leaves it when it ends.
+// RecvMsg implements grpc.ServerStream. When the first message has arrived, RecvMsg waits for a slot of the stream's
+// queue. The stream holds the slot until it ends.
 func (s *stream) RecvMsg(into any) error {
 	refusal, err := s.call.read(s.ServerStream.RecvMsg, into)
 	if err != nil {
@@ -178,7 +184,8 @@ func (s *stream) SendMsg(m any) error {
 	return s.ServerStream.SendMsg(m)
 }
 
-// begin enters the stream's queue once. Messages are read by one goroutine, which may outlive the handler.
+// begin waits for a slot of the stream's queue, if the stream has none yet. Only the goroutine that reads the messages
+// calls it. If the handler has returned in the meantime, begin frees the slot at once.
 func (s *stream) begin() error {
 	if s.begun {
 		return nil
@@ -196,7 +203,7 @@ func (s *stream) begin() error {
 	return nil
 }
 
-// end leaves the queue.
+// end frees the stream's slot, if it has one. It is called when the handler has returned.
 func (s *stream) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -10,13 +10,14 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// changingRequest is a request of an operator that changes something and may be repeated.
+// changingRequest is an operator's request for a change. If it has a request ID, the client can repeat it safely.
 type changingRequest interface {
 	proto.Message
 	GetRequestId() []byte
 }
 
-// actorOf returns the caller of a changing call as the log names it, with the request that the call makes.
+// actorOf returns the caller of an RPC in the form in which log entries name it. If the request has an ID, the actor
+// contains the ID and a hash of the request's content, by which the store recognizes a repeat.
 func actorOf(ctx context.Context, req changingRequest) (pki.Actor, error) {
 	actor := callerOf(ctx).Actor()
 	if len(req.GetRequestId()) == 0 {
@@ -30,7 +31,8 @@ func actorOf(ctx context.Context, req changingRequest) (pki.Actor, error) {
 	return actor.WithRequest(pki.Request{ID: id, Content: content}), err
 }
 
-// contentHash returns the SHA-256 of a request without some fields. It depends on the request's type, and so on the RPC.
+// contentHash returns the SHA-256 of a request without the named fields. The hash includes the message type, so
+// requests of different RPCs have different hashes.
 func contentHash(req proto.Message, without ...protoreflect.Name) (hash [sha256.Size]byte, err error) {
 	content := proto.Clone(req).ProtoReflect()
 	for _, field := range without {

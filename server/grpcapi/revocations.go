@@ -38,21 +38,22 @@ func (s *Revocations) RevokeCertificate(ctx context.Context, req *brevetv1.Revok
 	return &brevetv1.RevokeCertificateResponse{Certificate: have, Affected: affected}, err
 }
 
-// apply carries out a change of one certificate, and returns its record afterwards and how many certificates have changed.
-func (s *Revocations) apply(ctx context.Context, req changingRequest, o revocation.Change) (*brevetv1.Certificate, *brevetv1.AffectedCertificates, error) {
+// apply applies a change to one certificate. It returns the certificate's record after the change, and the number of
+// affected certificates.
+func (s *Revocations) apply(ctx context.Context, req changingRequest, c revocation.Change) (*brevetv1.Certificate, *brevetv1.AffectedCertificates, error) {
 	var err error
-	if o.Actor, err = actorOf(ctx, req); err != nil {
+	if c.Actor, err = actorOf(ctx, req); err != nil {
 		return nil, nil, err
 	}
-	out, err := s.Revocations.Apply(ctx, o)
+	out, err := s.Revocations.Apply(ctx, c)
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := s.Registrar.Store().Certificate(ctx, o.Certificate)
+	after, err := s.Registrar.Store().Certificate(ctx, c.Certificate)
 	if err != nil {
 		return nil, nil, err
 	}
-	return certificateOut(c), affectedOut(out.Affected), nil
+	return certificateOut(after), affectedOut(out.Affected), nil
 }
 
 // HoldCertificate serves the RPC of that name in brevet.v1.RevocationService.
@@ -77,7 +78,7 @@ func (s *Revocations) UnholdCertificate(ctx context.Context, req *brevetv1.Unhol
 	return &brevetv1.UnholdCertificateResponse{Certificate: have, Affected: affected}, err
 }
 
-// groundsIn reads the reason and the invalidity date of a request to revoke.
+// groundsIn converts the reason and the invalidity date of a request to revoke.
 func groundsIn(req interface {
 	GetReason() brevetv1.RevocationReason
 	GetInvalidityTime() *timestamppb.Timestamp
@@ -120,7 +121,8 @@ func (s *Revocations) CreateBulkRevocation(ctx context.Context, req *brevetv1.Cr
 	return &brevetv1.CreateBulkRevocationResponse{BulkRevocation: bulkOut(created)}, nil
 }
 
-// selectionIn reads a selection. The certificates and identities that it names are looked up later, with the members.
+// selectionIn converts a selection. It looks up the certificate of a lineage. Identity, key and issuer are looked up
+// later, when the certificates are selected.
 func selectionIn(ctx context.Context, r *ra.Registrar, sel *brevetv1.CertificateSelection) (pki.Selection, error) {
 	out := pki.Selection{Profile: sel.GetProfile(), Label: labelIn(sel.GetLabel())}
 	var err error
@@ -172,7 +174,7 @@ func (s *Revocations) GetBulkRevocation(ctx context.Context, req *brevetv1.GetBu
 	return &brevetv1.GetBulkRevocationResponse{BulkRevocation: bulkOut(b)}, nil
 }
 
-// bulkActions are the actions of bulk revocations on the wire.
+// bulkActions maps the actions of bulk revocations in protobuf to those of package revocation.
 var bulkActions = map[brevetv1.BulkRevocationAction]revocation.Action{
 	brevetv1.BulkRevocationAction_BULK_REVOCATION_ACTION_REVOKE: revocation.Revoke,
 	brevetv1.BulkRevocationAction_BULK_REVOCATION_ACTION_HOLD:   revocation.Hold,
@@ -185,7 +187,7 @@ func bulkOut(b revocation.BulkRevocation) *brevetv1.BulkRevocation {
 		InvalidityTime: timeOut(b.InvalidSince), Comment: b.Comment, CreatedBy: b.Actor.String(), CreateTime: timeOut(b.At),
 		Expired: int64(b.Expired), Applied: int64(b.Applied),
 	}
-	if b.ID != 0 { // it was not only counted
+	if b.ID != 0 { // after a dry run, there is no bulk revocation, and the ID is 0
 		out.State = wireOf(bulkStates, b.State())
 		out.Id = strconv.FormatInt(b.ID, 10)
 	}
@@ -196,7 +198,7 @@ func bulkOut(b revocation.BulkRevocation) *brevetv1.BulkRevocation {
 	return out
 }
 
-// bulkStates are the states of bulk revocations on the wire.
+// bulkStates maps the states of bulk revocations in protobuf to those of package revocation.
 var bulkStates = map[brevetv1.BulkRevocationState]revocation.BulkState{
 	brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_SELECTING: revocation.BulkSelecting,
 	brevetv1.BulkRevocationState_BULK_REVOCATION_STATE_APPLYING:  revocation.BulkApplying,
@@ -250,12 +252,12 @@ func (s *Revocations) ListBulkRevocations(ctx context.Context, req *brevetv1.Lis
 	return resp, nil
 }
 
-// bulkKey reads the sort key of a bulk revocation: its ID.
+// bulkKey decodes the sort key of a bulk revocation, which is its ID.
 func bulkKey(key []byte) (int64, error) {
 	if len(key) != 8 {
 		return 0, errPageToken
 	}
-	return int64(binary.BigEndian.Uint64(key)), nil //nolint:gosec // any value is a place in the list
+	return int64(binary.BigEndian.Uint64(key)), nil //nolint:gosec // any value is a sort key
 }
 
 // RevokeCompromisedKey serves the RPC of that name in brevet.v1.RevocationService.

@@ -42,7 +42,8 @@ func TestEveryRuleIsDocumented(t *testing.T) {
 	}
 }
 
-// A refusal travels in three forms, of which clients without Brevet's messages read two.
+// A refusal is in the status message, in an ErrorInfo and in a brevet.v1.Refusal. Clients without Brevet's protobuf
+// messages can read the first two.
 func TestRefusalsCarryErrorInfo(t *testing.T) {
 	st, own := statusOf(pki.Refuse(pki.RuleToken, "ask for another", "the token does not serve"))
 	var info *errdetails.ErrorInfo

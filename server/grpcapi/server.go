@@ -22,53 +22,54 @@ import (
 	"github.com/brevet-pki/brevet/server/authz"
 )
 
-// Bounds of the gRPC listener. A connection keeps the identity of its handshake, so its age is bounded.
+// Limits of the gRPC listener. The age of a connection is limited, because it keeps the certificate of its handshake.
 const (
-	maxMessage       = 256 << 10 // bytes of a message; a longer one is refused by name
-	maxReceived      = 1 << 20   // bytes of a message that gRPC reads at all, also after it has decompressed it
-	maxHeaders       = 16 << 10  // bytes
-	maxStreams       = 128
-	window           = 64 << 10 // bytes that a connection may send ahead; fixed, or gRPC measures the line with a ping for each message
+	maxMessage       = 256 << 10 // size of a message in bytes; a larger one is refused with the rule request.size
+	maxReceived      = 1 << 20   // size of a message in bytes, also decompressed, above which gRPC itself refuses it
+	maxHeaders       = 16 << 10  // size of an RPC's headers in bytes
+	maxStreams       = 128       // concurrent RPCs on a connection
+	window           = 64 << 10  // flow-control window in bytes; if it were not fixed, gRPC would send pings to adapt it
 	connectionAge    = 30 * time.Minute
 	connectionGrace  = time.Minute
 	handshakeTimeout = 10 * time.Second
 )
 
-// Admission decides when a call may work, by its operation and its source. It is safe for concurrent use.
+// Admission decides when an RPC may run, depending on its operation and its source. It is safe for concurrent use.
 type Admission interface {
-	// Admit counts a call whose headers have arrived, and refuses it if its source calls too often. The call may be
-	// refused already: then Admit returns that refusal, or its own. It does not block.
+	// Admit counts an RPC whose headers have arrived, and refuses it if its source calls too often. refused is the error
+	// by which the RPC is already refused, or nil. Admit returns its own refusal, or else refused. It does not block.
 	Admit(op authz.Operation, from admission.Source, refused error) error
-	// Enter waits until the call may work, and returns what to call when it has ended. It returns a refusal if the call
-	// would wait for too long.
+	// Enter waits until the RPC may run. The caller of Enter calls leave when the RPC has ended. Enter returns a refusal
+	// if the RPC would wait for too long.
 	Enter(ctx context.Context, op authz.Operation, from admission.Source) (leave func(), err error)
 }
 
-// Meter counts what becomes of handshakes and calls. It is safe for concurrent use.
+// Meter counts handshakes and RPCs with their results. It is safe for concurrent use.
 type Meter interface {
 	// Handshake counts a TLS handshake, which failed if err is not nil.
 	Handshake(err error)
-	// Call counts a call that has ended with a status. The RPC is one that is served, or "unknown". err is what the
-	// handler returned: nil, a refusal, or an error whose text the caller does not see.
+	// Call counts an RPC that has ended with a status. rpc is its full method, or "unknown" if the server does not have
+	// the method. err is the error of the handler: nil, a refusal, or an error whose text the client does not get.
 	Call(ctx context.Context, rpc string, code codes.Code, took time.Duration, err error)
-	// Failure counts a call that failed through the server's own fault. err is nil if the call panicked.
+	// Failure counts an RPC that failed because of the server. err is nil if the handler panicked.
 	Failure(err error)
 }
 
 // RefusalLog records refusals. It is safe for concurrent use.
 type RefusalLog interface {
-	// Record records err if it is a refusal that is not recorded yet, and returns it. If the caller is known, by and id name it.
+	// Record records err if it is a refusal that is not recorded yet, and returns it. by and id name the caller; they are
+	// zero if the caller is unknown.
 	Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error
 }
 
-// Config holds what the front door needs from the server that it belongs to. All fields are needed, except Stats.
+// Config holds the configuration of a Server. All fields except Stats are required.
 type Config struct {
-	// Certificate returns the server's newest certificate, with the root in its chain. So an agent that knows only the
-	// root's fingerprint can check it.
+	// Certificate returns the server's newest certificate. Its chain includes the root, so that an agent that knows only
+	// the root's fingerprint can verify the chain.
 	Certificate func() (*tls.Certificate, error)
 	Authorizer  *authz.Authorizer
 	Admission   Admission
-	// Handshakes bounds the handshakes that compute at once.
+	// Handshakes limits how many handshakes use the CPU at the same time.
 	Handshakes *admission.Queue
 	Meter      Meter
 	Refusals   RefusalLog
@@ -89,18 +90,18 @@ type Services struct {
 	Store        Store
 }
 
-// Server is the front door over gRPC. Its methods are safe for concurrent use.
+// Server serves the gRPC API. Its methods are safe for concurrent use.
 type Server struct {
 	config   Config
 	grpc     *grpc.Server
 	health   *health.Server
-	unread   *admission.FairLimit // calls whose message has not arrived
+	unread   *admission.FairLimit // RPCs whose first message has not arrived
 	failures failureLog
 	bulk     *bulk
 	stopping chan struct{} // closed when the server stops
 }
 
-// New returns a server that serves nothing yet.
+// New returns a Server. It accepts connections once Serve is called.
 func New(c Config, services Services) *Server {
 	s := &Server{
 		config: c, health: health.NewServer(), unread: admission.NewFairLimit("calls without a message", maxUnread),
@@ -111,7 +112,7 @@ func New(c Config, services Services) *Server {
 	options := []grpc.ServerOption{
 		grpc.Creds(boundedTLS{credentials.NewTLS(tlsConfig(c.Certificate)), c.Handshakes, c.Meter}),
 		grpc.InTapHandle(s.tap), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
-		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return authz.ErrUnserved }), // tap refuses it first
+		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return authz.ErrNoOperation }), // tap refuses it first
 		grpc.ForceServerCodecV2(codec{protobuf}), grpc.MaxRecvMsgSize(maxReceived),
 		grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.StaticConnWindowSize(window), grpc.StaticStreamWindowSize(window), grpc.NumStreamWorkers(maxStreams),
@@ -127,25 +128,26 @@ func New(c Config, services Services) *Server {
 }
 
 func (s *Server) register(services Services) {
-	g := gated{s.grpc, s}
-	brevetv1.RegisterEnrollmentServiceServer(g, &services.Enrollment)
-	brevetv1.RegisterIdentityServiceServer(g, &services.Identities)
-	brevetv1.RegisterTokenServiceServer(g, &services.Tokens)
-	brevetv1.RegisterCertificateServiceServer(g, &services.Certificates)
-	brevetv1.RegisterRevocationServiceServer(g, &services.Revocations)
-	brevetv1.RegisterCRLServiceServer(g, &services.CRLs)
-	brevetv1.RegisterLogServiceServer(g, &services.Log)
-	brevetv1.RegisterStoreServiceServer(g, &services.Store)
-	healthv1.RegisterHealthServer(g, s.health)
-	reflection.Register(g)
+	r := serviceRegistrar{s.grpc, s}
+	brevetv1.RegisterEnrollmentServiceServer(r, &services.Enrollment)
+	brevetv1.RegisterIdentityServiceServer(r, &services.Identities)
+	brevetv1.RegisterTokenServiceServer(r, &services.Tokens)
+	brevetv1.RegisterCertificateServiceServer(r, &services.Certificates)
+	brevetv1.RegisterRevocationServiceServer(r, &services.Revocations)
+	brevetv1.RegisterCRLServiceServer(r, &services.CRLs)
+	brevetv1.RegisterLogServiceServer(r, &services.Log)
+	brevetv1.RegisterStoreServiceServer(r, &services.Store)
+	healthv1.RegisterHealthServer(r, s.health)
+	reflection.Register(r)
 }
 
-// tlsConfig asks for a client certificate without demanding one: a call without a good one is refused with a typed error,
-// while a failed handshake would tell the client nothing.
+// tlsConfig returns a configuration that requests a client certificate, but neither requires nor verifies it in the
+// handshake. Package authz verifies it for each RPC and refuses the RPC with a typed error, while a failed handshake
+// would give the client no reason.
 func tlsConfig(certificate func() (*tls.Certificate, error)) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert,
-		SessionTicketsDisabled: true, // a resumed session would skip nothing here, but keep an old identity for longer
+		SessionTicketsDisabled: true, // resumption saves little, and would prolong the use of an old certificate
 		NextProtos:             []string{"h2"},
 		VerifyPeerCertificate:  checkCertificates,
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
@@ -155,15 +157,15 @@ func tlsConfig(certificate func() (*tls.Certificate, error)) *tls.Config {
 // Serve serves the connections of a listener until the server stops.
 func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
 
-// SetServing has the health service say that the server serves.
+// SetServing makes the health service report that the server serves.
 func (s *Server) SetServing() { s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING) }
 
-// Orders returns how many orders of all streams are being carried out, and how many can be at once.
-func (s *Server) Orders() (working, limit int) { return len(s.bulk.places), cap(s.bulk.places) }
+// IssueRequests returns how many issue requests of all streams are being processed, and their maximum.
+func (s *Server) IssueRequests() (active, limit int) { return len(s.bulk.slots), cap(s.bulk.slots) }
 
-// Shutdown ends the listeners and waits for the calls in flight. When ctx ends it cancels those that are left. Streams that
-// never end by themselves, such as those that watch the health service, and responses that a client does not read cost it
-// all of that time.
+// Shutdown closes the listeners and waits for the RPCs in flight. When ctx ends, it cancels the remaining RPCs.
+// Shutdown waits until then if a stream never ends by itself, such as a watch of the health service, or if a client
+// does not read a response.
 func (s *Server) Shutdown(ctx context.Context) {
 	close(s.stopping)
 	s.health.Shutdown()
@@ -176,5 +178,5 @@ func (s *Server) Shutdown(ctx context.Context) {
 	}
 }
 
-// Close cancels all calls and ends the workers, also of a server that has served nothing.
+// Close cancels all RPCs and stops the worker goroutines, which New starts even if Serve is never called.
 func (s *Server) Close() { s.grpc.Stop() }

@@ -14,15 +14,16 @@ import (
 	"github.com/brevet-pki/brevet/store/retention"
 )
 
-// censusPatience bounds how long counting may take.
-const censusPatience = 10 * time.Second
+// censusTimeout is the timeout for counting the records of the store.
+const censusTimeout = 10 * time.Second
 
 // Census counts the records of the store. It is safe for concurrent use.
 type Census interface {
 	Census(ctx context.Context, at, before time.Time) (retention.Census, error)
 }
 
-// Files returns the size in bytes of each file of the server, by a name from a closed set. It is safe for concurrent use.
+// Files returns the size in bytes of each file of the server, keyed by a name from a closed set. It is safe for
+// concurrent use.
 type Files interface {
 	Sizes() map[string]int64
 }
@@ -38,7 +39,7 @@ type Store struct {
 
 // GetStats serves the RPC of that name in brevet.v1.StoreService.
 func (s *Store) GetStats(ctx context.Context, _ *brevetv1.GetStatsRequest) (*brevetv1.GetStatsResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, censusPatience)
+	ctx, cancel := context.WithTimeout(ctx, censusTimeout)
 	defer cancel()
 	before, last := s.Sweeper.Before(), s.Sweeper.Last()
 	c, err := s.Records.Census(ctx, s.Clock(), before)

@@ -14,7 +14,7 @@ import (
 type Tokens struct {
 	brevetv1.UnimplementedTokenServiceServer
 	Registrar *ra.Registrar
-	// Text returns the text of an enrollment token, which an agent needs for its first contact.
+	// Text returns the text of an enrollment token: the secret, and the data for the agent's first connection.
 	Text func(pki.TokenSecret) string
 }
 
@@ -56,7 +56,7 @@ func (s *Tokens) ListTokens(ctx context.Context, req *brevetv1.ListTokensRequest
 	if err != nil {
 		return nil, err
 	}
-	after, err := pageAfter(req, tokenPlaceIn)
+	after, err := pageAfter(req, tokenPositionIn)
 	if err != nil {
 		return nil, err
 	}
@@ -74,15 +74,15 @@ func (s *Tokens) ListTokens(ctx context.Context, req *brevetv1.ListTokensRequest
 	return resp, nil
 }
 
-// tokenPlaceIn reads a place in the list of tokens.
-func tokenPlaceIn(key []byte) (p ra.TokenPlace, err error) {
+// tokenPositionIn decodes the sort key in a page token of ListTokens.
+func tokenPositionIn(key []byte) (p ra.TokenPosition, err error) {
 	if p.CreatedAt, key, err = cutTime(key); err == nil {
 		p.ID, err = pki.TokenIDFromBytes(key)
 	}
 	return p, err
 }
 
-// tokenStates are the states of tokens on the wire.
+// tokenStates maps the states of tokens in protobuf to those of package ra.
 var tokenStates = map[brevetv1.TokenState]ra.TokenState{
 	brevetv1.TokenState_TOKEN_STATE_OPEN:    ra.TokenOpen,
 	brevetv1.TokenState_TOKEN_STATE_SPENT:   ra.TokenSpent,
@@ -91,7 +91,7 @@ var tokenStates = map[brevetv1.TokenState]ra.TokenState{
 	brevetv1.TokenState_TOKEN_STATE_STALE:   ra.TokenStale,
 }
 
-// filterIn reads which tokens are listed.
+// filterIn converts the filter of a request.
 func (s *Tokens) filterIn(ctx context.Context, req *brevetv1.ListTokensRequest) (ra.TokenFilter, error) {
 	var f ra.TokenFilter
 	var err error
@@ -115,7 +115,7 @@ func (s *Tokens) filterIn(ctx context.Context, req *brevetv1.ListTokensRequest) 
 	return f, err
 }
 
-// known reads the name of an identity that is on record.
+// known parses the name of an identity, and refuses an identity that is not on record.
 func (s *Tokens) known(ctx context.Context, text string) (pki.SPIFFEID, error) {
 	id, err := s.Registrar.ParseID(text)
 	if err != nil {

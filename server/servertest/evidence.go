@@ -26,7 +26,8 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Refused checks that a call failed with this code and with this rule in its details. The rule "" means no Refusal.
+// Refused checks the status code of an RPC's error, and the rule of the Refusal in its details. The rule "" means that
+// the error must have no Refusal.
 func Refused(t testing.TB, err error, code codes.Code, rule pki.Rule) {
 	t.Helper()
 	if got := RuleOf(err); status.Code(err) != code || got != rule {
@@ -39,7 +40,7 @@ func Refused(t testing.TB, err error, code codes.Code, rule pki.Rule) {
 	}
 }
 
-// RuleOf returns the rule in a call's error, or "".
+// RuleOf returns the rule of the Refusal in an RPC's error, or "" if there is none.
 func RuleOf(err error) pki.Rule {
 	for _, detail := range status.Convert(err).Details() {
 		if r, ok := detail.(*brevetv1.Refusal); ok {
@@ -53,7 +54,7 @@ func RuleOf(err error) pki.Rule {
 func (w *World) Inventory(t testing.TB) []ra.Certificate {
 	t.Helper()
 	var all []ra.Certificate
-	for after := (ra.CertificatePlace{}); ; {
+	for after := (ra.CertificatePosition{}); ; {
 		page, next, err := w.Stores.RA.Certificates(context.Background(), ra.CertificateFilter{}, after, 1000)
 		check(t, err)
 		if all = append(all, page...); next.IsZero() {
@@ -63,7 +64,7 @@ func (w *World) Inventory(t testing.TB) []ra.Certificate {
 	}
 }
 
-// Entries returns the log's entries after the first ones, as an operator gets them.
+// Entries returns the entries with an index above after, read over the API by the operator.
 func (w *World) Entries(t testing.TB, after int) []translog.Entry {
 	t.Helper()
 	stream := Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{Start: &brevetv1.LogPosition{Index: int64(after) + 1}}))(t)
@@ -78,22 +79,23 @@ func (w *World) Entries(t testing.TB, after int) []translog.Entry {
 	}
 }
 
-// Find returns the entries of an action about an identity.
+// Find returns the entries with an action and an identity.
 func Find(entries []translog.Entry, action translog.Action, identity string) []translog.Entry {
 	return slices.DeleteFunc(slices.Clone(entries), func(e translog.Entry) bool {
 		return e.Action != action || e.Identity.String() != identity
 	})
 }
 
-// OCSP returns the responder's response about a certificate. It repeats the request while the response is tryLater,
-// which it is for a moment after the clock was set.
+// OCSP requests the status of a certificate from the responder. It repeats the request while the response is tryLater.
+// After the clock was set, the responder returns tryLater for a moment.
 func (w *World) OCSP(t testing.TB, c *x509.Certificate) *ocsp.Response {
 	t.Helper()
-	return Must(ocsp.ParseResponseForCert(w.answer(t, c), c, w.Issuing))(t)
+	return Must(ocsp.ParseResponseForCert(w.ocspDER(t, c), c, w.Issuing))(t)
 }
 
-// answer returns the response in DER, which a key of any kind may have signed.
-func (w *World) answer(t testing.TB, c *x509.Certificate) []byte {
+// ocspDER returns the OCSP response in DER. Unlike OCSP, it does not verify the signature, so the delegate may have a
+// key of any type.
+func (w *World) ocspDER(t testing.TB, c *x509.Certificate) []byte {
 	t.Helper()
 	request := Must(ocsp.CreateRequest(c, w.Issuing, nil))(t)
 	for {
@@ -124,7 +126,7 @@ func (w *World) Status(t testing.TB, c *x509.Certificate, want string) {
 	}
 }
 
-// auditFiles verifies the archive's chain, and searches all files of the world for secrets.
+// auditFiles verifies the archive's chain, and searches all files of the world and the server's log for secrets.
 func (w *World) auditFiles(t testing.TB) {
 	t.Helper()
 	archive := Must(os.Open(w.archivePath()))(t)
@@ -157,8 +159,8 @@ func Leaks(content, secret []byte) bool {
 	return slices.ContainsFunc(forms(secret), func(form []byte) bool { return bytes.Contains(content, form) })
 }
 
-// forms returns the forms that a secret may have in a file: raw, hexadecimal, and base64 at any offset in the encoded
-// data.
+// forms returns the encodings that a secret may have in a file: raw bytes, hexadecimal, and base64 at any offset in the
+// encoded data.
 func forms(secret []byte) [][]byte {
 	digits := hex.EncodeToString(secret)
 	all := [][]byte{secret, []byte(digits), []byte(strings.ToUpper(digits))}

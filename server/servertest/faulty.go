@@ -21,28 +21,29 @@ const RetryAfter = 1500 * time.Millisecond
 
 // Faulty is a real store that can be made to fail. The zero value does not fail.
 type Faulty struct {
-	writes   atomic.Int64 // number of writes of the journal that will fail
-	reads    atomic.Bool  // reads of identities fail
-	panics   atomic.Bool  // listing identities and reading the issuance state panic
-	refusals atomic.Bool  // logging refusals fails
-	held     atomic.Pointer[chan struct{}]
-	writing  atomic.Pointer[chan struct{}]
-	decided  atomic.Int64
+	writes   atomic.Int64                  // number of writes of the journal that will fail
+	reads    atomic.Bool                   // reads of identities fail
+	panics   atomic.Bool                   // listing identities and reading the issuance state panic
+	refusals atomic.Bool                   // logging refusals fails
+	held     atomic.Pointer[chan struct{}] // set by Hold
+	writing  atomic.Pointer[chan struct{}] // set by HoldRecords
+	decided  atomic.Int64                  // reads of the issuance state since HoldRecords
 }
 
-// FailWrites makes the next writes of the journal fail temporarily and without effect, as on a full disk.
+// FailWrites makes the next n writes of the journal fail temporarily and without effect, as on a full disk.
 func (f *Faulty) FailWrites(n int64) { f.writes.Store(n) }
 
-// HoldRecords makes the journal wait before it records signed certificates, until release is called. A value on arrived
-// says that the first one waits.
+// HoldRecords makes the journal wait before it records signed certificates, until release is called. It sends a value
+// on arrived when it starts to wait.
 func (f *Faulty) HoldRecords() (arrived <-chan struct{}, release func()) {
-	gate := make(chan struct{}) // as in Hold
+	gate := make(chan struct{}) // used like that of Hold
 	f.decided.Store(0)
 	f.writing.Store(&gate)
 	return gate, func() { f.writing.Store(nil); close(gate) }
 }
 
-// AwaitDecided returns when n requests since HoldRecords have been decided, and are about to be signed.
+// AwaitDecided waits until the server has read the issuance state n times since HoldRecords. Before it decides about a
+// request, the server reads this state once, or twice if an issue request registers its identity.
 func (f *Faulty) AwaitDecided(n int64) {
 	for f.decided.Load() < n {
 		time.Sleep(time.Millisecond)
@@ -58,19 +59,20 @@ func (f *Faulty) Panic(panics bool) { f.panics.Store(panics) }
 // FailRefusals makes logging refusals fail, or work again.
 func (f *Faulty) FailRefusals(fail bool) { f.refusals.Store(fail) }
 
-// Hold makes listing identities wait until release is called. A value on arrived says that a caller waits.
+// Hold makes listing identities wait until release is called. It sends a value on arrived when an RPC starts to wait.
 func (f *Faulty) Hold() (arrived <-chan struct{}, release func()) {
-	gate := make(chan struct{}) // gets one value for the caller that waits, and is closed to release it
+	gate := make(chan struct{}) // the waiting RPC sends a value and then receives; release closes the channel
 	f.held.Store(&gate)
 	return gate, func() { f.held.Store(nil); close(gate) }
 }
 
-// Wrap is a value for Options.Wrap.
+// Wrap wraps stores so that they fail as f says. It is a value for Options.Wrap.
 func (f *Faulty) Wrap(s server.Stores) server.Stores {
 	s.CA, s.RA, s.Audit = faultyJournal{s.CA, f}, faultyRecords{s.RA, f}, faultyAudit{s.Audit, f}
 	return s
 }
 
+// fault is the temporary error of a faulty store.
 type fault struct{}
 
 func (fault) Error() string             { return Internals }

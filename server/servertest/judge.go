@@ -22,58 +22,60 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// ocspBatch is the number of certificates in one OCSP request of a tool.
+// ocspBatch is the number of certificates in one OCSP request from OpenSSL.
 const ocspBatch = 8
 
-// ahead is how far the clock may be ahead for GnuTLS, which uses the machine's time.
-const ahead = 10 * time.Second
+// maxAhead is how far the world's clock may be ahead of the machine's time. If it is further ahead, GnuTLS, which uses
+// the machine's time, regards the world's certificates as not yet valid.
+const maxAhead = 10 * time.Second
 
 // judge checks everything that the world has issued with zlint, OpenSSL and GnuTLS: each certificate on record, each
 // CRL, and the OCSP response about each unexpired certificate.
 func (w *World) judge(t testing.TB) {
 	t.Helper()
-	c := w.newCourt(t)
-	for _, judge := range []func(testing.TB){c.lint, c.verify, c.crls, c.openSSLAsks, c.gnuTLSReads, c.gnuTLSAsks} {
-		judge(t)
+	c := w.newInspection(t)
+	for _, check := range []func(testing.TB){c.lint, c.verify, c.crls, c.openSSLStatuses, c.gnuTLSChains, c.gnuTLSStatuses} {
+		check(t)
 	}
 }
 
-// court holds the files that the tools check.
-type court struct {
+// inspection holds the files that the tools check.
+type inspection struct {
 	*World
 	dir                string
 	root, issuing, crl string // PEM files; crl contains both CRLs
 	issuingCRL         []byte
-	released           []exhibit // the delivered certificates, with the unexpired ones first
-	current            int       // number of unexpired ones
-	unreleased         []ra.Certificate
+	delivered          []certificateFile // the delivered certificates, with the unexpired ones first
+	current            int               // number of unexpired certificates in delivered
+	undelivered        []ra.Certificate
 }
 
-type exhibit struct {
+// certificateFile is a certificate in a PEM file.
+type certificateFile struct {
 	ra.Certificate
 	file string
 }
 
-func (w *World) newCourt(t testing.TB) *court {
+func (w *World) newInspection(t testing.TB) *inspection {
 	t.Helper()
-	c := &court{World: w, dir: t.TempDir()}
+	c := &inspection{World: w, dir: t.TempDir()}
 	c.root, c.issuing = c.pem(t, "root", w.Root.Raw), c.pem(t, "issuing", w.Issuing.Raw)
-	var expired []exhibit
+	var expired []certificateFile
 	now := w.Clock.Now()
 	for i, cert := range w.Inventory(t) {
 		if !cert.Delivered {
-			c.unreleased = append(c.unreleased, cert)
+			c.undelivered = append(c.undelivered, cert)
 			continue
 		}
-		e := exhibit{cert, c.pem(t, strconv.Itoa(i), cert.DER)}
+		e := certificateFile{cert, c.pem(t, strconv.Itoa(i), cert.DER)}
 		if now.Before(cert.NotAfter) {
-			c.released = append(c.released, e)
+			c.delivered = append(c.delivered, e)
 		} else {
 			expired = append(expired, e)
 		}
 	}
-	c.current = len(c.released)
-	c.released = append(c.released, expired...)
+	c.current = len(c.delivered)
+	c.delivered = append(c.delivered, expired...)
 	c.issuingCRL = c.awaitCRL(t)
 	c.crl = filepath.Join(c.dir, "crls.pem")
 	lists := append(crlPEM(c.issuingCRL), crlPEM(w.RootCRL)...)
@@ -83,7 +85,7 @@ func (w *World) newCourt(t testing.TB) *court {
 
 func crlPEM(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}) }
 
-func (c *court) pem(t testing.TB, name string, ders ...[]byte) string {
+func (c *inspection) pem(t testing.TB, name string, ders ...[]byte) string {
 	t.Helper()
 	path := filepath.Join(c.dir, name+".pem")
 	var text []byte
@@ -94,21 +96,21 @@ func (c *court) pem(t testing.TB, name string, ders ...[]byte) string {
 	return path
 }
 
-// awaitCRL fetches the issuing CA's CRL, once it is valid and contains every certificate that is revoked or on hold. It
-// may also contain certificates that were never delivered, and expired ones: an entry stays for one CRL beyond the
-// certificate's expiry (RFC 5280 section 3.3). awaitCRL does not wait for those.
-func (c *court) awaitCRL(t testing.TB) []byte {
+// awaitCRL waits until the issuing CA's CRL contains every unexpired certificate that is revoked or on hold, and
+// returns the CRL. The CRL may also contain certificates that were never delivered, and expired ones, but awaitCRL does
+// not wait for their entries. An entry stays for one CRL beyond the certificate's expiry (RFC 5280 section 3.3).
+func (c *inspection) awaitCRL(t testing.TB) []byte {
 	t.Helper()
 	want, may := map[string]bool{}, map[string]bool{}
-	for _, e := range c.released[:c.current] {
+	for _, e := range c.delivered[:c.current] {
 		if e.Status.State != pki.Good {
 			want[e.Ref.Serial.Int().String()] = true
 		}
 	}
-	for _, u := range c.unreleased {
+	for _, u := range c.undelivered {
 		may[u.Ref.Serial.Int().String()] = true
 	}
-	for _, e := range c.released[c.current:] {
+	for _, e := range c.delivered[c.current:] {
 		if e.Status.State != pki.Good {
 			may[e.Ref.Serial.Int().String()] = true
 		}
@@ -137,19 +139,19 @@ func (c *court) awaitCRL(t testing.TB) []byte {
 	return nil
 }
 
-// awaitUnreleased returns when the responder knows the certificates that were never delivered. It reads them from the
-// log.
-func (c *court) awaitUnreleased(t testing.TB) {
+// awaitUndelivered waits until the responder knows the certificates that were never delivered. The responder gets their
+// statuses from the log, some time after the records.
+func (c *inspection) awaitUndelivered(t testing.TB) {
 	t.Helper()
-	for _, u := range c.unreleased {
+	for _, u := range c.undelivered {
 		for c.OCSP(t, &x509.Certificate{SerialNumber: u.Ref.Serial.Int()}).Status != ocsp.Revoked {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
 }
 
-// fetch returns what the server publishes at a path, or nil if there is nothing yet.
-func (c *court) fetch(t testing.TB, path string) []byte {
+// fetch returns the body of a response on the HTTP port, or nil if the path does not exist yet.
+func (c *inspection) fetch(t testing.TB, path string) []byte {
 	t.Helper()
 	resp := Must(c.http.Get("http://" + c.HTTP + path))(t)
 	defer resp.Body.Close()
@@ -165,9 +167,9 @@ func (c *court) fetch(t testing.TB, path string) []byte {
 }
 
 // lint checks certificates and CRLs with zlint.
-func (c *court) lint(t testing.TB) {
+func (c *inspection) lint(t testing.TB) {
 	t.Helper()
-	for _, der := range append([][]byte{c.Root.Raw, c.Issuing.Raw}, ders(c.released)...) {
+	for _, der := range append([][]byte{c.Root.Raw, c.Issuing.Raw}, ders(c.delivered)...) {
 		if err := lint.Certificate(der); err != nil {
 			t.Errorf("certificate %s: %v", Serial(parse(t, der)), err)
 		}
@@ -179,35 +181,35 @@ func (c *court) lint(t testing.TB) {
 	}
 }
 
-func ders(exhibits []exhibit) [][]byte {
-	all := make([][]byte, len(exhibits))
-	for i, e := range exhibits {
+func ders(certs []certificateFile) [][]byte {
+	all := make([][]byte, len(certs))
+	for i, e := range certs {
 		all[i] = e.DER
 	}
 	return all
 }
 
-func files(exhibits []exhibit) []string {
-	all := make([]string, len(exhibits))
-	for i, e := range exhibits {
+func files(certs []certificateFile) []string {
+	all := make([]string, len(certs))
+	for i, e := range certs {
 		all[i] = e.file
 	}
 	return all
 }
 
-// verify verifies the certificates with OpenSSL: all of them without regard to time, and the unexpired ones with the
-// CRLs.
-func (c *court) verify(t testing.TB) {
+// verify verifies the delivered certificates with OpenSSL: all of them without a check of their validity period, and
+// the unexpired ones again with the CRLs.
+func (c *inspection) verify(t testing.TB) {
 	t.Helper()
 	common := []string{"verify", "-x509_strict", "-CAfile", c.root, "-untrusted", c.issuing}
-	out, code := c.run(t, "openssl", append(append(common, "-no_check_time"), files(c.released)...)...)
-	if code != 0 || strings.Count(out, ": OK") != len(c.released) {
+	out, code := c.run(t, "openssl", append(append(common, "-no_check_time"), files(c.delivered)...)...)
+	if code != 0 || strings.Count(out, ": OK") != len(c.delivered) {
 		t.Errorf("openssl verify -x509_strict exits %d:\n%s", code, out)
 	}
 	at := strconv.FormatInt(c.Clock.Now().Unix(), 10)
-	out, _ = c.run(t, "openssl", append(append(common, "-crl_check_all", "-attime", at, "-CRLfile", c.crl), files(c.released[:c.current])...)...)
+	out, _ = c.run(t, "openssl", append(append(common, "-crl_check_all", "-attime", at, "-CRLfile", c.crl), files(c.delivered[:c.current])...)...)
 	revoked := 0
-	for _, e := range c.released[:c.current] {
+	for _, e := range c.delivered[:c.current] {
 		if fine := strings.Contains(out, e.file+": OK"); fine != (e.Status.State == pki.Good) {
 			t.Errorf("openssl verify -crl_check_all of %s, whose status is %s, prints OK: %v\n%s", e.file, e.Status.State, fine, out)
 		}
@@ -221,7 +223,7 @@ func (c *court) verify(t testing.TB) {
 }
 
 // crls checks the CRLs with OpenSSL and GnuTLS.
-func (c *court) crls(t testing.TB) {
+func (c *inspection) crls(t testing.TB) {
 	t.Helper()
 	for name, l := range map[string]struct {
 		der    []byte
@@ -235,7 +237,7 @@ func (c *court) crls(t testing.TB) {
 		if out, code := c.run(t, "certtool", "--crl-info", "--infile", file); code != 0 {
 			t.Errorf("certtool --crl-info of the %s CRL exits %d:\n%s", name, code, out)
 		}
-		if c.late() {
+		if c.tooFarAhead() {
 			continue
 		}
 		out, code := c.run(t, "certtool", "--verify-crl", "--infile", file, "--load-ca-certificate", l.issuer)
@@ -245,32 +247,32 @@ func (c *court) crls(t testing.TB) {
 	}
 }
 
-// late reports whether the world's clock is so far ahead that its signatures are in the future for GnuTLS.
-func (c *court) late() bool { return time.Until(c.Clock.Now()) > ahead }
+// tooFarAhead reports whether the world's clock is more than maxAhead ahead of the machine's time.
+func (c *inspection) tooFarAhead() bool { return time.Until(c.Clock.Now()) > maxAhead }
 
-// openSSLAsks requests the statuses with OpenSSL.
-func (c *court) openSSLAsks(t testing.TB) {
+// openSSLStatuses requests the OCSP status of each unexpired or undelivered certificate with OpenSSL.
+func (c *inspection) openSSLStatuses(t testing.TB) {
 	t.Helper()
-	type question struct {
-		args []string // identify the certificate
-		name string   // how OpenSSL prints it
+	type query struct {
+		args []string // options of OpenSSL that select the certificate
+		name string   // name of the certificate in OpenSSL's output
 		want pki.Status
 	}
-	var questions []question
-	for _, e := range c.released[:c.current] {
-		questions = append(questions, question{[]string{"-cert", e.file}, e.file, e.Status})
+	var queries []query
+	for _, e := range c.delivered[:c.current] {
+		queries = append(queries, query{[]string{"-cert", e.file}, e.file, e.Status})
 	}
-	for _, u := range c.unreleased {
+	for _, u := range c.undelivered {
 		serial := "0x" + u.Ref.Serial.String()
-		questions = append(questions, question{[]string{"-serial", serial}, serial, u.Status})
+		queries = append(queries, query{[]string{"-serial", serial}, serial, u.Status})
 	}
-	if len(c.released) > 0 {
-		c.answer(t, parse(t, c.released[0].DER)) // returns when the responder is synchronized
+	if len(c.delivered) > 0 {
+		c.ocspDER(t, parse(t, c.delivered[0].DER)) // waits until the responder is synchronized
 	}
-	c.awaitUnreleased(t)
-	for len(questions) > 0 {
-		batch := questions[:min(ocspBatch, len(questions))]
-		questions = questions[len(batch):]
+	c.awaitUndelivered(t)
+	for len(queries) > 0 {
+		batch := queries[:min(ocspBatch, len(queries))]
+		queries = queries[len(batch):]
 		args := []string{"ocsp", "-url", "http://" + c.HTTP + "/ocsp", "-issuer", c.issuing, "-CAfile", c.root, "-verify_other", c.issuing,
 			"-validity_period", "1000000000"}
 		for _, q := range batch {
@@ -292,21 +294,22 @@ func (c *court) openSSLAsks(t testing.TB) {
 	}
 }
 
-// gnuTLSReads parses every certificate with certtool, and verifies its chain if the time allows.
-func (c *court) gnuTLSReads(t testing.TB) {
+// gnuTLSChains parses every certificate with certtool. It also verifies the chain of unexpired ones, unless the world's
+// clock is too far ahead.
+func (c *inspection) gnuTLSChains(t testing.TB) {
 	t.Helper()
-	if len(c.released) == 0 {
+	if len(c.delivered) == 0 {
 		return
 	}
-	all := c.pem(t, "all", ders(c.released)...)
+	all := c.pem(t, "all", ders(c.delivered)...)
 	out, code := c.run(t, "certtool", "--certificate-info", "--infile", all)
-	if code != 0 || strings.Count(out, "X.509 Certificate Information:") != len(c.released) {
+	if code != 0 || strings.Count(out, "X.509 Certificate Information:") != len(c.delivered) {
 		t.Errorf("certtool -i exits %d:\n%s", code, out)
 	}
-	if c.late() {
+	if c.tooFarAhead() {
 		return
 	}
-	for i, e := range c.released[:c.current] {
+	for i, e := range c.delivered[:c.current] {
 		chain := c.pem(t, fmt.Sprintf("chain%d", i), e.DER, c.Issuing.Raw, c.Root.Raw)
 		if out, code := c.run(t, "certtool", "--verify-chain", "--infile", chain); code != 0 || !strings.Contains(out, "Chain verification output: Verified. The certificate is trusted.") {
 			t.Errorf("certtool --verify-chain exits %d:\n%s", code, out)
@@ -314,18 +317,18 @@ func (c *court) gnuTLSReads(t testing.TB) {
 	}
 }
 
-// gnuTLSAsks requests the status of the newest certificate of each status with ocsptool.
-func (c *court) gnuTLSAsks(t testing.TB) {
+// gnuTLSStatuses requests the OCSP status of the newest certificate in each state with ocsptool.
+func (c *inspection) gnuTLSStatuses(t testing.TB) {
 	t.Helper()
-	if c.late() {
+	if c.tooFarAhead() {
 		return
 	}
-	asked := map[pki.State]bool{}
-	for _, e := range c.released[:c.current] {
-		if asked[e.Status.State] {
+	seen := map[pki.State]bool{}
+	for _, e := range c.delivered[:c.current] {
+		if seen[e.Status.State] {
 			continue
 		}
-		asked[e.Status.State] = true
+		seen[e.Status.State] = true
 		want := "Certificate Status: revoked"
 		if e.Status.State == pki.Good {
 			want = "Certificate Status: good"
@@ -337,9 +340,9 @@ func (c *court) gnuTLSAsks(t testing.TB) {
 	}
 }
 
-// run runs a tool, and returns its output and exit code. Standard error comes after standard output: in one stream they
-// would be mixed in the middle of a line.
-func (c *court) run(t testing.TB, name string, args ...string) (string, int) {
+// run runs a tool, and returns its output and exit code. In the output, standard error follows standard output: if both
+// were one stream, lines of one could be in the middle of lines of the other.
+func (c *inspection) run(t testing.TB, name string, args ...string) (string, int) {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
@@ -347,11 +350,11 @@ func (c *court) run(t testing.TB, name string, args ...string) (string, int) {
 		return "", -1
 	}
 	cmd := exec.Command(path, args...)
-	var out, complaints bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaints
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		t.Errorf("%s: %v", name, err)
 		return "", -1
 	}
-	return out.String() + complaints.String(), cmd.ProcessState.ExitCode()
+	return out.String() + stderr.String(), cmd.ProcessState.ExitCode()
 }

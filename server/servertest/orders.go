@@ -11,7 +11,8 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// Order returns a new issue request for a device, which it also registers. A client can send it repeatedly.
+// Order returns a new issue request for a device. The request also registers the device. It may be sent again as a
+// retry.
 func Order(t testing.TB, id string, key crypto.Signer) *brevetv1.IssueCertificatesRequest {
 	t.Helper()
 	return &brevetv1.IssueCertificatesRequest{
@@ -19,15 +20,15 @@ func Order(t testing.TB, id string, key crypto.Signer) *brevetv1.IssueCertificat
 	}
 }
 
-// Answers holds the responses to issue requests by request ID.
+// Answers holds the responses to issue requests, keyed by request ID.
 type Answers map[string]*brevetv1.IssueCertificatesResponse
 
-// Of returns the certificate in the response to a request, or its failure as an error.
+// Of returns the certificate in DER from the response to a request, or the failure in that response as an error.
 func (a Answers) Of(req *brevetv1.IssueCertificatesRequest) ([]byte, error) {
 	return a[string(req.GetRequestId())].GetCertificate(), FailureOf(a[string(req.GetRequestId())])
 }
 
-// FailureOf returns the failure in a response as the error of an RPC.
+// FailureOf returns the failure in a response in the form of an RPC's error, or nil if there is none.
 func FailureOf(a *brevetv1.IssueCertificatesResponse) error {
 	if a.GetError() == nil {
 		return nil
@@ -35,8 +36,8 @@ func FailureOf(a *brevetv1.IssueCertificatesResponse) error {
 	return status.ErrorProto(a.GetError())
 }
 
-// Orders sends requests on one stream and returns the responses, one for each, once the stream has ended without an
-// error.
+// Orders sends requests on one stream and returns the responses. The stream must end without an error, with one
+// response to each request.
 func (c *Caller) Orders(t testing.TB, reqs ...*brevetv1.IssueCertificatesRequest) Answers {
 	t.Helper()
 	answers, err := Deliver(t, Must(c.IssueCertificates(t.Context()))(t), reqs...)
@@ -47,7 +48,8 @@ func (c *Caller) Orders(t testing.TB, reqs ...*brevetv1.IssueCertificatesRequest
 	return answers
 }
 
-// Deliver sends requests and reads all responses in parallel. It returns the error that the stream ended with.
+// Deliver sends requests, and concurrently reads responses until the stream ends. It returns the error with which the
+// stream ended, or nil.
 func Deliver(t testing.TB, stream brevetv1.CertificateService_IssueCertificatesClient, reqs ...*brevetv1.IssueCertificatesRequest) (Answers, error) {
 	t.Helper()
 	go func() {
@@ -71,7 +73,7 @@ func Deliver(t testing.TB, stream brevetv1.CertificateService_IssueCertificatesC
 	}
 }
 
-// Take stores a response, which must be the only one to its request.
+// Take stores a response. It must be the only response to its request.
 func (a Answers) Take(t testing.TB, answer *brevetv1.IssueCertificatesResponse) {
 	t.Helper()
 	id := string(answer.GetRequestId())

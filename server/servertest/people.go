@@ -18,7 +18,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// Caller calls the server with one certificate, or without.
+// Caller is a connection to the server with a client certificate or without, and the clients of all services.
 type Caller struct {
 	Conn *grpc.ClientConn
 	brevetv1.EnrollmentServiceClient
@@ -31,7 +31,7 @@ type Caller struct {
 	brevetv1.StoreServiceClient
 }
 
-// Holder is a party with a certificate.
+// Holder is the holder of a certificate, with a connection that uses the certificate.
 type Holder struct {
 	*Caller
 	ID          string // SPIFFE ID
@@ -73,7 +73,7 @@ func (h *Holder) TLS(w *World) *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{h.Certificate.Raw, w.Issuing.Raw}, PrivateKey: h.Key}
 }
 
-// Register registers an identity and returns its SPIFFE ID. Edits change the request first.
+// Register registers an identity and returns its SPIFFE ID. The functions edits may change the request.
 func (w *World) Register(t testing.TB, kind, path string, edits ...func(*brevetv1.CreateIdentityRequest)) string {
 	t.Helper()
 	req := &brevetv1.CreateIdentityRequest{Id: path, Spec: &brevetv1.IdentitySpec{Kind: Kind(kind)}}
@@ -83,14 +83,14 @@ func (w *World) Register(t testing.TB, kind, path string, edits ...func(*brevetv
 	return Must(w.Operator.CreateIdentity(t.Context(), req))(t).GetIdentity().GetId()
 }
 
-// Token makes an enrollment token for an identity and returns its secret.
+// Token creates an enrollment token for an identity and returns its secret.
 func (w *World) Token(t testing.TB, id string, replace bool) []byte {
 	t.Helper()
 	resp := Must(w.Operator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: id, Replace: replace}))(t)
 	return w.Secret(t, resp.GetToken())
 }
 
-// Secret returns the secret in a token's text. At the end, the world's files are searched for it.
+// Secret returns the secret in a token's text. At the end of the test, no file of the world may contain it.
 func (w *World) Secret(t testing.TB, text string) []byte {
 	t.Helper()
 	secret := Must(enroll.ParseToken(text))(t).Secret.Bytes()
@@ -100,7 +100,7 @@ func (w *World) Secret(t testing.TB, text string) []byte {
 	return secret
 }
 
-// Enrolled registers an identity, and enrolls it with a key of its own.
+// Enrolled registers an identity, and enrolls it with a new key.
 func (w *World) Enrolled(t testing.TB, kind, path string, edits ...func(*brevetv1.CreateIdentityRequest)) *Holder {
 	t.Helper()
 	return w.Enroll(t, w.Token(t, w.Register(t, kind, path, edits...), false), Key(t))
@@ -113,19 +113,19 @@ func (w *World) Enroll(t testing.TB, token []byte, key crypto.Signer) *Holder {
 	return w.Holder(t, resp.GetCredential().GetCertificate(), key)
 }
 
-// NewOperator creates an operator as a ceremony does.
+// NewOperator creates and enrolls an operator with a token that Server.OperatorToken creates, as after a ceremony.
 func (w *World) NewOperator(t testing.TB, name string) *Holder {
 	t.Helper()
 	return w.Enroll(t, w.Secret(t, Must(w.Server.OperatorToken(t.Context(), name, pki.ActorCommand("ceremony install")))(t)), Key(t))
 }
 
-// Enrollment returns a new request for a token and a key. A client can send it repeatedly.
+// Enrollment returns a new request to enroll with a token and a key. It may be sent again as a retry.
 func Enrollment(t testing.TB, token []byte, key crypto.Signer) *brevetv1.EnrollRequest {
 	t.Helper()
 	return &brevetv1.EnrollRequest{RequestId: RequestID(), Evidence: TokenEvidence(token), Csr: CSR(t, key)}
 }
 
-// Renewal returns a new request for a key. A client can send it repeatedly.
+// Renewal returns a new request to renew a certificate with a key. It may be sent again as a retry.
 func Renewal(t testing.TB, key crypto.Signer) *brevetv1.RenewRequest {
 	t.Helper()
 	return &brevetv1.RenewRequest{RequestId: RequestID(), Csr: CSR(t, key)}
@@ -151,7 +151,7 @@ func Key(t testing.TB) *ecdsa.PrivateKey {
 	return Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 }
 
-// CSR makes a CSR. Edits change the template first.
+// CSR creates a CSR. The functions edits may change its template.
 func CSR(t testing.TB, key crypto.Signer, edits ...func(*x509.CertificateRequest)) []byte {
 	t.Helper()
 	template := &x509.CertificateRequest{}
@@ -161,10 +161,10 @@ func CSR(t testing.TB, key crypto.Signer, edits ...func(*x509.CertificateRequest
 	return Must(x509.CreateCertificateRequest(rand.Reader, template, key))(t)
 }
 
-// Serial returns a certificate's serial number in the form of the API.
+// Serial returns a certificate's serial number as upper-case hexadecimal digits.
 func Serial(c *x509.Certificate) string { return strings.ToUpper(c.SerialNumber.Text(16)) }
 
-// Suspend suspends an identity. It must succeed, like the following methods.
+// Suspend suspends an identity. If the RPC fails, the test fails. The same holds for the methods below.
 func (w *World) Suspend(t testing.TB, id string) {
 	t.Helper()
 	Must(w.Operator.SuspendIdentity(t.Context(), &brevetv1.SuspendIdentityRequest{Id: id}))(t)

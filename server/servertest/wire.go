@@ -7,7 +7,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// Kind returns a kind of identity on the wire, or an unknown value for another name.
+// Kind returns the protobuf value of a kind of identity, or a value that does not exist for any other name.
 func Kind(name string) brevetv1.IdentityKind {
 	for kind, is := range map[brevetv1.IdentityKind]string{
 		brevetv1.IdentityKind_IDENTITY_KIND_UNSPECIFIED: "", brevetv1.IdentityKind_IDENTITY_KIND_DEVICE: "device",
@@ -21,7 +21,8 @@ func Kind(name string) brevetv1.IdentityKind {
 	return 99
 }
 
-// Reason returns a reason of RFC 5280 §5.3.1 on the wire, or an unknown value for another name.
+// Reason returns the protobuf value of a revocation reason (RFC 5280 §5.3.1), or a value that does not exist for any
+// other name.
 func Reason(name string) brevetv1.RevocationReason {
 	if name == "" {
 		return brevetv1.RevocationReason_REVOCATION_REASON_UNSPECIFIED
@@ -33,7 +34,7 @@ func Reason(name string) brevetv1.RevocationReason {
 	return brevetv1.RevocationReason(reason)
 }
 
-// Names returns DNS names and IP addresses on the wire.
+// Names converts DNS names and IP addresses to protobuf.
 func Names(dns, ips []string) []*brevetv1.Name {
 	var all []*brevetv1.Name
 	for _, n := range dns {
@@ -45,12 +46,12 @@ func Names(dns, ips []string) []*brevetv1.Name {
 	return all
 }
 
-// TokenEvidence returns the secret of an enrollment token as evidence on the wire.
+// TokenEvidence returns the protobuf form of evidence that consists of a token's secret.
 func TokenEvidence(secret []byte) []*brevetv1.Evidence {
 	return []*brevetv1.Evidence{{Kind: &brevetv1.Evidence_Token{Token: &brevetv1.TokenEvidence{Secret: secret}}}}
 }
 
-// SerialBytes returns a certificate's serial number on the wire.
+// SerialBytes returns a certificate's serial number as the 20 bytes that the API uses.
 func SerialBytes(c *x509.Certificate) []byte {
 	return c.SerialNumber.FillBytes(make([]byte, pki.SerialSize))
 }

@@ -1,9 +1,10 @@
 // Package servertest builds complete CAs for tests: a server with a real store and keys in a real HSM token, which
-// serves gRPC over TLS and plain HTTP on loopback. At the end of a test, other projects' tools check everything that
-// its world issued, its log is verified, and its files are searched for secrets.
+// serves gRPC over TLS and plain HTTP on loopback. At the end of a test, zlint, OpenSSL and GnuTLS check all
+// certificates, CRLs and OCSP responses of its [World]. The package also verifies the world's log, and searches its
+// files for secrets.
 //
-// Only test files may import the package. They provide the HSM token and the store, which package server does not
-// depend on.
+// Only test files may import the package. They provide the HSM token and the store, because package server depends on
+// neither.
 package servertest
 
 import (
@@ -37,17 +38,18 @@ import (
 // TrustDomain is the trust domain of every World.
 const TrustDomain = "fleet.example"
 
-// publicURL is the URL in certificates. It is never resolved: the tools get the address as an option.
+// publicURL is the start of the URLs in certificates. The tools never resolve it: they get the server's address as an
+// option.
 const publicURL = "http://pki.fleet.example"
 
-// issuingLabel is the label under which the issuing key is installed.
+// issuingLabel is the key label in the record of the installed issuing CA.
 const issuingLabel = "issuing"
 
 // Ground holds what a test provides for its Worlds.
 type Ground struct {
-	// Root and Issuing are keys in a token. Worlds share them.
+	// Root and Issuing are keys in an HSM token. All worlds use the same keys.
 	Root, Issuing crypto.Signer
-	// Token is the HSM token with the issuing key.
+	// Token is the HSM token with the issuing key. The server monitors it.
 	Token telemetry.HSM
 	// Open opens or creates the store at a path.
 	Open func(ctx context.Context, path string) (Store, error)
@@ -64,11 +66,11 @@ type Store interface {
 type Options struct {
 	// Names are additional names in the server's certificate, beside localhost.
 	Names []string
-	// Ahead is how far the clock is ahead from the start.
+	// Ahead is how far the world's clock is ahead of the machine's time at the start.
 	Ahead time.Duration
-	// Wrap wraps the store, to make it fail.
+	// Wrap wraps the store, for example to make it fail.
 	Wrap func(server.Stores) server.Stores
-	// Token replaces the monitored token of the ground. It signs nothing.
+	// Token replaces Ground.Token as the HSM that the server monitors. The server still signs with Ground.Issuing.
 	Token telemetry.HSM
 	// FurtherHSMs are additional HSMs.
 	FurtherHSMs []telemetry.IssuingHSM
@@ -76,28 +78,28 @@ type Options struct {
 	Traces telemetry.Traces
 	// OCSP configures OCSP responses.
 	OCSP server.OCSP
-	// Partitions is the number of partitions of each CRL; zero is the default.
+	// Partitions is the number of CRL partitions of the issuing CA; zero means the default.
 	Partitions int
-	// Profile changes a default profile, whose name it gets.
+	// Profile changes the configuration of each default profile. It is called with the profile's name.
 	Profile func(name string, c *ca.ProfileConfig)
-	// DelegateKeys are the keys of the profile ocsp, if they differ from the default.
+	// DelegateKeys are the key types of the profile ocsp; nil means the default.
 	DelegateKeys []string
-	// Limits are the rate limits; zero means no limit.
+	// Limits are the rate limits; nil means no limit.
 	Limits *server.Limits
 }
 
 // World is a complete CA with a running server. Its methods are safe for concurrent use, except Stop and Restart.
 type World struct {
 	Ground        Ground
-	Dir           string // of the store, the archive and the server's own credentials
+	Dir           string // contains the store, the archive, CRLs and the server's own credentials
 	Clock         *Clock
 	Disk          *Disk
 	Root, Issuing *x509.Certificate
 	RootCRL       []byte
-	Stores        server.Stores // without Options.Wrap
+	Stores        server.Stores // the stores before Options.Wrap
 	Server        *server.Server
-	GRPC, HTTP    string // addresses, as is the next
-	Operations    string
+	GRPC, HTTP    string // addresses of these ports: host:port
+	Operations    string // address of the operations port
 	Log           *Log
 	Operator      *Holder
 
@@ -106,7 +108,7 @@ type World struct {
 	store   Store
 	archive *translog.Archive
 	stop    context.CancelFunc
-	stopped chan error // nil while no server runs
+	stopped chan error // gets the result of Server.Run; nil while no server runs
 
 	mu      sync.Mutex
 	secrets [][]byte
@@ -141,16 +143,17 @@ func (l *Log) String() string {
 	return l.text.String()
 }
 
-// New builds a World and starts its server. At the end of the test it is checked and stopped.
+// New builds a World and starts its server. At the end of the test, the tools check what the world has issued, the
+// server stops, and the world's files are checked.
 func New(t testing.TB, g Ground, o Options) *World {
 	t.Helper()
 	w := &World{Ground: g, Dir: t.TempDir(), Clock: &Clock{}, Disk: &Disk{}, Log: &Log{}}
 	w.Clock.Advance(o.Ahead)
-	w.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // a connection for each request
+	w.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // each request opens a new connection
 	w.ceremony(t)
 	w.open(t)
 	w.install(t)
-	t.Cleanup(func() { w.auditFiles(t) }) // cleanups run in reverse order
+	t.Cleanup(func() { w.auditFiles(t) }) // runs last, because cleanups run in reverse order
 	t.Cleanup(func() { w.Stop(t) })
 	w.Serve(t, o)
 	t.Cleanup(func() {
@@ -162,7 +165,7 @@ func New(t testing.TB, g Ground, o Options) *World {
 	return w
 }
 
-// ceremony makes the root, the issuing CA and the root's CRL.
+// ceremony creates the root, the issuing CA and the root's CRL.
 func (w *World) ceremony(t testing.TB) {
 	t.Helper()
 	now := w.Clock.Now().Add(-time.Hour)
@@ -197,7 +200,7 @@ func (w *World) open(t testing.TB) {
 	w.archive = Must(translog.OpenArchive(w.archivePath(), Must(w.Stores.Log.Epoch(t.Context()))(t), w.logger()))(t)
 }
 
-// install records the ceremony's results, as brevet ceremony install does.
+// install records root, issuing CA and the root's CRL in the store, as brevet ceremony install does.
 func (w *World) install(t testing.TB) {
 	t.Helper()
 	by, now := pki.ActorCommand("ceremony install"), w.Clock.Now()
@@ -246,7 +249,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	}
 }
 
-// Serve starts a server if none is running.
+// Serve starts a server, and returns when it serves. No other server of the world may be running.
 func (w *World) Serve(t testing.TB, o Options) {
 	t.Helper()
 	c := w.Config(t, o)
@@ -277,11 +280,11 @@ func (w *World) StopServer(t testing.TB) {
 	check(t, <-w.stopped)
 	w.stopped = nil
 	if w.Operator != nil {
-		_ = w.Operator.Conn.Close() // the server is gone
+		_ = w.Operator.Conn.Close() // an error does not matter, because the server has stopped
 	}
 }
 
-// Stop stops the server and closes its store, archive and token.
+// Stop stops the server and closes its archive and store.
 func (w *World) Stop(t testing.TB) {
 	t.Helper()
 	w.StopServer(t)
@@ -289,7 +292,7 @@ func (w *World) Stop(t testing.TB) {
 	check(t, w.store.Close())
 }
 
-// Restart stops everything, and starts a new server with the same files.
+// Restart stops the server, and starts a new one with the same files.
 func (w *World) Restart(t testing.TB, o Options) {
 	t.Helper()
 	w.Stop(t)
@@ -309,7 +312,7 @@ func (w *World) OwnPair(t testing.TB, role string) *enroll.Pair {
 	return Must(enroll.ReadPair(filepath.Join(w.Dir, "own", role)))(t)
 }
 
-// DelegateDir returns the directory of the issuing CA's OCSP delegate, for OwnPair.
+// DelegateDir returns the name of the directory with the issuing CA's OCSP delegate, which is an argument for OwnPair.
 func (w *World) DelegateDir() string { return "va-" + pki.IssuerOf(w.Issuing).Short() }
 
 func check(t testing.TB, err error) {
@@ -319,7 +322,7 @@ func check(t testing.TB, err error) {
 	}
 }
 
-// Must returns the value of a call that must succeed: Must(f())(t).
+// Must returns the value of a call that must succeed. It is used like this: Must(f())(t).
 func Must[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()

@@ -19,7 +19,7 @@ import (
 type Expiries struct {
 	Authorities []*x509.Certificate // all installed CA certificates, including roots
 	Issuing     interface{ Current() ca.IssuingCA }
-	// Own returns the server's own certificates by kind: server and va.
+	// Own returns the server's own certificates, keyed by kind: server, and va for OCSP delegates.
 	Own     func() map[string][]*x509.Certificate
 	Records interface {
 		CRLs(ctx context.Context) ([]crl.CRL, error)
@@ -37,8 +37,8 @@ type expiryGauges struct {
 	expiry, begin, crl, crlEntries, crlBytes, crlFailing *prometheus.Desc
 }
 
-// Part returns gauges for everything that can expire. It omits a former issuing CA that has expired, and its CRLs: they
-// need no action.
+// Part returns gauges for everything that can expire. It omits an earlier issuing CA that has expired, and its CRLs,
+// because they need no action.
 func (e Expiries) Part() Part {
 	g := expiryGauges{
 		Expiries: e,
@@ -82,7 +82,7 @@ func (g expiryGauges) certificate(s *scrape, c *x509.Certificate, kind, name str
 	s.setTime(g.begin, c.NotBefore, kind, name)
 }
 
-// crls sets the gauges of the published CRLs, for the CAs in names.
+// crls sets the gauges of the published CRLs of the CAs in names.
 func (g expiryGauges) crls(ctx context.Context, s *scrape, names map[pki.IssuerID]string) {
 	crls, err := g.Records.CRLs(ctx)
 	if err != nil {
@@ -94,7 +94,7 @@ func (g expiryGauges) crls(ctx context.Context, s *scrape, names map[pki.IssuerI
 	}
 	for _, c := range crls {
 		if !current[c.Scope()] {
-			continue // of a CA that is not installed, or a delta that certificates no longer contain
+			continue // the CRL of a CA that is not installed, or a delta CRL to which no certificate points any more
 		}
 		if name, living := names[c.Issuer]; living {
 			if c.Partition != 0 {
@@ -108,7 +108,7 @@ func (g expiryGauges) crls(ctx context.Context, s *scrape, names map[pki.IssuerI
 	}
 }
 
-// kindOf returns the relation of a CA to the current issuing CA.
+// kindOf returns the value of the label "kind" for a CA: its relation to the current issuing CA.
 func (g expiryGauges) kindOf(c *x509.Certificate) string {
 	current := g.Issuing.Current()
 	switch {

@@ -126,7 +126,7 @@ func OfResponder(r interface{ CurrentAt() time.Time }) Part {
 	return Part{[]*prometheus.Desc{current}, func(_ context.Context, s *scrape) { s.setTime(current, r.CurrentAt()) }}
 }
 
-// OfQueues returns the gauges of the queues for calls, by name.
+// OfQueues returns the gauges of the queues for calls. The keys of the map are values of the label "queue".
 func OfQueues(queues map[string]*admission.Queue) Part {
 	working := gauge("brevet_queue_active", "RPCs being handled, by queue.", "queue")
 	waiting := gauge("brevet_queue_waiting", "RPCs that wait, by queue.", "queue")
@@ -144,18 +144,18 @@ func OfQueues(queues map[string]*admission.Queue) Part {
 }
 
 // OfBulkIssuance returns the gauges of bulk issuance.
-func OfBulkIssuance(orders interface{ Orders() (working, limit int) }) Part {
-	atWork := gauge("brevet_bulk_issuance_active", "Requests of bulk issuance that are being handled.")
+func OfBulkIssuance(api interface{ IssueRequests() (active, limit int) }) Part {
+	inProgress := gauge("brevet_bulk_issuance_active", "Requests of bulk issuance that are being handled.")
 	most := gauge("brevet_bulk_issuance_limit", "Maximum number of requests of bulk issuance that are handled at once.")
-	return Part{[]*prometheus.Desc{atWork, most}, func(_ context.Context, s *scrape) {
-		working, limit := orders.Orders()
-		s.set(atWork, float64(working))
+	return Part{[]*prometheus.Desc{inProgress, most}, func(_ context.Context, s *scrape) {
+		active, limit := api.IssueRequests()
+		s.set(inProgress, float64(active))
 		s.set(most, float64(limit))
 	}}
 }
 
 // OfBulkRevocations returns the gauges of bulk revocations that are in effect but not yet applied to all records and
-// CRLs. Before its certificates are counted, a bulk revocation adds none that wait.
+// CRLs. Until the server has counted the certificates of a bulk revocation, it counts none of them as pending.
 func OfBulkRevocations(records interface {
 	OpenBulk(ctx context.Context) ([]revocation.BulkRevocation, error)
 }) Part {
@@ -179,14 +179,15 @@ func OfBulkRevocations(records interface {
 	}}
 }
 
-// LogRecords reads the progress of log entries. It is safe for concurrent use.
+// LogRecords returns how many log entries are written, and how many of these are sequenced. It is safe for concurrent
+// use.
 type LogRecords interface {
 	Head(ctx context.Context) (translog.Head, error)
 	Written(ctx context.Context) (uint64, error)
 }
 
-// OfLog returns the gauges of the log. It reads the last stage first, so that a scrape never counts more entries as
-// archived than as written.
+// OfLog returns the gauges of the log. It reads the number of archived entries first and that of written entries last,
+// so that a scrape never counts more entries as archived than as written.
 func OfLog(archive interface{ Head() translog.Head }, records LogRecords) Part {
 	entries := gauge("brevet_log_entries", "Entries of the log, by the states that they have reached: written, sequenced, archived.", "state")
 	return Part{[]*prometheus.Desc{entries}, func(ctx context.Context, s *scrape) {

@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// StoreDoubt is how long the server is not ready after a failed transaction. If it stayed unready and therefore got no
-	// requests, no transaction could succeed and show that the store works again.
+	// StoreDoubt is how long the server is not ready after a failed transaction. After that it is ready again, even if no
+	// transaction has succeeded: a server that is not ready may get no requests, and so has no transactions.
 	StoreDoubt = time.Minute
 	// maxSilence is the maximum age of the responder's last synchronization with the store.
 	maxSilence = time.Minute
 	// minFree is the required free space on the disk, in bytes: for a transaction, and for the WAL until its checkpoint.
 	minFree = 64 << 20
-	// scrapeTimeout is how long a response on the operations port waits for the store.
+	// scrapeTimeout is the timeout for reading the store to respond to a probe or scrape.
 	scrapeTimeout = 2 * time.Second
 )
 
@@ -32,8 +32,8 @@ type Health struct {
 	ready []Check
 }
 
-// NewHealth returns a Health. The check alive fails if only a restart, or stopping another process, helps. In that case
-// the server is not ready either.
+// NewHealth returns a Health. The check alive must fail only if the server cannot work again before it is restarted, or
+// before another process is stopped. A server that is not alive is not ready either.
 func NewHealth(alive Check, ready ...Check) *Health {
 	return &Health{alive: alive, ready: append([]Check{alive}, ready...)}
 }
@@ -59,7 +59,7 @@ func NotFenced(a interface{ Fenced() bool }) Check {
 	}
 }
 
-// Serving checks that the server is neither starting nor stopping.
+// Serving checks that the server has started and is not stopping.
 func Serving(serving func() bool) Check {
 	return func(context.Context) error {
 		if !serving() {
@@ -113,7 +113,7 @@ func (r *Recorder) Signing() Check {
 
 // Disk describes the disk with the store and the log's archive. Its methods are safe for concurrent use.
 type Disk interface {
-	// Sizes returns the size of each file in bytes, by a name from a closed set.
+	// Sizes returns the size of each file in bytes, keyed by a name from a closed set.
 	Sizes() map[string]int64
 	// Free returns the free space in bytes, or an error if the store cannot be written.
 	Free() (int64, error)

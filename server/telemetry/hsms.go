@@ -11,7 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// HSM is an HSM with keys of issuing CAs, as its monitor needs it. Its methods are safe for concurrent use.
+// HSM is what a Recorder uses to monitor an HSM with keys of issuing CAs. Its methods are safe for concurrent use.
 type HSM interface {
 	// Prove has every issuing key in the HSM sign a self-test, and verifies the signatures. It stops when ctx ends.
 	Prove(ctx context.Context) error
@@ -24,8 +24,8 @@ type HSM interface {
 // IssuingHSM is an HSM and the CAs whose keys it holds.
 type IssuingHSM struct {
 	HSM
-	Name    string         // as in the configuration
-	Issuers []pki.IssuerID // the issuing CAs with a key in the HSM; empty if it was unavailable at the start
+	Name    string         // its name in the configuration
+	Issuers []pki.IssuerID // the issuing CAs with a key in the HSM; empty if the HSM was unavailable at the start
 }
 
 // watchedHSM is an HSM with the result of its last signature.
@@ -34,7 +34,7 @@ type watchedHSM struct {
 	lastTry
 }
 
-// proveEvery is the interval of self-tests of an HSM that signs nothing else.
+// proveEvery is the interval of the self-tests of an HSM that signs nothing else, and the timeout of each.
 const proveEvery = 10 * time.Second
 
 // lastTry records whether an operation worked when it was last tried.
@@ -63,9 +63,9 @@ func (r *Recorder) hsmOf(id pki.IssuerID) *watchedHSM {
 	return r.hsms[i]
 }
 
-// WatchHSMs runs the self-test of each HSM until ctx ends, whenever the HSM has not signed for a while or its
-// last signature failed. The server thus detects the loss of an HSM before a request needs it. It also detects that
-// the HSM is back, even if no clients call a server that is not ready.
+// WatchHSMs runs until ctx ends. It runs the self-test of an HSM when the HSM has not signed for proveEvery, or when
+// its last signature failed. The server thus detects the loss of an HSM before a request needs it. It also detects that
+// the HSM works again, although a server that is not ready may get no requests.
 func (r *Recorder) WatchHSMs(ctx context.Context) error {
 	var group errgroup.Group
 	for _, t := range r.hsms {

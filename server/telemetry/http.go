@@ -12,11 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The resources of the public port, by prefix of the path.
+// publicPaths maps prefixes of paths on the public port to values of the label "handler". The first match applies.
 var publicPaths = []struct{ prefix, what string }{{"/ocsp", "ocsp"}, {"/crl/", "crl"}, {"/ca/", "ca"}, {"", "other"}}
 
-// HTTP counts the responses of the public port's handler. Most of them are copied from the responder's memory, so for a
-// success HTTP does no lookup and does not allocate.
+// HTTP wraps the handler of the public port, and measures how long its responses take. Most responses are only copied
+// from memory. Therefore HTTP looks up the metrics of successful responses in advance, and does not allocate for them.
 func (r *Recorder) HTTP(next http.Handler) http.Handler {
 	succeeded := make([]prometheus.Observer, len(publicPaths))
 	for n, p := range publicPaths {

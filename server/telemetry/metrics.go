@@ -27,26 +27,27 @@ type metrics struct {
 	answers    map[responder.Outcome]prometheus.Counter
 }
 
-// stepMetrics holds the metrics of one step. They are looked up once, because every certificate takes each step.
+// stepMetrics holds the metrics of one step of issuing. They are looked up in advance, because every certificate passes
+// through every step.
 type stepMetrics struct {
 	took    prometheus.Observer
 	ongoing prometheus.Gauge
 }
 
-// The values of the label result.
+// Values of the label "result".
 const (
 	resultOK     = "ok"
 	resultFailed = "failed"
 )
 
-// The values of the label port.
+// Values of the label "port".
 const (
 	PortGRPC       = "grpc"
 	PortHTTP       = "http"
 	PortOperations = "operations"
 )
 
-// latencies are histogram buckets in seconds, from a signature in software to a hanging HSM.
+// latencies are the histogram buckets, from 0.5 ms (a signature in software) to 8 s (an HSM that hangs).
 var latencies = prometheus.ExponentialBuckets(0.0005, 2, 15)
 
 func newMetrics(profiles map[string]*ca.Profile) *metrics {
@@ -97,7 +98,8 @@ func counters(name, help string, labels ...string) *prometheus.CounterVec {
 	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 }
 
-// fromZero creates series before their first event: rate() does not count the first value of a series.
+// fromZero creates series with the value 0 before their first event, because rate() in Prometheus ignores the first
+// value of a series.
 func (m *metrics) fromZero(profiles map[string]*ca.Profile) {
 	for _, result := range []string{resultOK, resultFailed} {
 		m.signing.WithLabelValues(result)

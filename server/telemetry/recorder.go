@@ -32,13 +32,13 @@ type Recorder struct {
 	metrics *metrics
 	traces  *tracing
 	hsms    []*watchedHSM
-	issuing *watchedHSM // with the key of the current issuing CA
-	store   lastTry     // of writing the journal
+	issuing *watchedHSM // the HSM with the key of the current issuing CA
+	store   lastTry     // whether the store worked when it was last used
 	clock   func() time.Time
 	log     *slog.Logger
 }
 
-// NewRecorder returns a Recorder. If a trace endpoint is configured, the caller must close it.
+// NewRecorder returns a Recorder. If a trace endpoint is configured, the caller must close the Recorder.
 func NewRecorder(ctx context.Context, c Config) (*Recorder, error) {
 	r := &Recorder{metrics: newMetrics(c.Profiles), clock: c.Clock, log: c.Log}
 	for _, t := range c.HSMs {
@@ -100,7 +100,8 @@ func (r *Recorder) Call(ctx context.Context, rpc string, code codes.Code, took t
 	}
 }
 
-// Failure implements grpcapi.Meter. A temporary failure while the HSM works is attributed to the store.
+// Failure implements grpcapi.Meter. It attributes a temporary failure to the store, unless the last signature of the
+// HSM failed.
 func (r *Recorder) Failure(err error) {
 	r.metrics.failures.Inc()
 	if pki.IsTemporary(err) && !r.issuing.failed.Load() {

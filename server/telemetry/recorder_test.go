@@ -17,7 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// stubHSM is an HSM whose self-test returns an error, or nil.
+// stubHSM is an HSM whose self-test returns lost.
 type stubHSM struct{ lost error }
 
 func (h *stubHSM) Prove(context.Context) error { return h.lost }
@@ -33,19 +33,19 @@ type disk struct {
 func (d *disk) Sizes() map[string]int64 { return map[string]int64{"store": 5} }
 func (d *disk) Free() (int64, error)    { return d.free, d.err }
 
-// later is a temporary error.
-type later struct{ error }
+// temporaryError is a temporary error.
+type temporaryError struct{ error }
 
-func (later) Temporary() bool { return true }
+func (temporaryError) Temporary() bool { return true }
 
-// openSets returns the open bulk revocations, or an error.
-type openSets struct {
-	sets []revocation.BulkRevocation
+// bulkStore returns the open bulk revocations, or an error.
+type bulkStore struct {
+	bulk []revocation.BulkRevocation
 	err  error
 }
 
-func (o *openSets) OpenBulk(context.Context) ([]revocation.BulkRevocation, error) {
-	return o.sets, o.err
+func (o *bulkStore) OpenBulk(context.Context) ([]revocation.BulkRevocation, error) {
+	return o.bulk, o.err
 }
 
 // bench is a Recorder with an HSM, a disk, and a clock that only the test advances.
@@ -100,13 +100,13 @@ func TestReadinessNamesEveryReason(t *testing.T) {
 	b.Failure(errors.New("for good"))
 	b.Failure(nil) // the RPC panicked
 	want("permanent failures")
-	b.Failure(later{errors.New("not now")})
+	b.Failure(temporaryError{errors.New("not now")})
 	want("a temporary failure", "the store failed")
 	b.now = b.now.Add(StoreDoubt)
 	want("another minute")
 	b.hsm.lost = errors.New("lost")
 	b.ProveHSMs(t.Context())
-	b.Failure(later{errors.New("not now")}) // attributed to the HSM
+	b.Failure(temporaryError{errors.New("not now")}) // attributed to the HSM
 	want("the loss of the HSM", "the last signature of the HSM failed")
 	b.disk.free = minFree - 1
 	want("the disk is full too", "the last signature of the HSM failed", "the disk is full")
@@ -116,8 +116,8 @@ func TestReadinessNamesEveryReason(t *testing.T) {
 }
 
 func TestGaugesCountWhatCannotBeRead(t *testing.T) {
-	b, sets := newBench(t), &openSets{sets: []revocation.BulkRevocation{{Total: 5, Applied: 2}, {Total: 0, Applied: 1}}}
-	b.Register(NewGauges(b.OfHSMs(), OfConnections(7), OfBulkRevocations(sets), OfDisk(b.disk)))
+	b, open := newBench(t), &bulkStore{bulk: []revocation.BulkRevocation{{Total: 5, Applied: 2}, {Total: 0, Applied: 1}}}
+	b.Register(NewGauges(b.OfHSMs(), OfConnections(7), OfBulkRevocations(open), OfDisk(b.disk)))
 	h := NewHealth(func(context.Context) error { return nil })
 	want := func(present bool, lines ...string) {
 		t.Helper()
@@ -131,7 +131,7 @@ func TestGaugesCountWhatCannotBeRead(t *testing.T) {
 	want(true, `brevet_hsm_up{hsm="test"} 1`, `brevet_hsm_consecutive_failures{hsm="test"} 4`, "brevet_connections_limit 7",
 		"brevet_bulk_revocations_open 2", `brevet_bulk_revocation_certificates{state="pending"} 3`,
 		`brevet_bulk_revocation_certificates{state="applied"} 3`, `brevet_file_bytes{file="store"} 5`, "brevet_scrape_errors 0")
-	sets.err, b.disk.err = errors.New("not now"), errors.New("gone")
+	open.err, b.disk.err = errors.New("not now"), errors.New("gone")
 	want(true, "brevet_scrape_errors 1", "brevet_disk_free_bytes 0")
 	want(false, "brevet_bulk_revocations_open 2")
 }

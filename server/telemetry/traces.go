@@ -34,11 +34,11 @@ type Traces struct {
 // Limits on traces. Spans beyond the queue are dropped, so that no request waits for a collector.
 const (
 	traceQueue           = 2048
-	traceTimeout         = 5 * time.Second // with one export
-	traceShutdownTimeout = 2 * time.Second // with the last one
+	traceTimeout         = 5 * time.Second // for one export
+	traceShutdownTimeout = 2 * time.Second // for the last export, when the server stops
 )
 
-// tracing makes spans of calls and of the steps of issuing. If it is nil, it makes none. A span contains the RPC, its
+// tracing creates spans of RPCs and of the steps of issuing. A nil tracing creates none. A span contains the RPC, its
 // status, the server's address, the step and the rule of a refusal, but no identity, no peer and no content.
 type tracing struct {
 	provider *sdktrace.TracerProvider
@@ -76,7 +76,7 @@ func (t *tracing) statsHandler(traced func(method string) bool) stats.Handler {
 	)
 }
 
-// step traces a step of issuing if its call is traced.
+// step traces a step of issuing if the RPC in ctx is traced. The caller calls end when the step has ended.
 func (t *tracing) step(ctx context.Context, step ca.Step) (end func(error)) {
 	if t == nil || !trace.SpanFromContext(ctx).IsRecording() {
 		return func(error) {}

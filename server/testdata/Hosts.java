@@ -7,9 +7,9 @@ import javax.net.ssl.SSLParameters;
 import javax.net.ssl.SSLSocket;
 import javax.net.ssl.TrustManagerFactory;
 
-/** Connects to servers on 127.0.0.1 as to hosts of other names, and says of each whether its certificate is accepted for it. */
+/** Connects to TLS servers on 127.0.0.1, and prints for each whether its certificate is accepted for a given host name. */
 public final class Hosts {
-    /** Takes the root in PEM, and then a host and a port for each server. */
+    /** The arguments are a file with the root in PEM, and then a host name and a port for each server. */
     public static void main(String[] args) throws Exception {
         KeyStore trusted = KeyStore.getInstance(KeyStore.getDefaultType());
         trusted.load(null, null);

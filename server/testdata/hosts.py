@@ -1,6 +1,6 @@
-"""Connects to servers on 127.0.0.1 as to hosts of other names, and says of each whether its certificate is accepted for it.
+"""Connects to TLS servers on 127.0.0.1, and prints for each whether its certificate is accepted for a given host name.
 
-The arguments are the root in PEM, and then a host and a port for each server.
+The arguments are a file with the root in PEM, and then a host name and a port for each server.
 """
 
 import socket

@@ -73,8 +73,8 @@ func (st *Store) Identities(
 
 // Tokens implements ra.TokenInventory.
 func (st *Store) Tokens(
-	ctx context.Context, f ra.TokenFilter, at time.Time, after ra.TokenPlace, limit int,
-) (page []ra.ListedToken, next ra.TokenPlace, err error) {
+	ctx context.Context, f ra.TokenFilter, at time.Time, after ra.TokenPosition, limit int,
+) (page []ra.ListedToken, next ra.TokenPosition, err error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, next, err
 	}
@@ -88,7 +88,7 @@ func (st *Store) Tokens(
 			}
 		}
 		slices.SortFunc(all, func(a, b ra.ListedToken) int { return compareTokens(ra.PlaceOf(&b.Token), ra.PlaceOf(&a.Token)) })
-		page, next = pageOf(all, limit, func(t ra.ListedToken) ra.TokenPlace { return ra.PlaceOf(&t.Token) }, func(t ra.ListedToken) bool {
+		page, next = pageOf(all, limit, func(t ra.ListedToken) ra.TokenPosition { return ra.PlaceOf(&t.Token) }, func(t ra.ListedToken) bool {
 			return in(f.States, t.State) && (f.Identity.IsZero() || t.Identity == f.Identity) && within(t.CreatedAt, f.CreatedFrom, f.CreatedUntil) &&
 				(f.CreatedBy.IsZero() || t.CreatedBy.Caller().Identity == f.CreatedBy)
 		})
@@ -100,14 +100,14 @@ func (st *Store) Tokens(
 	return page, next, err
 }
 
-func compareTokens(a, b ra.TokenPlace) int {
+func compareTokens(a, b ra.TokenPosition) int {
 	return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), bytes.Compare(a.ID.Bytes(), b.ID.Bytes()))
 }
 
 // Certificates implements ra.CertificateStore.
 func (st *Store) Certificates(
-	ctx context.Context, f ra.CertificateFilter, after ra.CertificatePlace, limit int,
-) (page []ra.Certificate, next ra.CertificatePlace, err error) {
+	ctx context.Context, f ra.CertificateFilter, after ra.CertificatePosition, limit int,
+) (page []ra.Certificate, next ra.CertificatePosition, err error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, next, err
 	}
@@ -123,7 +123,7 @@ func (st *Store) Certificates(
 			}
 		}
 		slices.SortFunc(all, func(a, b ra.Certificate) int { return comparePlaces(b.Place(), a.Place()) })
-		page, next = pageOf(all, limit, func(c ra.Certificate) ra.CertificatePlace { return c.Place() }, func(c ra.Certificate) bool {
+		page, next = pageOf(all, limit, func(c ra.Certificate) ra.CertificatePosition { return c.Place() }, func(c ra.Certificate) bool {
 			return selects(&c) && in(f.States, c.Status.State) && within(c.NotAfter, f.ExpiresFrom, f.ExpiresUntil) &&
 				(!f.WithoutSuccessor || c.Delivered && c.Successor.IsZero()) &&
 				(f.NotRenewedSince.IsZero() || c.Delivered && !s.renewedSince(c.Identity, f.NotRenewedSince))
@@ -133,7 +133,7 @@ func (st *Store) Certificates(
 	return page, next, err
 }
 
-func comparePlaces(a, b ra.CertificatePlace) int {
+func comparePlaces(a, b ra.CertificatePosition) int {
 	return cmp.Or(a.IssuedAt.Compare(b.IssuedAt), bytes.Compare(a.Serial.Bytes(), b.Serial.Bytes()))
 }
 

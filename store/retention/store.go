@@ -35,13 +35,13 @@ type Step struct {
 	Before time.Time
 	At     time.Time // for the log
 	// After is the end of the previous step; zero for the first one.
-	After Place
+	After Position
 	// Limit is the maximum number of certificates, and of tokens, that the step examines.
 	Limit int
 }
 
-// Place is a position among the certificates, which are ordered by expiry.
-type Place struct {
+// Position is a position among the certificates, which are ordered by expiry.
+type Position struct {
 	NotAfter time.Time
 	Row      int64
 }
@@ -50,7 +50,7 @@ type Place struct {
 type Expired struct {
 	Certificates, Tokens, Keys int
 	// Next is the end of this step.
-	Next Place
+	Next Position
 	// More means that the step ended at its limit.
 	More bool
 }

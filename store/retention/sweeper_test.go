@@ -39,7 +39,7 @@ func (s *fakeStore) Expire(_ context.Context, step retention.Step) (retention.Ex
 	s.asked, s.begun = append(s.asked, step), append(s.begun, time.Now())
 	time.Sleep(s.took)
 	s.steps--
-	return retention.Expired{Certificates: 2, Keys: 1, Next: retention.Place{Row: int64(len(s.asked))}, More: s.steps > 0}, nil
+	return retention.Expired{Certificates: 2, Keys: 1, Next: retention.Position{Row: int64(len(s.asked))}, More: s.steps > 0}, nil
 }
 
 // sweeping runs a sweeper until the test ends.
@@ -94,7 +94,7 @@ func TestSweeperPausesAfterSteps(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		if len(s.begun) != len(want)+1 || s.asked[len(want)].After != (retention.Place{}) {
+		if len(s.begun) != len(want)+1 || s.asked[len(want)].After != (retention.Position{}) {
 			t.Errorf("after the next sweep there were %d steps, the last one from %+v", len(s.begun), s.asked[len(s.asked)-1].After)
 		}
 	})

@@ -28,7 +28,7 @@ func SplitEntry(e translog.Entry) []translog.Entry {
 		part := translog.Part{Number: i + 1, Of: len(chunks)}
 		from, to := i*MaxChanges, i*MaxChanges+len(changes)
 		switch event := e.Event.(type) {
-		case *translog.StatusOrder:
+		case *translog.RequestedChange:
 			o := *event
 			if o.Part = part; o.InvalidTimes != nil {
 				o.InvalidTimes = o.InvalidTimes[from:to]
@@ -220,7 +220,7 @@ func IdentityEntry(o revocation.Change, action translog.Action, out Applied) tra
 }
 
 func changeEntry(o revocation.Change, action translog.Action, id pki.SPIFFEID, out Applied) translog.Entry {
-	event := &translog.StatusOrder{InvalidSince: o.InvalidSince, Comment: o.Comment, Key: o.Key}
+	event := &translog.RequestedChange{InvalidSince: o.InvalidSince, Comment: o.Comment, Key: o.Key}
 	if o.Action == revocation.Revoke {
 		event.Reason = o.Reason
 	}
@@ -332,8 +332,8 @@ func ExpiredEntry(s retention.Step, before time.Time, gone retention.Expired) tr
 		Time: s.At, Actor: retentionActor, Action: translog.RecordsExpired, Outcome: translog.Done,
 		Event: &translog.ExpiredRecords{
 			Certificates: gone.Certificates, Tokens: gone.Tokens, Keys: gone.Keys,
-			After:  translog.RecordPlace{NotAfter: s.After.NotAfter, Number: s.After.Row},
-			Last:   translog.RecordPlace{NotAfter: gone.Next.NotAfter, Number: gone.Next.Row},
+			After:  translog.RecordPosition{NotAfter: s.After.NotAfter, Number: s.After.Row},
+			Last:   translog.RecordPosition{NotAfter: gone.Next.NotAfter, Number: gone.Next.Row},
 			Before: before,
 		},
 	}

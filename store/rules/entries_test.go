@@ -20,7 +20,7 @@ func TestLargeEntries(t *testing.T) {
 	e := translog.Entry{
 		Time: now, Actor: pki.ActorSystem("test"), Action: translog.CertificateRevoked, Outcome: translog.Done,
 	}
-	order := &translog.StatusOrder{Reason: pki.Superseded}
+	order := &translog.RequestedChange{Reason: pki.Superseded}
 	e.Event = order
 	for i := range 2*rules.MaxChanges + 1 {
 		e.Changes = append(e.Changes, pki.StatusChange{
@@ -39,7 +39,7 @@ func TestLargeEntries(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, c := range p.Changes {
-			since := p.Event.(*translog.StatusOrder).InvalidTimes[i]
+			since := p.Event.(*translog.RequestedChange).InvalidTimes[i]
 			if !c.NotAfter.Equal(e.Changes[n].NotAfter) || !since.Equal(order.InvalidTimes[n]) {
 				t.Fatalf("change %d differs from the original", n)
 			}

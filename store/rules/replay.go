@@ -122,7 +122,7 @@ type (
 
 // Expire repeats a step of the retention, which removed expired certificates and tokens.
 type Expire struct {
-	After, Last retention.Place
+	After, Last retention.Position
 	// Tokens that expired earlier than Before were removed. Gone holds the numbers of removed records.
 	Before time.Time
 	Gone   retention.Expired
@@ -183,7 +183,7 @@ func checkEvent(e translog.Entry) error {
 		matches = e.Action == translog.TokenBound
 	case *translog.RevokedTokens:
 		matches = e.Action == translog.TokenRevoked
-	case *translog.StatusOrder:
+	case *translog.RequestedChange:
 		matches = slices.Contains(statusActions, e.Action)
 	case *translog.BulkRevocation:
 		matches = e.Action == translog.BulkRevocationCreated
@@ -243,7 +243,7 @@ func replay(index uint64, e translog.Entry) ([]Operation, error) {
 			return []Operation{SetTokensRevoked{e.Identity, event.Cause}}, nil
 		}
 		return []Operation{SetTokenRevoked{event.ID, event.Cause}}, nil
-	case *translog.StatusOrder:
+	case *translog.RequestedChange:
 		return replayChange(index, e, event)
 	case *translog.BulkRevocation:
 		return []Operation{AddBulk{recordedBulk(e, event)}}, nil
@@ -259,8 +259,8 @@ func replay(index uint64, e translog.Entry) ([]Operation, error) {
 		return []Operation{AddPoints{pointsOf(event)}}, nil
 	case *translog.ExpiredRecords:
 		return []Operation{Expire{
-			After:  retention.Place{NotAfter: event.After.NotAfter, Row: event.After.Number},
-			Last:   retention.Place{NotAfter: event.Last.NotAfter, Row: event.Last.Number},
+			After:  retention.Position{NotAfter: event.After.NotAfter, Row: event.After.Number},
+			Last:   retention.Position{NotAfter: event.Last.NotAfter, Row: event.Last.Number},
 			Before: event.Before, Gone: retention.Expired{Certificates: event.Certificates, Tokens: event.Tokens, Keys: event.Keys},
 		}}, nil
 	default:
@@ -341,7 +341,7 @@ func replayToken(e translog.Entry, event *translog.CreatedToken) ([]Operation, e
 }
 
 // replayChange returns the operations of a change of a certificate, a key or an identity.
-func replayChange(index uint64, e translog.Entry, event *translog.StatusOrder) ([]Operation, error) {
+func replayChange(index uint64, e translog.Entry, event *translog.RequestedChange) ([]Operation, error) {
 	var ops []Operation
 	move := revocation.Change{Identity: e.Identity, Actor: e.Actor, At: e.Time}
 	switch e.Action {

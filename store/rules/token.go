@@ -11,8 +11,8 @@ import (
 
 // Causes of the revocation of tokens by an operator.
 const (
-	TokenRevokedAlone  = "an operator revoked it"                      //nolint:gosec // no secret
-	TokensRevokedOfAll = "an operator revoked all tokens of its maker" //nolint:gosec // no secret
+	TokenRevokedAlone  = "an operator revoked it"                        //nolint:gosec // no secret
+	TokensRevokedOfAll = "an operator revoked all tokens of its creator" //nolint:gosec // no secret
 )
 
 // TokenExists returns the refusal of a new token whose ID is on record.
@@ -85,11 +85,11 @@ func NoTokenNamed(text string) *pki.Refusal {
 func Distrust(o revocation.Change) string {
 	switch {
 	case o.Action == revocation.Hold && o.State == pki.Suspended:
-		return "its maker was suspended"
+		return "its creator was suspended"
 	case o.Action == revocation.Revoke && o.State == pki.Retired:
-		return "its maker was retired"
+		return "its creator was retired"
 	case o.Action == revocation.Revoke && Distrusts(o.Reason):
-		return "a certificate of its maker was revoked (" + o.Reason.String() + ")"
+		return "a certificate of its creator was revoked (" + o.Reason.String() + ")"
 	default:
 		return ""
 	}

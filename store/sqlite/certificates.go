@@ -51,12 +51,12 @@ func (r *RA) certificate(ctx context.Context, missing *pki.Refusal, where string
 }
 
 // Certificates returns a page of certificates, newest first.
-func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.CertificatePlace, limit int) ([]ra.Certificate, ra.CertificatePlace, error) {
+func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.CertificatePosition, limit int) ([]ra.Certificate, ra.CertificatePosition, error) {
 	if err := rules.CheckLimit(limit); err != nil {
-		return nil, ra.CertificatePlace{}, err
+		return nil, ra.CertificatePosition{}, err
 	}
 	var page []ra.Certificate
-	var next ra.CertificatePlace
+	var next ra.CertificatePosition
 	err := r.db.file.ReadMany(ctx, "list certificates", func(ctx context.Context, tx *sql.Tx) error {
 		open, err := bulk.ReadOpen(ctx, tx)
 		if err != nil {
@@ -67,7 +67,7 @@ func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.
 			return err
 		}
 		var ids []int64
-		ids, next, err = readPage(ctx, tx, &q, limit, func(rows *sql.Rows) (listedRow[ra.CertificatePlace], error) {
+		ids, next, err = readPage(ctx, tx, &q, limit, func(rows *sql.Rows) (listedRow[ra.CertificatePosition], error) {
 			return scanCertificatePlace(rows, open, f.States)
 		})
 		if err != nil {
@@ -77,14 +77,14 @@ func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.
 		return err
 	})
 	if err != nil {
-		return nil, ra.CertificatePlace{}, err
+		return nil, ra.CertificatePosition{}, err
 	}
 	return page, next, nil
 }
 
 // selectCertificates adds the query for lookUp. If an identity has at most ra.MaxLooked certificates on record, the query
 // finds those of the identity and sorts them. Otherwise it reads all certificates in the order of the list.
-func selectCertificates(ctx context.Context, tx *sql.Tx, q *engine.Clause, open bulk.Open, f ra.CertificateFilter, after ra.CertificatePlace) error {
+func selectCertificates(ctx context.Context, tx *sql.Tx, q *engine.Clause, open bulk.Open, f ra.CertificateFilter, after ra.CertificatePosition) error {
 	var selected bulk.Row
 	selected.Selection, selected.Action, selected.Mark = f.Selection, revocation.Revoke, 1<<63-1
 	if err := selected.CheckNamed(ctx, tx); err != nil {
@@ -166,8 +166,8 @@ func matchCertificate(q *engine.Clause, selected *bulk.Row, f ra.CertificateFilt
 
 // scanCertificatePlace reads a row of selectCertificates. It compares the effective state, with the open bulk revocations
 // applied, with the filter.
-func scanCertificatePlace(rows *sql.Rows, open bulk.Open, states []pki.State) (listedRow[ra.CertificatePlace], error) {
-	var f listedRow[ra.CertificatePlace]
+func scanCertificatePlace(rows *sql.Rows, open bulk.Open, states []pki.State) (listedRow[ra.CertificatePosition], error) {
+	var f listedRow[ra.CertificatePosition]
 	var issued, state, reason, version int64
 	var revokedAt sql.NullInt64
 	var serial []byte

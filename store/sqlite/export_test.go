@@ -26,7 +26,7 @@ func (db *DB) OnWriter(ctx context.Context, statement string) error {
 }
 
 // CertificatesQuery returns the query that finds a page of certificates.
-func (db *DB) CertificatesQuery(ctx context.Context, f ra.CertificateFilter, after ra.CertificatePlace) (query string, err error) {
+func (db *DB) CertificatesQuery(ctx context.Context, f ra.CertificateFilter, after ra.CertificatePosition) (query string, err error) {
 	err = db.file.Read(ctx, "plan a page", func(ctx context.Context, tx *sql.Tx) error {
 		var q engine.Clause
 		err := selectCertificates(ctx, tx, &q, bulk.Open{}, f, after)
@@ -37,7 +37,7 @@ func (db *DB) CertificatesQuery(ctx context.Context, f ra.CertificateFilter, aft
 }
 
 // TokensQuery returns the query that finds a page of tokens.
-func TokensQuery(f ra.TokenFilter, after ra.TokenPlace) (string, error) {
+func TokensQuery(f ra.TokenFilter, after ra.TokenPosition) (string, error) {
 	var q engine.Clause
 	err := selectTokens(&q, f, time.Time{}, after)
 	return q.String(), err

@@ -282,7 +282,7 @@ func (tx *writeTx) replayInstallationState(ctx context.Context, op rules.SetInst
 
 func (tx *writeTx) replayExpire(ctx context.Context, op rules.Expire) error {
 	var removed retention.Expired
-	if op.Last != (retention.Place{}) {
+	if op.Last != (retention.Position{}) {
 		if err := expiry.RemoveCertificates(ctx, tx.Tx, op.After, op.Last, &removed); err != nil {
 			return err
 		}

@@ -238,7 +238,7 @@ func TestListsUseIndexes(t *testing.T) {
 	m := newMill(t, path)
 	id := m.identity(1)
 	r := m.issue([]pki.SPIFFEID{id}, nil)[0]
-	place := ra.CertificatePlace{IssuedAt: at, Serial: r.Ref.Serial}
+	place := ra.CertificatePosition{IssuedAt: at, Serial: r.Ref.Serial}
 	for name, c := range map[string]struct {
 		f     ra.CertificateFilter
 		index string
@@ -261,7 +261,7 @@ func TestListsUseIndexes(t *testing.T) {
 	}
 	var tokenID pki.TokenID
 	for name, f := range map[string]ra.TokenFilter{"tokens_by_creation": {States: []ra.TokenState{ra.TokenOpen}}, "tokens_by_identity": {Identity: id}} {
-		query, err := sqlite.TokensQuery(f, ra.TokenPlace{CreatedAt: at, ID: tokenID})
+		query, err := sqlite.TokensQuery(f, ra.TokenPosition{CreatedAt: at, ID: tokenID})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -319,7 +319,7 @@ func TestIdentitiesWithManyCertificatesAreBounded(t *testing.T) {
 	}
 	pages := func(f ra.CertificateFilter, limit int) (lengths []int) {
 		t.Helper()
-		for after := (ra.CertificatePlace{}); ; {
+		for after := (ra.CertificatePosition{}); ; {
 			page, next, err := m.db.RA().Certificates(ctx, f, after, limit)
 			if err != nil {
 				t.Fatal(err)
@@ -353,7 +353,7 @@ func TestIdentitiesWithManyCertificatesAreBounded(t *testing.T) {
 	if got := pages(ofIdentity, 6000); !slices.Equal(got, []int{6000, ra.MaxLooked + 1 - 6000}) {
 		t.Errorf("the pages of the identity have %v certificates", got)
 	}
-	_, _, listed := m.db.RA().Certificates(ctx, ra.CertificateFilter{Selection: lineage}, ra.CertificatePlace{}, 10)
+	_, _, listed := m.db.RA().Certificates(ctx, ra.CertificateFilter{Selection: lineage}, ra.CertificatePosition{}, 10)
 	_, counted := m.db.Revocation().CountBulk(ctx, o)
 	_, _, created := m.db.Revocation().CreateBulk(ctx, o)
 	for what, err := range map[string]error{"list": listed, "dry run": counted, "bulk revocation": created} {

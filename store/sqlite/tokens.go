@@ -169,12 +169,12 @@ const tokenState = `
 	     WHEN t.revision <> n.revision THEN 'stale' ELSE 'open' END`
 
 // Tokens returns a page of tokens, newest first.
-func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after ra.TokenPlace, limit int) ([]ra.ListedToken, ra.TokenPlace, error) {
+func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after ra.TokenPosition, limit int) ([]ra.ListedToken, ra.TokenPosition, error) {
 	if err := rules.CheckLimit(limit); err != nil {
-		return nil, ra.TokenPlace{}, err
+		return nil, ra.TokenPosition{}, err
 	}
 	var page []ra.ListedToken
-	var next ra.TokenPlace
+	var next ra.TokenPosition
 	err := r.db.file.ReadMany(ctx, "list tokens", func(ctx context.Context, tx *sql.Tx) error {
 		page = nil
 		var q engine.Clause
@@ -203,13 +203,13 @@ func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after r
 		})
 	})
 	if err != nil {
-		return nil, ra.TokenPlace{}, err
+		return nil, ra.TokenPosition{}, err
 	}
 	return page, next, nil
 }
 
 // selectTokens adds the query for lookUp. An identity has few tokens, so they are found by its index and sorted.
-func selectTokens(q *engine.Clause, f ra.TokenFilter, at time.Time, after ra.TokenPlace) error {
+func selectTokens(q *engine.Clause, f ra.TokenFilter, at time.Time, after ra.TokenPosition) error {
 	q.Add(`SELECT t.id, t.created_at, t.token, (1`)
 	if len(f.States) > 0 {
 		q.Add(` AND `+tokenState, engine.Millis(at))
@@ -239,8 +239,8 @@ func selectTokens(q *engine.Clause, f ra.TokenFilter, at time.Time, after ra.Tok
 	return nil
 }
 
-func scanTokenPlace(rows *sql.Rows) (listedRow[ra.TokenPlace], error) {
-	var f listedRow[ra.TokenPlace]
+func scanTokenPlace(rows *sql.Rows) (listedRow[ra.TokenPosition], error) {
+	var f listedRow[ra.TokenPosition]
 	var created int64
 	var token []byte
 	if err := rows.Scan(&f.id, &created, &token, &f.matches); err != nil {

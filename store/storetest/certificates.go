@@ -114,11 +114,11 @@ func pageCertificates(t *testing.T, w *world) {
 		mustEqual(t, "all certificates", refs(w.list(t, ra.CertificateFilter{}, limit)), all)
 		mustEqual(t, "the certificates of one identity", refs(w.list(t, filterByIdentity(one), limit)), ofOne)
 	}
-	_, _, err := w.RA.Certificates(context.Background(), filterByIdentity(w.newIdentity(t).ID), ra.CertificatePlace{}, 10)
+	_, _, err := w.RA.Certificates(context.Background(), filterByIdentity(w.newIdentity(t).ID), ra.CertificatePosition{}, 10)
 	mustNotFind(t, err)
 
 	// A certificate that is issued between two reads must not shift the second page.
-	first, next, err := w.RA.Certificates(context.Background(), filterByIdentity(one), ra.CertificatePlace{}, 2)
+	first, next, err := w.RA.Certificates(context.Background(), filterByIdentity(one), ra.CertificatePosition{}, 2)
 	must(t, err)
 	w.issue(t, w.record(t, one))
 	second, _, err := w.RA.Certificates(context.Background(), filterByIdentity(one), next, 2)
@@ -142,7 +142,7 @@ func refs(page []ra.Certificate) []pki.CertRef {
 func (w *world) list(t rapid.TB, f ra.CertificateFilter, limit int) []ra.Certificate {
 	t.Helper()
 	var list []ra.Certificate
-	for after := (ra.CertificatePlace{}); ; {
+	for after := (ra.CertificatePosition{}); ; {
 		page, next, err := w.RA.Certificates(context.Background(), f, after, limit)
 		must(t, err)
 		if len(page) > limit {

@@ -25,7 +25,7 @@ type history struct {
 	records    []ca.Record
 	tokens     []ra.Token
 	bulks      []int64
-	sweep      retention.Place // where the next step of retention begins
+	sweep      retention.Position // where the next step of retention begins
 }
 
 // testReplay writes random histories, and replays their logs into empty stores.
@@ -313,7 +313,7 @@ func (h *history) expire(t *rapid.T) {
 	})
 	must(t, err)
 	if h.sweep = expired.Next; !expired.More {
-		h.sweep = retention.Place{}
+		h.sweep = retention.Position{}
 	}
 	h.forget()
 }

@@ -196,7 +196,7 @@ func revokedByAnOperator(t *testing.T, w *world) {
 	w.mustBeUsable(t, second)
 	revoke(ra.TokenRevocation{CreatedBy: creator.Identity}, 2)
 	mustEqual(t, "the log entry", w.lastEntry(t).Facts(), map[string]string{
-		"tokens": "2", "cause": "an operator revoked all tokens of its maker", "comment": "lost in the post",
+		"tokens": "2", "cause": "an operator revoked all tokens of its creator", "comment": "lost in the post",
 	})
 	logged := len(w.entries(t))
 	revoke(ra.TokenRevocation{CreatedBy: creator.Identity}, 0)
@@ -271,7 +271,7 @@ func listTokens(t *testing.T, w *world) {
 	list := func(f ra.TokenFilter, size int) []ra.ListedToken {
 		t.Helper()
 		var all []ra.ListedToken
-		for after := (ra.TokenPlace{}); ; {
+		for after := (ra.TokenPosition{}); ; {
 			page, next, err := w.RA.Tokens(ctx, f, w.now, after, size)
 			must(t, err)
 			if len(page) > size {
@@ -311,7 +311,7 @@ func listTokens(t *testing.T, w *world) {
 	first, last := tokens[ra.TokenSpent].CreatedAt, tokens[ra.TokenOpen].CreatedAt
 	mustEqual(t, "the number of tokens of a period", len(list(ra.TokenFilter{CreatedFrom: first, CreatedUntil: last}, 2)), 3)
 	mustEqual(t, "the number of tokens after the newest", len(list(ra.TokenFilter{CreatedFrom: last.Add(1)}, 2)), 0)
-	if _, _, err := w.RA.Tokens(ctx, ra.TokenFilter{}, w.now, ra.TokenPlace{}, 0); err == nil {
+	if _, _, err := w.RA.Tokens(ctx, ra.TokenFilter{}, w.now, ra.TokenPosition{}, 0); err == nil {
 		t.Error("a list with the limit 0 returned no error")
 	}
 }

@@ -462,7 +462,7 @@ type LogEntry struct {
 	//	*LogEntry_CreatedToken
 	//	*LogEntry_BoundToken
 	//	*LogEntry_RevokedTokens
-	//	*LogEntry_StatusOrder
+	//	*LogEntry_RequestedChange
 	//	*LogEntry_BulkRevocation
 	//	*LogEntry_BulkRevocationStep
 	//	*LogEntry_CaCertificate
@@ -624,10 +624,10 @@ func (x *LogEntry) GetRevokedTokens() *RevokedTokens {
 	return nil
 }
 
-func (x *LogEntry) GetStatusOrder() *StatusOrder {
+func (x *LogEntry) GetRequestedChange() *RequestedChange {
 	if x != nil {
-		if x, ok := x.Event.(*LogEntry_StatusOrder); ok {
-			return x.StatusOrder
+		if x, ok := x.Event.(*LogEntry_RequestedChange); ok {
+			return x.RequestedChange
 		}
 	}
 	return nil
@@ -728,8 +728,8 @@ type LogEntry_RevokedTokens struct {
 	RevokedTokens *RevokedTokens `protobuf:"bytes,14,opt,name=revoked_tokens,json=revokedTokens,proto3,oneof"`
 }
 
-type LogEntry_StatusOrder struct {
-	StatusOrder *StatusOrder `protobuf:"bytes,15,opt,name=status_order,json=statusOrder,proto3,oneof"`
+type LogEntry_RequestedChange struct {
+	RequestedChange *RequestedChange `protobuf:"bytes,15,opt,name=requested_change,json=requestedChange,proto3,oneof"`
 }
 
 type LogEntry_BulkRevocation struct {
@@ -774,7 +774,7 @@ func (*LogEntry_BoundToken) isLogEntry_Event() {}
 
 func (*LogEntry_RevokedTokens) isLogEntry_Event() {}
 
-func (*LogEntry_StatusOrder) isLogEntry_Event() {}
+func (*LogEntry_RequestedChange) isLogEntry_Event() {}
 
 func (*LogEntry_BulkRevocation) isLogEntry_Event() {}
 
@@ -1461,8 +1461,8 @@ func (x *LogPart) GetOf() int32 {
 	return 0
 }
 
-// StatusOrder is a change of one certificate, of a key's certificates, or of an identity and its certificates.
-type StatusOrder struct {
+// RequestedChange is a change of one certificate, of a key's certificates, or of an identity and its certificates.
+type RequestedChange struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Reason RevocationReason       `protobuf:"varint,1,opt,name=reason,proto3,enum=brevet.v1.RevocationReason" json:"reason,omitempty"`
 	// The time at which the certificates are known or suspected to have become invalid. Unset if unknown.
@@ -1479,20 +1479,20 @@ type StatusOrder struct {
 	sizeCache       protoimpl.SizeCache
 }
 
-func (x *StatusOrder) Reset() {
-	*x = StatusOrder{}
+func (x *RequestedChange) Reset() {
+	*x = RequestedChange{}
 	mi := &file_brevet_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *StatusOrder) String() string {
+func (x *RequestedChange) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*StatusOrder) ProtoMessage() {}
+func (*RequestedChange) ProtoMessage() {}
 
-func (x *StatusOrder) ProtoReflect() protoreflect.Message {
+func (x *RequestedChange) ProtoReflect() protoreflect.Message {
 	mi := &file_brevet_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1504,54 +1504,54 @@ func (x *StatusOrder) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use StatusOrder.ProtoReflect.Descriptor instead.
-func (*StatusOrder) Descriptor() ([]byte, []int) {
+// Deprecated: Use RequestedChange.ProtoReflect.Descriptor instead.
+func (*RequestedChange) Descriptor() ([]byte, []int) {
 	return file_brevet_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
-func (x *StatusOrder) GetReason() RevocationReason {
+func (x *RequestedChange) GetReason() RevocationReason {
 	if x != nil {
 		return x.Reason
 	}
 	return RevocationReason_REVOCATION_REASON_UNSPECIFIED
 }
 
-func (x *StatusOrder) GetInvalidityTime() int64 {
+func (x *RequestedChange) GetInvalidityTime() int64 {
 	if x != nil {
 		return x.InvalidityTime
 	}
 	return 0
 }
 
-func (x *StatusOrder) GetComment() string {
+func (x *RequestedChange) GetComment() string {
 	if x != nil {
 		return x.Comment
 	}
 	return ""
 }
 
-func (x *StatusOrder) GetKeyHash() []byte {
+func (x *RequestedChange) GetKeyHash() []byte {
 	if x != nil {
 		return x.KeyHash
 	}
 	return nil
 }
 
-func (x *StatusOrder) GetBulkRevocation() *BulkRevocationRecord {
+func (x *RequestedChange) GetBulkRevocation() *BulkRevocationRecord {
 	if x != nil {
 		return x.BulkRevocation
 	}
 	return nil
 }
 
-func (x *StatusOrder) GetInvalidityTimes() []int64 {
+func (x *RequestedChange) GetInvalidityTimes() []int64 {
 	if x != nil {
 		return x.InvalidityTimes
 	}
 	return nil
 }
 
-func (x *StatusOrder) GetPart() *LogPart {
+func (x *RequestedChange) GetPart() *LogPart {
 	if x != nil {
 		return x.Part
 	}
@@ -2203,9 +2203,9 @@ type ExpiredRecords struct {
 	Certificates int64                  `protobuf:"varint,1,opt,name=certificates,proto3" json:"certificates,omitempty"`
 	Tokens       int64                  `protobuf:"varint,2,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	Keys         int64                  `protobuf:"varint,3,opt,name=keys,proto3" json:"keys,omitempty"`
-	// The step read the records after the first place, up to and including the second.
-	After *RecordPlace `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
-	Last  *RecordPlace `protobuf:"bytes,5,opt,name=last,proto3" json:"last,omitempty"`
+	// The step read the records after the first position, up to and including the second.
+	After *RecordPosition `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	Last  *RecordPosition `protobuf:"bytes,5,opt,name=last,proto3" json:"last,omitempty"`
 	// The step removed tokens that expired before this time, in the order of their expiry, up to the number in tokens.
 	Before        int64 `protobuf:"varint,6,opt,name=before,proto3" json:"before,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2263,14 +2263,14 @@ func (x *ExpiredRecords) GetKeys() int64 {
 	return 0
 }
 
-func (x *ExpiredRecords) GetAfter() *RecordPlace {
+func (x *ExpiredRecords) GetAfter() *RecordPosition {
 	if x != nil {
 		return x.After
 	}
 	return nil
 }
 
-func (x *ExpiredRecords) GetLast() *RecordPlace {
+func (x *ExpiredRecords) GetLast() *RecordPosition {
 	if x != nil {
 		return x.Last
 	}
@@ -2284,8 +2284,8 @@ func (x *ExpiredRecords) GetBefore() int64 {
 	return 0
 }
 
-// RecordPlace is a place in the order of the records of certificates.
-type RecordPlace struct {
+// RecordPosition is a position in the order of the records of certificates.
+type RecordPosition struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	NotAfter int64                  `protobuf:"varint,1,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
 	// The number of the record, numbered as in BulkRevocationRecord.
@@ -2294,20 +2294,20 @@ type RecordPlace struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RecordPlace) Reset() {
-	*x = RecordPlace{}
+func (x *RecordPosition) Reset() {
+	*x = RecordPosition{}
 	mi := &file_brevet_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RecordPlace) String() string {
+func (x *RecordPosition) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RecordPlace) ProtoMessage() {}
+func (*RecordPosition) ProtoMessage() {}
 
-func (x *RecordPlace) ProtoReflect() protoreflect.Message {
+func (x *RecordPosition) ProtoReflect() protoreflect.Message {
 	mi := &file_brevet_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2319,19 +2319,19 @@ func (x *RecordPlace) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RecordPlace.ProtoReflect.Descriptor instead.
-func (*RecordPlace) Descriptor() ([]byte, []int) {
+// Deprecated: Use RecordPosition.ProtoReflect.Descriptor instead.
+func (*RecordPosition) Descriptor() ([]byte, []int) {
 	return file_brevet_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
-func (x *RecordPlace) GetNotAfter() int64 {
+func (x *RecordPosition) GetNotAfter() int64 {
 	if x != nil {
 		return x.NotAfter
 	}
 	return 0
 }
 
-func (x *RecordPlace) GetNumber() int64 {
+func (x *RecordPosition) GetNumber() int64 {
 	if x != nil {
 		return x.Number
 	}
@@ -2467,7 +2467,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x0eGetHeadRequest\"[\n" +
 	"\x0fGetHeadResponse\x122\n" +
 	"\bposition\x18\x01 \x01(\v2\x16.brevet.v1.LogPositionR\bposition\x12\x14\n" +
-	"\x05chain\x18\x02 \x01(\fR\x05chain\"\x8a\n" +
+	"\x05chain\x18\x02 \x01(\fR\x05chain\"\x96\n" +
 	"\n" +
 	"\bLogEntry\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
@@ -2486,8 +2486,8 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\rcreated_token\x18\f \x01(\v2\x17.brevet.v1.CreatedTokenH\x00R\fcreatedToken\x128\n" +
 	"\vbound_token\x18\r \x01(\v2\x15.brevet.v1.BoundTokenH\x00R\n" +
 	"boundToken\x12A\n" +
-	"\x0erevoked_tokens\x18\x0e \x01(\v2\x18.brevet.v1.RevokedTokensH\x00R\rrevokedTokens\x12;\n" +
-	"\fstatus_order\x18\x0f \x01(\v2\x16.brevet.v1.StatusOrderH\x00R\vstatusOrder\x12J\n" +
+	"\x0erevoked_tokens\x18\x0e \x01(\v2\x18.brevet.v1.RevokedTokensH\x00R\rrevokedTokens\x12G\n" +
+	"\x10requested_change\x18\x0f \x01(\v2\x1a.brevet.v1.RequestedChangeH\x00R\x0frequestedChange\x12J\n" +
 	"\x0fbulk_revocation\x18\x10 \x01(\v2\x1f.brevet.v1.BulkRevocationRecordH\x00R\x0ebulkRevocation\x12Q\n" +
 	"\x14bulk_revocation_step\x18\x11 \x01(\v2\x1d.brevet.v1.BulkRevocationStepH\x00R\x12bulkRevocationStep\x12A\n" +
 	"\x0eca_certificate\x18\x12 \x01(\v2\x18.brevet.v1.CACertificateH\x00R\rcaCertificate\x125\n" +
@@ -2553,8 +2553,8 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\acomment\x18\x04 \x01(\tR\acomment\"1\n" +
 	"\aLogPart\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x0e\n" +
-	"\x02of\x18\x02 \x01(\x05R\x02of\"\xbd\x02\n" +
-	"\vStatusOrder\x123\n" +
+	"\x02of\x18\x02 \x01(\x05R\x02of\"\xc1\x02\n" +
+	"\x0fRequestedChange\x123\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x1b.brevet.v1.RevocationReasonR\x06reason\x12'\n" +
 	"\x0finvalidity_time\x18\x02 \x01(\x03R\x0einvalidityTime\x12\x18\n" +
 	"\acomment\x18\x03 \x01(\tR\acomment\x12\x19\n" +
@@ -2619,15 +2619,15 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12#\n" +
 	"\rcrl_partition\x18\x02 \x01(\x05R\fcrlPartition\x12\x10\n" +
 	"\x03url\x18\x03 \x01(\tR\x03url\x12\x1b\n" +
-	"\tdelta_url\x18\x04 \x01(\tR\bdeltaUrl\"\xd2\x01\n" +
+	"\tdelta_url\x18\x04 \x01(\tR\bdeltaUrl\"\xd8\x01\n" +
 	"\x0eExpiredRecords\x12\"\n" +
 	"\fcertificates\x18\x01 \x01(\x03R\fcertificates\x12\x16\n" +
 	"\x06tokens\x18\x02 \x01(\x03R\x06tokens\x12\x12\n" +
-	"\x04keys\x18\x03 \x01(\x03R\x04keys\x12,\n" +
-	"\x05after\x18\x04 \x01(\v2\x16.brevet.v1.RecordPlaceR\x05after\x12*\n" +
-	"\x04last\x18\x05 \x01(\v2\x16.brevet.v1.RecordPlaceR\x04last\x12\x16\n" +
-	"\x06before\x18\x06 \x01(\x03R\x06before\"B\n" +
-	"\vRecordPlace\x12\x1b\n" +
+	"\x04keys\x18\x03 \x01(\x03R\x04keys\x12/\n" +
+	"\x05after\x18\x04 \x01(\v2\x19.brevet.v1.RecordPositionR\x05after\x12-\n" +
+	"\x04last\x18\x05 \x01(\v2\x19.brevet.v1.RecordPositionR\x04last\x12\x16\n" +
+	"\x06before\x18\x06 \x01(\x03R\x06before\"E\n" +
+	"\x0eRecordPosition\x12\x1b\n" +
 	"\tnot_after\x18\x01 \x01(\x03R\bnotAfter\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x03R\x06number\"\xa5\x02\n" +
 	"\fStatusChange\x12\x1b\n" +
@@ -2704,7 +2704,7 @@ var file_brevet_v1_log_proto_goTypes = []any{
 	(*BoundToken)(nil),            // 13: brevet.v1.BoundToken
 	(*RevokedTokens)(nil),         // 14: brevet.v1.RevokedTokens
 	(*LogPart)(nil),               // 15: brevet.v1.LogPart
-	(*StatusOrder)(nil),           // 16: brevet.v1.StatusOrder
+	(*RequestedChange)(nil),       // 16: brevet.v1.RequestedChange
 	(*BulkRevocationRecord)(nil),  // 17: brevet.v1.BulkRevocationRecord
 	(*BulkRevocationStep)(nil),    // 18: brevet.v1.BulkRevocationStep
 	(*CACertificate)(nil),         // 19: brevet.v1.CACertificate
@@ -2713,7 +2713,7 @@ var file_brevet_v1_log_proto_goTypes = []any{
 	(*DistributionPoints)(nil),    // 22: brevet.v1.DistributionPoints
 	(*DistributionPoint)(nil),     // 23: brevet.v1.DistributionPoint
 	(*ExpiredRecords)(nil),        // 24: brevet.v1.ExpiredRecords
-	(*RecordPlace)(nil),           // 25: brevet.v1.RecordPlace
+	(*RecordPosition)(nil),        // 25: brevet.v1.RecordPosition
 	(*StatusChange)(nil),          // 26: brevet.v1.StatusChange
 	nil,                           // 27: brevet.v1.IdentityAttributes.LabelsEntry
 	(IdentityKind)(0),             // 28: brevet.v1.IdentityKind
@@ -2737,7 +2737,7 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	12, // 10: brevet.v1.LogEntry.created_token:type_name -> brevet.v1.CreatedToken
 	13, // 11: brevet.v1.LogEntry.bound_token:type_name -> brevet.v1.BoundToken
 	14, // 12: brevet.v1.LogEntry.revoked_tokens:type_name -> brevet.v1.RevokedTokens
-	16, // 13: brevet.v1.LogEntry.status_order:type_name -> brevet.v1.StatusOrder
+	16, // 13: brevet.v1.LogEntry.requested_change:type_name -> brevet.v1.RequestedChange
 	17, // 14: brevet.v1.LogEntry.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
 	18, // 15: brevet.v1.LogEntry.bulk_revocation_step:type_name -> brevet.v1.BulkRevocationStep
 	19, // 16: brevet.v1.LogEntry.ca_certificate:type_name -> brevet.v1.CACertificate
@@ -2751,16 +2751,16 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	28, // 24: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
 	27, // 25: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
 	29, // 26: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
-	30, // 27: brevet.v1.StatusOrder.reason:type_name -> brevet.v1.RevocationReason
-	17, // 28: brevet.v1.StatusOrder.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
-	15, // 29: brevet.v1.StatusOrder.part:type_name -> brevet.v1.LogPart
+	30, // 27: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
+	17, // 28: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
+	15, // 29: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
 	31, // 30: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
 	32, // 31: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
 	30, // 32: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
 	15, // 33: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
 	23, // 34: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
-	25, // 35: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPlace
-	25, // 36: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPlace
+	25, // 35: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
+	25, // 36: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
 	33, // 37: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
 	30, // 38: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
 	2,  // 39: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
@@ -2791,7 +2791,7 @@ func file_brevet_v1_log_proto_init() {
 		(*LogEntry_CreatedToken)(nil),
 		(*LogEntry_BoundToken)(nil),
 		(*LogEntry_RevokedTokens)(nil),
-		(*LogEntry_StatusOrder)(nil),
+		(*LogEntry_RequestedChange)(nil),
 		(*LogEntry_BulkRevocation)(nil),
 		(*LogEntry_BulkRevocationStep)(nil),
 		(*LogEntry_CaCertificate)(nil),

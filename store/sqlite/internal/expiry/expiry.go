@@ -35,7 +35,7 @@ func removeExpired(ctx context.Context, tx *engine.Tx, s retention.Step, before 
 
 // RemoveCertificates deletes the certificates between after (exclusive) and last (inclusive) that are no longer needed, with
 // their keys.
-func RemoveCertificates(ctx context.Context, tx *engine.Tx, after, last retention.Place, removed *retention.Expired) error {
+func RemoveCertificates(ctx context.Context, tx *engine.Tx, after, last retention.Position, removed *retention.Expired) error {
 	var keys []int64
 	rows := engine.Query(ctx, tx, DeleteExpired, engine.Millis(after.NotAfter), after.Row, engine.Millis(last.NotAfter), last.Row)
 	err := rows.Each(func(rows *sql.Rows) error {
@@ -81,7 +81,7 @@ const (
 )
 
 // endOfStep returns the position at which a step ends, and the number of certificates in it.
-func endOfStep(ctx context.Context, tx *engine.Tx, s retention.Step, before int64) (last retention.Place, read int, err error) {
+func endOfStep(ctx context.Context, tx *engine.Tx, s retention.Step, before int64) (last retention.Position, read int, err error) {
 	rows := engine.Query(ctx, tx, SelectExpired, before, engine.Millis(s.After.NotAfter), s.After.Row, s.Limit)
 	err = rows.Each(func(rows *sql.Rows) error {
 		var notAfter int64
