@@ -17,9 +17,9 @@ import (
 
 const module = "github.com/brevet-pki/brevet"
 
-// arrows is the layering of docs/architecture.md: for each folder, the other folders that it may import. A folder has the
-// packages below it, except those of a deeper folder in the table. The folder "." is the module's root. Add an arrow to
-// docs/architecture.md first.
+// arrows contains the table in docs/architecture.md: for each folder, the other folders that it may import. A folder
+// includes the packages below it, except those of a deeper folder in the table. The folder "." is the module's root. To
+// add an arrow, add it to docs/architecture.md first.
 var arrows = map[string]string{
 	".":               "",
 	"pki":             "",
@@ -42,9 +42,9 @@ var arrows = map[string]string{
 	"torture":         "",
 }
 
-// rooms is the layering within a folder: each package of it, and the packages of its folder that it may import. A package
-// that is not here may import any of its folder.
-var rooms = map[string]string{
+// innerArrows restricts imports within a folder. It maps a package to the packages of the same folder that it may
+// import. A package that is not a key may import every package of its folder.
+var innerArrows = map[string]string{
 	"server/admission": "",
 	"server/authz":     "",
 	"server/telemetry": "server/admission",
@@ -58,14 +58,14 @@ var rooms = map[string]string{
 	"store/sqlite/internal/bulk":     "store/sqlite/internal/column store/sqlite/internal/engine store/rules",
 }
 
-// A listed package is the output of `go list` for a package of the module. Imports are those of non-test files.
+// A listed package is a package of the module in the output of `go list`. Imports are those of its non-test files.
 type listed struct {
 	ImportPath string
 	Imports    []string
 }
 
 // violations returns a text for every import within the module that no arrow allows, and for every package whose folder
-// has no arrows.
+// is missing in arrows.
 func violations(packages []listed) []string {
 	var found []string
 	for _, p := range packages {
@@ -85,7 +85,8 @@ func violations(packages []listed) []string {
 	return found
 }
 
-// refusal returns why a package, whose folder may import the allowed ones, may not import another, or "" if it may.
+// refusal returns why importer may not import the other package, or "" if it may. allowed lists the folders that
+// importer's folder may import.
 func refusal(importer, allowed, imported string) string {
 	if !ours(imported) {
 		return ""
@@ -94,7 +95,7 @@ func refusal(importer, allowed, imported string) string {
 		return "that package supports tests: only test files may import it"
 	}
 	from, to := folder(module+"/"+importer), folder(imported)
-	if siblings, known := rooms[importer]; to == from && known && !slices.Contains(strings.Fields(siblings), relativePath(imported)) {
+	if siblings, known := innerArrows[importer]; to == from && known && !slices.Contains(strings.Fields(siblings), relativePath(imported)) {
 		return fmt.Sprintf("there is no arrow %s → %s (in its folder it may import: %s)", importer, relativePath(imported), cmp.Or(siblings, "nothing"))
 	}
 	if to == from || slices.Contains(strings.Fields(allowed), to) {
@@ -111,7 +112,7 @@ func ours(importPath string) bool {
 	return importPath == module || strings.HasPrefix(importPath, module+"/")
 }
 
-// relativePath returns the import path below the module, "." for its root.
+// relativePath returns the import path without the module's path. For the module's root it returns ".".
 func relativePath(importPath string) string {
 	if importPath == module {
 		return "."
@@ -119,7 +120,8 @@ func relativePath(importPath string) string {
 	return strings.TrimPrefix(importPath, module+"/")
 }
 
-// folder returns the deepest folder of the table that a package is in, or else the first element of its path below the module.
+// folder returns the deepest folder in arrows that contains a package. If there is none, it returns the first element
+// of the package's relative path.
 func folder(importPath string) string {
 	for path := relativePath(importPath); ; {
 		if _, known := arrows[path]; known {
@@ -138,7 +140,7 @@ func TestImportsFollowTheArrows(t *testing.T) {
 	if len(packages) < 2 {
 		t.Fatalf("go list found %d packages: run the test in the module's root", len(packages))
 	}
-	goFiles(t) // opens the files, so that the test cache is invalid after a change; it does not notice reads of go list
+	goFiles(t) // opens the files, so that the test cache notices changes; it does not notice what go list reads
 	for _, v := range violations(packages) {
 		t.Error(v)
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// fakeGo is a fake go command with one package, whose fuzz targets print the output of real ones.
+// fakeGo is a fake go command with one package. Its fuzz targets print the output of real fuzz targets.
 const fakeGo = `#!/bin/sh
 case "$*" in
 'env GOCACHE') pwd ;;
@@ -30,7 +30,8 @@ TARGETS
 esac
 `
 
-// TestFuzzScriptRunsAllTargets runs the script with a target that ends as in go.dev/issue/75804, and others that fail.
+// TestFuzzScriptRunsAllTargets runs the script with fuzz targets of which one ends like in go.dev/issue/75804, and
+// others fail.
 func TestFuzzScriptRunsAllTargets(t *testing.T) {
 	dir := t.TempDir()
 	for name, content := range map[string]string{"deploy/fuzz.sh": read(t, "deploy/fuzz.sh"), "go": fakeGo, "x_test.go": "func FuzzTime(f *testing.F) {}\n"} {

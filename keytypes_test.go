@@ -7,7 +7,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// TestHSMMakesKnownKeyTypes keeps the names of package hsm, which imports nothing of ours, equal to those of package pki.
+// TestHSMMakesKnownKeyTypes checks that packages hsm and pki have the same names for key types. Package hsm imports no
+// package of this module.
 func TestHSMMakesKnownKeyTypes(t *testing.T) {
 	for a := hsm.P256; a <= hsm.Ed25519; a++ {
 		known, err := pki.ParseKeyType(a.String())

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// loudMessages returns the messages that a file logs at WARN and ERROR. The literal parts of each are joined by NUL.
+// loudMessages returns the messages that a file logs at WARN and ERROR. A NUL separates the literal parts of each
+// message.
 func loudMessages(file *ast.File) []string {
 	var messages []string
 	ast.Inspect(file, func(node ast.Node) bool {
@@ -33,7 +34,7 @@ func loudMessages(file *ast.File) []string {
 	return messages
 }
 
-// isLog reports whether the name of an expression is that of a logger.
+// isLog reports whether an expression has the name of a logger.
 func isLog(x ast.Expr) bool {
 	switch x := x.(type) {
 	case *ast.Ident:
@@ -44,7 +45,7 @@ func isLog(x ast.Expr) bool {
 	return false
 }
 
-// literals returns the string literals in a concatenation.
+// literals returns the string literals in a concatenation of strings.
 func literals(x ast.Expr) []string {
 	switch x := x.(type) {
 	case *ast.BasicLit:
@@ -57,7 +58,7 @@ func literals(x ast.Expr) []string {
 	return nil
 }
 
-// explained reports whether a code span of a document contains the parts of a message, in order.
+// explained reports whether one code span of a document contains all parts of a message, in order.
 func (d doc) explained(message string) bool {
 	for _, m := range spans.FindAllStringSubmatch(fences.ReplaceAllString(d.text, ""), -1) {
 		rest, found := m[1], true

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestPackagesInstallSameFilesAsByHand compares the Debian packages with the installation by hand in
-// docs/operations.md: files, modes and destinations must be the same.
+// TestPackagesInstallSameFilesAsByHand compares the Debian packages with the manual installation in docs/operations.md.
+// Both must install the same files with the same modes to the same destinations.
 func TestPackagesInstallSameFilesAsByHand(t *testing.T) {
 	packages := read(t, "deploy/packages/brevet.yaml") + read(t, "deploy/packages/brevet-agent.yaml")
 	byHand := regexp.MustCompile(`(?m)^install -m (\d+) ((?:bin|deploy)/\S+) (\S+)$`).FindAllStringSubmatch(read(t, "docs/operations.md"), -1)
@@ -35,7 +35,7 @@ func TestServicesStartInstalledPrograms(t *testing.T) {
 	}
 }
 
-// program returns the path of the program that a unit starts.
+// program returns the path of the program that a systemd unit starts.
 func program(unit string) string {
 	m := regexp.MustCompile(`(?m)^ExecStart=(\S+)`).FindStringSubmatch(unit)
 	if m == nil {

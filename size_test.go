@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	maxFileLines     = 500  // lines: a file is about one thing
-	maxFunctionLines = 80   // lines: a function fits a screen
-	maxPackageLines  = 4500 // lines: a package is about one thing
-	maxMainLines     = 300  // lines: tests of other packages cannot import a package main
+	maxFileLines     = 500  // a longer file is about more than one thing
+	maxFunctionLines = 80   // a longer function does not fit on a screen
+	maxPackageLines  = 4500 // a longer package is about more than one thing
+	maxMainLines     = 300  // tests of other packages cannot import a package main, so it should be short
 )
 
 // longPackages are the packages that may have more than maxPackageLines.
@@ -39,7 +39,7 @@ func TestFilesAndFunctionsAreShort(t *testing.T) {
 	}
 }
 
-// Tests and generated files do not count.
+// Lines of tests and of generated files do not count.
 func TestPackagesAreShort(t *testing.T) {
 	fset := token.NewFileSet()
 	lines, limits := map[string]int{}, map[string]int{}
@@ -66,8 +66,8 @@ func TestPackagesAreShort(t *testing.T) {
 	}
 }
 
-// longFunctions returns the position and length of every function over maxFunctionLines, including function literals of
-// package variables.
+// longFunctions returns the position and length of every function with more than maxFunctionLines. It includes function
+// literals in package variables.
 func longFunctions(fset *token.FileSet, file *ast.File) map[string]int {
 	long := map[string]int{}
 	ast.Inspect(file, func(node ast.Node) bool {

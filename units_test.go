@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// maxExposure is the maximum rating of each service by `systemd-analyze security`, in tenths: 0 is the best sandbox,
-// 100 is none.
+// maxExposure is the maximum exposure of each service according to `systemd-analyze security`, times ten. 0 is the best
+// sandbox, and 100 is no sandbox.
 var maxExposure = map[string]string{"brevet.service": "30", "brevet-agent.service": "20"}
 
-// analyze runs systemd-analyze and returns its combined output, because its exit code does not tell all findings.
+// analyze runs systemd-analyze and returns its combined output. The exit code alone does not reveal all findings.
 func analyze(t *testing.T, args ...string) (output string, err error) {
 	t.Helper()
 	path, err := exec.LookPath("systemd-analyze")
@@ -38,8 +38,8 @@ func TestServicesAreSandboxed(t *testing.T) {
 	}
 }
 
-// TestServiceFilesAreValid runs systemd-analyze verify, with /bin/sh as the program, because verify requires that the
-// program exists.
+// TestServiceFilesAreValid runs systemd-analyze verify. It replaces the program in the unit by /bin/sh, because verify
+// requires that the program exists.
 func TestServiceFilesAreValid(t *testing.T) {
 	program := regexp.MustCompile(`(?m)^ExecStart=\S+`)
 	verify := func(unit, text string) (string, error) {
@@ -60,7 +60,8 @@ func TestServiceFilesAreValid(t *testing.T) {
 	}
 }
 
-// TestServicesHaveMemoryLimits checks that an overload can end only the service, not other processes of the machine.
+// TestServicesHaveMemoryLimits checks that each service has a memory limit, so that an overload cannot end other
+// processes on the machine.
 func TestServicesHaveMemoryLimits(t *testing.T) {
 	limit := regexp.MustCompile(`(?m)^MemoryMax=[1-9][0-9]*[MG]$`)
 	for unit := range maxExposure {

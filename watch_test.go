@@ -25,7 +25,8 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// The files for monitoring a server: alert rules with their tests, a dashboard, and the heading of the runbook.
+// The files for monitoring a server: alert rules and their tests, and a dashboard. The last constant is the heading of
+// the runbook.
 const (
 	rulesFile     = "deploy/prometheus/brevet.rules.yaml"
 	rulesTestFile = "deploy/prometheus/brevet.test.yaml"
@@ -61,7 +62,7 @@ func alertRules(t *testing.T) []rule {
 	return rules
 }
 
-// A dashboard is the part of Grafana's model that the tests check.
+// A dashboard is the part of Grafana's dashboard model that the tests check.
 type dashboard struct {
 	SchemaVersion int    `json:"schemaVersion"`
 	UID           string `json:"uid"`
@@ -95,7 +96,7 @@ func readDashboard(t *testing.T) dashboard {
 	return d
 }
 
-// expressions returns the expressions of the dashboard, with Grafana's variables replaced.
+// expressions returns the dashboard's Prometheus expressions, with values in place of Grafana's variables.
 func (d dashboard) expressions() []string {
 	var found []string
 	for _, p := range d.Panels {
@@ -106,7 +107,7 @@ func (d dashboard) expressions() []string {
 	return found
 }
 
-// promtool runs Prometheus' checker.
+// promtool runs promtool, which checks Prometheus rules.
 func promtool(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	path, err := exec.LookPath("promtool")
@@ -238,8 +239,7 @@ var (
 	matchers  = regexp.MustCompile(`(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"`)
 )
 
-// unknownMetrics returns the metric names, labels and label values in an expression that a server's metrics do not
-// have.
+// unknownMetrics returns the names, labels and label values in an expression that do not occur in a server's metrics.
 func unknownMetrics(expr, metrics string) []string {
 	var found []string
 	for _, s := range selectors.FindAllStringSubmatch(expr, -1) {
@@ -251,11 +251,11 @@ func unknownMetrics(expr, metrics string) []string {
 		all := strings.Join(lines, "\n")
 		for _, m := range matchers.FindAllStringSubmatch(s[2], -1) {
 			label, value := m[1], m[3]
-			if label == "instance" || label == "job" { // Prometheus adds them
+			if label == "instance" || label == "job" { // labels that Prometheus adds
 				continue
 			}
 			for v := range strings.SplitSeq(value, "|") {
-				if v == "intermediate" || v == "earlier" { // CAs that the test's server does not have
+				if v == "intermediate" || v == "earlier" { // label values for CAs that the test's server does not have
 					continue
 				}
 				if !strings.Contains(all, label+`="`+v+`"`) {

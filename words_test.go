@@ -10,18 +10,18 @@ import (
 	"testing"
 )
 
-// The test in this file keeps one word for one thing (docs/glossary.md). It looks for retired words in the comments and
-// string literals of Go files, and in the documents, and names the words to use instead.
+// The test in this file ensures that there is only one word for one thing (docs/glossary.md). It finds retired words in
+// the comments and string literals of Go files and in the documents, and says which words to use instead.
 
 // A retiredWord is a word that is no longer used.
 type retiredWord struct {
-	old string // a regular expression for whole words, in any case
-	new string // what to write instead
-	// in lists the folders and documents where the word is not used. Nil means all.
+	old string // regular expression for whole words, ignoring case
+	new string // the words to use instead
+	// in lists the folders and documents that must not use the word. Nil means all of them.
 	in []string
 }
 
-// plain lists the folders and documents that use field words only. A folder includes the folders below it.
+// plain lists folders and documents with the strictest rules. A folder includes the folders below it.
 var plain = []string{
 	"audit", "ca", "enroll", "fair", "files", "hsm", "pki", "ra", "revocation", "server/admission", "server/authz", "server/servertest", "server/telemetry", "store/memory", "store/retention", "store/rules", "store/sqlite", "store/storetest", "torture",
 	"translog", "internal/bench", "internal/cli/devca", "internal/cli/file", "internal/cli/output", "internal/config",
@@ -83,15 +83,15 @@ var retiredWords = []retiredWord{
 	{old: "never[ -]released", new: "never delivered", in: plain},
 }
 
-// allowedWords are the uses of retired words that stay: names in a standard, and what other programs print.
+// allowedWords matches uses of retired words that are allowed: names in standards, and the output of other programs.
 var allowedWords = []*regexp.Regexp{
-	regexp.MustCompile(`(?i)OCTET STRING`),                            // the ASN.1 type
-	regexp.MustCompile(`RFC \d+.*octets?|octets?.*\(?RFC \d+`),        // the limit of an RFC, in its words
-	regexp.MustCompile("`" + `json:"octets"` + "`"),                   // printed by wrk
-	regexp.MustCompile(`255 octets under a CA with name constraints`), // the limit of GnuTLS, which is that of RFC 5280
+	regexp.MustCompile(`(?i)OCTET STRING`),                            // the name of the ASN.1 type
+	regexp.MustCompile(`RFC \d+.*octets?|octets?.*\(?RFC \d+`),        // a limit as an RFC words it
+	regexp.MustCompile("`" + `json:"octets"` + "`"),                   // a field in the output of wrk
+	regexp.MustCompile(`255 octets under a CA with name constraints`), // GnuTLS has the limit of RFC 5280
 }
 
-// faults returns a text for every retired word in a text of a file.
+// faults returns a text for every retired word in a text. name is the file that contains the text.
 func faults(name, text string) []string {
 	var found []string
 	for _, allowed := range allowedWords {
@@ -115,7 +115,7 @@ var retiredPatterns = func() (all []*regexp.Regexp) {
 	return all
 }()
 
-// codeReferences matches the code spans of documents that name declarations in a Go file.
+// codeReferences matches code spans that name a Go file and its declarations.
 var codeReferences = regexp.MustCompile("`[a-z][a-z0-9_/]*\\.go[^`\n]*`")
 
 func TestRetiredWords(t *testing.T) {
@@ -143,7 +143,7 @@ func TestRetiredWords(t *testing.T) {
 		})
 	}
 	for _, d := range documents(t) {
-		if d.path == "CHANGELOG.md" { // names what each word replaced
+		if d.path == "CHANGELOG.md" { // the changelog contains the retired words
 			continue
 		}
 		for n, line := range strings.Split(codeReferences.ReplaceAllString(d.text, ""), "\n") {

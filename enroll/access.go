@@ -9,13 +9,14 @@ import (
 	"slices"
 )
 
-// access holds the group and mode of a file. The zero value means mode 0600 and the default group.
+// access holds the group and mode of a file. In the zero value, the mode is 0600 and the group is the file system's
+// default.
 type access struct {
-	group int // 0 keeps the group that the file system assigns; root needs no grant
+	group int // group ID; 0 keeps the file system's default
 	mode  fs.FileMode
 }
 
-// public is the access of files without secrets.
+// public is the access of files that contain no secrets.
 var public = access{mode: 0o644}
 
 // perm returns the mode, or 0600 if none is set.
@@ -26,8 +27,8 @@ func (a access) perm() fs.FileMode {
 	return a.mode
 }
 
-// apply sets the group of an open file, then its mode, independently of the umask. At no point can more users read the
-// file than at the end.
+// apply sets the group of an open file, and then its mode. The umask has no effect on the mode. Between the two steps,
+// no user can read the file who cannot read it afterwards.
 func (a access) apply(f *os.File) error {
 	if a.group != 0 {
 		if err := f.Chown(-1, a.group); err != nil {
@@ -37,14 +38,15 @@ func (a access) apply(f *os.File) error {
 	return f.Chmod(a.perm())
 }
 
-// ShareKey sets the mode and group of the private key, of the current one and of all later ones. CheckKeyMode must
-// accept the mode; group 0 leaves the group as it is. Call it before NewAgent.
+// ShareKey sets the mode and group of the current private key and of all later ones. CheckKeyMode must accept the mode.
+// With group 0 the group stays as it is. Call ShareKey before NewAgent.
 func (d *Directory) ShareKey(group int, mode fs.FileMode) error {
 	if err := errors.Join(CheckKeyMode(mode), checkGroup(group)); err != nil {
 		return err
 	}
 	d.key = access{group: group, mode: mode}
-	d.warnOfReaders(access{mode: 0o660}) // the mode set below corrects owner and group; warn about other users only
+	// Warn about other users only: the code below corrects the permissions of the owner and the group.
+	d.warnOfReaders(access{mode: 0o660})
 	f, err := os.Open(filepath.Join(d.path, currentName, keyName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -52,7 +54,7 @@ func (d *Directory) ShareKey(group int, mode fs.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("open the private key to set its mode: %w", err)
 	}
-	defer func() { _ = f.Close() }() // the file was only opened for reading
+	defer func() { _ = f.Close() }()
 	if err := d.key.apply(f); err != nil {
 		return fmt.Errorf("set the private key's mode to %#o, and its group: %w", mode, err)
 	}
@@ -63,8 +65,8 @@ func (d *Directory) ShareKey(group int, mode fs.FileMode) error {
 	return nil
 }
 
-// CheckKeyMode returns an error unless only the owner, and at most the group, can read a private key of this mode. It
-// accepts 0400, 0440, 0600 and 0640.
+// CheckKeyMode returns an error unless the mode is 0400, 0440, 0600 or 0640. With these, the owner and at most the
+// group can read a private key.
 func CheckKeyMode(mode fs.FileMode) error {
 	if !slices.Contains([]fs.FileMode{0o400, 0o440, 0o600, 0o640}, mode) {
 		return fmt.Errorf("mode %#o of the private key: use 0600, or 0640 to share it with a group", mode)
@@ -72,7 +74,7 @@ func CheckKeyMode(mode fs.FileMode) error {
 	return nil
 }
 
-// checkGroup returns an error if this process cannot give files to the group.
+// checkGroup returns an error if this process may not assign files to the group.
 func checkGroup(group int) error {
 	if group == 0 || os.Geteuid() == 0 || group == os.Getegid() {
 		return nil

@@ -18,7 +18,7 @@ const (
 	otherGroup = 54321
 )
 
-// sharedDirectory opens a directory that every user can reach, and shares its key.
+// sharedDirectory opens a directory that every user can enter, and calls ShareKey for it.
 func sharedDirectory(t *testing.T, group int, mode fs.FileMode) *Directory {
 	t.Helper()
 	base, err := os.MkdirTemp("", "access")
@@ -36,7 +36,7 @@ func sharedDirectory(t *testing.T, group int, mode fs.FileMode) *Directory {
 	return d
 }
 
-// canRead reports whether a user of a group can read a file.
+// canRead reports whether a user with a group can read a file.
 func canRead(t *testing.T, uid, gid uint32, path string) bool {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "cat", path)
@@ -44,7 +44,7 @@ func canRead(t *testing.T, uid, gid uint32, path string) bool {
 	return cmd.Run() == nil
 }
 
-// Members of the group can read the key and other users cannot; all users can read the certificates. The umask has no
+// Members of the group can read the key, and other users cannot. All users can read the certificates. The umask has no
 // effect.
 func TestSharedKeyIsReadableByGroupOnly(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -79,7 +79,8 @@ func TestSharedKeyIsReadableByGroupOnly(t *testing.T) {
 	}
 }
 
-// The group can read a new pair from the moment it is in use. A changed configuration takes effect on the pair in use.
+// The group can read the key of a new pair as soon as the pair is in use. If the configuration changes, the key in use
+// gets the new group and mode.
 func TestSharedKeyFollowsTheConfiguration(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give files to any group")
@@ -131,7 +132,7 @@ func TestKeyModes(t *testing.T) {
 	}
 }
 
-// A group that the agent is not a member of is reported at the start, not at the first renewal.
+// If the agent is not a member of the group, it reports an error when it starts, and not at the first renewal.
 func TestGroupOfOthersIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if err := checkGroup(otherGroup); err == nil || !strings.Contains(err.Error(), "is not a member") {

@@ -17,38 +17,38 @@ import (
 type Config struct {
 	Directory *Directory // required; used by this Agent only
 	Authority Authority  // required
-	// Token returns a token to enroll with, or an error that wraps ErrNoToken. The Agent calls it if there is no valid
-	// credential or if a renewal was refused. It ignores a token that the current credential was enrolled with. If
-	// Token is nil, there are no tokens.
+	// Token returns a token for an enrollment, or an error that wraps ErrNoToken. The Agent calls Token if it has no
+	// valid credential, or if the server refused a renewal. The Agent ignores the token with which it obtained the
+	// current credential. If Token is nil, there are no tokens.
 	Token    func() (Token, error)
 	Lifetime time.Duration // requested lifetime; zero for the profile's default
 	KeyType  pki.KeyType   // type of the generated keys; empty means P-256
-	// Reload is a command with its arguments, run without a shell after each new credential and repeated until it exits
-	// with 0. Empty means no command.
+	// Reload is a command with its arguments. The Agent runs it without a shell after each new credential, and repeats
+	// it until it exits with 0. If Reload is empty, there is no command.
 	Reload []string
-	// ReloadOutput receives the output of Reload. It is a file because the command and its children keep it open as
-	// long as they run. If it is nil, the output is discarded.
+	// ReloadOutput receives the output of Reload. It is a file and not a writer, because a child of the command may
+	// keep it open after the command has exited. If ReloadOutput is nil, the output is discarded.
 	ReloadOutput *os.File
 	Log          *slog.Logger // required
 }
 
-// Agent obtains a credential and renews it. [Agent.Watch] calls back with each new one. Ensure, Enroll, Refresh and Run must not run concurrently; all other
-// methods are safe for concurrent use.
+// Agent obtains a credential and renews it. [Agent.Watch] calls a function with each new credential. Ensure, Enroll,
+// Refresh and Run must not run concurrently. All other methods are safe for concurrent use.
 type Agent struct {
 	holder
 	config Config
 	now    func() time.Time
 
-	// These fields belong to the goroutine in Ensure, Enroll, Refresh or Run.
-	broken    error     // why the credential on disk did not load, or nil
-	renewAt   time.Time // planned renewal of the current pair
+	// Only the goroutine in Ensure, Enroll, Refresh or Run uses these fields.
+	broken    error     // why the credential on disk could not be loaded, or nil
+	renewAt   time.Time // when to renew the current pair
 	obtaining retry
 	reloading retry
 	status    Status
 }
 
-// NewAgent returns an Agent that uses the credential in the directory, if there is one. A damaged credential is logged
-// and treated as absent.
+// NewAgent returns an Agent that uses the credential in the directory, if there is one. If the credential is damaged,
+// NewAgent logs an error, and treats it as absent.
 func NewAgent(c Config) (*Agent, error) {
 	if c.Directory == nil || c.Authority == nil || c.Log == nil {
 		return nil, errors.New("an agent needs a directory, an authority and a log")
@@ -63,11 +63,11 @@ func NewAgent(c Config) (*Agent, error) {
 	return a, nil
 }
 
-// load reads the status and the credential that an earlier process left.
+// load reads the status and the credential that an earlier process wrote.
 func (a *Agent) load() {
 	var err error
 	if a.status, err = ReadStatus(a.config.Directory.path); err != nil {
-		a.status = Status{} // the status is informational only
+		a.status = Status{} // without a status the agent works as well
 	}
 	pair, err := a.config.Directory.Load()
 	switch {
@@ -79,24 +79,24 @@ func (a *Agent) load() {
 		a.config.Log.Error("the credential on disk is damaged, enrolling again needs a token", "error", err)
 	}
 	if f := a.status.Failure; f != nil && f.Final && err == nil && a.status.Serial == pair.Serial() {
-		a.obtaining.tries = f.Tries // refused before the restart: retry now, the refusal may be gone
+		a.obtaining.tries = f.Tries // the server refused the last try; retry now, because it may accept the request
 	}
 	if len(a.config.Reload) == 0 {
-		a.status.ReloadFailure, a.status.ReloadAt = nil, time.Time{} // the command was removed from the configuration
+		a.status.ReloadFailure, a.status.ReloadAt = nil, time.Time{} // the operator has removed the command
 	}
 	if f := a.status.ReloadFailure; f != nil {
-		a.reloading.tries = f.Tries // retry now; the waits after that continue to grow
+		a.reloading.tries = f.Tries // retry now; if that fails, the delays grow from where they were
 	}
 }
 
-// adopt puts a pair in use and plans its renewal.
+// adopt puts a pair in use and schedules its renewal.
 func (a *Agent) adopt(p *Pair) {
 	a.renewAt = renewal(p)
 	a.broken = nil
 	a.use(p)
 }
 
-// Ensure enrolls once if there is no valid credential, and returns nil if there is one.
+// Ensure tries once to enroll if there is no valid credential. If there is one, it returns nil.
 func (a *Agent) Ensure(ctx context.Context) error {
 	if p := a.Pair(); p != nil && !p.Expired(a.now()) {
 		return nil
@@ -104,19 +104,19 @@ func (a *Agent) Ensure(ctx context.Context) error {
 	return a.recordResult(ctx, a.obtain(ctx))
 }
 
-// Enroll enrolls once with the token and replaces the current credential. After an error that is not a refusal, the
-// same token may be used again.
+// Enroll tries once to enroll with the token, and replaces the current credential. After an error that is not a
+// refusal, Enroll may be called again with the same token.
 func (a *Agent) Enroll(ctx context.Context, t Token) error {
 	return a.recordResult(ctx, a.enroll(ctx, t))
 }
 
-// Run renews the credential until the context ends, and then returns nil. It returns an error only if no valid
-// credential is left and the agent has no token or the server refused it.
+// Run renews the credential until the context ends, and then returns nil. It returns an error only if there is no valid
+// credential, and the agent has no token or the server refused to issue a certificate.
 func (a *Agent) Run(ctx context.Context) error {
 	a.report()
 	for a.sleep(ctx) {
 		if a.due() > 0 {
-			a.reload(ctx) // the command failed before, or the last process ended before running it
+			a.reload(ctx) // an earlier run failed, or the agent stopped before the command ran
 			continue
 		}
 		err := a.recordResult(ctx, a.obtain(ctx))
@@ -131,8 +131,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	return nil
 }
 
-// sleep waits until there is work and returns true, or returns false if the context ended. It checks the wall clock
-// every wakeInterval, because timers stop while a device sleeps and clocks are set.
+// sleep waits until a renewal or the reload command is due, and returns true. If the context ends first, it returns
+// false. It checks the wall clock every wakeInterval, because timers stop while a device sleeps, and because clocks may
+// be set.
 func (a *Agent) sleep(ctx context.Context) bool {
 	for {
 		d := min(a.due(), a.reloadDue())
@@ -149,7 +150,7 @@ func (a *Agent) sleep(ctx context.Context) bool {
 	}
 }
 
-// due returns how long to wait before requesting the next certificate.
+// due returns the time until the next certificate request.
 func (a *Agent) due() time.Duration {
 	now := a.now()
 	if a.obtaining.tries > 0 {
@@ -161,7 +162,7 @@ func (a *Agent) due() time.Duration {
 	return a.renewAt.Sub(now)
 }
 
-// reloadDue returns how long to wait before the reload command runs again.
+// reloadDue returns the time until the next run of the reload command.
 func (a *Agent) reloadDue() time.Duration {
 	if !a.reloadPending() {
 		return math.MaxInt64
@@ -172,7 +173,7 @@ func (a *Agent) reloadDue() time.Duration {
 // recordResult records the result of a try, schedules the next one, and returns err.
 func (a *Agent) recordResult(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
-		return err // caused by the canceled context, not by the server
+		return err // the canceled context caused the error, not the server
 	}
 	if err == nil {
 		a.obtaining = retry{}
@@ -221,8 +222,8 @@ func (a *Agent) report() {
 	}
 }
 
-// Refresh makes one try to obtain a credential if there is none or if its renewal is due. It is for programs that run
-// too briefly for Run.
+// Refresh tries once to obtain a credential, if there is none or if its renewal is due. It is for programs that run too
+// briefly for Run.
 func (a *Agent) Refresh(ctx context.Context) error {
 	if a.due() > 0 {
 		return nil

@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// harness is an agent with a test CA in a synctest bubble, in which hours pass in no time.
+// harness is an agent with a test CA in a synctest bubble, in which hours pass at once.
 type harness struct {
 	*testing.T
 	ca          *testCA
@@ -47,7 +47,7 @@ func newHarness(t *testing.T, configure func(*harness)) *harness {
 	return b
 }
 
-// issueToken makes a token and has the agent find it.
+// issueToken creates a token, which the agent's configuration then returns.
 func (b *harness) issueToken(path string) Token {
 	b.Helper()
 	token := b.ca.token(b, path)
@@ -65,7 +65,7 @@ func (b *harness) restart() {
 	b.agent.now = func() time.Time { return time.Now().Add(time.Duration(b.clockOffset.Load())) }
 }
 
-// run starts the agent's loop.
+// run starts [Agent.Run].
 func (b *harness) run() {
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
@@ -74,7 +74,7 @@ func (b *harness) run() {
 	synctest.Wait()
 }
 
-// advance lets the given time pass.
+// advance lets the time d pass in the bubble.
 func (b *harness) advance(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -89,7 +89,7 @@ func (b *harness) status() Status {
 	return s
 }
 
-// inSynctest runs body with a new bench in a synctest bubble.
+// inSynctest runs body with a new harness in a synctest bubble.
 func inSynctest(t *testing.T, configure func(*harness), body func(*harness)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { body(newHarness(t, configure)) })
@@ -128,7 +128,7 @@ func TestAgentEnrollsAndRenews(t *testing.T) {
 	}
 }
 
-// A fleet that enrolled in one instant renews over the whole window that the CA named, evenly.
+// Devices that enroll at the same time spread their renewals evenly over the renewal window from the CA.
 func TestRenewalsSpread(t *testing.T) {
 	p := newTestCA(t).pairFor(t, "device/1")
 	arrival := p.Certificate.NotBefore.Add(time.Minute)
@@ -147,7 +147,7 @@ func TestRenewalsSpread(t *testing.T) {
 	}
 }
 
-// An agent takes no window that would have it renew at once, never, or too late.
+// An agent ignores a renewal window in which it would renew at once, never, or too late.
 func TestRenewalWindow(t *testing.T) {
 	p := newTestCA(t).pairFor(t, "device/1")
 	from, until := p.Certificate.NotBefore, p.Certificate.NotAfter
@@ -188,7 +188,7 @@ func TestAgentRestartsWithWhatItHas(t *testing.T) {
 	})
 }
 
-// The CA is unreachable from the first renewal until just before the certificate expires.
+// The CA is unreachable from the first renewal until just before the certificate expires. Then the agent renews.
 func TestAgentRetriesUntilRenewed(t *testing.T) {
 	for _, life := range []time.Duration{10 * time.Second, time.Hour, 30 * 24 * time.Hour} {
 		for name, outage := range map[string]error{
@@ -200,7 +200,7 @@ func TestAgentRetriesUntilRenewed(t *testing.T) {
 					b.ca.set(func() { b.ca.before = func() error { return outage } })
 					b.advance(life * 9 / 10)
 					tries := len(b.ca.callTimes()) - 1
-					if tries < 2 || tries > 1300 { // one try every 7 to 15 minutes for eight days
+					if tries < 2 || tries > 1300 { // in 30 days: a try every 7 to 15 minutes for eight days
 						t.Fatalf("%d tries", tries)
 					}
 					if f := b.status().Failure; f == nil || f.Final || f.Tries != tries {
@@ -219,7 +219,7 @@ func TestAgentRetriesUntilRenewed(t *testing.T) {
 
 var callErrorForTest = callError{server: "ca.example:7443", code: 14, message: "connection refused"}
 
-// temporary is a temporary error of another package.
+// temporary is a temporary error that does not come from an RPC.
 type temporary struct{ after time.Duration }
 
 func (temporary) Error() string               { return "busy" }
@@ -245,7 +245,8 @@ func TestAgentHonorsRetryAfter(t *testing.T) {
 	})
 }
 
-// A renewal becomes due while the device sleeps: timers stop, and the wall clock has advanced when it wakes.
+// A renewal becomes due while the device sleeps: timers stop, but the wall clock continues. The agent renews when the
+// device wakes.
 func TestAgentRenewsAfterSleep(t *testing.T) {
 	inSynctest(t, func(b *harness) { b.ca.lifetime = 10 * time.Hour }, func(b *harness) {
 		b.run()
@@ -258,7 +259,7 @@ func TestAgentRenewsAfterSleep(t *testing.T) {
 	})
 }
 
-// A try that failed while the clock was wrong does not delay the next one once the clock is right.
+// If a try fails while the clock is ahead, and the clock is then set back, the next try is not delayed.
 func TestRetryAfterClockWasSetBack(t *testing.T) {
 	inSynctest(t, func(b *harness) { b.ca.before = func() error { return temporary{} } }, func(b *harness) {
 		b.clockOffset.Store(int64(365 * 24 * time.Hour))
@@ -272,7 +273,8 @@ func TestRetryAfterClockWasSetBack(t *testing.T) {
 	})
 }
 
-// A certificate that has expired by the agent's clock is discarded. A clock that is behind does no harm.
+// The agent discards a new certificate that has already expired by its own clock. It accepts the certificate if its
+// clock is behind.
 func TestCertificateExpiredByAgentClockIsDiscarded(t *testing.T) {
 	for name, c := range map[string]struct {
 		jump time.Duration
@@ -310,7 +312,7 @@ func TestKeyTypes(t *testing.T) {
 			}
 		})
 	}
-	for _, text := range []pki.KeyType{"rsa", pki.RSA2048, ""} { // devices generate none of these
+	for _, text := range []pki.KeyType{"rsa", pki.RSA2048, ""} { // types of keys that devices do not generate
 		if err := CheckKeyType(text); err == nil {
 			t.Errorf("CheckKeyType accepted %q", text)
 		}

@@ -29,11 +29,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testDomain = "fleet.example"
 
-// The shares of a certificate's life between which the test CA wants it renewed.
+// The test CA sends a renewal window that lasts from renewStart to renewEnd, as parts of a certificate's lifetime.
 const renewStart, renewEnd = 0.60, 0.7333
 
-// testCA is a small CA that follows Brevet's rules about repeated requests. A token is bound to one request ID and key,
-// a predecessor is renewed with one key, and a request ID has one response.
+// testCA is a small CA that applies Brevet's rules to repeated requests. It accepts a token with only one request ID
+// and key, and renews a certificate with only one key. It returns the same response for the same request ID.
 type testCA struct {
 	root, issuer       *x509.Certificate
 	rootKey, issuerKey crypto.Signer
@@ -42,11 +42,11 @@ type testCA struct {
 	lifetime time.Duration
 	backdate time.Duration
 	tokens   map[pki.TokenID]pki.SPIFFEID
-	bound    map[string]string // token or predecessor → request ID and key
+	bound    map[string]string // request ID and key, keyed by the token or the predecessor that they were used with
 	issued   map[pki.RequestID]Credential
-	revoked  map[string]bool // by serial
-	// before and after, if set, are called in each request before and after it takes effect. Their error fails the
-	// request.
+	revoked  map[string]bool // keyed by serial number
+	// handle calls before, lets the request take effect, and calls after. If one of the two returns an error, the
+	// request fails with it. Both may be nil.
 	before, after func() error
 	calls         []time.Time
 }
@@ -180,7 +180,8 @@ func (ca *testCA) renew(ctx context.Context, predecessor *x509.Certificate, r Re
 	})
 }
 
-// handle records the request, runs it between before and after, and fails it if the context has ended.
+// handle records the time of a request, and calls before, do and after. If the context has ended by then, the request
+// fails.
 func (ca *testCA) handle(ctx context.Context, do func() (Credential, error)) (Credential, error) {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
@@ -257,7 +258,7 @@ func (ca *testCA) callTimes() []time.Time {
 	return append([]time.Time(nil), ca.calls...)
 }
 
-// pairFor issues a pair for an identity, valid for an hour from now.
+// pairFor returns a pair for an identity, with a certificate that is valid for an hour.
 func (ca *testCA) pairFor(t testing.TB, path string) *Pair {
 	t.Helper()
 	key := testKey(t)
@@ -270,8 +271,7 @@ func (ca *testCA) pairFor(t testing.TB, path string) *Pair {
 	return p
 }
 
-// serverCertificate issues a certificate for a template and returns it as a Brevet server presents it, with the root in
-// its chain.
+// serverCertificate issues a certificate for a template. Like a Brevet server, it appends the root to the chain.
 func (ca *testCA) serverCertificate(t testing.TB, template *x509.Certificate) tls.Certificate {
 	t.Helper()
 	key := testKey(t)
@@ -279,7 +279,7 @@ func (ca *testCA) serverCertificate(t testing.TB, template *x509.Certificate) tl
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.issuer.Raw, ca.root.Raw}, PrivateKey: key}
 }
 
-// testLog collects the log.
+// testLog stores the records of a logger as text.
 type testLog struct {
 	mu sync.Mutex
 	b  strings.Builder

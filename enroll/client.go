@@ -20,19 +20,19 @@ import (
 )
 
 const (
-	callTimeout = 30 * time.Second // for one RPC with its connection, unless the context ends sooner
-	maxMessage  = 256 << 10        // bytes of a response: a certificate, its chain and some roots
-	maxHeaders  = 64 << 10         // bytes of a response's headers, which contain the details of a refusal
+	callTimeout = 30 * time.Second // timeout of one RPC, including the time to connect
+	maxMessage  = 256 << 10        // maximum bytes of a response: a certificate, its chain and some roots
+	maxHeaders  = 64 << 10         // maximum bytes of a response's headers, which contain the details of a refusal
 )
 
-// Client is an Authority that sends its requests to a server over gRPC. It connects for each RPC, which is rare, so
-// that the RPC is authenticated by exactly the given credential. A Client is safe for concurrent use.
+// Client is an Authority that sends its requests to a server over gRPC. RPCs are rare, so it connects for each RPC, and
+// authenticates the connection with the credential for that RPC. A Client is safe for concurrent use.
 type Client struct {
 	server string
 }
 
-// NewClient returns a Client of the server at host:port. If the address is empty, the Client uses the one in the token
-// or the credential.
+// NewClient returns a Client of the server at host:port. If the address is empty, the Client uses the address in the
+// token or in the credential.
 func NewClient(server string) (*Client, error) {
 	if server != "" {
 		if err := CheckServer(server); err != nil {
@@ -42,7 +42,8 @@ func NewClient(server string) (*Client, error) {
 	return &Client{server}, nil
 }
 
-// Enroll sends the request's evidence to a server that shows the root which the bootstrap names.
+// Enroll sends the request with its evidence. It accepts a server only if it presents the root that the bootstrap
+// names.
 func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
 	evidence, err := wireEvidence(r.Evidence)
 	if err != nil {
@@ -71,7 +72,7 @@ func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error
 	return credential, nil
 }
 
-// Renew requests a certificate over a mutual-TLS connection authenticated by the current credential.
+// Renew requests a certificate over a mutual-TLS connection that it authenticates with the current credential.
 func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) {
 	config := ClientTLS(func() *Pair { return r.Current })
 	var answer *brevetv1.RenewResponse
@@ -96,8 +97,8 @@ func (c *Client) serverOr(other string) string {
 	return other
 }
 
-// call connects, makes one RPC and disconnects. If the verification of the server fails, gRPC reports only a string, so
-// call keeps the error and returns it as the cause.
+// call connects to the server, calls do, and disconnects. If the verification of the server fails, gRPC reports the
+// error only as text. Therefore call stores the error itself, and returns it as the cause.
 func (*Client) call(ctx context.Context, server string, config *tls.Config,
 	do func(context.Context, brevetv1.EnrollmentServiceClient) error,
 ) error {
@@ -125,7 +126,7 @@ func (*Client) call(ctx context.Context, server string, config *tls.Config,
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", server, err)
 	}
-	defer func() { _ = conn.Close() }() // the RPC has ended
+	defer func() { _ = conn.Close() }()
 	err = do(ctx, brevetv1.NewEnrollmentServiceClient(conn))
 	if err == nil {
 		return nil

@@ -33,9 +33,9 @@ import (
 type testService struct {
 	brevetv1.UnimplementedEnrollmentServiceServer
 	ca    *testCA
-	roots [][]byte // sent instead of the CA's root, if set
-	fail  error    // returned by every RPC, if set
-	hang  bool     // do not respond until the RPC is canceled
+	roots [][]byte // sent instead of the CA's root, unless nil
+	fail  error    // returned by every RPC, unless nil
+	hang  bool     // whether RPCs hang until they are canceled
 }
 
 func (s *testService) Enroll(ctx context.Context, r *brevetv1.EnrollRequest) (*brevetv1.EnrollResponse, error) {
@@ -158,7 +158,7 @@ func enrollRequest(t *testing.T, token Token) EnrollRequest {
 	return EnrollRequest{RequestID: r.id, Bootstrap: token.Bootstrap, Evidence: []pki.Evidence{token.Secret.Evidence()}, CSR: csr}
 }
 
-// An agent enrolls and renews over real connections at the address in its token. After a restart it renews without the
+// An agent enrolls and renews over real connections to the address in its token. After a restart it renews without the
 // token.
 func TestAgentEnrollsAndRenewsOverGRPC(t *testing.T) {
 	ca := newTestCA(t)
@@ -192,7 +192,7 @@ func TestAgentEnrollsAndRenewsOverGRPC(t *testing.T) {
 	}
 }
 
-// An agent configured with the new address of a server renews there and stores that address as the origin.
+// An agent is configured with the new address of a server. It renews there, and stores the address as the origin.
 func TestRenewalAtMovedServerUpdatesOrigin(t *testing.T) {
 	ca := newTestCA(t)
 	token := ca.token(t, "device/1")
@@ -230,7 +230,7 @@ func TestClientRejectsUntrustedServers(t *testing.T) {
 	for range maxPeerCertificates {
 		crowd.Certificates[0].Certificate = append(crowd.Certificates[0].Certificate, ca.root.Raw)
 	}
-	pinned := ca.config(t, nil) // sends the right root with a chain to another one
+	pinned := ca.config(t, nil) // sends the right root, but its chain leads to another root
 	pinned.Certificates[0] = other.serverCertificate(t, serverTemplate())
 	pinned.Certificates[0].Certificate = append(pinned.Certificates[0].Certificate, ca.root.Raw)
 	uri := func(text string) func(*x509.Certificate) {
@@ -274,7 +274,7 @@ func TestClientRejectsUntrustedServers(t *testing.T) {
 				want string
 			}{"enroll": {enrolled, c.enroll}, "renew": {renewed, c.renew}} {
 				if what == "renew" && c.renew == "" {
-					continue // the certificate belongs to the key and ID of the enrollment
+					continue // not checked: the request ID is that of the enrollment
 				}
 				if (got.err == nil) != (got.want == "") || got.err != nil && !strings.Contains(got.err.Error(), got.want) {
 					t.Errorf("%s: %v, want %q", what, got.err, got.want)
@@ -391,7 +391,8 @@ func TestClientTLSWithoutCredential(t *testing.T) {
 	}
 }
 
-// A peer without TLS 1.3, such as the login page of a network, is reported as something other than a Brevet server.
+// If a peer does not support TLS 1.3, the error says that it is not a Brevet server. An example is the login page of a
+// network.
 func TestResponseOfCaptivePortalIsExplained(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()

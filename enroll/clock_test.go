@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// A certificate obtained while the clock was ahead is not valid once the clock is right. The agent then renews it,
-// once.
+// The agent obtains a certificate while the clock is ahead. When the clock is right, the certificate is not yet valid,
+// and the agent renews it once.
 func TestAgentRenewsEarlyCertificateAfterClockCorrection(t *testing.T) {
 	inSynctest(t, func(b *harness) { b.ca.lifetime = 10 * time.Hour }, func(b *harness) {
 		b.clockOffset.Store(int64(time.Hour))
-		b.ca.set(func() { b.ca.backdate = -time.Hour }) // the CA's clock is ahead, too
+		b.ca.set(func() { b.ca.backdate = -time.Hour }) // the CA's clock is ahead as well
 		b.run()
 		b.clockOffset.Store(0)
 		b.ca.set(func() { b.ca.backdate = time.Minute })
@@ -27,7 +27,8 @@ func TestAgentRenewsEarlyCertificateAfterClockCorrection(t *testing.T) {
 	})
 }
 
-// If the agent's clock is set back to before the certificate's NotBefore, the agent renews once and does not loop.
+// If the agent's clock is set back to a time before the certificate's NotBefore, the agent renews once, and not in a
+// loop.
 func TestAgentWithClockBehindRenewsOnce(t *testing.T) {
 	inSynctest(t, func(b *harness) { b.ca.lifetime, b.ca.backdate = 10*time.Hour, time.Minute }, func(b *harness) {
 		b.run()
@@ -44,8 +45,8 @@ func TestAgentWithClockBehindRenewsOnce(t *testing.T) {
 	})
 }
 
-// A server that is an hour ahead issues a certificate that is not valid yet. The agent keeps the current one until it
-// is.
+// A server whose clock is an hour ahead issues a certificate that is not yet valid. The agent keeps the current
+// certificate until the new one is valid.
 func TestAgentKeepsValidCertificateUntilSuccessorIsValid(t *testing.T) {
 	inSynctest(t, func(b *harness) { b.ca.lifetime = 10 * time.Hour }, func(b *harness) {
 		b.run()

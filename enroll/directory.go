@@ -17,12 +17,12 @@ import (
 
 // The names of the files in a credential directory.
 const (
-	currentName   = "current"      // symbolic link to the version in use
-	nextName      = "current.new"  // the next link, renamed to currentName
-	pendingName   = "pending.json" // the request in progress
-	statusName    = "status.json"  // the agent's Status
+	currentName   = "current"      // symbolic link to the current version
+	nextName      = "current.new"  // new link, which is renamed to currentName
+	pendingName   = "pending.json" // request in progress
+	statusName    = "status.json"  // [Status] of the agent
 	lockName      = "lock"         // locked with flock(2) by the process that writes
-	versionPrefix = "gen-"         // prefix of a version's directory, followed by its number
+	versionPrefix = "gen-"         // prefix of the name of a version's directory, before its number
 )
 
 // Directory stores an agent's credential in files:
@@ -43,7 +43,7 @@ const (
 type Directory struct {
 	path string
 	disk disk
-	key  access // of the private key
+	key  access // access of the private key
 	lock *os.File
 	log  *slog.Logger
 }
@@ -80,11 +80,11 @@ func OpenDirectory(path string, log *slog.Logger) (*Directory, error) {
 	return d, nil
 }
 
-// probe checks that the file system supports flushing and symbolic links, before a token is used for the first
+// probe checks that the file system supports flushing and symbolic links, before the agent uses a token for the first
 // credential.
 func (d *Directory) probe() error {
 	if n, err := d.current(); err != nil || n > 0 {
-		return nil //nolint:nilerr // a credential exists, so probing is unnecessary; Load reports a damaged directory
+		return nil //nolint:nilerr // the directory contains a credential: Load reports errors
 	}
 	for _, probe := range []func(string) error{files.ProbeFlush, files.ProbeLinks} {
 		if err := probe(d.path); err != nil {
@@ -105,7 +105,8 @@ func flock(lock *os.File) (err error) {
 	return err
 }
 
-// checkOwner returns an error if root would write files into a service's directory, which that service could not read.
+// checkOwner returns an error if this process runs as root and the directory belongs to another user, who could not
+// read the files that root creates.
 func checkOwner(path string, user int) error {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -118,19 +119,20 @@ func checkOwner(path string, user int) error {
 	return nil
 }
 
-// Close unlocks the directory. Closing the file is not enough: a reload command that is being started shares the open
-// file until it executes its program.
+// Close unlocks the directory. Closing the lock's file would not be enough. While a reload command starts, it shares
+// the open file until it executes its program.
 func (d *Directory) Close() error {
 	return errors.Join(syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN), d.lock.Close())
 }
 
-// Load reads the pair in use and logs if other users can read its key. Without a credential it returns ErrNoCredential.
+// Load reads the pair in use, and logs a warning if other users can read its key. Without a credential it returns
+// ErrNoCredential.
 func (d *Directory) Load() (*Pair, error) {
 	d.warnOfReaders(d.key)
 	return ReadPair(d.path)
 }
 
-// warnOfReaders logs if users beyond the granted access can read the private key.
+// warnOfReaders logs a warning if users can read the private key to whom granted gives no access.
 func (d *Directory) warnOfReaders(granted access) {
 	file := filepath.Join(d.path, currentName, keyName)
 	if info, err := os.Stat(file); err == nil && info.Mode().Perm()&^granted.perm() != 0 {
@@ -138,8 +140,8 @@ func (d *Directory) warnOfReaders(granted access) {
 	}
 }
 
-// ReadPair reads the pair in use from an agent's directory, without the lock. Without a credential it returns
-// ErrNoCredential.
+// ReadPair reads the pair in use from an agent's directory, without locking the directory. Without a credential it
+// returns ErrNoCredential.
 func ReadPair(path string) (*Pair, error) {
 	name, err := os.Readlink(filepath.Join(path, currentName))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -155,7 +157,7 @@ func ReadPair(path string) (*Pair, error) {
 	return p, nil
 }
 
-// install puts a pair in use. If it fails, either the old or the new pair is in use, complete, and install may be
+// install puts a pair in use. If it fails, either the old or the new pair is in use, and is complete. install may be
 // called again.
 func (d *Directory) install(p *Pair) error {
 	files, err := p.files(d.key)
@@ -166,7 +168,7 @@ func (d *Directory) install(p *Pair) error {
 	if err != nil {
 		return err
 	}
-	if err := d.removeWhere(func(n int) bool { return n > current }); err != nil { // left by an earlier, failed try
+	if err := d.removeWhere(func(n int) bool { return n > current }); err != nil { // an earlier try may have failed
 		return err
 	}
 	name := versionPrefix + strconv.Itoa(current+1)
@@ -197,7 +199,7 @@ func (d *Directory) install(p *Pair) error {
 	return nil
 }
 
-// prune removes all versions except the one in use and the one before it. The next call removes what a failed one left.
+// prune removes all versions except the current one and the one before it. If it fails, the next call removes the rest.
 func (d *Directory) prune() error {
 	current, err := d.current()
 	if err != nil {
@@ -206,7 +208,7 @@ func (d *Directory) prune() error {
 	return d.removeWhere(func(n int) bool { return n < current-1 })
 }
 
-// current returns the number of the version in use, or 0 if there is none.
+// current returns the number of the current version, or 0 if there is none.
 func (d *Directory) current() (int, error) {
 	name, err := os.Readlink(filepath.Join(d.path, currentName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -225,7 +227,7 @@ func versionNumber(name string) int {
 	return n
 }
 
-// removeWhere removes the versions whose numbers match.
+// removeWhere removes the versions for whose numbers match returns true.
 func (d *Directory) removeWhere(match func(int) bool) error {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {

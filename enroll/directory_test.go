@@ -92,7 +92,7 @@ func TestDirectoryStoresPairs(t *testing.T) {
 			t.Errorf("%s has mode %s", name, found[name])
 		}
 	}
-	if len(found) != 13 { // the above, the four files of gen-3, and current
+	if len(found) != 13 { // the files above, the four files in gen-3, and current
 		t.Errorf("the directory contains %v", found)
 	}
 }
@@ -125,7 +125,7 @@ func TestKeyReadableByOthersIsLogged(t *testing.T) {
 func TestDamagedPairsDoNotLoad(t *testing.T) {
 	ca := newTestCA(t)
 	for _, name := range []string{keyName, certName, bundleName, originName} {
-		whole := false // whether a truncated file may still load
+		whole := false // whether a truncated file may still be complete
 		for _, keep := range []int{0, 1, 40} {
 			d := openTestDirectory(t, t.TempDir(), new(testLog).logger())
 			if err := d.install(ca.pairFor(t, "device/1")); err != nil {

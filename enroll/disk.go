@@ -9,31 +9,31 @@ import (
 	"github.com/brevet-pki/brevet/files"
 )
 
-// A change is one step of writing to the file system. Power may fail between any two steps.
+// A change is one write operation on the file system. The power may fail between any two changes.
 type change struct {
 	kind   changeKind
 	path   string
-	data   []byte // for create
-	to     string // for link and move
-	access access // for create
+	data   []byte // content, for create
+	to     string // target, for link and move
+	access access // access, for create
 }
 
 type changeKind uint8
 
 const (
 	makeDir changeKind = iota + 1 // creates path as a directory with mode 0755
-	create                        // writes data to path, which must not exist, with the access in keep
+	create                        // writes data to path, which must not exist, and sets its access
 	flush                         // makes the content of path, a file or a directory, durable
 	link                          // makes path a symbolic link to to
 	move                          // renames path to to, replacing it
 	remove                        // removes path and everything below it; a missing path is no error
 )
 
-// disk applies a change or returns an error. After an error the change may have been applied nevertheless.
+// disk applies a change. If it returns an error, it may still have applied the change.
 type disk func(change) error
 
-// apply makes a change to the real file system. Flushing a directory makes its entries durable (fsync(2)); flushing a
-// file makes its content durable.
+// apply applies a change to the real file system. Flushing a file makes its content durable, and flushing a directory
+// its entries (fsync(2)).
 func apply(c change) error {
 	switch c.kind {
 	case makeDir:
@@ -58,10 +58,10 @@ func makeDirectory(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}
-	return os.Chmod(path, 0o755) //nolint:gosec // the files inside have modes of their own
+	return os.Chmod(path, 0o755) //nolint:gosec // the files inside have their own modes
 }
 
-// createFile creates a file that must not exist, sets its access, then writes the data.
+// createFile creates a file, sets its access, and then writes the data. The file must not exist.
 func createFile(path string, data []byte, keep access) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -73,8 +73,8 @@ func createFile(path string, data []byte, keep access) error {
 	return errors.Join(err, f.Close())
 }
 
-// makeAll creates a directory and its missing parents, durably, with mode 0711: other users can traverse but not list
-// them.
+// makeAll creates a directory and its missing parents with mode 0711, and flushes them. With this mode, other users can
+// enter the directories but not list them.
 func makeAll(path string) error {
 	var made []string
 	for p := filepath.Clean(path); ; p = filepath.Dir(p) {
@@ -87,7 +87,7 @@ func makeAll(path string) error {
 		return err
 	}
 	for _, p := range made {
-		if err := os.Chmod(p, 0o711); err != nil { //nolint:gosec // other users may need to reach the certificates
+		if err := os.Chmod(p, 0o711); err != nil { //nolint:gosec // other users need to reach the certificates
 			return err
 		}
 		if err := files.Flush(filepath.Dir(p)); err != nil {
@@ -107,8 +107,8 @@ func (d disk) applyAll(changes ...change) error {
 	return nil
 }
 
-// replace replaces a file. Readers see either the old or the new content, also after a power failure; after replace
-// returns nil, the new content is durable.
+// replace replaces a file atomically. Readers always see the complete old or new content, even after a power failure.
+// When replace returns nil, the new content is durable.
 func (d disk) replace(path string, data []byte) error {
 	next := path + ".new"
 	return d.applyAll(
@@ -120,7 +120,7 @@ func (d disk) replace(path string, data []byte) error {
 	)
 }
 
-// maxFile bounds the files that are read, in bytes.
+// maxFile is the maximum size in bytes of the files that the package reads.
 const maxFile = 256 << 10
 
 // readFile reads a regular file of at most maxFile bytes.

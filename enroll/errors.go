@@ -22,7 +22,7 @@ var ErrNoToken = errors.New("there is no enrollment token")
 // ErrNoCredential means that a directory contains no credential yet.
 var ErrNoCredential = errors.New("there is no credential yet")
 
-// maxRetryAfter bounds the RetryAfter of a server, except for a renewal that came too early.
+// maxRetryAfter is the maximum delay that the agent accepts from a server, except after a renewal that was too early.
 const maxRetryAfter = time.Hour
 
 // callError is an error status that a server returned.
@@ -31,11 +31,11 @@ type callError struct {
 	code    codes.Code
 	message string
 	after   time.Duration
-	refusal *pki.Refusal // nil if the server sent none
+	refusal *pki.Refusal // nil if the server sent no refusal
 }
 
-// CallError converts the error of any RPC to a Brevet server into a readable one. The result wraps a [*pki.Refusal] if
-// the server sent one, and implements Temporary and RetryAfter. Nil stays nil.
+// CallError converts the error of an RPC to a Brevet server. The result's text is meant for operators. It wraps a
+// [*pki.Refusal] if the server sent one, and implements Temporary and RetryAfter. CallError returns nil for nil.
 func CallError(server string, err error) error {
 	if err == nil {
 		return nil
@@ -58,7 +58,7 @@ func fromStatus(server string, err error) error {
 			e.after = max(0, d.GetRetryDelay().AsDuration())
 		}
 	}
-	// A renewal that came too early may have to wait for half of the certificate's lifetime.
+	// After a renewal that was too early, the delay may be as long as half of the certificate's lifetime.
 	if e.refusal == nil || e.refusal.Rule != pki.RuleRenewalTooEarly {
 		e.after = min(e.after, maxRetryAfter)
 	}
@@ -78,13 +78,13 @@ func (e *callError) Error() string {
 	return fmt.Sprintf("%s answers %s: %s", via(e.server), e.code, e.message)
 }
 
-// foreign lists texts of errors that mean that the peer does not speak TLS 1.3 or HTTP/2. They come from crypto/tls and
-// gRPC, and gRPC passes on only the texts.
+// foreign lists texts in the errors of crypto/tls and gRPC. Each of them means that the peer does not support TLS 1.3
+// or HTTP/2. gRPC returns only the text of such an error.
 var foreign = []string{
 	"first record does not look like a TLS handshake", "tls: protocol version not supported", "tls: no application protocol", "missing selected ALPN property",
 }
 
-// via returns the server's name, with the proxy that gRPC uses to reach it if the environment sets one.
+// via returns the server's address. If the environment sets a proxy for it, via adds the proxy.
 func via(server string) string {
 	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: server}})
 	if err != nil {
@@ -103,7 +103,8 @@ func (e *callError) Unwrap() error {
 	return e.refusal
 }
 
-// Temporary reports whether the same call is worth repeating. A lack of resources passes only if the server says when.
+// Temporary reports whether the same RPC may succeed later. For ResourceExhausted it may only if the server sent a
+// delay.
 func (e *callError) Temporary() bool {
 	switch e.code {
 	case codes.Unavailable, codes.DeadlineExceeded:
@@ -115,11 +116,12 @@ func (e *callError) Temporary() bool {
 	}
 }
 
-// RetryAfter returns how long the server asked to wait before a retry, or zero.
+// RetryAfter returns the delay before a retry that the server requested, or zero.
 func (e *callError) RetryAfter() time.Duration { return e.after }
 
-// final reports whether asking again soon is pointless: the Authority refused, and did not say when the same request
-// would pass. Everything else, a full disk and an unknown certificate on the other side included, may be over at the next try.
+// final reports whether the agent should retry only at long intervals: the Authority refused the request without a
+// delay. Other errors may be gone at the next try, for instance that a disk is full or that the server's certificate is
+// unknown.
 func final(err error) bool {
 	_, refused := pki.AsRefusal(err)
 	return refused && !pki.IsTemporary(err) && pki.RetryAfter(err) == 0

@@ -30,7 +30,7 @@ import (
 )
 
 // A program uses the credential that brevet-agent keeps in a directory. Run reads each renewed credential, so that Pair
-// always returns the current certificate. Watch calls back with each one.
+// always returns the current one. Watch calls a function with each.
 func ExampleSource() {
 	dir, remove := agentDirectory()
 	defer remove()
@@ -59,8 +59,8 @@ func ExampleSource() {
 	// expired: false
 }
 
-// A server accepts clients of its trust domain whose identity it expects. Each handshake uses the certificate and roots
-// of that moment, so the server never restarts for a renewal.
+// A server accepts the expected clients of its trust domain. Each handshake uses the current certificate and roots, so
+// the server does not restart after a renewal.
 func ExamplePeerServerTLS() {
 	dir, remove := agentDirectory()
 	defer remove()
@@ -112,7 +112,7 @@ func ExamplePeerClientTLS() {
 	// connected to spiffe://fleet.example/device/1 instead of spiffe://fleet.example/device/2
 }
 
-// A library that works with go-spiffe's sources takes a Source as it is.
+// A library that accepts go-spiffe's interfaces for X.509 sources accepts a Source.
 func ExampleSource_GetX509SVID() {
 	dir, remove := agentDirectory()
 	defer remove()
@@ -134,8 +134,8 @@ func ExampleSource_GetX509SVID() {
 	// client: spiffe://fleet.example/device/1
 }
 
-// A program with a credential calls the Brevet server over gRPC. ClientTLS verifies the identity of the server, and
-// presents the certificate that is current at each handshake.
+// A program with a credential calls the Brevet server over gRPC. Each handshake verifies the identity of the server,
+// and presents the current certificate.
 func ExampleClientTLS() {
 	source, err := enroll.OpenSource("/var/lib/brevet-agent", slog.Default())
 	if err != nil {
@@ -154,7 +154,7 @@ func ExampleClientTLS() {
 	}
 }
 
-// A program enrolls with a token, and keeps its certificate renewed, without brevet-agent.
+// A program enrolls with a token and renews its certificate, without brevet-agent.
 func ExampleAgent() {
 	directory, err := enroll.OpenDirectory("/var/lib/program/credential", slog.Default())
 	if err != nil {
@@ -162,7 +162,7 @@ func ExampleAgent() {
 		return
 	}
 	defer func() { _ = directory.Close() }()
-	client, err := enroll.NewClient("") // the token names the server
+	client, err := enroll.NewClient("") // the token contains the server's address
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -200,7 +200,7 @@ func handshake(server, client *tls.Config) (*x509.Certificate, error) {
 			return
 		}
 		defer func() { _ = conn.Close() }()
-		accepted := conn.(*tls.Conn) //nolint:forcetypeassert // of tls.Listen
+		accepted := conn.(*tls.Conn) //nolint:forcetypeassert // tls.Listen returns these
 		err = accepted.Handshake()
 		if certs := accepted.ConnectionState().PeerCertificates; len(certs) > 0 {
 			peer = certs[0]
@@ -209,15 +209,15 @@ func handshake(server, client *tls.Config) (*x509.Certificate, error) {
 	}()
 	conn, err := tls.Dial("tcp", listener.Addr().String(), client)
 	if err != nil {
-		<-done //nolint:errcheck // the handshake fails on both sides; the client's error is the cause
+		<-done //nolint:errcheck // the handshake fails on both sides, and the client's error has the cause
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
 	return peer, <-done
 }
 
-// agentDirectory writes a directory as brevet-agent does, with a credential of a CA made for the example, and returns
-// a function that removes it.
+// agentDirectory creates a directory like that of brevet-agent, with a credential from a CA for the example. It returns
+// the directory, and a function that removes it.
 func agentDirectory() (dir string, remove func()) {
 	root := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, NotBefore: time.Now().Add(-time.Hour),

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// The files of a version.
+// The names of the files in a version.
 const (
 	keyName    = "key.pem"
 	certName   = "cert.pem"
@@ -21,14 +21,14 @@ const (
 	originName = "origin.json"
 )
 
-// file is a file of a version, before it is written.
+// file is a file of a version that has not been written yet.
 type file struct {
 	name   string
 	data   []byte
 	access access
 }
 
-// files returns the pair as the files of a version, the private key with the given access.
+// files returns the pair as the files of a version. key is the access of the private key.
 func (p *Pair) files(key access) ([]file, error) {
 	private, err := x509.MarshalPKCS8PrivateKey(p.Key)
 	if err != nil {
@@ -49,13 +49,13 @@ func (p *Pair) files(key access) ([]file, error) {
 func encodeCertificates(certs []*x509.Certificate) []byte {
 	var b bytes.Buffer
 	for _, c := range certs {
-		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a buffer returns no error
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // writing to a bytes.Buffer never fails
 	}
 	return b.Bytes()
 }
 
-// readVersion reads the files of a version. It accepts a missing origin.json, because an operator may have installed
-// the files.
+// readVersion reads the files of a version. origin.json may be missing: an operator may have installed the other files
+// by hand.
 func readVersion(at string) (*Pair, error) {
 	key, err := readKey(filepath.Join(at, keyName))
 	if err != nil {
@@ -97,7 +97,7 @@ func readKey(path string) (crypto.Signer, error) {
 func parseKey(der []byte) (crypto.Signer, error) {
 	key, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
-		return nil, errors.New("the private key does not parse") // without the cause, which may contain it
+		return nil, errors.New("the private key does not parse") // without the cause, whose text may contain the key
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {
@@ -106,7 +106,7 @@ func parseKey(der []byte) (crypto.Signer, error) {
 	return signer, nil
 }
 
-// readCertificates reads a PEM file of at least one certificate.
+// readCertificates reads a PEM file that contains at least one certificate.
 func readCertificates(path string) ([]*x509.Certificate, error) {
 	data, err := readFile(path)
 	if err != nil {

@@ -18,12 +18,12 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// fuzzToken returns a token with the given bytes, truncated or zero-padded, as its secret.
+// fuzzToken returns a token with an arbitrary secret. It cuts the secret to 32 bytes, or fills it up with zeros.
 func fuzzToken(t testing.TB, secret []byte, domain, server string) Token {
 	t.Helper()
 	b := make([]byte, 32)
 	copy(b, secret)
-	b[31] |= 1 // an all-zero secret is rejected
+	b[31] |= 1 // ParseToken refuses a secret that is all zero
 	s, err := pki.TokenSecretFromBytes(b)
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +48,7 @@ func FuzzParseToken(f *testing.F) {
 	})
 }
 
-// FuzzTokenFields fuzzes the fields of tokens with a correct checksum, which random texts do not have.
+// FuzzTokenFields creates tokens from arbitrary fields, with a correct checksum. Random texts almost never have one.
 func FuzzTokenFields(f *testing.F) {
 	f.Add([]byte{1}, testDomain, "ca.example:7443")
 	f.Add([]byte{}, testDomain, "[::1]:65536")
@@ -57,7 +57,7 @@ func FuzzTokenFields(f *testing.F) {
 	f.Fuzz(func(t *testing.T, secret []byte, domain, server string) {
 		made := fuzzToken(t, secret, domain, server)
 		text := made.Text()
-		if len(domain) > 255 { // longer than the length byte can say
+		if len(domain) > 255 { // too long for the length byte in the token
 			if made.Check() == nil {
 				t.Fatalf("%q is accepted as a trust domain", domain)
 			}
@@ -73,10 +73,10 @@ func FuzzTokenFields(f *testing.F) {
 	})
 }
 
-// FuzzCredential fuzzes a server's response: a credential is accepted only if it belongs to the key and names an
-// identity.
+// FuzzCredential parses arbitrary responses of a server. A credential is accepted only if it belongs to the key and
+// names an identity.
 func FuzzCredential(f *testing.F) {
-	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) // the same in every fuzzing process
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) // every fuzzing process must use the same key
 	now := time.Now()
 	root := testSign(f, caTemplate("root"), nil, key.Public(), key)
 	leaf := testSign(f, leafTemplate("spiffe://"+testDomain+"/device/1", now.Add(-time.Minute), now.Add(time.Hour)), root, key.Public(), key)
@@ -112,8 +112,7 @@ func FuzzCredential(f *testing.F) {
 	})
 }
 
-// FuzzStatus fuzzes the error status of an RPC: an agent never waits forever after one, and never retries without a
-// pause.
+// FuzzStatus converts arbitrary error statuses of RPCs. The agent's delay after each is neither zero nor unlimited.
 func FuzzStatus(f *testing.F) {
 	for _, seed := range []error{
 		withDetails(codes.PermissionDenied, &brevetv1.Refusal{Rule: "renewal.key_conflict", Detail: "two hold it", Hint: "ask"}),

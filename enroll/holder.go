@@ -17,16 +17,16 @@ type holder struct {
 	replaced chan struct{} // closed when the next pair is put in use; nil if no watcher waits
 }
 
-// Pair returns the pair in use, or nil before there is one.
+// Pair returns the pair in use, or nil if there is none.
 func (h *holder) Pair() *Pair { return h.pair.Load() }
 
 // Watch calls changed with the pair in use, if there is one, and then with each pair that replaces it. It returns when
-// the context ends. Any number of watchers can run at once, and none delays the others or the agent: if several pairs
-// are put in use while changed runs, the watcher gets the last of them. Calls of one Watch do not overlap.
+// the context ends. Calls of changed by one Watch do not overlap. If several pairs are put in use during one call,
+// Watch passes only the last of them. Several Watches can run at once. They delay neither each other nor the agent.
 func (h *holder) Watch(ctx context.Context, changed func(*Pair)) {
 	var seen *Pair
 	for ctx.Err() == nil {
-		replaced := h.replacement() // before Pair, so that a pair put in use between the two is not missed
+		replaced := h.replacement() // before Pair, so that no pair is missed which is put in use between the calls
 		if p := h.Pair(); p != seen {
 			seen = p
 			changed(p)
@@ -60,8 +60,8 @@ func (h *holder) use(p *Pair) {
 	}
 }
 
-// Certificate returns the certificate in use with its chain and key, or nil before there is one. Callers must not
-// change it.
+// Certificate returns the certificate in use with its chain and key, or nil if there is none. Callers must not change
+// it.
 func (h *holder) Certificate() *tls.Certificate {
 	if p := h.Pair(); p != nil {
 		return p.TLS()
@@ -69,7 +69,7 @@ func (h *holder) Certificate() *tls.Certificate {
 	return nil
 }
 
-// Roots returns the trust domain's roots, or nil before there is a credential. Callers must not change the pool.
+// Roots returns the trust domain's roots, or nil if there is no credential. Callers must not change the pool.
 func (h *holder) Roots() *x509.CertPool {
 	if p := h.Pair(); p != nil {
 		return p.RootPool()
@@ -77,14 +77,13 @@ func (h *holder) Roots() *x509.CertPool {
 	return nil
 }
 
-// GetCertificate returns the certificate in use for each handshake. It is meant for the field of the same name in a
-// server's [tls.Config].
+// GetCertificate returns the certificate in use. It is meant for the field of the same name in a server's [tls.Config].
 func (h *holder) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return h.certificate()
 }
 
-// GetClientCertificate returns the certificate in use for each handshake. It is meant for the field of the same name in
-// a client's [tls.Config].
+// GetClientCertificate returns the certificate in use. It is meant for the field of the same name in a client's
+// [tls.Config].
 func (h *holder) GetClientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	return h.certificate()
 }

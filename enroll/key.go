@@ -13,8 +13,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// CheckKeyType returns an error for a type of key that a device does not generate. Devices generate P-256, P-384 and
-// Ed25519 keys; the server generates RSA keys, too, for relying parties that require them.
+// CheckKeyType returns an error if devices do not generate keys of this type. Devices generate P-256, P-384 and Ed25519
+// keys. The server also generates RSA keys, for relying parties that require them.
 func CheckKeyType(t pki.KeyType) error {
 	switch t {
 	case pki.P256, pki.P384, pki.Ed25519:

@@ -10,7 +10,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// obtain makes one try for a new credential: it renews if the current one is valid, and otherwise enrolls with a token.
+// obtain tries once to get a new credential. If the current one is valid, obtain renews it. Otherwise it enrolls with a
+// token.
 func (a *Agent) obtain(ctx context.Context) error {
 	pair := a.Pair()
 	if pair == nil || pair.Expired(a.now()) {
@@ -39,7 +40,7 @@ func (a *Agent) obtain(ctx context.Context) error {
 	return a.enroll(ctx, token)
 }
 
-// token returns the configured token, unless the current credential was enrolled with it.
+// token returns the configured token, unless the current credential was obtained with it.
 func (a *Agent) token() (Token, error) {
 	if a.config.Token == nil {
 		return Token{}, ErrNoToken
@@ -54,7 +55,7 @@ func (a *Agent) token() (Token, error) {
 	return t, nil
 }
 
-// needsToken returns an error that explains why the agent needs a token. err says why there is none.
+// needsToken returns an error that says why the agent needs a token, and why it has none. err is the second reason.
 func (a *Agent) needsToken(err error) error {
 	why := "there is no credential yet"
 	if p := a.Pair(); p != nil {
@@ -68,7 +69,7 @@ func (a *Agent) needsToken(err error) error {
 	return fmt.Errorf("%s, and %w: ask an operator for an enrollment token and give it to the agent", why, err)
 }
 
-// enroll makes one Enroll request with a token and installs the result.
+// enroll sends one Enroll request with a token, and installs the issued credential.
 func (a *Agent) enroll(ctx context.Context, t Token) error {
 	spent := t.Secret.ID().String()
 	r, csr, err := a.request("token " + spent)
@@ -94,7 +95,7 @@ func (a *Agent) enroll(ctx context.Context, t Token) error {
 	return a.install(pair)
 }
 
-// renew makes one Renew request with the current pair and installs the result.
+// renew sends one Renew request with the current pair, and installs the issued credential.
 func (a *Agent) renew(ctx context.Context, current *Pair) error {
 	r, csr, err := a.request("certificate " + current.Serial())
 	if err != nil {
@@ -114,7 +115,7 @@ func (a *Agent) renew(ctx context.Context, current *Pair) error {
 		return fmt.Errorf("the new certificate names %s instead of %s and is discarded",
 			pair.ID(), current.ID())
 	}
-	// The new certificate is not lost: the server returns it again for the same request.
+	// Discarding the new certificate does not lose it: the server returns it again when the agent repeats the request.
 	if now, from := a.now(), pair.Certificate.NotBefore; now.Before(from) && current.validAt(now) && current.validAt(from) {
 		return fmt.Errorf("the new certificate is not valid before %s by this machine's clock, and the current one is until then: "+
 			"check this machine's clock, then the server's", from.Format(time.RFC3339))
@@ -122,7 +123,8 @@ func (a *Agent) renew(ctx context.Context, current *Pair) error {
 	return a.install(pair)
 }
 
-// request returns the request in progress that by authorizes, or a new one, with its CSR.
+// request returns the request in progress with this authorization, or else a new one. It also returns the request's
+// CSR. See [pending] for by.
 func (a *Agent) request(by string) (pending, []byte, error) {
 	r, err := a.config.Directory.preparePending(by, a.config.KeyType)
 	if err != nil {
@@ -132,8 +134,8 @@ func (a *Agent) request(by string) (pending, []byte, error) {
 	return r, csr, err
 }
 
-// refused discards the request if the server refused its key, so that the next one uses a new key. All other requests
-// are kept: only a repetition of the same request returns a lost response.
+// refused discards the request in progress if the server refused its key, so that the next request has a new key. It
+// keeps all other requests, because the server returns a lost response only to the same request.
 func (a *Agent) refused(err error) error {
 	if refusal, ok := pki.AsRefusal(err); ok && (strings.HasPrefix(string(refusal.Rule), "key.") || refusal.Rule == pki.RuleRequestIDReused) {
 		return errors.Join(err, a.config.Directory.removePending())
@@ -141,12 +143,12 @@ func (a *Agent) refused(err error) error {
 	return err
 }
 
-// check builds a pair from the Authority's response and returns an error if the pair is unusable.
+// check makes a pair from the Authority's response. It returns an error if the pair cannot be used.
 func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
 	now := a.now()
 	from.Obtained, from.Renewal, from.BundleRevision = now.UTC().Round(0), c.Renewal, c.BundleRevision
 	if c.Server != "" {
-		from.Server = c.Server // the server may have moved
+		from.Server = c.Server // the agent may have been configured with a new address
 	}
 	pair, err := NewPair(c, r.key, from, now)
 	if err != nil {
@@ -159,7 +161,7 @@ func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
 	return pair, nil
 }
 
-// install makes a pair durable, then puts it in use. After the rename the pair stays in use even if a later step fails.
+// install stores a pair and then puts it in use. If a step after the rename fails, the pair stays in use.
 func (a *Agent) install(p *Pair) error {
 	if from := p.Certificate.NotBefore; a.now().Before(from) {
 		a.config.Log.Warn("the new certificate is not valid yet by this machine's clock, set the clock",

@@ -12,23 +12,23 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Origin records how a Pair was obtained. Every field may be empty.
+// Origin says how a Pair was obtained. Every field may be empty.
 type Origin struct {
 	// Server is the address of the server that enrolled the identity and renews its certificates.
 	Server string `json:"server,omitempty"`
-	// Token is the TokenID, as text, of the token used for the enrollment.
+	// Token is the TokenID of the token in the enrollment, as text.
 	Token string `json:"token,omitempty"`
-	// Obtained is when the certificate arrived, by this machine's clock. Certificates are back-dated, so this, not
-	// NotBefore, is where this machine's part of its life begins.
+	// Obtained is when the certificate arrived, by this machine's clock. This machine can use the certificate from then
+	// on. NotBefore is earlier, because certificates are back-dated.
 	Obtained time.Time `json:"obtained,omitzero"`
 	// Renewal is when the Authority wants the certificate renewed.
 	Renewal RenewalWindow `json:"renewal_window,omitzero"`
-	// BundleRevision is the revision of the trust bundle, in hexadecimal, that came with the certificate.
+	// BundleRevision is the revision of the trust bundle that came with the certificate, in hexadecimal.
 	BundleRevision string `json:"bundle_revision,omitempty"`
 }
 
-// Pair is a credential with its private key. NewPair verified that they belong together. A Pair is immutable and safe
-// for concurrent use.
+// Pair is a credential with its private key. NewPair has verified that they belong together. A Pair is immutable and
+// safe for concurrent use.
 type Pair struct {
 	Credential
 	Key    crypto.Signer
@@ -36,13 +36,13 @@ type Pair struct {
 
 	id    pki.SPIFFEID
 	tls   *tls.Certificate
-	root  *x509.Certificate // the end of the verified chain
+	root  *x509.Certificate // last certificate of the verified chain
 	roots *x509.CertPool
 }
 
-// NewPair verifies that the key is the certificate's, that the certificate chains to one of the roots, and that it
-// names exactly one identity. It accepts expired and not yet valid certificates, because a device's clock may be wrong.
-// It verifies the chain at the time within the certificate's validity that is nearest to now.
+// NewPair verifies that the key belongs to the certificate, that the certificate chains to one of the roots, and that
+// it names exactly one identity. A device's clock may be wrong, so NewPair accepts certificates that are expired or not
+// yet valid. It verifies the chain at the time in the certificate's validity period that is nearest to now.
 func NewPair(c Credential, key crypto.Signer, from Origin, now time.Time) (*Pair, error) {
 	leaf := c.Certificate
 	if leaf == nil || key == nil {
@@ -93,8 +93,8 @@ func (p *Pair) ID() pki.SPIFFEID { return p.id }
 // TLS returns the certificate, its chain without the root, and the key for a [tls.Config]. Callers must not change it.
 func (p *Pair) TLS() *tls.Certificate { return p.tls }
 
-// TLSWithRoot returns the same as TLS with the root appended to the chain. A Brevet server presents the root because an
-// agent with a token knows only its fingerprint.
+// TLSWithRoot returns the same as TLS, with the root appended to the chain. A Brevet server presents the root, because
+// an agent with a token knows only the root's fingerprint.
 func (p *Pair) TLSWithRoot() *tls.Certificate {
 	c := *p.tls
 	c.Certificate = append(slices.Clone(c.Certificate), p.root.Raw)
@@ -108,7 +108,7 @@ func (p *Pair) RootPool() *x509.CertPool { return p.roots }
 func (p *Pair) Serial() string {
 	s, err := pki.SerialFromInt(p.Certificate.SerialNumber)
 	if err != nil {
-		return fmt.Sprintf("%X", p.Certificate.SerialNumber) // not issued by Brevet
+		return fmt.Sprintf("%X", p.Certificate.SerialNumber) // another CA has issued the certificate
 	}
 	return s.String()
 }
@@ -120,15 +120,15 @@ func (p *Pair) validAt(at time.Time) bool {
 	return !at.Before(p.Certificate.NotBefore) && !p.Expired(at)
 }
 
-// notYetValid reports whether the certificate is not valid yet because the clock was ahead when it was obtained. A renewal
-// corrects that. If instead the clock is behind, a new certificate would not be valid yet either, so early returns
-// false.
+// notYetValid reports whether the certificate is not yet valid because the machine's clock was ahead when the
+// certificate was issued. A renewal corrects that. If the clock is behind now, a renewed certificate would not be valid
+// yet either, so notYetValid returns false.
 func (p *Pair) notYetValid(now time.Time) bool {
 	return now.Before(p.Certificate.NotBefore) && now.Before(p.Origin.Obtained)
 }
 
-// usableLife returns the part of the certificate's validity that this machine can use. It starts when the certificate
-// arrived, if that time is known and plausible.
+// usableLife returns the part of the certificate's validity period in which this machine can use it. The part starts
+// when the certificate arrived, if that time is in the validity period.
 func (p *Pair) usableLife() (start, end time.Time) {
 	start, end = p.Certificate.NotBefore, p.Certificate.NotAfter
 	if at := p.Origin.Obtained; at.After(start) && at.Before(end) {

@@ -10,27 +10,28 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// PeerServerTLS returns a TLS 1.3 configuration for a server whose clients are other members of its trust domain. The
-// server presents the current credential and requires a client certificate. It verifies the certificate (see
-// [PeerClientTLS]) and calls authorize with the client's identity; if authorize returns an error, the handshake fails
-// with it. A nil authorize refuses every client.
+// PeerServerTLS returns a TLS 1.3 configuration for a server whose clients belong to its trust domain. The server
+// presents the current credential and requires a client certificate. It verifies the certificate (see [PeerClientTLS])
+// and calls authorize with the client's identity. If authorize returns an error, the handshake fails with it. If
+// authorize is nil, every handshake fails.
 func PeerServerTLS(current func() *Pair, authorize func(pki.SPIFFEID) error) *tls.Config {
 	c := peerTLS(current, x509.ExtKeyUsageClientAuth, authorize)
-	c.ClientAuth = tls.RequireAnyClientCert // VerifyConnection verifies it
+	c.ClientAuth = tls.RequireAnyClientCert // VerifyConnection verifies the certificate
 	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificateOf(current) }
 	return c
 }
 
-// PeerClientTLS returns a TLS 1.3 configuration for a client of another member of its trust domain. The client presents
-// the current credential, verifies the server's certificate and calls authorize with the server's identity; if
-// authorize returns an error, the handshake fails with it. A nil authorize refuses every server.
+// PeerClientTLS returns a TLS 1.3 configuration for a client whose server belongs to its trust domain. The client
+// presents the current credential, verifies the server's certificate and calls authorize with the server's identity. If
+// authorize returns an error, the handshake fails with it. If authorize is nil, every handshake fails.
 //
-// The certificate is verified against the credential's roots at this machine's time, with its extended key usage
-// (RFC 5280 section 6). It must name exactly one identity, of the credential's trust domain (SPIFFE X.509-SVID section
-// 5). Host names do not matter. Revocation is not checked: a revoked peer is accepted until its certificate expires.
+// The client verifies the certificate and its extended key usage against the credential's roots, at this machine's time
+// (RFC 5280 section 6). The certificate must name exactly one identity, in the credential's trust domain (SPIFFE
+// X.509-SVID section 5). Host names are ignored. Revocation is not checked: a revoked peer is accepted until its
+// certificate expires.
 //
-// Each handshake calls current, for instance Agent.Pair or Source.Pair, so a renewed credential takes effect with the
-// next handshake. Sessions are not resumed, so every connection is verified.
+// Each handshake calls current, for instance Agent.Pair or Source.Pair, so it uses a renewed credential. Sessions are
+// not resumed, so every connection is verified.
 func PeerClientTLS(current func() *Pair, authorize func(pki.SPIFFEID) error) *tls.Config {
 	c := peerTLS(current, x509.ExtKeyUsageServerAuth, authorize)
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificateOf(current) }
@@ -61,7 +62,7 @@ func peerTLS(current func() *Pair, usage x509.ExtKeyUsage, authorize func(pki.SP
 	})
 }
 
-// verifyPeer verifies the certificate of another member of the trust domain, and returns its identity.
+// verifyPeer verifies the certificate of a member of the trust domain, and returns its identity.
 func verifyPeer(peer []*x509.Certificate, own *Pair, usage x509.ExtKeyUsage, now time.Time) (pki.SPIFFEID, error) {
 	leaf := peer[0]
 	_, err := leaf.Verify(x509.VerifyOptions{

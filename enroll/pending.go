@@ -13,14 +13,14 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// pending is a request in progress. It stays the same when the agent repeats it after an error or a crash. The
-// Authority returns the same certificate for the same ID and key, and takes another key as a sign of a cloned
-// credential.
+// pending is a request in progress. After an error or a crash the agent repeats it unchanged. For the same request ID
+// and key, the Authority returns the same certificate. If the key differs, the Authority assumes that the credential
+// was cloned.
 type pending struct {
 	id  pki.RequestID
 	key crypto.Signer
-	// by names what authorizes the request: "token " and the token's ID, or "certificate " and the predecessor's
-	// serial.
+	// by identifies the authorization of the request. It is "token " with the token's ID, or "certificate " with the
+	// serial number of the certificate to renew.
 	by string
 }
 
@@ -34,8 +34,8 @@ type pendingFile struct {
 // errPending means that pending.json is damaged. It does not wrap the parse error, which could contain the private key.
 var errPending = errors.New(pendingName + " does not parse")
 
-// preparePending returns the request in progress with the same authorization, or generates and records a new one. When it
-// returns, the request is durable.
+// preparePending returns the request in progress if its authorization is by. Otherwise it generates and records a new
+// request. When it returns, the request is durable.
 func (d *Directory) preparePending(by string, kind pki.KeyType) (pending, error) {
 	switch old, err := d.readPending(); {
 	case errors.Is(err, errPending):
@@ -44,7 +44,7 @@ func (d *Directory) preparePending(by string, kind pki.KeyType) (pending, error)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return pending{}, fmt.Errorf("read the request in progress: %w", err)
 	case err == nil && old.by == by:
-		// The previous process may have failed between the rename and the flush.
+		// An earlier process may have ended after the rename and before the flush.
 		if err := d.disk(change{kind: flush, path: d.path}); err != nil {
 			return pending{}, fmt.Errorf("record the request before making it: %w", err)
 		}
@@ -66,7 +66,7 @@ func (d *Directory) preparePending(by string, kind pki.KeyType) (pending, error)
 
 func newPending(by string, kind pki.KeyType) (pending, error) {
 	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process if it has no randomness
+	_, _ = rand.Read(id[:]) // never fails: without randomness crypto/rand ends the process
 	r := pending{by: by}
 	var err error
 	if r.id, err = pki.RequestIDFromBytes(id[:]); err != nil {
@@ -107,8 +107,8 @@ func (d *Directory) readPending() (pending, error) {
 	return pending{id: id, key: key, by: f.By}, nil
 }
 
-// removePending removes the record of the request in progress. A record that reappears after a power failure is harmless,
-// because preparePending ignores one with another authorization.
+// removePending removes the record of the request in progress. After a power failure the record may exist again. That
+// is harmless, because preparePending ignores it for a request with another authorization.
 func (d *Directory) removePending() error {
 	if err := d.disk(change{kind: remove, path: filepath.Join(d.path, pendingName)}); err != nil {
 		return fmt.Errorf("remove the record of the request: %w", err)

@@ -11,13 +11,14 @@ import (
 	"testing"
 )
 
-// scenario is the recorded run that every test here interrupts: an agent enrolls, then renews once.
+// scenario records the disk writes of a run that the tests interrupt. In the run an agent enrolls and then renews once.
 type scenario struct {
 	ca      *testCA
 	token   Token
-	changes []change // applied to the disk, below dir
+	changes []change // all changes to the disk, in order; their paths are below dir
 	dir     string
-	// For each certificate: the number of changes before the request to the CA, and before the agent returned.
+	// For the enrollment and the renewal: the number of changes before the request to the CA, and before the agent
+	// returned.
 	requestedAt, doneAt [2]int
 	// The state of the CA before each request, and at the end.
 	caStates [3]*testCA
@@ -34,12 +35,12 @@ func recordScenario(t *testing.T) *scenario {
 	})
 	for i := range 2 {
 		s.caStates[i] = s.ca.clone()
-		asked := 0
-		s.ca.before = func() error { asked = len(s.changes); return nil }
+		requested := 0
+		s.ca.before = func() error { requested = len(s.changes); return nil }
 		if err := step(agent); err != nil {
 			t.Fatal(err)
 		}
-		s.requestedAt[i], s.doneAt[i] = asked, len(s.changes)
+		s.requestedAt[i], s.doneAt[i] = requested, len(s.changes)
 	}
 	s.ca.before = nil
 	s.caStates[2] = s.ca.clone()
@@ -69,7 +70,7 @@ func newTestAgent(t testing.TB, ca Authority, token Token, dir string, on disk) 
 	return a
 }
 
-// durable says which parts of a change survive: its directory entry, and the content of a file.
+// durable says which parts of a change survive a power failure: the directory entry, and the content of the file.
 type durable struct{ entry, content bool }
 
 // unflushed returns functions that lose those parts of the first n changes that no flush has made durable yet.
@@ -96,7 +97,7 @@ func (s *scenario) unflushed(n int) (open []func([]durable)) {
 	return open
 }
 
-// replay applies to dir the surviving parts of the changes, as a power failure would leave them.
+// replay applies to dir the surviving parts of the changes, as in lasts.
 func (s *scenario) replay(t *testing.T, dir string, lasts []durable) {
 	t.Helper()
 	at := func(path string) string { return strings.Replace(path, s.dir, dir, 1) }
@@ -112,17 +113,18 @@ func (s *scenario) replay(t *testing.T, dir string, lasts []durable) {
 		if !l.content {
 			c.data = c.data[:len(c.data)/2]
 		}
-		_ = apply(c) // fails if an earlier change that it depends on was lost; then it is lost, too
+		_ = apply(c) // fails if the change depends on an earlier one that was lost
 	}
 }
 
-// TestPowerLoss cuts the power after every change to the disk, with every combination of lost unflushed changes, and
-// starts a new agent on the result. The agent must find a complete credential, and the one that it had before if it had
-// one. The CA, in the state of that moment, must never refuse the agent's request.
+// TestPowerLoss cuts the power after every change to the disk. For each cut, it loses every combination of the changes
+// that were not yet flushed, and then starts a new agent. If the agent had a credential, the new agent must find that
+// one or a later one, and it must be complete. The CA, in its state at the time of the cut, must never refuse the
+// agent's request.
 func TestPowerLoss(t *testing.T) {
 	s := recordScenario(t)
 	base, cuts := t.TempDir(), 0
-	seen := map[string]bool{} // states already tested: many cuts leave the same state
+	seen := map[string]bool{} // tested states, because many cuts leave the same state
 	for n := range len(s.changes) + 1 {
 		open := s.unflushed(n)
 		if len(open) > 10 {
@@ -161,7 +163,7 @@ func TestPowerLoss(t *testing.T) {
 	t.Logf("%d changes, %d power cuts, %d different results", len(s.changes), cuts, len(seen))
 }
 
-// tree returns a text with all files in a directory and their contents.
+// tree returns the paths and contents of all files in a directory as text.
 func tree(t *testing.T, dir string) string {
 	t.Helper()
 	var b strings.Builder
@@ -187,7 +189,7 @@ func tree(t *testing.T, dir string) string {
 	return b.String()
 }
 
-// skipFlush is a disk that never loses power. It skips flushes, which are slow and would make no difference.
+// skipFlush is a disk that skips flushes, which are slow and only matter if the power fails.
 func skipFlush(c change) error {
 	if c.kind == flush {
 		return nil
@@ -195,7 +197,7 @@ func skipFlush(c change) error {
 	return apply(c)
 }
 
-// resume starts an agent on what n changes left, and checks what it finds and does.
+// resume starts an agent on the directory that remains after n changes, and checks its credential and its next request.
 func (s *scenario) resume(t *testing.T, dir string, n int) error {
 	ca := s.caStates[0]
 	for i := range 2 {
@@ -224,7 +226,7 @@ func (s *scenario) resume(t *testing.T, dir string, n int) error {
 	return err
 }
 
-// pair returns the credential at the end of the story.
+// pair returns the credential at the end of the recorded run.
 func (s *scenario) pair(t *testing.T) *Pair {
 	t.Helper()
 	p, err := ReadPair(s.dir)
@@ -234,8 +236,8 @@ func (s *scenario) pair(t *testing.T) *Pair {
 	return p
 }
 
-// TestDiskFaults fails each change to the disk in turn, once with and once without its effect, and lets the agent
-// retry. The pair in use must stay complete, and the CA must never refuse.
+// TestDiskFaults makes each change to the disk fail once, both with and without its effect. The agent then retries. The
+// pair in use must stay complete, and the CA must never refuse a request.
 func TestDiskFaults(t *testing.T) {
 	full := errors.New("no space left on device")
 	changes := len(recordScenario(t).changes)

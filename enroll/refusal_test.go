@@ -36,7 +36,7 @@ func TestAgentSlowsDownAfterRefusal(t *testing.T) {
 		if !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "ask an operator for an enrollment token") {
 			t.Errorf("Run ended with %v", err)
 		}
-		b.restart() // as systemd does repeatedly: the status keeps the original cause beside the current failure
+		b.restart() // like systemd after a failure: the status has the original cause and the current failure
 		if err = b.agent.Run(b.Context()); !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "keyCompromise") {
 			t.Errorf("after a restart Run ended with %v", err)
 		}
@@ -58,7 +58,7 @@ func TestAgentEnrollsWithNewTokenAfterRefusal(t *testing.T) {
 	})
 }
 
-// An agent retries a refused request immediately after a restart, because the refusal may be gone.
+// After a restart, an agent immediately retries a request that was refused, because the server may accept it by now.
 func TestAgentRetriesRefusedRequestAfterRestart(t *testing.T) {
 	inSynctest(t, func(b *harness) { b.ca.lifetime = 24 * time.Hour }, func(b *harness) {
 		b.run()
@@ -118,7 +118,7 @@ func TestAgentEnrollsAgainAfterExpiry(t *testing.T) {
 	})
 }
 
-// A response is discarded unless it is for the agent's key and identity and chains to the roots.
+// The agent discards a response if it does not match the agent's key and identity, or does not chain to the roots.
 func TestAgentDiscardsInvalidCredentials(t *testing.T) {
 	other := newTestCA(t)
 	for name, c := range map[string]struct {
@@ -177,8 +177,8 @@ func TestAgentGeneratesNewKeyAfterKeyIsRefused(t *testing.T) {
 	})
 }
 
-// An agent whose renewal is too early waits as long as the server asks. It does not use a token and does not run the
-// reload command meanwhile.
+// If a renewal is too early, the agent waits as long as the server requested. Until then it neither uses a token nor
+// runs the reload command.
 func TestAgentWaitsIfRenewalIsTooEarly(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	inSynctest(t, func(b *harness) {
@@ -187,7 +187,7 @@ func TestAgentWaitsIfRenewalIsTooEarly(t *testing.T) {
 	}, func(b *harness) {
 		b.run()
 		b.advance(time.Minute)
-		b.issueToken("device/1") // available, but only for a renewal that is refused for good
+		b.issueToken("device/1") // the agent must not use it: only a final refusal justifies a new enrollment
 		const wait = 35 * time.Hour
 		b.ca.set(func() {
 			b.ca.before = func() error {

@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// reloadPending reports whether the reload command has not yet succeeded for the pair in use.
+// reloadPending reports whether the reload command must still run for the pair in use.
 func (a *Agent) reloadPending() bool {
 	p := a.Pair()
 	return len(a.config.Reload) > 0 && p != nil && a.status.Reloaded != p.Serial()
 }
 
-// reload runs the reload command if it is pending, and records the result. The new credential stays in use even if the
-// command fails.
+// reload runs the reload command if it is pending, and records the result. If the command fails, the new credential
+// stays in use.
 func (a *Agent) reload(ctx context.Context) {
 	if !a.reloadPending() {
 		return
@@ -27,7 +27,7 @@ func (a *Agent) reload(ctx context.Context) {
 	err := run(ctx, a.config.Reload, a.config.ReloadOutput, timeoutFor(p, a.now()))
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return // the agent is stopping; the next process runs the command
+		return // the agent is stopping; after the next start the command runs again
 	case err != nil:
 		a.reloading.fail(err, p, a.now())
 		a.status.ReloadFailure, a.status.ReloadAt = a.reloading.failure(err), a.reloading.next()
@@ -40,14 +40,15 @@ func (a *Agent) reload(ctx context.Context) {
 	a.report()
 }
 
-// run runs a command in its own process group and waits for it to exit. It does not wait for its children: the command
-// may start a daemon, which keeps the output open. If the command exceeds the limit, run kills the whole group.
+// run runs a command in a new process group, and waits for it to exit. It does not wait for the command's children: a
+// daemon that the command starts may keep the output open. If the command runs longer than limit, run kills the whole
+// group.
 func run(ctx context.Context, argv []string, output *os.File, limit time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not exit within %s, and was killed with "+
 		"its children", limit.Round(time.Second)))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	if output != nil { // a nil *os.File is not a nil io.Writer
+	if output != nil { // as an io.Writer, a nil *os.File would not be nil
 		cmd.Stdout, cmd.Stderr = output, output
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -28,7 +28,7 @@ func TestReloadCommandRunsAfterEachCredential(t *testing.T) {
 				if err := b.agent.Ensure(b.Context()); err != nil {
 					t.Fatal(err)
 				}
-				b.restart() // a command that failed runs again; one that succeeded does not
+				b.restart() // a failed command runs again, and a successful one does not
 				b.run()
 				if err := b.stop(); err != nil || b.agent.Pair() == nil {
 					t.Fatal(err)
@@ -44,8 +44,8 @@ func TestReloadCommandRunsAfterEachCredential(t *testing.T) {
 	}
 }
 
-// A failed reload command is retried with growing waits until it succeeds, across restarts and renewals. The status
-// shows the failure.
+// A failed reload command is retried with growing delays until it succeeds, also after restarts and renewals. The
+// status contains the failure.
 func TestFailedReloadCommandIsRetried(t *testing.T) {
 	dir := t.TempDir()
 	runs, good := filepath.Join(dir, "runs"), filepath.Join(dir, "good")
@@ -57,7 +57,7 @@ func TestFailedReloadCommandIsRetried(t *testing.T) {
 	inSynctest(t, configure, func(b *harness) {
 		b.run()
 		b.advance(30 * time.Minute)
-		if n := counted(); n < 4 || n > 15 { // every 3 to 6 minutes in the end
+		if n := counted(); n < 4 || n > 15 { // the delay grows to 3 to 6 minutes
 			t.Errorf("the command ran %d times in half an hour", n)
 		}
 		s := b.status()
@@ -80,7 +80,7 @@ func TestFailedReloadCommandIsRetried(t *testing.T) {
 			t.Fatal(err)
 		}
 		command := b.config.Reload
-		b.config.Reload = nil // an operator removes the command, then restores it
+		b.config.Reload = nil // an operator removes the command, and later restores it
 		b.restart()
 		b.run()
 		if s = b.status(); s.ReloadFailure != nil || !s.ReloadAt.IsZero() {
@@ -92,7 +92,7 @@ func TestFailedReloadCommandIsRetried(t *testing.T) {
 		b.config.Reload = command
 		b.restart()
 		b.run()
-		b.advance(25 * time.Minute) // includes a renewal, after which the command fails again
+		b.advance(25 * time.Minute) // in this time the agent renews, and the command fails for the new certificate
 		if err := os.WriteFile(good, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -108,7 +108,7 @@ func TestFailedReloadCommandIsRetried(t *testing.T) {
 	})
 }
 
-// A reload command that was killed because the agent stopped is run by the next process.
+// If the agent stops and kills the reload command, the next process runs the command again.
 func TestReloadCommandRunsAfterRestart(t *testing.T) {
 	started := filepath.Join(t.TempDir(), "started")
 	b := newHarness(t, func(b *harness) {
@@ -134,7 +134,8 @@ func TestReloadCommandRunsAfterRestart(t *testing.T) {
 	}
 }
 
-// A daemon started by the reload command keeps the output open. It does not delay the command's exit, and can write.
+// A daemon that the reload command started keeps the output open. The command can exit nevertheless, and the daemon can
+// write.
 func TestReloadCommandMayStartDaemon(t *testing.T) {
 	dir := t.TempDir()
 	output, writer, err := os.Pipe()
@@ -164,7 +165,7 @@ func TestReloadCommandMayStartDaemon(t *testing.T) {
 	}
 }
 
-// A reload command that exceeds its limit is killed together with its children.
+// If a reload command runs too long, the agent kills it and its children.
 func TestHangingReloadCommandIsKilled(t *testing.T) {
 	output, writer, err := os.Pipe()
 	if err != nil {

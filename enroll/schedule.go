@@ -7,21 +7,22 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Delays of an Agent. The certificate's remaining lifetime bounds every delay, so that the agent renews while it can.
+// Delays of an Agent. The remaining lifetime of the certificate further limits every delay, so that the agent renews in
+// time.
 const (
-	firstRetryDelay = time.Second // without a certificate
+	firstRetryDelay = time.Second // initial delay without a certificate
 	maxRetryDelay   = 5 * time.Minute
-	maxRefusedDelay = time.Hour // after a refusal
+	maxRefusedDelay = time.Hour // maximum delay after a refusal
 	wakeInterval    = 30 * time.Second
-	requestTimeout  = 30 * time.Second // for one RPC, and for one run of the reload command
+	requestTimeout  = 30 * time.Second // timeout of one RPC, and of one run of the reload command
 )
 
-// retry counts the consecutive failed tries of a task and schedules the next. The zero value has no failures and is
-// due.
+// retry counts the consecutive failures of a task and schedules the next try. In the zero value there are none, and the
+// task is due.
 type retry struct {
 	tries  int
 	failed time.Time     // when the last try failed
-	wait   time.Duration // from failed to the next try
+	wait   time.Duration // time from failed to the next try
 }
 
 func (r *retry) fail(err error, p *Pair, now time.Time) {
@@ -34,8 +35,7 @@ func (r *retry) failure(err error) *Failure { return failureOf(err, r.tries, r.f
 
 func (r *retry) next() time.Time { return r.failed.Add(r.wait) }
 
-// due returns the time until the next try. If the clock was set back, the time since the last try is unknown and due
-// returns 0.
+// due returns the time until the next try. If now is before the last try, the clock was set back, and due returns 0.
 func (r *retry) due(now time.Time) time.Duration {
 	if now.Before(r.failed) {
 		return 0
@@ -43,7 +43,7 @@ func (r *retry) due(now time.Time) time.Duration {
 	return r.next().Sub(now)
 }
 
-// minRenewal is the shortest time from the arrival of a certificate to its renewal.
+// minRenewal is the minimum time between the arrival of a certificate and its renewal.
 const minRenewal = time.Second
 
 // renewal returns a random time in the renewal window of a pair.
@@ -58,8 +58,9 @@ func latestRenewal(p *Pair) time.Time {
 	return end
 }
 
-// renewalWindow returns the window that the Authority sent. If the window had begun when the certificate arrived, or there
-// is none, it returns 50 to 70 percent of the usable lifetime: the clocks may differ, or the response came late.
+// renewalWindow returns the window that the Authority sent. Without one, it returns the part of the usable lifetime
+// from 50 to 70 percent. It also ignores a window that began before the certificate arrived or ends after it expires:
+// the clocks may differ, or the response may be late.
 func (p *Pair) renewalWindow() (start, end time.Time) {
 	arrival, notAfter := p.usableLife()
 	left := notAfter.Sub(arrival)
@@ -78,10 +79,10 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// delay returns a random time to wait after the given number of consecutive failed tries. p is the pair in use, or nil.
-// The delay doubles with each try, up to a tenth of the certificate's lifetime and at most 15 minutes. A server's
-// RetryAfter extends it. It never exceeds half of the certificate's remaining lifetime, except after a refusal, which
-// waiting does not cure.
+// delay returns the time to wait after a number of consecutive failures. p is the pair in use, or nil. The delay is
+// random. It doubles with each failure, up to a tenth of the certificate's lifetime and at most 15 minutes. A
+// RetryAfter of the server extends it. It never exceeds half of the certificate's remaining lifetime, except after a
+// final refusal.
 func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
 	first, most, refused := firstRetryDelay, maxRetryDelay, maxRefusedDelay
 	var left time.Duration
@@ -102,7 +103,7 @@ func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
 	}
 	d = jitter(min(d, most))
 	if after := pki.RetryAfter(err); after > d {
-		d = after + time.Duration(spread()*float64(after)/4) // keeps refused clients from returning together
+		d = after + time.Duration(spread()*float64(after)/4) // random, so that refused clients do not return together
 	}
 	if left > 0 {
 		d = min(d, max(left/2, first))
@@ -110,8 +111,8 @@ func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
 	return d
 }
 
-// timeoutFor returns the timeout of one RPC or one run of the reload command: at most a third of the certificate's
-// remaining lifetime.
+// timeoutFor returns the timeout of one RPC, or of one run of the reload command. It is at most a third of the
+// certificate's remaining lifetime.
 func timeoutFor(p *Pair, now time.Time) time.Duration {
 	if p == nil || p.Expired(now) {
 		return requestTimeout
@@ -124,5 +125,5 @@ func jitter(d time.Duration) time.Duration { return d/2 + time.Duration(spread()
 
 // spread returns a random number in [0, 1).
 func spread() float64 {
-	return rand.Float64() //nolint:gosec // it spreads load and protects no secret
+	return rand.Float64() //nolint:gosec // the random number spreads load, and protects no secret
 }

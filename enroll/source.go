@@ -9,13 +9,14 @@ import (
 	"time"
 )
 
-// sourcePoll is the interval at which a Source looks for a new credential.
+// sourcePoll is the interval at which a Source checks for a new credential.
 const sourcePoll = time.Second
 
-// Source provides the credential that an agent keeps in a directory, and each renewed one. It only reads the directory.
+// Source provides the credential that an agent writes to a directory, and each renewed one. It only reads the
+// directory.
 //
-// [PeerServerTLS] and [PeerClientTLS] make TLS configurations of it. It implements the X.509 sources of go-spiffe
-// ([x509svid.Source] and [x509bundle.Source]).
+// [PeerServerTLS] and [PeerClientTLS] return TLS configurations for the Pair method of a Source. A Source implements
+// the X.509 sources of go-spiffe ([x509svid.Source] and [x509bundle.Source]).
 type Source struct {
 	holder
 	path string
@@ -33,8 +34,8 @@ func OpenSource(path string, log *slog.Logger) (*Source, error) {
 	return s, nil
 }
 
-// Run checks the directory every second until the context ends, and puts each new pair in use. If a pair does not load,
-// Run logs the error and keeps the previous one. Use [Source.Watch] to be called with each new pair.
+// Run checks the directory every second until the context ends, and puts each new pair in use. If a new pair cannot be
+// read, Run logs the error and keeps the previous pair. [Source.Watch] calls a function with each new pair.
 func (s *Source) Run(ctx context.Context) {
 	ticker := time.NewTicker(sourcePoll)
 	defer ticker.Stop()

@@ -13,30 +13,31 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Status describes an agent's state for people to read. No code depends on it being current.
+// Status describes an agent's state for operators. The agent works correctly even if the file is out of date.
 type Status struct {
 	// Serial is the serial number of the certificate that the status describes, empty if there is none.
 	Serial string `json:"serial,omitempty"`
-	// RenewAt is the time of the next renewal or, if Failure is set, of the next try.
+	// RenewAt is the time of the next renewal. If Failure is set, it is the time of the next try.
 	RenewAt time.Time `json:"renew_at,omitzero"`
 	// Failure is why the last try failed, or nil if it succeeded.
 	Failure *Failure `json:"failure,omitempty"`
-	// RenewalFailure is why the last renewal of the certificate failed. It is kept beside a later Failure, for instance
-	// that the certificate expired and there is no token, until there is a new certificate.
+	// RenewalFailure is why the last renewal of the certificate failed. It is kept until there is a new certificate,
+	// also if Failure later has another cause, such as an expired certificate without a token.
 	RenewalFailure *Failure `json:"renewal_failure,omitempty"`
 	// Reloaded is the serial number for which the reload command last succeeded.
 	Reloaded string `json:"reloaded,omitempty"`
-	// ReloadFailure is why the reload command last failed, or nil if it succeeded. It runs again at ReloadAt.
+	// ReloadFailure is why the reload command last failed, or nil if it succeeded. The agent runs the command again at
+	// ReloadAt.
 	ReloadFailure *Failure  `json:"reload_failure,omitempty"`
 	ReloadAt      time.Time `json:"reload_at,omitzero"`
 }
 
-// Failure describes the last of one or more failed tries.
+// Failure describes the last failure of a task, and how many failures there were in a row.
 type Failure struct {
 	At    time.Time `json:"at"`
-	Tries int       `json:"tries"` // consecutive failures
+	Tries int       `json:"tries"` // number of consecutive failures
 	Error string    `json:"error"`
-	// Final reports that the server refused, so that the agent retries only at long intervals.
+	// Final reports that the server refused the request. The agent then retries only at long intervals.
 	Final bool `json:"final,omitempty"`
 	// Rule and Hint come from the server: the rule that the request violated, and what the operator can do.
 	Rule pki.Rule `json:"rule,omitempty"`
@@ -51,7 +52,7 @@ func (f *Failure) String() string {
 	return f.Error + " [" + string(f.Rule) + "]"
 }
 
-// failureOf returns the Failure for an error after the given number of consecutive tries.
+// failureOf returns the Failure for an error after a number of consecutive failures.
 func failureOf(err error, tries int, now time.Time) *Failure {
 	f := &Failure{At: now, Tries: tries, Error: err.Error(), Final: final(err)}
 	if refusal, ok := pki.AsRefusal(err); ok {
@@ -60,11 +61,11 @@ func failureOf(err error, tries int, now time.Time) *Failure {
 	return f
 }
 
-// Overdue returns the time at which the agent should have renewed the pair or retried, if that time has passed, and
-// otherwise the zero time. A running agent has the time of one RPC in addition.
+// Overdue returns the time at which the agent should have renewed the pair or retried, if that time has passed.
+// Otherwise it returns the zero time. For a running agent, it adds the timeout of one RPC.
 func (s Status) Overdue(p *Pair, running bool, now time.Time) time.Time {
 	due := s.RenewAt
-	if s.Serial != p.Serial() || due.IsZero() { // no agent ran, or it could not write the status
+	if s.Serial != p.Serial() || due.IsZero() { // no agent ran with this pair, or it could not write the status
 		due = latestRenewal(p)
 	}
 	grace := time.Duration(0)
@@ -77,7 +78,7 @@ func (s Status) Overdue(p *Pair, running bool, now time.Time) time.Time {
 	return time.Time{}
 }
 
-// ReadStatus reads the status that the agent of a directory wrote. If there is none, the error wraps fs.ErrNotExist.
+// ReadStatus reads the status from an agent's directory. If there is none, the error wraps fs.ErrNotExist.
 func ReadStatus(path string) (Status, error) {
 	var s Status
 	data, err := readFile(filepath.Join(path, statusName))
@@ -90,7 +91,7 @@ func ReadStatus(path string) (Status, error) {
 	return s, nil
 }
 
-// Running reports whether an agent is running on a directory, by trying its lock. It holds the lock for an instant.
+// Running reports whether an agent runs on a directory. It briefly tries to take the directory's lock.
 func Running(path string) (bool, error) {
 	f, err := os.Open(filepath.Join(path, lockName))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,7 +100,7 @@ func Running(path string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look for an agent: %w", err)
 	}
-	defer func() { _ = f.Close() }() // also unlocks
+	defer func() { _ = f.Close() }() // also releases the lock
 	switch err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); {
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		return true, nil

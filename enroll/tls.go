@@ -11,13 +11,13 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// maxPeerCertificates limits the length of the chain that a peer sends.
+// maxPeerCertificates is the maximum number of certificates that a peer may send.
 const maxPeerCertificates = 8
 
 // ClientTLS returns a TLS 1.3 configuration for connections to a Brevet server. The client presents the current
-// credential, and verifies that the server carries the trust domain's server identity under the credential's roots.
-// Each handshake calls current, for instance Agent.Pair or Source.Pair, so a renewed credential takes effect with the
-// next handshake. If current returns nil, the handshake fails.
+// credential. It verifies the server's certificate against the credential's roots, and that it names the identity of
+// the trust domain's server. Each handshake calls current, for instance Agent.Pair or Source.Pair, so it uses a renewed
+// credential. If current returns nil, the handshake fails.
 func ClientTLS(current func() *Pair) *tls.Config {
 	c := verifyingTLS(func(peer []*x509.Certificate) error {
 		pair := current()
@@ -30,13 +30,14 @@ func ClientTLS(current func() *Pair) *tls.Config {
 	return c
 }
 
-// AnonymousTLS returns a configuration for clients without a certificate. It trusts servers of a trust domain under the
-// given roots.
+// AnonymousTLS returns a TLS configuration for clients without a certificate. They accept the servers of a trust
+// domain, verified against the given roots.
 func AnonymousTLS(roots *x509.CertPool, trustDomain string) *tls.Config {
 	return verifyingTLS(func(peer []*x509.Certificate) error { return verifyServer(peer, roots, trustDomain, time.Now()) })
 }
 
-// firstContactTLS trusts the one root with the fingerprint that the bootstrap names. The server sends the root with its chain.
+// firstContactTLS returns a configuration that trusts only the root whose fingerprint is in the bootstrap. The server
+// sends the root with its chain.
 func firstContactTLS(b Bootstrap) *tls.Config {
 	return verifyingTLS(func(peer []*x509.Certificate) error {
 		for _, c := range peer {
@@ -49,12 +50,12 @@ func firstContactTLS(b Bootstrap) *tls.Config {
 	})
 }
 
-// verifyingTLS replaces crypto/tls's verification, which checks host names, by verify. Session tickets are disabled so
-// that every connection is verified.
+// verifyingTLS returns a configuration that calls verify instead of crypto/tls's verification, which checks host names.
+// Session tickets are disabled, so that every connection is verified.
 func verifyingTLS(verify func([]*x509.Certificate) error) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		InsecureSkipVerify:     true, //nolint:gosec // VerifyConnection verifies in full
+		InsecureSkipVerify:     true, //nolint:gosec // VerifyConnection verifies completely
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if n := len(state.PeerCertificates); n == 0 || n > maxPeerCertificates {
@@ -65,8 +66,8 @@ func verifyingTLS(verify func([]*x509.Certificate) error) *tls.Config {
 	}
 }
 
-// verifyServer verifies chain, time and extended key usage (RFC 5280 section 6), and that the certificate names only
-// the trust domain's server identity.
+// verifyServer verifies the chain, the time and the extended key usage (RFC 5280 section 6). The certificate must name
+// only the identity of the trust domain's server.
 func verifyServer(peer []*x509.Certificate, roots *x509.CertPool, trustDomain string, now time.Time) error {
 	leaf := peer[0]
 	want, err := pki.ServerID(trustDomain)

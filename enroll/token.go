@@ -15,14 +15,15 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// tokenPrefix is the start of a token's text. People and secret scanners recognize it; the digit is the version of the
-// format.
+// tokenPrefix is the beginning of a token's text. It makes tokens recognizable to people and secret scanners. The digit
+// is the version of the format.
 const tokenPrefix = "brevet1."
 
 // MaxTokenText is the maximum length of a token's text in bytes.
 const MaxTokenText = 1024
 
-// Bootstrap is whom a device without a credential calls, and whom it trusts: what first contact needs beside evidence.
+// Bootstrap is what a device needs for its first connection, besides evidence: the server's address, and how to
+// authenticate the server.
 type Bootstrap struct {
 	// RootFingerprint is the SHA-256 of the root certificate in DER.
 	RootFingerprint [32]byte
@@ -39,15 +40,16 @@ func (b Bootstrap) Check() error {
 	return CheckServer(b.Server)
 }
 
-// Token is what a device gets from an operator: the secret that proves which device it is, and its [Bootstrap].
-// The secret formats as "[secret]"; Text returns the whole.
+// Token is what an operator gives to a device: a secret that authenticates the device, and a [Bootstrap]. Formatting a
+// Token prints the secret as "[secret]". Text returns the complete token.
 type Token struct {
 	Bootstrap
 	Secret pki.TokenSecret
 }
 
-// Text returns the token as people hand it over: "brevet1." and base64url without padding of the secret (32 bytes),
-// the root's fingerprint (32), the trust domain after its length (1), the server, and the CRC-32 (IEEE) of all this (4).
+// Text returns the token as text: "brevet1." and then bytes in base64url without padding. The bytes are the secret
+// (32), the root's fingerprint (32), the length of the trust domain (1), the trust domain, the server, and the CRC-32
+// (IEEE) of these (4).
 func (t Token) Text() string {
 	b := append(t.Secret.Bytes(), t.RootFingerprint[:]...)
 	b = append(b, byte(len(t.TrustDomain))) //nolint:gosec // Check limits it to 255 bytes (SPIFFE ID section 2.1)
@@ -57,8 +59,8 @@ func (t Token) Text() string {
 	return tokenPrefix + base64.RawURLEncoding.EncodeToString(b)
 }
 
-// ParseToken decodes the output of Text. It ignores white space, because terminals wrap lines. Errors never contain the
-// text.
+// ParseToken parses the result of Text. It ignores white space, because terminals wrap lines. Its errors never contain
+// the text.
 func ParseToken(text string) (Token, error) {
 	if len(text) > 2*MaxTokenText {
 		return Token{}, fmt.Errorf("this is too long for an enrollment token: give the one line that starts "+
@@ -90,7 +92,7 @@ func ParseToken(text string) (Token, error) {
 	return t, t.Check()
 }
 
-// CheckServer checks the form of a server's address: host:port, the port in 1 to 65535, 261 bytes at most.
+// CheckServer checks the form of a server's address: host:port with a port from 1 to 65535, at most 261 bytes long.
 func CheckServer(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	n, perr := strconv.ParseUint(port, 10, 16)
@@ -100,7 +102,8 @@ func CheckServer(address string) error {
 	return nil
 }
 
-// notInHost reports whether a character could change the meaning of a gRPC target or of a log line.
+// notInHost reports whether a character is not allowed in a host, because it could change the meaning of a gRPC target
+// or of a log line.
 func notInHost(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`/\"'?#@<>%`, r)
 }

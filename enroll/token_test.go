@@ -55,7 +55,7 @@ func TestDamagedTokensAreRefused(t *testing.T) {
 		}
 		other := []byte(text)
 		other[n] ^= 1
-		if _, err := ParseToken(string(other)); err == nil && n < len(text)-1 { // the last character may have unused bits
+		if _, err := ParseToken(string(other)); err == nil && n < len(text)-1 { // the last character has unused bits
 			t.Fatalf("a change of character %d was accepted", n)
 		}
 	}

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// tokenTimeout limits how long ReadTokenFile waits for a token to be written to a pipe.
+// tokenTimeout is how long ReadTokenFile waits for data if the file is a pipe.
 const tokenTimeout = 10 * time.Second
 
 // ReadTokenFile reads an enrollment token from a file, or from standard input if the path is "-". It refuses a file
-// that every user can read, because its token is no longer secret.
+// that every user can read, because its token may have been read by others.
 func ReadTokenFile(path string, stdin io.Reader) (Token, error) {
 	if path == "-" {
 		return readToken(stdin)
@@ -22,7 +22,7 @@ func ReadTokenFile(path string, stdin io.Reader) (Token, error) {
 	if err != nil {
 		return Token{}, fmt.Errorf("read the token: %w", err)
 	}
-	defer func() { _ = f.Close() }() // the file was only read
+	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
 		return Token{}, fmt.Errorf("read the token: %w", err)

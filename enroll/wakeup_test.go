@@ -11,16 +11,16 @@ import (
 	"github.com/brevet-pki/brevet/server/admission"
 )
 
-// All devices of a fleet renew at the same moment, at a server with a slow HSM. The test uses the server's queue and
-// the agent's delays in synctest's time, so its figures are exact.
+// All devices renew at the same moment, at a server with a slow HSM. The test uses the server's queue and the agent's
+// delays, in the time of a synctest bubble. Its numbers are therefore exact.
 func TestFleetRenewingAtOnceIsServed(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		devices, slots, queue int
-		signature             time.Duration // per slot
+		signature             time.Duration // time for one signature in a slot
 	}{
-		{10_000, 64, 1024, 128 * time.Millisecond}, // 500 a second
-		{2_000, 8, 1024, 200 * time.Millisecond},   // 40 a second: most of the waiting devices are rejected again
+		{10_000, 64, 1024, 128 * time.Millisecond}, // 500 signatures per second
+		{2_000, 8, 1024, 200 * time.Millisecond},   // 40 signatures per second: most devices are rejected repeatedly
 	} {
 		t.Run(fmt.Sprint(c.devices), func(t *testing.T) {
 			t.Parallel()
@@ -33,17 +33,17 @@ func TestFleetRenewingAtOnceIsServed(t *testing.T) {
 	}
 }
 
-// fleet simulates devices without disk and network, and counts their requests.
+// fleet simulates devices without disks and network, and counts their requests.
 type fleet struct {
 	queue     *admission.Queue
 	signature time.Duration
 	start     time.Time
 
 	mu       sync.Mutex
-	calls    map[int]int // per second since the start
+	calls    map[int]int // number of requests in each second since the start
 	served   int
-	tries    int // of all devices
-	maxTries int // of one device
+	tries    int // tries of all devices
+	maxTries int // most tries of one device
 	last     time.Duration
 }
 
@@ -60,7 +60,7 @@ func (f *fleet) wakeUp(t *testing.T, devices int) {
 	group.Wait()
 }
 
-// device renews with the delays of an Agent that has no certificate, until it succeeds.
+// device renews until it succeeds, with the delays of an Agent that has no certificate.
 func (f *fleet) device(t *testing.T, id admission.Source) {
 	for tries := 1; ; tries++ {
 		f.mu.Lock()

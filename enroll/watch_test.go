@@ -52,7 +52,7 @@ func TestWatchersDoNotDelayEachOther(t *testing.T) {
 			}
 		}
 		cancel()
-		synctest.Wait() // a watcher that did not end would fail the bubble
+		synctest.Wait() // fails the test if a watcher is still running
 	})
 }
 
@@ -89,9 +89,9 @@ func TestPeersVerifyEachOther(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name      string
-		present   *tls.Certificate // presented by the client
+		present   *tls.Certificate // certificate that the client presents, or nil
 		authorize func(pki.SPIFFEID) error
-		want      string // in the server's error; empty if the handshake succeeds
+		want      string // text in the server's error; empty if the handshake succeeds
 	}{
 		{"an authorized member", client.TLS(), only("workload/client"), ""},
 		{"a member that is not authorized", client.TLS(), only("workload/other"), "not authorized: workload/client"},
@@ -146,7 +146,7 @@ func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr e
 	c := tls.Client(b, client)
 	clientErr = c.HandshakeContext(t.Context())
 	if clientErr == nil {
-		_, _ = c.Read(make([]byte, 1)) // the server's alert, or its end, comes after the client's handshake
+		_, _ = c.Read(make([]byte, 1)) // waits until the server has closed the connection or sent an alert
 	}
 	_ = b.Close()
 	return <-done, clientErr
@@ -166,7 +166,7 @@ func TestSPIFFESources(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, _, err := x509svid.Verify(svid.Certificates, &h) // go-spiffe verifies what it is given
+	id, _, err := x509svid.Verify(svid.Certificates, &h) // go-spiffe verifies the chain against the source's bundle
 	if err != nil || id.String() != pair.ID().String() || svid.ID != id {
 		t.Errorf("go-spiffe read %s, %v", id, err)
 	}

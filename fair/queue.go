@@ -1,6 +1,6 @@
-// Package fair queues the work of many sources so that each source is served in turn, however much the others send. It
-// bounds the number of items being processed and the length of the queue, and rejects items beyond that. It uses no
-// clock and starts no goroutine: the caller decides how an item waits and how it is processed.
+// Package fair queues the work of many sources, and serves the sources in turn, however much work one of them adds. It
+// limits the number of items in process and the length of the queue, and rejects further items. It uses no clock and
+// starts no goroutine: the caller implements waiting and processing.
 package fair
 
 import (
@@ -8,40 +8,41 @@ import (
 	"net/netip"
 )
 
-// Size holds the limits of a Queue.
+// Size contains the limits of a Queue.
 type Size struct {
-	Slots int // items processed at the same time
-	Each  int // of these, items of one source
-	Queue int // waiting items
+	Slots int // maximum number of items in process
+	Each  int // maximum number of items of one source in process
+	Queue int // maximum number of waiting items
 }
 
-// Queue holds the items that are processed and those that wait. It serves the waiting sources round-robin, one item
-// each, so sending more items does not get a source served more often. It is not safe for concurrent use.
+// Queue contains the items that are waiting, and counts those in process. It serves the waiting sources in round-robin
+// order, one item each. A source is therefore not served more often if it adds more items. A Queue is not safe for
+// concurrent use.
 //
-// A source may add an item only while it has fewer waiting items than the queue has free places. A single source that
-// floods the queue therefore fills half of the places, and two sources fill a third each. A new source finds a free place as long as
-// there are fewer sources than places.
+// A source may only add an item while it has fewer waiting items than the queue has free places. If one source floods
+// the queue, it therefore fills half of the places; two sources fill a third each. A new source finds a free place as
+// long as there are fewer sources than places.
 type Queue[K comparable, T any] struct {
 	size    Size
 	working int
 	waiting int
-	sources map[K]*source[K, T] // sources with items in process or waiting
-	ready   list.List           // of *source: sources with a waiting item that may be processed
+	sources map[K]*source[K, T] // sources with items that are in process or waiting
+	ready   list.List           // sources (*source) with a waiting item that may be processed
 }
 
-// source holds the items of one source.
+// source is the state of one source.
 type source[K comparable, T any] struct {
 	key     K
 	working int
-	waiting list.List     // of *Item
-	element *list.Element // position in Queue.ready; nil if it is not there
+	waiting list.List     // waiting items (*Item)
+	element *list.Element // position in Queue.ready, or nil if the source is not in it
 }
 
 // Item is a waiting item of work.
 type Item[K comparable, T any] struct {
 	work    T
 	source  *source[K, T]
-	element *list.Element // position in source.waiting; nil once it was served or withdrawn
+	element *list.Element // position in source.waiting, or nil after Next or Withdraw
 }
 
 // NewQueue returns an empty Queue.
@@ -49,8 +50,8 @@ func NewQueue[K comparable, T any](s Size) *Queue[K, T] {
 	return &Queue[K, T]{size: s, sources: map[K]*source[K, T]{}}
 }
 
-// Begin takes a slot for a source. It returns false if no slot is free, the source has waiting items, or it has reached
-// its limit.
+// Begin takes a slot for a source. It returns false if no slot is free, or if the source has waiting items or too many
+// items in process.
 func (q *Queue[K, T]) Begin(from K) bool {
 	s := q.source(from)
 	if q.working >= q.size.Slots || s.working >= q.size.Each || s.waiting.Len() > 0 {
@@ -61,7 +62,7 @@ func (q *Queue[K, T]) Begin(from K) bool {
 	return true
 }
 
-// Wait queues work of a source, or returns nil if the source has reached its limit of waiting items.
+// Wait adds a waiting item of a source. It returns nil if the source has reached its limit of waiting items.
 func (q *Queue[K, T]) Wait(from K, work T) *Item[K, T] {
 	s := q.source(from)
 	if s.waiting.Len() >= q.size.Queue-q.waiting {
@@ -75,7 +76,7 @@ func (q *Queue[K, T]) Wait(from K, work T) *Item[K, T] {
 	return i
 }
 
-// Withdraw removes an item from the queue. It returns false if Next has already returned the item.
+// Withdraw removes a waiting item. It returns false if Next has already returned the item.
 func (q *Queue[K, T]) Withdraw(i *Item[K, T]) bool {
 	if i.element == nil {
 		return false
@@ -92,7 +93,7 @@ func (q *Queue[K, T]) Withdraw(i *Item[K, T]) bool {
 	return true
 }
 
-// End frees a slot that a source got from Begin or Next.
+// End frees a slot that Begin or Next has taken for a source.
 func (q *Queue[K, T]) End(from K) {
 	s := q.sources[from]
 	q.working--
@@ -101,8 +102,8 @@ func (q *Queue[K, T]) End(from K) {
 	q.forget(s)
 }
 
-// Next takes a free slot for the next waiting item, in round-robin order of sources. It returns false if no slot is
-// free or no item may be processed.
+// Next takes a free slot for the next waiting item, in round-robin order of the sources. It returns false if no slot is
+// free, or if no waiting item may be processed.
 func (q *Queue[K, T]) Next() (from K, work T, ok bool) {
 	if q.working >= q.size.Slots || q.ready.Len() == 0 {
 		return from, work, false
@@ -134,7 +135,7 @@ func (q *Queue[K, T]) WaitingOf(from K) int {
 // Sources returns the number of sources that have items in process or waiting.
 func (q *Queue[K, T]) Sources() int { return len(q.sources) }
 
-// source returns the state of a source and creates it if necessary.
+// source returns the state of a source. It creates the state if necessary.
 func (q *Queue[K, T]) source(from K) *source[K, T] {
 	s := q.sources[from]
 	if s == nil {
@@ -144,7 +145,7 @@ func (q *Queue[K, T]) source(from K) *source[K, T] {
 	return s
 }
 
-// begin counts an item of a source that takes a slot.
+// begin counts an item of a source as in process.
 func (q *Queue[K, T]) begin(s *source[K, T]) {
 	q.working++
 	s.working++
@@ -157,18 +158,18 @@ func (q *Queue[K, T]) enqueueSource(s *source[K, T]) {
 	}
 }
 
-// forget removes a source without items, so that memory is bounded by the items.
+// forget deletes the state of a source without items, so that the number of items limits the memory.
 func (q *Queue[K, T]) forget(s *source[K, T]) {
 	if s.working == 0 && s.waiting.Len() == 0 {
 		delete(q.sources, s.key)
 	}
 }
 
-// NetworkBits is the prefix length by which Host groups IPv6 addresses. A host controls the remaining bits (RFC 4291
-// section 2.5.4).
+// NetworkBits is the length of the prefix by which Host groups IPv6 addresses. A host can choose the other bits itself
+// (RFC 4291 section 2.5.4).
 const NetworkBits = 64
 
-// Host returns the address that identifies the source of a connection: an IPv4 address, or the network of an IPv6
+// Host returns the address that identifies the source of a connection: the IPv4 address, or the network of the IPv6
 // address.
 func Host(ip netip.Addr) netip.Addr {
 	ip = ip.Unmap().WithZone("")

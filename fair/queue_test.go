@@ -19,8 +19,8 @@ func TestSourcesAreServedRoundRobin(t *testing.T) {
 	for n := range 3 {
 		q.Wait("quiet", 100+n)
 	}
-	gone := q.Wait("gone", 200)
-	if !q.Withdraw(gone) || q.Withdraw(gone) {
+	withdrawn := q.Wait("withdrawn", 200)
+	if !q.Withdraw(withdrawn) || q.Withdraw(withdrawn) {
 		t.Error("an item can be withdrawn never or twice")
 	}
 	if _, _, ok := q.Next(); ok {
@@ -43,7 +43,7 @@ func TestSourcesAreServedRoundRobin(t *testing.T) {
 	}
 }
 
-// TestBoundsHold runs random operations and checks the limits after each.
+// TestBoundsHold runs random operations, and checks the limits after each operation.
 func TestBoundsHold(t *testing.T) {
 	t.Parallel()
 	size := Size{Slots: 4, Each: 2, Queue: 12}

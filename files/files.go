@@ -1,11 +1,11 @@
-// Package files opens and writes files in directories that other accounts may write to.
+// Package files opens and writes files in directories to which other accounts may write.
 //
-// In such a directory a name can be a link to a file of the server, a FIFO, or a device. [Open] and [OpenFile] return
-// only regular files and never wait for the other end of a FIFO. [Create] and [Directory.Replace] write only to files
-// that they have created exclusively. A [Directory] never accesses anything outside itself.
+// In such a directory, a name can lead to a file of the server, a FIFO or a device. [Open] and [OpenFile] open only
+// regular files, and never wait for the other end of a FIFO. [Create] and [Directory.Replace] write only to files that
+// they have created themselves. A [Directory] never accesses anything outside of itself.
 //
-// [Unsupported], [ProbeFlush] and [ProbeLinks] distinguish a file system that lacks a feature needed for durability
-// from one that fails.
+// [Unsupported], [ProbeFlush] and [ProbeLinks] detect a file system that lacks a feature which is necessary for
+// durability. They distinguish it from a file system that fails.
 package files
 
 import (
@@ -27,13 +27,13 @@ const NoFollow = syscall.O_NOFOLLOW
 // Open opens a regular file for reading. It follows symbolic links.
 func Open(path string) (*os.File, error) { return OpenFile(path, os.O_RDONLY, 0) }
 
-// OpenFile opens a regular file like [os.OpenFile], and returns ErrNotRegular for anything else. The flags must not
-// include O_TRUNC, which would take effect before OpenFile can check the file.
+// OpenFile opens a regular file like [os.OpenFile]. It returns ErrNotRegular if the path leads to something else. The
+// flags must not contain O_TRUNC, which would take effect before OpenFile checks the file.
 func OpenFile(path string, flag int, perm fs.FileMode) (*os.File, error) {
 	return requireRegular(os.OpenFile(path, flag|syscall.O_NONBLOCK, perm))
 }
 
-// requireRegular returns an open file, or closes it and returns an error if it is not a regular file.
+// requireRegular returns an open file. If it is not a regular file, requireRegular closes it and returns an error.
 func requireRegular(f *os.File, err error) (*os.File, error) {
 	if err != nil {
 		return nil, err
@@ -48,7 +48,7 @@ func requireRegular(f *os.File, err error) (*os.File, error) {
 	return f, nil
 }
 
-// Read reads a regular file of at most limit bytes. It follows symbolic links.
+// Read reads a regular file that has at most limit bytes. It follows symbolic links.
 func Read(path string, limit int64) (content []byte, err error) {
 	f, err := Open(path)
 	if err != nil {
@@ -62,8 +62,8 @@ func Read(path string, limit int64) (content []byte, err error) {
 	return content, err
 }
 
-// Create replaces the file at a path by a new one, open for reading and writing. It removes links instead of following
-// them.
+// Create replaces the file at a path by a new one, and opens it for reading and writing. If the path is a link, Create
+// removes the link and does not follow it.
 func Create(path string, perm fs.FileMode) (*os.File, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -71,8 +71,8 @@ func Create(path string, perm fs.FileMode) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
 }
 
-// Flush makes the content of a file or directory durable. If the file system cannot flush directories, the error says
-// so, and [Unsupported] reports it.
+// Flush makes the content of a file or directory durable. If the file system cannot flush directories, Flush returns an
+// error for which [Unsupported] returns true.
 func Flush(path string) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -86,8 +86,8 @@ func Flush(path string) error {
 	return err
 }
 
-// CheckPrivate returns an error if accounts with permission bits in mask can write to a directory, because they could
-// replace the files in it.
+// CheckPrivate returns an error if a directory has one of the permission bits in mask. Accounts that can write to the
+// directory could replace files in it.
 func CheckPrivate(path string, mask fs.FileMode) error {
 	info, err := os.Stat(path)
 	if err != nil {

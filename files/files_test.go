@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/files"
 )
 
-// kinds creates, by name, each kind of file that is not regular.
+// kinds contains functions that create files which are not regular, keyed by the kind of file.
 var kinds = map[string]func(path string) error{
 	"a FIFO":      func(path string) error { return syscall.Mkfifo(path, 0o600) },
 	"a directory": func(path string) error { return os.Mkdir(path, 0o700) },
@@ -85,7 +85,7 @@ func TestCreateFollowsNothing(t *testing.T) {
 		t.Errorf("the link's target contains %q, %v", content, err)
 	}
 	if _, err := files.OpenFile(filepath.Join(dir, "a-symbolic-link"), os.O_RDWR|files.NoFollow, 0); err != nil {
-		t.Error(err) // Create replaced it by a file
+		t.Error(err) // Create must have replaced the link by a file
 	}
 }
 

@@ -8,10 +8,10 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// Algorithm is a kind of key that this package makes. The zero value is none of them.
+// Algorithm is a type of key that this package generates. The zero value is no type.
 type Algorithm uint8
 
-// The kinds of keys.
+// The types of keys.
 const (
 	P256 Algorithm = iota + 1
 	P384
@@ -20,7 +20,7 @@ const (
 	Ed25519
 )
 
-// Values of PKCS#11 v3.0 section 2.3 that the v2.40 headers lack.
+// Constants of PKCS#11 v3.0 section 2.3 that are missing in the v2.40 headers.
 const (
 	ckkECEdwards           = 0x40
 	ckmECEdwardsKeyPairGen = 0x1055
@@ -33,7 +33,7 @@ var (
 	oidEd25519 = asn1.ObjectIdentifier{1, 3, 101, 112} // RFC 8410 section 3
 )
 
-// edwards25519 is the curve's name as PKCS#11 v3.0 section 2.3.10 writes it.
+// edwards25519 is the name of the curve in PKCS#11 v3.0 section 2.3.10.
 const edwards25519 = "edwards25519"
 
 var algorithmNames = [...]string{P256: "P-256", P384: "P-384", RSA3072: "RSA-3072", RSA4096: "RSA-4096", Ed25519: "Ed25519"}
@@ -46,8 +46,7 @@ func (a Algorithm) String() string {
 	return algorithmNames[a]
 }
 
-// ParseAlgorithm reads one of P-256, P-384, RSA-3072, RSA-4096, Ed25519; letter case and
-// the hyphen do not matter.
+// ParseAlgorithm parses P-256, P-384, RSA-3072, RSA-4096 or Ed25519. It ignores case and the hyphen.
 func ParseAlgorithm(s string) (Algorithm, error) {
 	plain := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "")) }
 	for a := P256; a <= Ed25519; a++ {
@@ -58,15 +57,15 @@ func ParseAlgorithm(s string) (Algorithm, error) {
 	return 0, fmt.Errorf("key algorithm %q: use one of %s", s, strings.Join(algorithmNames[P256:], ", "))
 }
 
-// recipe holds the mechanisms and parameters with which an HSM makes a key.
+// recipe holds the mechanisms and parameters with which an HSM generates a key pair.
 type recipe struct {
 	generate   uint
 	sign       []uint
 	keyType    uint
-	parameters []*pkcs11.Attribute // of the public key
+	parameters []*pkcs11.Attribute // parameters of the public key
 }
 
-// recipe returns how to make a key of kind a.
+// recipe returns how an HSM generates a key of type a.
 func (a Algorithm) recipe() (recipe, error) {
 	switch a {
 	case P256, P384:

@@ -10,19 +10,19 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// someCodes are return values that do not tell what is wrong and that were observed when a device was lost.
+// someCodes are return values that do not reveal the cause, and that libraries returned when a device was lost.
 var someCodes = []uint{
 	pkcs11.CKR_FUNCTION_FAILED, pkcs11.CKR_SLOT_ID_INVALID, pkcs11.CKR_DEVICE_MEMORY, pkcs11.CKR_TOKEN_NOT_RECOGNIZED,
 	pkcs11.CKR_VENDOR_DEFINED + 9,
 }
 
-// lossyBench is a bench whose module is the shim, which can lose the SoftHSM behind it.
+// lossyBench is a testBench with a shim between the package and SoftHSM. The shim can simulate a lost device.
 type lossyBench struct {
 	*testBench
 	control string
 }
 
-// newLossyBench compiles the shim and makes an HSM behind it.
+// newLossyBench compiles the shim, and initializes an HSM that is reached through it.
 func newLossyBench(t *testing.T) *lossyBench {
 	t.Helper()
 	b := newTestBench(t)
@@ -37,8 +37,8 @@ func newLossyBench(t *testing.T) *lossyBench {
 	return l
 }
 
-// lose makes a call fail with a code, until the library is finalized (how is "returns") or the control file is
-// removed.
+// lose makes a function of the library fail with a code. If how is "returns", the function works again after the
+// library is finalized. Otherwise it fails until the control file is removed.
 func (l *lossyBench) lose(t *testing.T, code uint, call, how string) {
 	t.Helper()
 	if err := os.WriteFile(l.control, fmt.Appendf(nil, "%x %s %s\n", code, call, how), 0o600); err != nil {
@@ -46,7 +46,7 @@ func (l *lossyBench) lose(t *testing.T, code uint, call, how string) {
 	}
 }
 
-// forceCall makes the next signature use a call that it would not need otherwise.
+// forceCall makes the next signature call a function of the library that it would otherwise not need.
 func (l *lossyBench) forceCall(call string) {
 	codes := map[string]uint{
 		"OpenSession": pkcs11.CKR_SESSION_CLOSED, "Login": pkcs11.CKR_USER_NOT_LOGGED_IN, "FindObjectsInit": pkcs11.CKR_OBJECT_HANDLE_INVALID,
@@ -56,8 +56,9 @@ func (l *lossyBench) forceCall(call string) {
 	}
 }
 
-// TestLostDeviceIsRecoveredWhateverTheCode loses the device with codes that do not tell what is wrong. If it is back
-// in the next generation of the library, the caller gets its signature. If it stays away, the error is temporary.
+// TestLostDeviceIsRecoveredWhateverTheCode simulates a lost device with codes that do not reveal the cause. If the
+// device works again after a restart of the library, the caller gets its signature. If it does not, the error is
+// temporary.
 func TestLostDeviceIsRecoveredWhateverTheCode(t *testing.T) {
 	l := newLossyBench(t)
 	k := mustGenerate(t, l.open(t, l.config("lossy")), "k", P256)
@@ -89,7 +90,7 @@ func TestLostDeviceIsRecoveredWhateverTheCode(t *testing.T) {
 	}
 }
 
-// TestProveRecoversLostDevice checks that Prove alone, without a request for a signature, recovers a lost device.
+// TestProveRecoversLostDevice checks that Prove recovers a lost device without a call of Sign.
 func TestProveRecoversLostDevice(t *testing.T) {
 	l := newLossyBench(t)
 	tok := l.open(t, l.config("lossy"))
@@ -110,8 +111,8 @@ func TestProveRecoversLostDevice(t *testing.T) {
 	}
 }
 
-// TestChangedPINIsTriedOnceAfterDeviceLoss loses the device with a vendor's code, after the PIN was changed. The old
-// PIN must be tried only once.
+// TestChangedPINIsTriedOnceAfterDeviceLoss changes the PIN, and then simulates a lost device with a vendor's code. The
+// HSM must receive the old PIN only once.
 func TestChangedPINIsTriedOnceAfterDeviceLoss(t *testing.T) {
 	l := newLossyBench(t)
 	k := mustGenerate(t, l.open(t, l.config("lossy")), "k", P256)
@@ -128,15 +129,15 @@ func TestChangedPINIsTriedOnceAfterDeviceLoss(t *testing.T) {
 	}
 }
 
-// TestUnclearCodeAfterSelfTestIsReturned checks that an unclear code from an HSM that passes the self-test is
-// attributed to the request: the library is not restarted.
+// TestUnclearCodeAfterSelfTestIsReturned checks what happens if signing fails with an unclear code, but the HSM passes
+// the self-test. Sign then returns the error, because the request caused it, and the library is not restarted.
 func TestUnclearCodeAfterSelfTestIsReturned(t *testing.T) {
 	b := newTestBench(t, "fault")
 	k := mustGenerate(t, b.open(t, b.config("fault")), "k", P256)
 	mustSign(t, k)
 	code := pkcs11.Error(pkcs11.CKR_VENDOR_DEFINED + 9)
 	b.inject(fault{call: "Sign", times: 1, err: code})
-	b.inject(fault{call: "Sign", skip: 1, times: 1, err: code}) // after the self-test
+	b.inject(fault{call: "Sign", skip: 1, times: 1, err: code}) // fails the second signature, after the self-test
 	inits := b.count("Initialize")
 	if _, err := signed(k); !errors.Is(err, code) || temporary(err) {
 		t.Errorf("signing returns %v, want the HSM's code", err)

@@ -12,12 +12,11 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// KeyRef names a key by label (CKA_LABEL), by ID (CKA_ID), or by both; what is set must
-// match.
+// KeyRef identifies a key by its label (CKA_LABEL), its ID (CKA_ID), or both. A key must match all fields that are set.
 type KeyRef struct {
 	Label string
 	ID    []byte
-	// Public chooses between several keys that match, if it is set.
+	// Public selects one of several keys that match, if it is not nil.
 	Public crypto.PublicKey
 }
 
@@ -32,7 +31,7 @@ func (r KeyRef) String() string {
 	return fmt.Sprintf("key %q with ID %x", r.Label, r.ID)
 }
 
-// template selects objects of one class.
+// template returns a template that finds the objects of one class.
 func (r KeyRef) template(class uint) []*pkcs11.Attribute {
 	t := []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
@@ -47,18 +46,18 @@ func (r KeyRef) template(class uint) []*pkcs11.Attribute {
 	return t
 }
 
-// KeyInfo describes a private key on the HSM.
+// KeyInfo describes a private key in the HSM.
 type KeyInfo struct {
 	Label     string
 	ID        []byte
-	Algorithm Algorithm        // zero for a kind that this package does not support
-	Public    crypto.PublicKey // nil for such a kind, or if the public half is missing
+	Algorithm Algorithm        // zero if this package does not support the type
+	Public    crypto.PublicKey // nil if this package does not support the type, or if there is no public key
 }
 
-// Find returns the key that ref names. There must be exactly one ([ErrNotFound],
-// [ErrAmbiguous]), made in the HSM and protected by it ([AttributeError]). It must have
-// signed a fixed text that its public key verifies ([ErrKey]). Before it reports that there
-// is no such key, Find restarts the library and looks again.
+// Find returns the only key that matches ref. If there is none or more than one, it returns [ErrNotFound] or
+// [ErrAmbiguous]. The key must have been generated in the HSM and be protected by it ([AttributeError]). Find lets it
+// sign a fixed text, and verifies the signature ([ErrKey]). Before Find returns [ErrNotFound], it restarts the library
+// and searches again.
 func (t *HSM) Find(ctx context.Context, ref KeyRef) (*Key, error) {
 	if ref.Label == "" && len(ref.ID) == 0 {
 		return nil, errors.New("find key: give its label or its ID")
@@ -74,7 +73,7 @@ func (t *HSM) Find(ctx context.Context, ref KeyRef) (*Key, error) {
 	return k, err
 }
 
-// Keys lists the private keys on the HSM, in the HSM's order.
+// Keys returns the private keys in the HSM, in the HSM's order.
 func (t *HSM) Keys(ctx context.Context) ([]KeyInfo, error) {
 	return run(ctx, t, "list keys", func(s *session) ([]KeyInfo, error) {
 		handles, err := s.privateKeys(KeyRef{})
@@ -103,7 +102,7 @@ func (s *session) labelAndID(h pkcs11.ObjectHandle) (label string, id []byte, er
 	return string(l), id, err
 }
 
-// describe reads what is known about a private key.
+// describe reads the label, ID, type and public key of a private key.
 func (s *session) describe(h pkcs11.ObjectHandle) (KeyInfo, error) {
 	label, id, err := s.labelAndID(h)
 	if err != nil {
@@ -117,7 +116,7 @@ func (s *session) describe(h pkcs11.ObjectHandle) (KeyInfo, error) {
 	return info, err
 }
 
-// key returns the one usable key that ref names.
+// key returns the only key that matches ref, after checking it.
 func (s *session) key(ref KeyRef) (*Key, error) {
 	handles, err := s.privateKeys(ref)
 	if err != nil {
@@ -133,7 +132,7 @@ func (s *session) key(ref KeyRef) (*Key, error) {
 	}
 }
 
-// choose returns the one of several keys that has the given public key, which may be nil.
+// choose returns the only key among handles with the public key, which may be nil.
 func (s *session) choose(handles []pkcs11.ObjectHandle, public crypto.PublicKey) (*Key, error) {
 	var chosen []pkcs11.ObjectHandle
 	var ids []string
@@ -153,7 +152,8 @@ func (s *session) choose(handles []pkcs11.ObjectHandle, public crypto.PublicKey)
 	return nil, fmt.Errorf("%w: %d keys match: name the key by its ID, one of %s", ErrAmbiguous, len(handles), strings.Join(ids, ", "))
 }
 
-// inspect returns the key with the private handle h if both halves exist, it is protected and it passes the self-test.
+// inspect returns the key whose private key has the handle h. The public key must exist, the private key must be
+// protected, and the key must pass the self-test.
 func (s *session) inspect(h pkcs11.ObjectHandle) (*Key, error) {
 	label, id, err := s.labelAndID(h)
 	if err != nil {
@@ -173,9 +173,8 @@ func (s *session) inspect(h pkcs11.ObjectHandle) (*Key, error) {
 	return &Key{hsm: s.hsm, label: label, id: id, alg: alg, pub: pub}, nil
 }
 
-// handleOf returns the handle of k in this attachment. If it is not known yet, there must be
-// exactly one private key with the same CKA_ID. It must have the same public key and pass
-// the self-test.
+// handleOf returns the handle of k in this attachment. If the handle is unknown, there must be exactly one private key
+// with the ID of k. That key must have the same public key, and pass the self-test.
 func (s *session) handleOf(k *Key) (pkcs11.ObjectHandle, error) {
 	known, ok := s.known(k.id)
 	if !ok {
@@ -194,8 +193,8 @@ func (s *session) handleOf(k *Key) (pkcs11.ObjectHandle, error) {
 	return known.handle, nil
 }
 
-// privateKeys searches private keys. An HSM shows none to an application that is logged
-// out, without an error, so an empty result counts only after a login.
+// privateKeys searches for private keys. Without a login, an HSM finds none and returns no error. If the result is
+// empty, privateKeys therefore logs in and searches again.
 func (s *session) privateKeys(ref KeyRef) ([]pkcs11.ObjectHandle, error) {
 	handles, err := s.search(ref.template(pkcs11.CKO_PRIVATE_KEY))
 	if err != nil || len(handles) > 0 {
@@ -207,7 +206,7 @@ func (s *session) privateKeys(ref KeyRef) ([]pkcs11.ObjectHandle, error) {
 	return s.search(ref.template(pkcs11.CKO_PRIVATE_KEY))
 }
 
-// search returns every object that matches.
+// search returns the handles of all objects that match the template.
 func (s *session) search(template []*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
 	const batch = 64
 	if err := s.lib.FindObjectsInit(s.h, template); err != nil {
@@ -230,7 +229,7 @@ func (s *session) search(template []*pkcs11.Attribute) ([]pkcs11.ObjectHandle, e
 	return all, nil
 }
 
-// attribute reads one attribute.
+// attribute returns the value of one attribute.
 func (s *session) attribute(h pkcs11.ObjectHandle, typ uint) ([]byte, error) {
 	got, err := s.lib.GetAttributeValue(s.h, h, []*pkcs11.Attribute{pkcs11.NewAttribute(typ, nil)})
 	if err != nil {
@@ -242,7 +241,7 @@ func (s *session) attribute(h pkcs11.ObjectHandle, typ uint) ([]byte, error) {
 	return got[0].Value, nil
 }
 
-// protection lists the attributes of a private key that was made in the HSM and never left it.
+// protection lists the attributes of a private key that was generated in the HSM and has never left it.
 var protection = []struct {
 	name string
 	typ  uint
@@ -255,8 +254,8 @@ var protection = []struct {
 	{"CKA_NEVER_EXTRACTABLE", pkcs11.CKA_NEVER_EXTRACTABLE, true},
 }
 
-// checkProtected reads back whether the HSM protects the private key. An [AttributeError] names
-// the attribute that is wrong or unknown to the HSM.
+// checkProtected verifies the attributes that protect a private key. An [AttributeError] names an attribute that is
+// wrong, or that the HSM does not know.
 func (s *session) checkProtected(h pkcs11.ObjectHandle) error {
 	for _, p := range protection {
 		value, err := s.attribute(h, p.typ)

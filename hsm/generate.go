@@ -13,21 +13,20 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// idSize is the length of a CKA_ID that this package makes: long enough that two random ones never collide.
+// idSize is the length of a CKA_ID that this package generates, in bytes. Two random IDs of this length never collide.
 const idSize = 16
 
 // maxLabel is the maximum length of a key's label, in bytes.
 const maxLabel = 64
 
-// Generate makes a key pair in the HSM, for signing only, that cannot be read or
-// exported. It reads back that the HSM protects it so. If it does not, Generate destroys
-// the pair and returns an [AttributeError]. A label that a key already has gives
-// [ErrExists], and a mechanism that the HSM lacks [ErrUnsupported].
+// Generate generates a key pair in the HSM. The private key can only sign, and cannot be read or exported. Generate
+// verifies this: if the HSM does not protect the key, it destroys the pair and returns an [AttributeError]. If a key
+// with the label exists, it returns [ErrExists]. If the HSM lacks a mechanism, it returns [ErrUnsupported].
 //
-// Each call uses a random CKA_ID, by which it recognizes, after a failure, a pair that the
-// HSM did make; so a fault never leaves two. Generate restarts the library first, because
-// only a restarted library reports reliably that the label is free. If ctx ends first, the
-// pair may still be made: look with [HSM.Find].
+// Each call uses a random CKA_ID. If an attempt fails although the HSM has generated the pair, the next attempt finds
+// the pair by this ID. A fault therefore never leaves two pairs. Generate restarts the library first, because only a
+// restarted library reliably finds an existing key with the label. If ctx ends first, the HSM may still generate the
+// pair: search for it with [HSM.Find].
 func (t *HSM) Generate(ctx context.Context, label string, alg Algorithm) (*Key, error) {
 	if err := checkLabel(label); err != nil {
 		return nil, err
@@ -55,7 +54,7 @@ func (t *HSM) Generate(ctx context.Context, label string, alg Algorithm) (*Key, 
 	})
 }
 
-// checkLabel returns an error if label cannot be a key's label.
+// checkLabel returns an error if a key must not have this label.
 func checkLabel(label string) error {
 	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
 	switch {
@@ -67,7 +66,7 @@ func checkLabel(label string) error {
 	return nil
 }
 
-// generate makes the pair after checking that the HSM has the mechanisms and that the label is free.
+// generate generates the pair, after checking that the HSM has the mechanisms and that no key has the label.
 func (s *session) generate(ref KeyRef, alg Algorithm, how recipe) error {
 	if err := s.requireMechanisms(alg, append(how.sign, how.generate)); err != nil {
 		return err
@@ -106,8 +105,7 @@ func (s *session) requireMechanisms(alg Algorithm, mechanisms []uint) error {
 	return nil
 }
 
-// templates returns the attributes of the two halves: the private key signs and does
-// nothing else, the public key verifies.
+// templates returns the attributes of the two keys. The private key can only sign, and the public key can only verify.
 func templates(ref KeyRef, how recipe) (public, private []*pkcs11.Attribute) {
 	flags := func(on bool, types ...uint) (list []*pkcs11.Attribute) {
 		for _, typ := range types {
@@ -127,16 +125,17 @@ func templates(ref KeyRef, how recipe) (public, private []*pkcs11.Attribute) {
 	return public, private
 }
 
-// Destroy removes every key with this label permanently, including a single half that a fault has left. It returns no
-// error if there is none. It is for keys that sign once: their signatures stay valid, and no further one can be made.
+// Destroy permanently removes every key with this label, including a private or public key without its counterpart. If
+// there is none, it returns no error. Destroy is for keys that sign only once: their signatures stay valid, and nobody
+// can make another one.
 func (t *HSM) Destroy(ctx context.Context, label string) error {
 	if err := checkLabel(label); err != nil {
 		return err
 	}
 	ref := KeyRef{Label: label}
-	t.requireRestart() // as in Generate: only a restarted library shows all keys
+	t.requireRestart() // only a restarted library reliably finds all keys
 	_, err := run(ctx, t, "destroy "+ref.String(), func(s *session) (struct{}, error) {
-		if _, err := s.privateKeys(ref); err != nil { // logs in again if the login was lost: without it no private key is found
+		if _, err := s.privateKeys(ref); err != nil { // logs in again: without a login the HSM finds no private key
 			return struct{}{}, err
 		}
 		return struct{}{}, s.destroy(ref)
@@ -144,7 +143,7 @@ func (t *HSM) Destroy(ctx context.Context, label string) error {
 	return err
 }
 
-// destroy removes both halves of the keys that ref names.
+// destroy removes the private and public keys that match ref.
 func (s *session) destroy(ref KeyRef) error {
 	err := s.writable(func(rw *session) error {
 		for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {

@@ -22,8 +22,8 @@ func countObjects(t *testing.T, b *testBench, label string) int {
 	return strings.Count(b.pkcs11Tool(t, label, "--list-objects"), " Key Object;")
 }
 
-// TestUnprotectedKeyIsDestroyed checks that Generate destroys a key that the HSM does not protect, and that the
-// error names the attribute.
+// TestUnprotectedKeyIsDestroyed checks that Generate destroys a key that the HSM does not protect. The error must name
+// the attribute.
 func TestUnprotectedKeyIsDestroyed(t *testing.T) {
 	b := newTestBench(t, "attributes")
 	tok := b.open(t, b.config("attributes"))
@@ -53,7 +53,7 @@ func TestUnprotectedKeyIsDestroyed(t *testing.T) {
 	}
 }
 
-// TestGenerateUnderFaultsLeavesOnePairOrNone fails each call of Generate, before and after it has taken effect.
+// TestGenerateUnderFaultsLeavesOnePairOrNone makes each library call of Generate fail, before or after it takes effect.
 func TestGenerateUnderFaultsLeavesOnePairOrNone(t *testing.T) {
 	b := newTestBench(t, "faults")
 	tok := b.open(t, b.config("faults"))
@@ -85,8 +85,8 @@ func TestGenerateUnderFaultsLeavesOnePairOrNone(t *testing.T) {
 	}
 }
 
-// TestDestroyRemovesKeysAndHalves checks that Destroy removes the keys with the label, complete or half, under
-// faults, and no other keys.
+// TestDestroyRemovesKeysAndHalves checks that Destroy removes all keys with the label under faults, also if only the
+// private or public key is left. It must remove no other keys.
 func TestDestroyRemovesKeysAndHalves(t *testing.T) {
 	b := newTestBench(t, "destroy")
 	tok := b.open(t, b.config("destroy"))
@@ -99,20 +99,20 @@ func TestDestroyRemovesKeysAndHalves(t *testing.T) {
 	} {
 		for _, call := range []string{"DestroyObject", "FindObjects", "OpenSession"} {
 			for _, applies := range []bool{false, true} {
-				gone := mustGenerate(t, tok, "gone", P256)
+				destroyed := mustGenerate(t, tok, "gone", P256)
 				b.inject(fault{call: call, times: 1, applies: applies, err: pkcs11.Error(code)})
 				err := tok.Destroy(t.Context(), "gone")
 				b.heal()
 				if err != nil {
 					t.Errorf("Destroy with error 0x%x from %s, applied %v: %v", code, call, applies, err)
 				}
-				if _, err := tok.Find(t.Context(), gone.Ref()); !errors.Is(err, ErrNotFound) {
+				if _, err := tok.Find(t.Context(), destroyed.Ref()); !errors.Is(err, ErrNotFound) {
 					t.Errorf("0x%x from %s, applied %v: the key is there: %v", code, call, applies, err)
 				}
 			}
 		}
 	}
-	// Between the two halves the process may end. What is left goes with the next call.
+	// The process may end after one key of the pair was removed. The next call of Destroy removes the other key.
 	mustGenerate(t, tok, "gone", P256)
 	b.inject(fault{call: "DestroyObject", times: 2, skip: 1, err: pkcs11.Error(pkcs11.CKR_FUNCTION_FAILED)})
 	if err := tok.Destroy(t.Context(), "gone"); err == nil || !strings.Contains(err.Error(), "remove it by hand") {
@@ -134,7 +134,7 @@ func TestDestroyRemovesKeysAndHalves(t *testing.T) {
 	}
 }
 
-// lackingMechanisms is a library without some mechanisms.
+// lackingMechanisms is a library that lacks some mechanisms.
 type lackingMechanisms struct {
 	cryptoki
 	without uint
@@ -145,8 +145,8 @@ func (l lackingMechanisms) GetMechanismList(slot uint) ([]*pkcs11.Mechanism, err
 	return slices.DeleteFunc(list, func(m *pkcs11.Mechanism) bool { return m.Mechanism == l.without }), err
 }
 
-// TestMissingMechanismIsUnsupported checks that an HSM without Ed25519 returns ErrUnsupported, and still makes other
-// keys.
+// TestMissingMechanismIsUnsupported checks that Generate returns ErrUnsupported for Ed25519 if the HSM lacks it. Other
+// types of keys must still work.
 func TestMissingMechanismIsUnsupported(t *testing.T) {
 	b := newTestBench(t, "old")
 	for _, without := range []uint{ckmECEdwardsKeyPairGen, ckmEDDSA} {
@@ -187,7 +187,7 @@ func TestGenerateRefusesLabelsAndAlgorithms(t *testing.T) {
 	}
 }
 
-// TestFindRefusesUnsuitableKeys puts keys on the HSM with another program that Find must not return.
+// TestFindRefusesUnsuitableKeys creates keys with another program that Find must not return.
 func TestFindRefusesUnsuitableKeys(t *testing.T) {
 	b := newTestBench(t, "foreign")
 	generate := func(label, id, kind string) {
@@ -254,7 +254,7 @@ func TestFindRefusesUnsuitableKeys(t *testing.T) {
 	}
 }
 
-// TestMismatchedPublicKeyIsRefused checks that Find detects a public half that does not belong to the private one.
+// TestMismatchedPublicKeyIsRefused checks that Find detects a public key that does not belong to the private key.
 func TestMismatchedPublicKeyIsRefused(t *testing.T) {
 	b := newTestBench(t, "mixed")
 	tok := b.open(t, b.config("mixed"))
@@ -271,7 +271,7 @@ func TestMismatchedPublicKeyIsRefused(t *testing.T) {
 	mustSign(t, mustFind(t, tok, one.Ref()))
 }
 
-// TestInit checks what Init refuses, and that another program sees the HSM it made.
+// TestInit checks what Init refuses, and that another program finds the initialized HSM.
 func TestInit(t *testing.T) {
 	b := newTestBench(t, "first", "second")
 	slots := tool(t, "softhsm2-util", "--show-slots")
@@ -303,7 +303,7 @@ func TestInit(t *testing.T) {
 		t.Errorf("a refused HSM left something:\n%s\n%s", slots, now)
 	}
 
-	// Beside an open HSM, which must not notice.
+	// Init must not affect an HSM that is open at the same time.
 	k := mustGenerate(t, b.open(t, b.config("first")), "k", P256)
 	if err := initialize("third", so, user); err != nil {
 		t.Fatal(err)

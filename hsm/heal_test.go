@@ -13,7 +13,7 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// TestWrongPINIsTriedOnce checks that a wrong PIN leads to one C_Login and ErrPIN, and that the HSM is not locked.
+// TestWrongPINIsTriedOnce checks that a wrong PIN causes one C_Login and ErrPIN, and does not lock the HSM.
 func TestWrongPINIsTriedOnce(t *testing.T) {
 	b := newTestBench(t, "pin")
 	before := b.count("Login")
@@ -31,8 +31,8 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	}
 }
 
-// TestChangedPINIsTriedOnceByAllCallers changes the PIN and then fails the device. The old PIN must be tried once,
-// however many calls there are.
+// TestChangedPINIsTriedOnceByAllCallers changes the PIN, and then makes the device fail. However many callers sign at
+// the same time, the HSM must receive the old PIN once.
 func TestChangedPINIsTriedOnceByAllCallers(t *testing.T) {
 	b := newTestBench(t, "pin")
 	k := mustGenerate(t, b.open(t, b.config("pin")), "k", P256)
@@ -47,7 +47,7 @@ func TestChangedPINIsTriedOnceByAllCallers(t *testing.T) {
 				if errors.Is(err, ErrPIN) {
 					return
 				}
-				// A call may have passed before the fault.
+				// A signature may have succeeded before the fault.
 				if err != nil {
 					t.Errorf("signing with a changed PIN: %v, want ErrPIN", err)
 					return
@@ -68,7 +68,7 @@ func TestChangedPINIsTriedOnceByAllCallers(t *testing.T) {
 	}
 }
 
-// TestRetryCuresEachError injects each error that a second try cures, before and after the real call has taken
+// TestRetryCuresEachError injects each error after which a retry helps, before or after the library's function takes
 // effect. The caller must get a signature.
 func TestRetryCuresEachError(t *testing.T) {
 	restarts := map[uint]int{
@@ -110,7 +110,8 @@ func TestRetryCuresEachError(t *testing.T) {
 	}
 }
 
-// TestForeignCallsAreRecovered lets other code in the process end the sessions, the login or the library.
+// TestForeignCallsAreRecovered simulates other code in the process that closes the sessions, logs out or finalizes the
+// library.
 func TestForeignCallsAreRecovered(t *testing.T) {
 	b := newTestBench(t, "acts")
 	tok := b.open(t, b.config("acts"))
@@ -145,8 +146,8 @@ func TestForeignCallsAreRecovered(t *testing.T) {
 	}
 }
 
-// TestFaultUnderLoadIsRecovered injects faults while many callers sign. All must get their signatures, with at most
-// one restart for each fault.
+// TestFaultUnderLoadIsRecovered injects faults while many callers sign. All callers must get their signatures, and each
+// fault may cause at most one restart.
 func TestFaultUnderLoadIsRecovered(t *testing.T) {
 	b := newTestBench(t, "load")
 	k := mustGenerate(t, b.open(t, b.config("load")), "k", P256)
@@ -175,8 +176,8 @@ func TestFaultUnderLoadIsRecovered(t *testing.T) {
 	}
 }
 
-// TestBrokenDeviceGivesTemporaryErrors checks that a device that stays broken gives temporary errors with RetryAfter
-// and is not restarted by every call. Once it is repaired, it must work again.
+// TestBrokenDeviceGivesTemporaryErrors checks a device that stays broken for some time. Callers must get temporary
+// errors with RetryAfter, and not every call may restart the library. After the repair, the device must work again.
 func TestBrokenDeviceGivesTemporaryErrors(t *testing.T) {
 	for name, broken := range map[string]fault{
 		"signing":      {call: "Sign", times: -1, err: pkcs11.Error(pkcs11.CKR_DEVICE_ERROR)},
@@ -205,7 +206,7 @@ func TestBrokenDeviceGivesTemporaryErrors(t *testing.T) {
 	}
 }
 
-// TestMissingStorageIsTemporary moves SoftHSM's storage away and back, for the whole store and for one HSM.
+// TestMissingStorageIsTemporary moves SoftHSM's storage away and back: once all of it, and once the storage of one HSM.
 func TestMissingStorageIsTemporary(t *testing.T) {
 	for name, path := range map[string]string{"the store": "tokens", "the HSM": "tokens/*-*"} {
 		t.Run(name, func(t *testing.T) {
@@ -237,8 +238,8 @@ func TestMissingStorageIsTemporary(t *testing.T) {
 	}
 }
 
-// TestAbsentKeyIsCheckedByRestart moves the storage away and back. SoftHSM then shows no objects, without an error.
-// Find must restart the library before it reports ErrNotFound, and Generate must not make a second key.
+// TestAbsentKeyIsCheckedByRestart moves the storage away and back. SoftHSM then finds no objects, and returns no error.
+// Find must restart the library before it returns ErrNotFound, and Generate must not generate a second key.
 func TestAbsentKeyIsCheckedByRestart(t *testing.T) {
 	b := newTestBench(t, "absent")
 	tok := b.open(t, b.config("absent"))
@@ -248,7 +249,7 @@ func TestAbsentKeyIsCheckedByRestart(t *testing.T) {
 		if err := os.Rename(tokens, tokens+".away"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := tok.Keys(t.Context()); err != nil { // makes SoftHSM notice
+		if _, err := tok.Keys(t.Context()); err != nil { // SoftHSM notices here that its storage is missing
 			t.Fatal(err)
 		}
 		if err := os.Rename(tokens+".away", tokens); err != nil {
@@ -273,7 +274,8 @@ func TestAbsentKeyIsCheckedByRestart(t *testing.T) {
 	}
 }
 
-// TestAbsentKeyIsCheckedIfOnlySearchFails is the same with a library that finds no objects but could make keys.
+// TestAbsentKeyIsCheckedIfOnlySearchFails does the same with a library whose searches find nothing, but which can
+// generate keys.
 func TestAbsentKeyIsCheckedIfOnlySearchFails(t *testing.T) {
 	b := newTestBench(t, "blind")
 	tok := b.open(t, b.config("blind"))
@@ -288,8 +290,8 @@ func TestAbsentKeyIsCheckedIfOnlySearchFails(t *testing.T) {
 	}
 }
 
-// signTogether starts n signatures and returns when all are inside the library. finish lets them continue and returns
-// their errors.
+// signTogether starts n signatures, and returns when all of them are inside the library. finish lets them continue and
+// returns their errors.
 func signTogether(b *testBench, k *Key, n int) (finish func() error) {
 	release := b.stall("Sign")
 	ended := make(chan error, n)
@@ -312,7 +314,7 @@ func signTogether(b *testBench, k *Key, n int) (finish func() error) {
 	}
 }
 
-// TestLostSessionsAreReplacedWithoutRestart closes every session in the pool. Each call must replace its session
+// TestLostSessionsAreReplacedWithoutRestart closes every session in the pool. Each call must open a new session,
 // without a restart.
 func TestLostSessionsAreReplacedWithoutRestart(t *testing.T) {
 	b := newTestBench(t, "pool")
@@ -332,14 +334,14 @@ func TestLostSessionsAreReplacedWithoutRestart(t *testing.T) {
 	}
 }
 
-// TestOneFaultRestartsOnce fails many calls with one fault. They must recover with one restart.
+// TestOneFaultRestartsOnce makes many calls fail with one fault. One restart must be enough for all of them.
 func TestOneFaultRestartsOnce(t *testing.T) {
 	b := newTestBench(t, "together")
 	k := mustGenerate(t, b.open(t, b.config("together")), "k", P256)
 	inits := b.count("Initialize")
 	const n = 6
 	finish := signTogether(b, k, n)
-	// They are past the point at which faults are injected, so make their next step fail.
+	// The calls are past the point at which faults can be injected, so finalize the library itself.
 	if err := b.real(t).Finalize(); err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +353,8 @@ func TestOneFaultRestartsOnce(t *testing.T) {
 	}
 }
 
-// TestReplacedKeyIsRefused replaces a key by one with the same ID and another public key. It must not be used.
+// TestReplacedKeyIsRefused replaces a key with one that has the same ID but another public key. The HSM must not sign
+// with it.
 func TestReplacedKeyIsRefused(t *testing.T) {
 	b := newTestBench(t, "swap")
 	k := mustGenerate(t, b.open(t, b.config("swap")), "k", P256)
@@ -371,7 +374,7 @@ func TestReplacedKeyIsRefused(t *testing.T) {
 	}
 }
 
-// TestOpenRefusesBadConfig opens HSMs with invalid configurations, PINs and contexts.
+// TestOpenRefusesBadConfig calls Open with invalid configurations, PINs and contexts.
 func TestOpenRefusesBadConfig(t *testing.T) {
 	b := newTestBench(t, "here")
 	b.open(t, b.config("here")) // the restarts below must not affect this HSM
@@ -397,9 +400,9 @@ func TestOpenRefusesBadConfig(t *testing.T) {
 	if _, err := b.reg.open(t.Context(), b.config("here"), PIN{}); err == nil {
 		t.Error("an empty PIN was accepted")
 	}
-	gone, cancel := context.WithCancel(t.Context())
+	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := b.reg.open(gone, b.config("here"), testPIN(t, userSecret)); !errors.Is(err, context.Canceled) {
+	if _, err := b.reg.open(canceled, b.config("here"), testPIN(t, userSecret)); !errors.Is(err, context.Canceled) {
 		t.Errorf("Open with a context that has ended: %v", err)
 	}
 }
@@ -414,7 +417,8 @@ func TestOpenBySerial(t *testing.T) {
 	b.open(t, Config{Module: b.module, Serial: serial})
 }
 
-// TestBreakerPausesGrow checks that the first failure causes no pause, and later ones growing pauses up to a limit.
+// TestBreakerPausesGrow checks that there is no pause after the first failure, and that later pauses grow up to a
+// limit.
 func TestBreakerPausesGrow(t *testing.T) {
 	var b breaker
 	now := time.Unix(1_000_000, 0)
@@ -430,7 +434,7 @@ func TestBreakerPausesGrow(t *testing.T) {
 			t.Fatalf("the breaker during a pause: %v, want its cause", err)
 		}
 		pause := b.remaining(now)
-		b.trip(now, errors.New("late")) // from a call that began before
+		b.trip(now, errors.New("late")) // from a call that began before the pause
 		if b.remaining(now) != pause || !errors.Is(b.check(now), cause) {
 			t.Error("a failure during the pause counted")
 		}

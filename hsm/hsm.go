@@ -1,16 +1,15 @@
-// Package hsm uses a hardware security module (HSM) over PKCS#11, which calls it a token: it
-// makes keys that cannot leave the HSM, and finds them again. Each key is a [crypto.Signer] that recovers from the loss of sessions, logins,
-// the library or the HSM itself.
+// Package hsm uses a hardware security module (HSM) over PKCS#11, which calls an HSM a token. It generates keys that
+// cannot leave the HSM, and finds them again. Each key is a [crypto.Signer] that continues to work after sessions,
+// logins, the library or the HSM were lost.
 //
-// An [HSM] holds one login and a bounded number of sessions. Calls into a PKCS#11 library
-// cannot be canceled, so each runs on a goroutine of its own with a session of its own. A
-// caller that stops waiting gets a temporary error, and the call counts toward the bound
-// until the library returns.
+// An [HSM] holds one login and a limited number of sessions. A call into a PKCS#11 library cannot be canceled, so each
+// call has its own goroutine and session. If a caller's timeout ends first, the caller gets a temporary error. The call
+// still counts toward the limit until the library returns.
 //
-// The package refuses: a second try with a PIN that the HSM has refused; keys that can be
-// read or exported, or were not made in the HSM; a label that exists already; "no such
-// key" from a library that may have lost its storage; digests that do not match their hash;
-// SHA-1.
+// The package refuses to send a PIN again that the HSM has refused. It refuses keys that can be read or exported, or
+// that were not generated in the HSM. It refuses to generate a key whose label exists. It does not trust a library that
+// finds no key, because the library may have lost its storage. It refuses digests whose length does not match their
+// hash, and SHA-1.
 //
 // Sources: PKCS#11 v2.40 (base and mechanisms), PKCS#11 v3.0 section 2.3 for Edwards keys,
 // RFC 8017 for RSA, SEC 1 for points and signatures, RFC 8032 for Ed25519.
@@ -36,21 +35,21 @@ const (
 
 // Config selects the HSM and limits its use.
 type Config struct {
-	// Module is the path of the PKCS#11 library, for instance what [FindSoftHSM] returns.
+	// Module is the path of the PKCS#11 library, for instance the result of [FindSoftHSM].
 	Module string
-	// Label or Serial names the HSM; exactly one is set. Slot numbers do not
-	// identify an HSM: they change when the library restarts.
+	// Label or Serial identifies the HSM; exactly one of them must be set. A slot number does not identify an HSM,
+	// because it changes when the library restarts.
 	Label, Serial string
-	// Sessions is how many calls may be inside the library at once for this HSM, 1 to
-	// [MaxSessions]; 0 means [DefaultSessions]. One more session stays idle to keep the
-	// login, and one more is open while a key is made.
+	// Sessions is the maximum number of calls for this HSM that may be inside the library at the same time, 1 to
+	// [MaxSessions]. 0 means [DefaultSessions]. In addition, one idle session keeps the login, and one is open while a
+	// key is generated.
 	Sessions int
-	// Wait is how long [Key.Sign] waits for a session and the HSM's response, and
-	// [HSM.Close] for calls in flight; 0 means [DefaultWait].
+	// Wait is how long [Key.Sign] waits for a session and for the HSM's response, and how long [HSM.Close] waits for
+	// calls in progress. 0 means [DefaultWait].
 	Wait time.Duration
 }
 
-// validated returns c with its defaults filled in.
+// validated checks c and returns it with the default values.
 func (c Config) validated() (Config, error) {
 	switch {
 	case c.Module == "":
@@ -71,7 +70,7 @@ func (c Config) validated() (Config, error) {
 	return c, nil
 }
 
-// matches reports whether info describes the HSM that c names.
+// matches reports whether info describes the HSM that c identifies.
 func (c Config) matches(info pkcs11.TokenInfo) bool {
 	if c.Serial != "" {
 		return info.SerialNumber == c.Serial
@@ -94,25 +93,24 @@ type HSM struct {
 	reg    *registry
 	module *module
 
-	calls     chan struct{} // one element per call in flight, capacity cfg.Sessions
-	done      chan struct{} // closed when closing begins
+	calls     chan struct{} // one element for each call in progress; capacity cfg.Sessions
+	done      chan struct{} // closed when Close begins
 	beginDone sync.Once
 	closing   sync.Mutex // serializes Close
 	released  bool       // guarded by closing
 
-	failures atomic.Int64 // copy of breaker.failures, for readers that must not wait for mu
+	failures atomic.Int64 // copy of breaker.failures, for callers that must not wait for mu
 
 	mu      sync.Mutex  // guards the fields below; held across a login
-	current *attachment // the login in the newest generation that this HSM has entered
+	current *attachment // login in the newest generation that this HSM uses
 	stale   uint64      // generations up to this one must not be used again
-	refused error       // the error of a refused PIN; once set, no login is tried again
+	refused error       // error of the login with a refused PIN; after it there are no more logins
 	breaker breaker
 }
 
-// Open loads the module, finds the HSM and logs in. If the HSM refuses the PIN, Open
-// returns [ErrPIN] after this single try. HSMs in one module share the library; closing
-// the last one finalizes it. If the application is already logged in to the HSM, PKCS#11
-// does not check the PIN again.
+// Open loads the module, finds the HSM and logs in. If the HSM refuses the PIN, Open returns [ErrPIN] after this single
+// try. HSMs in the same module share the library. Closing the last of them finalizes it. If the process is already
+// logged in to the HSM, PKCS#11 does not check the PIN again.
 func Open(ctx context.Context, cfg Config, pin PIN) (*HSM, error) {
 	return process.open(ctx, cfg, pin)
 }
@@ -141,10 +139,9 @@ func (r *registry) open(ctx context.Context, cfg Config, pin PIN) (*HSM, error) 
 	return t, nil
 }
 
-// Close waits for the calls in flight, at most Config.Wait, and closes this HSM's
-// sessions. It finalizes the module if this was its last user. When a call does not return
-// in time, Close returns a temporary error, does not finalize the library and may be called
-// again. Calls that begin after Close return [ErrClosed].
+// Close waits for the calls in progress, at most for Config.Wait, and closes this HSM's sessions. If no other HSM uses
+// the module, it finalizes the library. If a call does not return in time, Close returns a temporary error and does not
+// finalize the library. It may then be called again. Calls that begin after Close return [ErrClosed].
 func (t *HSM) Close() error {
 	t.beginDone.Do(func() { close(t.done) })
 	t.closing.Lock()
@@ -164,7 +161,7 @@ func (t *HSM) Close() error {
 			return t.wrapError("close", context.Cause(ctx))
 		}
 	}
-	t.released = true // t.calls stays full: no further call of this HSM can begin
+	t.released = true // t.calls stays full, so that no call of this HSM can begin
 	if t.current != nil {
 		t.module.during(t.current.gen, t.current.closeSessions)
 	}
@@ -174,8 +171,8 @@ func (t *HSM) Close() error {
 	return nil
 }
 
-// attach enters the module and returns the login of its current generation, and logs in if
-// there is none. On success the caller is inside the module and must leave it.
+// attach enters the module and returns the login of the module's current generation. If there is no login, attach logs
+// in. After success the caller must leave the module.
 func (t *HSM) attach(ctx context.Context) (*attachment, error) {
 	t.mu.Lock()
 	stale, err := t.stale, t.mayTry()
@@ -204,7 +201,8 @@ func (t *HSM) attach(ctx context.Context) (*attachment, error) {
 	return a, nil
 }
 
-// mayTry returns an error if the HSM must not be used now. t.mu is held.
+// mayTry returns an error if a caller must not use the HSM now: the PIN was refused, or the pause after a failure has
+// not ended. t.mu is held.
 func (t *HSM) mayTry() error {
 	if t.refused != nil {
 		return t.refused
@@ -212,9 +210,9 @@ func (t *HSM) mayTry() error {
 	return t.breaker.check(time.Now())
 }
 
-// loginNew finds the slot in generation gen and logs in. t.mu is held.
+// loginNew finds the HSM's slot in generation gen, and logs in. t.mu is held.
 func (t *HSM) loginNew(gen uint64) (*attachment, error) {
-	// Another call may have tried, and failed, while this one waited for the mutex.
+	// While this call waited for the mutex, another one may have failed.
 	if err := t.mayTry(); err != nil {
 		return nil, err
 	}
@@ -231,8 +229,7 @@ func (t *HSM) loginNew(gen uint64) (*attachment, error) {
 	return a, err
 }
 
-// login logs in again within an attachment, for instance after the login ended with the last
-// session.
+// login logs in again within an attachment, for instance because the HSM ended the login when the last session closed.
 func (t *HSM) login(a *attachment) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -250,8 +247,8 @@ func (t *HSM) loginLocked(a *attachment) error {
 	return err
 }
 
-// markStale records that generation gen failed with err: it is not used again, and the next
-// call restarts the library, at once after the first failure and later with growing delay.
+// markStale records that generation gen failed with err. The generation is not used again. After the first failure the
+// next call restarts the library at once, and after more failures with growing delays.
 func (t *HSM) markStale(gen uint64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -264,8 +261,8 @@ func (t *HSM) markStaleLocked(gen uint64, err error) {
 	t.failures.Store(int64(t.breaker.failures))
 }
 
-// recordResult records the result of a call in generation gen. If one fault fails several calls,
-// only the first one counts.
+// recordResult records the result of a call in generation gen. If one fault makes several calls fail, it counts only
+// the first.
 func (t *HSM) recordResult(gen uint64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -279,9 +276,9 @@ func (t *HSM) recordResult(gen uint64, err error) {
 	}
 }
 
-// requireRestart makes the next call restart the library. If SoftHSM's directory was moved away and
-// back, every search finds nothing until the library is initialized again. So a missing key
-// counts as missing only if the library was started after the request.
+// requireRestart makes the next call restart the library. If SoftHSM's directory was moved away and back, every search
+// finds nothing until the library is initialized again. A key is therefore only considered missing if the library was
+// started after the search was requested.
 func (t *HSM) requireRestart() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

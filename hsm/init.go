@@ -10,14 +10,13 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// maxHSMLabel is the size of an HSM's label in CK_TOKEN_INFO, in bytes.
+// maxHSMLabel is the size of the label in CK_TOKEN_INFO, in bytes.
 const maxHSMLabel = 32
 
-// Init makes a new HSM in a free slot of the module, with a security officer's PIN
-// and a user PIN. It returns the serial number. It never changes an HSM that is
-// initialized, and refuses a label that one already has ([ErrExists]). SoftHSM always has a
-// free slot; hardware usually has none, and is set up with its maker's tools. ctx bounds
-// the wait for the library, not the calls into it.
+// Init initializes a new HSM in a free slot of the module, with a PIN for the security officer and a PIN for the user.
+// It returns the HSM's serial number. It never changes an HSM that is already initialized. If one has the same label,
+// it returns [ErrExists]. SoftHSM always has a free slot. Hardware usually has none, and is initialized with the
+// manufacturer's tools. ctx limits the wait for the library, but not the calls into it.
 func Init(ctx context.Context, modulePath, label string, so, user PIN) (serial string, err error) {
 	return process.initialize(ctx, modulePath, label, so, user)
 }
@@ -42,7 +41,7 @@ func (r *registry) initialize(ctx context.Context, modulePath, label string, so,
 	return serial, nil
 }
 
-// initSlot does the work inside the library.
+// initSlot initializes the HSM while the caller is inside the library.
 func initSlot(lib cryptoki, label string, so, user PIN) (serial string, err error) {
 	slot, err := freeSlot(lib, label, so, user)
 	if err != nil {
@@ -59,7 +58,7 @@ func initSlot(lib cryptoki, label string, so, user PIN) (serial string, err erro
 	if err := lib.Login(s, pkcs11.CKU_SO, so.reveal()); err != nil {
 		return "", fmt.Errorf("log in as security officer: %w", err)
 	}
-	// The officer must not stay logged in: no user could log in beside it.
+	// The security officer must log out, because no user can log in at the same time.
 	defer func() { err = errors.Join(err, lib.Logout(s)) }()
 	if err := lib.InitPIN(s, user.reveal()); err != nil {
 		return "", fmt.Errorf("set the user PIN: %w", err)
@@ -71,8 +70,8 @@ func initSlot(lib cryptoki, label string, so, user PIN) (serial string, err erro
 	return info.SerialNumber, nil
 }
 
-// freeSlot returns a slot whose HSM is not initialized, after checking that the label is
-// free and that the HSM will take both PINs.
+// freeSlot returns a slot whose HSM is not initialized. It checks that no HSM has the label, and that the HSM accepts
+// PINs of these lengths.
 func freeSlot(lib cryptoki, label string, pins ...PIN) (uint, error) {
 	slots, err := lib.GetSlotList(true)
 	if err != nil {

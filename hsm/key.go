@@ -15,8 +15,8 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// Key is a private key in an HSM. It implements [crypto.Signer], may be used from many
-// goroutines, and outlives restarts of the HSM; it ends with its [HSM].
+// Key is a private key in an HSM. It implements [crypto.Signer] and is safe for concurrent use. It continues to work
+// after the HSM restarts, until its [HSM] is closed.
 type Key struct {
 	hsm   *HSM
 	label string
@@ -36,24 +36,22 @@ func (k *Key) Label() string { return k.label }
 // ID returns the key's CKA_ID.
 func (k *Key) ID() []byte { return bytes.Clone(k.id) }
 
-// Algorithm returns the kind of key.
+// Algorithm returns the type of the key.
 func (k *Key) Algorithm() Algorithm { return k.alg }
 
-// Ref returns what finds this key, and no other, again.
+// Ref returns a reference with which Find finds this key and no other.
 func (k *Key) Ref() KeyRef { return KeyRef{Label: k.label, ID: k.ID()} }
 
-// Sign signs digest, which must be of the hash in opts, SHA-256, SHA-384 or SHA-512; an
-// Ed25519 key signs the message itself, with crypto.Hash(0). RSA keys sign as PKCS #1 v1.5
-// (RFC 8017 section 8.2) or, with *rsa.PSSOptions, PSS (section 8.1). Both of the special
-// salt lengths mean that of the hash. ECDSA signatures are DER. The HSM's own random source
-// is used, not the first argument.
+// Sign signs digest, whose hash is in opts: SHA-256, SHA-384 or SHA-512. An Ed25519 key signs the message itself, with
+// crypto.Hash(0) in opts. RSA keys sign with PKCS #1 v1.5 (RFC 8017 section 8.2) or, with *rsa.PSSOptions, with PSS
+// (section 8.1). Both special salt lengths mean the length of the hash. ECDSA signatures are in DER. Sign ignores its
+// first argument, and uses the HSM's random source.
 //
-// If the HSM fails with a code that does not tell what is wrong, Sign has the key sign the self-test. A self-test
-// that fails restarts the library. If it passes, Sign tries once more.
+// If the HSM returns a code that does not reveal the cause, Sign lets the key sign the self-test. If that fails, the
+// library is restarted. If it succeeds, Sign tries once more.
 //
-// Sign waits at most Config.Wait. It fails with [ErrDigest] for input that it does not
-// sign, and otherwise with [ErrUnavailable], [ErrBusy], [ErrPIN],
-// [ErrKey] or [ErrClosed].
+// Sign waits at most Config.Wait. It returns [ErrDigest] if it cannot sign digest with opts, and otherwise
+// [ErrUnavailable], [ErrBusy], [ErrPIN], [ErrKey] or [ErrClosed].
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	req, err := newRequest(k.pub, bytes.Clone(digest), opts)
 	if err != nil {
@@ -81,7 +79,7 @@ func (k *Key) sign(ctx context.Context, req request) ([]byte, error) {
 	})
 }
 
-// prove has the key sign the self-test and checks the signature.
+// prove lets the key sign the self-test, and verifies the signature.
 func (k *Key) prove(ctx context.Context) error {
 	once := func() error {
 		_, err := run(ctx, k.hsm, fmt.Sprintf("prove key %q", k.label), func(s *session) (struct{}, error) {
@@ -95,7 +93,7 @@ func (k *Key) prove(ctx context.Context) error {
 	}
 	err := once()
 	if errors.Is(err, pkcs11.Error(pkcs11.CKR_SESSION_COUNT)) {
-		k.hsm.requireRestart() // the library may still count sessions of a lost device; a restart ends them
+		k.hsm.requireRestart() // the library may still count the sessions of a lost device until it restarts
 		err = once()
 	}
 	return err
@@ -103,8 +101,8 @@ func (k *Key) prove(ctx context.Context) error {
 
 func (k *Key) operation() string { return fmt.Sprintf("sign with key %q", k.label) }
 
-// selfTest is the only thing that a self-test signs. It cannot be taken for, or be the
-// beginning of, anything that X.509 signs: those are DER and begin with 0x30.
+// selfTest is the text that every self-test signs. It cannot be mistaken for the beginning of data that X.509 signs,
+// because that is DER and begins with 0x30.
 const selfTest = "brevet hsm self-test: this signature attests nothing\x00"
 
 // prove signs the self-test with h and verifies it with pub.

@@ -26,7 +26,7 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// digest is what tests sign.
+// digest is the digest that the tests sign.
 var digest = sha256.Sum256([]byte("a certificate"))
 
 // mustSign signs digest and checks the signature.
@@ -42,7 +42,7 @@ func mustSign(t testing.TB, k *Key) {
 // signed signs digest with an ECDSA or RSA key.
 func signed(k *Key) ([]byte, error) { return k.Sign(rand.Reader, digest[:], crypto.SHA256) }
 
-// verify checks a signature of digest as a certificate's would be.
+// verify verifies a signature of digest as in a certificate.
 func verify(t testing.TB, k *Key, sig []byte) {
 	t.Helper()
 	alg := x509.ECDSAWithSHA256
@@ -64,7 +64,7 @@ func mustGenerate(t testing.TB, tok *HSM, label string, alg Algorithm) *Key {
 	return k
 }
 
-// selfSigned makes a CA certificate and has Go and OpenSSL verify it.
+// selfSigned issues a self-signed CA certificate, and verifies it with Go and OpenSSL.
 func selfSigned(t *testing.T, signer crypto.Signer, alg x509.SignatureAlgorithm) {
 	t.Helper()
 	template := &x509.Certificate{
@@ -97,8 +97,8 @@ func selfSigned(t *testing.T, signer crypto.Signer, alg x509.SignatureAlgorithm)
 	}
 }
 
-// TestKeysOfEveryAlgorithmSign makes a key of every kind and signs certificates with it. Another program must see it
-// as protected, and a reopened HSM must find it.
+// TestKeysOfEveryAlgorithmSign generates a key of every type and signs certificates with it. Another program must
+// report the key as protected, and a reopened HSM must find it.
 func TestKeysOfEveryAlgorithmSign(t *testing.T) {
 	signatures := map[Algorithm][]x509.SignatureAlgorithm{
 		P256:    {x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512},
@@ -151,29 +151,30 @@ func TestKeysOfEveryAlgorithmSign(t *testing.T) {
 	}
 }
 
-// TestPSSSaltLengths signs with each kind of salt length and has Go verify the signatures.
+// TestPSSSaltLengths signs with each kind of salt length, and verifies the signatures with Go.
 func TestPSSSaltLengths(t *testing.T) {
 	b := newTestBench(t, "pss")
 	k := mustGenerate(t, b.open(t, b.config("pss")), "k", RSA3072)
 	pub := k.Public().(*rsa.PublicKey)
 	most := pub.Size() - sha256.Size - 2
-	for ask, want := range map[int]int{rsa.PSSSaltLengthAuto: 32, rsa.PSSSaltLengthEqualsHash: 32, 20: 20, most: most} {
-		sig, err := k.Sign(nil, digest[:], &rsa.PSSOptions{SaltLength: ask, Hash: crypto.SHA256})
+	for length, want := range map[int]int{rsa.PSSSaltLengthAuto: 32, rsa.PSSSaltLengthEqualsHash: 32, 20: 20, most: most} {
+		sig, err := k.Sign(nil, digest[:], &rsa.PSSOptions{SaltLength: length, Hash: crypto.SHA256})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := rsa.VerifyPSS(pub, crypto.SHA256, digest[:], sig, &rsa.PSSOptions{SaltLength: want}); err != nil {
-			t.Errorf("salt %d: %v", ask, err)
+			t.Errorf("salt %d: %v", length, err)
 		}
 	}
-	for _, ask := range []int{-2, most + 1} {
-		if _, err := k.Sign(nil, digest[:], &rsa.PSSOptions{SaltLength: ask, Hash: crypto.SHA256}); !errors.Is(err, ErrDigest) {
-			t.Errorf("salt %d: %v", ask, err)
+	for _, length := range []int{-2, most + 1} {
+		if _, err := k.Sign(nil, digest[:], &rsa.PSSOptions{SaltLength: length, Hash: crypto.SHA256}); !errors.Is(err, ErrDigest) {
+			t.Errorf("salt %d: %v", length, err)
 		}
 	}
 }
 
-// TestWrongDigestIsRefused checks that input that is not a digest of its hash never reaches the HSM.
+// TestWrongDigestIsRefused checks that Sign refuses input whose length does not match the hash, before it reaches the
+// HSM.
 func TestWrongDigestIsRefused(t *testing.T) {
 	b := newTestBench(t, "digest")
 	tok := b.open(t, b.config("digest"))
@@ -209,8 +210,8 @@ func TestWrongDigestIsRefused(t *testing.T) {
 	}
 }
 
-// TestLongDigestIsTruncated checks that a digest longer than the order of the curve is truncated before it reaches
-// the HSM (SEC 1 section 4.1.3). SoftHSM would do it too, but not every HSM does.
+// TestLongDigestIsTruncated checks that a digest that is longer than the order of the curve is truncated before it
+// reaches the HSM (SEC 1 section 4.1.3). SoftHSM would also truncate it, but not every HSM does.
 func TestLongDigestIsTruncated(t *testing.T) {
 	long := sha512.Sum512(nil)
 	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384()} {
@@ -221,8 +222,8 @@ func TestLongDigestIsTruncated(t *testing.T) {
 	}
 }
 
-// TestCallsAreBoundedBySessions has many goroutines share few sessions: the library must never have more calls inside
-// than sessions.
+// TestCallsAreBoundedBySessions lets many goroutines sign with few sessions. There must never be more calls inside the
+// library than sessions.
 func TestCallsAreBoundedBySessions(t *testing.T) {
 	b := newTestBench(t, "many")
 	cfg := b.config("many")
@@ -253,8 +254,8 @@ func TestCallsAreBoundedBySessions(t *testing.T) {
 	}
 }
 
-// TestHangingCallGivesBusy makes a call hang in the library. It keeps its session, other callers get ErrBusy, and
-// Close does not finalize the library.
+// TestHangingCallGivesBusy makes a call hang inside the library. The call keeps its session, other callers get ErrBusy,
+// and Close does not finalize the library.
 func TestHangingCallGivesBusy(t *testing.T) {
 	b := newTestBench(t, "slow")
 	cfg := b.config("slow")
@@ -263,7 +264,7 @@ func TestHangingCallGivesBusy(t *testing.T) {
 	k := mustGenerate(t, tok, "k", P256)
 
 	release := b.stall("Sign")
-	for range 2 { // the second finds no session free
+	for range 2 { // the second call finds no free session
 		if _, err := signed(k); !errors.Is(err, ErrBusy) || !temporary(err) || retryAfter(err) <= 0 {
 			t.Errorf("a hanging call returns %v, want temporary ErrBusy", err)
 		}
@@ -288,7 +289,7 @@ func TestHangingCallGivesBusy(t *testing.T) {
 }
 
 // TestHangingRecoveryGivesBusy makes each step of the recovery hang. Callers must get a temporary error in time, and
-// signatures once it continues.
+// signatures as soon as the step continues.
 func TestHangingRecoveryGivesBusy(t *testing.T) {
 	for _, call := range []string{"Finalize", "Initialize", "OpenSession", "Login", "FindObjects"} {
 		t.Run(call, func(t *testing.T) {
@@ -318,8 +319,8 @@ func TestHangingRecoveryGivesBusy(t *testing.T) {
 	}
 }
 
-// TestRestartWaitsForCallsInside checks that a restart waits for a call inside the library, and gives up rather than
-// finalize it.
+// TestRestartWaitsForCallsInside checks that a restart waits for a call inside the library. If the call does not return
+// in time, the library must not be finalized.
 func TestRestartWaitsForCallsInside(t *testing.T) {
 	b := newTestBench(t, "one", "two")
 	cfg := b.config("one")

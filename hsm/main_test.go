@@ -31,8 +31,8 @@ func testPIN(t testing.TB, s string) PIN {
 	return pin
 }
 
-// softModule returns the SoftHSM module and points the process at a private store, which SoftHSM reads when the next
-// HSM is opened.
+// softModule returns the SoftHSM module, and makes the process use a private store. SoftHSM reads its location when the
+// next HSM is opened.
 func softModule(t testing.TB) (module, dir string) {
 	t.Helper()
 	module, err := FindSoftHSM()
@@ -48,7 +48,7 @@ func softModule(t testing.TB) (module, dir string) {
 	return module, dir
 }
 
-// testBench is a private SoftHSM with a library that can be made to fail.
+// testBench is a private SoftHSM whose library can fail on demand.
 type testBench struct {
 	*faultyLibrary
 	reg    *registry
@@ -56,7 +56,7 @@ type testBench struct {
 	dir    string
 }
 
-// newTestBench makes a store with one HSM for each label.
+// newTestBench creates a store with one HSM for each label.
 func newTestBench(t testing.TB, labels ...string) *testBench {
 	t.Helper()
 	b := &testBench{faultyLibrary: &faultyLibrary{}}
@@ -95,8 +95,8 @@ func (b *testBench) open(t testing.TB, cfg Config) *HSM {
 	return tok
 }
 
-// fault makes calls of one function fail: it skips some, then fails as many as times says. If applies is set, the
-// real call is made first and its result is discarded.
+// fault makes calls of one function fail. The first skip calls succeed, and the next times calls fail. If applies is
+// true, a failing call takes effect, and only its result is replaced.
 type fault struct {
 	call    string
 	skip    int
@@ -112,11 +112,11 @@ type faultyLibrary struct {
 	mu        sync.Mutex
 	faults    []*fault
 	counts    map[string]int
-	attribute map[uint][]byte          // what GetAttributeValue claims; nil means that the type is unknown
-	holds     map[string]chan struct{} // calls that wait until the channel is closed
-	blind     bool                     // searches find nothing until Initialize
+	attribute map[uint][]byte          // result of GetAttributeValue; nil if the HSM does not know the type
+	holds     map[string]chan struct{} // calls that hang until the channel is closed, keyed by function
+	blind     bool                     // whether searches find nothing until Initialize
 	inside    int
-	most      int // that were in Sign at once
+	most      int // most calls that were inside Sign at the same time
 }
 
 // inject adds a fault.
@@ -147,14 +147,14 @@ func (f *faultyLibrary) heal() {
 	f.faults = nil
 }
 
-// count returns how often call was made.
+// count returns how often a function was called.
 func (f *faultyLibrary) count(call string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.counts[call]
 }
 
-// setBlind makes searches find nothing, as SoftHSM does after its store has gone and come back.
+// setBlind makes searches find nothing, like SoftHSM after its store was moved away and back.
 func (f *faultyLibrary) setBlind(blind bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -168,7 +168,7 @@ func (f *faultyLibrary) signing() int {
 	return f.inside
 }
 
-// through makes the call, fails it, or both.
+// through calls do, or returns an injected error, or both.
 func (f *faultyLibrary) through(call string, do func() error) error {
 	f.mu.Lock()
 	if f.counts == nil {
@@ -282,7 +282,7 @@ func (f *faultyLibrary) GetAttributeValue(s pkcs11.SessionHandle, o pkcs11.Objec
 	return got, err
 }
 
-// real returns the library itself, for what the package never calls.
+// real returns the library itself, for functions that the package never calls.
 func (f *faultyLibrary) real(t testing.TB) *pkcs11.Ctx {
 	t.Helper()
 	lib, ok := f.cryptoki.(*pkcs11.Ctx)
@@ -292,7 +292,7 @@ func (f *faultyLibrary) real(t testing.TB) *pkcs11.Ctx {
 	return lib
 }
 
-// slotOf returns where the HSM is in the library's present generation.
+// slotOf returns the slot of the HSM in the library's current generation.
 func (b *testBench) slotOf(t testing.TB, label string) uint {
 	t.Helper()
 	slot, err := findSlot(b.faultyLibrary, b.config(label))
@@ -302,7 +302,7 @@ func (b *testBench) slotOf(t testing.TB, label string) uint {
 	return slot
 }
 
-// tool runs a program that the set-up installs. PINs reach it in the environment.
+// tool runs a program that deploy/setup.sh installs. The program gets the PINs from the environment.
 func tool(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
@@ -323,13 +323,13 @@ func (b *testBench) pkcs11Tool(t testing.TB, label string, args ...string) strin
 	return tool(t, "pkcs11-tool", append([]string{"--module", b.module, "--token-label", label, "--login", "--pin", "env:USER_PIN"}, args...)...)
 }
 
-// temporary reports whether err says, by its behaviour, that it will pass.
+// temporary reports whether err says that it is temporary.
 func temporary(err error) bool {
 	var e interface{ Temporary() bool }
 	return errors.As(err, &e) && e.Temporary()
 }
 
-// retryAfter returns the advice in err.
+// retryAfter returns the delay that err requests.
 func retryAfter(err error) time.Duration {
 	var e interface{ RetryAfter() time.Duration }
 	if !errors.As(err, &e) {
@@ -338,8 +338,8 @@ func retryAfter(err error) time.Duration {
 	return e.RetryAfter()
 }
 
-// eventually repeats a call that fails temporarily, each time after the pause that its
-// error advises.
+// eventually repeats a call until it no longer fails with a temporary error. Before each repetition it waits as long as
+// the error requests.
 func eventually(t testing.TB, call func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

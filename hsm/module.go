@@ -11,9 +11,8 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// cryptoki is what this package calls of a PKCS#11 library; *pkcs11.Ctx satisfies it. All
-// methods are safe for concurrent use, except that Initialize and Finalize must not overlap
-// any other call.
+// cryptoki lists the functions of a PKCS#11 library that this package calls. *pkcs11.Ctx implements it. All methods are
+// safe for concurrent use, except that no other call may run during Initialize and Finalize.
 //
 //nolint:interfacebloat // a foreign library's calls, listed so that tests can put faults around the real one
 type cryptoki interface {
@@ -41,11 +40,11 @@ type cryptoki interface {
 // errDraining is the error of a restart that timed out waiting for calls inside the library.
 var errDraining = errors.New("calls are still inside the PKCS#11 library, so it cannot be restarted")
 
-// process is a global variable because PKCS#11 has global state: a loaded library is
-// initialized once for the whole process (v2.40 section 5.4).
+// process is global because PKCS#11 has global state: a loaded library is initialized once for the whole process (v2.40
+// section 5.4).
 var process = registry{load: load}
 
-// registry holds the libraries of a process by their real path.
+// registry holds the loaded libraries of a process, keyed by their path without symbolic links.
 type registry struct {
 	load func(path string) (cryptoki, error)
 
@@ -53,7 +52,7 @@ type registry struct {
 	modules map[string]*module
 }
 
-// load maps a PKCS#11 library into the process.
+// load loads a PKCS#11 library into the process.
 func load(path string) (cryptoki, error) {
 	lib := pkcs11.New(path)
 	if lib == nil {
@@ -62,9 +61,8 @@ func load(path string) (cryptoki, error) {
 	return lib, nil
 }
 
-// acquire returns the library at path and counts one more user of it. A library stays
-// loaded when its last user has gone: unloading one that registered exit handlers or
-// started threads crashes the process.
+// acquire returns the library at path, and adds one to its users. A library stays loaded without users: unloading it
+// would crash the process if it has registered exit handlers or started threads.
 func (r *registry) acquire(path string) (*module, error) {
 	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -90,7 +88,7 @@ func (r *registry) acquire(path string) (*module, error) {
 	return m, nil
 }
 
-// release undoes one acquire, and finalizes the library after the last.
+// release reverses one acquire. After the last one it finalizes the library.
 func (r *registry) release(m *module) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -100,26 +98,25 @@ func (r *registry) release(m *module) error {
 	return m.stop()
 }
 
-// module is one loaded library, shared by every HSM of the process that lives in it. It
-// owns the generation: the time from one C_Initialize to the next C_Finalize. Session and
-// object handles mean nothing outside the generation they were made in.
+// module is a loaded library that all of its HSMs share. It counts generations: a generation lasts from one
+// C_Initialize to the next C_Finalize. Handles of sessions and objects are only valid in the generation in which they
+// were created.
 type module struct {
 	lib   cryptoki
 	users int // guarded by registry.mu
 
 	mu         sync.Mutex
-	gen        uint64        // counts attempts to initialize; 0 before the first
-	err        error         // why the newest attempt failed, or nil
-	ours       bool          // initialized by this package, here or by a restart, so finalized by it
-	busy       int           // calls inside the library
-	restarting chan struct{} // closed when the current restart has ended; nil without one
-	drained    chan struct{} // closed when busy reaches 0; nil unless a restart waits for it
+	gen        uint64        // number of tries to initialize; 0 before the first
+	err        error         // why the last try failed, or nil
+	ours       bool          // whether this package initialized the library, and therefore must finalize it
+	busy       int           // number of calls inside the library
+	restarting chan struct{} // closed at the end of the restart in progress; nil if there is none
+	drained    chan struct{} // closed when busy reaches 0; nil if no restart waits for that
 }
 
-// enter counts the caller as being inside the library, in a generation newer than stale,
-// which it starts where needed; leave must follow. Every user of the library waits while
-// it restarts, as long as ctx allows. On an error that comes from the library the
-// generation is the one whose start failed.
+// enter counts the caller as being inside the library. It returns the current generation, which is newer than stale: if
+// necessary, enter restarts the library. The caller must call leave. During a restart every caller of enter waits, at
+// most until ctx ends. If Initialize failed, enter returns the failed generation with the error.
 func (m *module) enter(ctx context.Context, stale uint64) (uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -142,7 +139,7 @@ func (m *module) enter(ctx context.Context, stale uint64) (uint64, error) {
 	}
 }
 
-// leave undoes enter.
+// leave reverses enter.
 func (m *module) leave() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -153,8 +150,8 @@ func (m *module) leave() {
 	}
 }
 
-// during calls f inside the library if generation gen is current. It does nothing if that
-// generation has ended or a restart is in progress.
+// during calls f inside the library, if gen is the current generation and no restart is in progress. Otherwise it does
+// nothing.
 func (m *module) during(gen uint64, f func()) {
 	m.mu.Lock()
 	if m.restarting != nil || m.gen != gen {
@@ -167,7 +164,7 @@ func (m *module) during(gen uint64, f func()) {
 	f()
 }
 
-// await waits for c without holding m.mu, which is held before and after.
+// await waits for c or the end of ctx. It unlocks m.mu, which the caller holds, while it waits.
 func (m *module) await(ctx context.Context, c <-chan struct{}) error {
 	m.mu.Unlock()
 	defer m.mu.Lock()
@@ -179,9 +176,9 @@ func (m *module) await(ctx context.Context, c <-chan struct{}) error {
 	}
 }
 
-// restart begins a new generation: it waits until no call is inside the library, finalizes
-// it and initializes it again. It stores the result in m.gen and m.err, and returns an error
-// only if it could not restart. m.mu is held before and after.
+// restart begins a new generation. It waits until no call is inside the library, finalizes the library and initializes
+// it again. It stores the result in m.gen and m.err. It returns an error only if the calls inside did not end in time.
+// The caller holds m.mu.
 func (m *module) restart(ctx context.Context) error {
 	over := make(chan struct{})
 	m.restarting = over
@@ -199,7 +196,7 @@ func (m *module) restart(ctx context.Context) error {
 	finalize := m.gen > 0
 	m.mu.Unlock()
 	if finalize {
-		// The library may have failed already; what matters is whether Initialize succeeds.
+		// Finalize may fail if the library failed before. Only the result of Initialize matters.
 		_ = m.lib.Finalize()
 	}
 	err := m.lib.Initialize()
@@ -207,7 +204,7 @@ func (m *module) restart(ctx context.Context) error {
 
 	m.ours = err == nil
 	if errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
-		err = nil // by other code in this process; this package can use it too
+		err = nil // other code in this process has initialized the library, and this package can use it
 	}
 	m.gen++
 	m.err = nil
@@ -217,7 +214,7 @@ func (m *module) restart(ctx context.Context) error {
 	return nil
 }
 
-// stop finalizes the library after its last user has left.
+// stop finalizes the library, which has no users any more.
 func (m *module) stop() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

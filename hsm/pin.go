@@ -21,10 +21,10 @@ const maxPIN = 255
 // redacted is printed instead of a PIN.
 const redacted = "[PIN]"
 
-// PIN is a secret that opens an HSM. It is redacted in every fmt verb, in logs, in text and
-// in JSON. The zero value is no PIN.
+// PIN is the secret with which a user logs in to an HSM. Every fmt verb, logs, text and JSON show "[PIN]" instead. The
+// zero value is no PIN.
 type PIN struct {
-	secret *string // a pointer, so that printing a struct around it by reflection shows none of it
+	secret *string // it is a pointer, so that printing a surrounding struct by reflection does not show the secret
 }
 
 // NewPIN returns a PIN of 1 to 255 bytes without line breaks or NUL.
@@ -43,7 +43,7 @@ func NewPIN(secret []byte) (PIN, error) {
 
 func (p PIN) empty() bool { return p.secret == nil }
 
-// reveal returns the secret. Only calls into the library use it.
+// reveal returns the secret. Only Pass and the calls into the library use it.
 func (p PIN) reveal() string {
 	if p.secret == nil {
 		return ""
@@ -51,23 +51,22 @@ func (p PIN) reveal() string {
 	return *p.secret
 }
 
-// String hides the PIN.
+// String returns "[PIN]".
 func (p PIN) String() string { return redacted }
 
-// GoString hides the PIN.
+// GoString returns "[PIN]".
 func (p PIN) GoString() string { return redacted }
 
-// Format hides the PIN from every verb.
+// Format writes "[PIN]" for every verb.
 func (p PIN) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
-// LogValue hides the PIN.
+// LogValue returns "[PIN]".
 func (p PIN) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// MarshalText hides the PIN, from JSON and YAML too.
+// MarshalText returns "[PIN]", for JSON and YAML.
 func (p PIN) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// FileModeError reports that a PIN file is accessible to more than its owner and, for
-// reading, its group.
+// FileModeError reports that users other than the owner can access a PIN file. Only the group may read it.
 type FileModeError struct {
 	Path string
 	Mode fs.FileMode
@@ -77,12 +76,12 @@ func (e *FileModeError) Error() string {
 	return fmt.Sprintf("PIN file %s has mode %04o, so others can reach it: chmod 0600 (or 0640 for the service's own group), and change the PIN if they may have seen it", e.Path, e.Mode.Perm())
 }
 
-// ReadPINFile reads a PIN from a regular file with one line. The owner may have all rights
-// and the group may read, so that an administrator can own the file of a service. Any other
-// right gives a [FileModeError].
+// ReadPINFile reads a PIN from a regular file with one line. The owner may have all permissions. The group may read the
+// file, so that an administrator can own the PIN file of a service. For any other permission ReadPINFile returns a
+// [FileModeError].
 func ReadPINFile(path string) (PIN, error) {
-	// Without O_NONBLOCK a FIFO would hold the process here.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names the file, and the name of a credential holds no slash
+	// Without O_NONBLOCK, opening a FIFO would block the process.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator chooses the file
 	if err != nil {
 		return PIN{}, fmt.Errorf("PIN file: %w", err)
 	}
@@ -104,25 +103,24 @@ func ReadPINFile(path string) (PIN, error) {
 	return pin, nil
 }
 
-// Pass writes the PIN into a pipe to another process of this program, which reads it with [ReceivePIN]. No other method
-// returns the secret. It must not be used for files.
+// Pass writes the PIN to a pipe. Another process of the same program reads it with [ReceivePIN]. This is the only
+// exported method that reveals the secret. It must not be used to write files.
 func (p PIN) Pass(w io.Writer) error {
 	_, err := io.WriteString(w, p.reveal()+"\n")
 	return err
 }
 
-// ReceivePIN reads a PIN up to the end of r. One line break at the end is dropped.
+// ReceivePIN reads a PIN from r up to its end. It ignores one line break at the end.
 func ReceivePIN(r io.Reader) (PIN, error) {
-	raw, err := io.ReadAll(io.LimitReader(r, maxPIN+3)) // the PIN, CR and LF, and one byte more to detect a longer one
+	raw, err := io.ReadAll(io.LimitReader(r, maxPIN+3)) // PIN, CR and LF, and one byte to detect a longer PIN
 	if err != nil {
 		return PIN{}, fmt.Errorf("read the PIN: %w", err)
 	}
 	return NewPIN(bytes.TrimSuffix(bytes.TrimSuffix(raw, []byte("\n")), []byte("\r")))
 }
 
-// ReadPINCredential reads a PIN that systemd passes to the service: the file name in
-// $CREDENTIALS_DIRECTORY, from LoadCredential= or LoadCredentialEncrypted= in the unit
-// (systemd.exec(5)).
+// ReadPINCredential reads a PIN that systemd passes to a service with LoadCredential= or LoadCredentialEncrypted= in
+// the unit (systemd.exec(5)). The PIN is in the file with this name in $CREDENTIALS_DIRECTORY.
 func ReadPINCredential(name string) (PIN, error) {
 	if name == "" || name == "." || name == ".." || strings.ContainsRune(name, '/') {
 		return PIN{}, fmt.Errorf("%q is not the name of a systemd credential", name)
@@ -134,7 +132,7 @@ func ReadPINCredential(name string) (PIN, error) {
 	return ReadPINFile(filepath.Join(dir, name))
 }
 
-// PromptNewPIN reads a new PIN from a terminal without echo, twice. The two have to be equal.
+// PromptNewPIN prompts twice for a new PIN on a terminal without echo. Both inputs must be equal.
 func PromptNewPIN(terminal *os.File, prompt string) (PIN, error) {
 	first, err := PromptPIN(terminal, prompt)
 	if err != nil {
@@ -150,7 +148,7 @@ func PromptNewPIN(terminal *os.File, prompt string) (PIN, error) {
 	return first, nil
 }
 
-// PromptPIN reads a PIN from a terminal without echo.
+// PromptPIN prompts for a PIN on a terminal without echo.
 func PromptPIN(terminal *os.File, prompt string) (PIN, error) {
 	fd := int(terminal.Fd())
 	if !term.IsTerminal(fd) {
@@ -160,7 +158,7 @@ func PromptPIN(terminal *os.File, prompt string) (PIN, error) {
 		return PIN{}, fmt.Errorf("ask for the PIN: %w", err)
 	}
 	raw, err := term.ReadPassword(fd)
-	_, _ = io.WriteString(terminal, "\r\n") // the Enter that was not shown
+	_, _ = io.WriteString(terminal, "\r\n") // writes the line break that was not echoed
 	if err != nil {
 		return PIN{}, fmt.Errorf("ask for the PIN: %w", err)
 	}

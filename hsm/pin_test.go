@@ -54,7 +54,7 @@ func TestPINIsRedactedEverywhere(t *testing.T) {
 	}
 }
 
-// TestErrorsRedactThePIN checks that the error for a refused PIN does not contain it.
+// TestErrorsRedactThePIN checks that the error about a refused PIN does not contain the PIN.
 func TestErrorsRedactThePIN(t *testing.T) {
 	b := newTestBench(t, "errors")
 	const wrong = "wrong-4711"
@@ -64,7 +64,7 @@ func TestErrorsRedactThePIN(t *testing.T) {
 	}
 }
 
-// writePIN writes a file with exactly this mode.
+// writePIN writes a file with exactly the given mode.
 func writePIN(t *testing.T, content string, mode fs.FileMode) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "pin")
@@ -114,7 +114,7 @@ func TestReadPINFile(t *testing.T) {
 }
 
 func TestReadPINCredential(t *testing.T) {
-	path := writePIN(t, "1234\n", 0o440) // as systemd makes them
+	path := writePIN(t, "1234\n", 0o440) // systemd's credentials have this mode
 	t.Setenv("CREDENTIALS_DIRECTORY", "")
 	if _, err := ReadPINCredential("pin"); err == nil || !strings.Contains(err.Error(), "LoadCredential=") {
 		t.Errorf("ReadPINCredential outside of systemd: %v", err)

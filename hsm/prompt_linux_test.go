@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openTerminal opens a pseudo-terminal and returns both ends: the user's and the program's.
+// openTerminal opens a pseudo-terminal. It returns the user's end and the program's end.
 func openTerminal(t *testing.T) (user, program *os.File) {
 	t.Helper()
 	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -35,7 +35,7 @@ func openTerminal(t *testing.T) (user, program *os.File) {
 	return user, program
 }
 
-// TestPromptPINDoesNotEcho types a PIN on a terminal, which must not show it.
+// TestPromptPINDoesNotEcho enters a PIN at a terminal, which must not display it.
 func TestPromptPINDoesNotEcho(t *testing.T) {
 	user, program := openTerminal(t)
 	const prompt = "PIN of the test HSM: "
@@ -43,7 +43,7 @@ func TestPromptPINDoesNotEcho(t *testing.T) {
 	go func() {
 		seen := make([]byte, len(prompt))
 		_, err := io.ReadFull(user, seen)
-		// As with any program, what is typed before it hides the typing would show.
+		// Wait until the program has turned off the echo: the terminal would display input that comes earlier.
 		for range 10_000 {
 			if err != nil || echoOff(program) {
 				break

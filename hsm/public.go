@@ -15,13 +15,13 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// publicKey is the method that every public key of the standard library has.
+// publicKey is implemented by every public key of the standard library.
 type publicKey interface {
 	Equal(crypto.PublicKey) bool
 }
 
-// publicKey reads the public half of the pair with this ID. It returns [ErrKey] if there is
-// not exactly one or it does not parse, and [ErrUnsupported] if it is of another kind.
+// publicKey reads the public key with this ID. It returns [ErrKey] if there is not exactly one, or if it cannot be
+// parsed. It returns [ErrUnsupported] for other types of keys.
 func (s *session) publicKey(id []byte) (publicKey, Algorithm, error) {
 	if len(id) == 0 {
 		return nil, 0, fmt.Errorf("%w: it has no CKA_ID that ties its halves together", ErrKey)
@@ -55,8 +55,8 @@ func (s *session) publicKey(id []byte) (publicKey, Algorithm, error) {
 	}
 }
 
-// ulong reads a CK_ULONG, which the library stores in native width and byte order. Any
-// other width gives a value that no constant has.
+// ulong parses a CK_ULONG, which the library stores in the width and byte order of the machine. For any other width it
+// returns a value that equals no constant.
 func ulong(b []byte) uint64 {
 	switch len(b) {
 	case 4:
@@ -80,7 +80,7 @@ func (s *session) rsaKey(h pkcs11.ObjectHandle) (publicKey, Algorithm, error) {
 	return parseRSA(modulus, exponent)
 }
 
-// parseRSA reads big-endian modulus and public exponent.
+// parseRSA parses the modulus and the public exponent, which are big-endian.
 func parseRSA(modulus, exponent []byte) (publicKey, Algorithm, error) {
 	n, e := new(big.Int).SetBytes(modulus), new(big.Int).SetBytes(exponent)
 	if !e.IsInt64() || e.Int64() > math.MaxInt32 || e.Int64() < 3 || e.Bit(0) == 0 || n.Bit(0) == 0 {
@@ -96,8 +96,8 @@ func parseRSA(modulus, exponent []byte) (publicKey, Algorithm, error) {
 	return nil, 0, fmt.Errorf("%w: an RSA key of %d bits: use 3072 or 4096", ErrUnsupported, n.BitLen())
 }
 
-// parsePoint reads CKA_EC_PARAMS, an object identifier or a curve name (PKCS#11 v3.0
-// section 2.3.3), and CKA_EC_POINT.
+// parsePoint parses CKA_EC_PARAMS and CKA_EC_POINT. The former is an object identifier or the name of a curve (PKCS#11
+// v3.0 section 2.3.3).
 func parsePoint(params, point []byte) (publicKey, Algorithm, error) {
 	switch curve := curveName(params); curve {
 	case oidP256.String():
@@ -115,7 +115,7 @@ func parsePoint(params, point []byte) (publicKey, Algorithm, error) {
 	}
 }
 
-// curveName returns the dotted object identifier or the curve name that params holds.
+// curveName returns the object identifier with dots, or the name of the curve, in params.
 func curveName(params []byte) string {
 	var oid asn1.ObjectIdentifier
 	if rest, err := asn1.Unmarshal(params, &oid); err == nil && len(rest) == 0 {
@@ -128,7 +128,7 @@ func curveName(params []byte) string {
 	return fmt.Sprintf("with parameters %x", params)
 }
 
-// parseECDSA reads an uncompressed point (SEC 1 section 2.3.4).
+// parseECDSA parses an uncompressed point (SEC 1 section 2.3.4).
 func parseECDSA(curve elliptic.Curve, alg Algorithm, point []byte) (publicKey, Algorithm, error) {
 	raw, err := unwrapPoint(point, 1+2*fieldSize(curve))
 	if err != nil {
@@ -141,11 +141,11 @@ func parseECDSA(curve elliptic.Curve, alg Algorithm, point []byte) (publicKey, A
 	return pub, alg, nil
 }
 
-// fieldSize returns the size of a coordinate, and of r and s, in bytes.
+// fieldSize returns the size of a coordinate in bytes. The numbers r and s of a signature have the same size.
 func fieldSize(curve elliptic.Curve) int { return (curve.Params().BitSize + 7) / 8 }
 
-// unwrapPoint returns the size bytes of a point. HSMs return it raw or, as v2.40 requires,
-// in a DER OCTET STRING. The length tells which, because both begin with 0x04.
+// unwrapPoint returns a point of the given size in bytes. HSMs return it either directly or, as v2.40 requires, in a
+// DER OCTET STRING. Both forms begin with 0x04, so only the length distinguishes them.
 func unwrapPoint(point []byte, size int) ([]byte, error) {
 	if len(point) == size {
 		return point, nil

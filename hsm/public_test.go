@@ -13,8 +13,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestParsePointRawAndWrapped reads points as HSMs return them, raw and wrapped. Some of the many keys have an x
-// for which the raw point looks like the beginning of an OCTET STRING.
+// TestParsePointRawAndWrapped parses points in both forms that HSMs return: directly, and in an OCTET STRING. It uses
+// many keys, so that for some of them the raw point also looks like the beginning of an OCTET STRING.
 func TestParsePointRawAndWrapped(t *testing.T) {
 	der := func(v any, params string) []byte {
 		b, err := asn1.MarshalWithParams(v, params)
@@ -57,8 +57,8 @@ func TestParsePointRawAndWrapped(t *testing.T) {
 	}
 }
 
-// TestParsersAcceptOnlyPointsOnCurve gives random bytes to the parsers. They must not panic or return a key that is
-// not on its curve.
+// TestParsersAcceptOnlyPointsOnCurve passes random bytes to the parsers. They must not panic, and must not return a key
+// that is not on its curve.
 func TestParsersAcceptOnlyPointsOnCurve(t *testing.T) {
 	p256, err := asn1.Marshal(oidP256)
 	if err != nil {
@@ -86,7 +86,7 @@ func TestParsersAcceptOnlyPointsOnCurve(t *testing.T) {
 	})
 }
 
-// isOnCurve checks the point with the standard library's ECDH, which accepts no other.
+// isOnCurve checks the point with the standard library's ECDH, which refuses other points.
 func isOnCurve(pub publicKey) bool {
 	_, err := pub.(*ecdsa.PublicKey).ECDH()
 	return err == nil

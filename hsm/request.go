@@ -14,18 +14,18 @@ import (
 	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// request is a signature in terms of PKCS#11.
+// request is a signature request with its parameters for PKCS#11.
 type request struct {
 	mechanism uint
-	parameter []byte // of the mechanism, or nil
+	parameter []byte // parameter of the mechanism, or nil
 	data      []byte
-	size      int  // of the HSM's signature, in bytes
-	der       bool // the HSM returns r and s, to be encoded as DER
+	size      int  // size of the HSM's signature in bytes
+	der       bool // whether the HSM returns r and s, which the method make encodes in DER
 }
 
-// make has the HSM sign with key h.
+// make lets the HSM sign with the key that has the handle h.
 func (r request) make(s *session, h pkcs11.ObjectHandle) ([]byte, error) {
-	var parameter any // a nil []byte in it would not be nil
+	var parameter any // an untyped nil if there is none: a nil []byte in it would not equal nil
 	if r.parameter != nil {
 		parameter = r.parameter
 	}
@@ -42,13 +42,13 @@ func (r request) make(s *session, h pkcs11.ObjectHandle) ([]byte, error) {
 	return sig, nil
 }
 
-// hash is a hash function that this package supports, in terms of X.509 and of PKCS#11.
+// hash is a supported hash function, with its identifiers in X.509 and PKCS#11.
 type hash struct {
 	oid            asn1.ObjectIdentifier
 	mechanism, mgf uint
 }
 
-// hashOf returns the hash of opts after checking that digest can be one of its values.
+// hashOf returns the hash in opts. It returns an error if digest does not have the hash's length.
 func hashOf(digest []byte, opts crypto.SignerOpts) (hash, error) {
 	var h hash
 	switch opts.HashFunc() {
@@ -67,7 +67,7 @@ func hashOf(digest []byte, opts crypto.SignerOpts) (hash, error) {
 	return h, nil
 }
 
-// newRequest checks digest and opts and returns the request for the HSM.
+// newRequest returns the request for the HSM, after checking digest and opts.
 func newRequest(pub publicKey, digest []byte, opts crypto.SignerOpts) (request, error) {
 	if opts == nil {
 		return request{}, fmt.Errorf("%w: the options do not name the hash of the digest", ErrDigest)
@@ -82,7 +82,7 @@ func newRequest(pub publicKey, digest []byte, opts crypto.SignerOpts) (request, 
 	switch pub := pub.(type) {
 	case *ecdsa.PublicKey:
 		size := fieldSize(pub.Curve)
-		// A digest longer than the order is cut (SEC 1 section 4.1.3); not every HSM does.
+		// A digest that is longer than the order must be truncated (SEC 1 section 4.1.3). Not every HSM does that.
 		data := digest[:min(len(digest), size)]
 		return request{mechanism: pkcs11.CKM_ECDSA, data: data, size: 2 * size, der: true}, nil
 	case *rsa.PublicKey:
@@ -120,7 +120,7 @@ func pssRequest(pub *rsa.PublicKey, h hash, digest []byte, opts *rsa.PSSOptions)
 	}, nil
 }
 
-// digestInfo returns the DigestInfo of RFC 8017 section 9.2, which CKM_RSA_PKCS does not add.
+// digestInfo returns the DigestInfo of RFC 8017 section 9.2, because CKM_RSA_PKCS does not add it.
 func digestInfo(h hash, digest []byte) ([]byte, error) {
 	var b cryptobyte.Builder
 	b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -133,8 +133,8 @@ func digestInfo(h hash, digest []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// ecdsaDER encodes r and s, which the HSM returns one after the other in equal lengths, as
-// the Ecdsa-Sig-Value of RFC 3279 section 2.2.3.
+// ecdsaDER encodes r and s as Ecdsa-Sig-Value (RFC 3279 section 2.2.3). raw is the HSM's signature: r and then s, both
+// of the same length.
 func ecdsaDER(raw []byte) ([]byte, error) {
 	r := new(big.Int).SetBytes(raw[:len(raw)/2])
 	s := new(big.Int).SetBytes(raw[len(raw)/2:])

@@ -10,8 +10,8 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// attachment is one login to one HSM in one generation of its library, with all handles
-// that become invalid when that generation ends.
+// attachment is one login to one HSM, in one generation of its library. It holds all handles that become invalid at the
+// end of that generation.
 type attachment struct {
 	lib  cryptoki
 	gen  uint64
@@ -20,7 +20,7 @@ type attachment struct {
 	mu     sync.Mutex // guards the fields below
 	anchor pkcs11.SessionHandle
 	idle   []pkcs11.SessionHandle
-	keys   map[string]knownKey // by CKA_ID
+	keys   map[string]knownKey // keyed by CKA_ID
 }
 
 // knownKey is a key that has passed the self-test in this attachment.
@@ -29,15 +29,15 @@ type knownKey struct {
 	pub    publicKey
 }
 
-// session is a session of an attachment, used by one goroutine at a time.
+// session is a session of an attachment. Only one goroutine uses it at a time.
 type session struct {
 	*attachment
 	hsm *HSM
 	h   pkcs11.SessionHandle
 }
 
-// newAttachment finds the HSM of cfg and opens the session that will keep the login:
-// PKCS#11 logs an application out when its last session closes (v2.40 section 5.6).
+// newAttachment finds the HSM in cfg and opens a session, the anchor, that stays open to keep the login. PKCS#11 logs a
+// process out when its last session closes (v2.40 section 5.6).
 func newAttachment(lib cryptoki, gen uint64, cfg Config) (*attachment, error) {
 	slot, err := findSlot(lib, cfg)
 	if err != nil {
@@ -53,7 +53,7 @@ func newAttachment(lib cryptoki, gen uint64, cfg Config) (*attachment, error) {
 	}, nil
 }
 
-// findSlot returns the slot that holds the HSM of cfg just now.
+// findSlot returns the slot that currently contains the HSM in cfg.
 func findSlot(lib cryptoki, cfg Config) (uint, error) {
 	slots, err := lib.GetSlotList(true)
 	if err != nil {
@@ -63,7 +63,7 @@ func findSlot(lib cryptoki, cfg Config) (uint, error) {
 	var seen []string
 	for _, slot := range slots {
 		info, err := lib.GetTokenInfo(slot)
-		// One broken HSM in the module is no reason to give up on the others.
+		// If another HSM in the module is broken, ignore it.
 		if err != nil || info.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
 			continue
 		}
@@ -86,15 +86,15 @@ func findSlot(lib cryptoki, cfg Config) (uint, error) {
 	}
 }
 
-// login logs the user in on the anchor session, which it replaces if it was lost. It succeeds
-// if the user is already logged in. The caller serializes logins.
+// login logs in on the anchor session. If the anchor was lost, login opens a new one. It returns nil if the user is
+// already logged in. There must be only one login at a time.
 func (a *attachment) login(pin PIN) error {
 	a.mu.Lock()
 	anchor := a.anchor
 	a.mu.Unlock()
 	err := a.lib.Login(anchor, pkcs11.CKU_USER, pin.reveal())
 	if classify(err) == classSession {
-		// The library turned down the session before it looked at the PIN.
+		// The library refused the session before it checked the PIN, so the PIN may be sent again.
 		if anchor, err = a.lib.OpenSession(a.slot, pkcs11.CKF_SERIAL_SESSION); err != nil {
 			return fmt.Errorf("open session: %w", err)
 		}
@@ -112,7 +112,7 @@ func (a *attachment) login(pin PIN) error {
 	return nil
 }
 
-// take returns an idle session, or a new one if there is none or fresh is set.
+// take returns an idle session. If there is none, or if fresh is true, it opens a new one.
 func (a *attachment) take(t *HSM, fresh bool) (*session, error) {
 	a.mu.Lock()
 	if n := len(a.idle); n > 0 && !fresh {
@@ -129,8 +129,8 @@ func (a *attachment) take(t *HSM, fresh bool) (*session, error) {
 	return &session{attachment: a, hsm: t, h: h}, nil
 }
 
-// put gives a session back. After a failed call an operation may still be active in it
-// (v2.40 section 5.2), so it is closed.
+// put makes a session idle. If a call failed, it closes the session, in which an operation may still be active (v2.40
+// section 5.2).
 func (a *attachment) put(s *session, failed bool) {
 	if failed {
 		_ = a.lib.CloseSession(s.h)
@@ -141,7 +141,7 @@ func (a *attachment) put(s *session, failed bool) {
 	a.idle = append(a.idle, s.h)
 }
 
-// closeSessions closes every session that is not in use, the anchor last.
+// closeSessions closes all idle sessions, and then the anchor.
 func (a *attachment) closeSessions() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -151,7 +151,7 @@ func (a *attachment) closeSessions() {
 	a.idle = nil
 }
 
-// known returns the key with this ID if it has passed the self-test in this attachment.
+// known returns the key with this ID, if the key has passed the self-test in this attachment.
 func (a *attachment) known(id []byte) (knownKey, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -165,14 +165,14 @@ func (a *attachment) remember(id []byte, k knownKey) {
 	a.keys[string(id)] = k
 }
 
-// forget drops every key handle: the cause that made one invalid may affect the others.
+// forget deletes all key handles. If one has become invalid, the others may have, too.
 func (a *attachment) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	clear(a.keys)
 }
 
-// writable calls f with a read-write session, which making and destroying keys takes.
+// writable calls f with a read-write session, which is necessary to generate and destroy keys.
 func (s *session) writable(f func(*session) error) error {
 	h, err := s.lib.OpenSession(s.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
 	if err != nil {
@@ -182,7 +182,7 @@ func (s *session) writable(f func(*session) error) error {
 	return f(&session{attachment: s.attachment, hsm: s.hsm, h: h})
 }
 
-// sign makes one signature. No other call may use the session between the two.
+// sign makes one signature with SignInit and Sign. No other call may use the session between them.
 func (s *session) sign(mech *pkcs11.Mechanism, key pkcs11.ObjectHandle, data []byte) ([]byte, error) {
 	if err := s.lib.SignInit(s.h, []*pkcs11.Mechanism{mech}, key); err != nil {
 		return nil, fmt.Errorf("begin signature: %w", err)
@@ -194,8 +194,8 @@ func (s *session) sign(mech *pkcs11.Mechanism, key pkcs11.ObjectHandle, data []b
 	return sig, nil
 }
 
-// run performs op on a session of t and retries if the error allows it. At most
-// Config.Sessions ops run at a time. If ctx ends first, run returns and op ends by itself.
+// run calls op with a session of t, and retries if the error allows it. At most Config.Sessions calls of op run at the
+// same time. If ctx ends first, run returns, and op continues until it ends by itself.
 func run[T any](ctx context.Context, t *HSM, what string, op func(*session) (T, error)) (T, error) {
 	type result struct {
 		v   T
@@ -218,7 +218,7 @@ func run[T any](ctx context.Context, t *HSM, what string, op func(*session) (T, 
 	go func() {
 		defer func() { <-t.calls }()
 		v, err := attempt(ctx, t, op)
-		// explain is called here because it takes the mutex, which a login may be holding.
+		// wrapError waits for t.mu, which a login may hold. The goroutine calls it, so that run does not wait.
 		out <- result{v, t.wrapError(what, err)}
 	}()
 	select {
@@ -229,8 +229,8 @@ func run[T any](ctx context.Context, t *HSM, what string, op func(*session) (T, 
 	}
 }
 
-// attempt performs op, and again for each class of error that a retry can cure. One class can
-// follow another: behind a lost session may be a lost login, and behind it a lost handle.
+// attempt calls op, and retries once for each class of error after which a retry helps. Such errors can follow each
+// other: first the session is lost, then the login, then the handle.
 func attempt[T any](ctx context.Context, t *HSM, op func(*session) (T, error)) (T, error) {
 	var tried [classes]bool
 	for {
@@ -243,7 +243,7 @@ func attempt[T any](ctx context.Context, t *HSM, op func(*session) (T, error)) (
 	}
 }
 
-// once performs op on one session, and repairs what it can for another try.
+// once calls op with one session. After an error it prepares a retry: it forgets handles, or logs in again.
 func once[T any](ctx context.Context, t *HSM, fresh bool, op func(*session) (T, error)) (T, error) {
 	var none T
 	a, err := t.attach(ctx)

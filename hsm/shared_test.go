@@ -11,8 +11,7 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// TestHSMsOfOneModuleAreIndependent closes and restarts two HSMs in one module; each must survive that of the
-// other.
+// TestHSMsOfOneModuleAreIndependent opens two HSMs in one module. Closing or restarting one must not affect the other.
 func TestHSMsOfOneModuleAreIndependent(t *testing.T) {
 	b := newTestBench(t, "root", "issuing")
 	root, issuing := b.open(t, b.config("root")), b.open(t, b.config("issuing"))
@@ -52,7 +51,7 @@ func mustFind(t testing.TB, tok *HSM, ref KeyRef) *Key {
 	return k
 }
 
-// TestHSMsSignWhileNeighborRestarts signs with two HSMs while one of them makes the library restart repeatedly.
+// TestHSMsSignWhileNeighborRestarts signs with two HSMs, while one of them repeatedly restarts their library.
 func TestHSMsSignWhileNeighborRestarts(t *testing.T) {
 	b := newTestBench(t, "one", "two")
 	var wg sync.WaitGroup
@@ -81,7 +80,8 @@ func TestHSMsSignWhileNeighborRestarts(t *testing.T) {
 	wg.Wait()
 }
 
-// TestHSMSignsWithoutNeighbor signs with one HSM while another one of its module is away, and recovers that one.
+// TestHSMSignsWithoutNeighbor signs with one HSM while another HSM of the module is missing. When that one returns, it
+// must work again.
 func TestHSMSignsWithoutNeighbor(t *testing.T) {
 	b := newTestBench(t, "here")
 	before := tokenDirectories(t, b)
@@ -109,7 +109,7 @@ func TestHSMSignsWithoutNeighbor(t *testing.T) {
 	move(elsewhere, after[0])
 	away := mustGenerate(t, b.open(t, b.config("away")), "away", P256)
 	move(after[0], elsewhere)
-	away.hsm.requireRestart() // SoftHSM has the key in memory
+	away.hsm.requireRestart() // without a restart, SoftHSM would sign with the key in its memory
 	for range 5 {
 		if _, err := signed(away); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("signing with an HSM that is away: %v", err)
@@ -131,8 +131,8 @@ func tokenDirectories(t *testing.T, b *testBench) []string {
 	return found
 }
 
-// TestModulesAreInitializedSeparately opens two libraries in one process. Each must be initialized and finalized by
-// itself.
+// TestModulesAreInitializedSeparately opens two libraries in one process. Each must be initialized and finalized
+// independently of the other.
 func TestModulesAreInitializedSeparately(t *testing.T) {
 	b := newTestBench(t, "one", "two")
 	library, err := os.ReadFile(b.module)
@@ -166,8 +166,8 @@ func TestModulesAreInitializedSeparately(t *testing.T) {
 	}
 }
 
-// TestLibraryOfOtherCodeIsUsed checks that a library that other code in the process has initialized is used, and not
-// finalized, unless it needs a restart.
+// TestLibraryOfOtherCodeIsUsed uses a library that other code in the process has initialized. The package must not
+// finalize it, unless it needs a restart.
 func TestLibraryOfOtherCodeIsUsed(t *testing.T) {
 	b := newTestBench(t, "foreign")
 	tok := b.open(t, b.config("foreign"))

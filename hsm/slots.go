@@ -8,20 +8,20 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// Slot is a slot of a PKCS#11 library that has a token in it. What a token says about itself needs no login.
+// Slot is a slot of a PKCS#11 library that contains a token. Its fields can be read without a login.
 type Slot struct {
 	// Number is the slot's number. It can change when the library restarts.
 	Number uint
-	// Label and Serial name the token. Both are empty if it is not initialized.
+	// Label and Serial identify the token. Both are empty if the token is not initialized.
 	Label, Serial       string
 	Manufacturer, Model string
 	Initialized         bool // whether the token is initialized
 	UserPIN             bool // whether a user PIN is set
-	Locked              bool // whether the user PIN is locked after wrong tries
+	Locked              bool // whether the user PIN is locked after too many wrong PINs
 }
 
-// Slots lists the slots of a library that have a token in them, in the library's order. It logs in to none. ctx bounds the
-// wait for the library, not the calls into it.
+// Slots returns the slots that contain a token, in the library's order. It does not log in. ctx limits the wait for the
+// library, but not the calls into it.
 func Slots(ctx context.Context, modulePath string) ([]Slot, error) {
 	return process.slots(ctx, modulePath)
 }

@@ -2,7 +2,7 @@ package hsm
 
 import "testing"
 
-// TestSlots checks that the slots of a library are listed without a login, an empty one included.
+// TestSlots checks that Slots returns the slots without a login, including one whose token is not initialized.
 func TestSlots(t *testing.T) {
 	b := newTestBench(t, "first", "second")
 	slots, err := b.reg.slots(t.Context(), b.module)

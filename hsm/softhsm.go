@@ -8,12 +8,11 @@ import (
 	"strings"
 )
 
-// SoftHSMConfEnv is the environment variable that tells SoftHSM where its configuration is
-// (softhsm2.conf(5)). SoftHSM reads it each time the library is initialized, from the
-// environment of the process: os.Setenv before [Open] or [Init] is enough.
+// SoftHSMConfEnv is the environment variable with the path of SoftHSM's configuration (softhsm2.conf(5)). SoftHSM reads
+// the variable whenever the library is initialized. It is therefore enough to call os.Setenv before [Open] or [Init].
 const SoftHSMConfEnv = "SOFTHSM2_CONF"
 
-// softHSMPaths lists where distributions install the SoftHSM module; * stands for the machine.
+// softHSMPaths lists the paths of the SoftHSM module in distributions. The * is for the machine type.
 var softHSMPaths = []string{
 	"/usr/lib/softhsm/libsofthsm2.so",             // Debian, Ubuntu, Alpine
 	"/usr/lib/*-linux-gnu/softhsm/libsofthsm2.so", // Debian, Ubuntu
@@ -21,7 +20,7 @@ var softHSMPaths = []string{
 	"/usr/lib64/softhsm/libsofthsm2.so",
 	"/usr/lib/pkcs11/libsofthsm2.so", // Arch
 	"/usr/lib/libsofthsm2.so",
-	"/usr/local/lib/softhsm/libsofthsm2.so",    // from source, and Homebrew on Intel
+	"/usr/local/lib/softhsm/libsofthsm2.so",    // built from source, or Homebrew on Intel
 	"/opt/homebrew/lib/softhsm/libsofthsm2.so", // Homebrew
 	"/home/linuxbrew/.linuxbrew/lib/softhsm/libsofthsm2.so",
 }
@@ -29,7 +28,7 @@ var softHSMPaths = []string{
 // FindSoftHSM returns the path of the SoftHSM module on this machine.
 func FindSoftHSM() (string, error) {
 	for _, pattern := range softHSMPaths {
-		// The patterns are well-formed, which is the only error that Glob knows.
+		// The only error of Glob is a malformed pattern.
 		found, _ := filepath.Glob(pattern)
 		if len(found) > 0 {
 			return found[0], nil
@@ -38,15 +37,14 @@ func FindSoftHSM() (string, error) {
 	return "", errors.New("the SoftHSM module is not installed: apt-get install softhsm2, dnf install softhsm, apk add softhsm or brew install softhsm")
 }
 
-// WriteSoftHSM makes dir the home of a private SoftHSM, with dir/softhsm2.conf and
-// dir/tokens, and returns the path of the configuration. What is there already stays: HSMs
-// are kept, the configuration is written again as a whole.
+// WriteSoftHSM creates a private SoftHSM in dir, with dir/softhsm2.conf and dir/tokens. It returns the path of the
+// configuration. If dir already contains one, WriteSoftHSM writes the configuration again, and keeps the HSMs.
 func WriteSoftHSM(dir string) (conf string, err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return "", fmt.Errorf("SoftHSM directory: %w", err)
 	}
-	// SoftHSM cuts a line at # and a value at =, and knows no quoting.
+	// SoftHSM ends a line at # and a value at =, and has no quoting.
 	if strings.ContainsAny(dir, "#=\r\n") {
 		return "", fmt.Errorf("SoftHSM directory %q: choose one without '#', '=' and line breaks, which its configuration cannot express", dir)
 	}
@@ -58,7 +56,7 @@ func WriteSoftHSM(dir string) (conf string, err error) {
 	text := "directories.tokendir = " + tokens + "\n" +
 		"objectstore.backend = file\n" +
 		"log.level = ERROR\n"
-	// By rename, because another process may be reading it.
+	// Replace the file by renaming, because another process may be reading it.
 	f, err := os.CreateTemp(dir, ".softhsm2.conf-*") // mode 0600
 	if err != nil {
 		return "", fmt.Errorf("SoftHSM configuration: %w", err)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestOpenEndToEnd does what a program does, twice, with nothing replaced for tests: a private SoftHSM, os.Setenv, a
-// HSM and a key.
+// TestOpenEndToEnd does twice what a program does, without test doubles: it creates a private SoftHSM, calls os.Setenv,
+// and opens an HSM and a key.
 func TestOpenEndToEnd(t *testing.T) {
 	module, dir := softModule(t)
 	user := testPIN(t, userSecret)
@@ -51,7 +51,7 @@ func TestWriteSoftHSMMakesUsableStore(t *testing.T) {
 	if names, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(names) != 0 {
 		t.Errorf("left over: %v, %v", names, err)
 	}
-	// SoftHSM must accept the configuration, with a blank in the path.
+	// SoftHSM must accept a configuration whose path contains a space.
 	t.Setenv(SoftHSMConfEnv, conf)
 	module, err := FindSoftHSM()
 	if err != nil {

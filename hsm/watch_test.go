@@ -36,8 +36,8 @@ func TestProveChecksEveryKey(t *testing.T) {
 	}
 }
 
-// TestMonitorDoesNotWaitForHangingHSM checks that Calls and Failures return at once while the HSM hangs, even
-// during a login.
+// TestMonitorDoesNotWaitForHangingHSM checks that Calls and Failures return at once while the HSM hangs, even during a
+// login.
 func TestMonitorDoesNotWaitForHangingHSM(t *testing.T) {
 	for _, call := range []string{"Sign", "Login"} {
 		t.Run(call, func(t *testing.T) {
@@ -46,7 +46,7 @@ func TestMonitorDoesNotWaitForHangingHSM(t *testing.T) {
 			cfg.Sessions, cfg.Wait = 2, 100*time.Millisecond
 			tok := b.open(t, cfg)
 			k := mustGenerate(t, tok, "k", P256)
-			// A caller may get its result just before its call is no longer counted.
+			// A caller may get its result just before Calls no longer counts the call.
 			for until := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 				now, most := tok.Calls()
 				if now == 0 && most == 2 {

@@ -2,25 +2,26 @@ package pki
 
 import "time"
 
-// Caller is an identity that authenticated itself with one of its certificates. The zero value is no caller.
+// Caller is an identity that has authenticated itself with one of its certificates. The zero value means that there is
+// no caller.
 type Caller struct {
 	Identity    SPIFFEID
 	Certificate CertRef
 }
 
-// IsZero reports whether c is no caller.
+// IsZero reports whether there is no caller.
 func (c Caller) IsZero() bool { return c == Caller{} }
 
-// CallerState holds what a store has on record about a caller at one moment.
+// CallerState is what a store has recorded about a caller at one time.
 type CallerState struct {
-	NotBefore, NotAfter time.Time // of the certificate
+	NotBefore, NotAfter time.Time // validity of the certificate
 	// Status is the certificate's status, including every bulk revocation in effect.
 	Status   Status
 	Identity IdentityState
 }
 
-// Authorize returns a refusal if the caller may not change anything at a time, or nil. The certificate must be valid
-// and good, and the identity must be enrolled.
+// Authorize returns a refusal if the caller may not change anything at the given time. Otherwise it returns nil. The
+// certificate must be valid and good, and the identity must be enrolled.
 func (c Caller) Authorize(s CallerState, at time.Time) error {
 	if refusal := CheckValidity(s.NotBefore, s.NotAfter, at); refusal != nil {
 		return refusal
@@ -34,7 +35,7 @@ func (c Caller) Authorize(s CallerState, at time.Time) error {
 	return nil
 }
 
-// CheckValidity returns a refusal if a certificate is not valid at a time, or nil.
+// CheckValidity returns a refusal if a certificate is not valid at the given time. Otherwise it returns nil.
 func CheckValidity(notBefore, notAfter, at time.Time) *Refusal {
 	switch {
 	case at.Before(notBefore):
@@ -48,7 +49,8 @@ func CheckValidity(notBefore, notAfter, at time.Time) *Refusal {
 	}
 }
 
-// CheckStatus returns a refusal if a certificate with this status is no credential, or nil if the status is good.
+// CheckStatus returns a refusal if a certificate with this status cannot authenticate a caller. If the status is good,
+// it returns nil.
 func (r CertRef) CheckStatus(s Status) *Refusal {
 	if s.State == Good {
 		return nil
@@ -57,7 +59,7 @@ func (r CertRef) CheckStatus(s Status) *Refusal {
 		"certificate %s is %s since %s (%s)", r.Serial, s.State.Predicate(), formatTime(s.RevokedAt), s.Reason)
 }
 
-// CheckEnrolled returns a refusal if the state of a caller's identity is not enrolled, or nil.
+// CheckEnrolled returns a refusal if the caller's identity is not enrolled. Otherwise it returns nil.
 func (s SPIFFEID) CheckEnrolled(state IdentityState) *Refusal {
 	if state == Enrolled {
 		return nil
@@ -66,7 +68,7 @@ func (s SPIFFEID) CheckEnrolled(state IdentityState) *Refusal {
 		"the caller %s is %s", s, state)
 }
 
-// NotOnRecord returns the refusal of a caller whose certificate the CA has no record of.
+// NotOnRecord returns the refusal of a caller whose certificate is not in the store.
 func (r CertRef) NotOnRecord() *Refusal {
 	return Refuse(RuleCertificateUnknown, "enroll again", "certificate %s is not on record", r.Serial)
 }

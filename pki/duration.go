@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// ParseDuration parses a positive duration. It accepts the syntax of [time.ParseDuration], such as 90s or 1h30m,
-// optionally after a number of whole days, such as 7d or 1d12h.
+// ParseDuration parses a positive duration. It accepts the syntax of [time.ParseDuration], such as 90s or 1h30m. A
+// number of whole days may precede it, as in 7d or 1d12h.
 func ParseDuration(text string) (time.Duration, error) {
 	d, ok := parseDays(text)
 	if !ok || d <= 0 {

@@ -5,12 +5,12 @@ import "fmt"
 // EvidenceKind is a kind of evidence. Evidence proves which identity a caller may enroll.
 type EvidenceKind uint8
 
-// The kinds of evidence. Each kind has its own authenticator. Evidence of one kind is never accepted as another.
+// The kinds of evidence. Each kind has its own authenticator, which never accepts evidence of another kind.
 const (
-	EvidenceToken EvidenceKind = iota + 1 // the 32 bytes of an enrollment token's secret
+	EvidenceToken EvidenceKind = iota + 1 // the 32 bytes of the secret in an enrollment token
 )
 
-// evidenceNames are the names of the kinds, in their order from 1 on. Actors have them as prefixes.
+// evidenceNames are the names of the kinds, starting with kind 1. They are the prefixes of actors.
 var evidenceNames = []string{"token"}
 
 // EvidenceKinds returns all kinds.
@@ -30,16 +30,16 @@ func (k EvidenceKind) String() string {
 	return evidenceNames[k-1]
 }
 
-// Evidence is one piece of evidence. It formats as its kind alone, to keep secrets out of logs.
+// Evidence is one piece of evidence. It formats as the name of its kind only, so that logs contain no secrets.
 type Evidence struct {
 	Kind  EvidenceKind
-	Value []byte // in the encoding of the kind's authenticator
+	Value []byte // encoded as the kind's authenticator expects it
 }
 
 // Format hides the value from every verb of fmt.
 func (e Evidence) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[" + e.Kind.String() + "]")) }
 
-// MarshalText returns the kind, so that JSON and structured logs do not show the value either.
+// MarshalText returns the name of the kind, so that JSON and structured logs do not contain the value either.
 func (e Evidence) MarshalText() ([]byte, error) { return []byte(e.Kind.String()), nil }
 
 // Evidence returns the secret as evidence of kind [EvidenceToken].

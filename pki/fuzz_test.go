@@ -7,8 +7,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Each fuzz test parses text. If it is accepted, formatting and parsing again must give the same value. If it is refused,
-// the result must be the zero value.
+// Each fuzz test parses text. If the text is accepted, formatting and parsing it again must give the same value. If it
+// is refused, the result must be the zero value.
 
 func FuzzParseSPIFFEID(f *testing.F) {
 	for _, seed := range []string{
@@ -69,7 +69,8 @@ func FuzzParseSerial(f *testing.F) {
 	})
 }
 
-// FuzzParseOthers parses arbitrary text and numbers as the other types of this package. Accepted text must format to itself.
+// FuzzParseOthers parses arbitrary text and numbers with the other parsers of this package. If text is accepted,
+// formatting the value must give the same text.
 func FuzzParseOthers(f *testing.F) {
 	for _, seed := range []string{
 		"keyCompromise", "KEYCOMPROMISE", "removeFromCRL", "device", "suspended", "90s", "7d", "1d12h", "106751d23h47m", "-1d", "1d-1h", "d",

@@ -1,33 +1,36 @@
 package pki
 
-// Guard holds the conditions under which a certificate may be recorded. The policy checks them when it decides. In the
-// transaction that records the certificate, the store checks them again and consumes the token. A zero field means that
-// its condition is not checked. Key is always set.
+// Guard contains the conditions under which a certificate may be recorded. Package ra checks them when it decides
+// about a request. The store checks them again, in the transaction that records the certificate, and marks the token as
+// used. If a field is zero, its condition is not checked. Key is always set.
 type Guard struct {
-	// Identity must exist, have revision Revision, and be in a state that may hold certificates. Each change of the
-	// identity increments its revision, so that a decision made before the change fails after it.
+	// Identity must exist, have the revision Revision, and be in a state in which it may have certificates. Each change
+	// of the identity increments its revision. If the identity changes after the decision, the store therefore refuses
+	// the certificate.
 	Identity SPIFFEID
 	Revision uint64
-	// Enrolls means that this certificate enrolls the identity: the state becomes enrolled, in a new revision.
+	// Enrolls means that this certificate enrolls the identity. The identity gets the state enrolled and a new
+	// revision.
 	Enrolls bool
-	// Token must be valid, unused and bound to this request. Recording the certificate marks it as used.
+	// Token must be valid, unused and bound to this request. When the certificate is recorded, the token becomes used.
 	Token TokenID
-	// Predecessor must be recorded and not revoked, and must not have been renewed with another key.
+	// Predecessor, the certificate to renew, must be recorded and not revoked. It must not have been renewed with
+	// another key.
 	Predecessor CertRef
-	// Renewed means that, at the decision, the predecessor had been renewed with this key. If it is false, the predecessor
-	// must still have no successor.
+	// Renewed means that the predecessor had already been renewed with this key when the request was decided. If it is
+	// false, the predecessor must still not have been renewed.
 	Renewed bool
-	// MaxUnexpired is the maximum number of unexpired certificates of the identity, in any state. The new certificate
-	// counts.
+	// MaxUnexpired is the maximum number of unexpired certificates of the identity, whatever their status. The new
+	// certificate counts.
 	MaxUnexpired int
-	// Supersedes means that the same transaction revokes the predecessor with reason superseded. It has no effect without
-	// a predecessor.
+	// Supersedes means that the same transaction revokes the predecessor with the reason superseded. Without a
+	// predecessor it has no effect.
 	Supersedes bool
-	// Key must not be recorded as compromised, belong to a CA, or be certified for another identity.
+	// Key must not be recorded as compromised, be the key of a CA, or be in a certificate of another identity.
 	Key KeyHash
 }
 
-// CheckMayHold returns a refusal if an identity in a state may not hold certificates, or nil.
+// CheckMayHold returns a refusal if an identity in this state may not have certificates. Otherwise it returns nil.
 func (s SPIFFEID) CheckMayHold(state IdentityState) *Refusal {
 	if state == Registered || state == Enrolled {
 		return nil
@@ -35,7 +38,8 @@ func (s SPIFFEID) CheckMayHold(state IdentityState) *Refusal {
 	return Refuse(RuleIdentityState, "ask an operator", "%s is %s", s, state)
 }
 
-// CheckRenewable returns a refusal if a certificate with this status may not be renewed, or nil if the status is good.
+// CheckRenewable returns a refusal if a certificate with this status may not be renewed. If the status is good, it
+// returns nil.
 func (r CertRef) CheckRenewable(s Status) *Refusal {
 	if s.State == Good {
 		return nil
@@ -45,14 +49,15 @@ func (r CertRef) CheckRenewable(s Status) *Refusal {
 		"the certificate to renew, %s, is %s (%s)", r.Serial, s.State.Predicate(), s.Reason)
 }
 
-// Cloned returns the refusal of a renewal whose key differs from the key of an earlier renewal of the same certificate.
+// Cloned returns the refusal of a renewal with another key than an earlier renewal of the same certificate.
 func (r CertRef) Cloned() *Refusal {
 	return Refuse(RuleRenewalKeyConflict,
 		"find out who holds a copy of the credential, then enroll with a token made with --replace",
 		"certificate %s was renewed before, with another key: two parties hold it", r.Serial)
 }
 
-// CheckUnexpired returns a refusal if an identity with n unexpired certificates may not get another one, or nil.
+// CheckUnexpired returns a refusal if an identity with n unexpired certificates may not get another one. Otherwise it
+// returns nil.
 func (g Guard) CheckUnexpired(id SPIFFEID, n int) *Refusal {
 	if g.MaxUnexpired == 0 || n < g.MaxUnexpired {
 		return nil

@@ -9,11 +9,12 @@ import (
 	"fmt"
 )
 
-// IssuerID identifies an issuing CA: the SHA-256 of the DER of its subject and its public key, by which RFC 5280 and
-// RFC 6960 identify an issuer. A CA certificate renewed with the same subject and key keeps its IssuerID.
+// IssuerID identifies an issuing CA. It is the SHA-256 of the DER of the CA's subject and public key, because RFC 5280
+// and RFC 6960 identify an issuer by these. If a CA certificate is renewed with the same subject and key, the IssuerID
+// stays the same.
 type IssuerID struct{ b [32]byte }
 
-// IssuerOf returns the IssuerID of the CA with certificate c.
+// IssuerOf returns the IssuerID of the CA with the certificate c.
 func IssuerOf(c *x509.Certificate) IssuerID {
 	h := sha256.New()
 	h.Write(c.RawSubject)
@@ -23,7 +24,7 @@ func IssuerOf(c *x509.Certificate) IssuerID {
 	return id
 }
 
-// IssuerIDFromBytes reads the 32 bytes that Bytes returns.
+// IssuerIDFromBytes returns the IssuerID whose Bytes are b.
 func IssuerIDFromBytes(b []byte) (IssuerID, error) {
 	var id IssuerID
 	if len(b) != len(id.b) {
@@ -33,7 +34,7 @@ func IssuerIDFromBytes(b []byte) (IssuerID, error) {
 	return id, nil
 }
 
-// ParseIssuerID reads the 64 hexadecimal digits that String writes.
+// ParseIssuerID parses 64 hexadecimal digits.
 func ParseIssuerID(text string) (IssuerID, error) {
 	b, err := hex.DecodeString(text)
 	if err != nil {
@@ -45,7 +46,7 @@ func ParseIssuerID(text string) (IssuerID, error) {
 // String formats the ID as 64 lower-case hexadecimal digits.
 func (id IssuerID) String() string { return hex.EncodeToString(id.b[:]) }
 
-// Short returns the first 16 hexadecimal digits. A CA's files are published under this name.
+// Short returns the first 16 hexadecimal digits. They are the name of the CA's published files.
 func (id IssuerID) Short() string { return hex.EncodeToString(id.b[:8]) }
 
 // Bytes returns the 32 bytes.
@@ -54,7 +55,7 @@ func (id IssuerID) Bytes() []byte { return append([]byte(nil), id.b[:]...) }
 // IsZero reports whether id is the zero value, which identifies no CA.
 func (id IssuerID) IsZero() bool { return id == IssuerID{} }
 
-// CertRef identifies one certificate by issuer and serial number (RFC 5280 §4.1.2.2).
+// CertRef identifies a certificate by its issuer and serial number (RFC 5280 §4.1.2.2).
 type CertRef struct {
 	Issuer IssuerID
 	Serial Serial
@@ -63,7 +64,7 @@ type CertRef struct {
 // IsZero reports whether r is the zero value, which identifies no certificate.
 func (r CertRef) IsZero() bool { return r == CertRef{} }
 
-// KeyHash identifies a public key: the SHA-256 of its SubjectPublicKeyInfo in DER.
+// KeyHash identifies a public key. It is the SHA-256 of the key's SubjectPublicKeyInfo in DER.
 type KeyHash struct{ b [32]byte }
 
 // HashKey returns the KeyHash of a public key that crypto/x509 can marshal.
@@ -78,7 +79,7 @@ func HashKey(pub crypto.PublicKey) (KeyHash, error) {
 // HashSPKI returns the KeyHash of a SubjectPublicKeyInfo in DER, such as x509.Certificate.RawSubjectPublicKeyInfo.
 func HashSPKI(spki []byte) KeyHash { return KeyHash{sha256.Sum256(spki)} }
 
-// KeyHashFromBytes reads the 32 bytes that Bytes returns.
+// KeyHashFromBytes returns the KeyHash whose Bytes are b.
 func KeyHashFromBytes(b []byte) (KeyHash, error) {
 	var h KeyHash
 	if len(b) != len(h.b) {
@@ -88,7 +89,7 @@ func KeyHashFromBytes(b []byte) (KeyHash, error) {
 	return h, nil
 }
 
-// ParseKeyHash reads the 64 hexadecimal digits that String writes.
+// ParseKeyHash parses 64 hexadecimal digits.
 func ParseKeyHash(text string) (KeyHash, error) {
 	b, err := hex.DecodeString(text)
 	if err != nil {
@@ -103,11 +104,11 @@ func (h KeyHash) String() string { return hex.EncodeToString(h.b[:]) }
 // Bytes returns the 32 bytes.
 func (h KeyHash) Bytes() []byte { return append([]byte(nil), h.b[:]...) }
 
-// IsZero reports whether h is the zero value, which is the hash of no key.
+// IsZero reports whether h is the zero value, which identifies no key.
 func (h KeyHash) IsZero() bool { return h == KeyHash{} }
 
-// RequestID is a random 128-bit number that a client chooses for a request and reuses for its retries. A retry by the
-// same identity with the same RequestID gets the same certificate.
+// RequestID is a random 128-bit number that a client generates for a request, and uses again when it repeats the
+// request. If an identity repeats a request with the same RequestID, it gets the same certificate.
 type RequestID struct{ b [16]byte }
 
 // RequestIDFromBytes returns the RequestID with the given 16 bytes, which must not all be zero.
@@ -132,11 +133,11 @@ func (id RequestID) Bytes() []byte { return append([]byte(nil), id.b[:]...) }
 // IsZero reports whether id is the zero value, which is no request ID.
 func (id RequestID) IsZero() bool { return id == RequestID{} }
 
-// TokenID identifies an enrollment token without revealing it: the SHA-256 of its secret.
+// TokenID identifies an enrollment token without revealing its secret. It is the SHA-256 of the secret.
 type TokenID struct{ b [32]byte }
 
-// TokenSecret is the 256-bit secret of an enrollment token. It formats as "[secret]", to keep it out of logs. Reveal
-// returns its text.
+// TokenSecret is the 256-bit secret of an enrollment token. It formats as "[secret]", so that logs do not contain it.
+// Reveal returns its text.
 type TokenSecret struct{ b [32]byte }
 
 // TokenSecretFromBytes returns the TokenSecret with the given 32 bytes, which must not all be zero.
@@ -152,10 +153,10 @@ func TokenSecretFromBytes(b []byte) (TokenSecret, error) {
 	return s, nil
 }
 
-// ID returns the token's ID. Code compares IDs instead of secrets, so that timing reveals nothing about a secret.
+// ID returns the token's ID. Code compares IDs and not secrets, so that the duration reveals nothing about a secret.
 func (s TokenSecret) ID() TokenID { return TokenID{sha256.Sum256(s.b[:])} }
 
-// Bytes returns the 32 bytes, for the request that uses the token.
+// Bytes returns the 32 bytes, for the request that contains the token.
 func (s TokenSecret) Bytes() []byte { return append([]byte(nil), s.b[:]...) }
 
 // Reveal returns the secret in base64url without padding.
@@ -164,7 +165,7 @@ func (s TokenSecret) Reveal() string { return base64.RawURLEncoding.EncodeToStri
 // Format hides the secret from every verb of fmt.
 func (s TokenSecret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[secret]")) }
 
-// TokenIDFromBytes reads the 32 bytes that Bytes returns.
+// TokenIDFromBytes returns the TokenID whose Bytes are b.
 func TokenIDFromBytes(b []byte) (TokenID, error) {
 	var id TokenID
 	if len(b) != len(id.b) {
@@ -174,7 +175,7 @@ func TokenIDFromBytes(b []byte) (TokenID, error) {
 	return id, nil
 }
 
-// String returns the first 16 hexadecimal digits, which suffice to tell tokens apart in logs and lists.
+// String returns the first 16 hexadecimal digits, which are sufficient to distinguish tokens in logs and lists.
 func (id TokenID) String() string { return hex.EncodeToString(id.b[:8]) }
 
 // Bytes returns the 32 bytes.

@@ -5,8 +5,8 @@ import "fmt"
 // IdentityState is the state of an identity, from registered to retired.
 type IdentityState uint8
 
-// An identity is registered first and becomes enrolled with its first certificate. It can be suspended and resumed.
-// Retired is final.
+// A new identity is registered. With its first certificate it becomes enrolled. It can be suspended and resumed. The
+// state retired cannot be left.
 const (
 	Registered IdentityState = iota + 1
 	Enrolled
@@ -24,7 +24,7 @@ func (s IdentityState) String() string {
 	return stateNames[s]
 }
 
-// ParseIdentityState reads a state's name.
+// ParseIdentityState returns the state with a name.
 func ParseIdentityState(text string) (IdentityState, error) {
 	for s := Registered; s <= Retired; s++ {
 		if stateNames[s] == text {
@@ -37,7 +37,8 @@ func ParseIdentityState(text string) (IdentityState, error) {
 // Kind is the kind of an identity. It determines which profiles and RPCs the identity may use.
 type Kind uint8
 
-// Operators define devices and workloads. The identities of operators, the server and its responders are reserved.
+// Operators create identities of devices and workloads. The identities of operators, of the server and of its
+// responders are reserved.
 const (
 	Device Kind = iota + 1
 	Workload
@@ -56,7 +57,7 @@ func (k Kind) String() string {
 	return kindNames[k]
 }
 
-// ParseKind reads a kind's name.
+// ParseKind returns the kind with a name.
 func ParseKind(text string) (Kind, error) {
 	for k := Device; k <= VA; k++ {
 		if kindNames[k] == text {

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// KeyType is an algorithm and key size, by its name in configuration files. The zero value is no key type.
+// KeyType is an algorithm and key size. Its text is the name in configuration files. The zero value is no key type.
 type KeyType string
 
-// The key types. Keys of other types, such as RSA below 2048 bits and P-224, are never certified.
+// The key types. Brevet never certifies keys of other types, such as RSA below 2048 bits or P-224.
 const (
 	P256    KeyType = "P-256"
 	P384    KeyType = "P-384"
@@ -24,7 +24,7 @@ var keyTypes = []KeyType{P256, P384, Ed25519, RSA2048, RSA3072, RSA4096}
 // KeyTypes returns all key types.
 func KeyTypes() []KeyType { return slices.Clone(keyTypes) }
 
-// ParseKeyType reads the name of a key type.
+// ParseKeyType returns the key type with a name.
 func ParseKeyType(text string) (KeyType, error) {
 	if t := KeyType(text); slices.Contains(keyTypes, t) {
 		return t, nil

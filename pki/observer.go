@@ -1,9 +1,9 @@
 package pki
 
-// StatusObserver is notified of each change of status after the change is durable and before the caller gets a
-// response. A responder that observes changes therefore never reports a status older than one in a response to a caller.
-// Apply must be safe for concurrent use, must not block, and must not retain the slice. A change may arrive twice, late
-// or out of order: of two statuses, the one with the higher Version is newer.
+// StatusObserver is notified of each status change. The change is then durable, and the caller has not yet got a
+// response. A responder that is an observer therefore never reports an older status than the caller knows. Apply must
+// be safe for concurrent use, must not block, and must not keep the slice. A change may arrive twice, late or out of
+// order. Among several statuses of one certificate, the one with the highest Version is the newest.
 type StatusObserver interface {
 	Apply(changes ...StatusChange)
 }
@@ -18,7 +18,7 @@ func (all StatusObservers) Apply(changes ...StatusChange) {
 	}
 }
 
-// StatusObserverFunc makes a function a [StatusObserver].
+// StatusObserverFunc is a function that implements [StatusObserver].
 type StatusObserverFunc func(changes []StatusChange)
 
 // Apply implements [StatusObserver].

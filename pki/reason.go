@@ -8,8 +8,7 @@ import (
 // Reason is the reason for a revocation: a CRLReason code of RFC 5280 §5.3.1. The zero value is unspecified.
 type Reason uint8
 
-// The reasons for which Brevet revokes. Code 8, removeFromCRL, appears in delta CRLs only. RFC 5280 does not use code
-// 7.
+// The reasons that Brevet uses. Code 8, removeFromCRL, is only in delta CRLs. RFC 5280 does not use code 7.
 const (
 	Unspecified          Reason = 0
 	KeyCompromise        Reason = 1
@@ -29,7 +28,7 @@ var reasonNames = map[Reason]string{
 	PrivilegeWithdrawn: "privilegeWithdrawn", AACompromise: "aACompromise",
 }
 
-// String returns the name that RFC 5280 gives the reason.
+// String returns the name of the reason in RFC 5280.
 func (r Reason) String() string {
 	if name, ok := reasonNames[r]; ok {
 		return name
@@ -37,10 +36,10 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason(%d)", uint8(r))
 }
 
-// ParseReason reads a name of RFC 5280 §5.3.1, in any case.
+// ParseReason parses a name in RFC 5280 §5.3.1. It ignores case.
 func ParseReason(text string) (Reason, error) {
 	for r, name := range reasonNames {
-		// Comparing lengths rejects the Unicode letters that EqualFold takes for s and k: they are longer.
+		// EqualFold treats some longer Unicode letters as equal to s and k. Comparing the lengths excludes them.
 		if len(text) == len(name) && strings.EqualFold(name, text) {
 			return r, nil
 		}
@@ -58,7 +57,7 @@ func ReasonFromCode(code int) (Reason, error) {
 	return 0, fmt.Errorf("%d is not a revocation reason (RFC 5280 section 5.3.1)", code)
 }
 
-// ReasonNames lists the names that ParseReason takes, in the order of their codes.
+// ReasonNames returns the names that ParseReason accepts, in the order of their codes.
 func ReasonNames() []string {
 	names := make([]string, 0, len(reasonNames))
 	for code := Reason(0); code <= AACompromise; code++ {

@@ -9,19 +9,20 @@ import (
 	"time"
 )
 
-// Refusal is an error that rejects a request. It names the rule that the request violates, says what was found, and
-// what would be accepted. A Refusal contains no secret and is safe to show to the caller.
+// Refusal is the error about a refused request. It says which rule the request violates, what was found, and what would
+// be accepted. It contains no secret, so that the caller may see it.
 type Refusal struct {
 	Rule   Rule
 	Detail string // what was found, in printable ASCII
 	Hint   string // what would be accepted, or the next step
 }
 
-// maxDetail bounds the text of a request that a refusal repeats, in bytes: the text goes into responses and the log.
+// maxDetail is the maximum length of Detail in bytes. Detail may repeat text from the request, and is part of responses
+// and the log.
 const maxDetail = 1024
 
-// Refuse returns a Refusal whose detail is formatted as by [fmt.Sprintf]. Since the detail may contain text from the
-// request, Refuse escapes all characters except printable ASCII and truncates a long text.
+// Refuse returns a Refusal whose detail is formatted like by [fmt.Sprintf]. The detail may contain text from the
+// request. Refuse therefore escapes all characters except printable ASCII, and truncates a long text.
 func Refuse(rule Rule, hint, detail string, args ...any) *Refusal {
 	return &Refusal{Rule: rule, Detail: escape(fmt.Sprintf(detail, args...)), Hint: hint}
 }
@@ -46,7 +47,7 @@ func escape(text string) string {
 	return b.String()
 }
 
-// Error formats the refusal in one line: what was found, the next step, and the rule's name.
+// Error formats the refusal in one line: what was found, the next step, and the name of the rule.
 func (r *Refusal) Error() string {
 	if r.Hint == "" {
 		return fmt.Sprintf("%s [%s]", r.Detail, r.Rule)
@@ -61,77 +62,77 @@ func AsRefusal(err error) (*Refusal, bool) {
 	return r, ok
 }
 
-// Rule is the name of a reason for refusal. The names are part of the wire contract and do not change.
+// Rule is the name of a reason to refuse a request. Clients may depend on the names, so they do not change.
 type Rule string
 
-// Class groups rules by what a caller can do about them. The server maps each class to a gRPC status code.
+// Class groups rules by how a caller can react. The server maps each class to a gRPC status code.
 type Class uint8
 
 // The classes of rules.
 const (
-	InvalidArgument    Class = iota + 1 // the request itself is wrong: a corrected one would pass
-	Unauthenticated                     // the caller did not prove its identity
-	PermissionDenied                    // the caller is known, and is not allowed to do this
-	NotFound                            // the request names something that does not exist
-	FailedPrecondition                  // the current state does not allow it
-	Aborted                             // what the caller read has changed: the caller must read it again
-	ResourceExhausted                   // the server is overloaded, or a limit is reached: a later retry may pass
-	Unimplemented                       // this server does not have the RPC: another version may have it
+	InvalidArgument    Class = iota + 1 // the request is wrong, and a corrected request would be accepted
+	Unauthenticated                     // the caller has not proved its identity
+	PermissionDenied                    // the caller is known, but is not allowed to do this
+	NotFound                            // the request refers to something that does not exist
+	FailedPrecondition                  // the current state does not allow the request
+	Aborted                             // something that the caller read has changed, and the caller must read it again
+	ResourceExhausted                   // the server is overloaded or a limit is reached, and a later retry may succeed
+	Unimplemented                       // this server does not have the RPC, but another version may have it
 )
 
 // The rules, grouped by subject.
 const (
 	RuleRequest            Rule = "request.malformed"           // a field is missing, too long or malformed
-	RuleSize               Rule = "request.size"                // the message exceeds the server's limit
-	RuleMethod             Rule = "request.method"              // no such RPC
-	RuleCSR                Rule = "csr.malformed"               // not a PKCS #10 request, trailing data, or too large
-	RuleCSRSignature       Rule = "csr.signature"               // the proof of possession does not verify
+	RuleSize               Rule = "request.size"                // the message is larger than the server's limit
+	RuleMethod             Rule = "request.method"              // there is no such RPC
+	RuleCSR                Rule = "csr.malformed"               // the CSR is malformed, has trailing data, or is too large
+	RuleCSRSignature       Rule = "csr.signature"               // the signature of the CSR does not verify
 	RuleCSRContent         Rule = "csr.content"                 // the CSR requests something that was not granted
-	RuleKeyType            Rule = "key.type"                    // the profile does not allow this kind or size of key
-	RuleKeyWeak            Rule = "key.weak"                    // a key that is known to be weak
-	RuleKeyReserved        Rule = "key.reserved"                // the key of a CA
+	RuleKeyType            Rule = "key.type"                    // the profile does not allow keys of this type or size
+	RuleKeyWeak            Rule = "key.weak"                    // the key is known to be weak
+	RuleKeyReserved        Rule = "key.reserved"                // the key is the key of a CA
 	RuleKeyInUse           Rule = "key.in_use"                  // the key is certified for another identity
-	RuleKeyCompromised     Rule = "key.compromised"             // the key was revoked for keyCompromise, which is final
+	RuleKeyCompromised     Rule = "key.compromised"             // the key was revoked for keyCompromise
 	RuleKeyPossession      Rule = "key.possession"              // the signature does not prove that the caller holds the key
-	RuleLifetime           Rule = "profile.lifetime"            // longer than the profile or the issuing CA allows
-	RuleNames              Rule = "profile.names"               // a name that the profile does not allow
-	RuleProfile            Rule = "profile.unknown"             // no such profile
+	RuleLifetime           Rule = "profile.lifetime"            // the lifetime exceeds that of the profile or the issuing CA
+	RuleNames              Rule = "profile.names"               // the profile does not allow a name
+	RuleProfile            Rule = "profile.unknown"             // there is no such profile
 	RuleLint               Rule = "profile.lint"                // the certificate would break a rule of RFC 5280
 	RuleReserved           Rule = "identity.reserved"           // identities under /brevet/ cannot be granted
-	RuleTrustDomain        Rule = "identity.trust_domain"       // an identity of another trust domain
-	RuleIdentity           Rule = "identity.unknown"            // no such identity
-	RuleIdentityExists     Rule = "identity.exists"             // registered already, with other attributes
-	RuleIdentityState      Rule = "identity.state"              // suspended, retired, or not yet enrolled
-	RuleAlreadyEnrolled    Rule = "identity.already_enrolled"   // enrolled already; replacing must be requested explicitly
-	RuleIdentityRevision   Rule = "identity.revision"           // an update of a revision that is not the newest
+	RuleTrustDomain        Rule = "identity.trust_domain"       // the identity is in another trust domain
+	RuleIdentity           Rule = "identity.unknown"            // there is no such identity
+	RuleIdentityExists     Rule = "identity.exists"             // the identity is registered with other attributes
+	RuleIdentityState      Rule = "identity.state"              // the identity is suspended, retired or not yet enrolled
+	RuleAlreadyEnrolled    Rule = "identity.already_enrolled"   // the identity is enrolled; replacing was not requested
+	RuleIdentityRevision   Rule = "identity.revision"           // the update is for a revision that is not the newest
 	RuleIdentityStale      Rule = "identity.stale"              // the identity changed during the request
-	RuleEvidenceKind       Rule = "evidence.unsupported"        // evidence of a kind that this server does not accept
-	RuleEvidenceMismatch   Rule = "evidence.mismatch"           // pieces of evidence that prove different identities
-	RuleChallenge          Rule = "challenge.not_needed"        // evidence of this kind uses no challenge
-	RuleToken              Rule = "token.invalid"               // unknown, expired or used; only the log says which
-	RuleTokenBound         Rule = "token.bound"                 // bound to another request or key
-	RuleTokenRevoked       Rule = "token.revoked"               // its creator is no longer trusted, or an operator revoked it
+	RuleEvidenceKind       Rule = "evidence.unsupported"        // this server does not accept this kind of evidence
+	RuleEvidenceMismatch   Rule = "evidence.mismatch"           // the pieces of evidence are for different identities
+	RuleChallenge          Rule = "challenge.not_needed"        // this kind of evidence needs no challenge
+	RuleToken              Rule = "token.invalid"               // the token is unknown, expired or used; the log says which
+	RuleTokenBound         Rule = "token.bound"                 // the token is bound to another request or key
+	RuleTokenRevoked       Rule = "token.revoked"               // the token was revoked, or its creator is no longer trusted
 	RuleRenewalUnknown     Rule = "renewal.certificate_unknown" // the certificate to renew is not on record
 	RuleCertificateUnknown Rule = "certificate.unknown"         // the caller's certificate is not on record
-	RuleRevoked            Rule = "certificate.revoked"         // revoked, or on hold
-	RuleExpired            Rule = "certificate.expired"         // not valid at this time
-	RuleCertificate        Rule = "certificate.untrusted"       // not issued by this CA, or not for this use
-	RuleRenewalKeyConflict Rule = "renewal.key_conflict"        // renewed before, with another key: two parties hold it
-	RuleRenewalTooEarly    Rule = "renewal.too_early"           // before half of the predecessor's lifetime, too often
+	RuleRevoked            Rule = "certificate.revoked"         // the certificate is revoked or on hold
+	RuleExpired            Rule = "certificate.expired"         // the certificate is not valid at this time
+	RuleCertificate        Rule = "certificate.untrusted"       // the certificate is not from this CA, or not for this use
+	RuleRenewalKeyConflict Rule = "renewal.key_conflict"        // the certificate was renewed before with another key
+	RuleRenewalTooEarly    Rule = "renewal.too_early"           // an early renewal with the maximum of unexpired certificates
 	RuleMaxUnexpired       Rule = "identity.max_unexpired"      // the identity has the maximum of unexpired certificates
-	RuleRequestIDReused    Rule = "request_id.reused"           // the request ID was used for something else
+	RuleRequestIDReused    Rule = "request_id.reused"           // the request ID was used for another request
 	RuleUnauthenticated    Rule = "access.unauthenticated"      // the RPC needs a client certificate
 	RuleAccess             Rule = "access.denied"               // the caller's role may not call this RPC
-	RuleLogEpoch           Rule = "log.epoch_changed"           // a position of another log, such as the one before a restore
-	RuleNotFound           Rule = "not_found"                   // no such record
-	RuleAlreadyRevoked     Rule = "certificate.already_revoked" // revoked already, for a reason that does not change
-	RuleReason             Rule = "revocation.reason"           // a reason that this change cannot have
-	RuleCRL                Rule = "crl.invalid"                 // not a CRL of this CA, or older than the published one
-	RuleSubject            Rule = "ceremony.subject"            // not a CA's name, or the name of another generation
-	RuleCAInUse            Rule = "ca.in_use"                   // a CA that issues, or that has unexpired certificates
+	RuleLogEpoch           Rule = "log.epoch_changed"           // the position is in another log, such as before a restore
+	RuleNotFound           Rule = "not_found"                   // there is no such record
+	RuleAlreadyRevoked     Rule = "certificate.already_revoked" // the certificate is revoked for a reason that cannot change
+	RuleReason             Rule = "revocation.reason"           // the change does not allow this reason
+	RuleCRL                Rule = "crl.invalid"                 // the CRL is not from this CA, or older than the published one
+	RuleSubject            Rule = "ceremony.subject"            // the subject is not a CA's, or that of another generation
+	RuleCAInUse            Rule = "ca.in_use"                   // the CA issues certificates, or has unexpired ones
 	RuleParent             Rule = "ceremony.parent"             // the CA certificate cannot sign this, or has another key
-	RuleOverloaded         Rule = "server.overloaded"           // more work than the limits allow
-	RuleRateLimited        Rule = "server.rate_limited"         // the caller exceeds its rate
+	RuleOverloaded         Rule = "server.overloaded"           // there is more work than the limits allow
+	RuleRateLimited        Rule = "server.rate_limited"         // the caller exceeds its rate limit
 )
 
 var classes = map[Rule]Class{
@@ -149,7 +150,7 @@ var classes = map[Rule]Class{
 	RuleOverloaded:       ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RuleMethod: Unimplemented,
 }
 
-// Rules returns all rules, in the order of their names.
+// Rules returns all rules, sorted by name.
 func Rules() []Rule { return slices.Sorted(maps.Keys(classes)) }
 
 // Class returns the class of a rule. The class of an unknown rule is InvalidArgument.
@@ -160,14 +161,16 @@ func (r Rule) Class() Class {
 	return InvalidArgument
 }
 
-// IsTemporary reports whether the same request may succeed later, according to the error's method Temporary. Packages
-// agree on the method and not on a type, so that no package imports another for its errors.
+// IsTemporary reports whether the same request may succeed later. For that, an error in the chain must have a method
+// Temporary that returns true. Packages agree on this method and not on a type, so that no package must import another
+// for its errors.
 func IsTemporary(err error) bool {
 	var t interface{ Temporary() bool }
 	return errors.As(err, &t) && t.Temporary()
 }
 
-// RetryAfter returns how long the error asks the caller to wait before a retry, or zero.
+// RetryAfter returns how long the caller should wait before a retry, according to the error's method RetryAfter. It
+// returns zero if the error does not say.
 func RetryAfter(err error) time.Duration {
 	var t interface{ RetryAfter() time.Duration }
 	if errors.As(err, &t) {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestEveryRuleHasAClass reads the constants of refusal.go, because a rule without a class is not among Rules either.
+// TestEveryRuleHasAClass reads the constants from refusal.go, because Rules does not return a rule without a class.
 func TestEveryRuleHasAClass(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "refusal.go", nil, 0)
 	if err != nil {

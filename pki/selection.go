@@ -6,31 +6,31 @@ import (
 	"time"
 )
 
-// Selection selects the certificates that satisfy every field that is set. Lists and bulk revocations use it. The zero
-// value selects all certificates. A certificate that was never delivered has neither identity nor profile and is revoked.
-// No selection but the zero value matches it.
+// Selection selects the certificates that match every field that is set. Lists and bulk revocations use it. The zero
+// value selects all certificates. A certificate that was never delivered has no identity and no profile, and is
+// revoked. Only the zero value selects it.
 type Selection struct {
-	// Issuer is the issuing CA. Alone, it selects all certificates of the CA.
+	// Issuer is the issuing CA. If only this field is set, all certificates of the CA are selected.
 	Issuer IssuerID
-	// Identity is the identity that the certificate was issued to.
+	// Identity is the identity of the certificate.
 	Identity SPIFFEID
-	// LineageOf selects a certificate and all its renewals. The store records the key that a certificate was renewed with,
-	// not the successor. A certificate therefore belongs to the lineage if it has the same identity, has the key that a
-	// member was renewed with, and was recorded after that member. If renewals keep their key, the lineage includes all
-	// later certificates with that key: the holder of one can use the others.
+	// LineageOf selects a certificate and all its renewals. The store records the key with which a certificate was
+	// renewed, but not the new certificate. A certificate therefore belongs to the lineage if it has the same identity,
+	// has the key with which a member was renewed, and was recorded after that member. If renewals keep the key, the
+	// lineage includes all later certificates with that key: the holder of one can use the others.
 	LineageOf CertRef
 	// Key is the certificate's public key.
 	Key KeyHash
-	// Profile is the profile that the certificate was issued with.
+	// Profile is the profile with which the certificate was issued.
 	Profile string
 	// Label is a label of the certificate's identity.
 	Label Label
-	// IssuedFrom and IssuedUntil bound the time of issue, in whole milliseconds, the first inclusive and the second
-	// exclusive. The time of issue is later than notBefore, which the profile backdates.
+	// IssuedFrom (inclusive) and IssuedUntil (exclusive) limit the time of issue, in whole milliseconds. The time of
+	// issue is later than notBefore, which is back-dated as the profile says.
 	IssuedFrom, IssuedUntil time.Time
 }
 
-// Label is a label of identities, a name with a value. The zero value is no label.
+// Label is a label of an identity: a name with a value. The zero value is no label.
 type Label struct{ Name, Value string }
 
 // IsZero reports whether l is no label.
@@ -41,13 +41,14 @@ func (s Selection) IsZero() bool {
 	return s.Issuer.IsZero() && !s.OfOneIdentity() && s.Profile == "" && s.Label.IsZero() && s.IssuedFrom.IsZero() && s.IssuedUntil.IsZero()
 }
 
-// OfOneIdentity reports whether the selection matches certificates of one identity at most. Those are few, and one
-// transaction changes them all.
+// OfOneIdentity reports whether the selection can only match certificates of one identity. These are few, and one
+// transaction can change all of them.
 func (s Selection) OfOneIdentity() bool {
 	return !s.Identity.IsZero() || !s.LineageOf.IsZero() || !s.Key.IsZero()
 }
 
-// Check returns the refusal of a selection with a text or time that no certificate can have, or nil.
+// Check returns a refusal if the selection contains a text or time that no certificate can have. Otherwise it returns
+// nil.
 func (s Selection) Check() error {
 	if err := s.Label.Check(); err != nil {
 		return err
@@ -67,7 +68,7 @@ func (s Selection) Check() error {
 	return nil
 }
 
-// Check returns the refusal of a label to select by that no identity can have, or nil. The zero value passes.
+// Check returns a refusal if no identity can have the label. It returns nil otherwise, and for the zero value.
 func (l Label) Check() error {
 	if !l.IsZero() && l.Name == "" {
 		return Refuse(RuleRequest, "write it NAME=VALUE", "the selection's label has no name")
@@ -80,7 +81,7 @@ func (l Label) Check() error {
 	return nil
 }
 
-// CheckProfileName returns the refusal of a text to select by that cannot be the name of a profile, or nil. No text passes.
+// CheckProfileName returns a refusal if no profile can have the name. It returns nil otherwise, and for an empty name.
 func CheckProfileName(name string) error {
 	if len(name) > MaxText || strings.ContainsFunc(name, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
 		return Refuse(RuleRequest, fmt.Sprintf("use printable ASCII of %d bytes at most", MaxText), "the selection's profile is malformed")

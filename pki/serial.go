@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// SerialSize is the length of every serial number in octets: the longest that RFC 5280 §4.1.2.2 allows.
+// SerialSize is the length of every serial number in octets: the maximum in RFC 5280 §4.1.2.2.
 const SerialSize = 20
 
 // SerialRandomSize is the number of random bytes in a serial number.
 const SerialRandomSize = 14
 
-// Serial is a certificate's serial number: 20 bytes, big-endian, positive. The zero value is no serial.
-// Serials compare with == and work as map keys.
+// Serial is a certificate's serial number: 20 bytes, big-endian and positive. The zero value is no serial number.
+// Serials can be compared with == and be map keys.
 type Serial struct{ b [SerialSize]byte }
 
-// MakeSerial returns the serial number with the time t in its first 6 bytes and random in the other 14. The time counts
-// milliseconds since 1970, so that indexes on serial numbers grow at one end. It has no other reader. The caller draws
-// random from a CSPRNG: it exceeds the 64 bits that certificate profiles require. MakeSerial fails if t is before 1971 or after the year 6429,
-// which only a wrong clock shows; a later time would make the serial number negative.
+// MakeSerial returns a serial number with the time t in its first 6 bytes and random in the other 14. The time is in
+// milliseconds since 1970. Its only use is that indexes on serial numbers grow at one end. random must come from a
+// CSPRNG, and has more than the 64 bits that certificate profiles require. MakeSerial returns an error if t is before
+// 1971, or so late (in the year 6429) that the serial number would be negative. Only a wrong clock shows such times.
 func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	ms := t.UnixMilli()
 	if ms < 1<<35 || ms >= 1<<47 {
@@ -36,7 +36,7 @@ func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	return s, nil
 }
 
-// SerialFromBytes reads the 20 bytes that Bytes returns.
+// SerialFromBytes returns the serial number whose Bytes are b.
 func SerialFromBytes(b []byte) (Serial, error) {
 	var s Serial
 	if len(b) != SerialSize {
@@ -49,7 +49,7 @@ func SerialFromBytes(b []byte) (Serial, error) {
 	return s, nil
 }
 
-// SerialFromInt converts the integer from a parsed certificate, CRL entry or OCSP request.
+// SerialFromInt converts an integer from a certificate, a CRL entry or an OCSP request.
 func SerialFromInt(n *big.Int) (Serial, error) {
 	var s Serial
 	if n == nil || n.Sign() <= 0 || n.BitLen() > 8*SerialSize-1 {
@@ -59,8 +59,8 @@ func SerialFromInt(n *big.Int) (Serial, error) {
 	return s, nil
 }
 
-// ParseSerial parses hexadecimal digits as OpenSSL and browsers print them: in either case, with or without colons and
-// leading zeros.
+// ParseSerial parses hexadecimal digits in the formats of OpenSSL and browsers: in upper or lower case, with or without
+// colons and leading zeros.
 func ParseSerial(text string) (Serial, error) {
 	digits := strings.ReplaceAll(strings.TrimSpace(text), ":", "")
 	if digits == "" || len(digits) > 2*SerialSize {
@@ -74,7 +74,7 @@ func ParseSerial(text string) (Serial, error) {
 	return SerialFromBytes(b)
 }
 
-// String formats the serial number as OpenSSL does: upper-case hexadecimal digits, without leading zero bytes.
+// String formats the serial number like OpenSSL: with upper-case hexadecimal digits, without leading zero bytes.
 func (s Serial) String() string {
 	b := s.b[:]
 	for len(b) > 1 && b[0] == 0 {
@@ -89,8 +89,8 @@ func (s Serial) Bytes() []byte { return append([]byte(nil), s.b[:]...) }
 // Array returns the 20 bytes without allocating.
 func (s Serial) Array() [SerialSize]byte { return s.b }
 
-// Int returns the serial as the integer that X.509 encodes.
+// Int returns the serial number as an integer.
 func (s Serial) Int() *big.Int { return new(big.Int).SetBytes(s.b[:]) }
 
-// IsZero reports whether s is the zero value, which is no serial.
+// IsZero reports whether s is the zero value, which is no serial number.
 func (s Serial) IsZero() bool { return s == Serial{} }

@@ -11,12 +11,12 @@ import (
 // reservedRoot is the first path segment of Brevet's own identities.
 const reservedRoot = "brevet"
 
-// SPIFFEID is a well-formed SPIFFE ID with a path. It names an identity. The zero value is no identity. SPIFFE IDs
-// compare with == and work as map keys.
+// SPIFFEID is a well-formed SPIFFE ID with a path. It identifies an identity. The zero value is no identity. SPIFFE IDs
+// can be compared with == and be map keys.
 type SPIFFEID struct{ id spiffeid.ID }
 
-// ParseSPIFFEID parses spiffe://<trust domain>/<path> (SPIFFE ID specification §2). The trust domain is lower case, the
-// path has segments of [A-Za-z0-9._-]+, and the whole has at most 2048 bytes.
+// ParseSPIFFEID parses spiffe://<trust domain>/<path> (SPIFFE ID specification §2). The trust domain must be in lower
+// case. The path must consist of segments of [A-Za-z0-9._-]+. The SPIFFE ID may have at most 2048 bytes.
 func ParseSPIFFEID(text string) (SPIFFEID, error) {
 	if len(text) > 2048 {
 		return SPIFFEID{}, fmt.Errorf("a SPIFFE ID has at most 2048 bytes, not %d", len(text))
@@ -31,7 +31,7 @@ func ParseSPIFFEID(text string) (SPIFFEID, error) {
 	return SPIFFEID{id}, nil
 }
 
-// SPIFFEIDIn returns the identity at a path such as "device/42" in a trust domain.
+// SPIFFEIDIn returns the identity with a path, such as "device/42", in a trust domain.
 func SPIFFEIDIn(trustDomain, path string) (SPIFFEID, error) {
 	return ParseSPIFFEID("spiffe://" + trustDomain + "/" + strings.TrimPrefix(path, "/"))
 }
@@ -60,8 +60,8 @@ func (s SPIFFEID) TrustDomain() string { return s.id.TrustDomain().Name() }
 // Path returns the path without its leading slash.
 func (s SPIFFEID) Path() string { return strings.TrimPrefix(s.id.Path(), "/") }
 
-// Reserved reports whether the identity is one of Brevet's own, which no policy can grant. The reserved segment matches
-// in any case, so that no look-alike can be granted either.
+// Reserved reports whether the identity is one of Brevet's own, which no policy can grant. It ignores the case of the
+// reserved segment, so that similar paths cannot be granted either.
 func (s SPIFFEID) Reserved() bool {
 	first, _, _ := strings.Cut(s.Path(), "/")
 	return strings.EqualFold(first, reservedRoot)
@@ -70,23 +70,24 @@ func (s SPIFFEID) Reserved() bool {
 // IsZero reports whether s is the zero value, which is no identity.
 func (s SPIFFEID) IsZero() bool { return s.id.IsZero() }
 
-// ServerID returns the identity of the trust domain's servers, which every agent requires its server to have.
+// ServerID returns the identity of the servers of a trust domain. Every agent requires that its server has this
+// identity.
 func ServerID(trustDomain string) (SPIFFEID, error) {
 	return SPIFFEIDIn(trustDomain, reservedRoot+"/server")
 }
 
-// VAID returns the identity of the validation authority for one issuing CA.
+// VAID returns the identity of the OCSP responder for one issuing CA.
 func VAID(trustDomain string, issuer IssuerID) (SPIFFEID, error) {
 	return SPIFFEIDIn(trustDomain, reservedRoot+"/va/"+issuer.Short())
 }
 
-// OperatorPath is the prefix of the reserved paths of human operators.
+// OperatorPath is the prefix of the reserved paths of operators.
 const OperatorPath = reservedRoot + "/operator/"
 
-// IsOperator reports whether the identity is that of a human operator.
+// IsOperator reports whether the identity is that of an operator.
 func (s SPIFFEID) IsOperator() bool { return strings.HasPrefix(s.Path(), OperatorPath) }
 
-// OperatorID returns the identity of a human operator.
+// OperatorID returns the identity of an operator.
 func OperatorID(trustDomain, name string) (SPIFFEID, error) {
 	if strings.Contains(name, "/") {
 		return SPIFFEID{}, fmt.Errorf("%q is not an operator's name: use letters, digits, dots, dashes and underscores", name)

@@ -8,7 +8,7 @@ import (
 // State is the revocation state of a certificate.
 type State uint8
 
-// A certificate is Good when it is issued. It can be put on Hold and taken off. Revoked is final.
+// A new certificate is Good. It can be put on Hold, and become Good again. Revoked cannot be undone.
 const (
 	Good State = iota + 1
 	Hold
@@ -29,7 +29,7 @@ func (s State) String() string {
 	}
 }
 
-// Predicate returns what follows "the certificate is" in a message.
+// Predicate returns the text that follows "the certificate is" in a message.
 func (s State) Predicate() string {
 	if s == Hold {
 		return "on hold"
@@ -37,21 +37,22 @@ func (s State) Predicate() string {
 	return s.String()
 }
 
-// Status is the revocation status of a certificate. Each change of it makes a new version.
+// Status is the revocation status of a certificate. Each change increments its version.
 type Status struct {
 	State  State
-	Reason Reason // certificateHold if State is Hold; not used if State is Good
+	Reason Reason // certificateHold if State is Hold; unused if State is Good
 	// RevokedAt is when the certificate was revoked or put on hold, in whole seconds.
 	RevokedAt time.Time
-	// Version counts the changes of this certificate's status, from 1. Of two statuses, the higher version is newer.
+	// Version counts the changes of the certificate's status, starting with 1. The status with the higher version is
+	// newer.
 	Version uint64
 }
 
-// StatusChange is the new status of one certificate: everything that a responder needs about it.
+// StatusChange is the new status of one certificate, with everything that a responder needs to know.
 type StatusChange struct {
 	Ref      CertRef
 	NotAfter time.Time
 	Status   Status
-	// Fingerprint is the SHA-256 of the certificate, in the change that records its issuance. In others it is nil.
+	// Fingerprint is the SHA-256 of the certificate if the change records its issuance. Otherwise it is nil.
 	Fingerprint []byte
 }

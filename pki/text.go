@@ -8,13 +8,13 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// MaxText is the maximum length of a text that a person entered, in bytes.
+// MaxText is the maximum length in bytes of a text that a person entered.
 const MaxText = 256
 
 // CheckText returns a refusal of a text that a person entered, such as a comment or a label, or nil. It accepts UTF-8
 // in Unicode normalization form C: letters, digits, punctuation, symbols and spaces. It refuses control characters,
-// invisible characters, and characters that change the direction of text: with them, texts that look the same would
-// differ. A program that shows the text escapes all characters except ASCII.
+// invisible characters, and characters that change the direction of text, because different texts could then look the
+// same. A program that shows the text must escape all characters except ASCII.
 func CheckText(what, text string) error {
 	refuse := func(detail string, args ...any) error {
 		return Refuse(RuleRequest, fmt.Sprintf("use UTF-8 of %d bytes at most, in normalization form C: letters, digits, punctuation, symbols and spaces", MaxText),

@@ -12,9 +12,9 @@ import (
 // maxURL is the maximum length of a URL in a certificate, in bytes.
 const maxURL = 512
 
-// CheckWebURL returns why a certificate cannot contain a URL for relying parties to fetch over plain HTTP, or nil. The
-// URL must be an IA5String of RFC 3986 (RFC 5280 §4.2.1.6) with a host name or IP address, and without user, query and
-// fragment.
+// CheckWebURL returns an error if a certificate must not contain the URL, which relying parties fetch over plain HTTP.
+// Otherwise it returns nil. The URL must be an IA5String as in RFC 3986 (RFC 5280 §4.2.1.6), with a host name or IP
+// address, and without user, query and fragment.
 func CheckWebURL(text string) error {
 	isURL := func(c rune) bool {
 		return c > 0x20 && c < 0x7f && !strings.ContainsRune("\"<>\\^`{|}", c)

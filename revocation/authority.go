@@ -10,8 +10,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// CRLs requests new CRLs. It is safe for concurrent use. A request neither blocks nor fails. CRLs that list every
-// change made durable before the request are published within a second, or as soon as they can be signed.
+// CRLs requests new CRLs. It is safe for concurrent use. A request neither blocks nor fails. The CRLs list every change
+// that was durable before the request. They are published within a second, or as soon as they can be signed.
 type CRLs interface {
 	// Request requests new CRLs for the issuers of these certificates, whatever their statuses are.
 	Request(changes []pki.StatusChange)
@@ -19,7 +19,7 @@ type CRLs interface {
 	RequestAll()
 }
 
-// Config holds what an Authority depends on.
+// Config holds the dependencies of an Authority.
 type Config struct {
 	Store    Store
 	Observer pki.StatusObserver // notifies the responders of this process
@@ -53,15 +53,14 @@ func New(c Config) (*Authority, error) {
 	return a, nil
 }
 
-// Apply applies a change and returns its result. When Apply returns without an error, the change is durable, the
-// observer has been notified, and new CRLs follow within a second. If the change breaks a rule, the error is a
-// [pki.Refusal].
+// Apply applies a change and returns its result. If the error is nil, the change is durable, the observer has been
+// notified, and new CRLs follow within a second. If the change breaks a rule, the error is a [pki.Refusal].
 //
-// Apply truncates the time of the change to seconds and refuses a future time. A zero time means now.
+// Apply truncates the time of the change to seconds, and refuses a time in the future. A zero time means now.
 //
 // A change that affects many certificates becomes a bulk revocation, which is in effect for all of them at once. Apply
-// returns when it has been applied to all their records. If ctx ends before that, Run applies the rest, in this process
-// or in the next.
+// returns when the bulk revocation has been applied to the records of all certificates. If ctx ends earlier, Run
+// applies the rest, in this process or after a restart.
 func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 	now := a.now()
 	if o.At.IsZero() {
@@ -74,7 +73,7 @@ func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 	out, err := a.store.Apply(ctx, o)
 	if err != nil {
 		if _, refused := pki.AsRefusal(err); !refused {
-			// The change may be durable nevertheless. In that case the CRLs must list it.
+			// The change may be durable nevertheless, and the CRLs must then list it.
 			a.bulk.want()
 			a.crls.RequestAll()
 		}
@@ -97,7 +96,7 @@ func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 	return out, nil
 }
 
-// check returns a refusal if the change is invalid whatever the store contains, or nil.
+// check returns a refusal if the change is invalid, whatever the store contains. Otherwise it returns nil.
 func (o Change) check(now time.Time) error {
 	if err := o.CheckSubject(); err != nil {
 		return err
@@ -138,8 +137,8 @@ func (o Change) check(now time.Time) error {
 	return checkComment(o.Comment)
 }
 
-// CheckSubject returns a refusal unless the change has exactly one subject: a certificate, an identity or a key. A
-// change with a key as its subject can only revoke for keyCompromise.
+// CheckSubject returns a refusal unless the change names exactly one of a certificate, an identity and a key. A change
+// of a key can only revoke for keyCompromise.
 func (o Change) CheckSubject() error {
 	subjects := 0
 	for _, none := range []bool{o.Certificate.IsZero(), o.Identity.IsZero(), o.Key.IsZero()} {
@@ -156,7 +155,7 @@ func (o Change) CheckSubject() error {
 	return nil
 }
 
-// String returns the action as a verb.
+// String returns the name of the action, a verb.
 func (a Action) String() string {
 	switch a {
 	case Revoke:

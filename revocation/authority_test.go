@@ -26,7 +26,7 @@ type scene struct {
 	book     *revtest.Book
 	outlet   *revtest.Outlet
 	log      *revtest.LogBook
-	dir      string // of CRLs
+	dir      string // directory of the CRLs
 }
 
 func newScene(t testing.TB, fail func(call string) (bool, error)) *scene {
@@ -37,7 +37,7 @@ func newScene(t testing.TB, fail func(call string) (bool, error)) *scene {
 	return s
 }
 
-// start creates a new authority and updater over the scene's store, as a restart does.
+// start creates a new authority and a new updater for the scene's store, as after a restart.
 func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	t.Helper()
 	log, store := slog.New(slog.NewTextHandler(s.log, nil)), &revtest.Faulty{Book: s.book, Fail: fail}
@@ -56,7 +56,7 @@ func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	s.Authority, s.updater = a, u
 }
 
-// issue makes a certificate and records it in the store.
+// issue issues a certificate and records it in the store.
 func (s *scene) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
 	t.Helper()
 	leaf := s.ca.Leaf(t, "device")
@@ -65,7 +65,7 @@ func (s *scene) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
 	return leaf, ref
 }
 
-// newest returns the last published CRL of the issuing CA, parsed by crypto/x509.
+// newest returns the last published CRL of the issuing CA, as parsed by crypto/x509.
 func (s *scene) newest(t testing.TB) *x509.RevocationList {
 	t.Helper()
 	for _, c := range slices.Backward(s.outlet.Published()) {
@@ -116,7 +116,7 @@ func TestApplyRefusesInvalidChanges(t *testing.T) {
 		"hold an identity, keep state": {revocation.Change{Action: revocation.Hold, Identity: id}, pki.RuleRequest},
 		"hold and retire":              {revocation.Change{Action: revocation.Hold, Identity: id, State: pki.Retired}, pki.RuleRequest},
 		"unhold to a given state":      {revocation.Change{Action: revocation.Unhold, Identity: id, State: pki.Enrolled}, pki.RuleRequest},
-		"identity that does not exist": {revocation.Change{Action: revocation.Revoke, Identity: id}, pki.RuleNotFound}, // refused by the store
+		"identity that does not exist": {revocation.Change{Action: revocation.Revoke, Identity: id}, pki.RuleNotFound}, // the store refuses it
 	} {
 		changes, err := s.Apply(t.Context(), c.change)
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != c.rule || refusal.Hint == "" || changes.All() != nil {

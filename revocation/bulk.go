@@ -12,25 +12,26 @@ import (
 const (
 	// bulkStep is the number of records that one transaction changes. A step takes some milliseconds.
 	bulkStep = 128
-	// After each step the authority pauses for bulkPause times the duration of the step, so that issuing gets the store's
-	// writer. The pause is bounded, because on an overloaded machine most of a step's duration is waiting.
+	// After each step the authority pauses for bulkPause times the duration of the step. Meanwhile, requests for
+	// certificates can write to the store. The pause is limited, because on an overloaded machine a step mostly waits.
 	bulkPause = 4
 	minPause  = time.Millisecond
 	maxPause  = 10 * time.Millisecond
-	// crlEvery is the interval at which CRLs are requested during a bulk revocation: each lists every revoked certificate,
-	// and is therefore long.
+	// crlEvery is the interval at which CRLs are requested during a bulk revocation. These CRLs list every revoked
+	// certificate, so signing them takes long.
 	crlEvery = 10 * time.Second
-	// maxWait bounds the time between two looks at the store, so that a suspended machine catches up.
+	// maxWait is the maximum time until Run reads the store again. It makes Run continue after the machine was
+	// suspended.
 	maxWait = time.Minute
 )
 
-// bulkQueue is an Authority's state of the bulk revocations that are not yet applied to all records.
+// bulkQueue is the state of the bulk revocations that an Authority has not yet applied to all records.
 type bulkQueue struct {
-	wanted   chan struct{} // holds one element if Run should look for bulk revocations
-	applying chan struct{} // held by the one goroutine that applies them
+	wanted   chan struct{} // holds one element if Run must read the open bulk revocations
+	applying chan struct{} // holds one element while a goroutine applies bulk revocations
 
 	mu       sync.Mutex
-	notified map[int64]bool // those whose certificates the responders know
+	notified map[int64]bool // IDs of the bulk revocations whose certificates were sent to the responders
 }
 
 func newBulkQueue() bulkQueue {
@@ -62,7 +63,7 @@ func (s *bulkQueue) forget(id int64) {
 	delete(s.notified, id)
 }
 
-// CountBulk counts the certificates that a bulk revocation would change now. It changes nothing.
+// CountBulk counts the certificates that a bulk revocation would change at this time. It changes nothing.
 func (a *Authority) CountBulk(ctx context.Context, o BulkRequest) (Affected, error) {
 	o, err := a.normalize(o)
 	if err != nil {
@@ -71,8 +72,8 @@ func (a *Authority) CountBulk(ctx context.Context, o BulkRequest) (Affected, err
 	return a.store.CountBulk(ctx, o)
 }
 
-// normalize returns the request with action Revoke and with times truncated to seconds, and a refusal if the request is
-// invalid.
+// normalize sets the action of a request to Revoke, and truncates its times to seconds. It returns a refusal if the
+// request is invalid.
 func (a *Authority) normalize(o BulkRequest) (BulkRequest, error) {
 	now := a.now()
 	o.Action = Revoke
@@ -83,11 +84,11 @@ func (a *Authority) normalize(o BulkRequest) (BulkRequest, error) {
 	return o, o.check(now)
 }
 
-// RevokeBulk starts a bulk revocation. When it returns without an error, the bulk revocation is durable, and every
-// responder of this process has been notified of every selected certificate. Run then applies it to the records, and so
-// to the CRLs. After an error other than a refusal, the bulk revocation may be in effect nevertheless. A caller may
-// repeat the request: the second bulk revocation changes what the first one did not, and notifies the responders of
-// both.
+// RevokeBulk starts a bulk revocation. If the error is nil, the bulk revocation is durable, and every responder of this
+// process knows the new status of every selected certificate. Run later changes the records, and with them the CRLs.
+// After an error other than a refusal, the bulk revocation may be in effect nevertheless. A caller may repeat the
+// request: the second bulk revocation changes the certificates that the first did not. It notifies the responders of
+// the certificates of both.
 func (a *Authority) RevokeBulk(ctx context.Context, o BulkRequest) (BulkRevocation, error) {
 	o, err := a.normalize(o)
 	if err != nil {
@@ -108,10 +109,11 @@ func (a *Authority) RevokeBulk(ctx context.Context, o BulkRequest) (BulkRevocati
 		return bulk, nil
 	}
 	defer a.bulk.want()
-	return a.notifyBulk(context.WithoutCancel(ctx), bulk.ID) // it is in effect, even if the caller no longer waits
+	// The bulk revocation is in effect, even if the caller has stopped waiting.
+	return a.notifyBulk(context.WithoutCancel(ctx), bulk.ID)
 }
 
-// notifyBulk notifies the responders of the certificates that a bulk revocation selects.
+// notifyBulk notifies the responders of the new statuses of the certificates that a bulk revocation selects.
 func (a *Authority) notifyBulk(ctx context.Context, id int64) (BulkRevocation, error) {
 	bulk, err := a.store.NotifyBulk(ctx, id, a.observer)
 	if err == nil {
@@ -120,9 +122,9 @@ func (a *Authority) notifyBulk(ctx context.Context, id int64) (BulkRevocation, e
 	return bulk, err
 }
 
-// completeBulk notifies the responders, and returns when the bulk revocation is applied to all records.
+// completeBulk notifies the responders, and applies the bulk revocation to all records before it returns.
 func (a *Authority) completeBulk(ctx context.Context, id int64) (BulkRevocation, error) {
-	defer a.bulk.want() // if this fails, Run continues
+	defer a.bulk.want() // after an error, Run continues
 	if _, err := a.notifyBulk(context.WithoutCancel(ctx), id); err != nil {
 		return BulkRevocation{}, err
 	}
@@ -141,13 +143,14 @@ func (a *Authority) BulkRevocation(ctx context.Context, id int64) (BulkRevocatio
 	return a.store.BulkRevocation(ctx, id)
 }
 
-// BulkRevocations returns a page of bulk revocations, as [BulkCreator] does.
+// BulkRevocations returns a page of bulk revocations; see [BulkCreator].
 func (a *Authority) BulkRevocations(ctx context.Context, states []BulkState, after int64, limit int) ([]BulkRevocation, int64, error) {
 	return a.store.BulkRevocations(ctx, states, after, limit)
 }
 
-// Run applies bulk revocations to their records until ctx ends, one after the other, including those that an earlier
-// process left. If a step fails, Run logs the error and retries, with growing waits of at most 15 s. Run returns nil.
+// Run applies bulk revocations to their records until ctx ends, one after the other. It also continues those that an
+// earlier process started. If a step fails, Run logs the error and retries, with growing delays of at most 15 s. Run
+// returns nil.
 func (a *Authority) Run(ctx context.Context) error {
 	waits := retry.NewBackOff()
 	for ctx.Err() == nil {
@@ -171,7 +174,7 @@ func (a *Authority) Run(ctx context.Context) error {
 	return nil
 }
 
-// applyOpen applies all bulk revocations that are not yet done. Only one goroutine does so at a time.
+// applyOpen applies all bulk revocations that are not yet done. Only one goroutine does this at a time.
 func (a *Authority) applyOpen(ctx context.Context) error {
 	select {
 	case a.bulk.applying <- struct{}{}:
@@ -204,7 +207,7 @@ func (a *Authority) applyBulk(ctx context.Context, id int64) error {
 		started := time.Now()
 		changes, bulk, err := a.store.ApplyBulk(ctx, id, bulkStep, a.clock())
 		if err != nil {
-			a.crls.RequestAll() // the step may be durable nevertheless
+			a.crls.RequestAll() // the changes of the step may be durable nevertheless
 			return err
 		}
 		a.observer.Apply(changes...)

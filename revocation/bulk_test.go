@@ -29,7 +29,7 @@ func (s *scene) running(t *testing.T) (stop func()) {
 	return stop
 }
 
-// wait lets time pass and waits for everything that is due.
+// wait lets the time d pass, and then waits until all goroutines of the bubble are blocked.
 func wait(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -39,7 +39,7 @@ func (s *scene) selectIssuer() revocation.BulkRequest {
 	return revocation.BulkRequest{Selection: pki.Selection{Issuer: s.ca.ID()}, Reason: pki.CACompromise, Actor: operator}
 }
 
-// notified counts the certificates that the observer knows to be revoked.
+// notified returns the number of certificates that the observer knows to be revoked.
 func (s *scene) notified() int {
 	revoked := map[pki.CertRef]bool{}
 	for _, c := range s.outlet.Changes() {
@@ -48,8 +48,7 @@ func (s *scene) notified() int {
 	return len(revoked)
 }
 
-// RevokeBulk notifies the observer of all certificates before it returns. The records and the CRL are updated while Run
-// runs.
+// RevokeBulk notifies the observer of all certificates before it returns. Run later updates the records and the CRL.
 func TestRevokeBulkNotifiesBeforeRecordsChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const members = 300
@@ -81,7 +80,7 @@ func TestRevokeBulkNotifiesBeforeRecordsChange(t *testing.T) {
 	})
 }
 
-// A new process continues a bulk revocation that the process before it left, and notifies its own observer.
+// A new process continues a bulk revocation of the process before, and notifies its own observer.
 func TestRunContinuesAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, revtest.Never)
@@ -102,8 +101,8 @@ func TestRunContinuesAfterARestart(t *testing.T) {
 	})
 }
 
-// If a call to the store fails, before or after it took effect, in the end every certificate is revoked, notified and
-// listed.
+// A call of the store fails, before or after it takes effect. In the end every certificate must be revoked, listed in
+// the CRL, and known to the observer.
 func TestBulkRevocationRecoversFromFailures(t *testing.T) {
 	for _, call := range []string{"CreateBulk", "NotifyBulk", "ApplyBulk"} {
 		for _, applied := range []bool{false, true} {
@@ -122,7 +121,7 @@ func TestBulkRevocationRecoversFromFailures(t *testing.T) {
 				stop := s.running(t)
 				wait(2 * time.Second)
 				for range 3 {
-					_, _ = s.RevokeBulk(t.Context(), s.selectIssuer()) // an operator repeats the request after an error
+					_, _ = s.RevokeBulk(t.Context(), s.selectIssuer()) // the operator repeats the request
 					wait(time.Second)
 				}
 				wait(10 * time.Second)

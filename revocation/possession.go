@@ -12,16 +12,16 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// The limits on a proof of possession fit RSA keys of 8192 bits. Verifying one takes a fraction of a millisecond.
+// These limits accept RSA keys of 8192 bits. Verifying such a signature takes less than a millisecond.
 const (
 	maxPublicKey = 2 << 10 // bytes
 	maxSignature = 1 << 10
 	maxRSA       = 8192 // bits
 )
 
-// VerifyCompromise verifies a signature over [pki.CompromiseStatement] by the holder of a public key, a DER
-// SubjectPublicKeyInfo. It returns the hash of the key. The signature is ECDSA with SHA-256 in DER, RSA PKCS #1 v1.5
-// with SHA-256, or Ed25519 (RFC 8032). If it does not verify, the error is a [pki.Refusal].
+// VerifyCompromise verifies a signature over [pki.CompromiseStatement]. publicKey is the signer's SubjectPublicKeyInfo
+// in DER. The signature is ECDSA with SHA-256 in DER, RSA PKCS #1 v1.5 with SHA-256, or Ed25519 (RFC 8032).
+// VerifyCompromise returns the hash of the key. If the signature does not verify, it returns a [pki.Refusal].
 func VerifyCompromise(trustDomain string, publicKey, signature []byte) (pki.KeyHash, error) {
 	if len(publicKey) == 0 || len(publicKey) > maxPublicKey || len(signature) == 0 || len(signature) > maxSignature {
 		return pki.KeyHash{}, pki.Refuse(pki.RuleRequest, "send a SubjectPublicKeyInfo in DER of 2 KiB at most, and a signature of 1 KiB at most",
@@ -47,7 +47,7 @@ func VerifyCompromise(trustDomain string, publicKey, signature []byte) (pki.KeyH
 	return hash, nil
 }
 
-// proves reports whether the key made the signature over the statement, and whether keys of this kind are accepted.
+// proves reports whether the key made the signature over the statement, and whether this type of key is supported.
 func proves(key crypto.PublicKey, statement, signature []byte) (proven, known bool) {
 	digest := sha256.Sum256(statement)
 	switch key := key.(type) {

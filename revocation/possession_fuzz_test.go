@@ -12,8 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// FuzzVerifyCompromise passes an arbitrary key and signature. The result is a refusal, or the signature also verifies
-// with crypto/x509, and the key is encoded as in certificates.
+// FuzzVerifyCompromise passes arbitrary keys and signatures. If one is accepted, the signature must also verify with
+// crypto/x509, and the key must be encoded as in certificates.
 func FuzzVerifyCompromise(f *testing.F) {
 	statement := func(spki []byte) []byte { return pki.CompromiseStatement(domain, pki.HashSPKI(spki)) }
 	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
@@ -31,7 +31,8 @@ func FuzzVerifyCompromise(f *testing.F) {
 		f.Add(spki[:len(spki)-1], signature)
 		f.Add(spki, []byte{0x30, 6, 2, 1, 0, 2, 1, 0})
 	}
-	neutral := append([]byte{1}, make([]byte, ed25519.PublicKeySize-1)...) // the neutral element: anybody can sign for it
+	// With the neutral element as public key, anyone can sign without a private key.
+	neutral := append([]byte{1}, make([]byte, ed25519.PublicKeySize-1)...)
 	f.Add(spkiOf(f, ed25519.PublicKey(neutral)), append(neutral, make([]byte, ed25519.PublicKeySize)...))
 	f.Add(hugeRSA(f), make([]byte, 1024))
 	f.Fuzz(func(t *testing.T, spki, signature []byte) {
@@ -46,7 +47,7 @@ func FuzzVerifyCompromise(f *testing.F) {
 		if err != nil || hash != pki.HashSPKI(spki) || !bytes.Equal(spkiOf(t, key), spki) {
 			t.Fatalf("%x is accepted as the key %s: %v", spki, hash, err)
 		}
-		// The check of certificates' signatures is another path through the library.
+		// The check of a certificate's signature uses other code in the standard library.
 		c := &x509.Certificate{PublicKey: key}
 		for algorithm := x509.MD5WithRSA; algorithm <= x509.PureEd25519; algorithm++ {
 			if c.CheckSignature(algorithm, statement(spki), signature) == nil {

@@ -32,7 +32,7 @@ func spkiOf(t testing.TB, key crypto.PublicKey) []byte {
 	return der
 }
 
-// OpenSSL signs the statement for each kind of key, with the commands in docs/operations.md.
+// OpenSSL signs the statement with each type of key, with the commands in docs/operations.md.
 func TestVerifyCompromiseAcceptsOpenSSLSignatures(t *testing.T) {
 	for _, kind := range []string{"p256", "p384", "rsa", "ed25519"} {
 		t.Run(kind, func(t *testing.T) {
@@ -142,7 +142,7 @@ func hashOf(text []byte) []byte {
 	return digest[:]
 }
 
-// hugeRSA returns an RSA public key that is too large to verify with quickly.
+// hugeRSA returns an RSA public key that is too large to verify signatures with it quickly.
 func hugeRSA(t testing.TB) []byte {
 	t.Helper()
 	modulus := make([]byte, 1500)
@@ -168,7 +168,7 @@ func hugeRSA(t testing.TB) []byte {
 	return der
 }
 
-// The first bytes of the statement differ from those of DER, a TLS 1.3 transcript and a handshake message.
+// The first bytes of the statement differ from those of DER, of a TLS 1.3 transcript and of a handshake message.
 func TestStatementCannotBeConfused(t *testing.T) {
 	statement := pki.CompromiseStatement(domain, pki.HashSPKI(nil))
 	if statement[0] == 0x30 || statement[0] == ' ' || statement[0] < 0x20 || len(statement) <= 64 {

@@ -1,7 +1,7 @@
-// Command brevet-agent gets a machine its certificate and keeps it fresh. It exits with 0, with 1 when a command
-// failed, and with 2 when it was used wrongly: an unknown flag, or a configuration that does not hold.
+// Command brevet-agent gets a certificate for a machine and renews it. Its exit code is 0 for success, 1 for a command
+// that failed, and 2 for an error in the command line or the configuration.
 //
-// It refuses to take a token from its command line or its environment, where other users could read it.
+// It refuses tokens on the command line and in the environment, where other users could read them.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Command brevet-bench measures what a machine and its PKCS#11 token can do: signatures, certificates, revocations, CRLs and
-// OCSP responses a second. It needs no configuration, and removes what it made.
+// Command brevet-bench measures how many signatures, certificates, revocations, CRLs and OCSP responses a machine and
+// its PKCS#11 token can process per second. It needs no configuration, and removes the files and keys that it created.
 package main
 
 import (

@@ -12,7 +12,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"brevet-bench": main})
 }
 
-// TestScripts runs the binary as people do.
+// TestScripts runs the scripts in testdata with the real binaries.
 func TestScripts(t *testing.T) { clitest.Run(t, "brevet") }
 
 func TestOneFlagOneValue(t *testing.T) {

@@ -1,8 +1,8 @@
-// Command brevet is the certificate authority: the server process, and the operator's command line that speaks gRPC to
-// it. Ceremonies, which touch root keys and the store itself, are offline commands of the same binary.
+// Command brevet is the certificate authority: the server process, and the command line with which operators call it
+// over gRPC. The binary also contains the offline commands for ceremonies, which use root keys and the store itself.
 //
-// It refuses secrets on the command line and in the environment: PINs and tokens come from files, systemd credentials,
-// standard input or a terminal.
+// It refuses secrets on the command line and in the environment. It reads PINs and tokens from files, systemd
+// credentials, standard input or a terminal.
 package main
 
 import (

@@ -18,19 +18,19 @@ import (
 	"github.com/brevet-pki/brevet/internal/cli/devca"
 )
 
-// The README's tour is a test. Its fenced blocks say by their info string what they are:
+// TestTour runs the tour in README.md. The info strings of its code blocks say what they contain:
 //
-//	sh tour-server   starts the CA, in a terminal of its own
-//	sh tour          commands, which succeed
-//	sh tour fails    commands, the last of which fails, at the latest after some tries
-//	text tour        lines that the block before prints, in this order; … stands for anything
+//	sh tour-server   the command that starts the CA, in its own terminal
+//	sh tour          commands that succeed
+//	sh tour fails    commands of which the last one fails, possibly after some tries
+//	text tour        lines that the block before prints, in this order; … matches any text
 //
-// All blocks but the first run in one shell, in a home directory of their own.
+// All blocks except the first run in one shell, in their own home directory.
 
-// tourPatience bounds the start of the server, and all the commands: it is there for what hangs.
-const tourPatience = 2 * time.Minute
+// tourTimeout is the timeout of the server's start, and of all commands together. Only a program that hangs reaches it.
+const tourTimeout = 2 * time.Minute
 
-// tourBlock is a block of commands, and what it has to print.
+// tourBlock is a block of commands with the expected output.
 type tourBlock struct {
 	kind     string
 	commands string
@@ -39,7 +39,7 @@ type tourBlock struct {
 
 var tourFence = regexp.MustCompile("(?ms)^```((?:sh|text) tour[^\n]*)\n(.*?\n)```$")
 
-// readTour reads the blocks, in which it puts this machine's free ports in place of the default ones.
+// readTour reads the blocks from README.md. It replaces the default ports by free ports of this machine.
 func readTour(t *testing.T, ports *strings.Replacer) (server tourBlock, blocks []tourBlock) {
 	t.Helper()
 	text, err := os.ReadFile("../../README.md")
@@ -63,7 +63,7 @@ func readTour(t *testing.T, ports *strings.Replacer) (server tourBlock, blocks [
 	return blocks[0], blocks[1:]
 }
 
-// missing returns the first expected line that is not in the output, after those before it.
+// missing returns the first expected line that does not follow the earlier ones in the output, or "".
 func (b tourBlock) missing(output string) string {
 	for _, want := range b.output {
 		var parts []string
@@ -93,22 +93,23 @@ func TestTour(t *testing.T) {
 	server, blocks := readTour(t, strings.NewReplacer("127.0.0.1:7443", grpc, "127.0.0.1:7080", http))
 	makeRunIsDev(t, server.commands)
 
-	clone := t.TempDir() // stands for the directory that the reader has cloned
+	clone := t.TempDir() // like the directory into which a reader has cloned the repository
 	clitest.Build(t, filepath.Join(clone, "bin"), "brevet", "brevet-agent")
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C"}
-	dev := exec.CommandContext(context.WithoutCancel(t.Context()), // it is interrupted, after the test's context has ended
+	// Cleanup interrupts the server after the test's context has ended.
+	dev := exec.CommandContext(context.WithoutCancel(t.Context()),
 		filepath.Join(clone, "bin", "brevet"), "dev", "--grpc", grpc, "--http", http)
 	dev.Env = env
 	server.start(t, dev)
 
-	ctx, cancel := context.WithTimeout(t.Context(), tourPatience)
+	ctx, cancel := context.WithTimeout(t.Context(), tourTimeout)
 	defer cancel()
 	outputs := t.TempDir()
 	shell := exec.CommandContext(ctx, "bash", "-c", script(outputs, blocks))
 	shell.Dir, shell.Env = clone, env
 	err = shell.Run()
 	for n, b := range blocks {
-		output, _ := os.ReadFile(outputOf(outputs, n)) // one that was not reached has none
+		output, _ := os.ReadFile(outputOf(outputs, n)) // a block that was not reached has no output
 		if line := b.missing(string(output)); line != "" {
 			t.Fatalf("after\n%sthe tour promises the line %q, and this came:\n%s", b.commands, line, output)
 		}
@@ -118,7 +119,8 @@ func TestTour(t *testing.T) {
 	}
 }
 
-// script is the tour as one program. It ends at the first command that does not do what the tour says.
+// script returns one shell script with all blocks. It ends at the first command that does not succeed or fail as
+// expected.
 func script(outputs string, blocks []tourBlock) string {
 	var s strings.Builder
 	s.WriteString("set -euo pipefail\n")
@@ -135,7 +137,7 @@ func script(outputs string, blocks []tourBlock) string {
 
 func outputOf(outputs string, n int) string { return filepath.Join(outputs, strconv.Itoa(n)) }
 
-// makeRunIsDev checks that the command which the tour begins with comes down to brevet dev.
+// makeRunIsDev checks that the first command of the tour, make run, runs brevet dev.
 func makeRunIsDev(t *testing.T, commands string) {
 	t.Helper()
 	makefile, err := os.ReadFile("../../Makefile")
@@ -147,11 +149,12 @@ func makeRunIsDev(t *testing.T, commands string) {
 	}
 }
 
-// start starts a server, waits until it has printed what it promises, and has the test's end interrupt it.
+// start starts a server, and waits until it has printed the expected output. At the end of the test the server is
+// interrupted.
 func (b tourBlock) start(t *testing.T, server *exec.Cmd) {
 	t.Helper()
-	var complaints bytes.Buffer
-	server.Stderr = &complaints
+	var stderr bytes.Buffer
+	server.Stderr = &stderr
 	out, err := server.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -159,28 +162,28 @@ func (b tourBlock) start(t *testing.T, server *exec.Cmd) {
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
-	up := make(chan string, 1) // what it printed until it was up, or until its end
+	up := make(chan string, 1) // the server's output up to the last expected line, or to its end
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
 		var output strings.Builder
-		lines, told := bufio.NewScanner(out), false
+		lines, sent := bufio.NewScanner(out), false
 		for lines.Scan() {
 			fmt.Fprintln(&output, lines.Text())
-			if !told && b.missing(output.String()) == "" {
+			if !sent && b.missing(output.String()) == "" {
 				up <- output.String()
-				told = true
+				sent = true
 			}
 		}
-		if !told {
+		if !sent {
 			up <- output.String()
 		}
 	}()
 	t.Cleanup(func() {
-		_ = server.Process.Signal(os.Interrupt) // where it has ended by itself, Wait says so
+		_ = server.Process.Signal(os.Interrupt) // fails if the server has already ended, which Wait reports
 		<-drained
 		if err := server.Wait(); err != nil {
-			t.Errorf("%s: %v\n%s", server, err, complaints.String())
+			t.Errorf("%s: %v\n%s", server, err, stderr.String())
 		}
 	})
 	select {
@@ -188,7 +191,7 @@ func (b tourBlock) start(t *testing.T, server *exec.Cmd) {
 		if line := b.missing(output); line != "" {
 			t.Fatalf("the tour promises the line %q, and the server printed:\n%s", line, output)
 		}
-	case <-time.After(tourPatience):
+	case <-time.After(tourTimeout):
 		t.Fatalf("the server does not come up")
 	}
 }

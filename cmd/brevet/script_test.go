@@ -12,10 +12,10 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"brevet": main})
 }
 
-// TestScripts runs the binary as people do.
+// TestScripts runs the scripts in testdata with the real binaries.
 func TestScripts(t *testing.T) { clitest.Run(t, "brevet-agent") }
 
-// TestFlagsMeanOneThing checks that a flag has one type and one meaning in every command, as docs/commands.md has it.
+// TestFlagsMeanOneThing checks that a flag has the same type and meaning in every command, as in docs/commands.md.
 func TestFlagsMeanOneThing(t *testing.T) { clitest.Flags(t, newRoot(), "../../docs/commands.md") }
 
 func TestEveryCommandHasAScript(t *testing.T) { clitest.EveryCommandHasAScript(t, newRoot()) }

@@ -1,8 +1,8 @@
 /*
- * A PKCS#11 module that passes calls to SoftHSM until the file $SHIM_CONTROL makes it lose the device. The file has a
- * return value in hexadecimal, the name of a call, and "stays" or "returns". From then on the call fails with the value.
- * With "returns", the shim removes the file at once, and C_Finalize ends the loss. With "stays", C_Finalize ends the
- * loss once the test has removed the file.
+ * A PKCS#11 module that passes calls to SoftHSM, and simulates a lost device if the file $SHIM_CONTROL exists. The file
+ * contains a return value in hexadecimal, the name of a function, and "stays" or "returns". From then on the function
+ * fails with this value. With "returns", the shim removes the file at once, and the function works again after
+ * C_Finalize. With "stays", it works again after the test has removed the file and C_Finalize was called.
  */
 #include <dlfcn.h>
 #include <p11-kit/pkcs11.h>

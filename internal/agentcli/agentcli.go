@@ -1,5 +1,5 @@
-// Package agentcli is the one description of brevet-agent's command line. The agent parses, explains and completes by
-// it, and its manual is made from it, so none of these can say what another does not.
+// Package agentcli describes the command line of brevet-agent once. The agent parses its arguments, prints its help and
+// completes command lines from this description. Its manual is generated from it as well.
 package agentcli
 
 import (
@@ -10,27 +10,27 @@ import (
 	"text/tabwriter"
 )
 
-// Short says what the agent is.
+// Short is the one-line description of the agent.
 const Short = "Gets this machine its certificate, and keeps it fresh"
 
 // A Flag takes one value.
 type Flag struct {
 	Name    string
-	Value   string // what it takes: FILE or DIR, or else its choices, such as text|json
+	Value   string // placeholder of the value, such as FILE or DIR, or the allowed values, such as text|json
 	Default string
 	Usage   string
 }
 
-// A Command is one thing that the agent does.
+// A Command is one subcommand of the agent.
 type Command struct {
 	Name    string
 	Short   string
-	Long    string // for the manual, beyond Short
-	Example string // command lines, each behind two spaces
+	Long    string // further text for the manual
+	Example string // command lines, each indented by two spaces
 	Flags   []Flag
 }
 
-// Commands lists what the agent does.
+// Commands returns all subcommands of the agent.
 func Commands() []Command {
 	config := Flag{Name: "config", Value: "FILE", Usage: "path of the configuration file"}
 	directory := Flag{Name: "directory", Value: "DIR", Usage: "directory of the credential, in place of state_dir in the configuration"}
@@ -60,7 +60,7 @@ func Commands() []Command {
 	}
 }
 
-// Find returns a command by its name.
+// Find returns the command with a name.
 func Find(name string) (Command, bool) {
 	for _, c := range Commands() {
 		if c.Name == name {
@@ -70,7 +70,7 @@ func Find(name string) (Command, bool) {
 	return Command{}, false
 }
 
-// FlagSet returns the flags of a command, to parse with.
+// FlagSet returns a new flag set with the flags of the command.
 func (c Command) FlagSet() *flag.FlagSet {
 	set := flag.NewFlagSet(c.Name, flag.ContinueOnError)
 	for _, f := range c.Flags {
@@ -79,7 +79,7 @@ func (c Command) FlagSet() *flag.FlagSet {
 	return set
 }
 
-// Names are the commands' names as a sentence says them: "run, enroll, status, version or help".
+// Names returns the names of all commands as a list in a sentence: "run, enroll, status, version or help".
 func Names() string {
 	var names []string
 	for _, c := range Commands() {
@@ -89,7 +89,7 @@ func Names() string {
 	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
-// Help writes what the agent's help shows.
+// Help writes the agent's help.
 func Help(w io.Writer) {
 	fmt.Fprint(w, "usage: brevet-agent <command> [flags]\n\n")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -7,19 +7,19 @@ import (
 	"strings"
 )
 
-// CompleteCommand is what the completion scripts call, which cobra generates: it gets the words of a command line, the
-// last one unfinished.
+// CompleteCommand is the hidden command that cobra's completion scripts call. Its arguments are the words of a command
+// line. The last word is unfinished.
 const CompleteCommand = "__complete"
 
-// The directives of cobra's scripts that are used here: what the shell does besides offering what it is given.
+// Directives for cobra's completion scripts: bits that tell the shell whether to add file names to the suggestions.
 const (
-	completeFiles       = 0  // it offers files where it is given nothing
-	completeNothing     = 4  // it offers nothing else
-	completeDirectories = 16 // it offers directories
+	completeFiles       = 0  // suggest files if there are no other suggestions
+	completeNothing     = 4  // suggest no files
+	completeDirectories = 16 // suggest directories
 )
 
-// Complete writes what the last of words can become, in the form that cobra's scripts read: a line for each, what it
-// means behind a tab, and a directive at the end.
+// Complete writes the possible completions of the last word, in the format of cobra's scripts: a line for each
+// completion, with a tab before its description, and then the directive.
 func Complete(w io.Writer, words []string) {
 	offers, directive := complete(words)
 	for _, o := range offers {
@@ -72,7 +72,7 @@ func (c Command) completeValue(name, value string) (offers []string, directive i
 	}
 }
 
-// is reports whether a word of a command line names the flag: package flag takes one dash and two.
+// is reports whether a word of a command line names the flag. Package flag accepts one dash and two.
 func (f Flag) is(word string) bool {
 	name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(word, "-"), "-"), "=")
 	return strings.HasPrefix(word, "-") && name == f.Name

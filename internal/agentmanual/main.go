@@ -1,5 +1,5 @@
-// Command agentmanual writes the manual and the completions of brevet-agent, which has no cobra in it for its size, from
-// the description of its command line. `make packages` calls it.
+// Command agentmanual writes the manual and the completions of brevet-agent from package agentcli. The agent itself
+// does not contain cobra, to keep the binary small. `make packages` calls this command.
 package main
 
 import (
@@ -30,7 +30,7 @@ func run(args []string) error {
 	return manual.Write(tree(), args[0], date)
 }
 
-// tree is the agent's command line as cobra would have it.
+// tree returns the agent's command line as a tree of cobra commands.
 func tree() *cobra.Command {
 	root := &cobra.Command{Use: "brevet-agent", Short: agentcli.Short}
 	for _, c := range agentcli.Commands() {

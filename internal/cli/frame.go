@@ -19,12 +19,12 @@ import (
 
 // Exit codes.
 const (
-	exitFailed = 1 // the command was used correctly and failed
-	exitUsage  = 2 // the command was used wrongly
+	exitFailed = 1 // the command failed, although its command line and configuration were correct
+	exitUsage  = 2 // the command line or the configuration is wrong
 )
 
-// New returns a root command with the given commands, as in every binary that uses cobra. It adds help, version and the
-// hidden command that writes the manual.
+// New adds the commands to the root command of a binary, and returns the root command. It also adds help, version and
+// the hidden command that writes the manual.
 func New(root *cobra.Command, version string, commands ...*cobra.Command) *cobra.Command {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.Version = version
@@ -35,7 +35,7 @@ func New(root *cobra.Command, version string, commands ...*cobra.Command) *cobra
 	root.SetHelpCommand(newHelp())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		if name := cmd.Flags().Arg(0); cmd.HasSubCommands() && name != "" {
-			return notCommand(cmd, name) // the flag belongs to a command that is missing
+			return notCommand(cmd, name) // the flag belongs to a command that does not exist
 		}
 		var unknown *pflag.NotExistError
 		if errors.As(err, &unknown) {
@@ -49,12 +49,12 @@ func New(root *cobra.Command, version string, commands ...*cobra.Command) *cobra
 	return root
 }
 
-// Run executes a command line and returns the exit code. The first signal to end the process cancels the context of the
-// commands.
+// Run executes a command line and returns the exit code. The first SIGINT or SIGTERM cancels the context of the
+// command.
 func Run(root *cobra.Command) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends a process that ignores the first, such as at a prompt
+	context.AfterFunc(ctx, stop) // a second signal ends the process, even if it waits at a prompt
 	return execute(ctx, root, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }
 
@@ -73,16 +73,16 @@ func execute(ctx context.Context, root *cobra.Command, args []string, in io.Read
 		return exitFailed
 	}
 	var wrong *Usage
-	if !errors.As(err, &wrong) { // an error of cobra, which names no next step
+	if !errors.As(err, &wrong) { // an error of cobra does not name the next step
 		fmt.Fprintf(errOut, "See %s --help.\n", cmd.CommandPath())
 	}
 	return exitUsage
 }
 
-// standardOutput marks errors of writing the output, which occur after the command has taken effect.
+// standardOutput wraps the errors of writes to standard output. When they occur, the command may already have changed
+// something.
 type standardOutput struct{ io.Writer }
 
-// Write implements io.Writer.
 func (o standardOutput) Write(b []byte) (int, error) {
 	n, err := o.Writer.Write(b)
 	if err != nil {
@@ -91,8 +91,8 @@ func (o standardOutput) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// mark has each command read its environment variables, say which arguments it takes, and return a *failure for every
-// error that is not a *Usage.
+// mark makes each command read its environment variables. It makes errors about arguments name the expected arguments.
+// It wraps every error that is not a *Usage in a *failure.
 func mark(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		mark(sub)
@@ -121,7 +121,7 @@ func mark(c *cobra.Command) {
 	}
 }
 
-// wantCommand returns the error for a command line without a command.
+// wantCommand returns the error for a command line that names no command.
 func wantCommand(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return notCommand(cmd, args[0])
@@ -155,7 +155,8 @@ func newHelp() *cobra.Command {
 	}
 }
 
-// newManual returns the hidden command that writes what a package installs beside the binary.
+// newManual returns the hidden command that writes the man pages and completions of the binary, for a package to
+// install.
 func newManual() *cobra.Command {
 	return &cobra.Command{
 		Use: "manual DIRECTORY", Short: "Write man pages and completions", Args: cobra.ExactArgs(1), Hidden: true,
@@ -192,7 +193,7 @@ func newVersion() *cobra.Command {
 	return cmd
 }
 
-// OutputFlag adds the flag for the form of a command's output.
+// OutputFlag adds the flag that sets the format of a command's output.
 func OutputFlag(cmd *cobra.Command, format *string) {
 	cmd.Flags().StringVarP(format, "output", "o", "text", "format of the output: text, or json with one object per line for each record")
 	TakeVariables(cmd.Flags(), "output")

@@ -6,10 +6,10 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// movedPrefix marks the annotations of a command that name the replacement of a flag.
+// movedPrefix is the prefix of the annotations of a command that name the replacement of a flag.
 const movedPrefix = "moved:"
 
-// MovedFlags has a command refuse flags that it does not take any more. Each name has the flag or command to use instead.
+// MovedFlags makes a command refuse flags that were removed. For each flag, instead names the flag or command to use.
 func MovedFlags(cmd *cobra.Command, instead map[string]string) {
 	if cmd.Annotations == nil {
 		cmd.Annotations = map[string]string{}
@@ -19,7 +19,7 @@ func MovedFlags(cmd *cobra.Command, instead map[string]string) {
 	}
 }
 
-// movedFlag returns what replaces a flag of a command or of one above it, or "".
+// movedFlag returns the replacement of a flag that was removed from a command or one of its parents, or "".
 func movedFlag(cmd *cobra.Command, name string) string {
 	for ; cmd != nil; cmd = cmd.Parent() {
 		if instead := cmd.Annotations[movedPrefix+name]; instead != "" {
@@ -29,7 +29,7 @@ func movedFlag(cmd *cobra.Command, name string) string {
 	return ""
 }
 
-// MovedCommand returns a hidden command that refuses every use and names what to run instead.
+// MovedCommand returns a hidden command that always fails, with an error that names the replacement.
 func MovedCommand(name, instead string) *cobra.Command {
 	return &cobra.Command{
 		Use: name, Hidden: true, Args: cobra.ArbitraryArgs, DisableFlagParsing: true,

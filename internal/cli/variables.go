@@ -8,11 +8,11 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Variables lists the environment variables of commands of brevet, other than those of configuration keys. brevet serve
-// refuses any other variable that begins with BREVET_.
+// Variables lists the environment variables of brevet's commands that do not set a configuration key. brevet serve
+// refuses other unknown variables that begin with BREVET_.
 var Variables = []string{"BREVET_CONTEXT", "BREVET_DIRECTORY", "BREVET_OUTPUT", "BREVET_SERVER"}
 
-// Source is where the value of a flag comes from. A higher one takes precedence.
+// Source is where the value of a flag comes from. A higher value takes precedence.
 type Source int
 
 // The sources of a flag's value.
@@ -22,7 +22,8 @@ const (
 	FromFlag
 )
 
-// variableAnnotation marks a flag that an environment variable can set, and fromVariable one that it has set.
+// variableAnnotation marks a flag that an environment variable can set. fromVariable marks a flag that a variable has
+// set.
 const (
 	variableAnnotation = "variable"
 	fromVariable       = "from-variable"
@@ -36,7 +37,8 @@ func Variable(f *pflag.Flag) string {
 	return ""
 }
 
-// TakeVariables lets environment variables set flags that the command line does not set, and says so in their help.
+// TakeVariables lets environment variables set flags that the command line does not set, and adds the variable's name
+// to each flag's help.
 func TakeVariables(flags *pflag.FlagSet, names ...string) {
 	for _, name := range names {
 		f := flags.Lookup(name)
@@ -46,8 +48,8 @@ func TakeVariables(flags *pflag.FlagSet, names ...string) {
 	}
 }
 
-// readVariables sets the flags of a command that were not given from their environment variables. An empty variable
-// counts as unset.
+// readVariables sets each flag of a command that the command line does not set from its environment variable. An empty
+// variable counts as unset.
 func readVariables(cmd *cobra.Command) (err error) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		value := os.Getenv(Variable(f))

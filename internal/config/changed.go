@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Changed returns the keys whose values differ between two configurations of one struct type, such as "log.level" and
-// "profiles.device". Lists and the values of maps are compared as wholes.
+// Changed returns the keys whose values differ between two configurations of the same type, such as "log.level" and
+// "profiles.device". It compares a list, and each value of a map, as one value.
 func Changed(before, after any) []string {
 	return changed("", reflect.ValueOf(before), reflect.ValueOf(after))
 }

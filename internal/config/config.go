@@ -1,5 +1,5 @@
-// Package config reads the configuration of a Brevet binary: one YAML file, decoded strictly into a struct, and values
-// from environment variables and flags, which override those of the file.
+// Package config reads the configuration of a Brevet binary. It decodes one YAML file strictly into a struct. Values
+// from environment variables and flags override those of the file.
 //
 // It refuses unknown and repeated keys, values of the wrong type, durations without a unit, aliases and merge keys,
 // several documents in one file, and files over 1 MiB. It refuses unknown environment variables with the binary's
@@ -23,13 +23,13 @@ const maxFile = 1 << 20
 // Error is an error in a configuration.
 type Error struct {
 	Source  string // the file, the environment variable as "$NAME", or the flag as "--name"; empty if unknown
-	Line    int    // in the file, from 1; 0 if unknown
+	Line    int    // line in the file, starting with 1; 0 if unknown
 	Key     string // path of the key, such as "log.format"; empty for the whole configuration
 	Problem string // what was found, and what would pass
-	Instead string // the key that takes the place of Key if Key was renamed; empty otherwise
+	Instead string // the new key, if Key was renamed; otherwise empty
 }
 
-// Error returns "source:line: key: problem", without the unknown parts.
+// Error returns "source:line: key: problem". It omits unknown parts.
 func (e *Error) Error() string {
 	var b strings.Builder
 	if e.Source != "" {

@@ -27,7 +27,7 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 	}
 }
 
-// Logger returns a logger that writes records of a level and above.
+// Logger returns a logger that writes records of level least and above to w.
 func (f LogFormat) Logger(w io.Writer, least slog.Leveler) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: least}
 	if f == LogJSON {

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// unknown returns the problem of a name that is not among the sorted names of its kind, "key" or "variable". It names
-// the nearest one, and all of them if none is near.
+// unknown returns the error text for a name that is not in names, which is sorted. kind is "key" or "variable". The
+// text suggests the most similar name, or lists all names if none is similar.
 func unknown(kind, name string, names []string) string {
 	if len(names) == 0 {
 		return "there is no such " + kind + ", and none belongs here"
@@ -15,7 +15,7 @@ func unknown(kind, name string, names []string) string {
 	for _, candidate := range names {
 		d := distance(strings.ToLower(name), strings.ToLower(candidate))
 		if strings.HasPrefix(candidate, name) || strings.HasPrefix(name, candidate) {
-			d = min(d, 2) // a missing or additional word at the end counts little
+			d = min(d, 2) // a missing or additional word at the end counts as two edits at most
 		}
 		if d < least {
 			best, least = candidate, d
@@ -27,7 +27,7 @@ func unknown(kind, name string, names []string) string {
 	return fmt.Sprintf("there is no such %s; the nearest is %s, of %s", kind, best, strings.Join(names, ", "))
 }
 
-// distance returns the Levenshtein distance of a and b: the number of bytes to insert, delete or replace.
+// distance returns the Levenshtein distance of a and b: the minimum number of bytes to insert, delete or replace.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

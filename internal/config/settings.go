@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// A Setting is one key of a configuration with its value.
+// A Setting is one configuration key with its value.
 type Setting struct {
 	Key   string
-	Value string // as a file would have it
+	Value string // as it is written in a configuration file
 }
 
-// Settings returns the keys of a configuration with their values, in the order of the fields. The keys of a map are
-// sorted. A list of groups is one value for each key of each group, such as "further_hsms[0].label".
+// Settings returns the keys of a configuration with their values, in the order of the fields. It sorts the keys of a
+// map. For a list of groups it returns each key of each group, such as "further_hsms[0].label".
 func Settings(of any) []Setting { return settings("", reflect.ValueOf(of)) }
 
 func settings(path string, v reflect.Value) []Setting {
@@ -51,7 +51,7 @@ func entries(v reflect.Value) map[string]bool {
 	return names
 }
 
-// Text returns a value as a configuration file would have it. For an empty string it returns "".
+// Text returns a value as it is written in a configuration file, and "" for an empty string.
 func Text(v reflect.Value) string {
 	if d, ok := v.Interface().(time.Duration); ok {
 		return durationText(d)
@@ -69,7 +69,7 @@ func Text(v reflect.Value) string {
 	return "[" + strings.Join(items, ", ") + "]"
 }
 
-// durationText returns a duration in the largest unit that divides it, as [pki.ParseDuration] reads it.
+// durationText returns a duration in the largest unit that divides it, in the format of [pki.ParseDuration].
 func durationText(d time.Duration) string {
 	for _, unit := range []struct {
 		of   time.Duration

@@ -10,10 +10,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Origin says where the value of a key comes from.
+// Origin says where the value of a configuration key comes from.
 type Origin string
 
-// The origins, each of which overrides those before it.
+// The origins. Each overrides those above it.
 const (
 	FromDefault     Origin = "default"
 	FromFile        Origin = "file"
@@ -21,23 +21,24 @@ const (
 	FromFlag        Origin = "flag"
 )
 
-// A Value is the text of one key from outside the file.
+// A Value is the value of one configuration key from the environment or a flag.
 type Value struct {
 	Key    string
-	Text   string // of a list: its items, separated by commas
+	Text   string // for a list: its items, separated by commas
 	Origin Origin // FromEnvironment or FromFlag
-	Name   string // the variable as "$NAME", or the flag as "--name"
+	Name   string // name of the variable as "$NAME", or of the flag as "--name"
 }
 
-// Environment describes the environment variables of a binary. The variable of the key "log.level" is "LOG_LEVEL" after
-// the prefix.
+// Environment describes the environment variables of a binary. With the prefix "BREVET_", the variable of the key
+// "log.level" is "BREVET_LOG_LEVEL".
 type Environment struct {
 	Prefix  string
-	Secrets map[string]string // variables that would hold a secret, without the prefix, and where the secret belongs
-	Others  []string          // variables with the prefix that are not for configuration keys; "NAME*" stands for all that begin with NAME
+	Secrets map[string]string // variables that would contain a secret, without the prefix; where the secret belongs
+	Others  []string          // variables with the prefix that set no key; "NAME*" matches all that begin with NAME
 }
 
-// Variables returns the variable of each key of a configuration that is a single value or a list of them.
+// Variables maps configuration keys to their environment variables. Only keys whose value is a scalar or a list of
+// scalars have one.
 func (e Environment) Variables(of any) map[string]string {
 	variables := map[string]string{}
 	for key := range scalars(typeOf(of), "") {
@@ -50,9 +51,8 @@ func (e Environment) variable(key string) string {
 	return e.Prefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
-// Check returns an [*Error] for a variable of the environment, in the form of [os.Environ], that has the prefix and is
-// unknown, or that would hold a secret. An empty variable counts as not set. The error never contains the variable's
-// value.
+// Check returns an [*Error] if environ, in the form of [os.Environ], contains an unknown variable with the prefix, or
+// one that would contain a secret. An empty variable counts as unset. The error never contains the variable's value.
 func (e Environment) Check(of any, environ []string) error {
 	variables := e.Variables(of)
 	for _, entry := range slices.Sorted(slices.Values(environ)) {
@@ -76,7 +76,8 @@ func matches(pattern, name string) bool {
 	return pattern == name || any && strings.HasPrefix(name, prefix)
 }
 
-// unknown returns the problem of an unknown variable. A key that has several parts, such as a profile, has no variable.
+// unknown returns the error text for an unknown variable. A key whose value is a group, such as a profile, has no
+// variable.
 func (e Environment) unknown(of any, name string, known []string) string {
 	for key := range fieldsOf(typeOf(of)) {
 		inside := e.variable(key)
@@ -87,7 +88,7 @@ func (e Environment) unknown(of any, name string, known []string) string {
 	return unknown("variable", name, known)
 }
 
-// isCompound reports whether a key of the first level is a map or a list of groups.
+// isCompound reports whether a top-level key is a map or a list of groups.
 func (e Environment) isCompound(of any, key string) bool {
 	for scalar := range scalars(typeOf(of), "") {
 		if scalar == key || strings.HasPrefix(scalar, key+".") {
@@ -97,7 +98,7 @@ func (e Environment) isCompound(of any, key string) bool {
 	return true
 }
 
-// Values returns the values that variables set. An empty variable counts as not set.
+// Values returns the values of the variables that are set. An empty variable counts as unset.
 func (e Environment) Values(of any, lookup func(string) string) []Value {
 	var values []Value
 	for key, name := range e.Variables(of) {
@@ -109,7 +110,7 @@ func (e Environment) Values(of any, lookup func(string) string) []Value {
 	return values
 }
 
-// Override decodes values into a pointer to a struct, one after the other, by the rules for the file.
+// Override decodes values into a pointer to a struct, in order. It applies the same rules as for the file.
 func Override(into any, values []Value) error {
 	keys := scalars(typeOf(into), "")
 	for _, v := range values {
@@ -135,7 +136,7 @@ func Override(into any, values []Value) error {
 	return nil
 }
 
-// nodeOf returns the YAML node of a text, for a value of a type.
+// nodeOf returns a YAML node with a text as value, for a field of type t.
 func nodeOf(t reflect.Type, text string) *yaml.Node {
 	if t.Kind() == reflect.Slice {
 		list := &yaml.Node{Kind: yaml.SequenceNode}
@@ -147,12 +148,12 @@ func nodeOf(t reflect.Type, text string) *yaml.Node {
 	node := &yaml.Node{}
 	node.SetString(text)
 	if t.Kind() != reflect.String && !reflect.PointerTo(t).Implements(textType) {
-		node.Tag, node.Style = "", 0 // as in a file without quotes: yaml resolves numbers and booleans
+		node.Tag, node.Style = "", 0 // like without quotes in a file: yaml then recognizes numbers and booleans
 	}
 	return node
 }
 
-// scalars returns the keys of a struct type that hold one value or a list of values, with their types.
+// scalars returns the keys of a struct type whose values are scalars or lists of scalars, with their types.
 func scalars(t reflect.Type, prefix string) map[string]reflect.Type {
 	keys := map[string]reflect.Type{}
 	for name, field := range fieldsOf(t) {
@@ -169,7 +170,7 @@ func scalars(t reflect.Type, prefix string) map[string]reflect.Type {
 	return keys
 }
 
-// typeOf returns the struct type of a configuration, or of a pointer to one.
+// typeOf returns the struct type of a configuration, which may be a pointer.
 func typeOf(of any) reflect.Type {
 	t := reflect.TypeOf(of)
 	if t.Kind() == reflect.Pointer {
@@ -178,8 +179,8 @@ func typeOf(of any) reflect.Type {
 	return t
 }
 
-// Attribute adds to an [*Error] about a key the source of the key's value: the variable or flag that set it, or else
-// the file. It returns any other error as it is.
+// Attribute sets the source of an [*Error] to the variable or flag that set the key, or else to the file. It returns
+// other errors unchanged.
 func Attribute(err error, file string, values []Value) error {
 	var e *Error
 	if !errors.As(err, &e) {

@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/config"
 )
 
-// settable has a key of every kind.
+// settable has a field of every kind.
 type settable struct {
 	Name    string            `yaml:"name"`
 	Count   int               `yaml:"count"`

@@ -22,8 +22,8 @@ var (
 	unmarshalerType = reflect.TypeFor[yaml.Unmarshaler]()
 )
 
-// decode checks a tree of nodes against the type of into, and then decodes it with yaml. The check rewrites durations
-// to the form that yaml reads.
+// decode checks a YAML tree against the type of into, and then decodes the tree with package yaml. The check rewrites
+// durations in a format that package yaml parses.
 func decode(root *yaml.Node, into any) error {
 	target := reflect.TypeOf(into)
 	if target == nil || target.Kind() != reflect.Pointer || target.Elem().Kind() != reflect.Struct {
@@ -38,7 +38,7 @@ func decode(root *yaml.Node, into any) error {
 	return nil
 }
 
-// nameRenamed returns err. If err is about a key that was renamed, the error names the new key.
+// nameRenamed returns err. If err is about a renamed key, it adds the new key to the error.
 func nameRenamed(err error, into any) error {
 	var e *Error
 	c, ok := into.(Renamer)
@@ -57,7 +57,7 @@ func check(n *yaml.Node, t reflect.Type, path string) error {
 		return fault(n, path, "aliases and anchors are not allowed: write the value out")
 	}
 	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" {
-		return nil // a key without a value: the field keeps its value
+		return nil // a key without a value does not change the field
 	}
 	switch {
 	case t == durationType:
@@ -99,7 +99,7 @@ func checkStruct(n *yaml.Node, t reflect.Type, path string) error {
 	})
 }
 
-// checkPairs calls each for the pairs of a mapping, with the path of each key. It refuses repeated keys.
+// checkPairs calls each for every pair of a mapping, with the path of the pair's key. It refuses repeated keys.
 func checkPairs(n *yaml.Node, path string, each func(key, value *yaml.Node, path string) error) error {
 	if n.Kind != yaml.MappingNode {
 		return fault(n, path, "keys with values belong here, such as \"key: value\"")

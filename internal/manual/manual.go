@@ -1,5 +1,5 @@
-// Package manual writes what a package installs beside a binary: man pages (man-pages(7)) and completions for bash, zsh
-// and fish, from a tree of cobra commands. The completions ask the binary, so they know what it knows.
+// Package manual writes the man pages (man-pages(7)) and the completions for bash, zsh and fish of a binary, from its
+// tree of cobra commands. The completion scripts run the binary to get the suggestions.
 package manual
 
 import (
@@ -16,10 +16,10 @@ import (
 	"github.com/spf13/cobra/doc"
 )
 
-// Write puts manual and completions of a program into share, in the folders that Debian has for them in /usr/share. The
-// same tree and date make the same bytes.
+// Write writes the manual and completions of a program to share, in the subfolders that Debian uses in /usr/share. The
+// same tree and date always produce the same bytes.
 func Write(root *cobra.Command, share string, date time.Time) error {
-	root.DisableAutoGenTag = true // which has the time of day in it
+	root.DisableAutoGenTag = true // the tag would contain the current date
 	name := root.Name()
 	for path, generate := range map[string]func(*bytes.Buffer) error{
 		"bash-completion/completions/" + name:         func(b *bytes.Buffer) error { return root.GenBashCompletionV2(b, true) },
@@ -37,7 +37,7 @@ func Write(root *cobra.Command, share string, date time.Time) error {
 	return writePages(root, filepath.Join(share, "man", "man1"), date.UTC())
 }
 
-// writePages writes the page of a command and of each below it.
+// writePages writes the page of a command and the pages of all its subcommands.
 func writePages(c *cobra.Command, dir string, date time.Time) error {
 	if c.HasParent() && !c.IsAvailableCommand() {
 		return nil
@@ -66,16 +66,17 @@ func writePages(c *cobra.Command, dir string, date time.Time) error {
 	return write(filepath.Join(dir, pageName(c)+".1.gz"), packed.Bytes())
 }
 
-// What cobra writes of an option: its name, and what it does behind a tab, which only tables and literal text may have.
+// option matches an option in a page from cobra: its name, a line break and a tab before the description. Outside
+// tables and literal text, a page must not contain tabs.
 var option = regexp.MustCompile(`(?m)^(?:\.PP\n)?(\\fB-.*)\n\t`)
 
-// plain has a page say what it is in words of man(7): options as tagged paragraphs, and the date as ISO 8601 has it.
+// plain rewrites a page to follow man(7): options become tagged paragraphs, and the date has the format of ISO 8601.
 func plain(page []byte, date time.Time) []byte {
 	page = option.ReplaceAll(page, []byte(".TP\n$1\n"))
 	return bytes.Replace(page, []byte(date.Format(`"Jan 2006"`)), []byte(date.Format(`"2006-01-02"`)), 1)
 }
 
-// pageName is the command's path with dashes, as man finds pages of sub-commands.
+// pageName returns the command's path with dashes, which is how man(1) finds the pages of subcommands.
 func pageName(c *cobra.Command) string {
 	if !c.HasParent() {
 		return c.Name()
@@ -84,13 +85,13 @@ func pageName(c *cobra.Command) string {
 }
 
 func write(path string, content []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // G301: a package's folder is for everybody
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // G301: the folder is public
 		return err
 	}
 	return os.WriteFile(path, content, 0o644)
 }
 
-// Date is the date of the pages: SOURCE_DATE_EPOCH (reproducible-builds.org), in seconds.
+// Date returns the date of the pages from SOURCE_DATE_EPOCH (reproducible-builds.org), which is in seconds.
 func Date() (time.Time, error) {
 	seconds, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64)
 	if err != nil {

@@ -1,5 +1,6 @@
-// Package memory derives the Go runtime's memory limit from the cgroup that the process runs in, so that the garbage
-// collector works harder before the kernel ends the process. It reads cgroups version 2, as in systemd's MemoryMax.
+// Package memory sets the Go runtime's memory limit from the cgroup of the process. Near the limit, the garbage
+// collector runs more often, so that the kernel need not kill the process. It reads cgroups version 2, which systemd's
+// MemoryMax sets.
 package memory
 
 import (
@@ -12,8 +13,8 @@ import (
 	"strings"
 )
 
-// share is how much of the cgroup's memory the Go runtime may use, in per cent. Libraries in C and the page cache need
-// the rest.
+// share is the part of the cgroup's memory that the Go runtime may use, in per cent. C libraries and the page cache
+// need the rest.
 const share = 75
 
 // SetLimit sets the soft memory limit of the Go runtime to a share of the cgroup's limit. It changes nothing if
@@ -27,7 +28,8 @@ func SetLimit() {
 	}
 }
 
-// cgroupLimit returns the lowest memory.max of this process's cgroup and those above it, in bytes, or math.MaxInt64.
+// cgroupLimit returns the lowest memory.max of this process's cgroup and its parents, in bytes. Without a limit it
+// returns math.MaxInt64.
 func cgroupLimit(root fs.FS) int64 {
 	limit := int64(math.MaxInt64)
 	groups, err := fs.ReadFile(root, "proc/self/cgroup")
@@ -41,7 +43,8 @@ func cgroupLimit(root fs.FS) int64 {
 		}
 		for dir := path.Clean(group); ; dir = path.Dir(dir) {
 			text, err := fs.ReadFile(root, path.Join("sys/fs/cgroup", dir, "memory.max"))
-			if n, perr := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && perr == nil { // else it is "max"
+			// Otherwise the file contains "max".
+			if n, perr := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && perr == nil {
 				limit = min(limit, n)
 			}
 			if dir == "." {

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// OnHangup calls reload at each SIGHUP, one call after the other, until ctx ends. A SIGHUP that came before is not lost where
-// Hangups was called before.
+// OnHangup calls reload after each SIGHUP, one call at a time, until ctx ends. If Hangups was called earlier, a SIGHUP
+// between the two calls also counts.
 func OnHangup(ctx context.Context, hangups <-chan os.Signal, reload func()) {
 	go func() {
 		for {
@@ -22,7 +22,7 @@ func OnHangup(ctx context.Context, hangups <-chan os.Signal, reload func()) {
 	}()
 }
 
-// Hangups returns a channel of SIGHUP, which does not end the process any more.
+// Hangups returns a channel that receives SIGHUP. From then on, SIGHUP does not end the process.
 func Hangups() <-chan os.Signal {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)

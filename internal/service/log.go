@@ -1,5 +1,5 @@
-// Package service holds what Brevet's long-running commands share: a log that never stops its process, whatever becomes of
-// the reader of standard error, and the reaction to SIGHUP.
+// Package service contains the code that Brevet's long-running commands share. It has a log that never blocks or ends
+// its process, whatever happens to the reader of standard error. It also handles SIGHUP.
 package service
 
 import (
@@ -15,27 +15,27 @@ import (
 )
 
 const (
-	maxLines     = 4096        // that wait to be written; further ones are dropped and counted
-	maxLine      = 16 << 10    // bytes of one line; the rest is cut off
-	closeTimeout = time.Second // for lines that still wait at the end
+	maxLines     = 4096        // maximum number of queued lines; more are dropped and counted
+	maxLine      = 16 << 10    // maximum bytes of one line; the rest is cut off
+	closeTimeout = time.Second // how long Close waits for queued lines
 )
 
-// Log is a logger whose records are written by a goroutine of its own. If the reader of the records is slow, blocked or gone,
-// records are dropped and counted; no caller waits and none fails.
+// Log is a logger with a goroutine that writes its records. If the reader of the records is slow, blocked or has ended,
+// the Log drops records and counts them. Logging never blocks and never returns an error.
 type Log struct {
 	*slog.Logger
 	level  slog.LevelVar
 	lines  chan []byte
-	closed chan struct{} // by Close
+	closed chan struct{} // closed by Close
 	ended  chan struct{} // closed by write
 	lost   atomic.Uint64
 	to     io.Writer
-	own    *slog.Logger // writes to `to` directly
+	own    *slog.Logger // logger of the Log itself, which writes to `to` without the queue
 }
 
-// NewLog returns a Log that writes to w. From then on a broken pipe does not end the process (SIGPIPE).
+// NewLog returns a Log that writes to w. From then on, SIGPIPE does not end the process.
 func NewLog(w io.Writer, format config.LogFormat, level config.LogLevel) *Log {
-	// Notify, and not Ignore, which the children of this process would inherit. The channel is full after one, and nobody reads it.
+	// signal.Ignore would also affect child processes, so the signal goes to a channel that nothing reads.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	l := &Log{lines: make(chan []byte, maxLines), closed: make(chan struct{}), ended: make(chan struct{}), to: w}
 	l.SetLevel(level)
@@ -44,10 +44,10 @@ func NewLog(w io.Writer, format config.LogFormat, level config.LogLevel) *Log {
 	return l
 }
 
-// SetLevel changes the least level that is logged.
+// SetLevel sets the minimum level of the records that are logged.
 func (l *Log) SetLevel(level config.LogLevel) { l.level.Set(slog.Level(level)) }
 
-// Close writes what waits, for as long as the writer takes it within a second. Records that come later are lost.
+// Close writes the queued lines, for a second at most. Later records are lost.
 func (l *Log) Close() {
 	close(l.closed)
 	select {
@@ -56,7 +56,7 @@ func (l *Log) Close() {
 	}
 }
 
-// write writes lines until the Log is closed, and then what is left.
+// write writes lines until the Log is closed, and then the lines that remain in the queue.
 func (l *Log) write() {
 	defer close(l.ended)
 	for {
@@ -66,14 +66,14 @@ func (l *Log) write() {
 			continue
 		case <-l.closed:
 		}
-		for len(l.lines) > 0 { // nobody else takes from it
+		for len(l.lines) > 0 { // this goroutine is the only reader of the queue
 			l.put(<-l.lines)
 		}
 		return
 	}
 }
 
-// put writes a line. If lines were lost before it, put then logs their number.
+// put writes a line. If lines before it were lost, put also logs their number.
 func (l *Log) put(line []byte) {
 	if _, err := l.to.Write(line); err != nil {
 		l.lost.Add(1)
@@ -84,10 +84,10 @@ func (l *Log) put(line []byte) {
 	}
 }
 
-// queue is the writer that the Log's handler has.
+// queue is the writer of the Log's handler. It adds each line to the queue.
 type queue struct{ log *Log }
 
-// Write implements io.Writer. It never waits.
+// Write queues a line, or drops it if the queue is full. It never blocks.
 func (q queue) Write(p []byte) (int, error) {
 	line := append([]byte(nil), p[:min(len(p), maxLine)]...)
 	if len(p) > maxLine {

@@ -11,7 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/config"
 )
 
-// A pipe that nobody reads takes 64 KiB. What comes then is dropped and counted, nobody waits, and it is told afterwards.
+// An unread pipe accepts 64 KiB. Log then drops and counts lines without blocking, and logs their number later.
 func TestABlockedReaderBlocksNobody(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
@@ -20,11 +20,11 @@ func TestABlockedReaderBlocksNobody(t *testing.T) {
 	}
 	defer w.Close()
 	log := NewLog(w, config.LogText, 0)
-	const lines, octets = 2 * maxLines, 1000
+	const lines, size = 2 * maxLines, 1000
 	for n := range lines {
-		log.Info(strings.Repeat("x", octets), "n", n)
+		log.Info(strings.Repeat("x", size), "n", n)
 	}
-	log.Close() // waits for a second, and for no longer
+	log.Close() // waits for one second
 	if lost := log.lost.Load(); lost == 0 {
 		t.Fatal("a pipe took all lines unread")
 	}
@@ -54,7 +54,7 @@ func TestAReaderThatIsGone(t *testing.T) {
 	for _, to := range []io.Writer{w, failing{errors.New("planted")}} {
 		log := NewLog(to, config.LogJSON, 0)
 		for range 10 {
-			log.Error("said to nobody")
+			log.Error("an unread record")
 		}
 		log.Close()
 		if lost := log.lost.Load(); lost != 10 {
@@ -65,8 +65,8 @@ func TestAReaderThatIsGone(t *testing.T) {
 
 func TestLevelsChange(t *testing.T) {
 	t.Parallel()
-	said := &strings.Builder{}
-	log := NewLog(said, config.LogText, 0)
+	output := &strings.Builder{}
+	log := NewLog(output, config.LogText, 0)
 	log.Debug("one")
 	var debug config.LogLevel
 	if err := debug.UnmarshalText([]byte("debug")); err != nil {
@@ -76,7 +76,7 @@ func TestLevelsChange(t *testing.T) {
 	log.Debug("two")
 	log.Info(strings.Repeat("y", 2*maxLine))
 	log.Close()
-	if text := said.String(); strings.Contains(text, "one") || !strings.Contains(text, "two") || len(text) > maxLine+200 || !strings.HasSuffix(text, "y\n") {
+	if text := output.String(); strings.Contains(text, "one") || !strings.Contains(text, "two") || len(text) > maxLine+200 || !strings.HasSuffix(text, "y\n") {
 		t.Errorf("%d bytes are written", len(text))
 	}
 }

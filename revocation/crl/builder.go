@@ -17,25 +17,24 @@ import (
 const (
 	// chunkSize is the size of the chunks in which a CRL is written to its file, in bytes.
 	chunkSize = 64 << 10
-	// chunks is the number of chunks in use: being encoded, hashed and written.
+	// chunks is the number of buffers of a stream. While one is filled, others are hashed and written.
 	chunks = 4
 )
 
-// builder writes and signs one CRL. DER stores the length of a list before its elements. The builder therefore reads
-// the entries twice: the first pass adds up their sizes, the second writes them to a file. It holds no entries in
-// memory.
+// builder writes and signs one CRL. In DER, the length of a list precedes its elements. The builder therefore reads the
+// entries twice: first to add up their sizes, and then to write them to a file. It does not hold the entries in memory.
 type builder struct {
 	crl     CRL
 	listing Listing
-	path    string // of the temporary file
+	path    string // path of the temporary file
 
-	head       []byte // of the TBSCertList, before the entries
-	extensions []byte // of the TBSCertList, after the entries
-	listed     int64  // bytes of the entries
+	head       []byte // fields of the TBSCertList before the entries
+	extensions []byte // extensions of the TBSCertList, after the entries
+	listed     int64  // size of the entries, in bytes
 
-	reserved int    // bytes of the outer header, if the signature has its maximum length
-	tbs      int64  // bytes of the TBSCertList
-	digest   []byte // of the TBSCertList, if the key signs a digest
+	reserved int    // size of the outer header if the signature has its maximum length, in bytes
+	tbs      int64  // size of the TBSCertList, in bytes
+	digest   []byte // digest of the TBSCertList, if the key signs a digest
 }
 
 // write writes the TBSCertList of the CRL to its file.
@@ -56,14 +55,14 @@ func (b *builder) write(ctx context.Context, i *issuer, view View) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close() // sign flushes it
+	defer file.Close() // sign opens the file again and flushes it
 	return b.writeTBS(file, i, view, encoder)
 }
 
-// writeTBS writes the TBSCertList, after space for the outer header.
+// writeTBS writes the TBSCertList, and leaves space before it for the outer header.
 func (b *builder) writeTBS(file *os.File, i *issuer, view View, encoder *entryEncoder) error {
 	content := int64(len(b.head) + len(b.extensions))
-	if b.crl.Entries > 0 { // without entries the field is absent (RFC 5280 §5.1.2.6)
+	if b.crl.Entries > 0 { // without entries the field must be absent (RFC 5280 §5.1.2.6)
 		content += int64(headerSize(b.listed)) + b.listed
 	}
 	b.tbs = int64(headerSize(content)) + content
@@ -105,15 +104,15 @@ func bitStringSize(signature int) int64 {
 	return int64(headerSize(int64(signature+1)) + 1 + signature)
 }
 
-// stream hashes and writes in its own goroutine, while its caller encodes.
+// stream hashes and writes buffers in a goroutine, while its caller fills the next buffer.
 type stream struct {
-	buffer  []byte // filled by the caller
+	buffer  []byte // buffer that the caller fills
 	full    chan []byte
 	empty   chan []byte
-	failed  chan struct{} // closed once writing has failed
+	failed  chan struct{} // closed when a write has failed
 	done    chan struct{}
 	file    io.Writer
-	hash    hash.Hash // nil for none
+	hash    hash.Hash // nil if the key signs no digest
 	written int64
 	err     error
 }
@@ -151,7 +150,7 @@ func (o *stream) run() {
 	}
 }
 
-// flush queues the buffer for writing. It returns false once writing has failed.
+// flush passes the buffer to the goroutine. It returns false if a write has failed.
 func (o *stream) flush() bool {
 	o.full <- o.buffer
 	o.buffer = <-o.empty
@@ -172,7 +171,7 @@ func (o *stream) close() (written int64, digest []byte, err error) {
 	return o.written, digest, o.err
 }
 
-// sign signs the CRL, completes its file, and flushes it.
+// sign signs the CRL, completes the file, and flushes it.
 func (b *builder) sign(i *issuer) (err error) {
 	file, err := files.OpenFile(b.path, os.O_RDWR|files.NoFollow, 0)
 	if err != nil {
@@ -186,10 +185,10 @@ func (b *builder) sign(i *issuer) (err error) {
 	}
 	tail := slices.Clone(i.scheme.algorithm)
 	tail = appendHeader(tail, tagBitString, int64(len(signature)+1))
-	tail = append(append(tail, 0), signature...) // no unused bits
+	tail = append(append(tail, 0), signature...) // the BIT STRING has no unused bits
 	outer := appendHeader(nil, tagSequence, b.tbs+int64(len(tail)))
 	if len(outer) < b.reserved {
-		// The signature is shorter than its maximum, and so is the outer header.
+		// The signature is shorter than its maximum length, and therefore the outer header may be, too.
 		if err := shift(file, begin, int64(len(outer)), b.tbs); err != nil {
 			return err
 		}
@@ -208,7 +207,7 @@ func (b *builder) sign(i *issuer) (err error) {
 	return b.flush(file)
 }
 
-// flush syncs the file to disk, and computes its hash in the meantime.
+// flush flushes the file to disk, and computes its hash at the same time.
 func (b *builder) flush(file *os.File) error {
 	flushed := make(chan error, 1)
 	go func() { flushed <- file.Sync() }()
@@ -217,7 +216,7 @@ func (b *builder) flush(file *os.File) error {
 	return errors.Join(<-flushed, err)
 }
 
-// shift moves n bytes of a file towards its start.
+// shift moves n bytes of a file to an earlier offset.
 func shift(file *os.File, from, to, n int64) error {
 	buffer := make([]byte, chunkSize)
 	for done := int64(0); done < n; {
@@ -243,7 +242,7 @@ func hashOf(file io.ReaderAt, size int64) (sum [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(h.Sum(nil)), err
 }
 
-// isThis reports whether the file at a path contains the recorded CRL.
+// isThis reports whether the file at a path contains the CRL in this record.
 func (c *CRL) isThis(path string) bool {
 	file, err := files.Open(path)
 	if err != nil {

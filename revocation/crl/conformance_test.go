@@ -16,7 +16,7 @@ import (
 	"github.com/zmap/zlint/v3/lint"
 )
 
-// onlyUsers returns the issuing distribution point of a CRL for end-entity certificates only.
+// onlyUsers returns the issuing distribution point of a CRL that lists only end-entity certificates.
 func onlyUsers() []pkix.Extension {
 	return []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 3, 0x81, 1, 0xff}}}
 }
@@ -30,7 +30,7 @@ func TestCRLsVerifyWithOtherTools(t *testing.T) {
 			if err := s.PublishNow(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			judge(t, s) // no entries
+			judge(t, s) // CRL without entries
 			good, _ := s.issue(t)
 			revoked, ref := s.issue(t)
 			s.revoke(t, ref, pki.KeyCompromise)
@@ -55,7 +55,7 @@ func TestCRLsVerifyWithOtherTools(t *testing.T) {
 	}
 }
 
-// judge verifies the newest CRL with OpenSSL, GnuTLS and zlint, and returns what OpenSSL prints of it.
+// judge checks the newest CRL with OpenSSL, GnuTLS and zlint. It returns OpenSSL's output.
 func judge(t *testing.T, s *scene) string {
 	t.Helper()
 	der := s.newest(t).Raw
@@ -107,8 +107,8 @@ func pemFile(t *testing.T, crl []byte) string {
 	return revtest.File(t, "crl.pem", crlPEM(crl))
 }
 
-// check verifies a certificate against the newest CRL with OpenSSL. OpenSSL must exit with the code and print the
-// reason, if there is one.
+// check verifies a certificate with OpenSSL, against the newest CRL. OpenSSL must exit with the code. It must print the
+// reason, unless that is empty.
 func check(t *testing.T, s *scene, leaf *x509.Certificate, wantCode int, reason string) {
 	t.Helper()
 	out, code := revtest.Tool(t, "openssl", "verify", "-crl_check", "-CAfile", revtest.PEMFile(t, s.root.Certificate),

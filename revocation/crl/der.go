@@ -31,15 +31,15 @@ const (
 
 	utcTimeSize         = 2 + len("YYMMDDHHMMSSZ")
 	generalizedTimeSize = 2 + len("YYYYMMDDHHMMSSZ")
-	reasonSize          = 12 // the extension reasonCode
+	reasonSize          = 12 // size of the extension reasonCode
 	invaliditySize      = 9 + generalizedTimeSize
 	removeFromCRL       = 8 // RFC 5280 §5.3.1
 )
 
-// generalizedFrom is the first second that needs GeneralizedTime (RFC 5280 §5.1.2.4): the start of 2050.
+// generalizedFrom is the first time that is encoded as GeneralizedTime: the beginning of 2050 (RFC 5280 §5.1.2.4).
 var generalizedFrom = time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
 
-// headerSize returns the size of tag and length in DER, in bytes, for content of a size.
+// headerSize returns the number of bytes of tag and length in DER, for a content of the given size.
 func headerSize(content int64) int {
 	n := 2
 	if content >= 0x80 {
@@ -50,24 +50,25 @@ func headerSize(content int64) int {
 	return n
 }
 
-// appendHeader appends tag and length in DER (X.690 §10.1).
+// appendHeader appends a tag and the length of the content in DER (X.690 §10.1).
 func appendHeader(b []byte, tag byte, content int64) []byte {
 	b = append(b, tag)
 	n := headerSize(content) - 2
 	if n == 0 {
 		return append(b, byte(content)) //nolint:gosec // below 0x80
 	}
-	b = append(b, 0x80|byte(n)) //nolint:gosec // at most 8
+	b = append(b, 0x80|byte(n)) //nolint:gosec // n is at most 8
 	for i := n - 1; i >= 0; i-- {
-		b = append(b, byte(content>>(8*i))) //nolint:gosec // one byte of it
+		b = append(b, byte(content>>(8*i))) //nolint:gosec // truncated to one byte
 	}
 	return b
 }
 
-// entryEncoder encodes the entries of one CRL. It caches the day of the previous entry, since most entries share one.
+// entryEncoder encodes the entries of one CRL. It caches the last encoded date, because most entries have the same
+// date.
 type entryEncoder struct {
-	thisUpdate int64 // Unix seconds; the maximum of the times of entries
-	day        int64 // days since 1970 of date
+	thisUpdate int64 // maximum time of entries, in seconds since 1970
+	day        int64 // the cached date, in days since 1970
 	date       [8]byte
 }
 
@@ -75,8 +76,8 @@ func newEntryEncoder(thisUpdate time.Time) *entryEncoder {
 	return &entryEncoder{thisUpdate: thisUpdate.Unix(), day: -1 << 62}
 }
 
-// seconds returns the time of an entry, thisUpdate at most: after a clock was set back, a recorded time may be later.
-// The time of an entry with removeFromCRL is thisUpdate.
+// seconds returns the time of an entry, but at most thisUpdate: if the clock was set back, the recorded time may be
+// later. For an entry with removeFromCRL it returns thisUpdate.
 func (e *entryEncoder) seconds(n *Entry) int64 {
 	if n.Removed {
 		return e.thisUpdate
@@ -84,8 +85,7 @@ func (e *entryEncoder) seconds(n *Entry) int64 {
 	return min(n.RevokedAt.Unix(), e.thisUpdate)
 }
 
-// serialPadding returns the number of leading bytes that DER leaves out of a serial number. Serial numbers are
-// positive.
+// serialPadding returns the number of leading bytes that DER omits from a serial number. Serial numbers are positive.
 func serialPadding(s *pki.Serial) int {
 	data, n := s.Array(), 0
 	for n < len(data)-1 && data[n] == 0 && data[n+1] < 0x80 {
@@ -94,7 +94,7 @@ func serialPadding(s *pki.Serial) int {
 	return n
 }
 
-// contents returns the size of an entry's content, and the size of its extensions in it.
+// contents returns the size of an entry's content, and the size of the extensions in that content.
 func (e *entryEncoder) contents(n *Entry) (all, extensions int) {
 	all = 2 + pki.SerialSize - serialPadding(&n.Serial) + utcTimeSize
 	if e.seconds(n) >= generalizedFrom {
@@ -112,7 +112,7 @@ func (e *entryEncoder) contents(n *Entry) (all, extensions int) {
 	return all, extensions
 }
 
-// size returns the size of an entry in bytes, below 130.
+// size returns the size of an entry in bytes, which is less than 130.
 func (e *entryEncoder) size(n *Entry) int64 {
 	all, _ := e.contents(n)
 	return int64(2 + all)
@@ -142,7 +142,7 @@ func (e *entryEncoder) append(b []byte, n *Entry) []byte {
 	return b
 }
 
-// appendTime appends a Time: UTCTime up to 2049, GeneralizedTime from then on.
+// appendTime appends a Time in DER: UTCTime up to 2049, and GeneralizedTime later.
 func (e *entryEncoder) appendTime(b []byte, seconds int64) []byte {
 	if seconds >= generalizedFrom {
 		return e.appendGeneralized(b, seconds)
@@ -179,7 +179,7 @@ func appendClock(b []byte, seconds int64) []byte {
 	return append(b, 'Z')
 }
 
-// encodeExtensions encodes the extensions of a CRL, with their tag.
+// encodeExtensions encodes the extensions of a CRL, including their tag.
 func encodeExtensions(c *CRL, keyID []byte, names, deltas []string) ([]byte, error) {
 	var b cryptobyte.Builder
 	b.AddASN1(tagExtensions, func(b *cryptobyte.Builder) {
@@ -198,7 +198,7 @@ func encodeExtensions(c *CRL, keyID []byte, names, deltas []string) ([]byte, err
 					b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { addPointName(b, names) })
 				})
 			}
-			if len(deltas) > 0 && !c.Delta { // RFC 5280 §5.2.6: not in a delta
+			if len(deltas) > 0 && !c.Delta { // a delta CRL must not have the extension (RFC 5280 §5.2.6)
 				addExtension(b, oidFreshestCRL, false, func(b *cryptobyte.Builder) {
 					b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 						b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { addPointName(b, deltas) })

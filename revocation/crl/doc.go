@@ -1,7 +1,9 @@
-// Package crl makes certificate revocation lists. An [Updater] builds, signs and publishes the CRLs of every CA whose
-// key it has, on a schedule and soon after a change: a full CRL, and for each partition a CRL and its delta. It also
-// imports CRLs that were signed elsewhere, such as the CRL of an offline root, and warns before they expire.
+// Package crl signs and publishes certificate revocation lists. An [Updater] does so for every CA whose key it has, on
+// a schedule and soon after a change. For each CA there is a full CRL, and for each partition of its certificates a CRL
+// and a delta CRL. The Updater also imports CRLs that were signed elsewhere, such as that of an offline root, and warns
+// before they expire.
 //
-// It refuses to import a CRL that is not from a known CA, not current, not complete, or older than the recorded one.
-// CRLs follow RFC 5280 §5. A full CRL has no issuing distribution point, so that every relying party can read it.
+// It refuses to import a CRL that is incomplete, not current, not from a known CA, or older than the recorded one. CRLs
+// follow RFC 5280 §5. A full CRL has no issuing distribution point, because not every relying party supports this
+// extension.
 package crl

@@ -22,7 +22,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestEntriesMatchEncodingASN1 compares encoded entries with those of encoding/asn1, byte for byte.
+// TestEntriesMatchEncodingASN1 compares encoded entries with the output of encoding/asn1.
 func TestEntriesMatchEncodingASN1(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		number := new(big.Int).SetBytes(rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(r, "serial"))
@@ -31,7 +31,7 @@ func TestEntriesMatchEncodingASN1(t *testing.T) {
 		if err != nil {
 			r.Skip("no serial")
 		}
-		at := time.Unix(rapid.Int64Range(0, 4102444800).Draw(r, "at"), 0).UTC() // up to 2100
+		at := time.Unix(rapid.Int64Range(0, 4102444800).Draw(r, "at"), 0).UTC() // up to the year 2100
 		thisUpdate := at.Add(time.Hour)
 		e := crl.Entry{Serial: serial, RevokedAt: at, Reason: pki.Reason(rapid.SampledFrom([]int{0, 1, 4, 6, 10}).Draw(r, "reason"))}
 		want := pkix.RevokedCertificate{SerialNumber: number, RevocationTime: at}
@@ -63,11 +63,12 @@ func mustMarshal(r *rapid.T, v any, params string) []byte {
 	return der
 }
 
-// TestSignatureShorterThanReserved signs a CRL whose signature is shorter than the maximum, so that the outer header shrinks.
+// TestSignatureShorterThanReserved signs a CRL with a signature below its maximum length, so that the outer header is
+// shorter.
 func TestSignatureShorterThanReserved(t *testing.T) {
 	ca := revtest.NewRoot(t, "Root", "p256")
 	template := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
-	for range 3000 { // more than one chunk to move
+	for range 3000 { // so that more than one chunk must be moved
 		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: revtest.Serial(t).Int(), RevocationTime: time.Now()})
 	}
 	der, err := x509.CreateRevocationList(rand.Reader, template, ca.Certificate, ca.Key)
@@ -129,7 +130,7 @@ func (r *countingReader) ReadAt(b []byte, at int64) (int, error) {
 	return r.ReaderAt.ReadAt(b, at)
 }
 
-// FuzzReadNumber compares the number with that of crypto/x509, for every input that crypto/x509 parses.
+// FuzzReadNumber compares ReadNumber with crypto/x509, for every input that crypto/x509 parses.
 func FuzzReadNumber(f *testing.F) {
 	ca := revtest.NewRoot(f, "Root", "p256")
 	f.Add(rootCRL(f, ca, nil))
@@ -147,7 +148,8 @@ func FuzzReadNumber(f *testing.F) {
 	})
 }
 
-// TestWrongSignatureIsNotPublished signs with a key that does not match the certificate. The CRL must not be published.
+// TestWrongSignatureIsNotPublished signs with a key that does not belong to the certificate. The CRL must not be
+// published.
 func TestWrongSignatureIsNotPublished(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	other := revtest.Key(t, "p256")
@@ -166,7 +168,7 @@ func TestWrongSignatureIsNotPublished(t *testing.T) {
 	}
 }
 
-// lyingKey returns one public key and signs with another key.
+// lyingKey is a key whose public key does not belong to the private key with which it signs.
 type lyingKey struct{ shown, signs crypto.Signer }
 
 func (k lyingKey) Public() crypto.PublicKey { return k.shown.Public() }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Recall publishes the recorded CRLs, as Run does first.
+// Recall publishes the recorded CRLs, like Run at its start.
 func Recall(ctx context.Context, u *Updater) error {
 	recorded, err := u.store.CRLs(ctx)
 	if err == nil {
@@ -26,7 +26,8 @@ func EncodeEntries(thisUpdate time.Time, entries []Entry) (der []byte, size int6
 	return der, size
 }
 
-// SignShifted completes a CRL whose reserved header is a byte too long, as with a shorter signature.
+// SignShifted signs a CRL whose reserved header is one byte longer than necessary, like that of a CRL with a short
+// signature.
 func SignShifted(path string, of Issuer, tbs []byte) (CRL, error) {
 	scheme, err := schemeOf(of.Certificate.PublicKey)
 	if err != nil {
@@ -42,7 +43,8 @@ func SignShifted(path string, of Issuer, tbs []byte) (CRL, error) {
 	return b.crl, err
 }
 
-// HoldDirectory makes each publication to a directory call hold first, like a file system that does not respond.
+// HoldDirectory makes each publication to a directory call hold first. It simulates a file system that does not
+// respond.
 func HoldDirectory(u *Updater, path string, hold func()) {
 	for _, m := range u.mirrors {
 		if publish := m.publish; m.path == path {
@@ -54,7 +56,7 @@ func HoldDirectory(u *Updater, path string, hold func()) {
 	}
 }
 
-// PutFull publishes and records a new CRL, and copies it to a directory.
+// PutFull publishes and records a new full CRL, and copies it to a directory.
 func PutFull(u *Updater, path string) error {
 	if err := u.PublishNow(context.Background()); err != nil {
 		return err

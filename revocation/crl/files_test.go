@@ -19,12 +19,12 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// path returns the path of a CRL of the issuing CA below a directory.
+// path returns the path of one of the issuing CA's CRLs below a directory.
 func (s *scene) path(dir string, partition uint16, delta bool) string {
 	return filepath.Join(dir, crl.Scope{Issuer: s.ca.ID(), Partition: partition, Delta: delta}.Path())
 }
 
-// numberIn returns the number of the CRL at a path, or zero.
+// numberIn returns the number of the CRL at a path, or zero if there is none.
 func numberIn(t testing.TB, path string) int64 {
 	t.Helper()
 	der, err := os.ReadFile(path)
@@ -38,11 +38,11 @@ func numberIn(t testing.TB, path string) int64 {
 	return n.Int64()
 }
 
-// TestRestartAfterEachCrash restarts from every state of records and files that a crash can leave.
+// TestRestartAfterEachCrash restarts the updater with every combination of records and files that a crash can leave.
 func TestRestartAfterEachCrash(t *testing.T) {
 	for name, c := range map[string]struct {
 		leave     func(t *testing.T, s *scene, path string)
-		published bool // whether the recorded CRL is published before a new one is signed
+		published bool // whether the restart publishes the recorded CRL before it signs a new one
 	}{
 		"no crash": {func(*testing.T, *scene, string) {}, true},
 		"recorded and not yet renamed": {func(t *testing.T, _ *scene, path string) {
@@ -109,7 +109,7 @@ func TestImportedCRLIsRestored(t *testing.T) {
 	}
 }
 
-// TestDirectoryFailsAndRecovers makes the directory of CRLs unusable, and then usable again.
+// TestDirectoryFailsAndRecovers makes the directory of published CRLs unusable, and later usable again.
 func TestDirectoryFailsAndRecovers(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		s.points = []crl.Point{s.pointIn(1, "pki.example")}
@@ -180,7 +180,7 @@ func TestMirrorsGetAllCRLs(t *testing.T) {
 	})
 }
 
-// TestMirrorKeepsNewerCRL publishes to a directory that contains a newer CRL of another process.
+// TestMirrorKeepsNewerCRL publishes to a directory that contains a newer CRL from another process.
 func TestMirrorKeepsNewerCRL(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		dir := t.TempDir()
@@ -197,14 +197,14 @@ func TestMirrorKeepsNewerCRL(t *testing.T) {
 		if n := numberIn(t, path); n != 4 {
 			t.Errorf("the empty directory gets CRL %d, want 4", n)
 		}
-		write(t, path, older) // number 1
-		s.order(t, revocation.Hold, func() pki.CertRef { _, ref := s.issue(t); return ref }())
+		write(t, path, older) // a CRL with number 1
+		s.change(t, revocation.Hold, func() pki.CertRef { _, ref := s.issue(t); return ref }())
 		wait(time.Minute)
 		if n := numberIn(t, path); n != 5 {
 			t.Errorf("CRL %d is in the directory instead of an older one, want 5", n)
 		}
 		stop()
-		s.book = revtest.NewBook() // an old backup: its numbers start again
+		s.book = revtest.NewBook() // like an old backup, in which the CRL numbers are lower
 		s.start(t, revtest.Never)
 		s.running(t)
 		wait(time.Minute)
@@ -214,8 +214,8 @@ func TestMirrorKeepsNewerCRL(t *testing.T) {
 	})
 }
 
-// TestTwoUpdatersShareAMirror runs two authorities for one CA that publish to the same directory as fast as they can.
-// A reader must see complete CRLs with numbers that never decrease.
+// TestTwoUpdatersShareAMirror runs two updaters for one CA, which publish to the same directory as fast as possible. A
+// reader must find complete CRLs, and their numbers must never decrease.
 func TestTwoUpdatersShareAMirror(t *testing.T) {
 	one := newScene(t, revtest.Never)
 	dir := t.TempDir()
@@ -229,7 +229,8 @@ func TestTwoUpdatersShareAMirror(t *testing.T) {
 	for _, s := range []*scene{one, two} {
 		publishing.Go(func() {
 			for range 20 {
-				// If two rounds overlap, the higher number may be recorded first. The other CRL is then refused and not published.
+				// If both updaters sign at the same time, the higher number may be recorded first. The store then
+				// refuses the other CRL, and it is not published.
 				if err := s.PublishNow(t.Context()); err != nil && !strings.Contains(err.Error(), string(pki.RuleCRL)) {
 					t.Error(err)
 				}

@@ -14,7 +14,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// takes imports a CRL. The result is a refusal, or a complete, current CRL of the root that is published.
+// takes imports a CRL. Import must refuse it, or it must be a complete, current CRL of the root and be published.
 func (s *scene) takes(t *testing.T, der []byte) {
 	t.Helper()
 	_, err := s.Import(t.Context(), der, operator)
@@ -52,7 +52,7 @@ func FuzzImport(f *testing.F) {
 	})
 }
 
-// FuzzSignedCRL imports CRLs with arbitrary content and a valid signature. The signature alone must not suffice.
+// FuzzSignedCRL imports CRLs with arbitrary content and a valid signature. The signature alone must not be sufficient.
 func FuzzSignedCRL(f *testing.F) {
 	f.Add([]byte{1}, int64(-1), int64(3600), false, uint8(46), []byte{0x30, 0})
 	f.Add([]byte{0xff}, int64(3600), int64(7200), false, uint8(29), []byte{})
@@ -68,7 +68,7 @@ func FuzzSignedCRL(f *testing.F) {
 			ThisUpdate: now.Add(time.Duration(begin) * time.Second), NextUpdate: now.Add(time.Duration(end) * time.Second),
 			ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, int(arc)}, Critical: critical, Value: value}},
 		}, s.root.Certificate, s.root.Key)
-		if err == nil { // crypto/x509 accepts the content
+		if err == nil { // crypto/x509 can parse the content
 			s.takes(t, der)
 		}
 	})

@@ -18,8 +18,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// TestMirrorWithHostileFiles puts other files under the names that are published, as an account that can write to the
-// directory could.
+// TestMirrorWithHostileFiles creates files with the names of published CRLs, like another account with write permission
+// for the directory could.
 func TestMirrorWithHostileFiles(t *testing.T) {
 	link := func(t *testing.T, victim, path string) { must(t, os.Symlink(victim, path)) }
 	hard := func(t *testing.T, victim, path string) { must(t, os.Link(victim, path)) }
@@ -29,7 +29,7 @@ func TestMirrorWithHostileFiles(t *testing.T) {
 	for name, c := range map[string]struct {
 		lay     func(t *testing.T, victim, path string)
 		at      func(full, partition string) string
-		blocked string // the file that cannot be published
+		blocked string // path of the file that cannot be published, or ""
 	}{
 		"a symbolic link at the temporary name":           {link, temporary, ""},
 		"a hard link at the temporary name":               {hard, temporary, ""},
@@ -92,7 +92,7 @@ func temporary(full, _ string) string {
 	return filepath.Join(filepath.Dir(full), ".unfinished-"+filepath.Base(full))
 }
 
-// TestMirrorRacedWithLinks replaces temporary files by symbolic links as fast as possible during publication.
+// TestMirrorRacedWithLinks replaces temporary files by symbolic links as fast as possible while CRLs are published.
 func TestMirrorRacedWithLinks(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	victim, dir := filepath.Join(t.TempDir(), "log.archive"), t.TempDir()
@@ -116,7 +116,7 @@ func TestMirrorRacedWithLinks(t *testing.T) {
 		})
 	}
 	for range 30 {
-		_ = crl.PutFull(s.Updater, dir) // fails if a link was there first
+		_ = crl.PutFull(s.Updater, dir) // fails if a link already exists
 	}
 	close(done)
 	racing.Wait()
@@ -126,26 +126,27 @@ func TestMirrorRacedWithLinks(t *testing.T) {
 	}
 }
 
-// TestMirrorDoesNotRespond: a blocked directory must not delay the others or a shutdown, and must be reported.
+// TestMirrorDoesNotRespond blocks one directory. It must be reported, and must delay neither the other directories nor
+// the shutdown.
 func TestMirrorDoesNotRespond(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
-		dead, well := t.TempDir(), t.TempDir()
-		s.further = []string{dead, well}
+		blockedDir, workingDir := t.TempDir(), t.TempDir()
+		s.further = []string{blockedDir, workingDir}
 		s.start(t, revtest.Never)
 		back := make(chan struct{})
-		crl.HoldDirectory(s.Updater, dead, func() { <-back })
+		crl.HoldDirectory(s.Updater, blockedDir, func() { <-back })
 		stop := s.running(t)
 		wait(2 * time.Minute)
-		if n := numberIn(t, s.path(well, 0, false)); n != 1 {
+		if n := numberIn(t, s.path(workingDir, 0, false)); n != 1 {
 			t.Errorf("CRL %d is in the other directory, want 1", n)
 		}
-		if failures := s.Mirrors(); failures[dead] == nil || failures[well] != nil || s.log.Count("is blocked, waiting") != 1 {
+		if failures := s.Mirrors(); failures[blockedDir] == nil || failures[workingDir] != nil || s.log.Count("is blocked, waiting") != 1 {
 			t.Errorf("the directories' errors are %v", failures)
 		}
 		back <- struct{}{}
 		wait(time.Minute)
-		if n := numberIn(t, s.path(dead, 0, false)); n != 1 || s.Mirrors()[dead] != nil {
-			t.Errorf("after the directory responds again, it has CRL %d and the error %v", n, s.Mirrors()[dead])
+		if n := numberIn(t, s.path(blockedDir, 0, false)); n != 1 || s.Mirrors()[blockedDir] != nil {
+			t.Errorf("after the directory responds again, it has CRL %d and the error %v", n, s.Mirrors()[blockedDir])
 		}
 		s.revoke(t, func() pki.CertRef { _, ref := s.issue(t); return ref }(), pki.Superseded)
 		wait(2 * time.Second)
@@ -170,7 +171,7 @@ func TestPEMFilesMatchDER(t *testing.T) {
 		}
 		s.running(t)
 		wait(time.Minute)
-		for range 3000 { // more than a chunk
+		for range 3000 { // so that the CRL is longer than a chunk
 			s.revoke(t, func() pki.CertRef { _, ref := s.issue(t); return ref }(), pki.Superseded)
 		}
 		wait(time.Minute)
@@ -207,7 +208,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// zeros is a file of a given size that starts with a prefix, followed by empty elements.
+// zeros is a file of a given size. It starts with a prefix, and continues with zero bytes, which are empty elements.
 type zeros struct {
 	t      *testing.T
 	prefix []byte
@@ -226,7 +227,7 @@ func (z *zeros) ReadAt(p []byte, at int64) (int, error) {
 	return len(p), nil
 }
 
-// ReadNumber refuses a large file of very many elements after a few reads.
+// ReadNumber refuses a large file with many elements after a few reads.
 func TestReadNumberOfManyElements(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 30
@@ -236,13 +237,13 @@ func TestReadNumberOfManyElements(t *testing.T) {
 	}
 }
 
-// sequenceOf returns the start of a SEQUENCE of the given length.
+// sequenceOf returns the beginning of a SEQUENCE with the given length.
 func sequenceOf(begin []byte, length uint32) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0x30, 0x84}, length), begin...)
 }
 
-// TestMirrorWithSparseCRL puts a sparse file into the directory that claims to be a large CRL. The file may stay,
-// but nothing is copied from it.
+// TestMirrorWithSparseCRL creates a sparse file in the directory that looks like a large CRL. The file may stay, but
+// nothing must be copied from it.
 func TestMirrorWithSparseCRL(t *testing.T) {
 	for _, number := range []byte{1, 99} {
 		synctestScene(t, func(t *testing.T, s *scene) {

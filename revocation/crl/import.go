@@ -14,9 +14,9 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Import records and publishes a CRL in DER that was signed elsewhere. It must be a current, full CRL of one of the CAs
-// whose CRLs are signed elsewhere, signed by that CA, with a higher number than the recorded one. Importing the
-// recorded CRL again succeeds and publishes it again. The caller limits the size of der.
+// Import records and publishes a CRL that was signed elsewhere, in DER. It must be current and complete, and signed by
+// a CA whose CRLs are signed elsewhere. Its number must be higher than that of the recorded CRL. If it is the recorded
+// CRL itself, Import publishes it again. The caller must limit the size of der.
 func (u *Updater) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, error) {
 	list, err := Parse(der)
 	if err != nil {
@@ -53,7 +53,7 @@ func (u *Updater) Import(ctx context.Context, der []byte, by pki.Actor) (CRL, er
 	return crl, nil
 }
 
-// Parse parses a CRL in DER. It returns a [pki.Refusal] for anything but a CRL of version 2.
+// Parse parses a CRL in DER. It returns a [pki.Refusal] if der is not a CRL of version 2.
 func Parse(der []byte) (*x509.RevocationList, error) {
 	list, err := x509.ParseRevocationList(der)
 	if err == nil {
@@ -62,7 +62,7 @@ func Parse(der []byte) (*x509.RevocationList, error) {
 	outer := cryptobyte.String(der)
 	var tbs cryptobyte.String
 	if outer.ReadASN1(&outer, cbasn1.SEQUENCE) && outer.ReadASN1(&tbs, cbasn1.SEQUENCE) && tbs.PeekASN1Tag(cbasn1.SEQUENCE) {
-		// In version 1, the TBSCertList starts with the algorithm, a SEQUENCE. In version 2 it starts with an INTEGER.
+		// The TBSCertList starts with an INTEGER in version 2, and with the algorithm, a SEQUENCE, in version 1.
 		return nil, refuseCRL("sign a CRL of version 2, which has a number (with openssl ca, set crlnumber)",
 			"the CRL is of version 1 (RFC 5280 section 5.1.2.1)")
 	}
@@ -78,7 +78,7 @@ func Imported(issuer pki.IssuerID, list *x509.RevocationList) CRL {
 	}
 }
 
-// signerOf returns the CA that signed the list, if its CRLs are imported.
+// signerOf returns the CA that signed the list, if the CRLs of that CA are imported.
 func (u *Updater) signerOf(list *x509.RevocationList) (*x509.Certificate, error) {
 	for _, i := range u.issuers {
 		if bytes.Equal(list.RawIssuer, i.Certificate.RawSubject) {
@@ -101,8 +101,8 @@ func (u *Updater) signerOf(list *x509.RevocationList) (*x509.Certificate, error)
 	return nil, refuseCRL("import the CRL of a CA that this server knows", "this server knows no CA with the subject %s", list.Issuer)
 }
 
-// CheckImport returns a refusal of a list that relying parties cannot use or would misread. It does not check the
-// signature.
+// CheckImport returns a refusal of a list that relying parties could not use or would misinterpret. It does not check
+// the signature.
 func CheckImport(list *x509.RevocationList, now time.Time) error {
 	if list.Number == nil || list.NextUpdate.IsZero() {
 		return refuseCRL("sign a CRL with both", "the CRL has no number or no nextUpdate (RFC 5280 sections 5.1.2.5 and 5.2.3)")

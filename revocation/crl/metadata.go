@@ -12,22 +12,23 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// maxExtensions is the maximum size of a CRL's extensions, in bytes. They hold the URLs of a distribution point.
+// maxExtensions is the maximum size of a CRL's extensions, in bytes. They contain the URLs of a distribution point.
 const maxExtensions = 1 << 20
 
-// maxElements is the maximum number of elements in a TBSCertList (RFC 5280 §5.1). It bounds the work for a hostile
+// maxElements is the maximum number of elements in a TBSCertList (RFC 5280 §5.1). It limits the work for a hostile
 // file.
 const maxElements = 7
 
 // metadata holds the number and the issuing distribution point of a CRL.
 type metadata struct {
 	number *big.Int
-	point  []byte // the DER of the issuing distribution point; nil for none
+	point  []byte // DER of the issuing distribution point, or nil
 }
 
 var errNoCRL = errors.New("it is not a complete CRL with a number")
 
-// readMetadata reads the metadata of a CRL of size bytes without its entries. It checks lengths, but no signature.
+// readMetadata reads the metadata of a CRL of size bytes. It skips the entries. It checks the lengths, but not the
+// signature.
 func readMetadata(r io.ReaderAt, size int64) (metadata, error) {
 	outer, err := readElement(r, 0, size, tagSequence)
 	if err != nil || outer.end != size {
@@ -54,14 +55,14 @@ func readMetadata(r io.ReaderAt, size int64) (metadata, error) {
 	return metadata{}, errNoCRL
 }
 
-// element holds the tag of a DER element, and the offsets of its content in a file.
+// element holds the tag of a DER element, and the offsets of the element's content in a file.
 type element struct {
 	tag        byte
 	begin, end int64
 }
 
-// readElement reads the tag and length of the element at an offset. The element must end by limit. Unless tag is zero,
-// it must have that tag.
+// readElement reads the tag and the length of the element at an offset. It returns an error if the element ends after
+// limit, or if tag is not zero and differs from the element's tag.
 func readElement(r io.ReaderAt, at, limit int64, tag byte) (element, error) {
 	var b [10]byte
 	n, err := r.ReadAt(b[:min(int64(len(b)), max(limit-at, 0))], at)
@@ -117,14 +118,14 @@ func parseExtensions(extensions cryptobyte.String) (metadata, error) {
 	return h, nil
 }
 
-// ReadNumber returns the number of a CRL of size bytes. It reads only lengths and extensions, and checks that the CRL
-// is complete. It does not check the signature.
+// ReadNumber returns the number of a CRL of size bytes. It reads only the lengths and the extensions. It checks that
+// the CRL is complete, but not its signature.
 func ReadNumber(r io.ReaderAt, size int64) (*big.Int, error) {
 	h, err := readMetadata(r, size)
 	return h.number, err
 }
 
-// numberOf closes a file and returns the number of the CRL in it, or nil if there is no complete CRL.
+// numberOf closes a file and returns the number of the CRL in it. It returns nil if the file contains no complete CRL.
 func numberOf(file *os.File, err error) *big.Int {
 	if err != nil {
 		return nil

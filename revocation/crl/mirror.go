@@ -20,30 +20,30 @@ import (
 )
 
 const (
-	// slowAfter is how long copying to a mirror may take before the mirror counts as failing.
+	// slowAfter is how long copying to a mirror may take before the mirror is reported as failing.
 	slowAfter = time.Minute
-	// stopTimeout is how long a shutdown waits for copying to a mirror.
+	// stopTimeout is how long a shutdown waits until copying to a mirror ends.
 	stopTimeout = 5 * time.Second
 	// publicMode is the mode of copied files, for a web server to read.
 	publicMode = 0o644
-	// lockTimeout limits the wait for another process that copies to the same directory.
+	// lockTimeout is how long copying waits for another process that copies to the same directory.
 	lockTimeout = 10 * time.Second
 	lockEvery   = 50 * time.Millisecond
 )
 
-// mirror is a directory that CRLs are copied to, for another web server. Other processes may copy to it too.
+// mirror is a directory to which CRLs are copied, for another web server. Other processes may also copy CRLs to it.
 type mirror struct {
 	path   string
 	from   publishedDirectory
-	bundle []pki.IssuerID // the CAs whose full CRLs are in chain.crl.pem, in that order
+	bundle []pki.IssuerID // CAs whose full CRLs are in chain.crl.pem, in this order
 	wake   chan struct{}
-	// publish is publishTo, or a wrapper in tests. Only one call at a time uses unflushable.
+	// publish is publishTo, or a test's wrapper of it. Only one call runs at a time, so unflushable needs no lock.
 	publish     func(ctx context.Context, crls []CRL, log *slog.Logger) ([]CRL, error)
-	unflushable bool // a log message has said that the directory cannot be flushed
+	unflushable bool // whether the log already says that the directory cannot be flushed
 
 	mu      sync.Mutex
-	queue   map[Scope]CRL // the CRLs to copy, the newest of each scope
-	failure error         // of the last attempt
+	queue   map[Scope]CRL // CRLs to copy: the newest of each scope
+	failure error         // error of the last attempt
 }
 
 func newMirror(path string, from publishedDirectory, bundle []pki.IssuerID) *mirror {
@@ -65,7 +65,7 @@ func (m *mirror) enqueue(crls []CRL) {
 	}
 }
 
-// queued returns the CRLs to copy, full CRLs first.
+// queued returns the CRLs to copy. Full CRLs come first.
 func (m *mirror) queued() []CRL {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -79,7 +79,8 @@ func (m *mirror) queued() []CRL {
 	return all
 }
 
-// dequeue removes CRLs that were copied, except those with a newer one queued, and stores the result of the attempt.
+// dequeue removes the copied CRLs from the queue, unless a newer CRL was queued meanwhile. It stores the result of the
+// attempt.
 func (m *mirror) dequeue(published []CRL, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -110,7 +111,7 @@ func (m *mirror) run(ctx context.Context, log *slog.Logger) {
 		}
 		waits.Reset()
 		if len(published) > 0 {
-			continue // more may be queued by now
+			continue // more CRLs may have been queued meanwhile
 		}
 		select {
 		case <-ctx.Done():
@@ -120,9 +121,9 @@ func (m *mirror) run(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// attempt copies the queued CRLs. It does so in another goroutine, since a file system that does not respond blocks
-// that goroutine forever. After slowAfter the mirror counts as failing until publish returns. Once ctx ends, attempt
-// waits for stopTimeout at most and abandons the goroutine.
+// attempt copies the queued CRLs in another goroutine, because a file system that does not respond may block it
+// forever. After slowAfter the mirror is reported as failing until publish returns. If ctx ends, attempt waits for
+// stopTimeout at most, and then abandons the goroutine.
 func (m *mirror) attempt(ctx context.Context, log *slog.Logger) ([]CRL, error) {
 	wanted := m.queued()
 	if len(wanted) == 0 {
@@ -154,9 +155,9 @@ func (m *mirror) attempt(ctx context.Context, log *slog.Logger) ([]CRL, error) {
 	}
 }
 
-// publishTo copies CRLs from the published directory, and returns those that need no further attempt. It holds an flock
-// on the mirror, like every process that copies to it, so that no other process renames a CRL between comparison and
-// renaming.
+// publishTo copies CRLs from the published directory. It returns those that it copied, and those that need not be
+// copied. While a process copies CRLs to the mirror, it holds an flock on the directory. No other process can therefore
+// rename a CRL after the numbers were compared.
 func (m *mirror) publishTo(ctx context.Context, crls []CRL, log *slog.Logger) (published []CRL, err error) {
 	dir, err := files.OpenDirectory(m.path)
 	if err != nil {
@@ -210,9 +211,9 @@ func lockDirectory(ctx context.Context, dir *os.File) error {
 	}
 }
 
-// copy copies a CRL, unless the mirror has one with the same or a higher number. It reports whether the mirror has a
-// higher number. It replaces a file that is not a CRL. A full CRL is also written in PEM, unless a newer one stays: the
-// process that copied the newer one wrote its PEM file.
+// copy copies a CRL, unless the mirror contains one with the same or a higher number. It reports whether the number is
+// higher. It replaces a file that is not a CRL. It also writes a full CRL in PEM, unless the mirror's CRL is newer: the
+// process that copied that one has also written its PEM file.
 func (m *mirror) copy(dir *files.Directory, c CRL) (newer bool, err error) {
 	source, err := files.Open(m.from.path(c.Scope()))
 	if err != nil {
@@ -229,7 +230,7 @@ func (m *mirror) copy(dir *files.Directory, c CRL) (newer bool, err error) {
 	}
 	name := c.Scope().Path()
 	if parent := path.Dir(name); parent != "." {
-		if err := dir.Make(parent, 0o755); err != nil { // a web server reads it
+		if err := dir.Make(parent, 0o755); err != nil { // a web server must be able to read the directory
 			return false, err
 		}
 	}
@@ -244,7 +245,7 @@ func (m *mirror) copy(dir *files.Directory, c CRL) (newer bool, err error) {
 	return false, m.writePEM(dir, name+pemSuffix, c.Issuer)
 }
 
-// copyAll copies size bytes.
+// copyAll copies size bytes from source.
 func copyAll(w io.Writer, source io.ReaderAt, size int64) error {
 	n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{io.NewSectionReader(source, 0, size)}, make([]byte, chunkSize))
 	if err == nil && n != size {
@@ -253,8 +254,8 @@ func copyAll(w io.Writer, source io.ReaderAt, size int64) error {
 	return err
 }
 
-// flush makes the names of CRLs durable. If the file system cannot flush directories, flush logs this once. After a
-// power failure, the next start copies the CRLs again.
+// flush makes the names of copied CRLs durable. If the file system cannot flush directories, flush logs that once:
+// after a power failure, the next start copies the CRLs again.
 func (m *mirror) flush(dir *files.Directory, published []CRL, log *slog.Logger) error {
 	parents := map[string]bool{".": true}
 	for _, c := range published {
@@ -274,7 +275,8 @@ func (m *mirror) flush(dir *files.Directory, published []CRL, log *slog.Logger) 
 	return nil
 }
 
-// Mirrors returns the error of the last attempt to copy to each mirror, by path, or nil if it succeeded.
+// Mirrors returns the error of the last attempt for each mirror, keyed by its path. The error is nil if the attempt
+// succeeded.
 func (u *Updater) Mirrors() map[string]error {
 	all := map[string]error{}
 	for _, m := range u.mirrors {

@@ -14,27 +14,27 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// line is what a CRL contains about one certificate.
+// line is the entry of a CRL about one certificate.
 type line struct {
 	at     int64
 	reason int
 }
 
-// issuedCert is the model's state of a certificate.
+// issuedCert is a certificate in the model.
 type issuedCert struct {
 	partition uint16
 	notAfter  time.Time
-	listed    *line // nil while it is good
+	listed    *line // nil while the certificate is good
 }
 
-// history runs random changes on a CA, beside a model of what its CRLs must contain.
+// history makes random changes of a CA's certificates, and records in a model what its CRLs must contain.
 type history struct {
 	t      *testing.T
 	s      *scene
 	now    time.Time
 	issued map[pki.CertRef]*issuedCert
 	bases  map[uint16][]*x509.RevocationList
-	last   time.Time // of the previous round
+	last   time.Time // time of the previous call of publish
 }
 
 func (h *history) refs() []pki.CertRef {
@@ -51,7 +51,7 @@ func (h *history) issue(r *rapid.T) {
 	h.s.book.IssueIn(c.partition, ref, c.notAfter)
 }
 
-func (h *history) order(r *rapid.T) {
+func (h *history) change(r *rapid.T) {
 	if len(h.issued) == 0 {
 		return
 	}
@@ -73,7 +73,8 @@ func (h *history) order(r *rapid.T) {
 	}
 }
 
-// publish runs a round. It compares all CRLs with the model, and deltas with the bases that relying parties may have.
+// publish signs and publishes new CRLs. It compares them with the model. It also combines each delta with all bases
+// that relying parties may have, and compares the results.
 func (h *history) publish(r *rapid.T) {
 	if err := h.s.PublishNow(h.t.Context()); err != nil {
 		r.Fatal(err)
@@ -127,8 +128,8 @@ func combined(base, delta *x509.RevocationList) map[string]line {
 	return lines
 }
 
-// compare compares the entries of a CRL with the model. A combined CRL may or may not contain certificates that expired
-// before endedBefore. It must contain those that expired since.
+// compare compares the entries of a CRL with the model. The CRL may, but need not, contain certificates that expired
+// before endedBefore. It must contain all others that are revoked.
 func (h *history) compare(r *rapid.T, partition uint16, got map[string]line, endedBefore time.Time) {
 	r.Helper()
 	want := map[string]line{}
@@ -147,7 +148,7 @@ func (h *history) compare(r *rapid.T, partition uint16, got map[string]line, end
 	}
 }
 
-// TestRandomHistories runs random histories of changes, restarts and rounds.
+// TestRandomHistories makes random changes, restarts the updater, and publishes CRLs, in random order.
 func TestRandomHistories(t *testing.T) {
 	root := revtest.NewRoot(t, "Offline Root", "p256")
 	ca := root.Intermediate(t, "Issuing CA", "p256")
@@ -162,11 +163,11 @@ func TestRandomHistories(t *testing.T) {
 		}
 		h.s.start(t, revtest.Never)
 		for range rapid.IntRange(1, 25).Draw(r, "steps") {
-			switch rapid.SampledFrom([]string{"issue", "issue", "order", "order", "order", "order", "publish", "publish", "pass", "restart"}).Draw(r, "step") {
+			switch rapid.SampledFrom([]string{"issue", "issue", "change", "change", "change", "change", "publish", "publish", "pass", "restart"}).Draw(r, "step") {
 			case "issue":
 				h.issue(r)
-			case "order":
-				h.order(r)
+			case "change":
+				h.change(r)
 			case "publish":
 				h.publish(r)
 			case "pass":

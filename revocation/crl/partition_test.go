@@ -29,7 +29,7 @@ var (
 	oidIDP      = asn1.ObjectIdentifier{2, 5, 29, 28}
 )
 
-// pointIn returns the distribution point of a partition, with a delta.
+// pointIn returns the distribution point of a partition, with the URL of a delta CRL.
 func (s *scene) pointIn(partition uint16, host string) crl.Point {
 	scope := crl.Scope{Issuer: s.ca.ID(), Partition: partition}
 	delta := scope
@@ -57,7 +57,7 @@ func pointsExtension(t testing.TB, oid asn1.ObjectIdentifier, url string) pkix.E
 	return pkix.Extension{Id: oid, Value: value}
 }
 
-// issueIn makes a certificate with a distribution point, and records it.
+// issueIn issues a certificate with a distribution point, and records it.
 func (s *scene) issueIn(t testing.TB, p crl.Point) (*x509.Certificate, pki.CertRef) {
 	t.Helper()
 	extensions := []pkix.Extension{pointsExtension(t, oidPoints, p.URL)}
@@ -70,7 +70,7 @@ func (s *scene) issueIn(t testing.TB, p crl.Point) (*x509.Certificate, pki.CertR
 	return leaf, ref
 }
 
-func (s *scene) order(t testing.TB, action revocation.Action, ref pki.CertRef) {
+func (s *scene) change(t testing.TB, action revocation.Action, ref pki.CertRef) {
 	t.Helper()
 	if _, err := s.authority.Apply(t.Context(), revocation.Change{Action: action, Certificate: ref, Actor: operator}); err != nil {
 		t.Fatal(err)
@@ -139,7 +139,7 @@ func TestPartitions(t *testing.T) {
 			bad, badRef := s.issueIn(t, one)
 			good, _ := s.issueIn(t, one)
 			other, otherRef := s.issueIn(t, two)
-			_, plain := s.issue(t) // in no partition
+			_, plain := s.issue(t) // a certificate in no partition
 			for _, ref := range []pki.CertRef{badRef, otherRef, plain} {
 				s.revoke(t, ref, pki.Superseded)
 			}
@@ -190,8 +190,8 @@ func judgeList(t *testing.T, s *scene, der []byte) {
 	lintCRL(t, der)
 }
 
-// extended verifies a certificate with OpenSSL, with CRLs of partitions and their deltas. OpenSSL must report the
-// fault, if there is one.
+// extended verifies a certificate with OpenSSL, against CRLs of partitions and their deltas. OpenSSL must report the
+// fault, or accept the certificate if fault is empty.
 func (s *scene) extended(t *testing.T, leaf *x509.Certificate, lists []*x509.RevocationList, fault string) {
 	t.Helper()
 	text := []byte(nil)
@@ -211,15 +211,15 @@ func TestOpenSSLUsesDeltas(t *testing.T) {
 	point := s.pointIn(3, "pki.example")
 	s.points = []crl.Point{point}
 	s.start(t, revtest.Never)
-	gone, goneRef := s.issueIn(t, point)
+	revokedLeaf, revokedRef := s.issueIn(t, point)
 	held, heldRef := s.issueIn(t, point)
 	before, beforeRef := s.issueIn(t, point)
-	s.order(t, revocation.Hold, heldRef)
+	s.change(t, revocation.Hold, heldRef)
 	s.revoke(t, beforeRef, pki.Superseded)
 	s.publishNow(t)
 	base := s.last(t, 3, false)
-	s.revoke(t, goneRef, pki.KeyCompromise)
-	s.order(t, revocation.Unhold, heldRef)
+	s.revoke(t, revokedRef, pki.KeyCompromise)
+	s.change(t, revocation.Unhold, heldRef)
 	s.publishNow(t)
 	delta, next := s.last(t, 3, true), s.last(t, 3, false)
 	if baseNumber(t, delta).Cmp(base.Number) != 0 || delta.Number.Cmp(next.Number) != 0 || delta.NextUpdate.Sub(delta.ThisUpdate) != crl.DefaultLifetime/4 {
@@ -239,7 +239,7 @@ func TestOpenSSLUsesDeltas(t *testing.T) {
 		lists []*x509.RevocationList
 		fault string
 	}{
-		{gone, old, ""}, {gone, both, revoked}, {gone, fresh, revoked}, {held, old, revoked}, {held, both, ""}, {held, fresh, ""},
+		{revokedLeaf, old, ""}, {revokedLeaf, both, revoked}, {revokedLeaf, fresh, revoked}, {held, old, revoked}, {held, both, ""}, {held, fresh, ""},
 		{before, old, revoked}, {before, both, revoked}, {before, fresh, revoked},
 	} {
 		s.extended(t, c.leaf, c.lists, c.fault)
@@ -264,8 +264,8 @@ func names(t testing.TB, list *x509.RevocationList) (urls []string) {
 	return urls
 }
 
-// TestPartitionsChange restarts with fewer partitions, then with more under another URL. The CRLs of all partitions
-// stay published.
+// TestPartitionsChange restarts the updater with fewer partitions, and later with more partitions under another URL.
+// The CRLs of all partitions must stay published.
 func TestPartitionsChange(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	a1, a2, b1 := s.pointIn(1, "a.example"), s.pointIn(2, "a.example"), s.pointIn(1, "b.example")
@@ -275,7 +275,7 @@ func TestPartitionsChange(t *testing.T) {
 	s.publishNow(t)
 	firstBase := s.last(t, 1, false).Number
 
-	s.points = []crl.Point{a1} // one partition
+	s.points = []crl.Point{a1} // from now on, one partition
 	s.restart(t)
 	s.revoke(t, refTwo, pki.Superseded)
 	s.publishNow(t)
@@ -284,7 +284,7 @@ func TestPartitionsChange(t *testing.T) {
 	}
 	s.extended(t, inTwo, []*x509.RevocationList{s.last(t, 2, false)}, "certificate revoked")
 
-	for n := uint16(1); n <= 5; n++ { // five partitions, under another URL
+	for n := uint16(1); n <= 5; n++ { // from now on, five partitions under another URL
 		s.points = append(s.points, s.pointIn(n, "b.example"))
 	}
 	s.restart(t)
@@ -306,7 +306,7 @@ func TestPartitionsChange(t *testing.T) {
 	}
 }
 
-// restart makes a new updater over the scene's store, and publishes the recorded CRLs as Run does.
+// restart creates a new updater for the scene's store, and publishes the recorded CRLs, like Run.
 func (s *scene) restart(t testing.TB) {
 	t.Helper()
 	s.start(t, revtest.Never)
@@ -354,8 +354,8 @@ func TestPartitionsHaveOwnSchedules(t *testing.T) {
 	})
 }
 
-// TestDeltasWorkWithScheduledBases compares the deltas of some days with the bases that relying parties may still
-// have.
+// TestDeltasWorkWithScheduledBases publishes CRLs for some days, and combines the deltas with the bases that relying
+// parties may still have.
 func TestDeltasWorkWithScheduledBases(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		s.points = []crl.Point{s.pointIn(1, "pki.example")}
@@ -384,8 +384,8 @@ func TestDeltasWorkWithScheduledBases(t *testing.T) {
 	})
 }
 
-// TestPartitionsWithoutTheKey starts without the key of a CA. All its CRLs stay published, including those of
-// partitions.
+// TestPartitionsWithoutTheKey starts the updater without the key of a CA. All CRLs of that CA must stay published,
+// including those of partitions.
 func TestPartitionsWithoutTheKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, revtest.Never)

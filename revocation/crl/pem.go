@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// pemSuffix is appended to the name of a full CRL's file in PEM.
+	// pemSuffix is appended to the file name of a full CRL for its copy in PEM.
 	pemSuffix = ".pem"
-	// bundleName is a mirror's file with the full CRLs of all CAs, in PEM.
+	// bundleName is the file in a mirror that contains the full CRLs of all CAs in PEM.
 	bundleName = "chain.crl" + pemSuffix
 	// lineSize is the number of bytes that a line of PEM encodes (RFC 7468 §2).
 	lineSize = 48
 )
 
-// bundleOf returns the CAs whose full CRLs are in the bundle: those whose CRLs are signed here, then the others.
+// bundleOf returns the CAs whose full CRLs are in the bundle. Those whose CRLs are signed here come first.
 func bundleOf(c Config) []pki.IssuerID {
 	var all []pki.IssuerID
 	for _, i := range c.Issuers {
@@ -34,8 +34,8 @@ func bundleOf(c Config) []pki.IssuerID {
 	return all
 }
 
-// writePEM writes a PEM file of full CRLs from the published directory. It leaves out a CRL whose file is missing. It
-// does not read the mirror's files: other processes can write them, with any size.
+// writePEM writes full CRLs from the published directory to a PEM file in the mirror. It omits a CRL whose file is
+// missing. It does not read the CRLs in the mirror: other processes can write them, with any size.
 func (m *mirror) writePEM(dir *files.Directory, name string, issuers ...pki.IssuerID) error {
 	return dir.Replace(name, publicMode, func(w io.Writer) error {
 		out := bufio.NewWriterSize(w, chunkSize)
@@ -49,8 +49,8 @@ func (m *mirror) writePEM(dir *files.Directory, name string, issuers ...pki.Issu
 	})
 }
 
-// writeBundle writes the bundle, unless the mirror has a newer CRL of one of the CAs. In that case the process that
-// copied that CRL writes the bundle.
+// writeBundle writes the bundle, unless the mirror contains a newer CRL of one of the CAs. The process that copied the
+// newer CRL also writes the bundle.
 func (m *mirror) writeBundle(dir *files.Directory) error {
 	for _, id := range m.bundle {
 		scope := Scope{Issuer: id}
@@ -62,7 +62,7 @@ func (m *mirror) writeBundle(dir *files.Directory) error {
 	return m.writePEM(dir, bundleName, m.bundle...)
 }
 
-// appendPEM encodes a CRL in chunks, since it may be larger than memory.
+// appendPEM encodes a CRL in chunks, because a CRL may be larger than the memory.
 func appendPEM(out *bufio.Writer, path string) error {
 	file, err := files.Open(path)
 	if err != nil {

@@ -9,24 +9,24 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Limits on distribution points. Every URL that a certificate ever contained is served from then on.
+// Limits on distribution points. A URL that a certificate ever contained must be served forever.
 const (
 	// MaxPartition is the highest number of a partition.
 	MaxPartition = 4096
-	// maxNames is the maximum number of URLs that a partition may ever have had.
+	// maxNames is the maximum number of URLs that a partition can have over time.
 	maxNames = 64
 	// maxURL is the maximum length of a URL, in bytes.
 	maxURL = 1024
 )
 
-// points holds the distribution points of one partition: every URL that a certificate ever contained.
+// points holds the distribution points of one partition: all URLs that certificates have ever contained.
 type points struct {
 	partition uint16
-	names     []string // of the partition's CRL
-	deltas    []string // of its delta; empty if no certificate contains one
+	names     []string // URLs of the partition's CRL
+	deltas    []string // URLs of its delta CRL; empty if no certificate contains one
 }
 
-// check returns an error if the point could not be served.
+// check returns an error if the point cannot be served.
 func (p Point) check() error {
 	if p.Partition < 1 || p.Partition > MaxPartition {
 		return fmt.Errorf("partition %d of %s is out of range: use 1 to %d; the full CRL has no distribution point of its own",
@@ -34,7 +34,7 @@ func (p Point) check() error {
 	}
 	for _, name := range []string{p.URL, p.DeltaURL} {
 		if name == "" && p.URL != "" {
-			continue // a partition without a delta
+			continue // the partition has no delta CRL
 		}
 		u, err := url.Parse(name)
 		if err != nil || u.Host == "" || len(name) > maxURL {
@@ -44,7 +44,7 @@ func (p Point) check() error {
 	return nil
 }
 
-// recordPoints makes the configured points durable before a certificate contains them. It then adds to each issuer all
+// recordPoints records the configured points, before a certificate contains them. It then adds to each issuer all
 // points that were ever recorded for it.
 func (u *Updater) recordPoints(ctx context.Context, wanted []Point) error {
 	for _, p := range wanted {
@@ -65,7 +65,7 @@ func (u *Updater) recordPoints(ctx context.Context, wanted []Point) error {
 		return fmt.Errorf("read the distribution points of CRLs: %w", err)
 	}
 	for _, p := range recorded {
-		if i := u.issuers[p.Issuer]; i != nil { // the issuer may have been removed
+		if i := u.issuers[p.Issuer]; i != nil { // nil if the CA was removed
 			i.addPoint(p)
 		}
 	}
@@ -94,7 +94,7 @@ func (i *issuer) addPoint(p Point) {
 	}
 }
 
-// scopes returns the scopes of all CRLs of an issuer, each delta right after its base.
+// scopes returns the scopes of all CRLs of an issuer. The scope of each delta follows that of its base.
 func (i *issuer) scopes() []Scope {
 	all := []Scope{{Issuer: i.id}}
 	for _, p := range i.points {
@@ -106,7 +106,7 @@ func (i *issuer) scopes() []Scope {
 	return all
 }
 
-// pointsOf returns the URLs of a scope's distribution point, and the URLs of its deltas.
+// pointsOf returns the URLs of a scope's distribution point, and the URLs of its delta CRL.
 func (i *issuer) pointsOf(s Scope) (names, deltas []string) {
 	for _, p := range i.points {
 		if p.partition == s.Partition {

@@ -14,11 +14,11 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// directoryVariable makes the test program publish to a directory, as the process that strace follows.
+// directoryVariable makes the test program publish CRLs to a directory. strace observes that process.
 const directoryVariable = "BREVET_TEST_CRL_DIRECTORY"
 
-// TestNamesAreSyncedBeforeRecords uses strace to check that, before CRLs are recorded, every file and directory created so far
-// has been synced under its name. After a power cut, the record then has its file.
+// TestNamesAreSyncedBeforeRecords checks with strace that every new file and directory has been synced before the CRLs
+// are recorded. After a power cut, a recorded CRL then has its file.
 func TestNamesAreSyncedBeforeRecords(t *testing.T) {
 	if dir := os.Getenv(directoryVariable); dir != "" {
 		publishTo(t, dir)
@@ -61,7 +61,8 @@ func TestNamesAreSyncedBeforeRecords(t *testing.T) {
 // traced matches the system calls that sync, open or create.
 var traced = regexp.MustCompile(`^\d+ +(fsync|openat|mkdirat)\((?:\d+<([^>]*)>|[^"]*"([^"]*)")`)
 
-// publishTo publishes the full CRL and a partition's CRL. It creates a directory at the time when they are recorded.
+// publishTo publishes the full CRL and the CRL of a partition. When they are recorded, it creates a directory, which
+// marks that time in strace's output.
 func publishTo(t *testing.T, dir string) {
 	t.Helper()
 	s := newScene(t, revtest.Never)

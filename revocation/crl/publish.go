@@ -13,16 +13,18 @@ import (
 )
 
 const (
-	// batch is the number of CRLs that are recorded in one transaction. A base and its delta share one.
+	// batch is the number of CRLs that are recorded in one transaction. A base and its delta are in the same
+	// transaction.
 	batch = 64
-	// deltaShare divides a CRL's lifetime; the result is the lifetime of its deltas.
+	// deltaShare is the lifetime of a CRL divided by the lifetime of its deltas.
 	deltaShare = 4
 )
 
-// signedBy is the actor that records the CRLs that an Updater signs.
+// signedBy is the actor in the log entries about CRLs that an Updater signed.
 var signedBy = pki.ActorSystem("revocation")
 
-// PublishNow signs and publishes new CRLs of every scope of every issuer. It tries all issuers, and returns what failed.
+// PublishNow signs and publishes new CRLs of every scope of every issuer. It tries all issuers, and returns the joined
+// errors.
 func (u *Updater) PublishNow(ctx context.Context) error {
 	var failed []error
 	for _, i := range u.issuers {
@@ -31,17 +33,18 @@ func (u *Updater) PublishNow(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// cause is the reason for a round of CRLs.
+// cause is why a round of CRLs is signed. A round is a set of CRLs of one issuer that are signed together.
 type cause uint8
 
 const (
-	schedule   cause = iota // a CRL is due
-	change                  // a change was made
-	everything              // all CRLs are signed again, whatever is on record
+	schedule   cause = iota // at least one CRL is due
+	change                  // a status has changed
+	everything              // all CRLs are signed again, even if none is due
 )
 
-// publishNew signs and publishes a round of an issuer's CRLs. A crash between any two steps leaves a state that a restart
-// completes: the number is durable before it is signed, the files before the records, and the records before publication.
+// publishNew signs and publishes one round of an issuer's CRLs. A restart can continue after a crash between any two
+// steps: the number is durable before the signatures, the files before the records, and the records before the
+// publication.
 func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -52,13 +55,13 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error
 	fail := func(what string, number *big.Int, err error) error {
 		return fmt.Errorf("%s CRL %v of %s: %w", what, number, i.Certificate.Subject, err)
 	}
-	// 1. Take a number that no CRL of this issuer had before or gets again (RFC 5280 §5.2.3). All CRLs of a round share it: they
-	// are issued at the same time from the same snapshot.
+	// 1. Take a number that no CRL of this issuer has ever had, and that is never taken again (RFC 5280 §5.2.3). All
+	// CRLs of the round have the same number, because they have the same time and come from the same snapshot.
 	number, err := u.store.TakeNumber(ctx, i.id, u.now())
 	if err != nil {
 		return fmt.Errorf("take a CRL number for %s: %w", i.Certificate.Subject, err)
 	}
-	// 2. Write everything except the signatures, from one snapshot.
+	// 2. Write the CRLs without their signatures, from one snapshot.
 	builders, position, err := u.writeAll(ctx, i, number, reason)
 	if err != nil {
 		return fail("write", number, err)
@@ -66,7 +69,7 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error
 	for len(builders) > 0 {
 		n := min(batch, len(builders))
 		if n < len(builders) && builders[n].crl.Delta {
-			n++ // a delta is recorded together with its base
+			n++ // a delta is recorded in the same transaction as its base
 		}
 		part := builders[:n]
 		builders = builders[n:]
@@ -81,7 +84,7 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error
 		if err := u.published.flush(crls); err != nil {
 			return fail("write", number, err)
 		}
-		// 4. Record them. The store refuses a number that is not higher than the number on record.
+		// 4. Record the CRLs. The store refuses a number that is not higher than the recorded one.
 		if err := u.store.PutCRLs(ctx, crls, signedBy, u.now()); err != nil {
 			return fail("record", number, err)
 		}
@@ -92,7 +95,7 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error
 				delete(i.renamed, c.Partition)
 			}
 		}
-		// 5. Publish them to relying parties.
+		// 5. Publish the CRLs to relying parties.
 		if err := u.published.install(crls); err != nil {
 			return fail("publish", number, err)
 		}
@@ -116,7 +119,7 @@ func (u *Updater) publish(crls []CRL) error {
 	return errors.Join(failed...)
 }
 
-// writeAll writes all CRLs of a round except for their signatures, from one snapshot of the store.
+// writeAll writes all CRLs of a round from one snapshot of the store, without their signatures.
 func (u *Updater) writeAll(ctx context.Context, i *issuer, number *big.Int, reason cause) (builders []*builder, position uint64, err error) {
 	now, clock := u.now(), u.clock()
 	err = u.store.View(ctx, i.id, func(view View) error {
@@ -148,11 +151,11 @@ func (u *Updater) writeAll(ctx context.Context, i *issuer, number *big.Int, reas
 	return builders, position, err
 }
 
-// plan returns the CRLs of a round: those that are due, those of partitions that have changed, and the full CRL if
-// anything has changed. A base is always followed by its delta.
+// plan returns the scopes of the CRLs in a round. These are the CRLs that are due, those of changed partitions and,
+// after any change, the full CRL. If a base is in the round, its delta follows it.
 func (i *issuer) plan(changed []uint16, reason cause, lifetime time.Duration, now time.Time) []Scope {
 	var planned []Scope
-	base := false // whether the scope before is planned
+	base := false // whether the last base that the loop reached is in the round
 	for _, s := range i.scopes() {
 		wanted := reason == everything || i.dueAt(s, lifetime, now).Compare(now) <= 0 || s.Delta && base
 		if s.Partition == 0 {
@@ -176,8 +179,9 @@ func lifetimeOf(s Scope, lifetime time.Duration) time.Duration {
 	return lifetime
 }
 
-// dueAt returns the latest time of the next CRL of a scope: after half the lifetime of the last one. If the clock was
-// set back, the last CRL may be from the future, and relying parties refuse it. In that case a new CRL is due at once.
+// dueAt returns when the next CRL of a scope must be signed: after half of the last one's lifetime. If the clock was
+// set back, the last CRL may be from the future, which relying parties refuse. In that case dueAt returns the zero
+// time.
 func (i *issuer) dueAt(s Scope, lifetime time.Duration, now time.Time) time.Time {
 	last, found := i.last[s]
 	if !found || last.ThisUpdate.After(now) {
@@ -186,8 +190,8 @@ func (i *issuer) dueAt(s Scope, lifetime time.Duration, now time.Time) time.Time
 	return last.NextUpdate.Add(-lifetimeOf(s, lifetime) / 2)
 }
 
-// begin returns the builder of a CRL. Parameter itself describes this CRL as a base for later ones. The caller holds
-// the issuer's mutex.
+// begin returns a builder for a CRL. itself is this CRL in its possible role as a base of later deltas. The caller
+// holds the issuer's mutex.
 func (u *Updater) begin(i *issuer, scope Scope, itself, base Base) (*builder, error) {
 	now := itself.ThisUpdate
 	c := CRL{
@@ -195,8 +199,9 @@ func (u *Updater) begin(i *issuer, scope Scope, itself, base Base) (*builder, er
 		NextUpdate: now.Add(lifetimeOf(scope, u.lifetime)).Truncate(time.Second),
 	}
 	b := &builder{path: u.published.temporaryPath(scope), listing: Listing{Partition: scope.Partition, NotExpiredAt: now}, crl: c}
-	// A certificate that expired since the last CRL is listed once more. RFC 5280 §3.3: an entry stays until it is in a
-	// CRL that was issued after the certificate's validity. §5.2.4: an entry stays in deltas until it is in a base.
+	// A certificate that has expired since the last CRL must be listed once more. RFC 5280 §3.3: an entry stays until
+	// it is in a CRL that was issued after the certificate's validity. §5.2.4: an entry stays in deltas until it is in
+	// a base.
 	last := i.last[scope].ThisUpdate
 	if scope.Delta {
 		last, b.listing.Delta, b.listing.Since = base.ThisUpdate, true, base.Position
@@ -217,13 +222,13 @@ func (u *Updater) begin(i *issuer, scope Scope, itself, base Base) (*builder, er
 
 // baseFor returns the base for the deltas of a scope.
 //
-// A partition's CRL that was issued on schedule becomes the base when the next one is issued on schedule. A delta
-// therefore works with every scheduled base that is still valid, and with those issued since. If the URLs of the
-// distribution point have changed, the new CRL is its own base, because a delta must have the same URLs as its base
-// (RFC 5280 §5.2.4).
+// When a partition's CRL is issued on schedule, the scheduled CRL before it becomes the base of deltas. A delta
+// therefore works with every scheduled CRL that is still valid, and with those between them. A delta must have the same
+// URLs as its base (RFC 5280 §5.2.4). If the URLs of the distribution point have changed, the new CRL therefore becomes
+// its own base.
 //
-// Parameter before is the previous builder of the round. For a delta, it is the builder of its base, if the base is in
-// the round.
+// before is the builder of the previous scope in the round, or nil. For a delta, it is the builder of the base, if the
+// base is in the round.
 func (u *Updater) baseFor(i *issuer, scope Scope, itself Base, before *builder) Base {
 	last, found := i.last[Scope{Issuer: i.id, Partition: scope.Partition}]
 	delta, there := i.last[scope]
@@ -237,14 +242,14 @@ func (u *Updater) baseFor(i *issuer, scope Scope, itself Base, before *builder) 
 	case !scope.Delta:
 		return last.Base
 	case there && (before == nil || before.crl.Partition != scope.Partition || before.crl.Base.Number != itself.Number):
-		return delta.Base // its base stays the same, or is an unscheduled one
+		return delta.Base // the base was not signed in this round, or keeps its own base
 	default:
 		return last.Base
 	}
 }
 
-// onSchedule reports whether the next CRL of a partition is the scheduled one, and not an additional one after a
-// change.
+// onSchedule reports whether the next CRL of a partition is a scheduled one. CRLs that are signed after a change are
+// additional ones.
 func (u *Updater) onSchedule(last CRL, now time.Time) bool {
 	started := last.Base.ThisUpdate
 	return last.Base.Number == nil || started.After(now) || !now.Before(started.Add(u.lifetime/2))

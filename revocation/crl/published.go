@@ -9,15 +9,15 @@ import (
 	"github.com/brevet-pki/brevet/files"
 )
 
-// publishedDirectory is the updater's directory of published CRLs, which no other process writes.
+// publishedDirectory is the directory in which the updater stores published CRLs. No other process writes to it.
 type publishedDirectory struct{ dir string }
 
-// path returns the path of a CRL that is on record.
+// path returns the path of the published CRL of a scope.
 func (p publishedDirectory) path(scope Scope) string {
 	return filepath.Join(p.dir, filepath.FromSlash(scope.Path()))
 }
 
-// temporaryPath returns the path at which it is written.
+// temporaryPath returns the path of a CRL that is being written.
 func (p publishedDirectory) temporaryPath(scope Scope) string { return p.path(scope) + ".new" }
 
 // makeParent makes the directory of an issuer's CRLs.
@@ -25,7 +25,7 @@ func (p publishedDirectory) makeParent(scope Scope) error {
 	return os.MkdirAll(filepath.Dir(p.path(scope)), 0o700)
 }
 
-// install renames CRLs that are on record to their published paths, durably.
+// install renames recorded CRLs to their published paths, and makes the names durable.
 func (p publishedDirectory) install(crls []CRL) error {
 	for _, c := range crls {
 		if err := os.Rename(p.temporaryPath(c.Scope()), p.path(c.Scope())); err != nil {
@@ -35,7 +35,7 @@ func (p publishedDirectory) install(crls []CRL) error {
 	return p.flush(crls)
 }
 
-// flush makes the names of CRLs' files durable, and the names of their directories.
+// flush makes the names of the CRLs' files, and those of their directories, durable.
 func (p publishedDirectory) flush(crls []CRL) error {
 	dirs := map[string]bool{p.dir: true}
 	for _, c := range crls {
@@ -49,9 +49,9 @@ func (p publishedDirectory) flush(crls []CRL) error {
 	return nil
 }
 
-// recover restores the file of a recorded CRL, and reports whether it is at its published path. A crash between
-// recording and renaming leaves it at its temporary path. The file of a CRL that was signed elsewhere is rewritten from
-// its record.
+// recover restores the file of a recorded CRL, and reports whether it is at its published path. After a crash between
+// recording and renaming, it is still at its temporary path. If the CRL was signed elsewhere, recover writes the file
+// from the record.
 func (p publishedDirectory) recover(c CRL) (bool, error) {
 	scope := c.Scope()
 	if c.isThis(p.path(scope)) {
@@ -68,7 +68,7 @@ func (p publishedDirectory) recover(c CRL) (bool, error) {
 	return true, p.install([]CRL{c})
 }
 
-// write writes the file of a CRL from its record, and syncs it.
+// write writes the file of a CRL from its record, and flushes it.
 func (p publishedDirectory) write(c CRL) error {
 	if err := p.makeParent(c.Scope()); err != nil {
 		return err

@@ -23,8 +23,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// TestNginxReloadsCRLs runs nginx with the published CRLs, and the cron job of docs/relying-parties.md. After the job
-// has run, nginx refuses a revoked client.
+// TestNginxReloadsCRLs runs nginx with published CRLs, and the cron job in docs/relying-parties.md. After the job has
+// run, nginx must refuse a revoked client.
 func TestNginxReloadsCRLs(t *testing.T) {
 	s := newScene(t, revtest.Never)
 	dir, www := t.TempDir(), t.TempDir()
@@ -72,7 +72,7 @@ func TestNginxReloadsCRLs(t *testing.T) {
 	eventually(t, "the client is refused", func() bool { return status(t, client, port) == http.StatusBadRequest })
 }
 
-// credential issues a certificate for clients and servers, and writes it with its chain and key to a directory.
+// credential issues a certificate for clients and servers, and writes its key and chain to a directory.
 func (s *scene) credential(t *testing.T, dir string) tls.Certificate {
 	t.Helper()
 	key, now := revtest.Key(t, "p256"), time.Now()
@@ -104,7 +104,7 @@ func (s *scene) credential(t *testing.T, dir string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der, s.ca.Certificate.Raw}, PrivateKey: key}
 }
 
-// startNginx starts nginx until the end of the test, and returns the command that controls it.
+// startNginx runs nginx until the end of the test. It returns the command line that controls nginx.
 func startNginx(t *testing.T, dir, port, crls string) []string {
 	t.Helper()
 	config := fmt.Sprintf(`daemon off; pid nginx.pid; error_log stderr info; worker_processes 1;
@@ -122,16 +122,16 @@ http {
 	write(t, filepath.Join(dir, "nginx.conf"), []byte(config))
 	command := []string{"nginx", "-e", "stderr", "-p", dir, "-c", filepath.Join(dir, "nginx.conf")}
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), command[0], command[1:]...)
-	said := &revtest.LogBook{}
-	cmd.Stdout, cmd.Stderr = said, said
+	output := &revtest.LogBook{}
+	cmd.Stdout, cmd.Stderr = output, output
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("nginx: %v: run deploy/setup.sh --test", err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // also ends its workers
+		_ = cmd.Process.Signal(syscall.SIGTERM) // also ends nginx's worker processes
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Log(said.String())
+			t.Log(output.String())
 		}
 	})
 	eventually(t, "nginx listens", func() bool {

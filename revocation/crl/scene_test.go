@@ -30,10 +30,10 @@ type scene struct {
 	book      *revtest.Book
 	outlet    *revtest.Outlet
 	log       *revtest.LogBook
-	dir       string           // of CRLs
-	further   []string         // directories
-	points    []crl.Point      // of certificates, from the next start on
-	clock     func() time.Time // nil for the real one
+	dir       string           // directory of the CRLs
+	further   []string         // paths of the mirrors
+	points    []crl.Point      // distribution points of new certificates; they take effect at the next start
+	clock     func() time.Time // nil for time.Now
 }
 
 func newScene(t testing.TB, fail func(call string) (bool, error)) *scene {
@@ -44,7 +44,7 @@ func newScene(t testing.TB, fail func(call string) (bool, error)) *scene {
 	return s
 }
 
-// start creates a new updater and authority over the scene's store, as a restart does.
+// start creates a new updater and a new authority for the scene's store, as after a restart.
 func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	t.Helper()
 	log, store := slog.New(slog.NewTextHandler(s.log, nil)), &revtest.Faulty{Book: s.book, Fail: fail}
@@ -63,7 +63,7 @@ func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	s.Updater, s.authority = u, a
 }
 
-// issue makes a certificate and records it in the store.
+// issue issues a certificate and records it in the store.
 func (s *scene) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
 	t.Helper()
 	leaf := s.ca.Leaf(t, "device")
@@ -79,7 +79,7 @@ func (s *scene) revoke(t testing.TB, ref pki.CertRef, reason pki.Reason) {
 	}
 }
 
-// newest returns the last published CRL of the issuing CA, parsed by crypto/x509.
+// newest returns the last published CRL of the issuing CA, as parsed by crypto/x509.
 func (s *scene) newest(t testing.TB) *x509.RevocationList {
 	t.Helper()
 	for _, c := range slices.Backward(s.outlet.Published()) {

@@ -11,24 +11,25 @@ import (
 )
 
 const (
-	// batchDelay is how long a change waits for other changes to share its CRL with.
+	// batchDelay is how long the updater waits after a change, so that one CRL can list several changes.
 	batchDelay = 250 * time.Millisecond
-	// pauseFactor is the pause before a change starts another round, as a multiple of the duration of the last round.
+	// pauseFactor times the duration of the last round is the pause before a change starts the next round.
 	pauseFactor = 4
-	// maxWait bounds a wait, to notice when the clock was set or the machine was suspended.
+	// maxWait is the maximum time until the updater checks the schedule again, because the clock may be set or the
+	// machine suspended.
 	maxWait = time.Minute
 	// checkInterval is the interval at which the expiry of imported CRLs is checked.
 	checkInterval = 24 * time.Hour
-	// warnBefore is when the log starts to warn of an imported CRL's nextUpdate, or after two thirds of its lifetime if
-	// that is later. It is long because people may have to travel to the key to sign a new CRL.
+	// warnBefore is how long before an imported CRL's nextUpdate the log starts to warn, but not before two thirds of
+	// the CRL's lifetime. It is long, because people may have to travel to the key to sign a new CRL.
 	warnBefore = 30 * 24 * time.Hour
 )
 
-// Run publishes the recorded CRLs, and then keeps all CRLs current until ctx ends. At its start it signs all CRLs of
-// every issuer, because a change that was recorded just before a crash may not be in one yet. It signs each again at
-// half its lifetime. Soon after a change, it signs the full CRL and the CRLs of the changed partitions. If this fails,
-// Run logs the error and retries, with growing waits of at most 15 s. Run returns nil once its goroutines have ended,
-// except those that a mirror's file system blocks.
+// Run publishes the recorded CRLs, and then keeps all CRLs current until ctx ends. First it signs all CRLs of every
+// issuer, because a change that was recorded just before a crash may not be in a CRL. It signs each CRL again after
+// half of its lifetime. Soon after a change, it signs the full CRL and the CRLs of the changed partitions. If this
+// fails, Run logs the error and retries, with growing delays of at most 15 s. Run returns nil when its goroutines have
+// ended, except those that a mirror's file system blocks.
 func (u *Updater) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -46,7 +47,7 @@ func (u *Updater) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready reports whether Run has published the full CRL of every issuer, or has failed and retries. Until then, relying
+// Ready reports whether Run has published the full CRL of every issuer, or has tried and failed. Before that, relying
 // parties find no CRL at the URLs in certificates.
 func (u *Updater) Ready() bool {
 	for _, i := range u.issuers {
@@ -57,8 +58,8 @@ func (u *Updater) Ready() bool {
 	return true
 }
 
-// publishRecorded publishes the CRLs that an earlier process recorded, so that relying parties have CRLs even if the
-// HSM is unavailable. It returns false if ctx ends first.
+// publishRecorded publishes the CRLs that an earlier process recorded. Relying parties then have CRLs, even if the HSM
+// is unavailable. It returns false if ctx ends first.
 func (u *Updater) publishRecorded(ctx context.Context) bool {
 	wait := retry.NewBackOff()
 	for {
@@ -85,7 +86,7 @@ func (u *Updater) publishAll(recorded []CRL) {
 		}
 		there, err := u.published.recover(c)
 		if err == nil && there {
-			err = u.publish([]CRL{c}) // the publisher ignores CRLs of a removed CA
+			err = u.publish([]CRL{c}) // the publisher ignores the CRLs of a removed CA
 		}
 		switch {
 		case err != nil:
@@ -98,7 +99,7 @@ func (u *Updater) publishAll(recorded []CRL) {
 	}
 }
 
-// remember stores c as the newest CRL of its scope unless a newer one is known.
+// remember stores c as the newest CRL of its scope, unless a newer one is already stored.
 func (i *issuer) remember(c CRL) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -107,12 +108,12 @@ func (i *issuer) remember(c CRL) {
 	}
 }
 
-// keepCurrent signs an issuer's CRLs until ctx is done.
+// keepCurrent signs an issuer's CRLs until ctx ends.
 func (u *Updater) keepCurrent(ctx context.Context, i *issuer) {
 	waits := retry.NewBackOff()
 	for reason := everything; ; {
 		select {
-		case <-i.wanted: // this round covers all requests so far
+		case <-i.wanted: // this round includes all changes requested so far
 			reason = max(reason, change)
 		default:
 		}
@@ -137,8 +138,7 @@ func (u *Updater) keepCurrent(ctx context.Context, i *issuer) {
 	}
 }
 
-// untilDue waits until an issuer needs new CRLs because of a change or the schedule. It returns false if ctx ends
-// first.
+// untilDue waits until a CRL of an issuer is due, or until a change was requested. It returns false if ctx ends first.
 func (u *Updater) untilDue(ctx context.Context, i *issuer) bool {
 	ended := time.Now()
 	for {
@@ -153,22 +153,22 @@ func (u *Updater) untilDue(ctx context.Context, i *issuer) bool {
 			return false
 		case <-i.wanted:
 			timer.Stop()
-			i.want() // for the next round, which consumes it
+			i.want() // keep the request, which the next iteration of keepCurrent receives
 			return retry.Sleep(ctx, max(batchDelay, i.pause()-time.Since(ended)))
 		case <-timer.C:
 		}
 	}
 }
 
-// pause returns the minimum time between two rounds after changes. It grows with the duration of the last round,
-// because a round competes with issuing for the store and the HSM.
+// pause returns the minimum time between two rounds after changes. It is proportional to the duration of the last
+// round, because rounds and requests for certificates use the same store and HSM.
 func (i *issuer) pause() time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return pauseFactor * i.took
 }
 
-// nextDue returns when the first of an issuer's CRLs is due.
+// nextDue returns when the next CRL of an issuer is due.
 func (i *issuer) nextDue(lifetime time.Duration, now time.Time) time.Time {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -181,15 +181,15 @@ func (i *issuer) nextDue(lifetime time.Duration, now time.Time) time.Time {
 	return first
 }
 
-// validUntil returns the nextUpdate of the full CRL.
+// validUntil returns the nextUpdate of the last full CRL.
 func (i *issuer) validUntil() time.Time {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.last[Scope{Issuer: i.id}].NextUpdate
 }
 
-// keepCompacted compacts the store's index of revoked certificates after each round. A failure only slows down later
-// rounds, so it is retried after the next round.
+// keepCompacted compacts the store's index of revoked certificates after each round. A failure only makes later rounds
+// slower, so keepCompacted does not retry before the next round.
 func (u *Updater) keepCompacted(ctx context.Context, i *issuer) {
 	for {
 		select {
@@ -234,7 +234,8 @@ func (u *Updater) warnOfExpiry(ctx context.Context) error {
 	return nil
 }
 
-// expiryWarning returns a log message about an imported CRL that is missing, expired or about to expire, or "".
+// expiryWarning returns the log message for an imported CRL that is missing, expired or about to expire. It returns ""
+// if there is nothing to warn about.
 func (u *Updater) expiryWarning(crl CRL, found bool) (slog.Level, string) {
 	if !found {
 		return slog.LevelWarn, "a CA has no CRL, import one"

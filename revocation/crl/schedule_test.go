@@ -37,13 +37,13 @@ func (s *scene) running(t *testing.T) (stop func()) {
 	return stop
 }
 
-// wait lets time pass and waits for everything that is due.
+// wait lets the time d pass, and then waits until all goroutines of the bubble are blocked.
 func wait(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// synctestScene runs a test with a clock of its own.
+// synctestScene runs a test in a synctest bubble, which has its own clock.
 func synctestScene(t *testing.T, test func(t *testing.T, s *scene)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(t, newScene(t, revtest.Never)) })
@@ -102,7 +102,7 @@ func TestChangesShareACRL(t *testing.T) {
 				t.Errorf("%v is not in the CRL", ref.Serial)
 			}
 		}
-		// A certificate on hold is listed until it is taken off hold.
+		// A certificate on hold is listed until the hold is removed.
 		_, ref := s.issue(t)
 		for _, action := range []revocation.Action{revocation.Hold, revocation.Unhold} {
 			if _, err := s.authority.Apply(t.Context(), revocation.Change{Action: action, Certificate: ref}); err != nil {
@@ -116,7 +116,8 @@ func TestChangesShareACRL(t *testing.T) {
 	})
 }
 
-// A change that issuing recorded is in a CRL within a second. A new certificate needs no new CRL.
+// A CRL lists a change that the issuing of a certificate made within a second. A new certificate alone does not cause a
+// new CRL.
 func TestChangesByIssuingReachTheCRL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, revtest.Never)
@@ -185,7 +186,7 @@ func TestFailuresRecover(t *testing.T) {
 					if n := len(s.outlet.Published()); n != 0 {
 						t.Fatalf("%d CRLs are published although %s fails", n, call)
 					}
-					if s.Ready() != (call != "CRLs") { // if the recorded CRLs cannot be read, nothing has been tried
+					if s.Ready() != (call != "CRLs") { // if the recorded CRLs cannot be read, Run signs none
 						t.Errorf("while %s fails, Ready is %v", call, s.Ready())
 					}
 					if n := s.log.Count(errDown.Error()); n < 3 || n > 30 {
@@ -198,7 +199,7 @@ func TestFailuresRecover(t *testing.T) {
 					if !lists(s.newest(t), ref) {
 						t.Errorf("the revocation is in no CRL after %s works again", call)
 					}
-					// Despite the failures, no CRL number is used twice.
+					// No CRL number may be used twice, in spite of the failures.
 					last := big.NewInt(0)
 					for _, c := range s.outlet.Published() {
 						if c.Number.Cmp(last) <= 0 {
@@ -212,7 +213,7 @@ func TestFailuresRecover(t *testing.T) {
 	}
 }
 
-// shyOutlet fails to publish while a flag is set.
+// shyOutlet is an Outlet that fails to publish while a flag is set.
 type shyOutlet struct {
 	*revtest.Outlet
 	shy *atomic.Bool
@@ -225,7 +226,7 @@ func (o shyOutlet) PublishCRL(c crl.CRL, path string) error {
 	return o.Outlet.PublishCRL(c, path)
 }
 
-// A CRL of the schedule that is recorded but not published is published soon, not at the next scheduled time.
+// If a scheduled CRL is recorded but could not be published, Run retries soon, and not at the next scheduled time.
 func TestUnpublishedCRLIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, revtest.Never)
@@ -257,7 +258,7 @@ func TestChangeWithLostResultReachesTheCRL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, func(call string) (bool, error) {
 			if call == "Apply" {
-				return true, errDown // the change is applied and its result is lost
+				return true, errDown // the change is applied, but the caller gets an error
 			}
 			return false, nil
 		})
@@ -281,9 +282,9 @@ func TestRestartPublishesTheRecordedCRL(t *testing.T) {
 		if err := s.PublishNow(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		s.revoke(t, ref, pki.KeyCompromise) // and a crash before the next CRL
+		s.revoke(t, ref, pki.KeyCompromise) // then the process crashes before the next CRL
 
-		// The HSM is unavailable at first: relying parties get the recorded CRL.
+		// At first the HSM is unavailable. Relying parties then get the recorded CRL.
 		var away atomic.Bool
 		away.Store(true)
 		s.outlet = &revtest.Outlet{}
@@ -391,7 +392,7 @@ func TestImport(t *testing.T) {
 	if n := len(s.outlet.Published()); n != 1 {
 		t.Fatalf("%d CRLs are published, want only the first", n)
 	}
-	for range 2 { // an import can be repeated
+	for range 2 { // importing the same CRL again must succeed
 		c, err := s.Import(t.Context(), good, operator)
 		if err != nil || c.Number.Int64() != 6 || c.Issuer != s.root.ID() {
 			t.Errorf("import: %v, %v", c.Number, err)

@@ -7,7 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	_ "crypto/sha256" // the hash functions of signatures
+	_ "crypto/sha256" // registers the hash functions of signatures
 	_ "crypto/sha512"
 	"encoding/asn1"
 	"errors"
@@ -20,12 +20,12 @@ import (
 
 // signatureScheme describes how a key signs CRLs.
 type signatureScheme struct {
-	algorithm []byte      // AlgorithmIdentifier
-	hash      crypto.Hash // zero if the key signs the message itself
-	maxSize   int         // of a signature, in bytes
+	algorithm []byte      // AlgorithmIdentifier in DER
+	hash      crypto.Hash // zero if the key signs the message instead of a digest
+	maxSize   int         // maximum size of a signature, in bytes
 }
 
-// The signature algorithms for each kind of key, as in crypto/x509 (RFC 5758 §3.2, RFC 4055 §5, RFC 8410 §3).
+// The signature algorithms for the types of keys, as in crypto/x509 (RFC 5758 §3.2, RFC 4055 §5, RFC 8410 §3).
 var (
 	oidECDSAWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
 	oidECDSAWithSHA384 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}
@@ -55,15 +55,15 @@ func makeScheme(oid asn1.ObjectIdentifier, parameters bool, hash crypto.Hash, ma
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1ObjectIdentifier(oid)
 		if parameters {
-			b.AddASN1NULL() // RFC 4055 §5
+			b.AddASN1NULL() // the parameters are NULL (RFC 4055 §5)
 		}
 	})
 	algorithm, err := b.Bytes()
 	return signatureScheme{algorithm, hash, maxSize}, err
 }
 
-// sign signs a digest, or the message if the key signs messages. It verifies the signature with the public key, so that
-// a wrong signature from an HSM is never published.
+// sign signs a digest, or a message if the key signs messages. It verifies the signature with the public key, so that a
+// wrong signature from an HSM is never published.
 func (s signatureScheme) sign(key crypto.Signer, public crypto.PublicKey, digest []byte, message io.Reader) ([]byte, error) {
 	signed := digest
 	if s.hash == 0 {

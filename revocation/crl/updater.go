@@ -23,30 +23,30 @@ type Issuer struct {
 	Signer      crypto.Signer
 }
 
-// Publisher makes CRLs available to relying parties. It is safe for concurrent use, accepts the same CRL twice, and
+// Publisher makes CRLs available to relying parties. It is safe for concurrent use. It accepts the same CRL twice, and
 // never replaces a CRL with an older one.
 type Publisher interface {
-	// PublishCRL publishes the CRL in the file at a path. A later CRL replaces the file by renaming, so a publisher that
-	// needs this one for longer keeps the file open.
+	// PublishCRL publishes the CRL in the file at a path. The updater later renames a new CRL to the same path. A
+	// publisher that still needs this one must keep the file open.
 	PublishCRL(c CRL, path string) error
 }
 
 // Config holds the configuration of an Updater.
 type Config struct {
-	Issuers   []Issuer            // the CAs whose CRLs it signs
-	Elsewhere []*x509.Certificate // the CAs whose CRLs are signed elsewhere and imported
+	Issuers   []Issuer            // CAs whose CRLs the Updater signs
+	Elsewhere []*x509.Certificate // CAs whose CRLs are signed elsewhere and imported
 	Store     Store
 	Publisher Publisher
-	// Directory holds the files of published CRLs. Updaters create it. No other process may write to it.
+	// Directory contains the files of published CRLs. The Updater creates it. No other process may write to it.
 	Directory string
-	// Mirrors are existing directories that CRLs are copied to, for other web servers. Other processes may copy to them
-	// too: the CRL with the higher number stays.
+	// Mirrors are existing directories to which CRLs are copied, for other web servers. Other processes may also copy
+	// CRLs to them. The CRL with the higher number stays.
 	Mirrors []string
-	// Points are the distribution points of new certificates. New records them before it returns. The CRLs of all points
-	// ever recorded are kept current.
+	// Points are the distribution points of new certificates. New records them before it returns. The Updater keeps the
+	// CRLs of all points current that were ever recorded.
 	Points []Point
-	// Lifetime is how long a CRL is valid, at least a minute. A new one is signed after half of it. A delta is valid for a
-	// quarter of it. Zero means DefaultLifetime.
+	// Lifetime is how long a CRL is valid, at least a minute. After half of it a new CRL is signed. A delta is valid
+	// for a quarter of it. Zero means DefaultLifetime.
 	Lifetime time.Duration
 	Clock    func() time.Time // nil is time.Now
 	Log      *slog.Logger     // nil is slog.Default()
@@ -64,7 +64,7 @@ type Updater struct {
 
 	issuers   map[pki.IssuerID]*issuer
 	elsewhere []*x509.Certificate
-	importing sync.Mutex // one import at a time: they write the same files
+	importing sync.Mutex // held during an import, because all imports write the same files
 }
 
 // issuer is a CA whose CRLs this updater signs.
@@ -72,21 +72,21 @@ type issuer struct {
 	Issuer
 	id      pki.IssuerID
 	scheme  signatureScheme
-	points  []*points     // by partition
-	wanted  chan struct{} // holds one request for new CRLs, so that a change during a round causes another round
-	compact chan struct{} // holds one request to compact the index of revoked certificates
-	ready   atomic.Bool   // the full CRL has been published since Run started, or publishing it has failed
+	points  []*points     // sorted by partition
+	wanted  chan struct{} // holds one element if new CRLs were requested; a request during a round causes another round
+	compact chan struct{} // holds one element if the index of revoked certificates must be compacted
+	ready   atomic.Bool   // whether Run has published the full CRL, or tried and failed
 
-	mu          sync.Mutex      // one round at a time, so that CRLs are published in the order of their numbers
-	last        map[Scope]CRL   // the newest CRL of each scope that this process knows
-	covered     uint64          // the last log entry that the last round has read
+	mu          sync.Mutex      // held during a round, so that CRLs are published in the order of their numbers
+	last        map[Scope]CRL   // newest known CRL of each scope
+	covered     uint64          // index of the last log entry that the last round read
 	took        time.Duration   // duration of the last round
-	renamed     map[uint16]bool // partitions whose distribution point has other URLs than the published CRL
-	unpublished bool            // CRLs of the last round were recorded, but perhaps not published
+	renamed     map[uint16]bool // partitions whose distribution point has other URLs than their published CRL
+	unpublished bool            // whether CRLs of the last round were recorded, but perhaps not published
 }
 
-// New returns an Updater and records the distribution points of its configuration. It signs nothing: Run and PublishNow
-// do.
+// New returns an Updater, and records the distribution points of its configuration. It signs no CRLs: Run and
+// PublishNow do that.
 func New(ctx context.Context, c Config) (*Updater, error) {
 	if c.Store == nil || c.Publisher == nil || c.Directory == "" {
 		return nil, errors.New("an updater needs a store, a publisher and a directory")
@@ -124,7 +124,7 @@ func New(ctx context.Context, c Config) (*Updater, error) {
 	return u, nil
 }
 
-// addIssuers checks the CAs in a configuration, and adds those whose CRLs are signed here.
+// addIssuers checks the CAs in a configuration, and adds those whose CRLs the Updater signs.
 func (u *Updater) addIssuers(c Config) error {
 	for _, i := range c.Issuers {
 		if err := mayIssueCRLs(i.Certificate); err != nil {
@@ -154,7 +154,7 @@ func (u *Updater) addIssuers(c Config) error {
 	return nil
 }
 
-// mayIssueCRLs returns an error if relying parties would refuse every CRL of the CA.
+// mayIssueCRLs returns an error if relying parties would refuse all CRLs of the CA.
 func mayIssueCRLs(c *x509.Certificate) error {
 	if !c.IsCA || c.KeyUsage&x509.KeyUsageCRLSign == 0 || len(c.SubjectKeyId) == 0 {
 		return fmt.Errorf("%s cannot issue CRLs: a CA needs the key usage cRLSign and a subject key identifier "+
@@ -163,11 +163,12 @@ func mayIssueCRLs(c *x509.Certificate) error {
 	return nil
 }
 
-// Apply implements [pki.StatusObserver], for changes that issuing makes, such as a renewal that revokes its
-// predecessor. If a certificate is not good, its issuer's CRLs are signed within a second.
+// Apply implements [pki.StatusObserver]. It is called for changes that the issuing of certificates makes, such as a
+// renewal that revokes the old certificate. If a certificate is not good, new CRLs of its issuer are signed within a
+// second.
 func (u *Updater) Apply(changes ...pki.StatusChange) {
 	for _, c := range changes {
-		if c.Status.State == pki.Good { // a new certificate, which no CRL lists
+		if c.Status.State == pki.Good { // no CRL lists a new certificate
 			continue
 		}
 		if i := u.issuers[c.Ref.Issuer]; i != nil {
@@ -176,8 +177,8 @@ func (u *Updater) Apply(changes ...pki.StatusChange) {
 	}
 }
 
-// Request requests new CRLs of the issuers of these certificates, whatever their statuses are. They are signed within a
-// second while Run runs. Request does not block.
+// Request requests new CRLs of the issuers of these certificates, whatever their statuses are. If Run is running, they
+// are signed within a second. Request does not block.
 func (u *Updater) Request(changes []pki.StatusChange) {
 	for _, c := range changes {
 		if i := u.issuers[c.Ref.Issuer]; i != nil {
@@ -195,7 +196,8 @@ func (u *Updater) RequestAll() {
 
 func (i *issuer) want() { signal(i.wanted) }
 
-// signal sends to a channel with a buffer of one. If the buffer is full, the waiting signal covers this one.
+// signal sends to a channel with a buffer of one. If the buffer is full, it does nothing, because the receiver has not
+// yet seen the earlier element.
 func signal(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

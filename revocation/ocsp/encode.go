@@ -7,22 +7,22 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// A reverseWriter writes DER from its end to its beginning. A length is written after the content it counts, so
-// nothing has to be moved, and nothing is allocated while the buffer is large enough.
+// A reverseWriter writes DER from its end to its beginning. It writes a length after the content that the length
+// counts. Nothing must therefore be moved, and nothing is allocated while the buffer is large enough.
 type reverseWriter struct {
 	buf   []byte // filled from its end
-	start int    // index in buf of the first byte written
+	start int    // index in buf of the first written byte
 }
 
 func newReverseWriter(room []byte) *reverseWriter { return &reverseWriter{room, len(room)} }
 
-// der returns everything written so far.
+// der returns all bytes written so far.
 func (b *reverseWriter) der() []byte { return b.buf[b.start:] }
 
-// size returns the number of bytes written so far; wrap takes an earlier result.
+// size returns the number of bytes written so far. Its result is an argument of wrap.
 func (b *reverseWriter) size() int { return len(b.buf) - b.start }
 
-// prepend makes room for n bytes before those written, and returns it.
+// prepend extends the written part by n bytes at its beginning, and returns these bytes.
 func (b *reverseWriter) prepend(n int) []byte {
 	if b.start < n {
 		more := make([]byte, 2*len(b.buf)+n)
@@ -38,11 +38,11 @@ func (b *reverseWriter) addBytes(p []byte) { copy(b.prepend(len(p)), p) }
 
 func (b *reverseWriter) addByte(c byte) { b.prepend(1)[0] = c }
 
-// wrap writes the tag and length of everything written since size returned since.
+// wrap writes a tag and length before everything that was written after size returned since.
 func (b *reverseWriter) wrap(tag asn1.Tag, since int) {
 	n := b.size() - since
 	if n < 0x80 {
-		b.addByte(byte(n)) //nolint:gosec // it fits
+		b.addByte(byte(n)) //nolint:gosec // n is below 0x80
 	} else {
 		count := byte(0)
 		for ; n > 0; n >>= 8 {
@@ -54,14 +54,14 @@ func (b *reverseWriter) wrap(tag asn1.Tag, since int) {
 	b.addByte(byte(tag))
 }
 
-// addElement writes a complete element: tag, length and content.
+// addElement writes an element: tag, length and content.
 func (b *reverseWriter) addElement(tag asn1.Tag, content []byte) {
 	since := b.size()
 	b.addBytes(content)
 	b.wrap(tag, since)
 }
 
-// addTime writes t as a GeneralizedTime in UTC, cut to the second (RFC 5280 §4.1.2.5.2).
+// addTime writes t as a GeneralizedTime in UTC, truncated to seconds (RFC 5280 §4.1.2.5.2).
 func (b *reverseWriter) addTime(t time.Time) error {
 	const layout = "20060102150405Z"
 	t = t.UTC()

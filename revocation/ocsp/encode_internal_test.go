@@ -10,10 +10,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-// An element is a DER element as a tree.
+// An element is a DER element, or a tree of them.
 type element struct {
 	tag      asn1.Tag
-	content  []byte // if there are no children
+	content  []byte // content, if there are no children
 	time     time.Time
 	children []element
 }
@@ -28,7 +28,7 @@ func randomElement(r *rapid.T, depth int) element {
 		return e
 	case kind == 1:
 		return element{tag: asn1.GeneralizedTime, time: time.Unix(rapid.Int64Range(-62_000_000_000, 253_402_300_799).Draw(r, "time"), 0)}
-	default: // with lengths of one, two and three bytes
+	default: // the lengths of these contents are encoded in one, two and three bytes
 		size := rapid.SampledFrom([]int{0, 1, 126, 127, 128, 129, 255, 256, 65535, 65536}).Draw(r, "size")
 		return element{tag: asn1.OCTET_STRING, content: bytes.Repeat([]byte{7}, size)}
 	}
@@ -66,8 +66,8 @@ func (e element) writeForward(b *cryptobyte.Builder) {
 	}
 }
 
-// TestReverseWriterMatchesCryptobyte compares the DER of a reverseWriter, whose buffer is sometimes too small, with
-// that of cryptobyte.
+// TestReverseWriterMatchesCryptobyte compares the output of a reverseWriter with that of cryptobyte. Its buffer is
+// sometimes too small.
 func TestReverseWriterMatchesCryptobyte(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		e := randomElement(r, 0)

@@ -15,7 +15,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/ocsp"
 )
 
-// TestOpenSSLAndGnuTLSReadExtendedRevoke has OpenSSL and GnuTLS read a response about a certificate never issued.
+// TestOpenSSLAndGnuTLSReadExtendedRevoke lets OpenSSL and GnuTLS parse a response about a certificate that was never
+// issued.
 func TestOpenSSLAndGnuTLSReadExtendedRevoke(t *testing.T) {
 	key := revtest.Key(t, "p256")
 	root := revtest.NewRoot(t, "Root", "p256")
@@ -35,10 +36,10 @@ func TestOpenSSLAndGnuTLSReadExtendedRevoke(t *testing.T) {
 	}
 	file := revtest.File(t, "response.der", der)
 	text := revtest.MustTool(t, "openssl", "ocsp", "-respin", file, "-resp_text", "-noverify")
-	text, _, _ = strings.Cut(text, "Signature Algorithm") // the delegate's certificate follows
+	text, _, _ = strings.Cut(text, "Signature Algorithm") // cut off the delegate's certificate, which follows
 	for _, want := range []string{
 		"Cert Status: revoked", "Revocation Time: Jan  1 00:00:00 1970 GMT", "Revocation Reason: certificateHold (0x6)",
-		"valid: \n", // OpenSSL's name for {id-pkix-ocsp 9}, from a draft of the RFC
+		"valid: \n", // OpenSSL's text for {id-pkix-ocsp 9}, from a draft of the RFC
 		"OCSP Nonce",
 	} {
 		if strings.Count(text, want) != 1 {
@@ -58,7 +59,7 @@ func TestOpenSSLAndGnuTLSReadExtendedRevoke(t *testing.T) {
 	}
 }
 
-// TestGoReadsRandomResponses signs random responses and has x/crypto/ocsp read them.
+// TestGoReadsRandomResponses signs random responses, and parses them with x/crypto/ocsp.
 func TestGoReadsRandomResponses(t *testing.T) {
 	ca := revtest.NewRoot(t, "Root", "p256").Intermediate(t, "Issuing CA", "p256")
 	key := revtest.Key(t, "p256")
@@ -103,7 +104,7 @@ func TestGoReadsRandomResponses(t *testing.T) {
 	})
 }
 
-// compareWithGo compares a parsed request with the result of x/crypto/ocsp, which reads only the first CertID.
+// compareWithGo compares a parsed request with the result of x/crypto/ocsp, which parses only the first CertID.
 func compareWithGo(t testing.TB, der []byte, q *ocsp.Request) {
 	t.Helper()
 	theirs, err := xocsp.ParseRequest(der)
@@ -115,11 +116,12 @@ func compareWithGo(t testing.TB, der []byte, q *ocsp.Request) {
 	}
 }
 
-// comparePlainCertID compares PlainCertID with ParseRequest: if the sizes match, it must have found the only CertID.
+// comparePlainCertID compares PlainCertID with ParseRequest. If the lengths of their CertIDs are equal, the CertIDs
+// must be equal, too.
 func comparePlainCertID(t testing.TB, der []byte, q *ocsp.Request) {
 	t.Helper()
 	id, serial, plain := ocsp.PlainCertID(der)
-	if !plain || len(id) != len(q.IDs[0].Raw) { // longer if extensions follow the CertID
+	if !plain || len(id) != len(q.IDs[0].Raw) { // id is longer if extensions follow the CertID
 		return
 	}
 	if len(q.IDs) != 1 || q.Nonce != nil || !bytes.Equal(id, q.IDs[0].Raw) || serial != q.IDs[0].Serial {

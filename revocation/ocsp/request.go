@@ -22,11 +22,11 @@ const (
 	MaxRequestSize = 8 << 10 // bytes of DER
 	MaxIDs         = 16      // certificates in one request
 	MaxNonce       = 128     // bytes (RFC 9654 §2.1)
-	maxExtensions  = 32      // of the request, and of each entry in it
+	maxExtensions  = 32      // extensions of the request, and of each entry in it
 )
 
-// IssuerHash identifies an issuer as a CertID does: by the hashes of its name and its key. It is comparable with ==
-// and works as a map key; the zero value identifies no issuer.
+// IssuerHash identifies an issuer like a CertID does: by the hashes of its name and its key. It can be compared with ==
+// and be a map key. The zero value identifies no issuer.
 type IssuerHash struct {
 	hash      crypto.Hash
 	name, key [sha256.Size]byte
@@ -36,13 +36,13 @@ type IssuerHash struct {
 type CertID struct {
 	// Issuer is zero if the CertID uses a hash other than SHA-1 and SHA-256.
 	Issuer IssuerHash
-	// Serial is zero if RFC 5280 §4.1.2.2 allows no certificate to have this serial number.
+	// Serial is zero if the serial number in the request is not allowed for certificates (RFC 5280 §4.1.2.2).
 	Serial pki.Serial
 	// Raw is the DER of the CertID, which is copied into the response.
 	Raw []byte
 }
 
-// Request is a parsed request about 1 to MaxIDs certificates. It refers to the bytes it was parsed from.
+// Request is a parsed request about 1 to MaxIDs certificates. It refers to the bytes from which it was parsed.
 type Request struct {
 	IDs   []CertID
 	Nonce []byte // 1 to MaxNonce bytes, or nil if there is none
@@ -53,18 +53,18 @@ var (
 	oidSHA256 = encoding_asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}
 	oidNonce  = encoding_asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 2}
 
-	// The same in DER, so that they can be compared without decoding.
+	// The object identifiers in DER, so that they can be compared without decoding.
 	elementSHA1, elementSHA256, elementNonce = objectIdentifier(oidSHA1), objectIdentifier(oidSHA256), objectIdentifier(oidNonce)
 )
 
 func objectIdentifier(oid encoding_asn1.ObjectIdentifier) []byte {
 	var b cryptobyte.Builder
 	b.AddASN1ObjectIdentifier(oid)
-	der, _ := b.Bytes() // the input is constant and can be encoded
+	der, _ := b.Bytes() // encoding a constant cannot fail
 	return der
 }
 
-// oidText returns an OBJECT IDENTIFIER in dotted decimal notation.
+// oidText returns an OBJECT IDENTIFIER in DER as text with dots.
 func oidText(element cryptobyte.String) string {
 	var oid encoding_asn1.ObjectIdentifier
 	element.ReadASN1ObjectIdentifier(&oid)
@@ -74,22 +74,22 @@ func oidText(element cryptobyte.String) string {
 // contextTag returns the tag of an explicitly tagged field.
 func contextTag(number uint8) asn1.Tag { return asn1.Tag(number).ContextSpecific().Constructed() }
 
-// HashIssuers returns the two identifiers that requests use for a CA: by SHA-1 and by SHA-256.
+// HashIssuers returns the two identifiers that requests use for a CA: with SHA-1 and with SHA-256.
 func HashIssuers(issuer *x509.Certificate) ([2]IssuerHash, error) {
 	key, err := publicKeyBits(issuer)
 	if err != nil {
 		return [2]IssuerHash{}, err
 	}
 	one, two := IssuerHash{hash: crypto.SHA1}, IssuerHash{hash: crypto.SHA256}
-	name1, key1 := sha1.Sum(issuer.RawSubject), sha1.Sum(key) //nolint:gosec // a lookup key, see the import
+	name1, key1 := sha1.Sum(issuer.RawSubject), sha1.Sum(key) //nolint:gosec // a lookup key only; see the import
 	copy(one.name[:], name1[:])
 	copy(one.key[:], key1[:])
 	two.name, two.key = sha256.Sum256(issuer.RawSubject), sha256.Sum256(key)
 	return [2]IssuerHash{one, two}, nil
 }
 
-// publicKeyBits returns the subject's public key without tag, length and unused bits. RFC 6960 §4.1.1 and §4.2.1 hash
-// exactly these.
+// publicKeyBits returns the bits of the subject's public key, without tag, length and number of unused bits. The key
+// hashes in RFC 6960 §4.1.1 and §4.2.1 are over exactly these.
 func publicKeyBits(c *x509.Certificate) ([]byte, error) {
 	outer := cryptobyte.String(c.RawSubjectPublicKeyInfo)
 	var info cryptobyte.String
@@ -100,7 +100,7 @@ func publicKeyBits(c *x509.Certificate) ([]byte, error) {
 	return bits, nil
 }
 
-// ParseRequest parses an OCSPRequest in DER. Any error means malformedRequest (RFC 6960 §2.3).
+// ParseRequest parses an OCSPRequest in DER. For any error, the responder should send malformedRequest (RFC 6960 §2.3).
 func ParseRequest(der []byte) (*Request, error) {
 	if len(der) > MaxRequestSize {
 		return nil, fmt.Errorf("a request has at most %d bytes, not %d", MaxRequestSize, len(der))
@@ -119,11 +119,13 @@ func ParseRequest(der []byte) (*Request, error) {
 	return parseTBS(tbs)
 }
 
-// PlainCertID locates the CertID and its serial number in a request of the most common form: one certificate and no
-// extensions. It is fast because it does not validate id. The caller must compare id with a CertID that ParseRequest
-// returned earlier: if they are equal, ParseRequest would return this CertID for der too, and no nonce.
+// PlainCertID locates the CertID and the serial number in a request of the most common form: one certificate and no
+// extensions. It is fast, because it does not validate id. The caller must compare id with the CertID of a request that
+// ParseRequest accepted earlier. If they are equal, ParseRequest would also accept der, and return this CertID and no
+// nonce.
 func PlainCertID(der []byte) (id []byte, serial pki.Serial, ok bool) {
-	// OCSPRequest, tbsRequest, requestList and Request each begin with tag and length, and all end at the same byte.
+	// OCSPRequest, tbsRequest, requestList and Request each begin with a tag and a length. All of them end at the same
+	// byte.
 	for range 4 {
 		if len(der) < 2 || der[0] != 0x30 || der[1] >= 0x80 || int(der[1]) != len(der)-2 {
 			return nil, pki.Serial{}, false
@@ -139,7 +141,7 @@ func PlainCertID(der []byte) (id []byte, serial pki.Serial, ok bool) {
 }
 
 func parseTBS(tbs cryptobyte.String) (*Request, error) {
-	// DER omits the default version, v1, and there is no other version.
+	// There is only one version, v1. As the default, it must not be encoded in DER.
 	if tbs.PeekASN1Tag(contextTag(0)) {
 		return nil, errors.New("the request has a version: only version 1 exists, which DER omits")
 	}
@@ -171,8 +173,7 @@ func parseTBS(tbs cryptobyte.String) (*Request, error) {
 	return q, nil
 }
 
-// handleExtension stores the nonce. Other extensions do not change the response, so an unknown critical one is an
-// error.
+// handleExtension stores the nonce. It ignores other extensions, and returns an error if they are critical.
 func (q *Request) handleExtension(oid cryptobyte.String, critical bool, value cryptobyte.String) error {
 	switch {
 	case bytes.Equal(oid, elementNonce):
@@ -188,7 +189,7 @@ func (q *Request) handleExtension(oid cryptobyte.String, critical bool, value cr
 	return nil
 }
 
-// refuseCritical refuses critical extensions of a single entry, because none is supported.
+// refuseCritical refuses critical extensions of a single entry. None is supported.
 func refuseCritical(oid cryptobyte.String, critical bool, _ cryptobyte.String) error {
 	if critical {
 		return fmt.Errorf("the critical extension %v is not supported", oidText(oid))
@@ -242,12 +243,12 @@ func parseCertID(raw cryptobyte.String) (CertID, error) {
 	return id, nil
 }
 
-// readSerial reads an INTEGER. It sets serial to zero if no certificate can have that number.
+// readSerial reads an INTEGER into serial. It sets serial to zero if the number is not allowed for certificates.
 func readSerial(from *cryptobyte.String, serial *pki.Serial) bool {
 	whole := *from
 	var content []byte
-	if from.ReadASN1Integer(&content) && len(content) == pki.SerialSize { // as all serial numbers since 2004 are
-		*serial, _ = pki.SerialFromBytes(content) // zero if the first byte is over 0x7f: that number needs 21 bytes
+	if from.ReadASN1Integer(&content) && len(content) == pki.SerialSize { // serial numbers usually have this length
+		*serial, _ = pki.SerialFromBytes(content) // zero if the first byte is over 0x7f: DER then needs 21 bytes
 		return true
 	}
 	*from = whole
@@ -259,7 +260,7 @@ func readSerial(from *cryptobyte.String, serial *pki.Serial) bool {
 	return true
 }
 
-// readObjectIdentifier reads an OBJECT IDENTIFIER into element, as DER. Equal identifiers have equal DER.
+// readObjectIdentifier reads an OBJECT IDENTIFIER into element, in DER. Equal identifiers have equal DER.
 func readObjectIdentifier(from, element *cryptobyte.String) bool {
 	if !from.ReadASN1Element(element, asn1.OBJECT_IDENTIFIER) {
 		return false
@@ -274,7 +275,8 @@ func readObjectIdentifier(from, element *cryptobyte.String) bool {
 	return copied.ReadASN1ObjectIdentifier(&oid)
 }
 
-// parseExtensions reads Extensions (RFC 5280 §4.1) and calls take for each. A repeated extension is an error.
+// parseExtensions parses Extensions (RFC 5280 §4.1), and calls take for each extension. A repeated extension is an
+// error.
 func parseExtensions(wrapped cryptobyte.String, take func(cryptobyte.String, bool, cryptobyte.String) error) error {
 	var list cryptobyte.String
 	if !wrapped.ReadASN1(&list, asn1.SEQUENCE) || !wrapped.Empty() || list.Empty() {

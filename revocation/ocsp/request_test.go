@@ -21,13 +21,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A requestSpec describes a request to be encoded, valid or not.
+// A requestSpec describes a request to encode. The request may be invalid.
 type requestSpec struct {
-	ids        [][]byte                    // CertIDs
-	single     []byte                      // singleRequestExtensions of each entry, if any
-	extensions []byte                      // requestExtensions, if any
+	ids        [][]byte                    // the CertIDs in DER
+	single     []byte                      // singleRequestExtensions of each entry, or nil
+	extensions []byte                      // requestExtensions, or nil
 	before     func(b *cryptobyte.Builder) // writes fields before requestList
-	after      []byte                      // follows tbsRequest
+	after      []byte                      // bytes after tbsRequest
 }
 
 func tag(n uint8) asn1.Tag { return asn1.Tag(n).ContextSpecific().Constructed() }

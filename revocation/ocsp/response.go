@@ -19,50 +19,50 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// CertStatus is the status that a response gives for one certificate (RFC 6960 §2.2).
+// CertStatus is the status of one certificate in a response (RFC 6960 §2.2).
 type CertStatus uint8
 
-// The statuses. Unknown is for a certificate that was never issued. Good is for one that was issued and is neither
-// revoked nor on hold.
+// The statuses. An unknown certificate was never issued. A good certificate was issued and is neither revoked nor on
+// hold.
 const (
 	Unknown CertStatus = iota
 	Good
 	Revoked
 )
 
-// Single is the part of a response about one certificate. Times are cut to the second.
+// Single is the part of a response about one certificate. Its times are truncated to seconds.
 type Single struct {
 	ID         CertID
 	Status     CertStatus
-	RevokedAt  time.Time  // if Status is Revoked
-	Reason     pki.Reason // if Status is Revoked; unspecified is not encoded (RFC 5280 §5.3.1)
+	RevokedAt  time.Time  // only if Status is Revoked
+	Reason     pki.Reason // only if Status is Revoked; unspecified is not encoded (RFC 5280 §5.3.1)
 	ThisUpdate time.Time  // when the status was known to be current
-	NextUpdate time.Time  // when the client must have asked again
+	NextUpdate time.Time  // when the client must request the status again
 }
 
-// Response is the content of a response, for [Signer.Sign].
+// Response is the content of a response that [Signer.Sign] signs.
 type Response struct {
 	ProducedAt time.Time
 	Singles    []Single
-	Nonce      []byte // copied from the request, or nil
-	// ExtendedRevoke adds the extension of RFC 6960 §4.4.8: Revoked may then stand for a certificate that was never
-	// issued, as NotIssued returns it.
+	Nonce      []byte // nonce of the request, or nil
+	// ExtendedRevoke adds the extension of RFC 6960 §4.4.8. With it, Revoked may also mean that a certificate was never
+	// issued; see NotIssued.
 	ExtendedRevoke bool
 }
 
-// NotIssued returns Revoked for a certificate that was never issued (RFC 6960 §2.2). The response must set
+// NotIssued returns the status Revoked for a certificate that was never issued (RFC 6960 §2.2). The response must set
 // ExtendedRevoke.
 func NotIssued(id CertID) Single {
 	return Single{ID: id, Status: Revoked, RevokedAt: time.Unix(0, 0), Reason: pki.CertificateHold}
 }
 
-// Signer signs responses with the certificate of an authorized responder (RFC 6960 §4.2.2.2) or of the CA itself. It
+// Signer signs responses with the certificate of an authorized responder (RFC 6960 §4.2.2.2), or of the CA itself. It
 // is safe for concurrent use if its key is.
 type Signer struct {
 	certificate *x509.Certificate
 	key         crypto.Signer
 	keyHash     [sha1.Size]byte
-	algorithm   []byte // AlgorithmIdentifier
+	algorithm   []byte // AlgorithmIdentifier in DER
 	hash        crypto.Hash
 }
 
@@ -87,11 +87,12 @@ func algorithmIdentifier(oid encoding_asn1.ObjectIdentifier, null bool) []byte {
 			b.AddASN1NULL()
 		}
 	})
-	der, _ := b.Bytes() // the input is constant and can be encoded
+	der, _ := b.Bytes() // encoding a constant cannot fail
 	return der
 }
 
-// NewSigner returns a Signer for a responder's certificate and its key: ECDSA on P-256 or P-384, RSA, or Ed25519.
+// NewSigner returns a Signer for a responder's certificate and its key, which is of type ECDSA P-256 or P-384, RSA, or
+// Ed25519.
 func NewSigner(certificate *x509.Certificate, key crypto.Signer) (*Signer, error) {
 	s := &Signer{certificate: certificate, key: key}
 	switch public := key.Public().(type) {
@@ -124,8 +125,8 @@ func NewSigner(certificate *x509.Certificate, key crypto.Signer) (*Signer, error
 // Certificate returns the responder's certificate.
 func (s *Signer) Certificate() *x509.Certificate { return s.certificate }
 
-// typicalSize is larger than the signed part of most responses, in bytes. A response about one certificate with a nonce
-// and a P-256 signature takes 350 without the responder's certificate.
+// typicalSize is more than the signed part of most responses, in bytes. A response with one certificate, a nonce and a
+// P-256 signature has 350 bytes, without the responder's certificate.
 const typicalSize = 512
 
 // Sign signs r and returns a successful OCSPResponse in DER.
@@ -141,16 +142,16 @@ func (s *Signer) Sign(r Response) ([]byte, error) {
 	return s.envelope(tbs.der(), signature), nil
 }
 
-// envelope wraps signed data in a BasicOCSPResponse, ResponseBytes and an OCSPResponse (RFC 6960 §4.2.1).
+// envelope encodes an OCSPResponse with signed data: a BasicOCSPResponse in ResponseBytes (RFC 6960 §4.2.1).
 func (s *Signer) envelope(tbs, signature []byte) []byte {
-	const lengths = 64 // at least the size of all tags and lengths together
+	const lengths = 64 // upper limit for the total size of all tags and lengths
 	b := newReverseWriter(make([]byte, len(tbs)+len(s.algorithm)+len(signature)+len(s.certificate.Raw)+len(basicResponse)+lengths))
 	b.addBytes(s.certificate.Raw)
 	b.wrap(asn1.SEQUENCE, 0)
 	b.wrap(contextTag(0), 0)
 	since := b.size()
 	b.addBytes(signature)
-	b.addByte(0) // unused bits
+	b.addByte(0) // number of unused bits
 	b.wrap(asn1.BIT_STRING, since)
 	b.addBytes(s.algorithm)
 	b.addBytes(tbs)
@@ -159,7 +160,7 @@ func (s *Signer) envelope(tbs, signature []byte) []byte {
 	b.addBytes(basicResponse)
 	b.wrap(asn1.SEQUENCE, 0)
 	b.wrap(contextTag(0), 0)
-	b.addElement(asn1.ENUM, []byte{0}) // successful
+	b.addElement(asn1.ENUM, []byte{0}) // responseStatus successful
 	b.wrap(asn1.SEQUENCE, 0)
 	return b.der()
 }
@@ -187,7 +188,7 @@ func (s *Signer) addResponseData(b *reverseWriter, r Response) error {
 	return nil
 }
 
-// addExtensions writes the responseExtensions, none of them critical.
+// addExtensions writes the responseExtensions. None of them is critical.
 func (r Response) addExtensions(b *reverseWriter) {
 	if r.ExtendedRevoke {
 		since := b.size()
@@ -201,7 +202,7 @@ func (r Response) addExtensions(b *reverseWriter) {
 	}
 }
 
-// addExtension wraps the value written since size returned since in an Extension.
+// addExtension writes an Extension. Its value is everything that was written after size returned since.
 func addExtension(b *reverseWriter, oid []byte, since int) {
 	b.wrap(asn1.OCTET_STRING, since)
 	b.addBytes(oid)
@@ -249,5 +250,5 @@ const (
 	Unauthorized     Refusal = 6
 )
 
-// DER returns the OCSPResponse that carries the refusal.
+// DER returns the OCSPResponse with the refusal as its status.
 func (r Refusal) DER() []byte { return []byte{0x30, 0x03, 0x0a, 0x01, byte(r)} }

@@ -21,7 +21,7 @@ import (
 	xocsp "golang.org/x/crypto/ocsp"
 )
 
-// opensslRequest has OpenSSL make a request about certificates, and returns it and its file.
+// opensslRequest creates a request about certificates with OpenSSL. It returns the request and the path of its file.
 func opensslRequest(t *testing.T, ca revtest.CA, args []string, leaves ...*x509.Certificate) (*ocsp.Request, string) {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "request.der")
@@ -76,7 +76,7 @@ func TestOpenSSLGnuTLSAndGoVerifyResponses(t *testing.T) {
 func checkOpenSSL(t *testing.T, root, ca revtest.CA, requestFile string, der []byte, leaves []*x509.Certificate, revokedAt time.Time) {
 	t.Helper()
 	responseFile := revtest.File(t, "response.der", der)
-	// Without -no_nonce OpenSSL would add a new nonce to the request that it reads.
+	// Without -no_nonce, OpenSSL would add a new nonce to the request in the file.
 	args := []string{"ocsp", "-no_nonce", "-respin", responseFile, "-reqin", requestFile, "-issuer", revtest.PEMFile(t, ca.Certificate),
 		"-CAfile", revtest.PEMFile(t, root.Certificate, ca.Certificate)}
 	for _, leaf := range leaves {
@@ -139,7 +139,7 @@ func TestResponseRepeatsNonceAndCertID(t *testing.T) {
 	single := ocsp.Single{ID: id.IDs[0], ThisUpdate: time.Now(), NextUpdate: time.Now()}
 	for _, size := range []int{0, 1, 32, ocsp.MaxNonce} {
 		response := ocsp.Response{ProducedAt: time.Now(), Singles: []ocsp.Single{single}}
-		want := []byte{6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 2} // the OID
+		want := []byte{6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 2} // OID of id-pkix-ocsp-nonce
 		if size > 0 {
 			response.Nonce = bytes.Repeat([]byte{7}, size)
 			want = sequence(t, nonce(t, size))
@@ -151,14 +151,14 @@ func TestResponseRepeatsNonceAndCertID(t *testing.T) {
 		if got := bytes.Contains(der, want); got != (size > 0) {
 			t.Errorf("a nonce of %d bytes: contained in the response: %v", size, got)
 		}
-		// The CertID is copied as sent, here without hash parameters.
+		// The response must contain the CertID exactly as in the request, in this case without hash parameters.
 		if !bytes.Contains(der, single.ID.Raw) {
 			t.Errorf("the response does not contain the CertID of the request")
 		}
 	}
 }
 
-// A failingKey fails to sign.
+// A failingKey is a key that cannot sign.
 type failingKey struct{ crypto.Signer }
 
 var errSign = errors.New("the HSM is gone")

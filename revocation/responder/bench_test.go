@@ -18,15 +18,16 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// A loadedResponder knows many certificates and has cached responses about some of them.
+// A loadedResponder knows the statuses of many certificates, and has cached responses about some of them.
 type loadedResponder struct {
 	*fixture
 	requests [][]byte
-	size     int // of a response
+	size     int // size of a response
 }
 
-// newLoadedResponder signs no certificates: the requests differ only in the serial number, with which they end.
-func newLoadedResponder(b *testing.B, issued, asked int) *loadedResponder {
+// newLoadedResponder issues no real certificates. Its requests are copies of one request with other serial numbers at
+// their end.
+func newLoadedResponder(b *testing.B, issued, requested int) *loadedResponder {
 	b.Helper()
 	s := &loadedResponder{fixture: newFixture(b, responder.Config{}, revtest.Key(b, "p256"))}
 	leaf, _ := s.issue(b)
@@ -36,7 +37,7 @@ func newLoadedResponder(b *testing.B, issued, asked int) *loadedResponder {
 		s.Apply(pki.StatusChange{
 			Ref: pki.CertRef{Issuer: s.ca.ID(), Serial: serial}, NotAfter: leaf.NotAfter, Status: pki.Status{State: pki.Good, Version: 1},
 		})
-		if n < asked {
+		if n < requested {
 			der := append(bytes.Clone(sample[:len(sample)-pki.SerialSize]), serial.Bytes()...)
 			s.requests = append(s.requests, der)
 			s.size = len(s.post(b, der))
@@ -45,7 +46,7 @@ func newLoadedResponder(b *testing.B, issued, asked int) *loadedResponder {
 	return s
 }
 
-// constantHandler sends the same bytes to every request, as a lower bound for the cost of HTTP.
+// constantHandler responds with the same bytes to every request. It shows the minimum cost of HTTP.
 func constantHandler(size int) http.Handler {
 	body := make([]byte, size)
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -62,7 +63,7 @@ func (w *nullWriter) Write(b []byte) (int, error)       { return len(b), nil }
 func (w *nullWriter) WriteString(s string) (int, error) { return len(s), nil }
 func (w *nullWriter) WriteHeader(int)                   {}
 
-// BenchmarkCachedResponse measures the handler alone. Its only allocations are for the response header.
+// BenchmarkCachedResponse measures the handler without HTTP. Its only allocations are for the header of the response.
 func BenchmarkCachedResponse(b *testing.B) {
 	s := newLoadedResponder(b, 200_000, 50_000)
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
@@ -92,7 +93,8 @@ func BenchmarkCachedResponse(b *testing.B) {
 	}
 }
 
-// BenchmarkCachedResponseOverHTTP compares the responder with constantHandler, by GET and POST, with and without keep-alive.
+// BenchmarkCachedResponseOverHTTP compares the responder with constantHandler: by GET and POST, with and without
+// keep-alive.
 func BenchmarkCachedResponseOverHTTP(b *testing.B) {
 	s := newLoadedResponder(b, 200_000, 50_000)
 	for _, h := range []struct {
@@ -124,8 +126,8 @@ func BenchmarkCachedResponseOverHTTP(b *testing.B) {
 	}
 }
 
-// processorTime returns the CPU time of this process, server and client together. Unlike wall time, it does not depend
-// on what else the machine runs.
+// processorTime returns the CPU time of this process, which runs both server and client. Unlike wall time, it does not
+// depend on other processes.
 func processorTime(b *testing.B) time.Duration {
 	b.Helper()
 	var used unix.Rusage

@@ -10,24 +10,24 @@ import (
 )
 
 const (
-	// maxCached is the maximum number of cached responses. With a P-256 delegate each takes about 500 bytes.
+	// maxCached is the maximum number of cached responses. With a P-256 key, each takes about 500 bytes.
 	maxCached = 1 << 17
-	// shardCount is the number of shards, each with a lock of its own. The last byte of a serial number, which is
-	// random, selects the shard.
+	// shardCount is the number of shards. Each has its own lock. The last byte of a serial number, which is random,
+	// selects the shard.
 	shardCount = 256
-	// evictionSample is the number of entries compared to find one that was not used for a long time.
+	// evictionSample is the number of entries among which evict removes the one that was not used for the longest time.
 	evictionSample = 8
-	// maxCachedSize is the maximum size of a cached response without the delegate's certificate, in bytes.
+	// maxCachedSize is the maximum size of a cached response in bytes, without the delegate's certificate.
 	maxCachedSize = 2 << 10
 	// entrySizeStep is the unit of shard.entrySize, in bytes.
 	entrySizeStep = 32
 )
 
-// A signedResponse is a response as sent to one client.
+// A signedResponse is a response for one client.
 type signedResponse struct {
-	head, tail []byte // the DER in two parts; tail may be empty
+	head, tail []byte // the two parts of the DER; tail may be empty
 	outcome    Outcome
-	cached     bool // it is cached here, and HTTP caches may keep it
+	cached     bool // whether it is in the cache, so that HTTP caches may keep it, too
 	times
 	tag [tagSize]byte
 }
@@ -38,32 +38,32 @@ type times struct {
 	current                int64 // when the statuses were last known to be complete
 }
 
-// A cacheEntry is a cached response without its DER and its source. It has no pointers, so the garbage collector does
-// not scan a hundred thousand of them.
+// A cacheEntry is a cached response without its DER and its source. It contains no pointers, so that the garbage
+// collector need not scan all entries.
 type cacheEntry struct {
 	times
-	version uint64 // of the status
-	lastUse int64  // time of last use in seconds since 1970, in steps of Responder.lastUseStep; read and written atomically
+	version uint64 // version of the certificate's status
+	lastUse int64  // time of last use in seconds since 1970, a multiple of Responder.lastUseStep; atomic
 	next    int    // index of the next entry about the same serial number, or noEntry
-	size    int    // of its part of shard.der
+	size    int    // size of its part of shard.der, in bytes
 	serial  pki.Serial
 	status  ocsp.CertStatus
 	tag     [tagSize]byte
 }
 
-// noEntry is the index of no entry.
+// noEntry is an index that stands for no entry.
 const noEntry = -1
 
-// A source holds what many cached responses have in common.
+// A source holds the data that many cached responses share.
 type source struct {
-	prefix string // the DER of the CertID up to the serial number
+	prefix string // DER of the CertID, up to the serial number
 	issuer *issuer
-	signer *ocsp.Signer // the DER of the response ends with its certificate
+	signer *ocsp.Signer // the DER of the response ends with the certificate of this signer
 }
 
-// A responseCache holds signed responses by the DER of their CertID. It never holds a response with an outdated status:
-// Apply changes the status and then drops the responses about it; put refuses a response if the status is no longer
-// the one that was signed.
+// A responseCache holds signed responses, keyed by the DER of their CertID. It never holds a response with an outdated
+// status. Apply changes the status, and then removes the responses about it. put refuses a response if the status has
+// changed since the response was decided.
 type responseCache struct {
 	limit  int // maximum number of entries in each shard
 	shards [shardCount]shard
@@ -72,19 +72,19 @@ type responseCache struct {
 	sources map[source]*source
 }
 
-// maxSources is larger than the number of sources in use. When it is reached, the map is cleared; entries then hold
-// copies of equal sources.
+// maxSources is more than the number of sources in use. When it is reached, source clears the map. After that, equal
+// sources may exist several times.
 const maxSources = 1 << 10
 
-// A shard holds its entries in slices without gaps. Readers get copies.
+// A shard holds its entries in slices without gaps. Readers get copies of the entries.
 type shard struct {
 	mu        sync.RWMutex
 	bySerial  map[pki.Serial]int
 	all       []cacheEntry
 	from      []*source
-	der       []byte // entrySize bytes for each entry: its DER before the delegate's certificate
+	der       []byte // entrySize bytes for each entry: its DER without the delegate's certificate
 	entrySize int
-	signing   map[string]chan struct{} // by CertID; closed when its response has been signed, or signing has failed
+	signing   map[string]chan struct{} // closed when signing has succeeded or failed; keyed by CertID
 }
 
 func newResponseCache() *responseCache {
@@ -99,11 +99,11 @@ func (c *responseCache) shard(serial pki.Serial) *shard {
 	return &c.shards[serial.Bytes()[pki.SerialSize-1]]
 }
 
-// isCacheable reports whether responses about a certificate are cached: its serial number must have 20 bytes in DER, as
-// all serial numbers since 2004 have.
+// isCacheable reports whether responses about a certificate are cached. For that, its serial number must have 20 bytes
+// in DER, like all that Brevet issues.
 func isCacheable(id ocsp.CertID) bool { return bytes.HasSuffix(id.Raw, id.Serial.Bytes()) }
 
-// source returns the source of a decided response, shared with other responses if it is known.
+// source returns the source of a response. Equal sources are shared.
 func (c *responseCache) source(d *decision) *source {
 	raw := d.response.Singles[0].ID.Raw
 	s := source{string(raw[:len(raw)-pki.SerialSize]), d.issuer, d.signer}
@@ -119,10 +119,10 @@ func (c *responseCache) source(d *decision) *source {
 	return &s
 }
 
-// get copies the cached response for a CertID into the workspace and returns it, or nil if there is none or fits returns false.
-// isCacheable must be true for the CertID.
+// get copies the cached response for a CertID into the workspace and returns it. It returns nil if there is none, or if
+// fits returns false for it. isCacheable must be true for the CertID.
 func (c *responseCache) get(serial pki.Serial, id []byte, fits func(*cacheEntry) bool, into *workspace) *signedResponse {
-	s := &c.shards[id[len(id)-1]] // a CertID ends with the serial number
+	s := &c.shards[id[len(id)-1]] // the last byte of a CertID belongs to the serial number
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	at, found := s.bySerial[serial]
@@ -145,15 +145,15 @@ func (c *responseCache) get(serial pki.Serial, id []byte, fits func(*cacheEntry)
 	return &into.answer
 }
 
-// derAt returns the part of an entry's DER that the shard holds.
+// derAt returns the DER of an entry, without the delegate's certificate.
 func (s *shard) derAt(at int) []byte {
 	begin := at * s.entrySize
 	return s.der[begin : begin+s.all[at].size]
 }
 
-// put caches a signed response and returns it, or returns nil if the status has changed since it was decided. A full
-// shard evicts another entry.
-func (c *responseCache) put(d *decision, der []byte, asked int64) *signedResponse {
+// put caches a signed response and returns it. If the status has changed since the response was decided, it returns
+// nil. If the shard is full, put removes another entry.
+func (c *responseCache) put(d *decision, der []byte, lastUse int64) *signedResponse {
 	single, from := &d.response.Singles[0], c.source(d)
 	a := d.signed(der)
 	a.cached, a.times, a.tag = true, d.times(), tagOf(der)
@@ -161,13 +161,13 @@ func (c *responseCache) put(d *decision, der []byte, asked int64) *signedRespons
 	s := c.shard(single.ID.Serial)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Apply changes the status before it takes this lock. So either Apply drops this response, or the change is seen
-	// here.
+	// Apply changes the status before it takes this lock. Therefore either the change is visible here, or Apply later
+	// removes this response.
 	if d.issuer.statuses.version(single.ID.Serial) != d.versions[0] {
 		return nil
 	}
 	if !ended || len(head) > maxCachedSize {
-		return a // it is not cached: the next client's is signed again
+		return a // not cached: the next request signs a new response
 	}
 	s.dropOne(single.ID.Serial, from.prefix)
 	if len(head) > s.entrySize {
@@ -186,13 +186,13 @@ func (c *responseCache) put(d *decision, der []byte, asked int64) *signedRespons
 	s.der = append(s.der, make([]byte, s.entrySize)...)
 	copy(s.der[at*s.entrySize:], head)
 	s.all = append(s.all, cacheEntry{
-		times: a.times, version: d.versions[0], lastUse: asked, serial: single.ID.Serial, next: next,
+		times: a.times, version: d.versions[0], lastUse: lastUse, serial: single.ID.Serial, next: next,
 		size: len(head), status: single.Status, tag: a.tag,
 	})
 	return a
 }
 
-// evict removes the least recently used of a few random entries.
+// evict removes the least recently used among a few random entries.
 func (s *shard) evict() {
 	first := rand.N(len(s.all)) //nolint:gosec // the choice is not a secret
 	oldest := first
@@ -204,7 +204,7 @@ func (s *shard) evict() {
 	s.remove(oldest)
 }
 
-// clear removes all entries and sets the entry size for new ones.
+// clear removes all entries. room becomes the entry size, in bytes.
 func (s *shard) clear(room int) {
 	clear(s.bySerial)
 	clear(s.from)
@@ -221,7 +221,7 @@ func (c *responseCache) drop(serial pki.Serial) {
 	}
 }
 
-// dropOne removes the response for one CertID.
+// dropOne removes the response for the CertID that consists of prefix and serial number.
 func (s *shard) dropOne(serial pki.Serial, prefix string) {
 	at, found := s.bySerial[serial]
 	for found && s.from[at].prefix != prefix {
@@ -233,7 +233,7 @@ func (s *shard) dropOne(serial pki.Serial, prefix string) {
 	}
 }
 
-// remove removes the entry at an index and moves the last entry there.
+// remove removes the entry at an index, and moves the last entry to this index.
 func (s *shard) remove(at int) {
 	s.relink(at, s.all[at].next)
 	last := len(s.all) - 1
@@ -246,7 +246,7 @@ func (s *shard) remove(at int) {
 	s.all, s.from, s.der = s.all[:last], s.from[:last], s.der[:last*s.entrySize]
 }
 
-// relink makes what refers to the entry at one index refer to another index, or to noEntry.
+// relink finds the reference to the entry at index at, and replaces it by index to, or by noEntry.
 func (s *shard) relink(at, to int) {
 	serial := s.all[at].serial
 	before := s.bySerial[serial]
@@ -263,8 +263,8 @@ func (s *shard) relink(at, to int) {
 	}
 }
 
-// begin reports whether the caller is the first to sign the response for a CertID. The first must call end; the others
-// wait for done.
+// begin reports whether the caller is the first that signs a response for a CertID. The first caller must call end. The
+// others wait for done.
 func (c *responseCache) begin(id ocsp.CertID) (first bool, done <-chan struct{}) {
 	s := c.shard(id.Serial)
 	s.mu.Lock()
@@ -276,7 +276,7 @@ func (c *responseCache) begin(id ocsp.CertID) (first bool, done <-chan struct{})
 	return true, nil
 }
 
-// end wakes the callers that wait for the response to a CertID.
+// end wakes the callers that wait for done of a CertID.
 func (c *responseCache) end(id ocsp.CertID) {
 	s := c.shard(id.Serial)
 	s.mu.Lock()
@@ -285,11 +285,11 @@ func (c *responseCache) end(id ocsp.CertID) {
 	delete(s.signing, string(id.Raw))
 }
 
-// each calls visit for the entries of one shard, and removes those for which it returns false.
+// each calls visit for the entries of one shard, and removes those for which visit returns false.
 func (s *shard) each(visit func(*cacheEntry, *source) (stays bool)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for at := len(s.all) - 1; at >= 0; at-- { // remove moves only entries that were already visited
+	for at := len(s.all) - 1; at >= 0; at-- { // remove moves only entries that the loop has already visited
 		if !visit(&s.all[at], s.from[at]) {
 			s.remove(at)
 		}

@@ -39,21 +39,21 @@ func testSigner(tb testing.TB) *ocsp.Signer {
 	return s
 }
 
-// testCertID returns a CertID whose DER is a prefix followed by the serial number. The cache needs no more.
+// testCertID returns a CertID whose DER is a prefix and the serial number. For the cache that is sufficient.
 func testCertID(prefix string, serial pki.Serial) ocsp.CertID {
 	return ocsp.CertID{Serial: serial, Raw: append([]byte(prefix), serial.Bytes()...)}
 }
 
 var prefixes = []string{"a", "b", "longer"}
 
-// A cacheModel is a responseCache with all serial numbers in one shard, and a map of what it must hold.
+// A cacheModel is a responseCache whose serial numbers are all in one shard, and a map with the expected content.
 type cacheModel struct {
 	*responseCache
 	*shard
 	issuer  *issuer
 	signer  *ocsp.Signer
 	serials []pki.Serial
-	want    map[string][]byte // by CertID
+	want    map[string][]byte // keyed by CertID
 	maxHead int
 }
 
@@ -61,7 +61,7 @@ func newCacheModel(t *rapid.T, signer *ocsp.Signer) *cacheModel {
 	k := &cacheModel{responseCache: newResponseCache(), issuer: &issuer{statuses: newStatuses(), signer: signer}, signer: signer, want: map[string][]byte{}}
 	k.serials = make([]pki.Serial, rapid.IntRange(1, 6).Draw(t, "serials"))
 	for n := range k.serials {
-		k.serials[n] = serialNumber(t, uint64(n)<<8) // all in one shard
+		k.serials[n] = serialNumber(t, uint64(n)<<8) // so that all are in one shard
 		k.issuer.statuses.apply([]pki.StatusChange{{Ref: pki.CertRef{Serial: k.serials[n]}, NotAfter: epoch, Status: pki.Status{State: pki.Hold, Version: 1}}}, epoch)
 	}
 	k.shard = k.responseCache.shard(k.serials[0])
@@ -155,9 +155,9 @@ func (k *cacheModel) check(t *rapid.T) {
 	}
 }
 
-// TestResponseCacheMatchesMap runs random operations on a responseCache and on a map. For a CertID the cache must
-// return what was put last, or nothing once that was dropped. It may lose entries only to its limit, or when the entry
-// size grows.
+// TestResponseCacheMatchesMap runs random operations on a responseCache and on a map. For each CertID the cache must
+// return the response that was put last, or nothing if it was dropped since. It may lose entries only because of its
+// limit, or when the entry size grows.
 func TestResponseCacheMatchesMap(t *testing.T) {
 	signer := testSigner(t)
 	rapid.Check(t, func(t *rapid.T) {

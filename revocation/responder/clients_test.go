@@ -24,7 +24,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// documentedBlock returns a fenced block of docs/relying-parties.md, with its paths and ports replaced for the test.
+// documentedBlock returns a code block of docs/relying-parties.md. It replaces paths and ports for the test.
 func documentedBlock(t *testing.T, name string, replace ...string) string {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/relying-parties.md")
@@ -45,7 +45,7 @@ func documentedBlock(t *testing.T, name string, replace ...string) string {
 	return text
 }
 
-// writeServerFiles writes the files that the documented configurations use: a server's credential, as an agent stores
+// writeServerFiles writes the files that the documented configurations use: a server's credential as an agent stores
 // it, chain.pem and crls.pem.
 func writeServerFiles(t *testing.T, s *interopServer) (dir string) {
 	t.Helper()
@@ -64,7 +64,7 @@ func writeServerFiles(t *testing.T, s *interopServer) (dir string) {
 	return dir
 }
 
-// writeCRLs writes the CRLs of both CAs in PEM. That of the issuing CA lists the given serial numbers.
+// writeCRLs writes the CRLs of both CAs in PEM. The CRL of the issuing CA lists the given serial numbers.
 func writeCRLs(t *testing.T, s *interopServer, dir string, number int64, revoked ...*big.Int) {
 	t.Helper()
 	var text []byte
@@ -89,7 +89,7 @@ func write(t *testing.T, dir, name string, content []byte) {
 	}
 }
 
-// A tlsClient is an HTTPS client with a certificate. It resumes sessions if the server allows it.
+// A tlsClient is an HTTPS client with a certificate. It resumes TLS sessions if the server allows that.
 type tlsClient struct {
 	config *tls.Config
 	http   *http.Client
@@ -106,8 +106,8 @@ func newTLSClient(s *interopServer, of testCert, port string) *tlsClient {
 	return &tlsClient{config, &http.Client{Transport: &http.Transport{TLSClientConfig: config}}, "https://127.0.0.1:" + port}
 }
 
-// get sends a request on the open connection or a new one. It returns the HTTP status and whether the TLS session was
-// resumed.
+// get sends a request on the open connection, or on a new one. It returns the HTTP status, and whether the connection
+// resumed a TLS session.
 func (d *tlsClient) get(ctx context.Context) (status int, resumed bool, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url, nil)
 	if err != nil {
@@ -129,7 +129,7 @@ func (d *tlsClient) want(t *testing.T, what string, want int, resumed bool) {
 	}
 }
 
-// disconnect closes the connection. The session can be resumed later.
+// disconnect closes the connection. A later connection can resume the session.
 func (d *tlsClient) disconnect() { d.http.CloseIdleConnections() }
 
 // startDocumentedNginx runs nginx with a documented server block.
@@ -146,8 +146,8 @@ http {
 	return run(t, dir, port, "nginx", "-e", "stderr", "-p", dir, "-c", filepath.Join(dir, "nginx.conf"))
 }
 
-// TestNginxChecksClientsByOCSP has nginx check clients by OCSP. A revoked client is refused at its next connection, even
-// if it resumes a session; an open connection continues.
+// TestNginxChecksClientsByOCSP runs nginx, which checks clients by OCSP. nginx must refuse a revoked client at its next
+// connection, even if the client resumes a session. An open connection continues.
 func TestNginxChecksClientsByOCSP(t *testing.T) {
 	s := newInteropServer(t)
 	dir := writeServerFiles(t, s)
@@ -173,7 +173,8 @@ func TestNginxChecksClientsByOCSP(t *testing.T) {
 	}
 }
 
-// TestNginxRefusesRevokedClientsAfterReload has nginx check clients by CRL. A revoked client is refused once nginx has reloaded a newer CRL.
+// TestNginxRefusesRevokedClientsAfterReload runs nginx, which checks clients by CRL. nginx must refuse a revoked client
+// when it has reloaded a newer CRL.
 func TestNginxRefusesRevokedClientsAfterReload(t *testing.T) {
 	s := newInteropServer(t)
 	dir := writeServerFiles(t, s)
@@ -193,8 +194,8 @@ func TestNginxRefusesRevokedClientsAfterReload(t *testing.T) {
 	wantRefused(t, nginx, "resumed session", func() *tlsClient { return resuming })
 }
 
-// wantRefused waits until nginx refuses a client, because its old workers accept connections for a moment after a
-// reload.
+// wantRefused waits until nginx refuses a client. For a moment after a reload, nginx's old worker processes still
+// accept connections.
 func wantRefused(t *testing.T, nginx *serverProcess, what string, next func() *tlsClient) {
 	t.Helper()
 	for range 500 {
@@ -208,8 +209,9 @@ func wantRefused(t *testing.T, nginx *serverProcess, what string, next func() *t
 	t.Errorf("nginx accepts a %s of a revoked client after the reload:\n%s", what, nginx.output)
 }
 
-// TestMosquittoRefusesRevokedClientsAfterReload has mosquitto check devices by CRL. A revoked device can connect until mosquitto has reloaded
-// a newer CRL. The reload also prevents the resumption of TLS sessions; an open connection continues.
+// TestMosquittoRefusesRevokedClientsAfterReload runs mosquitto, which checks devices by CRL. A revoked device can
+// connect until mosquitto has reloaded a newer CRL. The reload also prevents that TLS sessions are resumed. An open
+// connection continues.
 func TestMosquittoRefusesRevokedClientsAfterReload(t *testing.T) {
 	s := newInteropServer(t)
 	dir := writeServerFiles(t, s)
@@ -230,7 +232,7 @@ func TestMosquittoRefusesRevokedClientsAfterReload(t *testing.T) {
 		}
 	}
 	open := subscribe(t, s, s.good, port)
-	for n := 0; open.String() == ""; n++ { // until the subscription is active
+	for n := 0; open.String() == ""; n++ { // repeat until the subscriber receives a message
 		if code := publish(other, "first"); n == 500 || code != 0 {
 			t.Fatalf("mosquitto_pub exits %d\n%s", code, broker.output)
 		}
@@ -298,10 +300,11 @@ func mosquittoArgs(t *testing.T, s *interopServer, of testCert, port string, mor
 	}, more...)
 }
 
-// subscribe runs a subscriber until the end of the test, and returns what it receives.
+// subscribe runs a subscriber until the end of the test. It returns the subscriber's output.
 func subscribe(t *testing.T, s *interopServer, of testCert, port string) *output {
 	t.Helper()
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "mosquitto_sub", mosquittoArgs(t, s, of, port)...) // killed in Cleanup
+	// Cleanup kills it.
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "mosquitto_sub", mosquittoArgs(t, s, of, port)...)
 	got := &output{}
 	cmd.Stdout = got
 	if err := cmd.Start(); err != nil {
@@ -309,13 +312,13 @@ func subscribe(t *testing.T, s *interopServer, of testCert, port string) *output
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // the error says that it was killed
+		_ = cmd.Wait() // the error only says that the process was killed
 	})
 	return got
 }
 
-// TestJavaAcceptsRevokedServerWhileResuming has Java connect to a server whose certificate is then revoked. Java accepts the server as long as it
-// can resume a session; the documented timeout limits this.
+// TestJavaAcceptsRevokedServerWhileResuming connects with Java to a server whose certificate is then revoked. Java
+// accepts the server as long as it can resume a session. The documented timeout limits this.
 func TestJavaAcceptsRevokedServerWhileResuming(t *testing.T) {
 	s := newInteropServer(t)
 	program, err := os.ReadFile("testdata/Resumption.java")
@@ -329,12 +332,15 @@ func TestJavaAcceptsRevokedServerWhileResuming(t *testing.T) {
 	j.want(t, "accepted full", port, s.rootFile, "1")
 	s.revoke(t, s.good.ref, pki.KeyCompromise)
 	j.want(t, "accepted resumed", port, s.rootFile, "documented")
-	j.want(t, "refused java.security.cert.CertificateRevokedException: Certificate has been revoked", port, s.rootFile, "3600") // a new context without sessions
-	time.Sleep(2 * time.Second)                                                                                                 // let the sessions of the context with timeout 1 expire
+	// "3600" creates a new SSLContext without sessions.
+	j.want(t, "refused java.security.cert.CertificateRevokedException: Certificate has been revoked", port, s.rootFile, "3600")
+	// Wait until the sessions of the context with timeout 1 have expired.
+	time.Sleep(2 * time.Second)
 	j.want(t, "refused java.security.cert.CertificateRevokedException: Certificate has been revoked", port, s.rootFile, "1")
 }
 
-// serveTLS listens on localhost until the end of the test, and sends each client whether its session was resumed.
+// serveTLS runs a TLS server on localhost until the end of the test. The server tells each client whether its session
+// was resumed.
 func serveTLS(t *testing.T, s *interopServer, of testCert) (port string) {
 	t.Helper()
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
@@ -353,11 +359,11 @@ func serveTLS(t *testing.T, s *interopServer, of testCert) (port string) {
 				return
 			}
 			if c := conn.(*tls.Conn); c.HandshakeContext(t.Context()) == nil {
-				said := "full"
+				session := "full"
 				if c.ConnectionState().DidResume {
-					said = "resumed"
+					session = "resumed"
 				}
-				_, _ = io.WriteString(c, said) // the client reports what it received
+				_, _ = io.WriteString(c, session) // the test checks what the client receives
 			}
 			_ = conn.Close()
 		}

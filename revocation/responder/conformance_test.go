@@ -27,14 +27,15 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// A testServer is a fixture behind a real HTTP server, with an authority that revokes and signs CRLs.
+// A testServer is a fixture behind a real HTTP server, with an authority that revokes certificates and an updater that
+// signs CRLs.
 type testServer struct {
 	*fixture
 	authority *revocation.Authority
 	updater   *crl.Updater
 	url       string
-	caFile    string // the issuing CA
-	chainFile string // it and its root
+	caFile    string // certificate of the issuing CA
+	chainFile string // certificates of the issuing CA and its root
 	methods   methodLog
 }
 
@@ -55,7 +56,7 @@ func (m *methodLog) record(next http.Handler) http.Handler {
 	})
 }
 
-// want compares the recorded methods, sorted, and clears them.
+// want compares the recorded methods with want, in sorted order, and clears them.
 func (m *methodLog) want(t *testing.T, who, want string) {
 	t.Helper()
 	m.mu.Lock()
@@ -100,7 +101,7 @@ func (s *testServer) revoke(t *testing.T, ref pki.CertRef, reason pki.Reason) ti
 	return changes.Changed[0].Status.RevokedAt
 }
 
-// openssl runs openssl ocsp, which sends a POST, and checks that it accepts the response.
+// openssl runs openssl ocsp, which sends a POST. It checks that OpenSSL accepts the response.
 func (s *testServer) openssl(t *testing.T, args ...string) string {
 	t.Helper()
 	out := revtest.MustTool(t, "openssl", append([]string{"ocsp", "-url", s.url + "/ocsp", "-issuer", s.caFile, "-CAfile", s.chainFile}, args...)...)
@@ -147,7 +148,7 @@ func TestOpenSSLReadsStatus(t *testing.T) {
 	}
 }
 
-// wantByGET sends a request made by OpenSSL by GET, and has OpenSSL verify the response.
+// wantByGET sends one of OpenSSL's requests by GET, and lets OpenSSL verify the response.
 func (s *testServer) wantByGET(t *testing.T, certFile, want string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -192,25 +193,25 @@ func TestOpenSSLGetsRefusals(t *testing.T) {
 	stranger := revtest.NewRoot(t, "Stranger", "p256")
 	strangerFile := revtest.PEMFile(t, stranger.Certificate)
 	leafFile := revtest.PEMFile(t, leaf)
-	ask := func(issuer string, more ...string) string {
+	run := func(issuer string, more ...string) string {
 		out, _ := revtest.Tool(t, "openssl", append([]string{"ocsp", "-url", s.url + "/ocsp", "-issuer", issuer, "-cert", leafFile, "-noverify"}, more...)...)
 		return out
 	}
-	if out := ask(strangerFile); !strings.Contains(out, "unauthorized (6)") {
+	if out := run(strangerFile); !strings.Contains(out, "unauthorized (6)") {
 		t.Errorf("another issuer:\n%s", out)
 	}
-	if out := ask(s.caFile, "-issuer", strangerFile, "-cert", leafFile); !strings.Contains(out, "unauthorized (6)") {
+	if out := run(s.caFile, "-issuer", strangerFile, "-cert", leafFile); !strings.Contains(out, "unauthorized (6)") {
 		t.Errorf("two issuers in one request:\n%s", out)
 	}
 	var many []string
 	for n := range 16 {
 		many = append(many, "-serial", fmt.Sprint(n+1))
 	}
-	if out := ask(s.caFile, many...); !strings.Contains(out, "malformedrequest (1)") {
+	if out := run(s.caFile, many...); !strings.Contains(out, "malformedrequest (1)") {
 		t.Errorf("seventeen certificates in one request:\n%s", out)
 	}
 	s.clock.advance(2 * time.Hour)
-	if out := ask(s.caFile); !strings.Contains(out, "trylater (3)") {
+	if out := run(s.caFile); !strings.Contains(out, "trylater (3)") {
 		t.Errorf("stale statuses:\n%s", out)
 	}
 }
@@ -219,18 +220,18 @@ func TestGnuTLSReadsStatus(t *testing.T) {
 	s := newTestServer(t, "p256")
 	leaf, ref := s.issue(t)
 	leafFile := revtest.PEMFile(t, leaf)
-	ask := func(args ...string) string {
+	run := func(args ...string) string {
 		out, _ := revtest.Tool(t, "ocsptool", append([]string{"--ask=" + s.url + "/ocsp", "--load-cert", leafFile, "--load-issuer", s.caFile,
 			"--load-trust", s.chainFile}, args...)...)
 		return out
 	}
 	for _, nonce := range []string{"--no-nonce", "--nonce"} {
-		if out := ask(nonce); !strings.Contains(out, "Certificate Status: good") || !strings.Contains(out, "Verifying OCSP Response: Success") {
+		if out := run(nonce); !strings.Contains(out, "Certificate Status: good") || !strings.Contains(out, "Verifying OCSP Response: Success") {
 			t.Errorf("ocsptool %s before the revocation:\n%s", nonce, out)
 		}
 	}
 	s.revoke(t, ref, pki.CessationOfOperation)
-	if out := ask("--nonce"); !strings.Contains(out, "Certificate Status: revoked") {
+	if out := run("--nonce"); !strings.Contains(out, "Certificate Status: revoked") {
 		t.Errorf("ocsptool after the revocation:\n%s", out)
 	}
 	s.methods.want(t, "ocsptool", "POST")

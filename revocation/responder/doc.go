@@ -1,17 +1,18 @@
-// Package responder is an OCSP responder (RFC 6960 and 5019, nonces of RFC 9654) that also serves CRLs and CA
-// certificates over HTTP. It keeps every status in memory, which it reads from a [Feed]; [Responder.Apply] takes the
+// Package responder is an OCSP responder (RFC 6960 and 5019, with the nonces of RFC 9654). It also serves CRLs and CA
+// certificates over HTTP. It keeps all statuses in memory, and reads them from a [Feed]. [Responder.Apply] adds the
 // changes of its own process at once. It signs with a delegated key for each issuing CA.
 //
-// A response about one certificate, without nonce, is signed once, cached, and renewed while clients request it. Any
-// other response is signed for its request only. Signing has a queue of its own with a limit, so that a flood of
-// requests leaves processors for responses from the cache.
+// A response about one certificate, without a nonce, is signed once and cached. While clients request it, it is
+// renewed. Every other response is signed for one request only. The number of responses that are signed at the same
+// time is limited, and so is the number of requests that wait for a signature. During a flood of requests, the
+// processors therefore still send responses from the cache.
 //
-// The responder refuses:
-//   - to say good of a certificate that was not issued
-//   - to say anything but tryLater when its statuses are older than its limit, or without a valid delegate
-//   - to send a cached response after the status in it has changed
-//   - to replace a CRL by an older one
-//   - to answer one request about two CAs, because no delegate can sign for both (unauthorized)
+// The responder never:
+//   - reports a certificate as good that was not issued
+//   - sends any response except tryLater if its statuses are too old, or if it has no valid delegate
+//   - sends a cached response after the status in it has changed
+//   - replaces a CRL by an older one
+//   - reports statuses of two CAs in one response, because no delegate can sign for both (it sends unauthorized)
 //
 // thisUpdate is the time at which the status was last known to be current, not the time of the signature.
 package responder

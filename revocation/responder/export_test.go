@@ -23,17 +23,17 @@ func (b *signQueue) length() int {
 	return b.queue.Waiting()
 }
 
-// FollowOnce reads a feed to its end once.
+// FollowOnce reads a feed once, up to its end.
 func FollowOnce(r *Responder, feed Feed) error {
 	f := &follower{responder: r, feed: feed}
 	for {
-		asked := r.clock().Round(0)
-		atEnd, err := f.read(context.Background(), asked)
+		readAt := r.clock().Round(0)
+		atEnd, err := f.read(context.Background(), readAt)
 		if err != nil {
 			return err
 		}
 		if atEnd {
-			r.current.Store(&asked)
+			r.current.Store(&readAt)
 			return nil
 		}
 	}
@@ -65,7 +65,7 @@ const Shards = shardCount
 // LimitCache sets the maximum number of cached responses in each shard.
 func LimitCache(r *Responder, limit int) { r.cache.limit = limit }
 
-// RenewOnce makes one pass over all cached responses, and returns how many it renewed.
+// RenewOnce runs renewShard once for each shard. It returns the number of responses that it tried to renew.
 func RenewOnce(r *Responder) (n int) {
 	for i := range r.cache.shards {
 		n += r.renewShard(context.Background(), &r.cache.shards[i])

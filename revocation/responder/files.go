@@ -15,22 +15,24 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// A publishedCRL is a published CRL: its record and its file, which stays open while it is published or being served.
+// A publishedCRL is the record of a published CRL, and its file. The file stays open while the CRL is published or sent
+// to a client.
 type publishedCRL struct {
 	crl.CRL
 	file *os.File
-	uses atomic.Int64 // references by the issuer and by requests; the last release closes the file
-	// dated reports whether its thisUpdate differs from that of the CRL before it. replace sets it.
+	uses atomic.Int64 // number of references by the issuer and by requests; removing the last one closes the file
+	// dated is true if the CRL before this one had another thisUpdate, so that the date identifies this CRL. replace
+	// sets it.
 	dated bool
 }
 
-// acquire adds a reference. The caller must know that another reference exists.
+// acquire adds a reference. The caller must know that there is another reference.
 func (l *publishedCRL) acquire() *publishedCRL {
 	l.uses.Add(1)
 	return l
 }
 
-// release removes a reference. The file is only read, so an error of Close does no harm.
+// release removes a reference. It ignores an error of Close, because the file was only read.
 func (l *publishedCRL) release() {
 	if l.uses.Add(-1) == 0 {
 		_ = l.file.Close()
@@ -55,7 +57,7 @@ func (r *Responder) PublishCRL(c crl.CRL, path string) error {
 	return nil
 }
 
-// replace publishes a CRL instead of the current one of its scope.
+// replace publishes a CRL in place of the current CRL of its scope.
 func (i *issuer) replace(next *publishedCRL) error {
 	info, err := next.file.Stat()
 	if err != nil {
@@ -81,7 +83,7 @@ func (i *issuer) replace(next *publishedCRL) error {
 	return nil
 }
 
-// crl returns the CRL published under a path below /crl/, such as 0123456789abcdef/3.crl, or nil. The caller must
+// crl returns the CRL that is published at a path below /crl/, such as 0123456789abcdef/3.crl, or nil. The caller must
 // release it.
 func (r *Responder) crl(path string) *publishedCRL {
 	name, _, nested := strings.Cut(path, "/")
@@ -124,15 +126,15 @@ func (r *Responder) serveCRL(w http.ResponseWriter, q *http.Request, path string
 	serveFile(w, q, typeCRL, io.NewSectionReader(l.file, 0, l.Size))
 }
 
-// serveFile serves content, also in ranges. It gives http.ServeContent no modification time, because a client's date is
-// not reliable: a CRL may be published seconds after its thisUpdate, and the client may have fetched the CRL before it
-// in between. serveCRL therefore compares dates itself, and only if no two CRLs share the date.
+// serveFile serves content, and ranges of it. It passes no modification time to http.ServeContent, because dates are
+// not reliable. A CRL may be published some seconds after its thisUpdate. In these seconds a client may have fetched
+// the earlier CRL. serveCRL therefore compares dates itself, and only if no two CRLs have the same date.
 func serveFile(w http.ResponseWriter, q *http.Request, contentType string, content io.ReadSeeker) {
 	w.Header().Set("Content-Type", contentType)
 	http.ServeContent(w, q, "", time.Time{}, content)
 }
 
-// Close closes the files of CRLs. The Responder must not be used afterwards.
+// Close closes the files of the CRLs. The Responder must not be used afterwards.
 func (r *Responder) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

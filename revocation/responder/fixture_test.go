@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A clock is set by the test.
+// A clock shows the time that a test sets.
 type clock struct {
 	mu sync.Mutex
 	at time.Time
@@ -40,7 +40,7 @@ func (c *clock) advance(d time.Duration) {
 	c.at = c.at.Add(d)
 }
 
-// A fixture is a responder for one issuing CA, with a delegate. Its feed is the book.
+// A fixture is a responder for one issuing CA, with a delegate. It reads its statuses from the book.
 type fixture struct {
 	*responder.Responder
 	handler   http.Handler
@@ -79,7 +79,7 @@ func newFixture(t testing.TB, config responder.Config, key crypto.Signer) *fixtu
 	return s
 }
 
-// follow reads the feed to its end, so that the statuses are current by the clock.
+// follow reads the feed to its end. After that, the statuses are current at the time of the clock.
 func (s *fixture) follow(t testing.TB) {
 	t.Helper()
 	if err := responder.FollowOnce(s.Responder, s.book); err != nil {
@@ -95,7 +95,7 @@ func (s *fixture) issue(t testing.TB) (*x509.Certificate, pki.CertRef) {
 	return leaf, ref
 }
 
-// change applies a new status of a certificate, as the authority does.
+// change notifies the responder of a new status of a certificate, like the authority.
 func (s *fixture) change(t testing.TB, ref pki.CertRef, state pki.State, reason pki.Reason) {
 	t.Helper()
 	old, ok := s.Status(ref)
@@ -122,7 +122,7 @@ func (s *fixture) post(t testing.TB, der []byte) []byte {
 	return s.postFrom(t, "192.0.2.1:1", der)
 }
 
-// postFrom is post from a remote address.
+// postFrom does the same as post, from a remote address.
 func (s *fixture) postFrom(t testing.TB, remote string, der []byte) []byte {
 	t.Helper()
 	q := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/ocsp", bytes.NewReader(der))
@@ -136,7 +136,7 @@ func (s *fixture) postFrom(t testing.TB, remote string, der []byte) []byte {
 	return w.Body.Bytes()
 }
 
-// get sends a GET and returns the HTTP response.
+// get sends a GET request and returns the HTTP response.
 func (s *fixture) get(t testing.TB, path string, header ...string) *httptest.ResponseRecorder {
 	t.Helper()
 	q := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
@@ -150,14 +150,14 @@ func (s *fixture) get(t testing.TB, path string, header ...string) *httptest.Res
 
 func pathOf(der []byte) string { return "/ocsp/" + base64.RawURLEncoding.EncodeToString(der) }
 
-// status returns the responder's OCSP status of a certificate, or its refusal.
+// status requests the OCSP status of a certificate. It returns the status, or the refusal.
 func (s *fixture) status(t testing.TB, leaf *x509.Certificate) string {
 	t.Helper()
 	text, _ := s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
 	return text
 }
 
-// read parses a response and returns its status or refusal.
+// read parses a response and returns its status or its refusal.
 func (s *fixture) read(t testing.TB, leaf *x509.Certificate, der []byte) (string, *xocsp.Response) {
 	t.Helper()
 	response, err := xocsp.ParseResponseForCert(der, leaf, s.ca.Certificate)

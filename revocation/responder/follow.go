@@ -9,17 +9,18 @@ import (
 )
 
 const (
-	// pollEvery is the pause between two reads of a feed whose end was reached.
+	// pollEvery is the pause before the next read when a read has reached the end of the feed.
 	pollEvery = 100 * time.Millisecond
-	// pollLimit is the maximum number of log entries in one read. One entry may concern thousands of certificates.
+	// pollLimit is the maximum number of log entries in one read. One entry may contain the statuses of thousands of
+	// certificates.
 	pollLimit = 256
-	// sweepEvery is the interval at which statuses of expired certificates are removed.
+	// sweepEvery is the interval at which the statuses of expired certificates are removed.
 	sweepEvery = time.Minute
 )
 
-// Follow reads every status of a feed, and then applies its changes within a fifth of a second, until ctx is done. If
-// the feed fails, Follow retries at least every second, and responses continue until the staleness limit. It returns
-// nil. Only one Follow may run at a time.
+// Follow reads all statuses of a feed, and then applies the feed's changes within a fifth of a second. It runs until
+// ctx ends and returns nil. If the feed fails, Follow retries at least every second, and the responder continues to
+// respond until the staleness limit. Only one Follow may run at a time.
 func (r *Responder) Follow(ctx context.Context, feed Feed) error {
 	f := &follower{responder: r, feed: feed, retry: &backoff.ExponentialBackOff{
 		InitialInterval: pollEvery, RandomizationFactor: 0.25, Multiplier: 1.5, MaxInterval: 800 * time.Millisecond,
@@ -40,22 +41,22 @@ func (r *Responder) Follow(ctx context.Context, feed Feed) error {
 type follower struct {
 	responder *Responder
 	feed      Feed
-	started   bool   // the snapshot has been applied
-	index     uint64 // of the last log entry read
+	started   bool   // whether the snapshot has been applied
+	index     uint64 // index of the last log entry that was read
 	failing   bool
 	retry     *backoff.ExponentialBackOff
 	swept     time.Time
 }
 
-// step reads from the feed once, and returns how long to wait before the next step.
+// step reads from the feed once. It returns how long to wait before the next step.
 func (f *follower) step(ctx context.Context) time.Duration {
 	r := f.responder
-	asked := r.clock().Round(0) // wall clock: the statuses of a machine that slept are stale
-	if asked.Before(f.swept) {
-		f.started, f.swept = false, asked
-		r.restart(asked)
+	readAt := r.clock().Round(0) // without the monotonic clock, which stops while the machine sleeps
+	if readAt.Before(f.swept) {
+		f.started, f.swept = false, readAt
+		r.restart(readAt)
 	}
-	atEnd, err := f.read(ctx, asked)
+	atEnd, err := f.read(ctx, readAt)
 	if err != nil {
 		if !f.failing && ctx.Err() == nil {
 			r.log.Warn("reading the status feed failed, retrying", "current_at", r.CurrentAt(), "limit", r.staleness, "error", err)
@@ -71,19 +72,19 @@ func (f *follower) step(ctx context.Context) time.Duration {
 	if !atEnd {
 		return 0
 	}
-	// The statuses are complete as of the time before the read; a change may have been made since.
-	r.current.Store(&asked)
-	if asked.Sub(f.swept) >= sweepEvery {
-		f.swept = asked
-		r.sweep(asked)
+	// The statuses are complete as of the time before the read. There may have been changes since.
+	r.current.Store(&readAt)
+	if readAt.Sub(f.swept) >= sweepEvery {
+		f.swept = readAt
+		r.sweep(readAt)
 	}
 	return pollEvery
 }
 
-// read applies the snapshot or the next changes, and reports whether it reached the end of the feed.
-func (f *follower) read(ctx context.Context, asked time.Time) (atEnd bool, err error) {
+// read applies the snapshot or the next changes. It reports whether it reached the end of the feed.
+func (f *follower) read(ctx context.Context, readAt time.Time) (atEnd bool, err error) {
 	if !f.started {
-		index, err := f.feed.Snapshot(ctx, asked.Add(-expiredGrace), func(c pki.StatusChange) error {
+		index, err := f.feed.Snapshot(ctx, readAt.Add(-expiredGrace), func(c pki.StatusChange) error {
 			f.responder.Apply(c)
 			return nil
 		})
@@ -104,15 +105,15 @@ func (f *follower) read(ctx context.Context, asked time.Time) (atEnd bool, err e
 }
 
 // restart prepares for a new snapshot after the clock was set back, because certificates that were removed as expired
-// may be valid again. Responses are tryLater until the snapshot is applied. Otherwise an old change, such as the
-// issuance of a certificate, would count as its newest status although its revocation was removed.
+// may be valid again. Until the snapshot is applied, the responder sends tryLater. Otherwise it could use an old status
+// of a certificate, such as good at its issuance, although a later revocation was removed.
 func (r *Responder) restart(now time.Time) {
 	r.current.Store(nil)
 	r.setExpiredBefore(now)
 }
 
-// setExpiredBefore records that certificates that expired more than an hour before now may be removed, and returns that
-// time.
+// setExpiredBefore records that the statuses of certificates may be removed if they expired more than an hour before
+// now. It returns the time one hour before now.
 func (r *Responder) setExpiredBefore(now time.Time) time.Time {
 	forgotten := now.Add(-expiredGrace)
 	r.expiredBefore.Store(&forgotten)

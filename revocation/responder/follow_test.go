@@ -17,7 +17,7 @@ import (
 
 var errFeedDown = errors.New("the feed is down")
 
-// A flakyFeed fails while it is down.
+// A flakyFeed is a Book whose Snapshot and Changes fail while it is down.
 type flakyFeed struct {
 	*revtest.Book
 	down  atomic.Bool
@@ -45,7 +45,7 @@ func startFollowing(t *testing.T, feed responder.Feed) *responder.Responder {
 	return startFollowingAt(t, feed, time.Now)
 }
 
-// startFollowingAt is startFollowing with a clock.
+// startFollowingAt does the same as startFollowing, with a clock.
 func startFollowingAt(t *testing.T, feed responder.Feed, clock func() time.Time) *responder.Responder {
 	t.Helper()
 	r, err := responder.New(responder.Config{Clock: clock, Log: slog.New(slog.DiscardHandler)})
@@ -64,7 +64,7 @@ func startFollowingAt(t *testing.T, feed responder.Feed, clock func() time.Time)
 	return r
 }
 
-// wait lets d pass in the synctest bubble.
+// wait lets the time d pass in the synctest bubble.
 func wait(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -131,8 +131,8 @@ func TestFollowAppliesChangesAndRetries(t *testing.T) {
 	})
 }
 
-// A staleFeed has one certificate. Its Changes can return an outdated status once, and its Snapshot blocks until
-// release receives.
+// A staleFeed has one certificate. Its Snapshot waits until the test sends to release. Its Changes can return an
+// outdated status once.
 type staleFeed struct {
 	status  atomic.Pointer[pki.StatusChange]
 	stale   atomic.Pointer[pki.StatusChange]
@@ -155,9 +155,9 @@ func (f *staleFeed) Changes(_ context.Context, after uint64, _ int) ([]pki.Statu
 	return nil, after, nil
 }
 
-// TestRevokedStaysRevokedWhenClockIsSetBack revokes a certificate while the clock is ahead, so that its status is removed as
-// expired. When the clock is set back, the certificate must not be good: neither by an old change that reports its
-// issuance, nor before the new snapshot is applied.
+// TestRevokedStaysRevokedWhenClockIsSetBack revokes a certificate while the clock is ahead, so that its status is
+// removed as expired. Then the clock is set back. An old change that reports the issuance must not make the certificate
+// good, and it must not be good before the new snapshot is applied.
 func TestRevokedStaysRevokedWhenClockIsSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ahead atomic.Int64
@@ -228,7 +228,7 @@ func TestExpiredCertificatesAreForgotten(t *testing.T) {
 		if _, ok := r.Status(long); !ok {
 			t.Error("the status of a valid certificate is removed")
 		}
-		// An old change must not restore a status: a newer one that was removed may have revoked the certificate.
+		// Old changes must not restore a removed status: a newer status, also removed, may have been a revocation.
 		r.Apply(changes...)
 		if status, ok := r.Status(short[0]); ok {
 			t.Errorf("an old change restores an expired certificate as %v", status.State)

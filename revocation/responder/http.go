@@ -13,7 +13,8 @@ const (
 	typeCRL = "application/pkix-crl"  // RFC 5280 §4.2.1.13
 	typeCA  = "application/pkix-cert" // RFC 5280 §4.2.2.1
 
-	// caMaxAge is how long caches may keep a CA certificate. The certificate under a URL changes only by renewal.
+	// caMaxAge is how long caches may keep a CA certificate. The certificate at a URL only changes when the CA's
+	// certificate is renewed.
 	caMaxAge = 24 * time.Hour
 )
 
@@ -25,10 +26,11 @@ const (
 //	GET  /crl/{issuer}/{partition}.crl, /crl/{issuer}/{partition}-delta.crl    the CRLs of its partitions
 //	GET  /ca/{issuer}.cer     the CA's certificate in DER
 //
-// An OCSP request that does not parse gets malformedRequest with status 200, as RFC 6960 has it. A request with a wrong
-// path, method or type gets an HTTP error. The handler needs paths as they were sent: an http.ServeMux in front of it
-// would redirect base64 that contains two slashes. The http.Server must set timeouts against slow clients. After a
-// chunked body, or a body with a GET, the connection is closed, because a proxy may see its end elsewhere.
+// If an OCSP request cannot be parsed, the response is malformedRequest with status 200, as in RFC 6960. If the path,
+// method or type is wrong, the response is an HTTP error. The handler needs the paths as the client sent them. An
+// http.ServeMux in front of it would redirect base64 that contains two slashes. The http.Server must set timeouts
+// against slow clients. After a chunked body, or a GET with a body, the connection is closed, because a proxy may
+// disagree about where the request ends.
 func (r *Responder) Handler() http.Handler { return http.HandlerFunc(r.serve) }
 
 func (r *Responder) serve(w http.ResponseWriter, q *http.Request) {
@@ -50,7 +52,7 @@ func (r *Responder) serve(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// allowed reports whether the request uses one of the methods. If not, it sends the error.
+// allowed reports whether the request's method is one of methods. If it is not, allowed sends the error.
 func allowed(w http.ResponseWriter, q *http.Request, methods ...string) bool {
 	for _, m := range methods {
 		if q.Method == m {
@@ -62,14 +64,14 @@ func allowed(w http.ResponseWriter, q *http.Request, methods ...string) bool {
 	return false
 }
 
-// writeError sends an HTTP error that caches may not keep. Without Cache-Control they would keep a 404 (RFC 9110
-// §15.1), although the resource may be published a moment later.
+// writeError sends an HTTP error that caches must not keep. Without Cache-Control they may keep a 404 (RFC 9110 §15.1),
+// although the resource may be published a moment later.
 func writeError(w http.ResponseWriter, text string, code int) {
 	w.Header()["Cache-Control"] = noStore
 	http.Error(w, text, code)
 }
 
-// cacheFor returns a Cache-Control value for shared caches.
+// cacheFor returns a Cache-Control value that lets shared caches keep a response for age.
 func cacheFor(age time.Duration) string {
 	return "public, max-age=" + strconv.FormatInt(int64(max(age, 0)/time.Second), 10)
 }

@@ -24,7 +24,8 @@ import (
 
 func TestGETDecodesEveryFormOfBase64(t *testing.T) {
 	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
-	// The base64 of the request must contain +, / and padding. Serial numbers are random, so try several.
+	// The request's base64 must contain +, / and padding. Serial numbers are random, so the test tries several
+	// certificates.
 	leaf, der, standard := s.ca.Certificate, []byte(nil), ""
 	for n := 0; !strings.Contains(standard, "+") || !strings.Contains(standard, "/") || !strings.Contains(standard, "="); n++ {
 		if n == 1000 {
@@ -65,7 +66,7 @@ func TestGETDecodesEveryFormOfBase64(t *testing.T) {
 		"a line break":       standard[:8] + "%0A" + standard[8:],
 		"CR and LF":          standard[:8] + "%0D%0A" + standard[8:],
 		"a line break after": standard + "%0A",
-		"a merged slash":     strings.Replace(standard, "/", "", 1), // as proxies merge two
+		"a merged slash":     strings.Replace(standard, "/", "", 1), // some proxies merge two slashes
 		"truncated":          standard[:40],
 		"dots":               "..",
 		"bits left over":     "MB",
@@ -167,7 +168,7 @@ func TestCacheHeadersFollowStatus(t *testing.T) {
 			t.Errorf("If-None-Match %s: HTTP %d with %d bytes, want %d", header, w.Code, w.Body.Len(), code)
 		}
 	}
-	// A revocation in the same second: a client that revalidates by date must get it.
+	// Revoke in the same second: a client that revalidates by date must get the new response.
 	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
 	since := known.UTC().Format(http.TimeFormat)
 	if w := s.get(t, path, "If-None-Match", tag, "If-Modified-Since", since); w.Code != http.StatusOK || w.Header().Get("ETag") == tag {
@@ -180,7 +181,7 @@ func TestCacheHeadersFollowStatus(t *testing.T) {
 	if got := unknown.Header().Get("Cache-Control"); got != "no-store" {
 		t.Errorf("unknown: Cache-Control %q", got)
 	}
-	// Close to nextUpdate, max-age is shorter.
+	// Near nextUpdate, max-age is shorter.
 	s.clock.advance(s.staleness - 10*time.Second)
 	if got := s.get(t, path).Header().Get("Cache-Control"); !strings.HasPrefix(got, "public, max-age=9,") && !strings.HasPrefix(got, "public, max-age=10,") {
 		t.Errorf("ten seconds before nextUpdate: Cache-Control %q", got)
@@ -191,14 +192,14 @@ func TestCacheHeadersFollowStatus(t *testing.T) {
 	}
 }
 
-// publish publishes a CRL whose file contains text.
+// publish publishes a CRL whose file contains the text.
 func (s *fixture) publish(t testing.TB, c crl.CRL, text string) error {
 	t.Helper()
 	c.Size, c.SHA256 = int64(len(text)), sha256.Sum256([]byte(text))
 	return s.PublishCRL(c, revtest.File(t, "crl", []byte(text)))
 }
 
-// TestPartitionCRLsHaveTheirOwnPaths fetches the full CRL and those of partitions, with their deltas, each by its own path.
+// TestPartitionCRLsHaveTheirOwnPaths fetches the full CRL, and the CRL and the delta of each partition, by their paths.
 func TestPartitionCRLsHaveTheirOwnPaths(t *testing.T) {
 	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	now := s.clock.now().Truncate(time.Second)
@@ -225,7 +226,8 @@ func TestPartitionCRLsHaveTheirOwnPaths(t *testing.T) {
 	}
 }
 
-// TestCRLReplacedWhileServedIsServedToItsEnd publishes newer CRLs while a client downloads one.
+// TestCRLReplacedWhileServedIsServedToItsEnd publishes newer CRLs while a client downloads an older one. The client
+// must get all of the older one.
 func TestCRLReplacedWhileServedIsServedToItsEnd(t *testing.T) {
 	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	now := s.clock.now().Truncate(time.Second)
@@ -250,7 +252,7 @@ func TestCRLReplacedWhileServedIsServedToItsEnd(t *testing.T) {
 	}
 }
 
-// haltingWriter calls first before the first write of a body.
+// haltingWriter is a ResponseRecorder that calls first before it writes the first bytes of a body.
 type haltingWriter struct {
 	*httptest.ResponseRecorder
 	first func()
@@ -349,7 +351,8 @@ func FuzzGET(f *testing.F) {
 	})
 }
 
-// TestCRLRevalidationByTagAndDate revalidates CRLs by entity tag and by date, and checks that max-age ends at nextUpdate.
+// TestCRLRevalidationByTagAndDate revalidates CRLs by entity tag and by date. It also checks that max-age does not
+// extend beyond nextUpdate.
 func TestCRLRevalidationByTagAndDate(t *testing.T) {
 	s := newFixture(t, responder.Config{CRLMaxAge: 2 * time.Minute}, revtest.Key(t, "p256"))
 	now := s.clock.now().Truncate(time.Second)

@@ -32,15 +32,15 @@ type testCert struct {
 	file        string
 }
 
-// An interopServer is a testServer whose certificates contain the URLs of OCSP and CRLs, with files for the software
-// that checks them.
+// An interopServer is a testServer whose certificates contain the URLs of the responder and the CRLs. It has files for
+// the programs that check these certificates.
 type interopServer struct {
 	*testServer
 	rootFile                     string
 	crlURL                       string
 	good, revoked, held, unknown testCert
 	crl, rootCRL                 []byte
-	crlFile, rootCRLFile         string // PEM
+	crlFile, rootCRLFile         string // paths of CRLs in PEM
 	crlDER                       string
 }
 
@@ -65,7 +65,7 @@ func newInteropServer(t *testing.T) *interopServer {
 	return s
 }
 
-// certify issues a server certificate. The responder does not know it until the test adds it to the book.
+// certify issues a server certificate. The responder does not know the certificate until the test adds it to the book.
 func (s *interopServer) certify(t *testing.T, edit func(*x509.Certificate)) testCert {
 	t.Helper()
 	template := &x509.Certificate{
@@ -89,7 +89,7 @@ func (s *interopServer) certify(t *testing.T, edit func(*x509.Certificate)) test
 	return testCert{c, key, s.ca.Ref(t, c), revtest.PEMFile(t, c)}
 }
 
-// publish has the authority sign a CRL and fetches it.
+// publish lets the authority sign a CRL, and fetches the CRL.
 func (s *interopServer) publish(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -123,7 +123,7 @@ func signCRL(t *testing.T, ca revtest.CA, number int64, revoked []*big.Int, exte
 	return der
 }
 
-// crlFile writes CRLs to a PEM file.
+// crlFile writes CRLs to a PEM file, and returns its path.
 func crlFile(t *testing.T, ders ...[]byte) string {
 	t.Helper()
 	var text []byte
@@ -139,20 +139,20 @@ var (
 	oidFreshest = asn1.ObjectIdentifier{2, 5, 29, 46}
 )
 
-// issuingPoint returns the critical issuingDistributionPoint of a CRL for the certificates that contain its URL
-// (RFC 5280 §5.2.5).
+// issuingPoint returns the critical issuingDistributionPoint of a CRL (RFC 5280 §5.2.5). The CRL is for the
+// certificates that contain its URL.
 func issuingPoint(t *testing.T, url string) pkix.Extension {
 	return pkix.Extension{Id: oidPoint, Critical: true, Value: der(t, func(b *cryptobyte.Builder) { addPoint(b, url) })}
 }
 
-// freshestCRL returns the extension with the URL of the delta CRLs (RFC 5280 §4.2.1.15, §5.2.6).
+// freshestCRL returns the extension with the URL of a delta CRL (RFC 5280 §4.2.1.15, §5.2.6).
 func freshestCRL(t *testing.T, url string) pkix.Extension {
 	return pkix.Extension{Id: oidFreshest, Value: der(t, func(b *cryptobyte.Builder) {
 		b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) { addPoint(b, url) })
 	})}
 }
 
-// deltaOf returns the deltaCRLIndicator for changes since the CRL of that number (RFC 5280 §5.2.4).
+// deltaOf returns the deltaCRLIndicator of a delta CRL whose base has the given number (RFC 5280 §5.2.4).
 func deltaOf(t *testing.T, base int64) pkix.Extension {
 	return pkix.Extension{Id: oidDelta, Critical: true, Value: der(t, func(b *cryptobyte.Builder) { b.AddASN1Int64(base) })}
 }
@@ -179,7 +179,8 @@ func der(t *testing.T, add func(*cryptobyte.Builder)) []byte {
 	return data
 }
 
-// A javaProcess is a Java program that checks certificates for a whole test, because it takes a second to start.
+// A javaProcess is a Java program that checks certificates. It runs for a whole test, because it takes a second to
+// start.
 type javaProcess struct {
 	in  io.Writer
 	out *bufio.Scanner
@@ -190,11 +191,12 @@ func startJava(t *testing.T) *javaProcess {
 	return runJava(t, "testdata/Judge.java")
 }
 
-// runJava starts a program that writes one line for each line it reads.
+// runJava starts a Java program that writes one line for each line that it reads.
 func runJava(t *testing.T, program string) *javaProcess {
 	t.Helper()
 	const jars = "/usr/share/java/bcprov.jar:/usr/share/java/bcutil.jar:/usr/share/java/bcpkix.jar"
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute) // it ends in Cleanup, after the context of the test
+	// Cleanup ends the process after the test's context has ended.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
 	cmd := exec.CommandContext(ctx, "java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "--class-path", jars, program)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -204,22 +206,22 @@ func runJava(t *testing.T, program string) *javaProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	said := &strings.Builder{}
-	cmd.Stderr = said
+	output := &strings.Builder{}
+	cmd.Stderr = output
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("java: %v: run deploy/setup.sh --test", err)
 	}
 	t.Cleanup(func() {
 		_ = in.Close()
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("java: %v\n%s", err, said)
+			t.Errorf("java: %v\n%s", err, output)
 		}
 		cancel()
 	})
 	return &javaProcess{in, bufio.NewScanner(out)}
 }
 
-// want sends a line of words and checks that the reply begins with want.
+// want sends a line of words to the program, and checks that its reply begins with want.
 func (j *javaProcess) want(t *testing.T, want string, question ...string) {
 	t.Helper()
 	if _, err := io.WriteString(j.in, strings.Join(question, "\t")+"\n"); err != nil {

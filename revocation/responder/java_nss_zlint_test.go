@@ -54,7 +54,8 @@ func nssDatabase(t *testing.T, s *interopServer) string {
 	return db
 }
 
-// TestNSSReadsResponsesAndCRLs has NSS use the URLs in the certificates. NSS treats unknown as revoked.
+// TestNSSReadsResponsesAndCRLs checks certificates with NSS, which uses the URLs in them. NSS treats unknown as
+// revoked.
 func TestNSSReadsResponsesAndCRLs(t *testing.T) {
 	s := newInteropServer(t)
 	p := newPartitions(t, s)
@@ -73,13 +74,13 @@ func TestNSSReadsResponsesAndCRLs(t *testing.T) {
 	}{{s.good, good}, {s.revoked, isRevoked}, {s.held, isRevoked}, {s.unknown, isRevoked}} {
 		want(db, "ocsp", c.of, c.want)
 	}
-	s.methods.want(t, "NSS", "GET POST") // NSS retries by POST if it does not accept the response
+	s.methods.want(t, "NSS", "GET POST") // NSS retries by POST after a response that it does not accept
 	revtest.MustTool(t, "crlutil", "-I", "-d", db, "-i", s.crlDER)
 	want(db, "crl", s.good, good)
 	want(db, "crl", s.revoked, isRevoked)
 	want(db, "crl", s.held, isRevoked)
 
-	// NSS supports no critical CRL extension, and refuses a CRL that has one.
+	// NSS supports no critical extension of CRLs, and refuses a CRL that has one.
 	db = nssDatabase(t, s)
 	for name, der := range map[string][]byte{"partition": p.base, "delta": p.delta} {
 		if out, code := revtest.Tool(t, "crlutil", "-I", "-d", db, "-i", revtest.File(t, "x.crl", der)); code == 0 || !strings.Contains(out, "SEC_ERROR_CRL_UNKNOWN_CRITICAL_EXTENSION") {
@@ -89,7 +90,7 @@ func TestNSSReadsResponsesAndCRLs(t *testing.T) {
 	want(db, "crl", p.good, noInformation)
 }
 
-// TestZlintFindsNothing runs the RFC rules of zlint on every kind of response and CRL.
+// TestZlintFindsNothing applies zlint's rules for RFCs to every kind of response and CRL.
 func TestZlintFindsNothing(t *testing.T) {
 	s := newInteropServer(t)
 	p := newPartitions(t, s)
@@ -111,7 +112,7 @@ func TestZlintFindsNothing(t *testing.T) {
 	}
 }
 
-// wantLintClean fails on each finding of zlint, and if no rule was applied.
+// wantLintClean reports each finding of zlint as an error. It also reports an error if zlint applied no rule.
 func wantLintClean(t *testing.T, name string, set *zlint.ResultSet) {
 	t.Helper()
 	passed := 0

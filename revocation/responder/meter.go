@@ -2,12 +2,12 @@ package responder
 
 import "github.com/brevet-pki/brevet/revocation/ocsp"
 
-// Outcome classifies OCSP responses for metrics: by the status of the one certificate in it, or by the name that RFC
-// 6960 §4.2.1 gives a response without a status.
+// Outcome classifies OCSP responses for metrics. It is the status of the certificate in the response or, for a response
+// without a status, the name of its responseStatus (RFC 6960 §4.2.1).
 type Outcome string
 
-// The outcomes. Unknown is a response about a certificate that was never issued, even if it says revoked because of
-// ExtendedRevoke. Several is a response about more than one certificate.
+// The outcomes. Unknown is a response about a certificate that was never issued, even if the response says revoked
+// because of ExtendedRevoke. Several is a response about more than one certificate.
 const (
 	Good          Outcome = "good"
 	Revoked       Outcome = "revoked"
@@ -24,7 +24,7 @@ func Outcomes() []Outcome {
 	return []Outcome{Good, Revoked, Unknown, Several, Malformed, InternalError, TryLater, Unauthorized}
 }
 
-// Meter counts OCSP responses. Answered is called once for each response, must not block, and is safe for concurrent
+// Meter counts OCSP responses. Answered is called once for each response. It must not block, and is safe for concurrent
 // use.
 type Meter interface {
 	Answered(o Outcome)

@@ -13,7 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// A countingMeter counts outcomes.
+// A countingMeter counts the responses with each outcome.
 type countingMeter struct {
 	mu    sync.Mutex
 	count map[responder.Outcome]int
@@ -32,17 +32,17 @@ func TestEveryResponseIsCounted(t *testing.T) {
 	revoked, ref := s.issue(t)
 	s.Apply(pki.StatusChange{Ref: ref, NotAfter: revoked.NotAfter, Status: pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: s.clock.now(), Version: 2}})
 	stranger := revtest.NewRoot(t, "Stranger", "p256")
-	ask := func(der []byte) { s.get(t, "/ocsp/"+base64.URLEncoding.EncodeToString(der)) }
-	for range 2 { // the second response is from the cache
-		ask(request(t, good, s.ca.Certificate, crypto.SHA256))
-		ask(request(t, revoked, s.ca.Certificate, crypto.SHA1))
+	get := func(der []byte) { s.get(t, "/ocsp/"+base64.URLEncoding.EncodeToString(der)) }
+	for range 2 { // the second response comes from the cache
+		get(request(t, good, s.ca.Certificate, crypto.SHA256))
+		get(request(t, revoked, s.ca.Certificate, crypto.SHA1))
 	}
-	ask(request(t, s.ca.Leaf(t, "unknown"), s.ca.Certificate, crypto.SHA1))
-	ask(request(t, good, stranger.Certificate, crypto.SHA1))
-	ask([]byte("not a request"))
+	get(request(t, s.ca.Leaf(t, "unknown"), s.ca.Certificate, crypto.SHA1))
+	get(request(t, good, stranger.Certificate, crypto.SHA1))
+	get([]byte("not a request"))
 	s.get(t, "/ocsp/!")
 	s.clock.advance(time.Hour)
-	ask(request(t, good, s.ca.Certificate, crypto.SHA1))
+	get(request(t, good, s.ca.Certificate, crypto.SHA1))
 	want := map[responder.Outcome]int{
 		responder.Good: 2, responder.Revoked: 2, responder.Unknown: 1, responder.Unauthorized: 1, responder.Malformed: 2, responder.TryLater: 1,
 	}

@@ -21,9 +21,10 @@ const (
 	typeRequest  = "application/ocsp-request"
 	typeResponse = "application/ocsp-response"
 
-	// maxGET is the maximum size of the path after /ocsp/: the largest request in base64, with some leading slashes.
+	// maxGET is the maximum length of the path after /ocsp/. It is enough for the largest request in base64 and some
+	// leading slashes.
 	maxGET = ocsp.MaxRequestSize/3*4 + 16
-	// maxAutoLength is the largest body whose Content-Length net/http sets by itself, in less time.
+	// maxAutoLength is the size of the largest body for which net/http sets Content-Length itself, which is faster.
 	maxAutoLength = 2 << 10
 )
 
@@ -33,7 +34,7 @@ var (
 	noStore     = []string{"no-store"}
 )
 
-// A workspace holds the buffers of one request and its response. Workspaces are reused.
+// A workspace holds the buffers for one request and its response. It is used again for later requests.
 type workspace struct {
 	text   [maxGET]byte
 	der    [maxGET]byte
@@ -58,7 +59,8 @@ func (r *Responder) servePOST(w http.ResponseWriter, q *http.Request) {
 		refuseBody(w, err)
 		return
 	}
-	// Without explicit freshness, caches keep no response to a POST (RFC 9110 §9.3.3).
+	// The header needs no Cache-Control: without explicit freshness, caches do not keep a response to a POST (RFC 9110
+	// §9.3.3).
 	a, refusal := r.answerDER(q.Context(), q.RemoteAddr, r.clock(), der, space)
 	if refusal != 0 {
 		writeRefusal(w, refusal)
@@ -67,7 +69,7 @@ func (r *Responder) servePOST(w http.ResponseWriter, q *http.Request) {
 	a.write(w, q)
 }
 
-// refuseBody sends the error for a body that could not be read.
+// refuseBody sends the error about a body that could not be read.
 func refuseBody(w http.ResponseWriter, err error) {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
@@ -89,11 +91,11 @@ func isRequest(header []string) bool {
 	return err == nil && media == typeRequest
 }
 
-// readBody reads a body of at most ocsp.MaxRequestSize bytes. The result may be part of the workspace.
+// readBody reads a body of at most ocsp.MaxRequestSize bytes. The result may refer to the workspace.
 func readBody(w http.ResponseWriter, q *http.Request, space *workspace) ([]byte, error) {
 	n := q.ContentLength
 	if n > ocsp.MaxRequestSize {
-		w.Header().Set("Connection", "close") // the body is not read
+		w.Header().Set("Connection", "close") // the body remains unread
 		return nil, &http.MaxBytesError{Limit: ocsp.MaxRequestSize}
 	}
 	if n >= 0 {
@@ -137,26 +139,26 @@ func (r *Responder) serveGET(w http.ResponseWriter, q *http.Request, encoded str
 	}
 	tag := string(a.tag[:])
 	header["Expires"], header["Last-Modified"], header["Etag"] = r.dates.of(a.nextUpdate), r.dates.of(a.thisUpdate), []string{tag}
-	if asked := q.Header["If-None-Match"]; len(asked) > 0 && matches(asked[0], tag) {
+	if tags := q.Header["If-None-Match"]; len(tags) > 0 && matches(tags[0], tag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
 	a.write(w, q)
 }
 
-// cacheControl returns the Cache-Control of a response that caches may keep for age.
+// cacheControl returns the Cache-Control of an OCSP response that caches may keep for age.
 func cacheControl(age time.Duration) string { return cacheFor(age) + ", no-transform, must-revalidate" }
 
-// dates caches formatted HTTP dates, because many responses have the same. It is indexed by the low bits of the time:
-// the times in use are close to each other, so they rarely share an index.
+// dates caches formatted HTTP dates, because many responses contain the same ones. The index is in the low bits of the
+// time. The times in use are close to each other, so few of them share an index.
 type dates [1 << 10]atomic.Pointer[date]
 
 type date struct {
-	seconds int64 // since 1970
+	seconds int64 // seconds since 1970
 	value   []string
 }
 
-// of returns a time in seconds since 1970 as an http.Header value. The caller must not modify it.
+// of formats a time in seconds since 1970 as a value of http.Header. The caller must not modify the result.
 func (d *dates) of(seconds int64) []string {
 	place := &d[seconds&int64(len(d)-1)]
 	if one := place.Load(); one != nil && one.seconds == seconds {
@@ -167,8 +169,8 @@ func (d *dates) of(seconds int64) []string {
 	return one.value
 }
 
-// answerDER answers an OCSP request in DER from a remote address. It retains no part of der. The answer may be part of
-// the workspace.
+// answerDER returns the response to an OCSP request in DER from a remote address. It keeps no reference to der. The
+// response may refer to the workspace.
 func (r *Responder) answerDER(ctx context.Context, remote string, now time.Time, der []byte, space *workspace) (*signedResponse, ocsp.Refusal) {
 	if id, serial, plain := ocsp.PlainCertID(der); plain {
 		if a := r.lookup(now, serial, id, space); a != nil {
@@ -188,13 +190,13 @@ func (r *Responder) answerDER(ctx context.Context, remote string, now time.Time,
 	return a, 0
 }
 
-// refuse counts a refusal and returns it.
+// refuse counts a refusal for the metrics and returns it.
 func (r *Responder) refuse(refusal ocsp.Refusal) ocsp.Refusal {
 	r.meter.Answered(outcomeOfRefusal(refusal))
 	return refusal
 }
 
-// write sends the response. It ignores errors, because they mean that the client has disconnected.
+// write sends the response. It ignores errors, which mean that the client has disconnected.
 func (a *signedResponse) write(w http.ResponseWriter, q *http.Request) {
 	header := w.Header()
 	header["Content-Type"] = contentType
@@ -203,22 +205,22 @@ func (a *signedResponse) write(w http.ResponseWriter, q *http.Request) {
 	}
 	_, _ = w.Write(a.head) //nolint:gosec // DER, in a type that browsers do not render
 	if len(a.tail) > 0 {
-		_, _ = w.Write(a.tail) //nolint:gosec // as above
+		_, _ = w.Write(a.tail) //nolint:gosec // the same
 	}
 }
 
 func writeRefusal(w http.ResponseWriter, refusal ocsp.Refusal) {
 	header := w.Header()
 	header["Cache-Control"], header["Content-Type"] = noStore, contentType
-	_, _ = w.Write(refusal.DER()) //nolint:gosec // a constant
+	_, _ = w.Write(refusal.DER()) //nolint:gosec // the bytes are constant
 }
 
-// strictBase64 refuses nonzero padding bits (RFC 4648 §3.5).
+// strictBase64 refuses padding bits that are not zero (RFC 4648 §3.5).
 var strictBase64 = base64.RawStdEncoding.Strict()
 
-// decodePath decodes the base64 of a GET in every form that clients and proxies produce: both alphabets, with or
-// without padding, with a plus sign turned into a space, with additional leading slashes. encoded has at most maxGET
-// bytes. The result is part of the workspace.
+// decodePath decodes the base64 in the path of a GET. It accepts all forms that clients and proxies produce: both
+// alphabets, with or without padding, with spaces instead of plus signs, and with additional leading slashes. encoded
+// has at most maxGET bytes. The result refers to the workspace.
 func decodePath(space *workspace, encoded string) ([]byte, error) {
 	encoded = strings.TrimLeft(encoded, "/") // the base64 of a DER request never begins with a slash
 	text := space.text[:copy(space.text[:], encoded)]
@@ -228,7 +230,7 @@ func decodePath(space *workspace, encoded string) ([]byte, error) {
 			text[n] = '+'
 		case '_':
 			text[n] = '/'
-		case '\r', '\n': // the decoder would skip them
+		case '\r', '\n': // the decoder would ignore them
 			return nil, errors.New("the base64 contains a line break")
 		}
 	}
@@ -240,7 +242,7 @@ func decodePath(space *workspace, encoded string) ([]byte, error) {
 	return space.der[:n], err
 }
 
-// matches reports whether an If-None-Match contains the tag (RFC 9110 §13.1.2).
+// matches reports whether an If-None-Match header contains the tag (RFC 9110 §13.1.2).
 func matches(header, tag string) bool {
 	for candidate := range strings.SplitSeq(header, ",") {
 		candidate = strings.TrimSpace(candidate)

@@ -22,7 +22,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// singleRequest returns the only entry of requestList in a request of x/crypto/ocsp.
+// singleRequest returns the only entry of requestList in a request that x/crypto/ocsp encoded.
 func singleRequest(t testing.TB, der []byte) []byte {
 	t.Helper()
 	outer := cryptobyte.String(der)
@@ -34,8 +34,8 @@ func singleRequest(t testing.TB, der []byte) []byte {
 	return outer
 }
 
-// composeRequest encodes a request with the given entries and a nonce of that many bytes, or no nonce if it is
-// negative.
+// composeRequest encodes a request with the given entries and a nonce of the given length. If the length is negative,
+// there is no nonce.
 func composeRequest(t testing.TB, nonce int, entries ...[]byte) []byte {
 	t.Helper()
 	var b cryptobyte.Builder
@@ -131,7 +131,8 @@ func TestRequestsAboutSeveralCertificates(t *testing.T) {
 	}
 }
 
-// TestNeverIssuedIsUnknownOrExtendedRevoked tests responses about certificates that were never issued (RFC 6960 §2.2, §4.4.8).
+// TestNeverIssuedIsUnknownOrExtendedRevoked requests the status of certificates that were never issued (RFC 6960 §2.2,
+// §4.4.8).
 func TestNeverIssuedIsUnknownOrExtendedRevoked(t *testing.T) {
 	extended := []byte{0x30, 0x0f, 6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 9, 4, 2, 5, 0}
 	for _, revoke := range []bool{false, true} {
@@ -166,13 +167,13 @@ func TestNeverIssuedIsUnknownOrExtendedRevoked(t *testing.T) {
 		if n := responder.CachedCount(s.Responder); n != 1 {
 			t.Errorf("%d responses are cached, want only the one about the issued certificate", n)
 		}
-		// It is good as soon as it is issued.
+		// When the certificate is issued, it is good at once.
 		s.Apply(s.book.Issue(s.ca.Ref(t, stranger), stranger.NotAfter))
 		s.want(t, "issued since", stranger, "good")
 	}
 }
 
-// TestSerialNumbersOfEveryLengthGetStatus requests serial numbers of 1 to 21 bytes; X.509 allows 20.
+// TestSerialNumbersOfEveryLengthGetStatus requests serial numbers with 1 to 21 bytes. X.509 allows at most 20.
 func TestSerialNumbersOfEveryLengthGetStatus(t *testing.T) {
 	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, _ := s.issue(t)
@@ -195,8 +196,8 @@ func TestSerialNumbersOfEveryLengthGetStatus(t *testing.T) {
 	}
 }
 
-// FuzzPOST posts random bytes twice. A request that parses must get a response that x/crypto/ocsp accepts; any other
-// must get malformedRequest.
+// FuzzPOST posts arbitrary bytes twice. If the request can be parsed, x/crypto/ocsp must accept the response. Otherwise
+// the response must be malformedRequest.
 func FuzzPOST(f *testing.F) {
 	s := newFixture(f, responder.Config{}, revtest.Key(f, "p256"))
 	leaf, _ := s.issue(f)

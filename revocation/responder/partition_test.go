@@ -10,8 +10,9 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// partitions holds partitioned CRLs: each covers a part of a CA's certificates, as a critical extension says. A delta
-// CRL lists what was revoked since such a CRL. The extensions are those of RFC 5280 §5.2.4 to §5.2.6.
+// partitions contains partitioned CRLs and certificates. Each CRL is for one part of a CA's certificates, according to
+// a critical extension. The delta CRL lists the certificates that were revoked after such a CRL. For the extensions see
+// RFC 5280 §5.2.4 to §5.2.6.
 type partitions struct {
 	good, revoked, since, other testCert // since is revoked only in the delta; other is in another partition
 	base, delta, foreign        []byte
@@ -68,8 +69,8 @@ func TestOpenSSLReadsPartitionedCRLs(t *testing.T) {
 	}
 }
 
-// TestGnuTLSIgnoresPartitions records that GnuTLS ignores critical extensions of CRLs: it treats every CRL of a CA as the
-// complete list, and accepts a certificate that is revoked on another one.
+// TestGnuTLSIgnoresPartitions documents that GnuTLS ignores critical extensions of CRLs. GnuTLS treats every CRL of a
+// CA as the complete list. It therefore accepts a certificate that is revoked on another CRL.
 func TestGnuTLSIgnoresPartitions(t *testing.T) {
 	s := newInteropServer(t)
 	p := newPartitions(t, s)
@@ -102,7 +103,7 @@ func TestGnuTLSIgnoresPartitions(t *testing.T) {
 	}
 }
 
-// checkJavaPartitions has Java check partitioned CRLs. It is part of TestJavaReadsResponsesAndCRLs, which starts Java.
+// checkJavaPartitions checks partitioned CRLs with Java, for TestJavaReadsResponsesAndCRLs, which starts Java.
 func checkJavaPartitions(t *testing.T, s *interopServer, j *javaProcess) {
 	t.Helper()
 	p := newPartitions(t, s)
@@ -118,7 +119,7 @@ func checkJavaPartitions(t *testing.T, s *interopServer, j *javaProcess) {
 		{"SUN", p.revoked, []string{base}, "revoked KEY_COMPROMISE"},
 		{"SUN", p.other, []string{base}, refused},
 		{"SUN", p.other, []string{base, foreign}, "good"},
-		{"SUN", p.since, []string{base, delta}, "good"}, // SUN ignores deltas
+		{"SUN", p.since, []string{base, delta}, "good"}, // SUN ignores delta CRLs
 		{"SUN", p.good, []string{delta}, refused},
 		{"BC", p.good, []string{base}, "good"},
 		{"BC", p.revoked, []string{base}, "refused UNSPECIFIED Certificate revocation after"},

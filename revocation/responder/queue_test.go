@@ -19,8 +19,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// A blockingKey lets a test act while it signs: every signature sends a channel on started and blocks until the test
-// closes that channel.
+// A blockingKey lets a test act while the responder signs. Each signature sends a channel to started, and blocks until
+// the test closes that channel.
 type blockingKey struct {
 	crypto.Signer
 	started chan chan struct{}
@@ -37,14 +37,14 @@ func (k *blockingKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOp
 	return k.Signer.Sign(random, digest, opts)
 }
 
-// allow lets the next n signatures finish.
+// allow lets the next n signatures complete.
 func (k *blockingKey) allow(n int) {
 	for range n {
 		close(<-k.started)
 	}
 }
 
-// A countingKey counts its signatures.
+// A countingKey counts the signatures that it makes.
 type countingKey struct {
 	crypto.Signer
 	n atomic.Int64
@@ -68,8 +68,9 @@ func waitFor(reached func() bool) {
 	}
 }
 
-// TestFloodFromOneHostGetsTryLater has one host fill its share of the signing queue with three kinds of requests. Further requests
-// of that host get tryLater. Another host gets its responses, each after one of the flood.
+// TestFloodFromOneHostGetsTryLater fills one host's share of the signing queue with three kinds of requests. Further
+// requests of that host must get tryLater. Another host must get its responses, each after one response to the first
+// host.
 func TestFloodFromOneHostGetsTryLater(t *testing.T) {
 	key := newBlockingKey(t)
 	s := newFixture(t, responder.Config{}, key)
@@ -130,7 +131,7 @@ func TestFloodFromOneHostGetsTryLater(t *testing.T) {
 	}
 }
 
-// TestDisconnectedClientLeavesQueue has a client disconnect while its request waits in the signing queue.
+// TestDisconnectedClientLeavesQueue disconnects a client while its request waits in the signing queue.
 func TestDisconnectedClientLeavesQueue(t *testing.T) {
 	key := newBlockingKey(t)
 	s := newFixture(t, responder.Config{}, key)
@@ -138,11 +139,11 @@ func TestDisconnectedClientLeavesQueue(t *testing.T) {
 	defer server.Close()
 	leaf, _ := s.issue(t)
 	other, _ := s.issue(t)
-	var asking sync.WaitGroup
+	var requests sync.WaitGroup
 	var gates []chan struct{}
-	for range responder.SigningSlots(s.Responder) { // fill the slots for cached responses
+	for range responder.SigningSlots(s.Responder) { // fill all slots for cached responses
 		filler, _ := s.issue(t)
-		asking.Go(func() { s.want(t, "the filler", filler, "good") })
+		requests.Go(func() { s.want(t, "the filler", filler, "good") })
 		gates = append(gates, <-key.started)
 	}
 	client := &http.Client{Transport: &http.Transport{}}
@@ -153,7 +154,7 @@ func TestDisconnectedClientLeavesQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	q.Header.Set("Content-Type", "application/ocsp-request")
-	asking.Go(func() {
+	requests.Go(func() {
 		if answer, err := client.Do(q); err == nil {
 			answer.Body.Close()
 			t.Errorf("a client that has disconnected gets HTTP %d", answer.StatusCode)
@@ -165,7 +166,7 @@ func TestDisconnectedClientLeavesQueue(t *testing.T) {
 	for _, gate := range gates {
 		close(gate)
 	}
-	asking.Wait()
+	requests.Wait()
 	go key.allow(2)
 	s.want(t, "the same request afterwards", leaf, "good")
 	s.want(t, "another one", other, "good")
@@ -176,22 +177,22 @@ func TestConcurrentEqualRequestsAreSignedOnce(t *testing.T) {
 	key := newBlockingKey(t)
 	s := newFixture(t, responder.Config{}, key)
 	leaf, ref := s.issue(t)
-	var asking sync.WaitGroup
+	var requests sync.WaitGroup
 	for range 20 {
-		asking.Go(func() { s.want(t, "one of many", leaf, "good") })
+		requests.Go(func() { s.want(t, "one of many", leaf, "good") })
 	}
 	key.allow(1) // a second signature would block forever
-	asking.Wait()
+	requests.Wait()
 
-	// The same, with a revocation while one request signs and the others wait for it.
+	// Now revoke the certificate while one request signs and the others wait for its response.
 	s.clock.advance(s.staleness / 2)
 	s.follow(t)
 	for range 20 {
-		asking.Go(func() { s.want(t, "one of many", leaf, "revoked") })
+		requests.Go(func() { s.want(t, "one of many", leaf, "revoked") })
 	}
 	gate := <-key.started
 	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
 	close(gate)
 	key.allow(1)
-	asking.Wait()
+	requests.Wait()
 }

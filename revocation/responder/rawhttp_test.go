@@ -21,11 +21,11 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// A rawServer is a fixture behind a real HTTP server, to which the test writes raw bytes.
+// A rawServer is a fixture behind a real HTTP server, to which a test sends raw bytes.
 type rawServer struct {
 	*fixture
 	server *httptest.Server
-	plain  []byte // a request
+	plain  []byte // an OCSP request in DER
 }
 
 func newRawServer(t *testing.T, edit func(*http.Server)) *rawServer {
@@ -42,8 +42,8 @@ func newRawServer(t *testing.T, edit func(*http.Server)) *rawServer {
 	return w
 }
 
-// exchange writes text on one connection, closes the writing side, and returns the responses until the server closes
-// the connection.
+// exchange sends text on one connection and closes the connection for writing. It returns the responses up to the end
+// of the connection.
 func (w *rawServer) exchange(t *testing.T, text string) (responses []*http.Response, bodies [][]byte) {
 	t.Helper()
 	c, err := net.Dial("tcp", w.server.Listener.Addr().String())
@@ -54,8 +54,8 @@ func (w *rawServer) exchange(t *testing.T, text string) (responses []*http.Respo
 	wrote := make(chan struct{})
 	go func() {
 		defer close(wrote)
-		_, _ = io.WriteString(c, text)    // the server may close the connection in the middle
-		_ = c.(*net.TCPConn).CloseWrite() // the server reads to the end
+		_, _ = io.WriteString(c, text)    // fails if the server closes the connection before it has read everything
+		_ = c.(*net.TCPConn).CloseWrite() // the server then reads the end of the input
 	}()
 	in := bufio.NewReader(c)
 	for {
@@ -71,16 +71,16 @@ func (w *rawServer) exchange(t *testing.T, text string) (responses []*http.Respo
 	return responses, bodies
 }
 
-// post returns a POST as raw text.
+// post returns the raw text of a POST request.
 func post(headers string, body []byte) string {
 	return "POST /ocsp HTTP/1.1\r\nHost: va\r\nContent-Type: application/ocsp-request\r\n" + headers + "\r\n" + string(body)
 }
 
 func chunked(body []byte) string { return fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body) }
 
-// TestAmbiguousRequestsEndTheConnection sends requests whose end two parsers may see at different places, each followed by a second request. If
-// the end is unambiguous, the second one must get a response. If a proxy could treat it as part of the first, the
-// server must close the connection instead.
+// TestAmbiguousRequestsEndTheConnection sends requests that are each followed by a second request. If all parsers agree
+// where the first request ends, the second one must get a response. If a proxy could treat the second request as part
+// of the first, the server must close the connection instead.
 func TestAmbiguousRequestsEndTheConnection(t *testing.T) {
 	w := newRawServer(t, nil)
 	length := fmt.Sprintf("Content-Length: %d\r\n", len(w.plain))
@@ -138,7 +138,7 @@ func TestAmbiguousRequestsEndTheConnection(t *testing.T) {
 	}
 }
 
-// TestTenThousandCertIDsAreTooLarge sends one request with that many.
+// TestTenThousandCertIDsAreTooLarge sends one request with ten thousand CertIDs.
 func TestTenThousandCertIDsAreTooLarge(t *testing.T) {
 	w := newRawServer(t, nil)
 	many := composeRequest(t, 32, bytes.Repeat(singleRequest(t, w.plain), 10_000))
@@ -152,7 +152,8 @@ func TestTenThousandCertIDsAreTooLarge(t *testing.T) {
 	}
 }
 
-// TestUnparsableRequestsGetMalformedRequest sends requests that do not parse, by both methods. Each must get malformedRequest.
+// TestUnparsableRequestsGetMalformedRequest sends requests that cannot be parsed, by GET and POST. The responses must
+// be malformedRequest.
 func TestUnparsableRequestsGetMalformedRequest(t *testing.T) {
 	w := newRawServer(t, nil)
 	short := func(n int) []byte { return append([]byte{0x30, byte(n)}, w.plain[2:]...) }
@@ -181,7 +182,7 @@ func TestUnparsableRequestsGetMalformedRequest(t *testing.T) {
 	}
 }
 
-// TestSlowClientsAreDisconnected stops in the middle of requests. The server's timeouts must close the connection.
+// TestSlowClientsAreDisconnected sends incomplete requests. The server's timeouts must close the connection.
 func TestSlowClientsAreDisconnected(t *testing.T) {
 	w := newRawServer(t, func(s *http.Server) {
 		s.ReadHeaderTimeout, s.ReadTimeout, s.IdleTimeout = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond

@@ -8,22 +8,23 @@ import (
 	"github.com/brevet-pki/brevet/revocation/ocsp"
 )
 
-// Divisors and multiples of the staleness limit. A cached response is sent until the statuses are newer by half of it.
+// Divisors and multiples of the staleness limit. When the statuses are newer than a cached response by half of the
+// limit, the response is no longer sent.
 const (
 	renewalPasses = 16 // divisor: interval between two passes over the cache
-	renewalFirst  = 4  // divisor: a response is due when the statuses are newer by this part,
-	renewalSpread = 8  // and up to this part more, so that responses signed together are not due together
+	renewalFirst  = 4  // divisor: how much newer the statuses are than a response when it is due
+	renewalSpread = 8  // divisor: maximum random addition, so that not all responses are due together
 	lastUseSteps  = 8  // divisor: resolution of the time of last use
-	renewalWindow = 2  // multiple: a response used within it is renewed; servers that staple ask once per limit
+	renewalWindow = 2  // multiple: responses are renewed if used within this time; servers that staple request one per limit
 )
 
-// renewalPause is the pause after the renewals of one shard, as a multiple of the time they took: renewing uses at most
+// renewalPause times the duration of the renewals in one shard is the pause after them. Renewing therefore uses at most
 // a quarter of one processor.
 const renewalPause = 3
 
-// Renew signs cached responses again before they are too old to be sent, so that the next client does not wait. It renews
-// those used within twice the staleness limit, and drops expired ones. It runs until ctx is done and returns nil.
-// Only one Renew may run at a time.
+// Renew signs cached responses again before they are too old, so that no client waits for a signature. It renews the
+// responses that were used within twice the staleness limit, and removes expired ones. It runs until ctx ends and
+// returns nil. Only one Renew may run at a time.
 func (r *Responder) Renew(ctx context.Context) error {
 	ticker := time.NewTicker(r.staleness / renewalPasses)
 	defer ticker.Stop()
@@ -47,7 +48,7 @@ func (r *Responder) Renew(ctx context.Context) error {
 	}
 }
 
-// renewShard renews the responses of one shard that are due, and returns how many it tried to renew.
+// renewShard renews the due responses of one shard. It returns how many it tried to renew.
 func (r *Responder) renewShard(ctx context.Context, s *shard) (tried int) {
 	now := r.clock()
 	current, known := r.knownAt(now)
@@ -71,22 +72,22 @@ func (r *Responder) renewShard(ctx context.Context, s *shard) (tried int) {
 	return tried
 }
 
-// renewalAge returns how much newer than a response the statuses are when it is due.
+// renewalAge returns how much newer the statuses are than a response when the response is due.
 func (r *Responder) renewalAge(serial pki.Serial) time.Duration {
 	random := time.Duration(serial.Bytes()[pki.SerialSize-2])
 	return r.staleness/renewalFirst + r.staleness/renewalSpread*random/256
 }
 
-// A renewal identifies a response that is due.
+// A renewal identifies a cached response that is due.
 type renewal struct {
 	from    *source
 	serial  pki.Serial
 	lastUse int64
 }
 
-// renew replaces a cached response by a new one, unless its status has changed. It returns false if signing fails, so
-// that the caller does not try the others. It does not wait in a signing queue, because only one renewal runs at a time
-// and Renew pauses in between.
+// renew replaces a cached response by a new one, unless the certificate's status has changed since it was signed. If
+// signing fails, renew returns false, so that the caller does not try the others. It does not wait in a signing queue:
+// only one renewal runs at a time, and Renew pauses between renewals.
 func (r *Responder) renew(n renewal) bool {
 	id := ocsp.CertID{Serial: n.serial, Raw: append([]byte(n.from.prefix), n.serial.Bytes()...)}
 	d, der, refusal := r.sign(n.from.issuer, &ocsp.Request{IDs: []ocsp.CertID{id}})

@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// advanceAndFollow advances the clock by parts/of of the staleness limit and reads the feed.
+// advanceAndFollow advances the clock by the fraction parts/of of the staleness limit, and reads the feed.
 func (s *fixture) advanceAndFollow(t testing.TB, parts time.Duration, of time.Duration) {
 	t.Helper()
 	s.clock.advance(s.staleness * parts / of)
@@ -31,7 +31,7 @@ func TestUsedResponsesAreRenewed(t *testing.T) {
 	if n := responder.RenewOnce(s.Responder); n != 0 {
 		t.Errorf("%d responses are renewed at once, want none", n)
 	}
-	s.advanceAndFollow(t, 7, 16) // every response is due by now, and none is too old to be sent
+	s.advanceAndFollow(t, 7, 16) // every response is due, but none is too old to be sent
 	if n := responder.RenewOnce(s.Responder); n != 1 {
 		t.Fatalf("%d responses are renewed, want the one that is due", n)
 	}
@@ -45,8 +45,8 @@ func TestUsedResponsesAreRenewed(t *testing.T) {
 		t.Errorf("thisUpdate of the renewed response is %v, want %v", response.ThisUpdate, s.CurrentAt())
 	}
 
-	// A client that sends a request once per staleness limit never waits. A response not used for twice the limit
-	// expires.
+	// If a client requests the response once per staleness limit, it never waits for a signature. If nobody requests the
+	// response for twice the limit, it expires.
 	for n := range 24 {
 		s.advanceAndFollow(t, 1, 8)
 		responder.RenewOnce(s.Responder)
@@ -65,7 +65,7 @@ func TestUsedResponsesAreRenewed(t *testing.T) {
 		t.Errorf("%d responses are cached that no client requests any more", n)
 	}
 
-	// Responses are renewed after a change of status, and after a change of delegate.
+	// A response is renewed after its certificate's status has changed, and after the delegate has changed.
 	s.want(t, "asked again", leaf, "good")
 	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
 	if n := responder.CachedCount(s.Responder); n != 0 {
@@ -113,12 +113,12 @@ func TestRevocationDuringRenewalWins(t *testing.T) {
 		t.Errorf("%d responses are cached after Apply has returned", n)
 	}
 	close(gate)
-	key.allow(1) // the renewal sees the change, and signs "revoked"
+	key.allow(1) // the renewal finds the change and signs "revoked"
 	<-renewed
-	s.want(t, "from the cache", leaf, "revoked") // a signature would block on the key
+	s.want(t, "from the cache", leaf, "revoked") // comes from the cache: signing would block
 }
 
-// TestRenewRenewsPeriodically runs Renew with simulated time.
+// TestRenewRenewsPeriodically runs Renew in a synctest bubble.
 func TestRenewRenewsPeriodically(t *testing.T) {
 	key := &countingKey{Signer: revtest.Key(t, "p256")}
 	synctest.Test(t, func(t *testing.T) {

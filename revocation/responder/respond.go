@@ -12,34 +12,35 @@ import (
 	"github.com/brevet-pki/brevet/revocation/ocsp"
 )
 
-// signTries is how often a response is signed because its status changes meanwhile, before the client gets tryLater.
+// signTries is how many times a response is signed if its status changes during signing. After that the client gets
+// tryLater.
 const signTries = 4
 
-// A decision is the content of a response, computed from the statuses at one time.
+// A decision is the content of a response that is not yet signed. It is computed from the statuses at one time.
 type decision struct {
 	issuer   *issuer
 	signer   *ocsp.Signer
 	response ocsp.Response
-	versions []uint64  // of the statuses of response.Singles, 0 if not known
+	versions []uint64  // versions of the statuses in response.Singles; 0 if a status is unknown
 	current  time.Time // when the statuses were last known to be complete
 
-	single  [1]ocsp.Single // backing arrays of Singles and versions for one certificate, the usual case
+	single  [1]ocsp.Single // storage for Singles and versions if there is one certificate, which is the usual case
 	version [1]uint64
 }
 
-// times returns the times of a response about one certificate.
+// times returns the times in a response about one certificate.
 func (d *decision) times() times {
 	single := &d.response.Singles[0]
 	return times{single.NextUpdate.Unix(), single.ThisUpdate.Unix(), d.current.Unix()}
 }
 
-// signed returns the signed response for one client.
+// signed returns the response for one client, with the signed DER.
 func (d *decision) signed(der []byte) *signedResponse {
 	return &signedResponse{head: der, outcome: outcomeOf(d.response)}
 }
 
-// respond returns a signed response or a refusal. Only responses without nonce about one issued certificate are cached:
-// the number of other possible responses is unlimited.
+// respond returns a signed response or a refusal. Only responses without a nonce and about one issued certificate are
+// cached, because the number of other possible responses is unlimited.
 func (r *Responder) respond(ctx context.Context, host netip.Addr, q *ocsp.Request, into *workspace) (*signedResponse, ocsp.Refusal) {
 	i, refusal := r.issuerOf(q)
 	if refusal != 0 {
@@ -63,7 +64,7 @@ func (r *Responder) signUncached(ctx context.Context, host netip.Addr, i *issuer
 	return d.signed(der), 0
 }
 
-// cachedResponse returns the cached response, or signs it. Of several concurrent equal requests, one signs.
+// cachedResponse returns the cached response, or signs one. Of several equal requests at the same time, only one signs.
 func (r *Responder) cachedResponse(ctx context.Context, host netip.Addr, i *issuer, q *ocsp.Request, into *workspace) (*signedResponse, ocsp.Refusal) {
 	id := q.IDs[0]
 	for range signTries {
@@ -73,7 +74,7 @@ func (r *Responder) cachedResponse(ctx context.Context, host netip.Addr, i *issu
 		first, done := r.cache.begin(id)
 		if !first {
 			select {
-			case <-done: // look again: the status may have changed since
+			case <-done: // look again, because the status may have changed
 				continue
 			case <-ctx.Done():
 				return nil, ocsp.TryLater
@@ -86,12 +87,12 @@ func (r *Responder) cachedResponse(ctx context.Context, host netip.Addr, i *issu
 	return nil, ocsp.TryLater
 }
 
-// signAndCache signs and caches a response for the first of several equal requests. It returns neither a response nor a
-// refusal if the status changed meanwhile.
+// signAndCache signs and caches a response for the first of several equal requests. If the status changes meanwhile, it
+// returns neither a response nor a refusal.
 func (r *Responder) signAndCache(ctx context.Context, host netip.Addr, i *issuer, q *ocsp.Request, into *workspace) (*signedResponse, ocsp.Refusal) {
 	id := q.IDs[0]
 	defer r.cache.end(id)
-	if a := r.lookup(r.clock(), id.Serial, id.Raw, into); a != nil { // another request has just signed it
+	if a := r.lookup(r.clock(), id.Serial, id.Raw, into); a != nil { // another request has signed it in the meantime
 		return a, 0
 	}
 	var d *decision
@@ -101,14 +102,14 @@ func (r *Responder) signAndCache(ctx context.Context, host netip.Addr, i *issuer
 	if refusal != 0 {
 		return nil, refusal
 	}
-	if d.versions[0] == 0 { // it expired meanwhile, and its status was removed
+	if d.versions[0] == 0 { // the certificate expired in the meantime, and its status was removed
 		return d.signed(der), 0
 	}
 	return r.cache.put(d, der, r.clock().Unix()), 0
 }
 
-// sign decides and signs a response, and repeats both if a status changed meanwhile: once Apply has returned, no
-// response may carry the older status.
+// sign computes and signs a response. If a status changes meanwhile, it repeats both: after Apply has returned, no
+// response may contain the older status.
 func (r *Responder) sign(i *issuer, q *ocsp.Request) (*decision, []byte, ocsp.Refusal) {
 	for range signTries {
 		d, refusal := r.decide(i, q)
@@ -127,8 +128,8 @@ func (r *Responder) sign(i *issuer, q *ocsp.Request) (*decision, []byte, ocsp.Re
 	return nil, nil, ocsp.TryLater
 }
 
-// issuerOf returns the CA that a request is about. A request about several CAs is unauthorized, because no delegate can
-// sign for two.
+// issuerOf returns the CA of a request's certificates. A request about several CAs is unauthorized, because no delegate
+// can sign for two.
 func (r *Responder) issuerOf(q *ocsp.Request) (*issuer, ocsp.Refusal) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -143,8 +144,9 @@ func (r *Responder) issuerOf(q *ocsp.Request) (*issuer, ocsp.Refusal) {
 	return i, 0
 }
 
-// lookup returns a cached response that may still be sent, or nil. Once the statuses are newer by half the staleness
-// limit, the response is signed again, so that no client gets one that is about to expire.
+// lookup returns a cached response that may still be sent, or nil. If the statuses are newer than the response by half
+// of the staleness limit, lookup returns nil. The response is then signed again, so that clients get no response that
+// expires soon.
 func (r *Responder) lookup(now time.Time, serial pki.Serial, id []byte, into *workspace) *signedResponse {
 	current, known := r.knownAt(now)
 	if !known {
@@ -155,15 +157,17 @@ func (r *Responder) lookup(now time.Time, serial pki.Serial, id []byte, into *wo
 		if seconds >= k.nextUpdate || seconds < k.thisUpdate || current.Unix()-k.current >= r.maxLag {
 			return false
 		}
-		if seconds-atomic.LoadInt64(&k.lastUse) > r.lastUseStep { // rarely, because many processors read the entry
+		// Rarely, because writing the entry slows down other processors that read it.
+		if seconds-atomic.LoadInt64(&k.lastUse) > r.lastUseStep {
 			atomic.StoreInt64(&k.lastUse, seconds)
 		}
 		return true
 	}, into)
 }
 
-// knownAt returns when the statuses were last known to be complete, cut to the second and not after now. It returns
-// false if that is longer ago than the staleness limit, or so far ahead that the clock must have been set back since.
+// knownAt returns when the statuses were last known to be complete, truncated to seconds, and at most now. It returns
+// false if that time is further back than the staleness limit. It also returns false if the time is more than a second
+// ahead, because the clock was then set back.
 func (r *Responder) knownAt(now time.Time) (time.Time, bool) {
 	current := r.CurrentAt()
 	age := now.Sub(current)
@@ -176,7 +180,7 @@ func (r *Responder) knownAt(now time.Time) (time.Time, bool) {
 	return current.Truncate(time.Second), true
 }
 
-// decide computes the content of the response from the statuses as of now.
+// decide computes the content of a response from the current statuses.
 func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal) {
 	i.mu.RLock()
 	signer, certificate := i.signer, i.certificate
@@ -184,7 +188,7 @@ func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal)
 	now := r.clock()
 	if signer == nil {
 		if certificate.MaxPathLenZero {
-			return nil, ocsp.TryLater // its delegate has not been issued yet
+			return nil, ocsp.TryLater // the delegate's certificate has not been issued yet
 		}
 		return nil, ocsp.Unauthorized
 	}
@@ -210,9 +214,9 @@ func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal)
 			single, d.response.ExtendedRevoke = ocsp.NotIssued(id), true
 		}
 		single.ThisUpdate, single.NextUpdate = current, end
-		// A revocation applied after current is known as of its own time.
+		// A revocation that was applied after current is known as of the time of the revocation.
 		if single.RevokedAt.After(now) {
-			single.RevokedAt = current // the clock was set back: no client may take the revocation for a future one
+			single.RevokedAt = current // the clock was set back: clients must not see a revocation in the future
 		} else if single.RevokedAt.After(current) {
 			single.ThisUpdate = single.RevokedAt
 		}
@@ -222,7 +226,7 @@ func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal)
 	return d, 0
 }
 
-// singleOf translates a status to OCSP. The zero status, of a certificate that was never issued, is unknown.
+// singleOf converts a status to OCSP. A certificate that was never issued has the zero status, which becomes unknown.
 func singleOf(id ocsp.CertID, status pki.Status) ocsp.Single {
 	switch status.State {
 	case pki.Good:
@@ -236,7 +240,7 @@ func singleOf(id ocsp.CertID, status pki.Status) ocsp.Single {
 	}
 }
 
-// holds reports whether the statuses and the delegate of the decision are unchanged.
+// holds reports whether neither the statuses nor the delegate have changed since the decision.
 func (d *decision) holds() bool {
 	for n, single := range d.response.Singles {
 		if d.issuer.statuses.version(single.ID.Serial) != d.versions[n] {
@@ -249,7 +253,7 @@ func (d *decision) holds() bool {
 // tagSize is the length of an ETag, in bytes.
 const tagSize = 34
 
-// tagOf returns the ETag of a body: equal bodies have equal tags.
+// tagOf returns the ETag of a body, which depends only on the body.
 func tagOf(body []byte) (tag [tagSize]byte) {
 	sum := sha256.Sum256(body)
 	tag[0], tag[tagSize-1] = '"', '"'

@@ -23,39 +23,40 @@ import (
 const (
 	DefaultMaxAge    = time.Minute
 	DefaultCRLMaxAge = 5 * time.Minute
-	// DefaultStaleness is five minutes because servers that staple (nginx, HAProxy) refresh no more often, and because
-	// the clocks of relying parties are wrong by less.
+	// DefaultStaleness is five minutes, because servers that staple (nginx, HAProxy) do not refresh more often. The
+	// clocks of relying parties are usually wrong by less.
 	DefaultStaleness = 5 * time.Minute
 )
 
 // Config configures a Responder.
 type Config struct {
-	// MaxAge is how long HTTP caches may keep a response that says good or revoked, within the limits of CheckMaxAge.
-	// Zero is DefaultMaxAge.
+	// MaxAge is how long HTTP caches may keep a response with the status good or revoked. CheckMaxAge checks it. Zero
+	// means DefaultMaxAge.
 	MaxAge time.Duration
-	// CRLMaxAge is how long HTTP caches may keep a CRL before they revalidate it, within the limits of CheckMaxAge.
-	// Zero is DefaultCRLMaxAge.
+	// CRLMaxAge is how long HTTP caches may keep a CRL before they revalidate it. CheckMaxAge checks it. Zero means
+	// DefaultCRLMaxAge.
 	CRLMaxAge time.Duration
-	// Staleness is the maximum age of the statuses from which the responder answers, and the time from thisUpdate to
-	// nextUpdate. A longer one bridges longer failures of the feed. With a shorter one, caches and stapled responses
-	// accept a revoked certificate for less time. At least twice MaxAge. Zero is DefaultStaleness, or twice MaxAge if
+	// Staleness is the maximum age of the statuses in responses, and the time from thisUpdate to nextUpdate. A longer
+	// time tolerates longer failures of the feed. A shorter time limits how long caches and stapled responses report a
+	// revoked certificate as good. It must be at least twice MaxAge. Zero means DefaultStaleness, or twice MaxAge if
 	// that is longer.
 	Staleness time.Duration
-	// ExtendedRevoke makes the responder say revoked (on hold since 1970), not unknown, of a certificate that was never
-	// issued. It protects relying parties that treat unknown as good (RFC 6960 §2.2).
+	// ExtendedRevoke makes the responder report certificates that were never issued as revoked (on hold since 1970),
+	// and not as unknown. It protects relying parties that treat unknown as good (RFC 6960 §2.2).
 	ExtendedRevoke bool
-	Meter          Meter            // nil counts nothing
-	Clock          func() time.Time // nil is time.Now
-	Log            *slog.Logger     // nil is slog.Default()
+	Meter          Meter            // nil for no metrics
+	Clock          func() time.Time // nil for time.Now
+	Log            *slog.Logger     // nil for slog.Default()
 }
 
-// The range of MaxAge and CRLMaxAge. HTTP counts in whole seconds, and the default of Staleness grows with MaxAge.
+// The range of MaxAge and CRLMaxAge. The minimum is the resolution of HTTP. The default of Staleness grows with MaxAge,
+// hence the maximum.
 const (
 	minMaxAge = time.Second
 	maxMaxAge = time.Hour
 )
 
-// CheckMaxAge returns an error if age is out of the range of Config.MaxAge and CRLMaxAge: 1 second to 1 hour.
+// CheckMaxAge returns an error unless age is in the range of Config.MaxAge and CRLMaxAge: 1 second to 1 hour.
 func CheckMaxAge(age time.Duration) error {
 	if age < minMaxAge || age > maxMaxAge {
 		return fmt.Errorf("%v is out of range: use %v to %v", age, minMaxAge, maxMaxAge)
@@ -63,7 +64,7 @@ func CheckMaxAge(age time.Duration) error {
 	return nil
 }
 
-// Responder serves OCSP responses, CRLs and CA certificates of the CAs given to AddIssuer. It is safe for concurrent
+// Responder serves OCSP responses, CRLs and CA certificates for the CAs that AddIssuer adds. It is safe for concurrent
 // use.
 type Responder struct {
 	maxAge         time.Duration
@@ -77,38 +78,38 @@ type Responder struct {
 
 	cache         *responseCache
 	dates         dates
-	maxLag        int64                     // seconds by which a cached response may be older than the statuses
+	maxLag        int64                     // how much older than the statuses a cached response may be, in seconds
 	lastUseStep   int64                     // resolution of cacheEntry.lastUse, in seconds
-	cachedQueue   *signQueue                // signs responses that are cached
-	uncachedQueue *signQueue                // signs responses that are not
-	current       atomic.Pointer[time.Time] // when the statuses were last known to be complete; nil while they are not
-	expiredBefore atomic.Pointer[time.Time] // statuses of certificates that expired before may be gone; nil for none
+	cachedQueue   *signQueue                // queue for signing responses that will be cached
+	uncachedQueue *signQueue                // queue for signing other responses
+	current       atomic.Pointer[time.Time] // when the statuses were last known to be complete; nil if incomplete
+	expiredBefore atomic.Pointer[time.Time] // statuses of certificates that expired before may be missing; nil for none
 
 	mu      sync.RWMutex // guards the maps below, not the issuers in them
 	issuers map[pki.IssuerID]*issuer
 	byHash  map[ocsp.IssuerHash]*issuer
-	byName  map[string]*issuer // by IssuerID.Short, as in URL paths
+	byName  map[string]*issuer // keyed by IssuerID.Short, which is in URL paths
 }
 
-// An issuer is one CA, with the statuses of its certificates and the CRLs published for it.
+// An issuer is one CA, with the statuses of its certificates and its published CRLs.
 type issuer struct {
 	id       pki.IssuerID
 	statuses statuses
 
 	mu          sync.RWMutex             // guards the fields below
-	certificate *x509.Certificate        // nil while only its statuses are known
+	certificate *x509.Certificate        // nil before AddIssuer
 	signer      *ocsp.Signer             // nil before the first SetDelegate
-	crls        map[string]*publishedCRL // by their paths below /crl/
+	crls        map[string]*publishedCRL // keyed by their paths below /crl/
 }
 
-// delegate returns the signer of responses as of now, or nil.
+// delegate returns the signer that currently signs the responses, or nil.
 func (i *issuer) delegate() *ocsp.Signer {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
 	return i.signer
 }
 
-// New returns a Responder without statuses. It answers tryLater until Follow has read a feed to its end.
+// New returns a Responder without statuses. It responds tryLater until Follow has read a feed to its end.
 func New(c Config) (*Responder, error) {
 	r := &Responder{
 		maxAge: c.MaxAge, crlMaxAge: cmp.Or(c.CRLMaxAge, DefaultCRLMaxAge), staleness: c.Staleness, extendedRevoke: c.ExtendedRevoke,
@@ -146,7 +147,7 @@ func New(c Config) (*Responder, error) {
 	return r, nil
 }
 
-// issuer returns the issuer with this ID, and adds it if it is new.
+// issuer returns the issuer with an ID. It adds a new issuer if there is none.
 func (r *Responder) issuer(id pki.IssuerID) *issuer {
 	if i := r.known(id); i != nil {
 		return i
@@ -161,16 +162,16 @@ func (r *Responder) issuer(id pki.IssuerID) *issuer {
 	return i
 }
 
-// known returns the issuer with this ID, or nil.
+// known returns the issuer with an ID, or nil if there is none.
 func (r *Responder) known(id pki.IssuerID) *issuer {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.issuers[id]
 }
 
-// AddIssuer publishes a CA's certificate and accepts requests about the CA. Until SetDelegate is called, they get
-// tryLater for an issuing CA (path length 0) and unauthorized for any other CA. Of two certificates with the same name
-// and key, the one with the later expiry is published.
+// AddIssuer publishes a CA's certificate and accepts requests about the CA. Before SetDelegate is called for it, the
+// response is tryLater for an issuing CA (path length 0), and unauthorized for any other CA. If two certificates have
+// the same name and key, the one with the later expiry is published.
 func (r *Responder) AddIssuer(certificate *x509.Certificate) error {
 	hashes, err := ocsp.HashIssuers(certificate)
 	if err != nil {
@@ -196,9 +197,9 @@ func (r *Responder) AddIssuer(certificate *x509.Certificate) error {
 
 var oidNoCheck = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}
 
-// SetDelegate sets the key that signs responses for a CA from now on (RFC 6960 §4.2.2.2). Cached responses of the
-// previous delegate are still sent until they are renewed; none outlives the certificate of that delegate. The
-// certificate must be valid now, be issued by the CA itself for OCSPSigning, and contain id-pkix-ocsp-nocheck.
+// SetDelegate sets the key that signs the responses for a CA from now on (RFC 6960 §4.2.2.2). Cached responses that the
+// previous delegate signed are sent until they are renewed. None is valid longer than the certificate of its delegate.
+// The new certificate must be valid now, be issued by the CA itself for OCSPSigning, and contain id-pkix-ocsp-nocheck.
 func (r *Responder) SetDelegate(id pki.IssuerID, certificate *x509.Certificate, key crypto.Signer) error {
 	i := r.known(id)
 	if i == nil {
@@ -220,7 +221,7 @@ func (r *Responder) SetDelegate(id pki.IssuerID, certificate *x509.Certificate, 
 	return nil
 }
 
-// checkDelegate checks a delegate's certificate by RFC 6960 §4.2.2.2, as strict relying parties do.
+// checkDelegate checks a delegate's certificate according to RFC 6960 §4.2.2.2, as strict relying parties do.
 func checkDelegate(c, ca *x509.Certificate, now time.Time) error {
 	if !bytes.Equal(c.RawIssuer, ca.RawSubject) {
 		return fmt.Errorf("it was issued by %s: have the CA itself issue it", c.Issuer)
@@ -243,8 +244,9 @@ func checkDelegate(c, ca *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// Apply implements [pki.StatusObserver]. Once it has returned, no response carries an older status of these certificates.
-// Of two statuses of one certificate the higher version wins, in whatever order they arrive.
+// Apply implements [pki.StatusObserver]. After it has returned, no response contains an older status of these
+// certificates. If there are several statuses of one certificate, the one with the highest version stays, whatever
+// their order.
 func (r *Responder) Apply(changes ...pki.StatusChange) {
 	var forgotten time.Time
 	if at := r.expiredBefore.Load(); at != nil {
@@ -266,7 +268,7 @@ func (r *Responder) Apply(changes ...pki.StatusChange) {
 }
 
 // Status returns the newest known status of a certificate. It returns false if the certificate was not issued, expired
-// more than an hour ago, or has not yet been read from the feed. CurrentAt returns the age of the statuses.
+// more than an hour ago, or has not yet been read from the feed. See CurrentAt for the age of the statuses.
 func (r *Responder) Status(ref pki.CertRef) (pki.Status, bool) {
 	i := r.known(ref.Issuer)
 	if i == nil {
@@ -275,8 +277,8 @@ func (r *Responder) Status(ref pki.CertRef) (pki.Status, bool) {
 	return i.statuses.get(ref.Serial)
 }
 
-// CurrentAt returns the last time at which the statuses were known to be complete. It is zero before Follow has read
-// the feed to its end, and while Follow reads it again because the clock was set back.
+// CurrentAt returns when the statuses were last known to be complete. It is zero before Follow has read the feed to its
+// end. It is also zero while Follow reads the feed again because the clock was set back.
 func (r *Responder) CurrentAt() time.Time {
 	if at := r.current.Load(); at != nil {
 		return *at

@@ -38,7 +38,7 @@ func TestStatusInResponse(t *testing.T) {
 		t.Errorf("Status of what was never issued = %+v", status)
 	}
 
-	// CAs for which the responder does not answer.
+	// CAs that the responder does not know.
 	other := revtest.NewRoot(t, "Other Root", "p256")
 	stranger := other.Leaf(t, "stranger")
 	if got, _ := s.read(t, stranger, s.post(t, request(t, stranger, other.Certificate, crypto.SHA1))); got != unauthorized {
@@ -75,7 +75,7 @@ func TestStaleStatusesGetTryLater(t *testing.T) {
 	s.follow(t)
 	s.want(t, "current again", leaf, "revoked")
 
-	// After the clock is set back, responses are tryLater until the next read of the feed.
+	// After the clock was set back, responses are tryLater until the feed is read again.
 	s.clock.advance(-10 * time.Minute)
 	s.want(t, "in the past", leaf, tryLater)
 	s.follow(t)
@@ -99,7 +99,7 @@ func TestThisUpdateIsNotBeforeRevocation(t *testing.T) {
 	if response.ThisUpdate.Before(response.RevokedAt) || response.ThisUpdate.After(s.clock.now()) {
 		t.Errorf("revoked at %v, but thisUpdate is %v", response.RevokedAt, response.ThisUpdate)
 	}
-	// The certificate stays revoked after the clock is set back to before the revocation.
+	// The certificate stays revoked if the clock is set back to before the revocation.
 	s.clock.advance(-10 * time.Minute)
 	s.follow(t)
 	_, response = s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
@@ -185,7 +185,7 @@ func TestHighestVersionWins(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
-		// Create statuses with rising versions for each certificate, and apply them in random order, some of them
+		// Create statuses with increasing versions for each certificate. Apply them in random order, some of them
 		// twice.
 		var all []pki.StatusChange
 		newest := map[pki.Serial]pki.Status{}
@@ -200,11 +200,11 @@ func TestHighestVersionWins(t *testing.T) {
 			}
 		}
 		again := rapid.IntRange(0, len(all)).Draw(r, "again")
-		heard := rapid.Permutation(append(slices.Clone(all), all[:again]...)).Draw(r, "received")
-		for len(heard) > 0 {
-			n := rapid.IntRange(1, len(heard)).Draw(r, "at once")
-			fresh.Apply(heard[:n]...)
-			heard = heard[n:]
+		received := rapid.Permutation(append(slices.Clone(all), all[:again]...)).Draw(r, "received")
+		for len(received) > 0 {
+			n := rapid.IntRange(1, len(received)).Draw(r, "at once")
+			fresh.Apply(received[:n]...)
+			received = received[n:]
 		}
 		for _, serial := range serials {
 			got, ok := fresh.Status(pki.CertRef{Issuer: root.ID(), Serial: serial})
@@ -226,7 +226,7 @@ func TestRevocationDuringSigningWins(t *testing.T) {
 	s.change(t, ref, pki.Revoked, pki.KeyCompromise)
 	close(gate)
 	select {
-	case gate = <-key.started: // now it is signing "revoked"
+	case gate = <-key.started: // the responder is signing again, now "revoked"
 		close(gate)
 	case got := <-answered:
 		t.Fatalf("a response signed before the revocation is sent after it: %s", got)
@@ -234,7 +234,7 @@ func TestRevocationDuringSigningWins(t *testing.T) {
 	if got := <-answered; got != "revoked" {
 		t.Errorf("a response sent after the revocation says %s", got)
 	}
-	s.want(t, "from the cache", leaf, "revoked") // a signature would block on the key
+	s.want(t, "from the cache", leaf, "revoked") // comes from the cache: signing would block
 }
 
 func TestConcurrentRequestsAndRevocations(t *testing.T) {
@@ -243,9 +243,9 @@ func TestConcurrentRequestsAndRevocations(t *testing.T) {
 		leaf, ref := s.issue(t)
 		der := request(t, leaf, s.ca.Certificate, crypto.SHA1)
 		stop := make(chan struct{})
-		var asking sync.WaitGroup
+		var requests sync.WaitGroup
 		for range 4 {
-			asking.Go(func() {
+			requests.Go(func() {
 				for {
 					select {
 					case <-stop:
@@ -264,7 +264,7 @@ func TestConcurrentRequestsAndRevocations(t *testing.T) {
 			}
 		}
 		close(stop)
-		asking.Wait()
+		requests.Wait()
 	}
 }
 
@@ -303,14 +303,14 @@ func TestResponsesAreCached(t *testing.T) {
 func TestCacheIsBounded(t *testing.T) {
 	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	responder.LimitCache(s.Responder, 1)
-	asked := 0
-	for ; responder.CachedCount(s.Responder) == asked; asked++ {
-		if asked > responder.Shards {
-			t.Fatalf("%d responses are cached in %d shards with a limit of one each", asked, responder.Shards)
+	requested := 0
+	for ; responder.CachedCount(s.Responder) == requested; requested++ {
+		if requested > responder.Shards {
+			t.Fatalf("%d responses are cached in %d shards with a limit of one each", requested, responder.Shards)
 		}
 		leaf, _ := s.issue(t)
 		s.want(t, "issued", leaf, "good")
-		s.want(t, "asked again", leaf, "good")
+		s.want(t, "requested again", leaf, "good")
 	}
 	s.clock.advance(s.staleness)
 	responder.RenewOnce(s.Responder)

@@ -9,18 +9,19 @@ import (
 	"github.com/brevet-pki/brevet/fair"
 )
 
-// maxWaiting is the maximum number of requests that wait in one signQueue. Further ones get tryLater.
+// maxWaiting is the maximum number of requests that wait in one signQueue. Further requests get tryLater.
 const maxWaiting = 256
 
-// A signQueue limits how many responses are signed at a time, and how many requests wait for that. There is one queue
-// for responses that are cached and one for the others, so that a flood of one kind does not stop the other. Together
-// they leave processors for responses from the cache: one P-256 signature takes as long as several of those.
+// A signQueue limits how many responses are signed at the same time, and how many requests wait for that. There is one
+// queue for responses that will be cached, and one for others. A flood of one kind therefore does not stop the other
+// kind. The limits also leave processors for responses from the cache, because one P-256 signature takes as long as
+// several of these.
 //
-// A caller that finds a free slot signs in it. A caller that releases a slot while others wait starts a goroutine that
-// signs for all of them, one after the other. If the slot went from caller to caller, it would be idle for half of the
-// time, until the next caller wakes up.
+// If a slot is free, the caller signs in it. If callers are waiting when a slot becomes free, a new goroutine signs for
+// all of them, one after the other. Passing the slot from caller to caller would be slower: the slot would be idle half
+// of the time, until the next caller wakes up.
 //
-// The queue serves hosts in turn: a host with more requests than there is time for delays only its own.
+// The queue serves hosts in turn. A host that sends too many requests delays only itself.
 type signQueue struct {
 	mu    sync.Mutex
 	queue *fair.Queue[netip.Addr, *signJob]
@@ -29,8 +30,8 @@ type signQueue struct {
 // A signJob is a request that waits in a signQueue.
 type signJob struct {
 	sign     func()
-	done     chan struct{} // closed after sign has returned
-	panicked any           // set before done is closed; the caller of do panics with it
+	done     chan struct{} // closed when sign has returned
+	panicked any           // value of sign's panic, set before done is closed; do then panics with it
 }
 
 // run calls sign and captures its panic.
@@ -48,8 +49,8 @@ func newSignQueue(places int) *signQueue {
 	return &signQueue{queue: fair.NewQueue[netip.Addr, *signJob](size)}
 }
 
-// do calls sign in a slot for a host, and reports whether it did. It returns false if too many requests wait, or if ctx
-// ends first.
+// do calls sign in a slot, for a host, and returns true. If too many requests are waiting, or if ctx ends first, it
+// returns false without calling sign.
 func (b *signQueue) do(ctx context.Context, host netip.Addr, sign func()) bool {
 	b.mu.Lock()
 	if b.queue.Begin(host) {
@@ -70,36 +71,36 @@ func (b *signQueue) do(ctx context.Context, host netip.Addr, sign func()) bool {
 		if b.withdraw(waits) {
 			return false
 		}
-		<-t.done // sign is already running
+		<-t.done // too late: sign is already running
 	}
 	if t.panicked != nil {
-		panic(t.panicked) //nolint:forbidigo // the caller's own panic, as if sign had run in its goroutine
+		panic(t.panicked) //nolint:forbidigo // panics as if sign had run in the caller's goroutine
 	}
 	return true
 }
 
-// withdraw removes a job from the queue, and reports whether it was still waiting.
+// withdraw removes a waiting job from the queue. It returns false if the job has already started.
 func (b *signQueue) withdraw(waits *fair.Item[netip.Addr, *signJob]) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.queue.Withdraw(waits)
 }
 
-// release frees a host's slot, or starts a goroutine that serves the waiting jobs.
+// release frees the slot of a host. If jobs are waiting, it starts a goroutine that runs them in the slot.
 func (b *signQueue) release(host netip.Addr) {
 	if host, t, waits := b.next(host); waits {
 		go b.runJobs(host, t)
 	}
 }
 
-// runJobs runs the waiting jobs until there are none.
+// runJobs runs a job and then the waiting jobs, until there are none.
 func (b *signQueue) runJobs(host netip.Addr, t *signJob) {
 	for waits := true; waits; host, t, waits = b.next(host) {
 		t.run()
 	}
 }
 
-// next ends a job of a host and returns the next job for its slot, or false if no job waits.
+// next ends a job of a host, and returns the next job for its slot. It returns false if no job is waiting.
 func (b *signQueue) next(host netip.Addr) (netip.Addr, *signJob, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -107,8 +108,8 @@ func (b *signQueue) next(host netip.Addr) (netip.Addr, *signJob, bool) {
 	return b.queue.Next()
 }
 
-// hostOf returns the host of a remote address of net/http, or the zero Addr if it does not parse.
+// hostOf returns the host of a request's RemoteAddr. It returns the zero Addr if the address does not parse.
 func hostOf(remote string) netip.Addr {
-	at, _ := netip.ParseAddrPort(remote) // on an error all such clients share the zero address
+	at, _ := netip.ParseAddrPort(remote) // clients with malformed addresses share the zero Addr
 	return fair.Host(at.Addr())
 }

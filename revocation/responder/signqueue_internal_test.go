@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// testHost is the host of most callers. One host may have half of the waiting requests.
+// testHost is the host of most callers. One host may have at most half of the waiting requests.
 var testHost = netip.MustParseAddr("192.0.2.1")
 
 const halfWaiting = maxWaiting / 2
 
-// enqueue makes n callers wait in a queue with one slot. The slot is occupied until the returned function is called.
+// enqueue occupies the only slot of a queue, and makes n callers wait in it. begin frees the slot.
 func enqueue(t *testing.T, b *signQueue, n int, sign func(n int)) (begin func(), all *sync.WaitGroup) {
 	t.Helper()
 	all = &sync.WaitGroup{}
@@ -24,19 +24,19 @@ func enqueue(t *testing.T, b *signQueue, n int, sign func(n int)) (begin func(),
 	<-taken
 	for i := range n {
 		all.Go(func() {
-			defer func() { _ = recover() }() // as net/http does
+			defer func() { _ = recover() }() // like net/http
 			if !b.do(t.Context(), testHost, func() { sign(i) }) {
 				t.Errorf("caller %d of %d is refused", i, n)
 			}
 		})
-		for b.length() != i+1 { // so that they wait in this order
+		for b.length() != i+1 { // wait, so that the callers are in this order in the queue
 			runtime.Gosched()
 		}
 	}
 	return func() { close(gate) }, all
 }
 
-// waitIdle waits until all slots are free, which is shortly after the last caller has returned.
+// waitIdle waits until all slots are free. That is shortly after the last caller has returned.
 func (b *signQueue) waitIdle() {
 	for {
 		b.mu.Lock()
@@ -76,7 +76,7 @@ func TestSignQueueRunsInOrderOneAtATime(t *testing.T) {
 	b.waitIdle()
 }
 
-// TestPanicReachesOnlyItsCaller makes every third signature panic.
+// TestPanicReachesOnlyItsCaller lets every third signature panic.
 func TestPanicReachesOnlyItsCaller(t *testing.T) {
 	b := newSignQueue(1)
 	var signed atomic.Int64
@@ -103,7 +103,7 @@ func TestPanicReachesOnlyItsCaller(t *testing.T) {
 	b.do(t.Context(), testHost, func() { panic("planted") })
 }
 
-// TestJobIsRunOrWithdrawn cancels callers while their jobs start: do must report exactly the jobs that ran.
+// TestJobIsRunOrWithdrawn cancels callers while their jobs start. do must return true exactly for the jobs that ran.
 func TestJobIsRunOrWithdrawn(t *testing.T) {
 	b := newSignQueue(2)
 	var signed, told atomic.Int64
@@ -124,7 +124,7 @@ func TestJobIsRunOrWithdrawn(t *testing.T) {
 	b.waitIdle()
 }
 
-// TestBusyHostDelaysOnlyItself has one host fill its share of the queue, and another one enqueue after it.
+// TestBusyHostDelaysOnlyItself fills one host's share of the queue. Then another host enqueues a request.
 func TestBusyHostDelaysOnlyItself(t *testing.T) {
 	b := newSignQueue(1)
 	var order []int

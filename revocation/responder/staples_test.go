@@ -23,15 +23,16 @@ import (
 	"github.com/brevet-pki/brevet/revocation/internal/revtest"
 )
 
-// curl connects and requires a stapled response. It returns curl's output and exit code: 91 means that the response is
-// missing or says revoked.
+// curl connects to a server and requires a stapled response. It returns curl's output and exit code. Code 91 means that
+// the response is missing or has the status revoked.
 func curl(t *testing.T, s *interopServer, port string) (string, int) {
 	t.Helper()
 	return revtest.Tool(t, "curl", "--silent", "--show-error", "--cert-status", "--cacert", s.rootFile, "https://localhost:"+port)
 }
 
-// TestNginxStaplesResponses has nginx fetch a response for its own certificate, by GET, and staple it. nginx fetches it when the
-// first client connects, so that client gets none. For a revoked certificate nginx staples nothing and logs the reason.
+// TestNginxStaplesResponses runs nginx, which fetches a response for its own certificate by GET, and staples it. nginx
+// fetches the response when the first client connects, so that client gets none. For a revoked certificate, nginx
+// staples nothing and logs the reason.
 func TestNginxStaplesResponses(t *testing.T) {
 	s := newInteropServer(t)
 	nginx := startNginx(t, s, s.good)
@@ -58,8 +59,9 @@ func TestNginxStaplesResponses(t *testing.T) {
 	}
 }
 
-// TestHAProxyStaplesResponses gives HAProxy a response in a file, and the next one over its socket. HAProxy staples both,
-// whatever they say, and curl checks them. From version 2.8 on, HAProxy can also fetch responses itself.
+// TestHAProxyStaplesResponses passes one response to HAProxy in a file, and the next one over its socket. HAProxy
+// staples both, whatever they contain, and curl checks them. From version 2.8 on, HAProxy can also fetch responses
+// itself.
 func TestHAProxyStaplesResponses(t *testing.T) {
 	s := newInteropServer(t)
 	of := s.certify(t, nil)
@@ -79,8 +81,8 @@ func TestHAProxyStaplesResponses(t *testing.T) {
 	if _, err := fmt.Fprintf(socket, "set ssl ocsp-response %s\n", base64.StdEncoding.EncodeToString(fetch(t, path))); err != nil {
 		t.Fatal(err)
 	}
-	if said, err := io.ReadAll(socket); err != nil || !strings.Contains(string(said), "OCSP Response updated!") {
-		t.Fatalf("haproxy accepts no response over its socket: %s, %v", said, err)
+	if reply, err := io.ReadAll(socket); err != nil || !strings.Contains(string(reply), "OCSP Response updated!") {
+		t.Fatalf("haproxy accepts no response over its socket: %s, %v", reply, err)
 	}
 	if out, code := curl(t, s, haproxy.port); code != 91 || !strings.Contains(out, "revocation reason: superseded") {
 		t.Errorf("curl of a revoked server exits %d:\n%s", code, out)
@@ -101,7 +103,7 @@ func (r *serverProcess) signal(t *testing.T, s os.Signal) {
 	}
 }
 
-// An output collects what a process writes. It can be read while the process runs.
+// An output stores what a process writes. It can be read while the process runs.
 type output struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -120,7 +122,7 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// serverFiles writes a server's chain and key, as two files and as one.
+// serverFiles writes a server's chain and key: as two files, and both in one file.
 func serverFiles(t *testing.T, s *interopServer, of testCert) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -183,20 +185,20 @@ frontend tls
 	return run(t, dir, port, "haproxy", "-db", "-f", filepath.Join(dir, "haproxy.cfg"))
 }
 
-// run starts a server that runs until the end of the test, and returns once it accepts connections.
+// run starts a server and waits until it accepts connections. The server runs until the end of the test.
 func run(t *testing.T, dir, port, name string, args ...string) *serverProcess {
 	t.Helper()
 	r := &serverProcess{dir: dir, port: port, output: &output{}}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), name, args...) // killed in Cleanup
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), name, args...) // Cleanup kills it
 	cmd.Stdout, cmd.Stderr = r.output, r.output
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that its workers are killed too
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that its worker processes are also killed
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("%s: %v: run deploy/setup.sh --test", name, err)
 	}
 	r.process = cmd.Process
 	t.Cleanup(func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		_ = cmd.Wait() // the error says that it was killed
+		_ = cmd.Wait() // the error only says that the process was killed
 	})
 	for range 1000 {
 		var dialer net.Dialer

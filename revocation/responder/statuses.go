@@ -8,22 +8,23 @@ import (
 )
 
 const (
-	// expiredGrace is how long the status of an expired certificate is kept, for relying parties whose clocks are slow.
+	// expiredGrace is how long the status of an expired certificate is kept. Relying parties whose clocks are behind
+	// still request it.
 	expiredGrace = time.Hour
-	// stepSize is the number of entries processed before the lock is released for others.
+	// stepSize is the number of entries that are processed before the lock is released for other goroutines.
 	stepSize = 1024
 )
 
-// statuses holds the statuses of one CA's certificates. Almost all certificates are good and always were: these are in
-// a table, which takes a quarter of the memory of a map. The others are in a map.
+// statuses holds the statuses of one CA's certificates. Almost all certificates are good and have always been good.
+// These are in a table, which needs a quarter of the memory of a map. The others are in a map.
 type statuses struct {
 	mu     sync.RWMutex
-	good   table // those of version 1
+	good   table // statuses with version 1
 	others map[pki.Serial]statusRecord
 }
 
-// A statusRecord is a pki.Status and the expiry of its certificate, without pointers that the garbage collector must
-// follow. Times are in seconds since 1970; a revokedAt of 0 means none.
+// A statusRecord is a pki.Status and the expiry of its certificate. It contains no pointers that the garbage collector
+// must follow. Times are in seconds since 1970. A revokedAt of 0 means that there is none.
 type statusRecord struct {
 	version   uint64
 	notAfter  int64
@@ -36,8 +37,8 @@ func newStatuses() statuses {
 	return statuses{good: newTable(newHash()), others: map[pki.Serial]statusRecord{}}
 }
 
-// apply stores statuses that are newer than the known ones. It ignores an unknown certificate that expired before
-// forgotten, because its newer status may have been removed.
+// apply stores the statuses that are newer than the known ones. If a certificate is unknown and expired before
+// forgotten, apply ignores its status, because a newer one may have been removed.
 func (s *statuses) apply(changes []pki.StatusChange, forgotten time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,7 +49,7 @@ func (s *statuses) apply(changes []pki.StatusChange, forgotten time.Time) {
 		}
 		end := c.NotAfter.Unix()
 		if c.Status == (pki.Status{State: pki.Good, Version: 1}) && fitsTable(end) && !c.Ref.Serial.IsZero() {
-			s.good.put(c.Ref.Serial, uint32(end)) //nolint:gosec // it fits
+			s.good.put(c.Ref.Serial, uint32(end)) //nolint:gosec // fitsTable has checked the range
 			continue
 		}
 		e := statusRecord{version: c.Status.Version, notAfter: end, state: c.Status.State, reason: c.Status.Reason}
@@ -60,7 +61,7 @@ func (s *statuses) apply(changes []pki.StatusChange, forgotten time.Time) {
 	}
 }
 
-// get returns the status of a certificate, and whether it is known.
+// get returns the status of a certificate, or false if it is unknown.
 func (s *statuses) get(serial pki.Serial) (pki.Status, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -78,14 +79,14 @@ func (s *statuses) get(serial pki.Serial) (pki.Status, bool) {
 	return status, true
 }
 
-// version returns the version of a certificate's status, or 0 if it is not known.
+// version returns the version of a certificate's status, or 0 if the status is unknown.
 func (s *statuses) version(serial pki.Serial) uint64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.versionLocked(serial)
 }
 
-// versionLocked is version for a caller that holds the lock.
+// versionLocked does the same as version. The caller holds the lock.
 func (s *statuses) versionLocked(serial pki.Serial) uint64 {
 	if s.good.has(serial) {
 		return 1
@@ -93,8 +94,9 @@ func (s *statuses) versionLocked(serial pki.Serial) uint64 {
 	return s.others[serial].version
 }
 
-// sweep removes certificates that expired before forgotten. It releases the lock after every step. This is safe: a map
-// may change between two iterations of a range, and the table is swept one part at a time.
+// sweep removes the statuses of certificates that expired before forgotten. It releases the lock after every step. That
+// is safe, because a map may change between two iterations of a range, and because sweep handles one part of the table
+// at a time.
 func (s *statuses) sweep(forgotten time.Time) {
 	limit, steps := forgotten.Unix(), 0
 	s.mu.Lock()

@@ -16,7 +16,7 @@ import (
 
 var epoch = time.Unix(1_800_000_000, 0).UTC()
 
-// serialNumber returns a serial number of a fixed time, with random bits derived from n.
+// serialNumber returns a serial number with a fixed time and with random bits that are derived from n.
 func serialNumber(tb rapid.TB, n uint64) pki.Serial {
 	tb.Helper()
 	var random [pki.SerialRandomSize]byte
@@ -29,7 +29,7 @@ func serialNumber(tb rapid.TB, n uint64) pki.Serial {
 	return s
 }
 
-// A statusModel implements statuses with one map.
+// A statusModel implements the methods of statuses with one map.
 type statusModel map[pki.Serial]pki.StatusChange
 
 func (p statusModel) apply(c pki.StatusChange, forgotten time.Time) {
@@ -47,7 +47,7 @@ func TestStatusesMatchMap(t *testing.T) {
 		for i := range serials {
 			serials[i] = serialNumber(t, uint64(i))
 		}
-		// Make hashes collide, within one part and around its end.
+		// Use a hash function with collisions, in the middle of a part and around its end.
 		few, apart, hash := rapid.Uint64Range(1, 20).Draw(t, "hashes"), rapid.Uint64Range(0, 27).Draw(t, "apart"), newHash()
 		s.good = newTable(func(serial pki.Serial) uint64 { return math.MaxUint32 - hash(serial)%few<<apart })
 		defer s.sweep(time.Unix(math.MaxUint32+1, 0)) // frees the memory
@@ -95,7 +95,8 @@ func heapInUse() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestMemoryPerStatus checks that a status takes at most 30 bytes at every size, and that sweep frees the memory.
+// TestMemoryPerStatus checks that each status needs at most 30 bytes, for any number of statuses, and that sweep frees
+// the memory.
 func TestMemoryPerStatus(t *testing.T) {
 	const most, steps, perStep, few = 30, 20, 25_000, 100
 	empty := heapInUse()

@@ -11,33 +11,34 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// A table is an open-addressing hash table that maps serial numbers to the expiry of their certificates, in 27 bytes
-// each. It is split into parts, so that growing, shrinking or sweeping one step is short. Concurrent reads are safe,
-// writes need a lock. A table that is no longer used must be emptied, because its memory is not garbage collected.
+// A table is an open-addressing hash table that maps serial numbers to the expiry of their certificates. Each entry has
+// 27 bytes. The table is split into parts, so that each step of growing, shrinking or sweeping is short. Concurrent
+// reads are safe, but a write needs a lock. A table that is no longer used must be emptied, because its memory is not
+// garbage collected.
 type table struct {
 	hash  func(pki.Serial) uint64
 	parts []part
 }
 
 const (
-	// partCount is the number of parts. With a million certificates each holds about eight thousand.
+	// partCount is the number of parts. With a million certificates, each part holds about eight thousand.
 	partCount = 128
-	// slotSize is the size of a slot: a serial number and an expiry in seconds since 1970. A slot is free if its serial
-	// number is zero, which no certificate has.
+	// slotSize is the size of a slot in bytes: a serial number, and an expiry in seconds since 1970. A slot is free if
+	// its serial number is zero, which is not allowed for certificates.
 	slotSize = pki.SerialSize + 4
 )
 
-// A part is a hash table with linear probing; removing a slot moves later ones up, so that there are no tombstones.
+// A part is a hash table with linear probing. If a slot is freed, later slots move up, so there are no tombstones.
 //
-// Its slots are outside of the garbage-collected heap. The collector lets the heap grow to about twice what is in use,
-// so every byte moved out of it saves another one.
+// The slots are not in the garbage-collected heap. Before each collection, the heap grows to about twice the memory in
+// use. Each byte outside the heap therefore saves a second one.
 type part struct {
 	slots []byte
 	used  int
 	hash  func(pki.Serial) uint64
 }
 
-// fitsTable reports whether a table can hold an expiry: it can until the year 2106.
+// fitsTable reports whether a table can hold an expiry. The last possible one is in the year 2106.
 func fitsTable(seconds int64) bool { return seconds >= 0 && seconds <= math.MaxUint32 }
 
 func newTable(hash func(pki.Serial) uint64) table {
@@ -48,7 +49,7 @@ func newTable(hash func(pki.Serial) uint64) table {
 	return t
 }
 
-// newHash returns a hash function with a random seed, so that no client can choose serial numbers that collide.
+// newHash returns a hash function with a random seed, so that nobody can choose serial numbers that collide.
 func newHash() func(pki.Serial) uint64 {
 	seed := maphash.MakeSeed()
 	return func(serial pki.Serial) uint64 { return maphash.Comparable(seed, serial) }
@@ -103,12 +104,13 @@ func (p *part) isFree(at int) bool {
 	return [pki.SerialSize]byte(p.slot(at)) == none
 }
 
-// home returns the index at which the search for a hash begins: its lower half, scaled to the number of slots.
+// home returns the index at which the search for a hash begins. It scales the lower half of the hash to the number of
+// slots.
 func (p *part) home(hash uint64) int {
 	return int((hash & math.MaxUint32) * uint64(p.len()) >> 32) //nolint:gosec // below the number of slots
 }
 
-// homeOf returns home for the serial number in a slot.
+// homeOf returns the home of the serial number in a slot.
 func (p *part) homeOf(at int) int {
 	serial, _ := pki.SerialFromBytes(p.slot(at)[:pki.SerialSize]) // valid, because put wrote it
 	return p.home(p.hash(serial))
@@ -121,7 +123,7 @@ func (p *part) next(at int) int {
 	return 0
 }
 
-// find returns the slot of a serial number, or the free slot for it. A part with slots always has a free one.
+// find returns the slot of a serial number, or a free slot for it. A part that has slots always has a free one.
 func (p *part) find(serial []byte, hash uint64) (at int, found bool) {
 	if p.len() == 0 {
 		return 0, false
@@ -136,7 +138,8 @@ func (p *part) find(serial []byte, hash uint64) (at int, found bool) {
 	return at, false
 }
 
-// free empties a slot, and moves up later slots whose search would otherwise end at the gap.
+// free empties a slot. It moves up later slots that a search would otherwise no longer find, because it ends at an
+// empty slot.
 func (p *part) free(gap int) {
 	p.used--
 	n := p.len()
@@ -149,7 +152,7 @@ func (p *part) free(gap int) {
 	clear(p.slot(gap))
 }
 
-// resize moves all slots into new memory for n slots.
+// resize moves all slots to new memory for n slots.
 func (p *part) resize(n int) {
 	old := *p
 	p.slots = mapMemory(n * slotSize)
@@ -165,14 +168,15 @@ func (p *part) resize(n int) {
 	unmapMemory(old.slots)
 }
 
-// sweep frees the slots of certificates that expired before limit, and shrinks the part if more than half is free.
+// sweep frees the slots of certificates that expired before limit. If more than half of the slots are then free, it
+// shrinks the part.
 func (p *part) sweep(limit int64) {
 	for at := 0; at < p.len(); {
 		if p.isFree(at) || int64(binary.BigEndian.Uint32(p.slot(at)[pki.SerialSize:])) >= limit {
 			at++
 			continue
 		}
-		p.free(at) // then look at the slot again: another one may have moved here
+		p.free(at) // look at this slot again, because another one may have moved here
 	}
 	switch {
 	case p.used == 0:
@@ -183,7 +187,7 @@ func (p *part) sweep(limit int64) {
 	}
 }
 
-// mapMemory returns n zero bytes outside of the heap, or on the heap if mmap fails.
+// mapMemory returns n zero bytes outside of the heap. If mmap fails, it returns bytes on the heap.
 func mapMemory(n int) []byte {
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
@@ -194,6 +198,6 @@ func mapMemory(n int) []byte {
 
 func unmapMemory(b []byte) {
 	if len(b) > 0 {
-		_ = unix.Munmap(b) // it fails for heap memory, which is garbage collected
+		_ = unix.Munmap(b) // fails for memory on the heap, which is garbage collected
 	}
 }

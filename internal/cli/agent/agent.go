@@ -1,5 +1,5 @@
-// Package agent holds the commands of brevet-agent, which gets a machine its certificate and renews it. It needs no cobra
-// and no cgo.
+// Package agent contains the commands of brevet-agent, which gets a certificate for a machine and renews it. It uses
+// neither cobra nor cgo.
 package agent
 
 import (
@@ -17,26 +17,26 @@ import (
 	"github.com/brevet-pki/brevet/internal/memory"
 )
 
-// misuse is an error of whoever typed the command or wrote the configuration.
+// misuse is an error in the command line or the configuration. Its exit code is 2.
 type misuse struct{ error }
 
 func (m misuse) Unwrap() error { return m.error }
 
 func misusef(format string, args ...any) error { return misuse{fmt.Errorf(format, args...)} }
 
-// streams are what a command reads and writes.
+// streams are standard input, standard output and standard error of a command.
 type streams struct {
 	in       io.Reader
 	out, err io.Writer
 }
 
-// Run executes the command line of this process and returns the exit code: 0, 1 for a command that failed, 2 for wrong
-// use. version is what the version command prints.
+// Run executes the command line of this process and returns the exit code: 0 for success, 1 for a command that failed,
+// 2 for an error in the command line or the configuration. version is the version that the version command prints.
 func Run(version string) int {
 	memory.SetLimit()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends what ignores the first, such as a prompt
+	context.AfterFunc(ctx, stop) // a second signal ends the process, even during a prompt
 	return execute(ctx, version, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
 }
 
@@ -60,7 +60,7 @@ func execute(ctx context.Context, version string, args []string, s streams) int 
 	}
 }
 
-// ofDisk is the next step after an error of a disk, which says only what is the matter.
+// ofDisk returns the next step after a write to a full or read-only disk, or "" for any other error.
 func ofDisk(err error) string {
 	switch {
 	case errors.Is(err, syscall.ENOSPC):
@@ -99,11 +99,11 @@ func command(ctx context.Context, version string, args []string, s streams) erro
 	}
 }
 
-// parseFlags parses a command's flags, and loads the settings of a command that has a credential.
+// parseFlags parses the flags of a command. If the command has the flag --config, parseFlags also loads the settings.
 func parseFlags(name string, args []string) (settings, *flag.FlagSet, error) {
 	c, _ := agentcli.Find(name)
 	flags := c.FlagSet()
-	flags.SetOutput(io.Discard) // the error says it all
+	flags.SetOutput(io.Discard) // the returned error contains the message
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -125,8 +125,8 @@ func parseFlags(name string, args []string) (settings, *flag.FlagSet, error) {
 
 func value(flags *flag.FlagSet, name string) string { return flags.Lookup(name).Value.String() }
 
-// keyValues returns the values of the flags that override keys of the configuration. The token of the enroll command is
-// for that command alone.
+// keyValues returns the values of the flags that override configuration keys. The --token-file of the enroll command
+// overrides no key.
 func keyValues(command string, flags *flag.FlagSet) []config.Value {
 	overridden := map[string]string{"directory": "state_dir"}
 	if command == "run" {

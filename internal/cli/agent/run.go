@@ -45,8 +45,8 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// agent locks the directory and makes the agent for it, whose reload command writes to output if that is a file. The
-// caller calls done at the end.
+// agent locks the state directory and returns the agent for it. The reload command writes to output if output is a
+// file. The caller must call done at the end.
 func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Agent, done func(), err error) {
 	client, err := enroll.NewClient(set.Server)
 	if err != nil {
@@ -56,7 +56,7 @@ func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Age
 	if err != nil {
 		return nil, nil, err
 	}
-	done = func() { _ = dir.Close() } // which unlocks; the end of the process does too
+	done = func() { _ = dir.Close() } // releases the lock, as does the end of the process
 	if err := set.shareKey(dir); err != nil {
 		done()
 		return nil, nil, err
@@ -89,7 +89,7 @@ func enrollCommand(ctx context.Context, args []string, s streams) error {
 	}
 	defer done()
 	if p := agent.Pair(); p != nil && p.Origin.Token == token.Secret.ID().String() && !p.Expired(time.Now()) {
-		s.tell(log, "enrolled with this token already: "+set.describe(p))
+		s.printResult(log, "enrolled with this token already: "+set.describe(p))
 		return nil
 	}
 	if err := agent.Enroll(ctx, token); err != nil {
@@ -98,18 +98,19 @@ func enrollCommand(ctx context.Context, args []string, s streams) error {
 		}
 		return err
 	}
-	s.tell(log, "enrolled: "+set.describe(agent.Pair()))
+	s.printResult(log, "enrolled: "+set.describe(agent.Pair()))
 	return nil
 }
 
-// tell writes a line about what was done to standard output, or logs it: that nobody could be told undoes nothing.
-func (s streams) tell(log *slog.Logger, line string) {
+// printResult writes a line about the result to standard output. If that fails, it logs the line, and the
+// command still succeeds.
+func (s streams) printResult(log *slog.Logger, line string) {
 	if _, err := fmt.Fprintln(s.out, line); err != nil {
 		log.Warn("standard output takes nothing; the command succeeded", "output", line, "error", err)
 	}
 }
 
-// tokenToSpend reads the token that the enroll command was given, or the configured one.
+// tokenToSpend reads the token from the file in --token-file, or from the configured file.
 func (set settings) tokenToSpend(file string, in io.Reader) (enroll.Token, error) {
 	if file != "" {
 		return enroll.ReadTokenFile(file, in)

@@ -34,8 +34,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"brevet-agent": func() { os.Exit(Run("dev")) }})
 }
 
-// TestScripts runs the binary as people do. Each script finds the directories held and ended, which hold a credential
-// that is valid and one that is not, and spent.token, which both were enrolled with.
+// TestScripts runs the scripts in testdata with the real binary. In each script's directory, held contains a valid
+// credential and ended an expired one. spent.token contains the token with which both were enrolled.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -55,7 +55,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// await waits for a file to exist.
+// await FILE waits until a file exists.
 func await(ts *testscript.TestScript, _ bool, args []string) {
 	deadline := time.Now().Add(20 * time.Second)
 	for time.Now().Before(deadline) {
@@ -67,12 +67,12 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("%s does not appear", args[0])
 }
 
-// awaitAgent waits for an agent to run on a directory.
+// awaitAgent DIR waits until an agent runs on a directory.
 func awaitAgent(ts *testscript.TestScript, _ bool, args []string) {
 	poll(ts, args[0], func(dir string) bool { running, err := enroll.Running(dir); return err == nil && running })
 }
 
-// awaitReloadFailure waits for the agent of a directory to have run a reload command that failed.
+// awaitReloadFailure DIR waits until the status in a directory reports a failed reload command.
 func awaitReloadFailure(ts *testscript.TestScript, _ bool, args []string) {
 	poll(ts, args[0], func(dir string) bool { s, err := enroll.ReadStatus(dir); return err == nil && s.ReloadFailure != nil })
 }
@@ -87,17 +87,18 @@ func poll(ts *testscript.TestScript, dir string, holds func(dir string) bool) {
 	ts.Fatalf("what is waited for does not come about in %s", dir)
 }
 
-// awaitEnd waits for the end of the certificate in a directory.
+// awaitEnd DIR waits until the certificate in a directory has expired.
 func awaitEnd(ts *testscript.TestScript, _ bool, args []string) {
 	p, err := enroll.ReadPair(ts.MkAbs(args[0]))
 	ts.Check(err)
 	time.Sleep(time.Until(p.Certificate.NotAfter.Add(time.Second)))
 }
 
-// exitCode runs a command and compares its exit code.
+// exitCode CODE [full] COMMAND… runs a command and checks its exit code. With full, every write to the command's
+// standard output fails.
 func exitCode(ts *testscript.TestScript, _ bool, args []string) {
 	name, rest := args[1], args[2:]
-	if name == "full" { // run the rest with a standard output that takes nothing
+	if name == "full" { // standard output is /dev/full
 		name, rest = "sh", append([]string{"-c", `"$@" >/dev/full`, "sh"}, rest...)
 	}
 	err := ts.Exec(name, rest...)
@@ -113,14 +114,14 @@ func exitCode(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// terminate sends SIGTERM to what the script runs in the background.
+// terminate sends SIGTERM to the background commands of the script.
 func terminate(ts *testscript.TestScript, _ bool, _ []string) {
 	for _, cmd := range ts.BackgroundCmds() {
 		ts.Check(cmd.Process.Signal(syscall.SIGTERM))
 	}
 }
 
-// issuer is an authority that issues to whoever asks.
+// issuer is an authority that issues a certificate for every enrollment, and refuses every renewal.
 type issuer struct {
 	root     *x509.Certificate
 	key      *ecdsa.PrivateKey
@@ -186,18 +187,18 @@ func (i *issuer) enrollInto(path string, notAfter time.Time) error {
 	return agent.Enroll(context.Background(), i.token)
 }
 
-// Whatever the description of the command line names is there: an unknown flag is refused by the command itself.
+// Every command that package agentcli describes exists: the command itself refuses an unknown flag.
 func TestDescribedCommandsExist(t *testing.T) {
 	for _, c := range agentcli.Commands() {
-		var said strings.Builder
-		execute(t.Context(), "dev", []string{c.Name, "--no-such-flag"}, streams{nil, &said, &said})
-		if want := c.Name + ": flag provided but not defined"; c.Name != "help" && !strings.Contains(said.String(), want) {
-			t.Errorf("%s says %q, want %q", c.Name, &said, want)
+		var output strings.Builder
+		execute(t.Context(), "dev", []string{c.Name, "--no-such-flag"}, streams{nil, &output, &output})
+		if want := c.Name + ": flag provided but not defined"; c.Name != "help" && !strings.Contains(output.String(), want) {
+			t.Errorf("%s says %q, want %q", c.Name, &output, want)
 		}
 	}
 }
 
-// systemd hears that the agent is ready once there is a credential, and that it stops.
+// The agent notifies systemd when it has a credential, and when it stops.
 func TestSystemdIsTold(t *testing.T) {
 	base := t.TempDir()
 	ca, err := newIssuer()

@@ -80,8 +80,8 @@ func defaultSettings() settings {
 	return settings{Key: keySettings{Type: pki.P256}, Log: logSettings{Format: config.LogText}}
 }
 
-// loadSettings reads the configuration: the file, unless path is empty, then the environment, then flags, each of which
-// overrides the one before.
+// loadSettings reads the configuration file, unless path is empty. Then it applies the environment variables, and then
+// the flags. Each of them overrides the earlier values.
 func loadSettings(path string, flags []config.Value) (settings, error) {
 	s := defaultSettings()
 	if path != "" {
@@ -99,7 +99,7 @@ func loadSettings(path string, flags []config.Value) (settings, error) {
 	return s, config.Attribute(s.check(), path, values)
 }
 
-// check returns a [*config.Error] for the first value that does not pass.
+// check returns a [*config.Error] for the first invalid value.
 func (s settings) check() error {
 	fault := func(key, problem string) error { return &config.Error{Key: key, Problem: problem} }
 	switch {
@@ -128,10 +128,10 @@ func (s settings) check() error {
 	return nil
 }
 
-// fileMode is a mode in octal digits; 0 where none is set.
+// fileMode is a file mode that is written in octal digits. 0 means that none is set.
 type fileMode fs.FileMode
 
-// UnmarshalText reads octal digits.
+// UnmarshalText parses octal digits.
 func (m *fileMode) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseUint(string(text), 8, 9)
 	if err != nil {
@@ -141,7 +141,7 @@ func (m *fileMode) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String returns octal digits, and nothing for 0.
+// String returns octal digits, or "" for 0.
 func (m fileMode) String() string {
 	if m == 0 {
 		return ""
@@ -149,7 +149,7 @@ func (m fileMode) String() string {
 	return fmt.Sprintf("%04o", uint32(m))
 }
 
-// shareKey gives the private key in the directory the configured group and mode.
+// shareKey sets the configured group and mode for the private key in the directory.
 func (s settings) shareKey(dir *enroll.Directory) error {
 	group, mode := 0, fs.FileMode(s.Key.Mode)
 	if s.Key.Group != "" {
@@ -175,7 +175,7 @@ func (s settings) logger(w io.Writer) *slog.Logger {
 	return s.Log.Format.Logger(w, s.Log.Level)
 }
 
-// token reads the token file. It returns ErrNoToken if there is no token that can be used.
+// token reads the token file. It returns ErrNoToken if there is no usable token.
 func (s settings) token() (enroll.Token, error) {
 	if s.TokenFile == "" {
 		return enroll.Token{}, fmt.Errorf("%w, for token_file is not set", enroll.ErrNoToken)

@@ -10,8 +10,8 @@ import (
 	"github.com/brevet-pki/brevet/internal/service"
 )
 
-// serviceLog returns the log of the run command, which outlives the reader of standard error. At SIGHUP the configuration is
-// read again. The caller closes the log at the end.
+// serviceLog returns the log of the run command. The agent continues if the reader of its standard error ends. At each
+// SIGHUP, the agent reads the configuration again. The caller must close the log at the end.
 func (set settings) serviceLog(ctx context.Context, flags *flag.FlagSet, w io.Writer) *service.Log {
 	log := service.NewLog(w, set.Log.Format, set.Log.Level)
 	file, values := value(flags, "config"), keyValues("run", flags)
@@ -19,8 +19,8 @@ func (set settings) serviceLog(ctx context.Context, flags *flag.FlagSet, w io.Wr
 	return log
 }
 
-// logChanges logs which keys of the configuration changed and apply at the next start. The agent reloads none of them: it
-// reads credentials and tokens, which do change, whenever it needs them.
+// logChanges logs which configuration keys changed and take effect at the next start. The agent reloads no key. It
+// reads credentials and tokens, which also change, whenever it uses them.
 func (set settings) logChanges(ctx context.Context, file string, values []config.Value, log *service.Log) {
 	if file == "" {
 		log.WarnContext(ctx, "nothing is reloaded: the agent runs without a configuration file, and its flags wait for a restart")

@@ -12,26 +12,26 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 )
 
-// state is the one word for what the status command found.
+// state is the agent's state in one word, as the status command prints it.
 type state string
 
-// The states; the first two are in order, with exit code 0.
+// The states. With the first two the exit code is 0.
 const (
-	stateOK           state = "ok"            // the certificate is valid, and nothing failed since it was obtained
-	stateRetrying     state = "retrying"      // the last renewal failed, the certificate is valid, and the next try is to come
-	stateReloadFailed state = "reload_failed" // the reload command has not succeeded with this certificate yet
+	stateOK           state = "ok"            // the certificate is valid, and nothing has failed since it was issued
+	stateRetrying     state = "retrying"      // the last renewal failed; the certificate is valid, and the agent will retry
+	stateReloadFailed state = "reload_failed" // the reload command has not yet succeeded with this certificate
 	stateRefused      state = "refused"       // the server refuses to renew the certificate
-	stateOverdue      state = "overdue"       // the time to renew, or to try again, has passed
+	stateOverdue      state = "overdue"       // the time of the next renewal or retry has passed
 	stateExpired      state = "expired"
-	stateDamaged      state = "damaged"      // the credential does not load
-	stateUnreadable   state = "unreadable"   // the caller must not read the credential
-	stateNotEnrolled  state = "not_enrolled" // there is no credential yet
+	stateDamaged      state = "damaged"      // reading the credential failed
+	stateUnreadable   state = "unreadable"   // this user has no permission to read the credential
+	stateNotEnrolled  state = "not_enrolled" // there is no credential
 )
 
-// report is what the status command prints. Where there is no credential that loads, what is read from it is left out.
+// report is the output of the status command. If the credential cannot be read, the fields that come from it are empty.
 type report struct {
 	State state `json:"state"`
-	// Problem says what is wrong, and NextStep what to do about it; empty where State is ok.
+	// Problem says what is wrong, and NextStep how to correct it. Both are empty if State is ok.
 	Problem  string `json:"problem,omitempty"`
 	NextStep string `json:"next_step,omitempty"`
 	// AgentRunning is nil if the user has no permission to see whether the agent runs.
@@ -41,12 +41,12 @@ type report struct {
 	Issuer       string    `json:"issuer,omitempty"`
 	NotBefore    time.Time `json:"not_before,omitzero"`
 	NotAfter     time.Time `json:"not_after,omitzero"`
-	// RenewAt is when the agent renews, or tries again; unset where no agent has said.
+	// RenewAt is the time of the agent's next renewal or retry. It is zero if no agent has recorded one.
 	RenewAt        time.Time       `json:"renew_at,omitzero"`
 	LastError      *enroll.Failure `json:"last_error,omitempty"`
 	RenewalFailure *enroll.Failure `json:"renewal_failure,omitempty"`
 	ReloadFailure  *enroll.Failure `json:"reload_failure,omitempty"`
-	ReloadAt       time.Time       `json:"reload_at,omitzero"` // when the reload command runs again
+	ReloadAt       time.Time       `json:"reload_at,omitzero"` // when the agent runs the reload command again
 	Server         string          `json:"server,omitempty"`
 	Directory      string          `json:"directory"`
 }
@@ -74,17 +74,17 @@ func statusCommand(args []string, s streams) error {
 	return fmt.Errorf("%s: %s", r.Problem, r.NextStep)
 }
 
-// report reads what the directory holds and judges it.
+// report reads the directory and determines the state.
 func (set settings) report(now time.Time) report {
 	r := report{Server: set.Server, Directory: set.StateDir}
 	running, err := enroll.Running(set.StateDir)
 	if err == nil {
 		r.AgentRunning = &running
 	}
-	said, _ := enroll.ReadStatus(set.StateDir) // an agent that has said nothing yet leaves nothing to show
+	recorded, _ := enroll.ReadStatus(set.StateDir) // without a status file, the status is empty
 	pair, err := enroll.ReadPair(set.StateDir)
 	if err != nil {
-		r.RenewAt, r.LastError = said.RenewAt, said.Failure
+		r.RenewAt, r.LastError = recorded.RenewAt, recorded.Failure
 		r.withoutPair(err)
 		return r
 	}
@@ -93,15 +93,15 @@ func (set settings) report(now time.Time) report {
 	if r.Server == "" {
 		r.Server = pair.Origin.Server
 	}
-	if said.Serial == r.Serial {
-		r.RenewAt, r.LastError, r.RenewalFailure = said.RenewAt, said.Failure, said.RenewalFailure
+	if recorded.Serial == r.Serial {
+		r.RenewAt, r.LastError, r.RenewalFailure = recorded.RenewAt, recorded.Failure, recorded.RenewalFailure
 	}
-	r.ReloadFailure, r.ReloadAt = said.ReloadFailure, said.ReloadAt
-	r.judge(pair.Expired(now), said.Overdue(pair, running, now))
+	r.ReloadFailure, r.ReloadAt = recorded.ReloadFailure, recorded.ReloadAt
+	r.judge(pair.Expired(now), recorded.Overdue(pair, running, now))
 	return r
 }
 
-// withoutPair judges a directory whose credential cannot be read.
+// withoutPair sets the state of a directory whose credential cannot be read.
 func (r *report) withoutPair(err error) {
 	r.Problem = err.Error()
 	switch {
@@ -118,7 +118,7 @@ func (r *report) withoutPair(err error) {
 	}
 }
 
-// judge sets the state of a credential that loads, by the most urgent of what is wrong with it.
+// judge sets the state of a credential that was read. If several states apply, it sets the most urgent one.
 func (r *report) judge(expired bool, overdue time.Time) {
 	failed := r.LastError
 	switch {
@@ -148,7 +148,7 @@ func (r *report) judge(expired bool, overdue time.Time) {
 	}
 }
 
-// lastCause returns why the certificate was not renewed, as far as it is known.
+// lastCause returns why the certificate was not renewed, or nil if no failure is recorded.
 func (r *report) lastCause() *enroll.Failure {
 	if r.RenewalFailure != nil {
 		return r.RenewalFailure
@@ -224,7 +224,7 @@ func orElse(text, other string) string {
 	return text
 }
 
-// stamp formats a time, and the zero time as nothing.
+// stamp formats a time. It returns "" for the zero time.
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -22,7 +22,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// New returns brevet ceremony, with a command for each step.
+// New returns brevet ceremony, which has a subcommand for each step of a ceremony.
 func New() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ceremony", Short: "Make roots and issuing CAs, offline, and install them",
@@ -67,7 +67,7 @@ func (t *signerFlags) open(ctx context.Context) (*hsm.HSM, error) {
 	return node.OpenHSM(ctx, t.config, pin)
 }
 
-// find opens the HSM, lets do work with the key that a certificate is for, and closes it.
+// find opens the HSM, calls do with the private key of a certificate, and closes the HSM.
 func (t *signerFlags) find(ctx context.Context, cert *x509.Certificate, do func(crypto.Signer) error) error {
 	ref := hsm.KeyRef{Label: t.key, Public: cert.PublicKey}
 	return t.with(ctx, func(token *hsm.HSM) (*hsm.Key, error) { return token.Find(ctx, ref) }, do)
@@ -87,7 +87,7 @@ func (t *signerFlags) with(ctx context.Context, get func(*hsm.HSM) (*hsm.Key, er
 	return do(key)
 }
 
-// keyFlags are the flags of a step that makes a key, or goes on with one that an earlier attempt made.
+// keyFlags are the flags of a step that generates a key, or uses the key that an earlier attempt generated.
 type keyFlags struct {
 	signerFlags
 	algorithm string
@@ -105,7 +105,7 @@ func (k *keyFlags) add(cmd *cobra.Command, algorithm string) {
 	cli.MovedFlags(cmd, map[string]string{"key": "--key-type"})
 }
 
-// check returns the *Usage of flags that are wrong.
+// check returns a *Usage for the first wrong flag.
 func (k *keyFlags) check() error {
 	if k.id != "" && !k.existing {
 		return cli.WrongUse("--key-id: a new key gets an ID of its own: give --existing-key too, or leave it out")
@@ -119,7 +119,7 @@ func (k *keyFlags) check() error {
 	return nil
 }
 
-// with opens the HSM, lets do work with the new key, or the existing one, and closes it.
+// with opens the HSM, calls do with the new or the existing key, and closes the HSM.
 func (k *keyFlags) with(ctx context.Context, do func(crypto.Signer) error) error {
 	return k.signerFlags.with(ctx, func(token *hsm.HSM) (*hsm.Key, error) {
 		if k.existing {
@@ -145,7 +145,7 @@ func (k *keyFlags) with(ctx context.Context, do func(crypto.Signer) error) error
 	}, do)
 }
 
-// act says what a step did, for its transcript.
+// act returns the transcript's text for the step: found if the key existed, made if the step generated it.
 func (k *keyFlags) act(made, found string) string {
 	if k.existing {
 		return found
@@ -153,7 +153,7 @@ func (k *keyFlags) act(made, found string) string {
 	return made
 }
 
-// record writes what a ceremony made and the transcript beside it, and prints the next step.
+// record writes the result of a step and, beside it, the transcript. Then it prints the next step.
 func record(cmd *cobra.Command, out, pemType string, der []byte, t ceremony.Transcript, next string) error {
 	if err := file.WriteNew(out, pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), 0o644); err != nil {
 		return err
@@ -162,13 +162,13 @@ func record(cmd *cobra.Command, out, pemType string, der []byte, t ceremony.Tran
 	t.Signers = []string{"Ceremony administrator", "Witness"}
 	paper := paperOf(out)
 	if err := file.WriteNew(paper, []byte(t.String()), 0o644); err != nil {
-		return errors.Join(err, os.Remove(out)) // so that the step can be repeated
+		return errors.Join(err, os.Remove(out)) // remove the file, so that the user can repeat the step
 	}
 	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Wrote %s, and %s to print and sign.\nNext: %s\n", out, paper, next)
 	return err
 }
 
-// paperOf names the transcript that is written beside a file.
+// paperOf returns the path of the transcript for an output file.
 func paperOf(out string) string { return out + ".transcript.txt" }
 
 func (t *signerFlags) transcriptToken() ceremony.HSM {

@@ -1,3 +1,3 @@
-// Package ceremony holds the commands that make roots and issuing CAs offline, install and
-// remove them, and initialize and show the HSMs that hold their keys.
+// Package ceremony contains the commands for offline ceremonies and for HSMs. They create roots and issuing CAs,
+// install and remove these, and initialize and inspect the HSMs that hold their keys.
 package ceremony

@@ -22,7 +22,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// NewHSM returns brevet hsm: initialize and inspect HSMs.
+// NewHSM returns brevet hsm, which initializes and inspects HSMs.
 func NewHSM() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "hsm", Short: "Initialize HSMs, and show their slots and keys",
@@ -81,7 +81,7 @@ type initRecord struct {
 	Serial string `json:"serial"`
 }
 
-// newPIN reads a PIN from a file, or asks the terminal for it twice.
+// newPIN reads a PIN from a file. Without a file, it prompts for the PIN twice at the terminal.
 func newPIN(path, prompt string) (hsm.PIN, error) {
 	if path != "" {
 		return hsm.ReadPINFile(path)
@@ -246,10 +246,10 @@ func showHSM(ctx context.Context, p *output.Printer, config node.HSMConfig, cas 
 	return nil
 }
 
-// name sets the hash of a public key, and the installed CAs that use it.
+// name sets the hash of a public key, and the installed CAs that have the key.
 func (r *keyRecord) name(public crypto.PublicKey, cas []ca.InstalledCA) error {
 	r.CAs = []caRecord{}
-	if public == nil { // of a kind that is not supported
+	if public == nil { // the key's type is not supported
 		return nil
 	}
 	spki, err := x509.MarshalPKIXPublicKey(public)

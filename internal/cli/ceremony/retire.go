@@ -15,7 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// authorityFlags name an installed CA.
+// authorityFlags are the flags that identify an installed CA.
 type authorityFlags struct{ issuer, certificate string }
 
 func (a *authorityFlags) add(cmd *cobra.Command) {
@@ -27,7 +27,7 @@ func (a *authorityFlags) add(cmd *cobra.Command) {
 	cmd.MarkFlagsMutuallyExclusive("issuer", "certificate")
 }
 
-// find returns the certificate of the CA that the flags name, among those that are installed, removed ones included.
+// find returns the certificate of the installed CA that the flags identify. It also finds removed CAs.
 func (a *authorityFlags) find(ctx context.Context, n *node.Node) (*x509.Certificate, error) {
 	if a.certificate == "" {
 		return n.InstalledCA(ctx, strings.ToLower(a.issuer))
@@ -39,7 +39,8 @@ func (a *authorityFlags) find(ctx context.Context, n *node.Node) (*x509.Certific
 	return n.InstalledCA(ctx, pki.IssuerOf(cert).String())
 }
 
-// act opens a node and has do change the CA that the flags name. Then it prints done, a format for the CA's subject.
+// act opens a node and calls do with the CA that the flags identify. Then it prints done, a format string for the CA's
+// subject.
 func (a *authorityFlags) act(
 	cmd *cobra.Command, open func(context.Context, node.Config, *slog.Logger) (*node.Node, error),
 	do func(*node.Node, context.Context, pki.IssuerID, pki.Actor) error, done string,
@@ -65,7 +66,7 @@ func (a *authorityFlags) act(
 	return err
 }
 
-// openNodeWithPIN opens a node with the PIN from where the configuration says.
+// openNodeWithPIN opens a node with the PIN from the configured source.
 func openNodeWithPIN(ctx context.Context, c node.Config, log *slog.Logger) (*node.Node, error) {
 	pin, err := c.PIN()
 	if err != nil {

@@ -167,7 +167,7 @@ func continueFrom(path string, spec *ceremony.CRLSpec) error {
 func revocationsOf(list []string, root *x509.Certificate, now time.Time) ([]ceremony.Revocation, error) {
 	var all []ceremony.Revocation
 	for _, text := range list {
-		colon := strings.LastIndexByte(text, ':') // a file's name may hold others
+		colon := strings.LastIndexByte(text, ':') // the file's name may contain more colons
 		if colon < 0 {
 			return nil, cli.WrongUse(fmt.Sprintf("--revoke %q: write FILE:REASON, such as old.crt:superseded", text))
 		}

@@ -19,13 +19,15 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// CallTimeout bounds one RPC. A list takes several, and a stream of the log is not bounded by it.
+// CallTimeout is the timeout of one unary RPC. A list takes several RPCs. The timeout does not apply to streams of log
+// entries.
 const CallTimeout = 30 * time.Second
 
-// maxResponse bounds one response in bytes: a page of records with all their names and labels.
+// maxResponse is the maximum size of one response in bytes. The largest are pages of records with their names and
+// labels.
 const maxResponse = 64 << 20
 
-// StateHome returns the directory of a person's state: $XDG_STATE_HOME/brevet, or ~/.local/state/brevet.
+// StateHome returns the directory for a user's state: $XDG_STATE_HOME/brevet, or ~/.local/state/brevet.
 func StateHome() (string, error) {
 	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "brevet"), nil
@@ -37,7 +39,7 @@ func StateHome() (string, error) {
 	return filepath.Join(home, ".local", "state", "brevet"), nil
 }
 
-// Flags adds the flags of every command that calls a server: which CA it calls, and with whose credential.
+// Flags adds the flags of every command that calls a server. They select the CA and the credential.
 func Flags(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
 	f.String("context", "", "name of the context of the CA (default: as brevet context use says)")
@@ -47,22 +49,24 @@ func Flags(cmd *cobra.Command) {
 	cli.MovedFlags(cmd, map[string]string{"operator": "--directory, with the same directory"})
 }
 
-// Target is the CA that a command calls, and the credential that it uses.
+// Target is a CA and a credential that a command uses to call it.
 type Target struct {
 	// Directory is the credential directory.
 	Directory string
-	// Server is the address to call, or empty for the one that the credential came from.
+	// Server is the address to call. If it is empty, the credential contains the address.
 	Server string
-	// Name is the name of the context, or empty without one. A name without Context is that of a context to be made.
+	// Name is the name of the context, or empty without one. If Context is nil, the command creates a context with this
+	// name.
 	Name string
 	// Context is the context, or nil without one.
 	Context *Context
 }
 
-// FindTarget returns the target that flags, environment variables and contexts name, in this order of precedence.
+// FindTarget returns the target from flags, environment variables and contexts, in this order of precedence.
 //
-// A directory that is named with a higher precedence than the context sets the context aside: its credential says where
-// its server is. If create is true, --context may name a context that does not exist.
+// If a flag or variable with a higher precedence than the context names a directory, FindTarget ignores the context.
+// The credential in the directory then contains the server's address. If create is true, --context may name a context
+// that does not exist.
 func FindTarget(cmd *cobra.Command, create bool) (Target, error) {
 	var t Target
 	var err error
@@ -111,7 +115,8 @@ func (t *Target) findContext(cmd *cobra.Command, create bool) error {
 	return nil
 }
 
-// DefaultDirectory returns the credential directory of a context, or the one without a context if the name is empty.
+// DefaultDirectory returns the default credential directory of a context. For an empty name it returns the directory
+// that is used without contexts.
 func DefaultDirectory(context string) (string, error) {
 	home, err := StateHome()
 	if err != nil {
@@ -123,7 +128,7 @@ func DefaultDirectory(context string) (string, error) {
 	return filepath.Join(home, "contexts", context), nil
 }
 
-// flagServer returns the address that --server or the environment names, or "" if neither does.
+// flagServer returns the address in --server or the environment variable, or "" if neither is set.
 func flagServer(cmd *cobra.Command) (string, error) {
 	server, err := cmd.Flags().GetString("server")
 	if err != nil || server == "" {
@@ -139,7 +144,7 @@ func flagServer(cmd *cobra.Command) (string, error) {
 	return server, nil
 }
 
-// CheckPair returns an error if a credential is not of the target's CA.
+// CheckPair returns an error if a credential belongs to another CA than the target.
 func (t Target) CheckPair(pair *enroll.Pair) error {
 	if t.Context == nil {
 		return nil
@@ -149,7 +154,7 @@ func (t Target) CheckPair(pair *enroll.Pair) error {
 	return c.CheckPair(t.Name, pair)
 }
 
-// Call connects to the server as the operator and makes calls.
+// Call connects to the server as the operator and calls do with the connection.
 func Call(cmd *cobra.Command, do func(ctx context.Context, conn *grpc.ClientConn) error) error {
 	target, err := FindTarget(cmd, false)
 	if err != nil {
@@ -173,17 +178,17 @@ func Connect(server string, pair *enroll.Pair, options ...grpc.DialOption) (*grp
 	return grpc.NewClient("dns:///"+server, append(options,
 		grpc.WithTransportCredentials(credentials.NewTLS(enroll.ClientTLS(func() *enroll.Pair { return pair }))),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponse)), grpc.WithChainUnaryInterceptor(RepeatChanges, SetDeadline),
-		grpc.WithDisableServiceConfig())...) // its lookup in the DNS takes seconds if there is none
+		grpc.WithDisableServiceConfig())...) // looking it up in the DNS would take seconds if it does not exist
 }
 
-// SetDeadline gives each call its own deadline.
+// SetDeadline is an interceptor that gives each RPC the timeout CallTimeout.
 func SetDeadline(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
 	return call(ctx, method, req, reply, conn, opts...)
 }
 
-// Advise adds the next step to a temporary error. A refusal already has a hint.
+// Advise adds the next step to the text of a temporary error. A refusal already contains a hint.
 func Advise(err error) error {
 	if _, refused := pki.AsRefusal(err); !refused && pki.IsTemporary(err) {
 		return fmt.Errorf("%w: see whether the server runs there (--server names another address) and what it logs, then try again", err)
@@ -191,7 +196,8 @@ func Advise(err error) error {
 	return err
 }
 
-// operatorPair reads the operator's credential. If its renewal is due and no other process renews it, operatorPair does.
+// operatorPair reads the operator's credential. It renews a credential that is due for renewal, unless another process
+// does.
 func operatorPair(cmd *cobra.Command, t Target) (*enroll.Pair, error) {
 	pair, err := enroll.ReadPair(t.Directory)
 	if errors.Is(err, enroll.ErrNoCredential) {
@@ -210,17 +216,17 @@ func operatorPair(cmd *cobra.Command, t Target) (*enroll.Pair, error) {
 	}
 	agent, closeDir, err := OperatorAgent(cmd, t.Directory, t.Server, nil)
 	if err != nil {
-		return pair, nil // another process holds the directory and renews; this credential is valid
+		return pair, nil // another process has locked the directory and renews; this credential is still valid
 	}
 	defer closeDir()
 	if err := agent.Refresh(cmd.Context()); err != nil {
-		return pair, nil // still valid, and the call will fail with the cause
+		return pair, nil // the credential is still valid; if it is not accepted, the RPC fails with the cause
 	}
 	return agent.Pair(), nil
 }
 
-// OperatorAgent opens an operator's credential directory, and logs if other users can read the key. The agent calls token,
-// which may be nil, if there is no valid credential.
+// OperatorAgent opens an operator's credential directory, and logs a warning if other users can read the key. If there
+// is no valid credential, the agent calls token, which may be nil.
 func OperatorAgent(cmd *cobra.Command, dir, server string, token func() (enroll.Token, error)) (*enroll.Agent, func(), error) {
 	d, err := enroll.OpenDirectory(dir, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 	if err != nil {

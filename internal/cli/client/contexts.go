@@ -26,7 +26,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Context is a CA that an operator works with, under a name of the operator's choice.
+// Context is a CA that an operator uses. The operator chooses the context's name.
 type Context struct {
 	// Server is the address of the server, host:port.
 	Server string `yaml:"server"`
@@ -38,7 +38,7 @@ type Context struct {
 	Directory string `yaml:"directory"`
 }
 
-// Contexts is the file of an operator's contexts.
+// Contexts is the content of the file with an operator's contexts.
 type Contexts struct {
 	// Current is the name of the context in use, or empty.
 	Current string `yaml:"current"`
@@ -47,11 +47,11 @@ type Contexts struct {
 }
 
 const (
-	contextsFile = "contexts.yaml" // below ConfigHome
-	maxContexts  = 1 << 20         // size of the file in bytes
+	contextsFile = "contexts.yaml" // file name in ConfigHome
+	maxContexts  = 1 << 20         // maximum size of the file in bytes
 )
 
-// ConfigHome returns the directory of a person's settings: $XDG_CONFIG_HOME/brevet, or ~/.config/brevet.
+// ConfigHome returns the directory for a user's settings: $XDG_CONFIG_HOME/brevet, or ~/.config/brevet.
 func ConfigHome() (string, error) {
 	if dir := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "brevet"), nil
@@ -65,7 +65,7 @@ func ConfigHome() (string, error) {
 
 var contextName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-// CheckContextName returns an error for a name that cannot name a context. The name is part of a path.
+// CheckContextName returns an error if a name is not allowed for a context. The name becomes part of a path.
 func CheckContextName(name string) error {
 	if !contextName.MatchString(name) {
 		return fmt.Errorf("%q cannot name a context: use 1 to 64 letters, digits, dots, dashes and underscores, and begin with a letter or digit", name)
@@ -73,8 +73,8 @@ func CheckContextName(name string) error {
 	return nil
 }
 
-// ReadContexts reads the contexts of this person. Without a file there are none. It refuses a file that other users can
-// write or read, because the file names the server and the roots that commands trust.
+// ReadContexts reads the user's contexts. If the file does not exist, there are none. It refuses a file that other
+// users can read or write, because commands trust the server and the roots in the file.
 func ReadContexts() (Contexts, error) {
 	all := Contexts{Contexts: map[string]Context{}}
 	home, err := ConfigHome()
@@ -89,7 +89,7 @@ func ReadContexts() (Contexts, error) {
 	if err != nil {
 		return all, fmt.Errorf("read the contexts: %w", err)
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }()
 	if err := errors.Join(checkOwnFile(f), files.CheckPrivate(home, 0o022)); err != nil {
 		return all, err
 	}
@@ -129,7 +129,7 @@ func checkOwnFile(f *os.File) error {
 	return nil
 }
 
-// Write replaces the file, with mode 0600 in a directory of mode 0700.
+// Write replaces the file. The file's mode is 0600, and that of its directory 0700.
 func (all Contexts) Write() error {
 	home, err := ConfigHome()
 	if err != nil {
@@ -142,7 +142,7 @@ func (all Contexts) Write() error {
 	if err != nil {
 		return fmt.Errorf("write the contexts: %w", err)
 	}
-	defer func() { _ = dir.Close() }() // every write through it was flushed
+	defer func() { _ = dir.Close() }() // replacing the file has already synced the directory
 	text, err := yaml.Marshal(all)
 	if err != nil {
 		return fmt.Errorf("encode the contexts: %w", err)
@@ -160,7 +160,6 @@ func (all Contexts) Write() error {
 // Names returns the names of the contexts in alphabetical order.
 func (all Contexts) Names() []string { return slices.Sorted(maps.Keys(all.Contexts)) }
 
-// Find returns the context with a name.
 func (all Contexts) Find(name string) (Context, error) {
 	c, ok := all.Contexts[name]
 	switch {
@@ -173,16 +172,16 @@ func (all Contexts) Find(name string) (Context, error) {
 	}
 }
 
-// NewContext returns the context of a credential in a directory.
+// NewContext returns a context for a credential in a directory.
 func NewContext(server, directory string, pair *enroll.Pair) Context {
 	return Context{Server: server, TrustDomain: pair.ID().TrustDomain(), Roots: encodeRoots(pair.Roots), Directory: directory}
 }
 
-// encodeRoots returns certificates in PEM.
+// encodeRoots encodes certificates in PEM.
 func encodeRoots(roots []*x509.Certificate) string {
 	var b bytes.Buffer
 	for _, root := range roots {
-		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: root.Raw}) // a buffer takes everything
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: root.Raw}) // writing to a bytes.Buffer never fails
 	}
 	return b.String()
 }
@@ -243,8 +242,8 @@ func (c Context) Fingerprints() ([]string, error) {
 	return all, nil
 }
 
-// CheckPair returns an error if a credential does not belong to the context's CA: its trust domain differs, or it trusts
-// none of the context's roots.
+// CheckPair returns an error if a credential belongs to another CA than the context: its trust domain differs, or none
+// of its trusted roots is a root of the context.
 func (c Context) CheckPair(name string, pair *enroll.Pair) error {
 	if have := pair.ID().TrustDomain(); have != c.TrustDomain {
 		return fmt.Errorf("the credential in %s is for the trust domain %s, and the context %s for %s: name its directory with --directory, or choose its context",
@@ -263,7 +262,7 @@ func (c Context) CheckPair(name string, pair *enroll.Pair) error {
 		"then remove the context and add it again", c.Directory, name)
 }
 
-// CheckToken returns an error if an enrollment token is of another CA than the context.
+// CheckToken returns an error if an enrollment token belongs to another CA than the context.
 func (c Context) CheckToken(name string, token enroll.Token) error {
 	if token.TrustDomain != c.TrustDomain {
 		return fmt.Errorf("the token is for the trust domain %s, and the context %s for %s: name another context with --context",

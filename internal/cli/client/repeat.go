@@ -15,17 +15,17 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// repeatWaits are the waits before the repeats of a changing call, unless the server asks for longer ones.
+// repeatWaits are the delays before RepeatChanges repeats an RPC, unless the server requests longer ones.
 var repeatWaits = []time.Duration{100 * time.Millisecond, 400 * time.Millisecond, time.Second}
 
-// maxRepeatWait bounds the wait that a server asks for.
+// maxRepeatWait is the maximum delay that RepeatChanges accepts from the server.
 const maxRepeatWait = 5 * time.Second
 
-// RepeatChanges is an interceptor for changing calls: those whose request has a request ID. It draws the ID if the request
-// has none. If the server is unavailable or its answer does not arrive, it repeats the call: the server changes nothing
-// twice for one ID.
+// RepeatChanges is an interceptor that repeats RPCs with a request ID. These are the RPCs that change something. It
+// generates an ID if the request has none. If the server is unavailable or does not respond in time, it sends the
+// request again. The server applies the requests with one ID only once.
 func RepeatChanges(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	if !drawRequestID(req) {
+	if !setRequestID(req) {
 		return call(ctx, method, req, reply, conn, opts...)
 	}
 	for i := 0; ; i++ {
@@ -42,8 +42,9 @@ func RepeatChanges(ctx context.Context, method string, req, reply any, conn *grp
 	}
 }
 
-// drawRequestID gives a request an ID if it takes one and has none, and reports whether it takes one.
-func drawRequestID(req any) bool {
+// setRequestID generates an ID for a request that has an empty request_id. It returns false if the message type has no
+// such field.
+func setRequestID(req any) bool {
 	m, ok := req.(proto.Message)
 	if !ok {
 		return false
@@ -55,7 +56,7 @@ func drawRequestID(req any) bool {
 	}
 	if len(r.Get(field).Bytes()) == 0 {
 		id := make([]byte, 16)
-		_, _ = rand.Read(id) // never fails: crypto/rand ends the process if it has no randomness
+		_, _ = rand.Read(id) // never fails: without randomness crypto/rand ends the process
 		r.Set(field, protoreflect.ValueOfBytes(id))
 	}
 	return true

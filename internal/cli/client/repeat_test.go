@@ -13,7 +13,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// TestRepeatChanges checks which calls are repeated, and that each repeat has the ID of the first call.
+// TestRepeatChanges checks which RPCs are repeated, and that each repetition has the request ID of the first RPC.
 func TestRepeatChanges(t *testing.T) {
 	t.Parallel()
 	conn, err := grpc.NewClient("passthrough:///ca:7443", grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -24,7 +24,7 @@ func TestRepeatChanges(t *testing.T) {
 	unavailable := status.Error(codes.Unavailable, "not now")
 	for name, c := range map[string]struct {
 		req     interface{ GetRequestId() []byte }
-		answers []error // one after the other, and then success
+		answers []error // errors of the first RPCs, in order; later ones succeed
 		calls   int
 		code    codes.Code
 	}{

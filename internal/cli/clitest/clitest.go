@@ -1,4 +1,4 @@
-// Package clitest runs scripts on the real binaries. It is for tests.
+// Package clitest runs test scripts with the real binaries.
 package clitest
 
 import (
@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/mattn/go-sqlite3" // the driver of the command sql
+	_ "github.com/mattn/go-sqlite3" // driver for the script command sql
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
@@ -28,15 +28,15 @@ import (
 	"github.com/brevet-pki/brevet/internal/cli/devca"
 )
 
-// patience bounds what a script waits for: it is there for what hangs.
-const patience = 30 * time.Second
+// waitTimeout is the timeout of every wait in a script. Only a program that hangs reaches it.
+const waitTimeout = 30 * time.Second
 
-// scriptPIN opens every token of the scripts, and must not show.
+// scriptPIN is the PIN of every HSM in the scripts. It must not appear in any output.
 const scriptPIN = "pin-that-must-not-show"
 
-// Run runs the scripts in testdata. Each script has a SoftHSM of its own, PIN files, and $GRPC and $HTTP, two addresses that
-// are free; these, $WORK and $PORT are put into its .yaml files. Binaries are the packages of cmd that the scripts call
-// beside the one under test.
+// Run runs the scripts in testdata. Each script has its own SoftHSM and PIN files. $GRPC and $HTTP are two addresses
+// with free ports. Run replaces these variables, $WORK and $PORT in the script's .yaml files. binaries names the
+// packages in cmd that the scripts call, in addition to the binary under test.
 func Run(t *testing.T, binaries ...string) {
 	t.Helper()
 	for _, tool := range []string{"openssl", "curl", "pkcs11-tool"} {
@@ -57,7 +57,7 @@ func Run(t *testing.T, binaries ...string) {
 	})
 }
 
-// Build builds binaries of cmd into a directory.
+// Build builds packages of cmd, and writes the binaries to a directory.
 func Build(t *testing.T, dir string, binaries ...string) {
 	t.Helper()
 	args := []string{"build", "-buildvcs=false", "-o", dir + string(filepath.Separator)}
@@ -109,8 +109,8 @@ func prepare(e *testscript.Env, bin string) error {
 		os.WriteFile(filepath.Join(e.WorkDir, "so-pin"), []byte("so-"+scriptPIN), 0o600))
 }
 
-// ceremonyOnce makes root and issuing CA in one HSM, root.crt, root.crl and issuing.crt, installs them by brevet.yaml,
-// and leaves alice.token.
+// ceremonyOnce creates a root and an issuing CA in one HSM, and writes root.crt, root.crl and issuing.crt. It installs
+// the CAs with brevet.yaml, and writes a token for the operator alice to alice.token.
 func ceremonyOnce(ts *testscript.TestScript, _ bool, _ []string) {
 	const hsm = "--hsm-label ca --pin-file pin "
 	for _, line := range []string{
@@ -125,7 +125,7 @@ func ceremonyOnce(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
-// fails runs a command that has to end with an exit code, and with one line that says why.
+// fails CODE COMMAND… checks that a command fails with an exit code, and prints exactly one line with the reason.
 func fails(ts *testscript.TestScript, _ bool, args []string) {
 	err := ts.Exec(args[1], args[2:]...)
 	var exit *exec.ExitError
@@ -135,39 +135,41 @@ func fails(ts *testscript.TestScript, _ bool, args []string) {
 	if args[0] != strconv.Itoa(exit.ExitCode()) {
 		ts.Fatalf("%q: exit code %d, want %s", args[1:], exit.ExitCode(), args[0])
 	}
-	said := ts.ReadFile("stderr")
-	if len(complaint.FindAllString(said, -1)) != 1 {
+	output := ts.ReadFile("stderr")
+	if len(failureLine.FindAllString(output, -1)) != 1 {
 		ts.Fatalf("%q does not say in one line why", args[1:])
 	}
-	fitToPrint(ts, ts.ReadFile("stdout")+said)
+	checkOutput(ts, ts.ReadFile("stdout")+output)
 }
 
-// complaint is the line of a binary that says why it failed.
-var complaint = regexp.MustCompile(`(?m)^brevet(-\w+)?: `)
+// failureLine matches the line with which a binary reports why it failed.
+var failureLine = regexp.MustCompile(`(?m)^brevet(-\w+)?: `)
 
 var unprintable = regexp.MustCompile(scriptPIN + `|brevet1\.[\w-]{20}|goroutine \d|panic:`)
 
-// fitToPrint fails where an output shows a secret or a stack trace.
-func fitToPrint(ts *testscript.TestScript, output string) {
+// checkOutput fails the script if an output contains a secret or a stack trace.
+func checkOutput(ts *testscript.TestScript, output string) {
 	if found := unprintable.FindString(output); found != "" {
 		ts.Fatalf("the output shows %q", found)
 	}
 }
 
-// running is a command that goes on while the script does.
+// running is a background command of a script.
 type running struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
-	err   error // of Wait; after ended
+	err   error // result of Wait; read it only after ended is closed
 }
 
-// start LOG PATTERN COMMAND… starts a command and waits until its output, which goes to LOG, matches the pattern.
+// start LOG PATTERN COMMAND… starts a command that writes its output to LOG, and waits until the output matches the
+// pattern.
 func start(ts *testscript.TestScript, _ bool, args []string) {
 	f, err := os.Create(ts.MkAbs(args[0]))
 	ts.Check(err)
 	path := find(ts, args[2])
 	r := &running{cmd: exec.Command(path, args[3:]...), ended: make(chan struct{})}
-	// Not the file itself but a pipe, so that a full disk does not swallow what is said about it.
+	// The command writes to a pipe and the test process to the file. The command can therefore report that the disk is
+	// full.
 	r.cmd.Stdout, r.cmd.Stderr = struct{ io.Writer }{f}, struct{ io.Writer }{f}
 	r.cmd.Dir = ts.MkAbs(".")
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", hsm.SoftHSMConfEnv} {
@@ -179,7 +181,7 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 		close(r.ended)
 	}()
 	ts.Defer(func() {
-		_ = r.cmd.Process.Kill() // it has ended where the script went well
+		_ = r.cmd.Process.Kill() // fails if the command has already ended
 		<-r.ended
 	})
 	background(ts)[args[0]] = r
@@ -200,7 +202,7 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// find returns the path of a program, which it looks up in the script's PATH: the binaries of ours are not in the test's.
+// find returns the path of a program in the script's PATH. The PATH of the test process does not contain the binaries.
 func find(ts *testscript.TestScript, name string) string {
 	if strings.Contains(name, "/") {
 		return name
@@ -216,42 +218,43 @@ func find(ts *testscript.TestScript, name string) string {
 
 type backgroundKey struct{}
 
-// background holds what a script has started, by the names of the logs.
+// background returns the started commands of a script, by the names of their log files.
 func background(ts *testscript.TestScript) map[string]*running {
 	return ts.Value(backgroundKey{}).(map[string]*running)
 }
 
-// halt LOG SIGNAL CODE ends a command, which has to exit with a code, or with -1 where it is killed.
+// halt LOG SIGNAL CODE sends a signal to a command, waits for its end, and checks its exit code: -1 if the signal
+// killed it.
 func halt(ts *testscript.TestScript, _ bool, args []string) {
 	r := background(ts)[args[0]]
-	// ESRCH would mean that it has ended already, and not by this signal.
+	// Signal returns an error if the command has already ended.
 	ts.Check(r.cmd.Process.Signal(unix.SignalNum("SIG" + args[1])))
 	select {
 	case <-r.ended:
-	case <-time.After(patience):
+	case <-time.After(waitTimeout):
 		ts.Fatalf("%s does not end by SIG%s", r.cmd, args[1])
 	}
-	said := ts.ReadFile(args[0])
+	output := ts.ReadFile(args[0])
 	if got := r.cmd.ProcessState.ExitCode(); args[2] != strconv.Itoa(got) {
-		ts.Fatalf("%s: exit code %d, want %s:\n%s", r.cmd, got, args[2], said)
+		ts.Fatalf("%s: exit code %d, want %s:\n%s", r.cmd, got, args[2], output)
 	}
-	fitToPrint(ts, said)
+	checkOutput(ts, output)
 }
 
-func until(ts *testscript.TestScript, every time.Duration, complaint string, holds func() bool) {
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(every) {
+func until(ts *testscript.TestScript, every time.Duration, failure string, holds func() bool) {
+	for deadline := time.Now().Add(waitTimeout); !holds(); time.Sleep(every) {
 		if time.Now().After(deadline) {
-			ts.Fatalf("%s", complaint)
+			ts.Fatalf("%s", failure)
 		}
 	}
 }
 
-// eventually runs a command until it succeeds; as "! eventually", until it fails.
+// eventually runs a command until it succeeds. "! eventually" runs it until it fails.
 func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	until(ts, 50*time.Millisecond, fmt.Sprintf("waited in vain for %q", args), func() bool { return (ts.Exec(args[0], args[1:]...) == nil) != neg })
 }
 
-// await PATTERN waits for a file, at whose appearance the next command comes as soon as it can.
+// await PATTERN waits until a file exists. It looks every millisecond, so that the next command follows at once.
 func await(ts *testscript.TestScript, _ bool, args []string) {
 	until(ts, time.Millisecond, "there comes no "+args[0], func() bool {
 		found, err := filepath.Glob(ts.MkAbs(args[0]))
@@ -260,7 +263,7 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// jsonLines N checks that the last output is N lines with a JSON object each.
+// jsonLines N checks that the last output consists of N lines with a JSON object each.
 func jsonLines(ts *testscript.TestScript, _ bool, args []string) {
 	n := 0
 	for lines := bufio.NewScanner(strings.NewReader(ts.ReadFile("stdout"))); lines.Scan(); n++ {
@@ -274,7 +277,7 @@ func jsonLines(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// disk LOG full|free has every write to a file fail for a running command, or succeed again.
+// disk LOG full|free makes every write to a file fail for a running command, or succeed again.
 func disk(ts *testscript.TestScript, _ bool, args []string) {
 	limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	if args[1] == "full" {
@@ -283,7 +286,7 @@ func disk(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(unix.Prlimit(background(ts)[args[0]].cmd.Process.Pid, syscall.RLIMIT_FSIZE, &limit, nil))
 }
 
-// sql FILE STATEMENT executes a statement on an SQLite file.
+// sqlCommand FILE STATEMENT executes a statement on an SQLite file.
 func sqlCommand(ts *testscript.TestScript, _ bool, args []string) {
 	db, err := sql.Open("sqlite3", ts.MkAbs(args[0]))
 	ts.Check(err)
@@ -291,11 +294,11 @@ func sqlCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(errors.Join(err, db.Close()))
 }
 
-// alter FILE FROM TO cuts the bytes from FROM up to TO out of a file; where both are the same, it changes that one.
-// Negative places count from the end.
+// alter FILE FROM TO removes the bytes of a file from FROM up to, but not including, TO. If both are equal, it changes
+// one bit of the byte at FROM. Negative offsets count from the end.
 func alter(ts *testscript.TestScript, _ bool, args []string) {
 	content := []byte(ts.ReadFile(args[0]))
-	place := func(text string) int {
+	offset := func(text string) int {
 		n, err := strconv.Atoi(text)
 		ts.Check(err)
 		if n < 0 {
@@ -306,7 +309,7 @@ func alter(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		return n
 	}
-	from, to := place(args[1]), place(args[2])
+	from, to := offset(args[1]), offset(args[2])
 	if from == to {
 		content[from] ^= 1
 	} else {
@@ -315,7 +318,7 @@ func alter(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), content, 0o600))
 }
 
-// notified listens as systemd does, at a socket, and has what it hears in a file, a line each: notified SOCKET FILE.
+// notified SOCKET FILE receives notifications for systemd at a socket, and writes each to a line of a file.
 func notified(ts *testscript.TestScript, _ bool, args []string) {
 	f, err := os.Create(ts.MkAbs(args[1]))
 	ts.Check(err)
@@ -325,12 +328,12 @@ func notified(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Defer(func() { _ = socket.Close(); <-ended; _ = f.Close() })
 	go func() {
 		defer close(ended)
-		for said := make([]byte, 1000); ; {
-			n, err := socket.Read(said)
+		for message := make([]byte, 1000); ; {
+			n, err := socket.Read(message)
 			if err != nil {
 				return
 			}
-			fmt.Fprintf(f, "%s\n", said[:n])
+			fmt.Fprintf(f, "%s\n", message[:n])
 		}
 	}()
 }

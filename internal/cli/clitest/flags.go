@@ -22,9 +22,9 @@ type documentedFlag struct {
 
 var flagRow = regexp.MustCompile("(?m)^\\| `(?:-(\\w), )?--([a-z-]+)` \\| ([^|]*) \\| ([^|]*) \\| ([^|]*) \\|$")
 
-// Flags checks every flag of every command under a root against the table in a document: one name has one type, one
-// meaning and one environment variable. What a flag's help says in parentheses, such as its default, may differ between
-// commands. No flag splits its value at commas.
+// Flags compares every flag of every command below root with the table in a document. All flags with one name must have
+// one type, one meaning and one environment variable. Their help may differ only in the default, which is in
+// parentheses. No flag may split its value at commas.
 func Flags(t *testing.T, root *cobra.Command, document string) {
 	t.Helper()
 	text, err := os.ReadFile(document)
@@ -111,7 +111,7 @@ func OneFlagOneValue(t *testing.T, root *cobra.Command) (flags int) {
 // splits reports whether a type of flag splits its value at commas.
 func splits(kind string) bool { return kind == "stringSlice" || strings.HasPrefix(kind, "stringTo") }
 
-// EveryCommandHasAScript checks that the scripts in testdata run every command under a root that has no commands below it.
+// EveryCommandHasAScript checks that the scripts in testdata run every command below root that has no subcommands.
 func EveryCommandHasAScript(t *testing.T, root *cobra.Command) {
 	t.Helper()
 	paths, err := filepath.Glob("testdata/*")

@@ -9,7 +9,7 @@ import (
 // them.
 func FreeAddresses(ctx context.Context, n int) ([]string, error) {
 	var addresses []string
-	var listeners []net.Listener // closed at the end, so that all ports differ
+	var listeners []net.Listener // closed only at the end, so that all ports differ
 	defer func() {
 		for _, l := range listeners {
 			_ = l.Close()

@@ -32,7 +32,7 @@ import (
 	"github.com/brevet-pki/brevet/server"
 )
 
-// Names in a development CA. Its root and issuing CA share a token.
+// Names in a development CA. Its root and issuing CA share one HSM.
 const (
 	hsmLabel        = "brevet-dev"
 	rootKeyLabel    = "root-g1"
@@ -42,7 +42,7 @@ const (
 	DefaultTrustDomain = "dev.brevet.internal"
 )
 
-// actor is the actor in the log entries about creating a development CA.
+// actor is the actor in the log entries about the creation of a development CA.
 var actor = pki.ActorCommand("dev")
 
 // CA is a complete development CA in one directory.
@@ -50,10 +50,10 @@ type CA struct {
 	Dir         string
 	TrustDomain string
 	GRPC, HTTP  string
-	KeyLabel    string // the label of the issuing key
+	KeyLabel    string // label of the issuing key
 }
 
-// CeremonyDir returns the directory with the SoftHSM token and the ceremony's results.
+// CeremonyDir returns the directory that contains the SoftHSM token and the results of the ceremony.
 func (d CA) CeremonyDir() string { return filepath.Join(d.Dir, "ca") }
 
 // IssuingFile returns the path of the issuing CA's certificate.
@@ -62,7 +62,7 @@ func (d CA) IssuingFile() string { return filepath.Join(d.CeremonyDir(), "issuin
 // OperatorDir returns the directory of the operator's credential.
 func (d CA) OperatorDir() string { return filepath.Join(d.Dir, "operator") }
 
-// Domain returns the trust domain that the CA was created for.
+// Domain returns the trust domain with which the CA was created.
 func (d CA) Domain() (string, error) {
 	text, err := os.ReadFile(filepath.Join(d.CeremonyDir(), domainFile))
 	if err != nil {
@@ -74,7 +74,7 @@ func (d CA) Domain() (string, error) {
 // domainFile is the name of the file with the trust domain, in the CA's directory.
 const domainFile = "trust-domain"
 
-// Flags adds the flags that locate the CA.
+// Flags adds the flags that specify the CA's directory, domain and addresses.
 func (d *CA) Flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&d.Dir, "directory", "", "state directory (default: $XDG_STATE_HOME/brevet)")
@@ -83,8 +83,9 @@ func (d *CA) Flags(cmd *cobra.Command) {
 	f.StringVar(&d.HTTP, "http", "127.0.0.1:7080", "address of the public HTTP listener")
 }
 
-// Ensure creates the token, keys and certificates unless they exist. It does so in a temporary directory and renames
-// it, so that an interrupted attempt leaves no incomplete CA. It points SoftHSM at the directory.
+// Ensure creates the HSM, keys and certificates if they do not exist. It creates them in a temporary directory, which
+// it renames at the end. An interrupted attempt therefore leaves no incomplete CA. In any case it makes this process
+// use the SoftHSM in the CA's directory.
 func (d CA) Ensure(ctx context.Context) error {
 	if _, err := os.Stat(d.CeremonyDir()); err != nil {
 		if err := d.portsFree(ctx); err != nil {
@@ -110,7 +111,7 @@ func (d CA) Ensure(ctx context.Context) error {
 	return UseSoftHSM(d.CeremonyDir())
 }
 
-// portsFree checks that the ports are free, before certificates are issued that contain them.
+// portsFree checks that the ports are free, before Ensure issues certificates that contain them.
 func (d CA) portsFree(ctx context.Context) error {
 	c := node.Config{Listen: node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP}}
 	p, err := c.OpenListeners(ctx)
@@ -120,7 +121,7 @@ func (d CA) portsFree(ctx context.Context) error {
 	return p.Close()
 }
 
-// UseSoftHSM makes this process's SoftHSM use a directory, independent of the user's configuration.
+// UseSoftHSM makes this process use the SoftHSM configuration in a directory, instead of the user's.
 func UseSoftHSM(dir string) error {
 	conf, err := hsm.WriteSoftHSM(filepath.Join(dir, "softhsm"))
 	if err != nil {
@@ -129,7 +130,7 @@ func UseSoftHSM(dir string) error {
 	return os.Setenv(hsm.SoftHSMConfEnv, conf)
 }
 
-// makeCA runs a small ceremony: token, root, issuing CA and the root's CRL.
+// makeCA performs a small ceremony: it creates the HSM, the root, the issuing CA and the root's CRL.
 func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	if err := UseSoftHSM(dir); err != nil {
 		return err
@@ -138,7 +139,7 @@ func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	_, soPIN, err := NewPIN() // not kept: the token is never initialized again
+	_, soPIN, err := NewPIN() // not stored: the HSM is never initialized again
 	if err != nil {
 		return err
 	}
@@ -165,10 +166,10 @@ func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	return errors.Join(file.WriteNew(filepath.Join(dir, "pin"), []byte(pinText), 0o600), d.Certify(dir, root, issuing))
 }
 
-// NewPIN returns a random PIN, as text and for package hsm.
+// NewPIN returns a random PIN, once as text and once as an hsm.PIN.
 func NewPIN() (string, hsm.PIN, error) {
 	var random [16]byte
-	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process instead
+	_, _ = rand.Read(random[:]) // never fails: without randomness crypto/rand ends the process
 	text := hex.EncodeToString(random[:])
 	pin, err := hsm.NewPIN([]byte(text))
 	return text, pin, err
@@ -180,7 +181,7 @@ const (
 	issuingLifetime = 5 * 365 * 24 * time.Hour
 )
 
-// Certify writes the root, the issuing CA and the root's CRL to a directory.
+// Certify issues the root, the issuing CA and the root's CRL, and writes them to a directory.
 func (d CA) Certify(dir string, rootKey, issuingKey crypto.Signer) error {
 	now := time.Now()
 	rootName, err := ceremony.ParseSubject("CN=Brevet Development Root G1")
@@ -223,7 +224,7 @@ func (d CA) Certify(dir string, rootKey, issuingKey crypto.Signer) error {
 	)
 }
 
-// Config returns the configuration, as brevet.yaml holds it for other servers, with the CA's trust domain.
+// Config returns the configuration of a server for the CA.
 func (d CA) Config() (node.Config, error) {
 	domain, err := d.Domain()
 	if err != nil {
@@ -238,13 +239,13 @@ func (d CA) Config() (node.Config, error) {
 	c.AdvertiseAddress, c.PublicURL = net.JoinHostPort("localhost", port), "http://"+d.HTTP
 	c.Listen = node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP}
 	c.HSM.Label, c.Log.Level = hsmLabel, config.LogLevel(slog.LevelWarn)
-	endless := node.RateConfig{PerSecond: 1e6, Burst: 1e6} // one machine simulates the whole fleet
+	endless := node.RateConfig{PerSecond: 1e6, Burst: 1e6} // a benchmark may simulate all devices on one machine
 	c.RateLimits = node.RateLimitsConfig{Identity: endless, Address: endless}
-	err = c.Check() // also sets derived values
+	err = c.Check() // also sets defaults that depend on other values
 	return c, err
 }
 
-// install records the ceremony's results in the store, unless they are there.
+// install records the results of the ceremony in the store, unless they are already recorded.
 func (d CA) install(ctx context.Context, n *node.Node) error {
 	inst, err := node.ReadInstallation(d.IssuingFile(), d.KeyLabel,
 		[]string{filepath.Join(d.CeremonyDir(), "root.crt")}, []string{filepath.Join(d.CeremonyDir(), "root.crl")})
@@ -254,7 +255,7 @@ func (d CA) install(ctx context.Context, n *node.Node) error {
 	return n.Install(ctx, inst, actor)
 }
 
-// Open opens the token and the store, and installs the CA.
+// Open opens the HSM and the store, and installs the CA.
 func (d CA) Open(ctx context.Context, c node.Config, pin hsm.PIN, log *slog.Logger) (*node.Node, error) {
 	n, err := node.Open(ctx, c, pin, log)
 	if err != nil {
@@ -286,8 +287,8 @@ func (d CA) Serve(cmd *cobra.Command, s *server.Server) error {
 	return errors.Join(err, operator.Wait())
 }
 
-// keepOperator enrolls the operator if necessary, prints the next steps, and renews the credential while the server
-// runs.
+// keepOperator enrolls the operator if necessary, prints the next steps, and renews the operator's credential while the
+// server runs.
 func (d CA) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Server) error {
 	agent, closeDir, err := client.OperatorAgent(cmd, d.OperatorDir(), "", func() (enroll.Token, error) {
 		text, err := s.OperatorToken(ctx, operatorName, actor)
@@ -307,7 +308,7 @@ func (d CA) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Serv
 	return agent.Run(ctx)
 }
 
-// quote quotes a path for a shell.
+// quote quotes a path for a shell if necessary.
 func quote(path string) string {
 	if strings.Trim(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@:=,") == "" {
 		return path

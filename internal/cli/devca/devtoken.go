@@ -10,9 +10,9 @@ import (
 	"github.com/brevet-pki/brevet/internal/cli/file"
 )
 
-// SoftHSM (2.6.1) rewrites a token's file token.object in place at every login. If the process is killed during that,
-// the file is empty, and the token is lost with all its keys. After a development CA has been created the content no
-// longer changes, so a copy is kept beside the token.
+// SoftHSM (2.6.1) rewrites the file token.object of a token in place at every login. If the process is killed during
+// the write, the file is empty, and the token with all its keys is lost. After the creation of a development CA the
+// content no longer changes. Brevet therefore keeps a copy of the file outside the token's directory.
 
 func tokenObject(dir string) (string, error) {
 	tokens := filepath.Join(dir, "softhsm", "tokens")
@@ -28,7 +28,7 @@ func tokenObject(dir string) (string, error) {
 
 func tokenCopy(dir string) string { return filepath.Join(dir, "token.object") }
 
-// keepToken makes the copy, before the token is in use.
+// keepToken copies token.object before the token is used.
 func keepToken(dir string) error {
 	path, err := tokenObject(dir)
 	if err != nil {
@@ -41,8 +41,7 @@ func keepToken(dir string) error {
 	return file.WriteNew(tokenCopy(dir), content, 0o600)
 }
 
-// mendToken restores the file from the copy if a killed process has truncated it.
-// mendToken brings the copy back where a killed process left less than that.
+// mendToken restores token.object from the copy if a killed process has truncated it.
 func mendToken(dir string) error {
 	kept, err := os.ReadFile(tokenCopy(dir))
 	if err != nil {

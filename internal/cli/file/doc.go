@@ -1,3 +1,3 @@
-// Package file reads and writes the files that people carry between commands: certificates, requests and CRLs, in PEM
-// or DER. It never overwrites a file.
+// Package file reads and writes the files that users exchange between commands: certificates, CSRs and CRLs, in PEM or
+// DER. It never overwrites a file.
 package file

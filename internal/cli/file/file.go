@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 )
 
-// Vacant checks that WriteNew could write to the paths, before a key or a token is made.
+// Vacant checks that WriteNew can create the files, before a command creates the key or token that they will contain.
 func Vacant(paths ...string) error {
 	for _, path := range paths {
 		if _, err := os.Lstat(path); err == nil {
@@ -20,7 +20,7 @@ func Vacant(paths ...string) error {
 		}
 		var cause *fs.PathError
 		if errors.As(err, &cause) {
-			err = cause.Err // the error's path is a temporary one
+			err = cause.Err // the error names a temporary file
 		}
 		if err != nil {
 			return fmt.Errorf("%s cannot be written: %w", path, err)

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// FuzzCeremonyFiles reads arbitrary files with every reader of the package. The result is complete, or the error names
-// the file.
+// FuzzCeremonyFiles passes arbitrary files to every reader of the package. A reader returns either a complete object,
+// or an error that names the file.
 func FuzzCeremonyFiles(f *testing.F) {
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	template := &x509.Certificate{

@@ -12,7 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// Ceremonies exchange files in PEM or DER. A file with anything except one object of the expected kind is refused.
+// Ceremonies exchange files in PEM or DER. A file must contain exactly one object of the expected kind, and nothing
+// else.
 
 // checkMark returns an error if a text file starts with a byte order mark, which PEM readers do not skip.
 func checkMark(path string) error {

@@ -21,10 +21,9 @@ type authority struct {
 	issuer      *ca.IssuingCA // nil if its key is in no available HSM
 }
 
-// id returns the CA's identifier.
 func (a *authority) id() pki.IssuerID { return pki.IssuerOf(a.certificate) }
 
-// issues reports whether certificates may be issued from the CA.
+// issues reports whether the CA can issue certificates: it is active, and its key is available.
 func (a *authority) issues() bool { return a.issuer != nil && a.State == ca.Active }
 
 // authorities holds the installed CAs, in the order of their installation.
@@ -50,9 +49,9 @@ func (n *Node) readAuthorities(ctx context.Context) (authorities, error) {
 	return all, nil
 }
 
-// authorities returns the installed CAs. A CA whose key is in an HSM gets an issuer; for the others a warning is
-// logged. If the newest CA has no key because an HSM is unavailable, authorities returns the HSM's error: no older
-// CA may issue instead.
+// authorities returns the installed CAs. It sets the issuer of each CA whose key is in an available HSM, and logs a
+// warning for the others. If the newest CA has no key because an HSM is unavailable, authorities returns the HSM's
+// error, so that no older CA issues instead.
 func (n *Node) authorities(ctx context.Context) (authorities, error) {
 	all, err := n.readAuthorities(ctx)
 	if err != nil {
@@ -118,7 +117,7 @@ func (as authorities) newest() *authority {
 	return as.last(func(a *authority) bool { return a.Key != "" && a.State == ca.Active })
 }
 
-// current returns the CA that issues certificates, or nil if none can.
+// current returns the CA that issues new certificates: the last CA that can issue, or nil.
 func (as authorities) current() *authority { return as.last((*authority).issues) }
 
 func (as authorities) last(is func(*authority) bool) *authority {
@@ -130,7 +129,7 @@ func (as authorities) last(is func(*authority) bool) *authority {
 	return nil
 }
 
-// issuers returns the CAs with a key, with the current one last.
+// issuers returns the CAs whose keys are available. The current CA is the last.
 func (as authorities) issuers() []ca.IssuingCA {
 	var retired, active []ca.IssuingCA
 	for _, a := range as {
@@ -145,7 +144,7 @@ func (as authorities) issuers() []ca.IssuingCA {
 	return append(retired, active...)
 }
 
-// retired returns the CAs that no longer issue.
+// retired returns the IDs of the CAs that no longer issue.
 func (as authorities) retired() []pki.IssuerID {
 	var ids []pki.IssuerID
 	for _, a := range as {
@@ -156,7 +155,7 @@ func (as authorities) retired() []pki.IssuerID {
 	return ids
 }
 
-// checkIssues checks that relying parties will accept certificates that a CA issues with this configuration.
+// checkIssues checks that relying parties will accept the certificates that the CA issues with this configuration.
 func (c *Config) checkIssues(iss ca.IssuingCA) error {
 	profiles, err := c.profiles()
 	if err != nil {

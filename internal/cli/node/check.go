@@ -52,7 +52,7 @@ func (c *Config) Check() error {
 			return &config.Error{Key: k.key, Problem: err.Error()}
 		}
 	}
-	if _, err := c.profiles(); err != nil { // the error begins with the key
+	if _, err := c.profiles(); err != nil { // the error's text contains the key
 		return &config.Error{Problem: err.Error()}
 	}
 	return nil
@@ -84,7 +84,7 @@ func (c *Config) checkOperations() error {
 	return checkListen(c.Listen.Operations)
 }
 
-// checkListen verifies the form of an address. Opening the listener shows whether the machine has it.
+// checkListen checks the form of an address. It does not check whether the machine has the address.
 func checkListen(address string) error {
 	_, port, err := net.SplitHostPort(address)
 	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
@@ -93,7 +93,7 @@ func checkListen(address string) error {
 	return nil
 }
 
-// checkAdvertiseAddress sets the default, which depends on server_names and listen.grpc, and verifies the form.
+// checkAdvertiseAddress sets the default, which depends on server_names and listen.grpc, and checks the form.
 func (c *Config) checkAdvertiseAddress() error {
 	if c.AdvertiseAddress == "" {
 		_, port, err := net.SplitHostPort(c.Listen.GRPC)
@@ -105,8 +105,8 @@ func (c *Config) checkAdvertiseAddress() error {
 	return enroll.CheckServer(c.AdvertiseAddress)
 }
 
-// LookForDirectories returns an error if a directory is missing or this account cannot write there. A running server
-// retries.
+// LookForDirectories returns an error if a CRL directory is missing, or if this account cannot write to it. `brevet
+// serve --check` calls it. A running server instead retries writing CRLs to the directory.
 func (c CRLConfig) LookForDirectories() error {
 	for _, path := range c.Directories {
 		if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
@@ -142,7 +142,7 @@ func (c HSMConfig) checkName() error {
 	return nil
 }
 
-// checkFurtherHSMs verifies the HSMs beside c.HSM, and sets their defaults.
+// checkFurtherHSMs checks the HSMs in further_hsms, and sets their defaults.
 func (c *Config) checkFurtherHSMs() error {
 	for i := range c.FurtherHSMs {
 		h := &c.FurtherHSMs[i]
@@ -154,7 +154,7 @@ func (c *Config) checkFurtherHSMs() error {
 			return fmt.Errorf("[%d]: set pin_file: the systemd credential and the prompt are for the PIN of hsm", i)
 		}
 		for _, other := range append([]HSMConfig{c.HSM}, c.FurtherHSMs[:i]...) {
-			if other.name() == h.name() { // log and metrics identify HSMs by name
+			if other.name() == h.name() { // the log and the metrics identify HSMs by name
 				return fmt.Errorf("[%d]: there is another HSM %s: name one of them by its serial number", i, h.name())
 			}
 		}
@@ -169,7 +169,8 @@ func (c HSMConfig) checkSessions() error {
 	return nil
 }
 
-// profiles returns the default profiles and those of the configuration, which replace default ones of the same name.
+// profiles returns the default profiles and the configured profiles. A configured profile replaces the default profile
+// of the same name.
 func (c *Config) profiles() (map[string]*ca.Profile, error) {
 	all, err := ca.DefaultProfiles()
 	if err != nil {
@@ -187,7 +188,7 @@ func (c *Config) profiles() (map[string]*ca.Profile, error) {
 	return profiles, nil
 }
 
-// checkEndpoint refuses URLs that the exporter would misread.
+// checkEndpoint refuses URLs that the trace exporter would misinterpret.
 func (c TracingConfig) checkEndpoint() error {
 	if c.Endpoint == "" {
 		return nil

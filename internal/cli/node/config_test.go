@@ -45,7 +45,7 @@ func TestExampleLoads(t *testing.T) {
 	}
 }
 
-// sound is a valid configuration. Each test case replaces one line of it, or adds one.
+// sound is a valid configuration. Each test case replaces one of its lines, or adds one.
 const sound = `trust_domain: fleet.example
 state_dir: /var/lib/brevet
 server_names: [ca.fleet.example, "2001:db8::1"]

@@ -1,3 +1,3 @@
-// Package node holds a server's configuration, and opens the resources that it names: HSMs, store and
-// archive. Servers and ceremonies use it.
+// Package node contains a server's configuration. It opens the HSMs, the store and the archive that the configuration
+// names. Servers and ceremonies use it.
 package node

@@ -9,17 +9,18 @@ import (
 	"github.com/brevet-pki/brevet/internal/memory"
 )
 
-// The garbage collector's target, as growth of the heap over its live part. The live heap is small compared with the
-// short-lived memory of issuing, so the heap may grow by garbageShare, but by at most maxGarbage bytes. With a large
-// live heap, such as a hundred thousand cached OCSP responses, it may grow by minGarbageShare: frequent collections
-// would cost more than the cache saves.
+// Limits on the growth of the heap between two garbage collections. The live heap is usually small compared with the
+// short-lived memory of issuing. The heap may therefore grow by garbageShare, but by at most maxGarbage bytes. If the
+// live heap is large, for instance because of a hundred thousand cached OCSP responses, it may grow by minGarbageShare.
+// With a lower share, frequent collections would take more time than the cache saves.
 const (
 	garbageShare    = 200 // per cent of the live heap
 	maxGarbage      = 32 << 20
 	minGarbageShare = 100 // per cent of the live heap
 )
 
-// BoundGarbage adjusts the garbage collector to the live heap until ctx ends, and sets the memory limit of the cgroup.
+// BoundGarbage adjusts the garbage collector to the size of the live heap until ctx ends. It also sets the memory limit
+// of the cgroup.
 func BoundGarbage(ctx context.Context) {
 	memory.SetLimit()
 	debug.SetGCPercent(garbageShare)
@@ -34,7 +35,7 @@ func BoundGarbage(ctx context.Context) {
 			case <-tick.C:
 			}
 			metrics.Read(sample)
-			// Setting it stops the world briefly, so small differences are ignored.
+			// SetGCPercent stops the world briefly, so changes below 10 % are not applied.
 			if next := garbagePercent(sample[0].Value.Uint64()); next < now*9/10 || next > now*11/10 {
 				debug.SetGCPercent(next)
 				now = next

@@ -12,13 +12,13 @@ import (
 	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-// issuingHSM is a configured HSM, with the keys of installed CAs in it.
+// issuingHSM is a configured HSM.
 type issuingHSM struct {
 	name    string
-	device  *hsm.HSM // nil if the HSM was unavailable when it was opened
-	err     error    // the reason if it was unavailable
+	device  *hsm.HSM // nil if the HSM was unavailable when the node was opened
+	err     error    // why the HSM was unavailable, or nil
 	keys    []*hsm.Key
-	issuers []pki.IssuerID // the CAs of these keys
+	issuers []pki.IssuerID // CAs whose keys are in the HSM
 }
 
 // name returns the HSM's name in the log and in metrics.
@@ -57,7 +57,8 @@ func openHSMs(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (hsm
 	return hsms, nil
 }
 
-// absence returns the errors of unavailable HSMs, or nil if all are available, and whether any is available.
+// absence returns the errors of the unavailable HSMs, or nil if all are available. It also reports whether at least one
+// is available.
 func absence(hsms []*issuingHSM) (err error, available bool) {
 	for _, t := range hsms {
 		err = errors.Join(err, t.err)
@@ -76,8 +77,9 @@ func closeHSMs(hsms []*issuingHSM) error {
 	return err
 }
 
-// findKey returns the key with a label and a public key, and the HSM that contains it. If there is none, it returns
-// the most specific error of the HSMs: [hsm.ErrNotFound] only if no HSM has a key with the label.
+// findKey returns the key with a label and a public key, and the HSM that contains it. If no HSM contains that key, it
+// returns a key with the same label, which ca.NewIssuer refuses, or an error. The error is [hsm.ErrNotFound] only if no
+// HSM has a key with the label.
 func findKey(ctx context.Context, hsms []*issuingHSM, label string, public crypto.PublicKey) (*issuingHSM, *hsm.Key, error) {
 	var notFound, failed error
 	var other *hsm.Key
@@ -113,7 +115,8 @@ func isPublic(have, want crypto.PublicKey) bool {
 	return ok && k.Equal(want)
 }
 
-// issuingHSMs returns the HSMs that the server monitors: those with keys in use, and those that were unavailable.
+// issuingHSMs returns the HSMs that the server monitors: those that contain keys of CAs, and those that were
+// unavailable.
 func issuingHSMs(hsms []*issuingHSM) []telemetry.IssuingHSM {
 	var all []telemetry.IssuingHSM
 	for _, t := range hsms {
@@ -127,14 +130,14 @@ func issuingHSMs(hsms []*issuingHSM) []telemetry.IssuingHSM {
 	return all
 }
 
-// absentHSM stands for an HSM that was unavailable when it was opened. It stays unavailable until the next start.
+// absentHSM is an HSM that was unavailable when the node was opened. The server does not use it until its next start.
 type absentHSM struct{ err error }
 
-// Prove returns why the HSM was not available.
+// Prove returns why the HSM was unavailable.
 func (a absentHSM) Prove(context.Context) error { return a.err }
 
-// Calls returns zero calls of one possible.
+// Calls returns 0 calls in progress, and a maximum of 1.
 func (absentHSM) Calls() (now, most int) { return 0, 1 }
 
-// Failures returns 1, for the failure to open the HSM.
+// Failures returns 1, for the failed attempt to open the HSM.
 func (absentHSM) Failures() int { return 1 }

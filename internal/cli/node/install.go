@@ -15,15 +15,15 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// Installation is the output of a ceremony, for installation on the issuing machine.
+// Installation is the result of a ceremony, which Install records on the machine of the server.
 type Installation struct {
 	Certificate *x509.Certificate
-	Key         string // label of the CA's key in a configured HSM
+	Key         string // label of the CA's key in one of the configured HSMs
 	others      []*x509.Certificate
 	crls        []*x509.RevocationList
 }
 
-// ReadInstallation reads the files of a ceremony. Each is PEM or DER and contains one object.
+// ReadInstallation reads the files that a ceremony wrote. Each contains one object in PEM or DER.
 func ReadInstallation(certFile, key string, others, crls []string) (Installation, error) {
 	inst := Installation{Key: key}
 	var err error
@@ -47,9 +47,9 @@ func ReadInstallation(certFile, key string, others, crls []string) (Installation
 	return inst, nil
 }
 
-// Install checks that all parts belong together and that relying parties will accept the issued certificates. Then it
-// records them. It records the issuing CA's certificate last, because nothing uses the rest until then. Install can be
-// repeated.
+// Install checks that the files belong together, and that relying parties will accept the certificates that the CA
+// issues. Then it records them in the store. It records the CA's certificate last, because the server uses the other
+// files only with that certificate. Install can be repeated.
 func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) error {
 	if err := n.config.checkOwnTrustDomain(); err != nil {
 		return err
@@ -96,9 +96,9 @@ func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) err
 	return n.store.CA().Install(ctx, ca.InstalledCA{Certificate: inst.Certificate.Raw, Key: inst.Key, At: now}, by)
 }
 
-// newGeneration returns an error if an installed CA has the same subject with another key, or the same key with another
-// subject: relying parties find an issuer by its subject (RFC 5280 §4.1.2.4). The same subject and key make a renewed
-// certificate.
+// newGeneration returns an error if an installed CA has the same subject but another key, or the same key but another
+// subject. Relying parties find an issuer by its subject (RFC 5280 §4.1.2.4). It accepts a certificate with the subject
+// and the key of an installed CA, because that is a renewed certificate.
 func (n *Node) newGeneration(ctx context.Context, cert *x509.Certificate) error {
 	installed, err := n.store.CA().Installed(ctx)
 	if err != nil {
@@ -136,7 +136,7 @@ func (n *Node) importCRL(ctx context.Context, list *x509.RevocationList, signers
 	}
 	err = n.store.Revocation().PutCRLs(ctx, []crl.CRL{crl.Imported(pki.IssuerOf(signer), list)}, by, time.Now())
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleCRL {
-		return nil // a repeated installation: this CRL or a newer one is on record
+		return nil // Install was repeated: the store already contains this CRL or a newer one
 	}
 	return err
 }

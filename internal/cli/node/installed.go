@@ -7,11 +7,11 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// InstalledCAs returns the installed CAs in the store of a configuration, removed ones included. A server may be
-// running.
+// InstalledCAs returns the installed CAs in the store of a configuration, including removed ones. It also works while a
+// server uses the store.
 func InstalledCAs(ctx context.Context, c Config) ([]ca.InstalledCA, error) {
 	return sqlite.PeekInstalled(ctx, c.StorePath())
 }
 
-// HSMs returns the HSMs of a configuration: the one that is looked in first, and then the others.
+// HSMs returns the configured HSMs, in the order in which the server looks for a key.
 func (c *Config) HSMs() []HSMConfig { return append([]HSMConfig{c.HSM}, c.FurtherHSMs...) }

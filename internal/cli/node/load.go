@@ -19,12 +19,12 @@ import (
 	"github.com/brevet-pki/brevet/internal/config"
 )
 
-// ConfigFlag adds --config, which [Load] reads.
+// ConfigFlag adds the flag --config, whose value [Load] reads.
 func ConfigFlag(cmd *cobra.Command) {
 	cmd.Flags().String("config", "", "path of the configuration file (default: brevet.yaml here or in /etc/brevet)")
 }
 
-// keyFlags are the flags of brevet serve that override keys of the configuration.
+// keyFlags maps configuration keys to the flags of brevet serve that override them.
 var keyFlags = map[string]string{"log.format": "log-format", "log.level": "log-level"}
 
 // KeyFlags adds the flags that override keys of the configuration.
@@ -43,15 +43,16 @@ var environment = config.Environment{
 	Others: append([]string{"BREVET_AGENT_*"}, cli.Variables...),
 }
 
-// defaultConfigPaths are the files that configure a command without --config. The first one that exists counts.
+// defaultConfigPaths are the configuration files of commands without --config. A command uses the first one that
+// exists.
 var defaultConfigPaths = [...]string{"brevet.yaml", "/etc/brevet/brevet.yaml"}
 
-// A Loaded is a configuration and where its values come from.
+// A Loaded is a configuration together with the origin of each value.
 type Loaded struct {
 	Config
 
 	file   *viper.Viper
-	values map[string]config.Value // by key, from outside the file
+	values map[string]config.Value // values from the environment and flags, keyed by configuration key
 }
 
 // LoadConfig reads the configuration of a command, as [Load] does.
@@ -60,8 +61,9 @@ func LoadConfig(cmd *cobra.Command) (Config, error) {
 	return l.Config, err
 }
 
-// Load reads the configuration of a command: the file, then the environment, then flags, each of which overrides the
-// one before. It decodes strictly, and verifies what it can without touching anything else.
+// Load reads the configuration of a command. It reads the file, applies the environment variables, and then the flags.
+// Each of them overrides the earlier values. Load refuses unknown keys. It checks the values without reading other
+// files or using the network.
 func Load(cmd *cobra.Command) (Loaded, error) {
 	path, err := cmd.Flags().GetString("config")
 	if err != nil {
@@ -90,8 +92,8 @@ func load(named string, flags *pflag.FlagSet) (Loaded, error) {
 	return l, err
 }
 
-// findConfig returns viper for the named configuration file, or for the first default one. Viper gets whole paths: a
-// search by name takes any file that is called brevet, with any extension or none, for the configuration.
+// findConfig returns a viper for the named configuration file, or else for the first default file that exists. It sets
+// the complete path: viper's own search would accept any file with the name brevet, whatever its extension.
 func findConfig(named string) (*viper.Viper, error) {
 	paths := defaultConfigPaths[:]
 	if named != "" {
@@ -104,7 +106,7 @@ func findConfig(named string) (*viper.Viper, error) {
 		err := v.ReadInConfig()
 		var parse viper.ConfigParseError
 		switch {
-		case err == nil, errors.As(err, &parse): // decoding the file strictly reports a syntax error with its line
+		case err == nil, errors.As(err, &parse): // read reports a syntax error with its line
 			return v, nil
 		case named == "" && errors.Is(err, fs.ErrNotExist):
 			continue
@@ -114,7 +116,7 @@ func findConfig(named string) (*viper.Viper, error) {
 	return nil, fmt.Errorf("no configuration: there is no %s; write one of them, or name another with --config", strings.Join(paths, " and no "))
 }
 
-// read decodes the file, applies the values that override it, and verifies the result.
+// read decodes the file, applies the values that override it, and checks the result.
 func (l *Loaded) read(flags *pflag.FlagSet) error {
 	path := l.file.ConfigFileUsed()
 	if err := config.Load(path, &l.Config); err != nil {
@@ -137,7 +139,8 @@ func (l *Loaded) read(flags *pflag.FlagSet) error {
 	return config.Attribute(l.Check(), path, values)
 }
 
-// overrides returns the values that environment and flags set, with the one that counts for each key.
+// overrides returns the values from the environment and flags. A flag overrides the environment variable of the same
+// key.
 func overrides(v *viper.Viper, flags *pflag.FlagSet) ([]config.Value, error) {
 	variables := environment.Variables(Config{})
 	for key, name := range variables {
@@ -168,8 +171,8 @@ func overrides(v *viper.Viper, flags *pflag.FlagSet) ([]config.Value, error) {
 	return values, nil
 }
 
-// Print writes each key of the configuration with its value and origin: file, environment, flag or default. No key
-// holds a secret: PINs are in files of their own.
+// Print writes each configuration key with its value and its origin: file, environment, flag or default. The output
+// contains no secrets, because PINs are in separate files.
 func (l *Loaded) Print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range config.Settings(l.Config) {
@@ -182,7 +185,7 @@ func (l *Loaded) Print(w io.Writer) error {
 	return t.Flush()
 }
 
-// origin returns where the value of a key comes from, with the name of a variable or flag.
+// origin returns the origin of a key's value, with the name of the variable or flag.
 func (l *Loaded) origin(key string) string {
 	if v, ok := l.values[key]; ok {
 		return fmt.Sprintf("%s (%s)", v.Origin, v.Name)

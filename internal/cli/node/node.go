@@ -45,7 +45,7 @@ func (c *Config) ArchivePath() string { return filepath.Join(c.StateDir, "log.ar
 func (c *Config) crlPath() string { return filepath.Join(c.StateDir, "crls") }
 func (c *Config) ownPath() string { return filepath.Join(c.StateDir, "own") }
 
-// Open opens the HSMs first, and the rest only if that succeeds. The PIN is for c.HSM.
+// Open opens the HSMs, and then the store and the archive. pin is the PIN of c.HSM.
 func Open(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*Node, error) {
 	n := &Node{config: c, log: log}
 	if err := n.checkDirectory(); err != nil {
@@ -63,7 +63,7 @@ func Open(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*Node, 
 	return n, nil
 }
 
-// OpenKeyless opens the resources except the HSMs.
+// OpenKeyless opens the store and the archive, but no HSM.
 func OpenKeyless(ctx context.Context, c Config, log *slog.Logger) (*Node, error) {
 	n := &Node{config: c, log: log}
 	if err := n.checkDirectory(); err != nil {
@@ -98,8 +98,8 @@ func (n *Node) openRecords(ctx context.Context) (err error) {
 	return nil
 }
 
-// checkOwner returns an error if the state directory belongs to another account: the server, which runs as that
-// account, could not open files that this process would create. A missing directory is accepted.
+// checkOwner returns an error if the state directory belongs to another account. The server runs as that account, and
+// could not open the files that this process creates. A missing directory is accepted.
 func checkOwner(directory string) error {
 	var info unix.Stat_t
 	if err := unix.Stat(directory, &info); err != nil {
@@ -125,8 +125,8 @@ func accountName(id int) string {
 	return number
 }
 
-// expectArchive returns an error if the store has log entries but the archive is missing. Without the archive, an old
-// backup of the store would go undetected, and revoked certificates would become good again.
+// expectArchive returns an error if the store has log entries but the archive is missing. Without the archive, the
+// server could not detect an old backup of the store, in which revoked certificates are good again.
 func (n *Node) expectArchive(ctx context.Context) error {
 	head, err := n.store.Log().Head(ctx)
 	if err != nil || head.Size == 0 {
@@ -158,12 +158,12 @@ func (n *Node) Close() error {
 	return err
 }
 
-// checkOwnTrustDomain returns an error if the trust domain differs from the one in the server's certificate, because
-// every identity on record belongs to that one.
+// checkOwnTrustDomain returns an error if the configured trust domain differs from that of the server's own
+// certificate. Every identity in the store belongs to the trust domain of that certificate.
 func (c *Config) checkOwnTrustDomain() error {
 	pair, err := enroll.ReadPair(filepath.Join(c.ownPath(), "server"))
 	if err != nil {
-		return nil //nolint:nilerr // there is no certificate yet, or the server reports what is wrong with it
+		return nil //nolint:nilerr // there is no certificate yet, or the server reports the error itself
 	}
 	if have := pair.ID().TrustDomain(); have != c.TrustDomain {
 		return fmt.Errorf("trust_domain: the CA in %s is for %s, not for %s: correct the configuration, or install a CA in another directory",
@@ -172,7 +172,7 @@ func (c *Config) checkOwnTrustDomain() error {
 	return nil
 }
 
-// Server returns a server that uses the node. The zero Ports are for a server that will not run.
+// Server returns a server that uses the node. p is zero for a server that will not run.
 func (n *Node) Server(ctx context.Context, p Ports) (*server.Server, error) {
 	c, err := n.ServerConfig(ctx, p)
 	if err != nil {
@@ -214,15 +214,16 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 	}, nil
 }
 
-// Limits returns the rate limits in the form of [server.Config].
+// Limits returns the configured rate limits.
 func (c *Config) Limits() server.Limits {
 	return server.Limits{Identity: admission.Rate(c.RateLimits.Identity), Address: admission.Rate(c.RateLimits.Address)}
 }
 
-// Ports holds the listeners of a server. The zero value is for a server that will not run.
+// Ports holds the listeners of a server. It is zero for a server that will not run.
 type Ports struct{ grpc, http, operations net.Listener }
 
-// OpenListeners opens all listeners, or none if one fails. Without an address there is no operations port.
+// OpenListeners opens all listeners. If one fails, it closes the others. Without an address for operations it opens no
+// operations listener.
 func (c *Config) OpenListeners(ctx context.Context) (p Ports, err error) {
 	for _, l := range []struct {
 		key, address string
@@ -269,7 +270,7 @@ func listen(ctx context.Context, key, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// MakeDirectory creates the state directory, accessible to its owner only.
+// MakeDirectory creates the state directory with mode 0700.
 func MakeDirectory(path string) error {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return fmt.Errorf("make the directory %s: %w", path, err)
@@ -278,11 +279,11 @@ func MakeDirectory(path string) error {
 }
 
 // checkDirectory returns an error if other accounts can write to the state directory, or if its file system cannot sync
-// directories. It logs a warning if other accounts can enter it.
+// directories. It logs a warning if other accounts have any permission on it.
 func checkDirectory(path string, log *slog.Logger) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil //nolint:nilerr // opening the store reports what is missing
+		return nil //nolint:nilerr // opening the store reports the error
 	}
 	if mode := info.Mode().Perm(); mode&0o007 != 0 {
 		log.Warn("other users can enter the server's directory: give it mode 0700", "directory", path, "mode", mode)
@@ -290,7 +291,7 @@ func checkDirectory(path string, log *slog.Logger) error {
 	return errors.Join(files.CheckPrivate(path, 0o022), files.ProbeFlush(path))
 }
 
-// Stopped returns nil if a signal stopped the server during its start, and any other error unchanged.
+// Stopped returns nil if the start of the server failed because a signal cancelled ctx. Otherwise it returns err.
 func Stopped(ctx context.Context, err error) error {
 	if ctx.Err() == nil {
 		return err

@@ -9,8 +9,8 @@ import (
 	"github.com/brevet-pki/brevet/hsm"
 )
 
-// TestTheDirectoryIsTheServersOwn opens a node in a directory of another account, which must fail: root must not leave
-// files there that the server's account cannot open.
+// TestTheDirectoryIsTheServersOwn opens a node in a directory of another account. That must fail: otherwise a command
+// that root runs could create files that the server's account cannot open.
 func TestTheDirectoryIsTheServersOwn(t *testing.T) {
 	own := t.TempDir()
 	for _, dir := range []string{own, filepath.Join(own, "missing")} {
@@ -18,7 +18,7 @@ func TestTheDirectoryIsTheServersOwn(t *testing.T) {
 			t.Errorf("%s: %v", dir, err)
 		}
 	}
-	foreign := "/" // belongs to root
+	foreign := "/" // the root directory belongs to root
 	if os.Geteuid() == 0 {
 		foreign = t.TempDir()
 		if err := os.Chown(foreign, 65534, 65534); err != nil {

@@ -34,7 +34,7 @@ func (n *Node) InstalledCA(ctx context.Context, id string) (*x509.Certificate, e
 	return nil, fmt.Errorf("no CA with the identifier %q is installed: name one of %s", id, strings.Join(known, ", "))
 }
 
-// Retire checks that the server can issue without a CA, and then retires it.
+// Retire retires a CA, after it has checked that the server can issue without it.
 func (n *Node) Retire(ctx context.Context, id pki.IssuerID, by pki.Actor) error {
 	all, err := n.authorities(ctx)
 	if err != nil {
@@ -50,7 +50,7 @@ func (n *Node) Retire(ctx context.Context, id pki.IssuerID, by pki.Actor) error 
 	return errors.New("no other CA is active and has its key in an HSM: install the next generation first, with brevet ceremony install")
 }
 
-// Remove removes a CA, and then its files. If that fails, it can be repeated.
+// Remove removes a CA from the store, and then deletes its files. If deleting fails, Remove can be repeated.
 func (n *Node) Remove(ctx context.Context, id pki.IssuerID, by pki.Actor) error {
 	if err := n.store.CA().Remove(ctx, id, time.Now(), by); err != nil {
 		return err

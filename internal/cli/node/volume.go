@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// volume holds the files of a server and their file system. It implements telemetry.Disk.
+// volume reports the sizes of a server's files and the free space of their file system. It implements telemetry.Disk.
 type volume struct {
 	store string
-	files map[string]string // paths by the names in metrics
+	files map[string]string // paths, keyed by the name in the metrics
 }
 
 func (c *Config) volume() volume {
@@ -18,7 +18,6 @@ func (c *Config) volume() volume {
 	return volume{store, map[string]string{"store": store, "wal": store + "-wal", "archive": c.ArchivePath()}}
 }
 
-// Sizes implements telemetry.Disk.
 func (v volume) Sizes() map[string]int64 {
 	sizes := map[string]int64{}
 	for name, path := range v.files {
@@ -30,7 +29,6 @@ func (v volume) Sizes() map[string]int64 {
 	return sizes
 }
 
-// Free implements telemetry.Disk.
 func (v volume) Free() (int64, error) {
 	if err := unix.Access(v.store, unix.W_OK); err != nil {
 		return 0, &os.PathError{Op: "write", Path: v.store, Err: err}
@@ -39,5 +37,5 @@ func (v volume) Free() (int64, error) {
 	if err := unix.Statfs(filepath.Dir(v.store), &fs); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: v.store, Err: err}
 	}
-	return int64(fs.Bavail) * int64(fs.Bsize), nil //nolint:gosec,unconvert // the types differ between systems; no disk is that large
+	return int64(fs.Bavail) * int64(fs.Bsize), nil //nolint:gosec,unconvert // the types differ between operating systems
 }

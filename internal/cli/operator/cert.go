@@ -16,7 +16,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// NewCert returns brevet cert: list, show and revoke certificates.
+// NewCert returns brevet cert, with subcommands that list, show, hold and revoke certificates.
 func NewCert() *cobra.Command {
 	cmd := &cobra.Command{Use: "cert", Short: "List, show, hold and revoke certificates"}
 	client.Flags(cmd)
@@ -192,14 +192,14 @@ func newCertUnhold() *cobra.Command {
 	return cmd
 }
 
-// changedCertificate is the response to a change of one certificate.
+// changedCertificate is the response to a request that changes one certificate.
 type changedCertificate interface {
 	GetCertificate() *brevetv1.Certificate
 	GetAffected() *brevetv1.AffectedCertificates
 }
 
-// certChange returns a command that changes one certificate and prints its record afterwards. The verb says what happened
-// to the affected certificates.
+// certChange returns a command that changes one certificate and then prints its record. The verb says in the output
+// what happened to the affected certificates, such as "revoked".
 func certChange(use, short, verb string, do func(context.Context, brevetv1.RevocationServiceClient, []byte) (changedCertificate, error)) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: cobra.ExactArgs(1),
@@ -217,7 +217,7 @@ func certChange(use, short, verb string, do func(context.Context, brevetv1.Revoc
 				if err != nil {
 					return err
 				}
-				tellAffected(cmd, verb, resp.GetAffected())
+				printAffected(cmd, verb, resp.GetAffected())
 				return errors.Join(printCert(p, resp.GetCertificate()), p.Close())
 			})
 		},

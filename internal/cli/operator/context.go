@@ -16,7 +16,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// NewContext returns brevet context: names for several CAs.
+// NewContext returns brevet context, which manages names for CAs.
 func NewContext() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "context", Short: "Name several CAs, and choose the one that commands work with",
@@ -40,7 +40,7 @@ type contextRecord struct {
 	Directory   string   `json:"directory"`
 }
 
-// printContexts prints the contexts with the names.
+// printContexts prints the contexts with the given names.
 func printContexts(cmd *cobra.Command, all client.Contexts, names ...string) error {
 	p, err := output.New(cmd, "CONTEXT", "CURRENT", "SERVER", "TRUST DOMAIN", "ROOT SHA-256", "DIRECTORY")
 	if err != nil {
@@ -64,7 +64,7 @@ func printContexts(cmd *cobra.Command, all client.Contexts, names ...string) err
 	return p.Close()
 }
 
-// addContext records a context. The first one becomes the current one.
+// addContext records a context. If it is the only one, it becomes the current context.
 func addContext(name string, c client.Context) (client.Contexts, error) {
 	all, err := client.ReadContexts()
 	if err != nil {
@@ -111,7 +111,7 @@ func newContextAdd() *cobra.Command {
 	return cmd
 }
 
-// describeContext makes a context of what the flags say and, for the rest, of the credential in the directory.
+// describeContext makes a context from the flags. It takes missing values from the credential in the directory.
 func describeContext(name, server, root, trustDomain, directory string) (client.Context, error) {
 	c := client.Context{Server: server, TrustDomain: trustDomain}
 	if directory == "" {

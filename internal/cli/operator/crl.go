@@ -16,7 +16,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// NewCRL returns brevet crl: list CRLs, and import those of a root.
+// NewCRL returns brevet crl, with subcommands that list CRLs and import those of a root.
 func NewCRL() *cobra.Command {
 	cmd := &cobra.Command{Use: "crl", Short: "List the published CRLs, and import the root's"}
 	client.Flags(cmd)
@@ -26,7 +26,7 @@ func NewCRL() *cobra.Command {
 
 var crlHeading = []string{"ISSUER", "SCOPE", "NUMBER", "ENTRIES", "BYTES", "THIS UPDATE", "NEXT UPDATE", "PATH"}
 
-// scopeOf returns which certificates a CRL is about: all, those of a partition, or what changed there since a base CRL.
+// scopeOf describes the scope of a CRL: all certificates, those of a partition, or the changes since a base CRL.
 func scopeOf(c *brevetv1.CRL) string {
 	switch {
 	case c.GetPartition() == 0:

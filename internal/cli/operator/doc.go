@@ -1,3 +1,3 @@
-// Package operator holds the commands that call a server: identities, tokens, certificates, revocation, CRLs, log and
-// store.
+// Package operator contains the commands that call a server as an operator. They manage identities, tokens,
+// certificates, revocations and CRLs, and print the log and statistics of the store.
 package operator

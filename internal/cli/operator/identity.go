@@ -16,7 +16,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// NewIdentity returns brevet identity: register, list and change identities.
+// NewIdentity returns brevet identity, with subcommands that create, list and change identities.
 func NewIdentity() *cobra.Command {
 	cmd := &cobra.Command{Use: "identity", Short: "Register machines and people, change, suspend, resume and retire them"}
 	client.Flags(cmd)
@@ -24,11 +24,11 @@ func NewIdentity() *cobra.Command {
 		commented("suspend", "Put an identity and its certificates on hold", "put on hold",
 			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
 				return c.SuspendIdentity(ctx, &brevetv1.SuspendIdentityRequest{Id: id, Comment: comment})
-			}, tellHeld),
+			}, explainSuspension),
 		commented("resume", "Take off hold what suspend put on hold", "taken off hold",
 			func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error) {
 				return c.ResumeIdentity(ctx, &brevetv1.ResumeIdentityRequest{Id: id, Comment: comment})
-			}, tellResumed),
+			}, explainResumption),
 		newIdentityRetire(),
 	)
 	return cmd
@@ -159,10 +159,10 @@ type changing interface {
 	GetAffected() *brevetv1.AffectedCertificates
 }
 
-// commented returns a command that changes an identity and takes a comment. The verb says what happened to the affected
-// certificates. tell may be nil; identityChange calls it.
+// commented returns a command that changes an identity and has the flag --comment. The verb says in the output what
+// happened to the affected certificates. explain may be nil; see identityChange.
 func commented(name, short, verb string, do func(ctx context.Context, c brevetv1.IdentityServiceClient, id, comment string) (changing, error),
-	tell func(io.Writer, string, validity),
+	explain func(io.Writer, string, validity),
 ) *cobra.Command {
 	var comment string
 	var cmd *cobra.Command
@@ -171,9 +171,9 @@ func commented(name, short, verb string, do func(ctx context.Context, c brevetv1
 		if err != nil {
 			return nil, err
 		}
-		tellAffected(cmd, verb, r.GetAffected())
+		printAffected(cmd, verb, r.GetAffected())
 		return r.GetIdentity(), nil
-	}, tell)
+	}, explain)
 	commentFlag(cmd, &comment)
 	return cmd
 }
@@ -200,10 +200,10 @@ func newIdentityShow() *cobra.Command {
 		}, nil)
 }
 
-// identityChange returns a command that does one thing with one identity and prints its record afterwards. If tell is not
-// nil, it explains on standard error what that means for the identity's certificates.
+// identityChange returns a command that calls do with one identity and then prints its record. If explain is not nil,
+// the command calls it to print on standard error what the change means for the identity's certificates.
 func identityChange(name, short string, do func(context.Context, brevetv1.IdentityServiceClient, string) (*brevetv1.Identity, error),
-	tell func(io.Writer, string, validity),
+	explain func(io.Writer, string, validity),
 ) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: name + " NAME", Short: short, Args: cobra.ExactArgs(1),
@@ -217,12 +217,12 @@ func identityChange(name, short string, do func(context.Context, brevetv1.Identi
 				if err != nil {
 					return err
 				}
-				if tell != nil {
+				if explain != nil {
 					v, err := validityOf(ctx, brevetv1.NewCertificateServiceClient(conn), id.GetId(), time.Now())
 					if err != nil {
 						fmt.Fprintf(cmd.ErrOrStderr(), "Done; the certificates of %s cannot be counted: %v.\n", id.GetId(), err)
 					} else {
-						tell(cmd.ErrOrStderr(), id.GetId(), v)
+						explain(cmd.ErrOrStderr(), id.GetId(), v)
 					}
 				}
 				return errors.Join(printIdentity(p, id), p.Close())
@@ -233,7 +233,7 @@ func identityChange(name, short string, do func(context.Context, brevetv1.Identi
 	return cmd
 }
 
-// eachOf reads a stream to its end.
+// eachOf calls visit for each message of a stream, up to the end of the stream.
 func eachOf[M any](recv func() (M, error), visit func(M) error) error {
 	for {
 		m, err := recv()

@@ -23,7 +23,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// NewKey returns brevet key, about keys that are compromised.
+// NewKey returns brevet key, with the subcommand that revokes a compromised key.
 func NewKey() *cobra.Command {
 	cmd := &cobra.Command{Use: "key", Short: "Revoke a compromised key"}
 	client.Flags(cmd)
@@ -31,7 +31,7 @@ func NewKey() *cobra.Command {
 	return cmd
 }
 
-// contact holds the flags that locate and authenticate a server when the user has no credential.
+// contact holds the flags that locate and authenticate a server if the user has no credential.
 type contact struct{ root, trustDomain string }
 
 func (c *contact) flags(cmd *cobra.Command) {
@@ -40,7 +40,7 @@ func (c *contact) flags(cmd *cobra.Command) {
 	f.StringVar(&c.trustDomain, "trust-domain", "", "SPIFFE trust domain (default: that of the context or credential)")
 }
 
-// known is a server and what authenticates it. A field is empty as long as it is unknown.
+// known is the address of a server, with the trust domain and roots that authenticate it. Unknown fields are empty.
 type known struct {
 	server, trustDomain string
 	roots               []*x509.Certificate
@@ -55,7 +55,8 @@ func (k *known) fill(server, trustDomain string, roots []*x509.Certificate) {
 
 func (k *known) complete() bool { return k.server != "" && k.trustDomain != "" && len(k.roots) > 0 }
 
-// find returns the server that flags, context and credential name, in this order of precedence.
+// find returns the address and roots of the server. It takes them from flags, context and credential, in this order of
+// precedence.
 func (c *contact) find(cmd *cobra.Command) (known, error) {
 	target, err := client.FindTarget(cmd, false)
 	if err != nil {
@@ -105,7 +106,7 @@ func newKeyRevoke() *cobra.Command {
 	return cmd
 }
 
-// revokeKey sends the key's own statement that it is compromised.
+// revokeKey sends a statement that a key is compromised. The key itself signs the statement.
 func revokeKey(cmd *cobra.Command, path string, c contact) (err error) {
 	p, err := output.New(cmd, "KEY HASH", "VALID CERTIFICATES REVOKED")
 	if err != nil {
@@ -141,7 +142,7 @@ func revokeKey(cmd *cobra.Command, path string, c contact) (err error) {
 	if err != nil {
 		return client.Advise(enroll.CallError(k.server, err))
 	}
-	tellAffected(cmd, "revoked", resp.GetAffected())
+	printAffected(cmd, "revoked", resp.GetAffected())
 	return errors.Join(p.Record(resp, output.Hex(resp.GetKeyHash()), fmt.Sprint(resp.GetAffected().GetValid())), p.Close())
 }
 

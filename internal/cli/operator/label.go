@@ -11,10 +11,10 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// labels is a flag whose values are labels, each NAME=VALUE. It implements pflag.Value.
+// labels is the value of a flag that takes labels, each NAME=VALUE. It implements pflag.Value.
 type labels map[string]string
 
-// Set adds a label. A value may hold anything, commas and further equals signs included.
+// Set adds a label. The label's value may contain any character, also commas and equals signs.
 func (l *labels) Set(text string) error {
 	name, value, err := parseLabel(text)
 	if err != nil {
@@ -30,10 +30,10 @@ func (l *labels) Set(text string) error {
 	return nil
 }
 
-// Type is what the help says that a value is.
+// Type returns the name of the flag's value in the help.
 func (l *labels) Type() string { return "NAME=VALUE" }
 
-// String lists the labels.
+// String returns the labels, separated by commas.
 func (l *labels) String() string { return strings.Join(l.list(), ",") }
 
 func (l *labels) list() []string {
@@ -44,7 +44,7 @@ func (l *labels) list() []string {
 	return all
 }
 
-// one returns the label to select by, or nil if none is given.
+// one returns the label to select by, or nil if the flag is not set.
 func (l *labels) one() (*brevetv1.Label, error) {
 	if len(*l) > 1 {
 		return nil, cli.WrongUse("--label: select by one label, not by several")

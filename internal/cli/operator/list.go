@@ -10,10 +10,10 @@ import (
 	"github.com/brevet-pki/brevet/internal/cli/output"
 )
 
-// listPage is how many records a list requests at a time.
+// listPage is the number of records on a page that a list command requests.
 const listPage = 500
 
-// list prints every record of a list, page by page. next returns the records of a page and the token of the page after it.
+// list prints all records of a list, page by page. next returns the records of one page and the token of the next page.
 func list[R any](cmd *cobra.Command, heading []string, next func(context.Context, *grpc.ClientConn, string) ([]R, string, error),
 	show func(*output.Printer, R) error,
 ) error {
@@ -39,12 +39,12 @@ func list[R any](cmd *cobra.Command, heading []string, next func(context.Context
 	})
 }
 
-// notRenewedFlag adds the filter for holders that were issued no certificate since a time.
+// notRenewedFlag adds the flag that selects identities without a new certificate since a time.
 func notRenewedFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "not-renewed-since", "", "select identities to which no certificate was issued at this time or later")
 }
 
-// stateFlag adds the filter for records in one state. The help of the command names the states.
+// stateFlag adds the flag that selects records in one state. The help of the command lists the states.
 func stateFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "state", "", "select records in this state")
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// NewLog returns brevet log: print the log.
+// NewLog returns brevet log, with subcommands that print and verify the log.
 func NewLog() *cobra.Command {
 	cmd := &cobra.Command{Use: "log", Short: "Read and verify the log of everything that changed"}
 	client.Flags(cmd)
@@ -63,16 +63,16 @@ func newLogList() *cobra.Command {
 	return cmd
 }
 
-// followPause is how long a command that follows the log waits before it connects again.
+// followPause is the delay before a command with --follow connects to the server again.
 const followPause = time.Second
 
-// listEntries visits entries. If it follows and the server is unavailable, it goes on after the last entry that it got,
-// unless the log has another epoch by then.
+// listEntries calls visit for each entry. With --follow, if the server becomes unavailable, it connects again and
+// continues after the last received entry. It returns an error if the log has another epoch by then.
 func listEntries(
 	ctx context.Context, c brevetv1.LogServiceClient, req *brevetv1.ListEntriesRequest, visit func(*brevetv1.ListEntriesResponse) error,
 ) error {
 	if req.GetFollow() {
-		head, err := c.GetHead(ctx, &brevetv1.GetHeadRequest{}) // fails if the server is not there from the beginning
+		head, err := c.GetHead(ctx, &brevetv1.GetHeadRequest{}) // fails if the server is unavailable from the beginning
 		if err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ func listEntries(
 			return nil
 		})
 		if req.GetFollow() && ctx.Err() != nil {
-			return nil //nolint:nilerr // an interrupt is how a command that follows ends
+			return nil //nolint:nilerr // the user ends a command with --follow by an interrupt
 		}
 		if !req.GetFollow() || status.Code(err) != codes.Unavailable {
 			return err
@@ -135,7 +135,7 @@ func printEntry(p *output.Printer, r *brevetv1.ListEntriesResponse) error {
 	})
 }
 
-// entryJSON is an entry with everything spelled out that its encoding leaves out.
+// entryJSON is an entry in the JSON output.
 type entryJSON struct {
 	Time     time.Time         `json:"time"`
 	Actor    string            `json:"actor"`
@@ -146,7 +146,7 @@ type entryJSON struct {
 	Facts    map[string]string `json:"facts"`
 }
 
-// changeJSON is a status change. Issuer, serial number and fingerprint are hexadecimal.
+// changeJSON is a status change in the JSON output. Issuer, serial number and fingerprint are hexadecimal.
 type changeJSON struct {
 	Issuer      string    `json:"issuer"`
 	Serial      string    `json:"serial"`
@@ -214,7 +214,7 @@ func verifyArchive(p *output.Printer, path string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }()
 	head, epoch, err := translog.ReadEpoch(f, nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -222,7 +222,7 @@ func verifyArchive(p *output.Printer, path string) error {
 	return printHead(p, head, epoch.String(), path)
 }
 
-// headRecord is the verified end of a log as --output json prints it.
+// headRecord is the position of the last verified entry, as --output json prints it.
 type headRecord struct {
 	Epoch   string `json:"epoch"`
 	Entries uint64 `json:"entries"`
@@ -247,7 +247,7 @@ func verifyServer(ctx context.Context, p *output.Printer, c brevetv1.LogServiceC
 	}
 	v := translog.NewVerifier(translog.Head{})
 	err = eachOf(stream.Recv, func(e *brevetv1.ListEntriesResponse) error {
-		s := translog.Sequenced{Index: uint64(e.GetPosition().GetIndex()), Entry: e.GetEncoded()} //nolint:gosec // a wrong one is a gap
+		s := translog.Sequenced{Index: uint64(e.GetPosition().GetIndex()), Entry: e.GetEncoded()} //nolint:gosec // Add refuses a wrong index
 		if len(e.GetChain()) != len(s.Chain) {
 			return fmt.Errorf("entry %d has no chain value", e.GetPosition().GetIndex())
 		}
@@ -258,7 +258,7 @@ func verifyServer(ctx context.Context, p *output.Printer, c brevetv1.LogServiceC
 		return err
 	}
 	head := v.Head()
-	if int64(head.Size) != want.GetPosition().GetIndex() || string(head.Chain[:]) != string(want.GetChain()) { //nolint:gosec // a count
+	if int64(head.Size) != want.GetPosition().GetIndex() || string(head.Chain[:]) != string(want.GetChain()) { //nolint:gosec // the size fits
 		return fmt.Errorf("the log and its archive differ: the log ends at %d in %s, the archive at %d in %x: keep both, and find out who changed which",
 			head.Size, head.Chain, want.GetPosition().GetIndex(), want.GetChain())
 	}

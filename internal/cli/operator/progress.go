@@ -20,7 +20,7 @@ import (
 
 const (
 	pollInterval     = 200 * time.Millisecond
-	lineInterval     = 5 * time.Second // between lines of progress that is not a bar
+	lineInterval     = 5 * time.Second // between two lines of progress if the output is not a terminal
 	barWidth         = 40
 	maxServerAbsence = 2 * time.Minute // how long the server may not respond, such as during a restart
 )
@@ -31,7 +31,7 @@ func isTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// confirm asks the person at the terminal.
+// confirm asks the user to type the number of certificates, and returns an error if the answer differs.
 func confirm(cmd *cobra.Command, n int64) error {
 	fmt.Fprintf(cmd.ErrOrStderr(), "Type %d to revoke: ", n)
 	answer, err := bufio.NewReader(io.LimitReader(cmd.InOrStdin(), 64)).ReadString('\n')
@@ -44,7 +44,7 @@ func confirm(cmd *cobra.Command, n int64) error {
 	return nil
 }
 
-// watch shows the progress of a bulk revocation until it is done, and returns it then.
+// watch shows the progress of a bulk revocation until it is done, and then returns it.
 func watch(ctx context.Context, cmd *cobra.Command, c brevetv1.RevocationServiceClient, b *brevetv1.BulkRevocation) (*brevetv1.BulkRevocation, error) {
 	show := newProgress(cmd.ErrOrStderr())
 	defer show.end()
@@ -59,7 +59,7 @@ func watch(ctx context.Context, cmd *cobra.Command, c brevetv1.RevocationService
 		switch {
 		case err == nil:
 			b, responded = resp.GetBulkRevocation(), time.Now()
-		case ctx.Err() != nil: // the next round returns
+		case ctx.Err() != nil: // the next iteration returns
 		case !pki.IsTemporary(enroll.CallError("the server", err)) || time.Since(responded) > maxServerAbsence:
 			return nil, err
 		}
@@ -68,12 +68,12 @@ func watch(ctx context.Context, cmd *cobra.Command, c brevetv1.RevocationService
 	return b, nil
 }
 
-// progress shows how many records have changed: as a bar on a terminal, and otherwise in lines.
+// progress shows how many records a bulk revocation has changed: as a bar on a terminal, otherwise as lines.
 type progress struct {
 	out  io.Writer
 	bar  bool
 	last time.Time
-	open bool // the terminal's last line shows a bar
+	open bool // whether the last line on the terminal is an unfinished bar
 }
 
 func newProgress(out io.Writer) *progress {

@@ -41,7 +41,7 @@ func TestProgress(t *testing.T) {
 		t.Errorf("the bar is %q", out.String())
 	}
 	out.Reset()
-	lines := newProgress(&out) // which is no terminal
+	lines := newProgress(&out) // out is not a terminal
 	lines.at(1, 3)
 	lines.last = time.Now().Add(-time.Minute)
 	lines.at(2, 3)
@@ -51,7 +51,7 @@ func TestProgress(t *testing.T) {
 		t.Errorf("the lines are %q", out.String())
 	}
 	out.Reset()
-	bar.at(0, 0) // a set without members
+	bar.at(0, 0) // a bulk revocation of no certificates
 	if !strings.Contains(out.String(), "100 % of 0") {
 		t.Errorf("the bar of nothing is %q", out.String())
 	}

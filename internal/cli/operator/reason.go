@@ -14,10 +14,10 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// reason holds the flags that say why certificates are revoked.
+// reason holds the flags that say why and since when certificates are revoked.
 type reason struct{ name, since, comment string }
 
-// reasonHelp explains the flags in the help of a command.
+// reasonHelp returns the paragraph about these flags in the help of a command.
 func reasonHelp() string {
 	names := slices.DeleteFunc(pki.ReasonNames(), func(name string) bool { return name == pki.CertificateHold.String() })
 	return "A revocation is final. What is on hold is revoked; what is revoked stays as it is, and can only be made\n" +
@@ -40,7 +40,7 @@ func commentFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "comment", "", "free text that the log records as the reason")
 }
 
-// read returns reason and time as a request has them.
+// read returns the reason and the invalidity time for a request.
 func (r *reason) read() (brevetv1.RevocationReason, *timestamppb.Timestamp, error) {
 	since, err := readTime("--invalid-since", r.since)
 	if err != nil {
@@ -50,7 +50,7 @@ func (r *reason) read() (brevetv1.RevocationReason, *timestamppb.Timestamp, erro
 	return code, since, err
 }
 
-// readTime reads a time, or a date for its first second in UTC. Without a text it returns nil.
+// readTime parses a time, or a date, which means its first second in UTC. For an empty text it returns nil.
 func readTime(flag, text string) (*timestamppb.Timestamp, error) {
 	if text == "" {
 		return nil, nil //nolint:nilnil // an optional field that is not set
@@ -63,9 +63,9 @@ func readTime(flag, text string) (*timestamppb.Timestamp, error) {
 	return nil, cli.WrongUse(fmt.Sprintf("%s %q: write it like 2026-03-01T04:00:00Z or 2026-03-01", flag, text))
 }
 
-// tellAffected writes to standard error how many certificates a change affected. If none of them is valid, it warns: the
-// change may have missed what it was meant for.
-func tellAffected(cmd *cobra.Command, verb string, n *brevetv1.AffectedCertificates) {
+// printAffected writes to standard error how many certificates a change affected. If none of them is valid, it prints a
+// warning, because the operator may have selected the wrong certificates.
+func printAffected(cmd *cobra.Command, verb string, n *brevetv1.AffectedCertificates) {
 	out := cmd.ErrOrStderr()
 	fmt.Fprintf(out, "%s %s\n", verb, affectedText(n.GetValid(), n.GetExpired()))
 	if n.GetValid() == 0 {
@@ -73,7 +73,7 @@ func tellAffected(cmd *cobra.Command, verb string, n *brevetv1.AffectedCertifica
 	}
 }
 
-// affectedText returns the numbers of affected certificates in words.
+// affectedText returns a sentence with the numbers of affected certificates.
 func affectedText(valid, expired int64) string {
 	are, have := "are", "have"
 	if valid == 1 {

@@ -15,7 +15,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// NewRevocation returns brevet revocation: bulk revocations.
+// NewRevocation returns brevet revocation, with subcommands that create, list and watch bulk revocations.
 func NewRevocation() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "revocation", Short: "Revoke many certificates at once, and watch the work",
@@ -30,7 +30,7 @@ func NewRevocation() *cobra.Command {
 
 var revocationHeading = []string{"REVOCATION", "STATE", "CERTIFICATES", "IN RECORDS AND CRL", "REASON", "CREATED", "CREATED BY", "SELECTION"}
 
-// printRevocation prints a bulk revocation. One that was only counted has no ID.
+// printRevocation prints a bulk revocation. With --dry-run it has no ID.
 func printRevocation(p *output.Printer, b *brevetv1.BulkRevocation) error {
 	id, state, total, applied, created := "-", "-", "-", "-", "-"
 	if b.Total != nil {
@@ -101,7 +101,7 @@ func (c *creation) run(cmd *cobra.Command) error {
 	if !c.yes && !c.dryRun && !isTerminal(cmd.InOrStdin()) {
 		return cli.WrongUse("standard input is not a terminal, so the command cannot ask: add --yes, or --dry-run to count")
 	}
-	sent := false // whether the request that changes something was sent
+	sent := false // whether the second request was sent, which is not a dry run, but not yet answered
 	err = client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
 		rpc := brevetv1.NewRevocationServiceClient(conn)
 		req.DryRun = true
@@ -110,7 +110,7 @@ func (c *creation) run(cmd *cobra.Command) error {
 			return err
 		}
 		if c.dryRun {
-			tellAffected(cmd, "would revoke", affectedBy(counted.GetBulkRevocation()))
+			printAffected(cmd, "would revoke", affectedBy(counted.GetBulkRevocation()))
 			return errors.Join(printRevocation(p, counted.GetBulkRevocation()), p.Close())
 		}
 		if err := c.confirm(cmd, counted.GetBulkRevocation()); err != nil {
@@ -122,7 +122,7 @@ func (c *creation) run(cmd *cobra.Command) error {
 			return err
 		}
 		sent = false
-		tellAffected(cmd, "revoked", affectedBy(resp.GetBulkRevocation()))
+		printAffected(cmd, "revoked", affectedBy(resp.GetBulkRevocation()))
 		fmt.Fprintf(cmd.ErrOrStderr(), "Records and CRLs follow. Next: brevet revocation watch %s\n", resp.GetBulkRevocation().GetId())
 		return errors.Join(printRevocation(p, resp.GetBulkRevocation()), p.Close())
 	})
@@ -132,7 +132,7 @@ func (c *creation) run(cmd *cobra.Command) error {
 	return err
 }
 
-// confirm shows what will be revoked, and asks the person at the terminal unless --yes is given.
+// confirm shows what will be revoked. Without --yes, it asks the user to confirm.
 func (c *creation) confirm(cmd *cobra.Command, b *brevetv1.BulkRevocation) error {
 	fmt.Fprintf(cmd.ErrOrStderr(), "%s will be revoked for ever, reason %s: %s.\n", certificates(b.GetTotal()), output.Enum(b.GetReason()), selectionText(b.GetSelection()))
 	if c.yes {

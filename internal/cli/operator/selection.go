@@ -13,7 +13,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// selection holds the flags that select certificates: the same for a list and for a bulk revocation.
+// selection holds the flags that select certificates, for a list or a bulk revocation.
 type selection struct {
 	identity, profile       string
 	issuer, lineage, key    string
@@ -21,10 +21,10 @@ type selection struct {
 	issuedFrom, issuedUntil string
 }
 
-// selectors lists the names of the flags.
+// selectors lists the names of these flags.
 var selectors = []string{"issuer", "identity", "lineage", "key-hash", "profile", "label", "issued-from", "issued-until"}
 
-// selectionHelp explains the flags in the help of a command.
+// selectionHelp is the paragraph about these flags in the help of a command.
 const selectionHelp = `Flags select certificates; a certificate has to match all that are given. --issuer selects what an issuing CA issued,
 --lineage a certificate and all that were renewed from it, --key-hash the certificates of one key (the SHA-256 of its
 SubjectPublicKeyInfo), --label a label that the identity has now. --issued-from includes its moment, --issued-until does
@@ -42,7 +42,7 @@ func (s *selection) flags(cmd *cobra.Command) {
 	f.StringVar(&s.issuedUntil, "issued-until", "", "select certificates issued before this time")
 }
 
-// given reports whether any of the flags is set.
+// given reports whether one of the flags is set.
 func (s *selection) given(cmd *cobra.Command) bool {
 	for _, name := range selectors {
 		if cmd.Flags().Changed(name) {
@@ -52,7 +52,7 @@ func (s *selection) given(cmd *cobra.Command) bool {
 	return false
 }
 
-// read returns the selection as a request has it.
+// read returns the selection for a request.
 func (s *selection) read() (*brevetv1.CertificateSelection, error) {
 	sel := &brevetv1.CertificateSelection{Identity: s.identity, Profile: s.profile}
 	var err error
@@ -99,7 +99,7 @@ func selectionText(s *brevetv1.CertificateSelection) string {
 	return strings.Join(parts, ", ")
 }
 
-// certificates returns a number of certificates in words.
+// certificates returns a number of certificates as text, such as "2 certificates".
 func certificates(n int64) string {
 	if n == 1 {
 		return "1 certificate"

@@ -16,7 +16,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// NewStore returns brevet store: what the server keeps.
+// NewStore returns brevet store, which prints statistics of the server's store.
 func NewStore() *cobra.Command {
 	cmd := &cobra.Command{Use: "store", Short: "See how the server's store grows and shrinks"}
 	client.Flags(cmd)
@@ -50,7 +50,7 @@ func newStoreStats() *cobra.Command {
 	return cmd
 }
 
-// printStats prints the message as JSON, or its parts as rows.
+// printStats prints the statistics as one JSON object, or as rows of a table.
 func printStats(p *output.Printer, s *brevetv1.GetStatsResponse) error {
 	if p.JSON {
 		return p.Record(s)
@@ -77,7 +77,7 @@ func printStats(p *output.Printer, s *brevetv1.GetStatsResponse) error {
 	return nil
 }
 
-// number is a count and what of.
+// number is a count and the noun that follows it in the output.
 type number struct {
 	n  *brevetv1.Count
 	of string

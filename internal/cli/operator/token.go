@@ -18,7 +18,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// NewToken returns brevet token: enrollment tokens.
+// NewToken returns brevet token, with subcommands that create, list and revoke enrollment tokens.
 func NewToken() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Create, list and revoke one-time enrollment tokens"}
 	client.Flags(cmd)
@@ -71,7 +71,7 @@ func newTokenCreate() *cobra.Command {
 	return cmd
 }
 
-// tokenRecord is a new token as --output json prints it. The secret is there only if standard output is where it goes.
+// tokenRecord is a new token as --output json prints it. Token is the secret. It is set only with --out -.
 type tokenRecord struct {
 	TokenID    string    `json:"token_id"`
 	Identity   string    `json:"identity"`

@@ -106,7 +106,7 @@ func newTokenRevoke() *cobra.Command {
 	return cmd
 }
 
-// revokedTokens says how many tokens could have been used. The server counts up to 10000.
+// revokedTokens returns a sentence with the number of revoked tokens. The server counts at most 10,000.
 func revokedTokens(n int64) string {
 	switch n {
 	case 0:

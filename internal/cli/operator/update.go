@@ -21,7 +21,7 @@ type update struct {
 	noDNS, noIP bool
 }
 
-// updateFlags lists the flags that change something.
+// updateFlags lists the flags that change an attribute of the identity.
 var updateFlags = []string{"profile", "label", "remove-label", "dns", "ip", "no-dns", "no-ip"}
 
 func newIdentityUpdate() *cobra.Command {
@@ -68,7 +68,7 @@ func newIdentityUpdate() *cobra.Command {
 	return cmd
 }
 
-// request returns the request that applies the flags to an identity as it was read.
+// request returns a request that applies the flags to an identity. id is the record that the server returned.
 func (u *update) request(name string, id *brevetv1.Identity) *brevetv1.UpdateIdentityRequest {
 	req := &brevetv1.UpdateIdentityRequest{Id: name, Revision: id.GetRevision(), Spec: &brevetv1.IdentitySpec{Profile: u.profile}, UpdateMask: &fieldmaskpb.FieldMask{}}
 	mask := func(path string) { req.UpdateMask.Paths = append(req.UpdateMask.Paths, path) }
@@ -91,7 +91,7 @@ func (u *update) request(name string, id *brevetv1.Identity) *brevetv1.UpdateIde
 	if changesDNS || changesIP {
 		mask("names")
 		req.Spec.Names = namesFrom(u.dns, u.ips)
-		for _, n := range id.GetNames() { // those of the kinds that stay
+		for _, n := range id.GetNames() { // keep the names of a kind that no flag changes
 			switch n.GetKind().(type) {
 			case *brevetv1.Name_Dns:
 				if changesDNS {

@@ -9,17 +9,17 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// agentWait is the longest time in which an agent asks again after it was refused.
+// agentWait is the longest delay after which an agent retries a refused renewal.
 const agentWait = time.Hour
 
-// validity counts the certificates of one identity that are neither revoked nor expired.
+// validity holds the number of certificates of one identity that are neither revoked nor expired.
 type validity struct {
 	unexpired int64
-	ending    int64     // of these, how many expire before the agent has to have asked again
-	until     time.Time // when the last of these expires
+	ending    int64     // number of these that may expire before the agent's next try
+	until     time.Time // when the last unexpired certificate expires
 }
 
-// validityOf reads an identity's certificates and counts them.
+// validityOf counts the unexpired certificates of an identity.
 func validityOf(ctx context.Context, c brevetv1.CertificateServiceClient, identity string, now time.Time) (validity, error) {
 	var v validity
 	for req := certificatesOf(identity); ; {
@@ -50,8 +50,8 @@ func (v *validity) add(c *brevetv1.Certificate, now time.Time) {
 	}
 }
 
-// tellHeld explains until when a suspension can be undone without a visit to the device.
-func tellHeld(out io.Writer, id string, v validity) {
+// explainSuspension explains until when the operator can resume the identity without a new token.
+func explainSuspension(out io.Writer, id string, v validity) {
 	if v.unexpired == 0 {
 		fmt.Fprintf(out, "%s has no certificate that is valid: once resumed, it needs a new token (brevet token create %s --replace --out FILE).\n", id, id)
 		return
@@ -60,8 +60,8 @@ func tellHeld(out io.Writer, id string, v validity) {
 		certificates(v.unexpired), v.ending, v.until.UTC().Format(time.RFC3339), id, id)
 }
 
-// tellResumed explains whether an identity that was resumed can renew by itself.
-func tellResumed(out io.Writer, id string, v validity) {
+// explainResumption explains until when the agent of a resumed identity can renew by itself.
+func explainResumption(out io.Writer, id string, v validity) {
 	if v.unexpired == 0 {
 		fmt.Fprintf(out, "All certificates of %s expired or were revoked: it needs a new token (brevet token create %s --replace --out FILE).\n", id, id)
 		return

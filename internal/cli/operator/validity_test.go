@@ -10,7 +10,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// What suspend and resume say depends on how much of the certificates' lives is left.
+// The messages of suspend and resume depend on the remaining lifetimes of the identity's certificates.
 func TestSuspensionsSayHowLongTheyCanBeUndone(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	with := func(state brevetv1.CertificateState, life, left time.Duration) *brevetv1.Certificate {
@@ -37,8 +37,8 @@ func TestSuspensionsSayHowLongTheyCanBeUndone(t *testing.T) {
 			v.add(certificate, now)
 		}
 		var held, resumed strings.Builder
-		tellHeld(&held, "id", v)
-		tellResumed(&resumed, "id", v)
+		explainSuspension(&held, "id", v)
+		explainResumption(&resumed, "id", v)
 		if !strings.HasPrefix(held.String(), c.held) || !strings.HasPrefix(resumed.String(), c.resumed) {
 			t.Errorf("%s: %s%s", name, &held, &resumed)
 		}

@@ -13,7 +13,8 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// enumNumber reads a name that output.Enum returns. An empty one is unspecified.
+// enumNumber returns the number of an enum value from its name, as output.Enum prints it. For an empty name it returns
+// 0.
 func enumNumber(flag string, d protoreflect.EnumDescriptor, text string) (protoreflect.EnumNumber, error) {
 	if text == "" {
 		return 0, nil
@@ -43,7 +44,7 @@ func readTokenState(flag, text string) (brevetv1.TokenState, error) {
 	return brevetv1.TokenState(n), err
 }
 
-// readReason reads a name of RFC 5280 section 5.3.1.
+// readReason parses the name of a revocation reason (RFC 5280 §5.3.1).
 func readReason(text string) (brevetv1.RevocationReason, error) {
 	if text == "" {
 		return brevetv1.RevocationReason_REVOCATION_REASON_UNSPECIFIED, nil
@@ -55,7 +56,7 @@ func readReason(text string) (brevetv1.RevocationReason, error) {
 	return brevetv1.RevocationReason(reason), nil
 }
 
-// readSerial reads a serial number as OpenSSL and browsers print it.
+// readSerial parses a serial number in the format of OpenSSL and browsers.
 func readSerial(text string) ([]byte, error) {
 	serial, err := pki.ParseSerial(text)
 	if err != nil {
@@ -64,7 +65,7 @@ func readSerial(text string) ([]byte, error) {
 	return serial.Bytes(), nil
 }
 
-// readHash reads an issuer ID or the hash of a key.
+// readHash parses an issuer ID or the hash of a key, in hexadecimal.
 func readHash(flag, text string) ([]byte, error) {
 	b, err := hex.DecodeString(text)
 	if err != nil || len(b) != 32 && len(b) != 0 {
@@ -73,7 +74,7 @@ func readHash(flag, text string) ([]byte, error) {
 	return b, nil
 }
 
-// namesFrom makes names from DNS names and IP addresses.
+// namesFrom returns DNS names and IP addresses as messages.
 func namesFrom(dns, ips []string) []*brevetv1.Name {
 	var all []*brevetv1.Name
 	for _, n := range dns {

@@ -21,9 +21,9 @@ import (
 // numbers and identifiers, and are printed in hexadecimal.
 var derFields = map[protoreflect.Name]bool{"der": true, "certificate": true, "certificates": true, "roots": true, "crl": true}
 
-// marshal returns a record as one line of JSON. It includes empty fields and keeps the order of fields. Bytes are
-// encoded as derFields says, and enums by the names that flags accept. Everything else is as in the JSON form of
-// protobuf.
+// marshal returns a record as one line of JSON. It includes empty fields, and keeps the order of fields. It encodes
+// bytes as described at derFields, and enum values by the names that flags accept. All other values are as in the JSON
+// form of protobuf.
 func marshal(m proto.Message) ([]byte, error) {
 	var b bytes.Buffer
 	err := writeJSON(&b, m.ProtoReflect())
@@ -111,7 +111,7 @@ func writeValue(b *bytes.Buffer, f protoreflect.FieldDescriptor, v protoreflect.
 			value = base64.StdEncoding.EncodeToString(v.Bytes())
 		}
 	case protoreflect.Int64Kind:
-		value = fmt.Sprint(v.Int()) // a string, as in the JSON form of protobuf: a double would round it
+		value = fmt.Sprint(v.Int()) // as a string, like in the JSON form of protobuf: JavaScript would round a number
 	default:
 		value = v.Interface()
 	}
@@ -120,7 +120,7 @@ func writeValue(b *bytes.Buffer, f protoreflect.FieldDescriptor, v protoreflect.
 	return err
 }
 
-// Hex formats bytes in hexadecimal: serial numbers as OpenSSL does, everything else in lower case.
+// Hex formats bytes in hexadecimal. It formats serial numbers like OpenSSL, and other bytes in lower case.
 func Hex(b []byte) string {
 	if s, err := pki.SerialFromBytes(b); err == nil {
 		return s.String()
@@ -135,7 +135,7 @@ func Enum(e protoreflect.Enum) string { return EnumName(e.Descriptor(), e.Number
 // EnumName returns the name of an enum value, like Enum.
 func EnumName(d protoreflect.EnumDescriptor, n protoreflect.EnumNumber) string {
 	if d.FullName() == "brevet.v1.RevocationReason" {
-		return pki.Reason(n).String() //nolint:gosec // a CRLReason code
+		return pki.Reason(n).String() //nolint:gosec // n is a CRLReason code
 	}
 	v := d.Values().ByNumber(n)
 	if v == nil {

@@ -21,7 +21,7 @@ type Printer struct {
 	table *table
 }
 
-// New returns a printer for the format in --output. The heading is the first row of a table.
+// New returns a printer for the format in --output. heading is the first row of a table.
 func New(cmd *cobra.Command, heading ...string) (*Printer, error) {
 	format, err := cmd.Flags().GetString("output")
 	if err != nil {
@@ -92,7 +92,7 @@ func (p *Printer) Raw(b []byte) error {
 	return err
 }
 
-// Close writes the rest of a table.
+// Close prints the buffered rows of a table.
 func (p *Printer) Close() error {
 	if p.table == nil {
 		return nil

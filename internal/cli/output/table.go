@@ -81,7 +81,7 @@ func (t *table) close() error {
 	return t.out.Flush()
 }
 
-// plain escapes everything except printable ASCII, which a terminal could misrepresent.
+// plain escapes all characters except printable ASCII, because a terminal could display them misleadingly.
 func plain(cell string) string {
 	if !strings.ContainsFunc(cell, func(c rune) bool { return c < 0x20 || c > 0x7e }) {
 		return cell
@@ -97,7 +97,8 @@ func plain(cell string) string {
 	return b.String()
 }
 
-// Pair formats a name and a value that a person entered, for a comma-separated list. Different pairs look different.
+// Pair formats a name and a value that a user entered, as part of a list with commas. Different pairs give different
+// texts.
 func Pair(name, value string) string { return quoted(name) + "=" + quoted(value) }
 
 // quoted quotes a text that would be ambiguous in a list of pairs.

@@ -42,7 +42,8 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// TestTableDoesNotBufferRows prints more rows than memory could hold if they were buffered or padded to the widest.
+// TestTableDoesNotBufferRows prints more rows than fit in memory if the table buffered all of them, or padded all to
+// the widest cell.
 func TestTableDoesNotBufferRows(t *testing.T) {
 	counted := &counter{}
 	p := newTable(counted)

@@ -18,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/service"
 )
 
-// NewDev returns brevet dev, which makes and serves a development CA.
+// NewDev returns brevet dev, which creates a development CA and runs its server.
 func NewDev() *cobra.Command {
 	d := devca.CA{KeyLabel: devca.DefaultKeyLabel}
 	cmd := &cobra.Command{
@@ -50,7 +50,7 @@ func NewDev() *cobra.Command {
 	return cmd
 }
 
-// checkDev looks at the flags before anything is made of them: certificates would carry what is wrong in them for years.
+// checkDev checks the flags before certificates are issued that would contain wrong values for years.
 func checkDev(d devca.CA) error {
 	if err := ceremony.CheckTrustDomain(d.TrustDomain); err != nil {
 		return cli.WrongFlag("--trust-domain", err)

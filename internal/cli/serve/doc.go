@@ -1,2 +1,2 @@
-// Package serve holds the commands that run a server: brevet serve, and brevet dev for a development CA.
+// Package serve contains the commands that run a server: brevet serve, and brevet dev for a development CA.
 package serve

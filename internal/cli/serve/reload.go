@@ -10,16 +10,16 @@ import (
 	"github.com/brevet-pki/brevet/server"
 )
 
-// reloader applies what it can of a changed configuration to a running server.
+// reloader applies changes of the configuration to a running server.
 type reloader struct {
-	current node.Config // what the server runs with
+	current node.Config // configuration that is in effect
 	load    func() (node.Config, error)
 	log     *service.Log
 	server  *server.Server
 }
 
-// reload reads the configuration again and applies the log's level and the rate limits. It logs the keys that changed: those that
-// apply from now on, and those that wait for a restart. If the configuration does not hold, everything stays as it is.
+// reload reads the configuration again, and applies the log level and the rate limits. It logs which changed keys are
+// now in effect, and which take effect only after a restart. If the configuration is invalid, reload changes nothing.
 func (r *reloader) reload(ctx context.Context) {
 	next, err := r.load()
 	if err == nil {

@@ -48,7 +48,7 @@ func New() *cobra.Command {
 }
 
 func serve(cmd *cobra.Command, c node.Config, check bool) (err error) {
-	hangups := service.Hangups() // from here on: one that comes while the server starts is heeded once it serves
+	hangups := service.Hangups() // a SIGHUP during the start is handled when the server is ready
 	log := service.NewLog(cmd.ErrOrStderr(), c.Log.Format, c.Log.Level)
 	defer log.Close()
 	pin, err := c.PIN()
@@ -57,7 +57,7 @@ func serve(cmd *cobra.Command, c node.Config, check bool) (err error) {
 	}
 	ctx := cmd.Context()
 	n, err := node.Open(ctx, c, pin, log.Logger)
-	if errors.Is(err, hsm.ErrPIN) { // the configuration is wrong: a service manager must not try again, or the token locks
+	if errors.Is(err, hsm.ErrPIN) { // exit code 2: a restart by the service manager would lock the HSM
 		return cli.WrongArgument(err)
 	}
 	if err != nil {
@@ -70,7 +70,8 @@ func serve(cmd *cobra.Command, c node.Config, check bool) (err error) {
 	})
 }
 
-// serveNode runs the server, and calls begun once it serves; or it only checks that the server would run.
+// serveNode runs the server, and calls begun when the server is ready. If check is true, it only checks that the server
+// could run.
 func serveNode(ctx context.Context, cmd *cobra.Command, c node.Config, n *node.Node, check bool, begun func(*server.Server)) error {
 	listeners, err := c.OpenListeners(ctx)
 	if err != nil {
@@ -95,5 +96,6 @@ func serveNode(ctx context.Context, cmd *cobra.Command, c node.Config, n *node.N
 	return s.Run(ctx)
 }
 
-// notify tells systemd, where it started the server and wants to know. Nobody is helped by hearing that it does not.
+// notify sends a state to systemd, if systemd started the server and expects notifications. It ignores errors: the
+// server runs without the notification.
 func notify(state string) { _, _ = daemon.SdNotify(false, state) }

@@ -41,17 +41,17 @@ func moduleRoot(t *testing.T) string {
 // AnyName is the element of a [Key]'s path that stands for a name that the operator chooses.
 const AnyName = "NAME"
 
-// A Key is one key of a configuration file, or a group of them.
+// A Key is one configuration key, or a group of keys.
 type Key struct {
 	Path     string // such as "hsm.sessions" or "profiles.NAME.kinds"
-	Type     string // in words; empty for a group
+	Type     string // description of the type; empty for a group
 	Default  string // empty if the key has none
 	Required bool
 	Doc      string
 }
 
-// Keys returns the keys of a configuration with its defaults, in the order of the type. Every field must have a
-// comment. If the comment begins with "Required.", a file must contain the key.
+// Keys returns the keys of a configuration with their defaults, in the order of the fields. Every field must have a
+// comment. If the comment begins with "Required.", a configuration file must contain the key.
 func Keys(t *testing.T, defaults any) []Key {
 	t.Helper()
 	return keysOf(t, reflect.ValueOf(defaults), "")
@@ -131,7 +131,7 @@ func inWords(of reflect.Type) string {
 	return of.String()
 }
 
-// written returns a default as a file would have it, or "" if the key has no default.
+// written returns a default as it is written in a configuration file, or "" if the key has no default.
 func written(v reflect.Value) string {
 	_, duration := v.Interface().(time.Duration)
 	_, named := v.Interface().(fmt.Stringer)
@@ -143,8 +143,8 @@ func written(v reflect.Value) string {
 	return config.Text(v)
 }
 
-// Reference checks that the section of docs/configuration.md under a heading of the second level consists of the keys
-// and the text after them. With update it writes the section instead.
+// Reference checks the section of docs/configuration.md below a heading of the second level. The section must consist
+// of the keys, followed by the text after. If update is true, Reference writes the section instead.
 func Reference(t *testing.T, heading string, keys []Key, after string, update bool) {
 	t.Helper()
 	path := filepath.Join(moduleRoot(t), "docs", "configuration.md")

@@ -15,15 +15,15 @@ import (
 	"github.com/brevet-pki/brevet/internal/config"
 )
 
-// An Example is a configuration file in deploy/. A comment in it begins with "# ". A "#" at the beginning of a line,
-// directly before a key, disables the setting.
+// An Example is a configuration file in deploy/. A line that starts with "# " is a comment. A line that starts with "#"
+// directly before a key is a disabled setting.
 type Example struct {
 	path string
-	all  map[string]any // with every setting enabled
+	all  map[string]any // content of the file with all settings enabled
 }
 
-// ReadExample reads an example. With every setting enabled, the file must decode, contain every key, and set keys with
-// a default to the default.
+// ReadExample reads an example, and enables all of its settings. The result must decode, contain every key, and set
+// each key that has a default to that default.
 func ReadExample[T any](t *testing.T, name string, defaults T, keys []Key) Example {
 	t.Helper()
 	e := Example{path: filepath.Join(moduleRoot(t), "deploy", name)}
@@ -57,8 +57,8 @@ func ReadExample[T any](t *testing.T, name string, defaults T, keys []Key) Examp
 // Path returns the path of the example.
 func (e Example) Path() string { return e.path }
 
-// Without writes a copy of the example with every setting enabled, but without the given paths. It returns the copy's
-// path.
+// Without writes a copy of the example with all settings enabled, except those with the given paths. It returns the
+// copy's path.
 func (e Example) Without(t *testing.T, paths ...string) string {
 	t.Helper()
 	all := clone(e.all)
@@ -90,7 +90,8 @@ func clone(m map[string]any) map[string]any {
 	return out
 }
 
-// find returns the innermost mapping of a path, and the key in it. For AnyName in the path it takes the first name.
+// find returns the innermost mapping of a path, and the last key of the path. For AnyName in the path it takes the
+// first name.
 func find(in map[string]any, path string) (map[string]any, string, bool) {
 	first, rest, nested := strings.Cut(path, ".")
 	if first == AnyName {

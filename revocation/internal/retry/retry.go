@@ -8,7 +8,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// Sleep waits for d. It returns false if ctx ends first.
+// Sleep waits for d and returns true. If ctx ends first, it returns false.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -20,7 +20,7 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// NewBackOff returns a back-off from a quarter of a second to about 15 s.
+// NewBackOff returns a back-off whose delays grow from 0.25 s to about 15 s.
 func NewBackOff() *backoff.ExponentialBackOff {
 	return &backoff.ExponentialBackOff{
 		InitialInterval: 250 * time.Millisecond, RandomizationFactor: 0.25, Multiplier: 2, MaxInterval: 15 * time.Second,

@@ -15,8 +15,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// Book stores certificates, statuses and CRLs in memory. It implements [revocation.Store], [crl.Store] and the
-// responder's Feed. Nothing in it is durable, and it has certificates but no identities. It is safe for concurrent use.
+// Book stores certificates, statuses and CRLs in memory, and no identities. It implements [revocation.Store],
+// [crl.Store] and responder.Feed. It is safe for concurrent use.
 type Book struct {
 	mu       sync.Mutex
 	statuses map[pki.CertRef]pki.StatusChange
@@ -29,10 +29,10 @@ type Book struct {
 	points   []crl.Point
 }
 
-// mark is the data of a certificate that CRLs need in addition to its status.
+// mark is the data about a certificate that CRLs need in addition to its status.
 type mark struct {
 	partition uint16
-	changed   uint64 // length of the log after the last change; zero before any
+	changed   uint64 // length of the log after the last change; zero before the first one
 }
 
 // NewBook returns an empty Book.
@@ -43,12 +43,12 @@ func NewBook() *Book {
 	}
 }
 
-// Issue records a good certificate of no partition.
+// Issue records a good certificate that is in no partition.
 func (b *Book) Issue(ref pki.CertRef, notAfter time.Time) pki.StatusChange {
 	return b.IssueIn(0, ref, notAfter)
 }
 
-// IssueIn records a good certificate of a partition.
+// IssueIn records a good certificate in a partition.
 func (b *Book) IssueIn(partition uint16, ref pki.CertRef, notAfter time.Time) pki.StatusChange {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -112,7 +112,7 @@ func (b *Book) View(ctx context.Context, issuer pki.IssuerID, read func(crl.View
 	return read(v)
 }
 
-// view is a copy of a Book.
+// view is a copy of a Book's statuses.
 type view struct {
 	issuer   pki.IssuerID
 	statuses map[pki.CertRef]pki.StatusChange
@@ -175,7 +175,7 @@ func (b *Book) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, _ time
 	return ctx.Err()
 }
 
-// PutBy returns the actor that recorded the issuer's newest CRL.
+// PutBy returns the actor that recorded the newest CRL of an issuer.
 func (b *Book) PutBy(issuer pki.IssuerID) pki.Actor {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -10,14 +10,14 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// CountBulk implements [revocation.Store]. A Book selects certificates by their issuer only.
+// CountBulk implements [revocation.Store]. A Book selects certificates only by their issuer.
 func (b *Book) CountBulk(ctx context.Context, o revocation.BulkRequest) (revocation.Affected, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return revocation.Affected{Valid: len(b.members(o))}, ctx.Err()
 }
 
-// members returns what a bulk revocation would change, with the new statuses.
+// members returns the certificates that a bulk revocation would change, with their new statuses.
 func (b *Book) members(o revocation.BulkRequest) []pki.StatusChange {
 	var found []pki.StatusChange
 	for ref, c := range b.statuses {
@@ -100,7 +100,7 @@ func (b *Book) BulkRevocations(ctx context.Context, states []revocation.BulkStat
 	return page, 0, ctx.Err()
 }
 
-// bulk returns a bulk revocation. The caller holds the lock.
+// bulk returns the bulk revocation with an ID. The caller holds the lock.
 func (b *Book) bulk(id int64) (revocation.BulkRevocation, error) {
 	if id < 1 || id > int64(len(b.bulks)) {
 		return revocation.BulkRevocation{}, pki.Refuse(pki.RuleNotFound, "give the ID of a bulk revocation", "there is no bulk revocation %d", id)

@@ -105,7 +105,7 @@ func (ca CA) Leaf(t testing.TB, name string) *x509.Certificate {
 	return ca.LeafWith(t, name, nil)
 }
 
-// LeafWith issues such a certificate with additional extensions.
+// LeafWith issues a client certificate with additional extensions, like Leaf.
 func (ca CA) LeafWith(t testing.TB, name string, extensions []pkix.Extension) *x509.Certificate {
 	t.Helper()
 	now := time.Now()
@@ -117,7 +117,7 @@ func (ca CA) LeafWith(t testing.TB, name string, extensions []pkix.Extension) *x
 	}, ca.Certificate, Key(t, "p256"), ca.Key)
 }
 
-// Delegate issues an OCSP responder's certificate for key. If edit is not nil, it changes the template first.
+// Delegate issues a certificate for the key of an OCSP responder. If edit is not nil, it may change the template.
 func (ca CA) Delegate(t testing.TB, key crypto.Signer, edit func(*x509.Certificate)) *x509.Certificate {
 	t.Helper()
 	now := time.Now()
@@ -146,7 +146,7 @@ func sign(t testing.TB, template, parent *x509.Certificate, subject, issuer cryp
 	return c
 }
 
-// PEMFile writes certificates into a temporary file.
+// PEMFile writes certificates to a temporary file.
 func PEMFile(t testing.TB, certificates ...*x509.Certificate) string {
 	t.Helper()
 	var text []byte
@@ -156,7 +156,7 @@ func PEMFile(t testing.TB, certificates ...*x509.Certificate) string {
 	return File(t, "certificates.pem", text)
 }
 
-// KeyFile writes a private key into a temporary file.
+// KeyFile writes a private key to a temporary file.
 func KeyFile(t testing.TB, key crypto.Signer) string {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
@@ -166,7 +166,7 @@ func KeyFile(t testing.TB, key crypto.Signer) string {
 	return File(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-// File writes data into a temporary file.
+// File writes data to a temporary file.
 func File(t testing.TB, name string, data []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)

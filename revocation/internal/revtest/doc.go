@@ -1,3 +1,3 @@
-// Package revtest holds what the tests of revocation and its subpackages share: CAs for one test, programs that check
-// our CRLs and responses, and [Book], a store in memory.
+// Package revtest contains the code that the tests of revocation and its subpackages share: CAs, programs that check
+// CRLs and responses, and [Book], a store in memory.
 package revtest

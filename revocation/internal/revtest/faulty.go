@@ -12,8 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// Faulty is a Book whose methods fail on demand. Before each call it calls Fail with the method's name. Fail returns
-// the error to return, or nil, and whether the call takes effect nevertheless.
+// Faulty is a Book whose methods can fail on demand. Each method calls Fail with its name. Fail returns the method's
+// error or nil, and whether the method takes effect in spite of the error.
 type Faulty struct {
 	*Book
 	Fail func(call string) (applied bool, err error)
@@ -94,7 +94,7 @@ func (f *Faulty) ApplyBulk(ctx context.Context, id int64, limit int, at time.Tim
 	return nil, revocation.BulkRevocation{}, err
 }
 
-// FaultyKey is a key that fails on demand, as [Faulty] does.
+// FaultyKey is a key that can fail on demand, like [Faulty].
 type FaultyKey struct {
 	crypto.Signer
 	Fail func(call string) (applied bool, err error)

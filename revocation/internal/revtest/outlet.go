@@ -12,8 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
-// Outlet is a [pki.StatusObserver] and a [crl.Publisher] that records changes and CRLs, with the contents of their
-// files.
+// Outlet is a [pki.StatusObserver] and a [crl.Publisher]. It stores the observed changes, and the published CRLs with
+// the contents of their files.
 type Outlet struct {
 	mu      sync.Mutex
 	changes []pki.StatusChange
@@ -43,21 +43,21 @@ func (o *Outlet) PublishCRL(c crl.CRL, path string) error {
 	return nil
 }
 
-// Changes returns all changes that were observed.
+// Changes returns all observed changes.
 func (o *Outlet) Changes() []pki.StatusChange {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.changes)
 }
 
-// Published returns all CRLs that were published.
+// Published returns all published CRLs.
 func (o *Outlet) Published() []crl.CRL {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.crls)
 }
 
-// LogBook collects log output.
+// LogBook stores the output of a logger.
 type LogBook struct {
 	mu   sync.Mutex
 	text strings.Builder

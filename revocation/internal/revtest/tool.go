@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Tool runs a program that checks our output, and returns what it printed and its exit code.
+// Tool runs a program that checks CRLs or responses. It returns the program's output and exit code.
 func Tool(t testing.TB, name string, args ...string) (output string, code int) {
 	t.Helper()
 	path, err := exec.LookPath(name)

@@ -1,5 +1,5 @@
 // Judge checks OCSP responses and CRLs with Java's own code and with Bouncy Castle. Each line on standard input is a
-// request of words separated by tabs; each gets one line on standard output.
+// request: words separated by tabs. For each request, Judge writes one line to standard output.
 
 import java.io.BufferedReader;
 import java.io.FileInputStream;

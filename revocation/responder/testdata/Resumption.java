@@ -1,6 +1,6 @@
-// Resumption connects to servers on localhost and reports for each connection whether it was accepted. Each line on
-// standard input has a port, a file with the root and the session timeout in seconds, separated by tabs. Lines with the
-// same root and timeout share an SSLContext, and so its sessions.
+// Resumption connects to servers on localhost, and reports for each connection whether it was accepted. A line on
+// standard input contains a port, the path of the root certificate and the session timeout in seconds, separated by
+// tabs. Lines with the same root and timeout share an SSLContext with its sessions.
 
 import java.io.*;
 import java.security.*;
