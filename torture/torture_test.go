@@ -187,10 +187,25 @@ func (tt *crashTest) checkFiles(t *testing.T) []string {
 // random returns the kill point with a random count up to N.
 func (k killPoint) random(r *rand.Rand) killPoint { return killPoint{k.Step, 1 + r.IntN(k.N)} }
 
-// A schedule returns random rounds. It uses every kill point once before it uses one again.
+// A schedule returns random rounds. It uses every kill point once before it uses one again. On a slow machine, servers
+// reach some kill points only after a longer time, so the wait doubles with each use of a kill point at which no server
+// died since its last use.
 type schedule struct {
 	random *rand.Rand
 	due    []killPoint
+	missed map[string]int // by step: uses in a row in which no server died there
+}
+
+// maxDoublings limits how often the wait of a round is doubled: to 22 s at most.
+const maxDoublings = 5
+
+// note records whether the server of a round died at the round's kill point.
+func (p *schedule) note(r round, died bool) {
+	if died {
+		delete(p.missed, r.kill.Step)
+	} else {
+		p.missed[r.kill.Step]++
+	}
 }
 
 func (p *schedule) next() round {
@@ -200,6 +215,7 @@ func (p *schedule) next() round {
 		r.Shuffle(len(p.due), func(i, j int) { p.due[i], p.due[j] = p.due[j], p.due[i] })
 	}
 	next := round{kill: p.due[0].random(r), wait: 200*time.Millisecond + time.Duration(r.Int64N(int64(500*time.Millisecond)))}
+	next.wait <<= min(p.missed[next.kill.Step], maxDoublings)
 	p.due = p.due[1:]
 	switch r.IntN(4) {
 	case 0:
@@ -254,7 +270,7 @@ func (s *totals) report(t *testing.T, rounds int) {
 func rounds(t *testing.T, minimum int, random *rand.Rand, begin func() *crashTest) {
 	t.Helper()
 	all := totals{steps: map[string]int{}}
-	p := schedule{random: random}
+	p := schedule{random: random, missed: map[string]int{}}
 	var tt *crashTest
 	n := 0
 	for end := time.Now().Add(*long); n < minimum || time.Now().Before(end); n++ {
@@ -266,9 +282,11 @@ func rounds(t *testing.T, minimum int, random *rand.Rand, begin func() *crashTes
 			tt = begin()
 		}
 		r := p.next()
+		deaths := tt.steps[r.kill.Step]
 		if faults := tt.round(t, r); len(faults) > 0 || t.Failed() {
 			t.Fatalf("round %d, %s: %s\n%s", n, r, report(faults), tt.server.stderr.String())
 		}
+		p.note(r, tt.steps[r.kill.Step] > deaths)
 	}
 	all.add(tt)
 	all.report(t, n)
