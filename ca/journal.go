@@ -82,7 +82,8 @@ type Results []Result
 // time.
 //
 // Durability: after Write or Begin returns nil, the changes survive a crash of the machine. After Write returns an
-// error, either all of its changes were applied or none, and only Applied shows which.
+// error, either all of its changes were applied or none. If it recorded an intent, Applied
+// shows which.
 type Journal interface {
 	// Begin opens a new epoch, which fences all earlier ones, and returns the intents that they left pending.
 	Begin(ctx context.Context) (Epoch, []Intent, error)

@@ -235,7 +235,8 @@ func (p *Profile) readTimes(c ProfileConfig) error {
 	return nil
 }
 
-// These constants bound max_unexpired. A request reads up to that many entries of an index.
+// These constants bound max_unexpired. A renewal reads up to the greatest max_unexpired of all profiles entries of an
+// index, and a request of an operator up to 16 times as many.
 const (
 	defaultUnexpired = 6
 	maxUnexpired     = 1000

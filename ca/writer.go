@@ -22,6 +22,10 @@ const maxBatch = 256
 // admissionTimeout limits how long a transaction waits for further items.
 const admissionTimeout = 5 * time.Millisecond
 
+// idleYields is the number of consecutive times that the writer yields the processor and receives nothing before it
+// writes. After a single yield, the scheduler may run the writer again before callers that are runnable, too.
+const idleYields = 4
+
 // minCommitRetry and maxCommitRetry limit how long the writer waits before it retries a failed commit.
 const (
 	minCommitRetry = 50 * time.Millisecond
@@ -221,14 +225,14 @@ func (w *writer) wait() {
 // so collect yields the processor to callers as long as that produces items. If the processors are busy, this loses no
 // time; if they are idle, it ends immediately.
 func (w *writer) collect() {
-	for begun := time.Now(); ; {
+	for begun, idle := time.Now(), 0; idle < idleYields; {
 		w.drain()
 		if len(w.waiting) >= maxBatch || w.retry > 0 || time.Since(begun) >= admissionTimeout {
 			return
 		}
 		runtime.Gosched()
-		if len(w.events) == 0 {
-			return
+		if idle++; len(w.events) > 0 {
+			idle = 0
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueR
 	st, err := r.store.IssuanceState(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
 	if err == nil || refusal != nil {
-		if refusal := q.checkCaller(st); refusal != nil {
+		if refusal := checkOperator(o.Actor, st.Caller); refusal != nil {
 			return st, refusal
 		}
 	}
@@ -108,10 +108,18 @@ func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueR
 	return r.store.IssuanceState(ctx, q)
 }
 
-// checkCaller refuses a caller of the query whose identity is not enrolled.
-func (q IssuanceQuery) checkCaller(st IssuanceState) *pki.Refusal {
-	if q.Caller.IsZero() {
+// checkOperator refuses an actor that needs authorization, if the identity that it calls with is not enrolled. The state
+// of that identity is zero if it is not on record.
+func checkOperator(by pki.Actor, state pki.IdentityState) *pki.Refusal {
+	if !by.NeedsAuthorization() {
 		return nil
 	}
-	return q.Caller.CheckEnrolled(st.Caller)
+	caller := by.Caller()
+	if caller.IsZero() {
+		return pki.NoCertificate()
+	}
+	if state == 0 {
+		return caller.Certificate.NotOnRecord()
+	}
+	return caller.Identity.CheckEnrolled(state)
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ocsp"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"github.com/brevet-pki/brevet/enroll"
@@ -159,7 +158,6 @@ func (r *revokeRig) open(ctx context.Context, name string) error {
 	if r.issuer, err = file.ReadCertificate(d.IssuingFile()); err != nil {
 		return err
 	}
-	unix.Sync() // else the kernel writes the store to the disk during the measurement, and commits wait for it
 	if r.party.server, err = r.startServer(ctx, d); err != nil {
 		return err
 	}

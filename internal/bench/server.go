@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/internal/cli/devca"
@@ -161,7 +162,9 @@ func (b *bench) fillStore(ctx context.Context, d devca.CA, f filling) error {
 		return err
 	}
 	b.logf("filling its store with %d certificates", f.certificates)
-	return preload(ctx, d, f, b.logf)
+	err = preload(ctx, d, f, b.logf)
+	unix.Sync() // else the kernel writes the store to the disk during the measurement, and commits wait for it
+	return err
 }
 
 // follow closes up when the server prints its first line, which it does when it serves. It then waits for the server's

@@ -59,7 +59,7 @@ func New(c Config) *Authorizer { return &Authorizer{config: c} }
 // Authorize checks a call after its message has arrived and before the message takes effect. First it does what
 // Authenticate does. If the operation's [Access] is Identity or Operators, Authorize also reads the caller's identity
 // from the store, and requires the state enrolled. For Renew it does not: [ra.Registrar.Renew] reads the identity
-// together with the other data for its decision.
+// together with the other data for its decision, as [ra.Registrar.Issue] does for each issue request of a stream.
 func (a *Authorizer) Authorize(ctx context.Context, op Operation, client *Client) (Caller, error) {
 	c, err := a.Authenticate(op, client)
 	if need := access[op]; err != nil || need != Operators && need != Identity {

@@ -20,6 +20,7 @@ func (st *Store) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
 	var left []ca.Intent
 	err := st.write(ctx, func(s *state) error {
 		s.epoch++
+		s.lastBatch = ca.BatchID{}
 		epoch, left = s.epoch, slices.Clone(s.pending)
 		return nil
 	})

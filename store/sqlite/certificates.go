@@ -82,7 +82,7 @@ func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.
 	return page, next, nil
 }
 
-// selectCertificates adds the query for lookUp. If an identity has at most ra.MaxLooked certificates on record, the query
+// selectCertificates adds the query for readPage. If an identity has at most ra.MaxLooked certificates on record, the query
 // finds those of the identity and sorts them. Otherwise it reads all certificates in the order of the list.
 func selectCertificates(ctx context.Context, tx *sql.Tx, q *engine.Clause, open bulk.Open, f ra.CertificateFilter, after ra.CertificatePosition) error {
 	var selected bulk.Row

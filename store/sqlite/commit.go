@@ -64,7 +64,7 @@ func (tx *writeTx) commitBatch(ctx context.Context, s ca.BatchCommit, results ca
 }
 
 // takeItems removes items from a pending intent, and returns them as the intent recorded them. The other items of the intent
-// stay pending.
+// stay pending, as items of the newest epoch.
 func (tx *writeTx) takeItems(ctx context.Context, wanted ca.Intent) ([]ca.IntentItem, error) {
 	intent, err := scanIntent(tx.QueryRowContext(ctx, `DELETE FROM intents WHERE batch = ? RETURNING batch, items`, wanted.Batch[:]))
 	if errors.Is(err, sql.ErrNoRows) {

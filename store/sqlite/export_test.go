@@ -14,6 +14,14 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/expiry"
 )
 
+// The statements of an issuance.
+const SelectCaller = selectCaller
+
+var (
+	SelectGuarded       = selectGuarded + unexpired(7) + fromGuarded
+	SelectIssuanceState = selectIssuanceState + unexpired(7) + fromIssuanceState
+)
+
 // OpenWith opens a store through a driver, so that tests can break commits.
 func OpenWith(ctx context.Context, path string, d driver.Driver) (*DB, error) {
 	return open(ctx, path, d)

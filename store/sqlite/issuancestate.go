@@ -57,7 +57,7 @@ func unexpired(most int) string {
 const callerColumn = `coalesce((SELECT state FROM identities WHERE spiffe_id = q.caller), 0)`
 
 // IssuanceState reads a consistent snapshot in one statement. While a bulk revocation is open, it needs a few statements, in
-// one transaction.
+// one transaction. If the identity is not registered, another statement reads the state of the caller.
 func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	const what = "read the state of an issuance"
 	var row issuanceRow

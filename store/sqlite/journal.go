@@ -19,7 +19,7 @@ func (c *CA) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
 	var epoch int64
 	var left []ca.Intent
 	err := c.db.write(ctx, "open an epoch of the journal", func(ctx context.Context, tx *writeTx) error {
-		row := tx.QueryRowContext(ctx, `UPDATE journal SET epoch = epoch + 1 RETURNING epoch`)
+		row := tx.QueryRowContext(ctx, `UPDATE journal SET epoch = epoch + 1, last_batch = NULL RETURNING epoch`)
 		if err := row.Scan(&epoch); err != nil {
 			return err
 		}

@@ -208,7 +208,7 @@ func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after r
 	return page, next, nil
 }
 
-// selectTokens adds the query for lookUp. An identity has few tokens, so they are found by its index and sorted.
+// selectTokens adds the query for readPage. An identity has few tokens, so they are found by its index and sorted.
 func selectTokens(q *engine.Clause, f ra.TokenFilter, at time.Time, after ra.TokenPosition) error {
 	q.Add(`SELECT t.id, t.created_at, t.token, (1`)
 	if len(f.States) > 0 {

@@ -302,8 +302,10 @@ func newestWriteIsKnown(t *testing.T, w *world) {
 	must(t, err)
 	w.mustBeApplied(t, last.Batch, false)
 	w.mustBeApplied(t, next.Batch, true)
-	w.commitBatch(t, next) // a write without an intent
-	w.mustBeApplied(t, next.Batch, false)
+	w.begin(t)
+	w.mustBeApplied(t, next.Batch, false) // it was a write of an earlier epoch
+	w.commitBatch(t, next)
+	w.mustBeApplied(t, next.Batch, false) // a write without an intent
 	w.mustBeApplied(t, ca.BatchID{}, false)
 }
 

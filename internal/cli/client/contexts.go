@@ -160,6 +160,7 @@ func (all Contexts) Write() error {
 // Names returns the names of the contexts in alphabetical order.
 func (all Contexts) Names() []string { return slices.Sorted(maps.Keys(all.Contexts)) }
 
+// Find returns the context with this name, or an error that names the others.
 func (all Contexts) Find(name string) (Context, error) {
 	c, ok := all.Contexts[name]
 	switch {

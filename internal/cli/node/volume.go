@@ -18,6 +18,7 @@ func (c *Config) volume() volume {
 	return volume{store, map[string]string{"store": store, "wal": store + "-wal", "archive": c.ArchivePath()}}
 }
 
+// Sizes returns the sizes of the files in bytes, and 0 for a file that cannot be read.
 func (v volume) Sizes() map[string]int64 {
 	sizes := map[string]int64{}
 	for name, path := range v.files {
@@ -29,6 +30,8 @@ func (v volume) Sizes() map[string]int64 {
 	return sizes
 }
 
+// Free returns the free bytes of the file system for a process without privileges, or an error if the store is not
+// writable.
 func (v volume) Free() (int64, error) {
 	if err := unix.Access(v.store, unix.W_OK); err != nil {
 		return 0, &os.PathError{Op: "write", Path: v.store, Err: err}
