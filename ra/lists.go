@@ -38,8 +38,8 @@ type TokenPosition struct {
 	ID        pki.TokenID
 }
 
-// PlaceOf returns the position of t in the list of tokens.
-func PlaceOf(t *Token) TokenPosition { return TokenPosition{t.CreatedAt, t.ID} }
+// PositionOf returns the position of t in the list of tokens.
+func PositionOf(t *Token) TokenPosition { return TokenPosition{t.CreatedAt, t.ID} }
 
 // IsZero reports whether p is the start of the list.
 func (p TokenPosition) IsZero() bool { return p.ID.IsZero() }
@@ -63,8 +63,8 @@ type CertificatePosition struct {
 	Serial   pki.Serial
 }
 
-// Place returns the position of c in the list of certificates.
-func (c *Certificate) Place() CertificatePosition {
+// Position returns the position of c in the list of certificates.
+func (c *Certificate) Position() CertificatePosition {
 	return CertificatePosition{c.IssuedAt, c.Ref.Serial}
 }
 

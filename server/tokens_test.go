@@ -14,13 +14,15 @@ import (
 // or revoked. The server must refuse the tokens.
 func TestTokensAreRevokedWithTheirCreator(t *testing.T) {
 	t.Parallel()
-	for name, distrust := range map[string]func(w *servertest.World, maker *servertest.Holder){
-		"suspended and resumed": func(w *servertest.World, maker *servertest.Holder) {
-			w.Suspend(t, maker.ID)
-			w.Resume(t, maker.ID)
+	for name, distrust := range map[string]func(w *servertest.World, creator *servertest.Holder){
+		"suspended and resumed": func(w *servertest.World, creator *servertest.Holder) {
+			w.Suspend(t, creator.ID)
+			w.Resume(t, creator.ID)
 		},
-		"retired":         func(w *servertest.World, maker *servertest.Holder) { w.Retire(t, maker.ID) },
-		"key compromised": func(w *servertest.World, maker *servertest.Holder) { w.Revoke(t, maker.Certificate, "keyCompromise") },
+		"retired": func(w *servertest.World, creator *servertest.Holder) { w.Retire(t, creator.ID) },
+		"key compromised": func(w *servertest.World, creator *servertest.Holder) {
+			w.Revoke(t, creator.Certificate, "keyCompromise")
+		},
 		"among others": func(w *servertest.World, _ *servertest.Holder) {
 			servertest.Must(w.NewOperator(t, "carol").CreateBulkRevocation(t.Context(), &brevetv1.CreateBulkRevocationRequest{
 				Reason: servertest.Reason("privilegeWithdrawn"), Selection: &brevetv1.CertificateSelection{Profile: "operator"},
@@ -30,17 +32,17 @@ func TestTokensAreRevokedWithTheirCreator(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := servertest.New(t, ground, servertest.Options{})
-			maker := w.NewOperator(t, "factory")
+			creator := w.NewOperator(t, "factory")
 			device := w.Register(t, "device", "device/1")
-			token := servertest.Must(maker.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: device}))(t)
+			token := servertest.Must(creator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: device}))(t)
 			secret := w.Secret(t, token.GetToken())
-			distrust(w, maker)
+			distrust(w, creator)
 			_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, secret, servertest.Key(t)))
 			servertest.Refused(t, err, codes.Unauthenticated, pki.RuleTokenRevoked)
 			reader := w.NewOperator(t, "reader")
-			list := servertest.Must(reader.ListTokens(t.Context(), &brevetv1.ListTokensRequest{CreatedBy: maker.ID, States: []brevetv1.TokenState{brevetv1.TokenState_TOKEN_STATE_REVOKED}}))(t).GetTokens()
+			list := servertest.Must(reader.ListTokens(t.Context(), &brevetv1.ListTokensRequest{CreatedBy: creator.ID, States: []brevetv1.TokenState{brevetv1.TokenState_TOKEN_STATE_REVOKED}}))(t).GetTokens()
 			if len(list) != 1 || list[0].GetId() != token.GetTokenId() || list[0].GetIdentity() != device || list[0].GetRevocationCause() == "" ||
-				string(list[0].GetCreatorSerial()) != string(servertest.SerialBytes(maker.Certificate)) {
+				string(list[0].GetCreatorSerial()) != string(servertest.SerialBytes(creator.Certificate)) {
 				t.Errorf("the creator's revoked tokens are %v", list)
 			}
 			w.Enroll(t, w.Secret(t, servertest.Must(reader.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: device}))(t).GetToken()), servertest.Key(t))
@@ -53,9 +55,9 @@ func TestTokensAreRevokedWithTheirCreator(t *testing.T) {
 func TestTokensSurviveTheirCreatorsRenewal(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{})
-	maker := w.NewOperator(t, "factory")
-	token := servertest.Must(maker.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: w.Register(t, "device", "device/1")}))(t)
-	w.Renewed(t, maker, servertest.Key(t))
-	w.Revoke(t, maker.Certificate, "superseded")
+	creator := w.NewOperator(t, "factory")
+	token := servertest.Must(creator.CreateToken(t.Context(), &brevetv1.CreateTokenRequest{Identity: w.Register(t, "device", "device/1")}))(t)
+	w.Renewed(t, creator, servertest.Key(t))
+	w.Revoke(t, creator.Certificate, "superseded")
 	w.Enroll(t, w.Secret(t, token.GetToken()), servertest.Key(t))
 }

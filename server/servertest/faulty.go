@@ -84,15 +84,15 @@ type faultyJournal struct {
 	*Faulty
 }
 
-func (j faultyJournal) Write(ctx context.Context, e ca.Epoch, settle []ca.BatchCommit, announce []ca.Intent) ([]ca.Results, error) {
-	if gate := j.writing.Load(); gate != nil && len(settle) > 0 {
+func (j faultyJournal) Write(ctx context.Context, e ca.Epoch, commits []ca.BatchCommit, intents []ca.Intent) ([]ca.Results, error) {
+	if gate := j.writing.Load(); gate != nil && len(commits) > 0 {
 		*gate <- struct{}{}
 		<-*gate
 	}
 	if j.writes.Add(-1) >= 0 {
 		return nil, fault{}
 	}
-	return j.Journal.Write(ctx, e, settle, announce)
+	return j.Journal.Write(ctx, e, commits, intents)
 }
 
 type faultyRecords struct {

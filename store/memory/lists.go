@@ -82,13 +82,13 @@ func (st *Store) Tokens(
 		var all []ra.ListedToken
 		for i := range s.tokens {
 			t := &s.tokens[i]
-			if after.IsZero() || compareTokens(ra.PlaceOf(t), after) < 0 {
+			if after.IsZero() || compareTokens(ra.PositionOf(t), after) < 0 {
 				state := rules.TokenState(t, s.identities[t.Identity].Revision, at)
 				all = append(all, ra.ListedToken{Token: *t, State: state})
 			}
 		}
-		slices.SortFunc(all, func(a, b ra.ListedToken) int { return compareTokens(ra.PlaceOf(&b.Token), ra.PlaceOf(&a.Token)) })
-		page, next = pageOf(all, limit, func(t ra.ListedToken) ra.TokenPosition { return ra.PlaceOf(&t.Token) }, func(t ra.ListedToken) bool {
+		slices.SortFunc(all, func(a, b ra.ListedToken) int { return compareTokens(ra.PositionOf(&b.Token), ra.PositionOf(&a.Token)) })
+		page, next = pageOf(all, limit, func(t ra.ListedToken) ra.TokenPosition { return ra.PositionOf(&t.Token) }, func(t ra.ListedToken) bool {
 			return in(f.States, t.State) && (f.Identity.IsZero() || t.Identity == f.Identity) && within(t.CreatedAt, f.CreatedFrom, f.CreatedUntil) &&
 				(f.CreatedBy.IsZero() || t.CreatedBy.Caller().Identity == f.CreatedBy)
 		})
@@ -118,12 +118,12 @@ func (st *Store) Certificates(
 		}
 		var all []ra.Certificate
 		for i := range s.certs {
-			if c := s.certs[i].Certificate; after.IsZero() || comparePlaces(c.Place(), after) < 0 {
+			if c := s.certs[i].Certificate; after.IsZero() || comparePositions(c.Position(), after) < 0 {
 				all = append(all, c)
 			}
 		}
-		slices.SortFunc(all, func(a, b ra.Certificate) int { return comparePlaces(b.Place(), a.Place()) })
-		page, next = pageOf(all, limit, func(c ra.Certificate) ra.CertificatePosition { return c.Place() }, func(c ra.Certificate) bool {
+		slices.SortFunc(all, func(a, b ra.Certificate) int { return comparePositions(b.Position(), a.Position()) })
+		page, next = pageOf(all, limit, func(c ra.Certificate) ra.CertificatePosition { return c.Position() }, func(c ra.Certificate) bool {
 			return selects(&c) && in(f.States, c.Status.State) && within(c.NotAfter, f.ExpiresFrom, f.ExpiresUntil) &&
 				(!f.WithoutSuccessor || c.Delivered && c.Successor.IsZero()) &&
 				(f.NotRenewedSince.IsZero() || c.Delivered && !s.renewedSince(c.Identity, f.NotRenewedSince))
@@ -133,7 +133,7 @@ func (st *Store) Certificates(
 	return page, next, err
 }
 
-func comparePlaces(a, b ra.CertificatePosition) int {
+func comparePositions(a, b ra.CertificatePosition) int {
 	return cmp.Or(a.IssuedAt.Compare(b.IssuedAt), bytes.Compare(a.Serial.Bytes(), b.Serial.Bytes()))
 }
 

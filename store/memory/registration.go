@@ -224,20 +224,20 @@ func (s *state) revokeToken(v ra.TokenRevocation) (int, error) {
 
 // revokeTokensOf revokes the tokens that an identity has created, and returns how many of them could have been used. If
 // there are none since the last such revocation, it writes nothing.
-func (s *state) revokeTokensOf(maker pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
-	made, n := s.setTokensRevoked(maker, why, v.At)
+func (s *state) revokeTokensOf(creator pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
+	made, n := s.setTokensRevoked(creator, why, v.At)
 	if !made {
 		return 0, nil
 	}
-	return n, s.append(rules.TokensRevokedEntry(v, maker, why, n))
+	return n, s.append(rules.TokensRevokedEntry(v, creator, why, n))
 }
 
 // setTokensRevoked revokes the tokens that an identity has created since the last such revocation. It reports whether there
 // are any, and how many of them could have been used at the given time.
-func (s *state) setTokensRevoked(maker pki.SPIFFEID, why string, at time.Time) (made bool, n int) {
-	for i := s.distrusted[maker]; i < len(s.tokens); i++ {
+func (s *state) setTokensRevoked(creator pki.SPIFFEID, why string, at time.Time) (made bool, n int) {
+	for i := s.distrusted[creator]; i < len(s.tokens); i++ {
 		t := &s.tokens[i]
-		if t.CreatedBy.Caller().Identity != maker || maker.IsZero() {
+		if t.CreatedBy.Caller().Identity != creator || creator.IsZero() {
 			continue
 		}
 		made = true
@@ -250,7 +250,7 @@ func (s *state) setTokensRevoked(maker pki.SPIFFEID, why string, at time.Time) (
 		}
 	}
 	if made {
-		s.distrusted[maker] = len(s.tokens)
+		s.distrusted[creator] = len(s.tokens)
 	}
 	return made, n
 }

@@ -68,7 +68,7 @@ func (r *RA) Certificates(ctx context.Context, f ra.CertificateFilter, after ra.
 		}
 		var ids []int64
 		ids, next, err = readPage(ctx, tx, &q, limit, func(rows *sql.Rows) (listedRow[ra.CertificatePosition], error) {
-			return scanCertificatePlace(rows, open, f.States)
+			return scanCertificatePosition(rows, open, f.States)
 		})
 		if err != nil {
 			return err
@@ -164,9 +164,9 @@ func matchCertificate(q *engine.Clause, selected *bulk.Row, f ra.CertificateFilt
 	notRenewed(q, `c.identity`, f.NotRenewedSince)
 }
 
-// scanCertificatePlace reads a row of selectCertificates. It compares the effective state, with the open bulk revocations
+// scanCertificatePosition reads a row of selectCertificates. It compares the effective state, with the open bulk revocations
 // applied, with the filter.
-func scanCertificatePlace(rows *sql.Rows, open bulk.Open, states []pki.State) (listedRow[ra.CertificatePosition], error) {
+func scanCertificatePosition(rows *sql.Rows, open bulk.Open, states []pki.State) (listedRow[ra.CertificatePosition], error) {
 	var f listedRow[ra.CertificatePosition]
 	var issued, state, reason, version int64
 	var revokedAt sql.NullInt64

@@ -183,7 +183,7 @@ func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after r
 		}
 		var ids []int64
 		var err error
-		ids, next, err = readPage(ctx, tx, &q, limit, scanTokenPlace)
+		ids, next, err = readPage(ctx, tx, &q, limit, scanTokenPosition)
 		if err != nil {
 			return err
 		}
@@ -239,7 +239,7 @@ func selectTokens(q *engine.Clause, f ra.TokenFilter, at time.Time, after ra.Tok
 	return nil
 }
 
-func scanTokenPlace(rows *sql.Rows) (listedRow[ra.TokenPosition], error) {
+func scanTokenPosition(rows *sql.Rows) (listedRow[ra.TokenPosition], error) {
 	var f listedRow[ra.TokenPosition]
 	var created int64
 	var token []byte

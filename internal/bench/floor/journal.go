@@ -36,9 +36,9 @@ type journal struct {
 	chain   [32]byte
 
 	// The statements live as long as the connection.
-	begin, commit, rollback    *sql.Stmt
-	announce, unannounce, mark *sql.Stmt
-	certificate, log, seq      *sql.Stmt
+	begin, commit, rollback          *sql.Stmt
+	insertIntent, deleteIntent, mark *sql.Stmt
+	certificate, log, seq            *sql.Stmt
 }
 
 // openJournal creates the database, with identities that have one certificate each.
@@ -103,8 +103,8 @@ func (j *journal) prepare() error {
 		text string
 	}{
 		{&j.begin, `BEGIN IMMEDIATE`}, {&j.commit, `COMMIT`}, {&j.rollback, `ROLLBACK`},
-		{&j.announce, `INSERT INTO intents (batch, epoch, items) VALUES (?, 1, ?)`},
-		{&j.unannounce, `DELETE FROM intents WHERE batch = ?`},
+		{&j.insertIntent, `INSERT INTO intents (batch, epoch, items) VALUES (?, 1, ?)`},
+		{&j.deleteIntent, `DELETE FROM intents WHERE batch = ?`},
 		{&j.mark, `UPDATE journal SET last_batch = ?`},
 		{&j.certificate, `
 			INSERT INTO certificates (serial, issuer, identity, request, key, profile, issued_at, not_before, not_after,
@@ -192,11 +192,11 @@ func (j *journal) transact(do func() error) error {
 func (j *journal) batch(n int) error {
 	id, items := make([]byte, 16), make([]byte, 34+itemSize*n)
 	_, _ = rand.Read(id) // never fails
-	_, err := j.announce.ExecContext(j.ctx, id, items)
+	_, err := j.insertIntent.ExecContext(j.ctx, id, items)
 	if err != nil {
 		return err
 	}
-	if _, err := j.unannounce.ExecContext(j.ctx, id); err != nil {
+	if _, err := j.deleteIntent.ExecContext(j.ctx, id); err != nil {
 		return err
 	}
 	_, err = j.mark.ExecContext(j.ctx, id)

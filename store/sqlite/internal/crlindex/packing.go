@@ -205,19 +205,19 @@ func (p *packer) load(ctx context.Context, serial pki.Serial) (*segment, error) 
 
 // sweep rewrites the segments in which many certificates have expired.
 func (p *packer) sweep(ctx context.Context) error {
-	var waning [][]byte
+	var due [][]byte
 	err := p.index.db.Read(ctx, "read packed entries that have ended", func(ctx context.Context, tx *sql.Tx) error {
 		rows := engine.Query(ctx, tx, `
 			SELECT first FROM crl_segments WHERE issuer = ? AND crl_partition = ? AND compact_at < ? ORDER BY first`, p.issuer, p.partition, p.endedBefore)
 		return rows.Each(func(rows *sql.Rows) error {
 			var first []byte
 			err := rows.Scan(&first)
-			waning = append(waning, first)
+			due = append(due, first)
 			return err
 		})
 	})
-	for i := 0; i < len(waning) && err == nil; i++ {
-		err = p.rewrite(ctx, waning[i])
+	for i := 0; i < len(due) && err == nil; i++ {
+		err = p.rewrite(ctx, due[i])
 	}
 	return errors.Join(err, p.flush(ctx))
 }
@@ -292,7 +292,7 @@ func putSegment(ctx context.Context, tx *engine.Tx, issuer int64, partition uint
 	_, err := tx.ExecContext(ctx, `
 		INSERT INTO crl_segments (issuer, crl_partition, first, entries, compact_at) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (issuer, crl_partition, first) DO UPDATE SET entries = excluded.entries, compact_at = excluded.compact_at`,
-		issuer, partition, s.first, s.packed(), s.wanesAt())
+		issuer, partition, s.first, s.packed(), s.compactAt())
 	return err
 }
 

@@ -120,8 +120,8 @@ func (s *segment) split(most int) []segment {
 	return parts
 }
 
-// wanesAt returns the time at which a quarter of the records has expired.
-func (s *segment) wanesAt() int64 {
+// compactAt returns the time at which a quarter of the records has expired.
+func (s *segment) compactAt() int64 {
 	ends := make([]int64, len(s.records))
 	for n, r := range s.records {
 		ends[n] = r.notAfter

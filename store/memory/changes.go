@@ -163,7 +163,7 @@ func (s *state) moveIdentity(o revocation.Change) (rules.IdentityMove, error) {
 }
 
 // record appends the entry of a change to the log, and revokes the tokens of the creator if [rules.Distrust] has a cause.
-func (s *state) record(o revocation.Change, maker pki.SPIFFEID, e translog.Entry) error {
+func (s *state) record(o revocation.Change, creator pki.SPIFFEID, e translog.Entry) error {
 	if err := s.append(e); err != nil {
 		return err
 	}
@@ -171,6 +171,6 @@ func (s *state) record(o revocation.Change, maker pki.SPIFFEID, e translog.Entry
 	if why == "" {
 		return nil
 	}
-	_, err := s.revokeTokensOf(maker, why, ra.TokenRevocation{By: o.Actor, At: o.At})
+	_, err := s.revokeTokensOf(creator, why, ra.TokenRevocation{By: o.Actor, At: o.At})
 	return err
 }
