@@ -67,7 +67,7 @@ func NewAgent(c Config) (*Agent, error) {
 func (a *Agent) load() {
 	var err error
 	if a.status, err = ReadStatus(a.config.Directory.path); err != nil {
-		a.status = Status{} // without a status the agent works as well
+		a.status = Status{} // the agent needs no status: it only reports it
 	}
 	pair, err := a.config.Directory.Load()
 	switch {

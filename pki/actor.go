@@ -42,7 +42,7 @@ func ActorCaller(id SPIFFEID, certificate CertRef) Actor {
 	return Actor{text: id.String(), caller: Caller{id, certificate}}
 }
 
-// ActorIdentity returns the actor for an identity, without a certificate.
+// ActorIdentity returns the actor for an identity. The actor names no certificate.
 func ActorIdentity(id SPIFFEID) Actor { return Actor{text: id.String()} }
 
 // ActorEvidence returns the actor for a caller that presented evidence. The name distinguishes pieces of evidence of

@@ -102,7 +102,7 @@ func TestConcurrentRenewalsWithDifferentKeys(t *testing.T) {
 }
 
 // A client cancels its request after its certificate is signed and before it is recorded. Meanwhile another renewal is decided.
-// That decision cannot see the first certificate, but its guards do.
+// When that decision is made, the first certificate is not on record yet. When it is recorded, the guard finds it.
 func TestGuardsSeeConcurrentRenewal(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}

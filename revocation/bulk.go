@@ -124,7 +124,7 @@ func (a *Authority) notifyBulk(ctx context.Context, id int64) (BulkRevocation, e
 
 // completeBulk notifies the responders, and applies the bulk revocation to all records before it returns.
 func (a *Authority) completeBulk(ctx context.Context, id int64) (BulkRevocation, error) {
-	defer a.bulk.want() // after an error, Run continues
+	defer a.bulk.want() // wakes Run, which retries the rest if this function returns an error
 	if _, err := a.notifyBulk(context.WithoutCancel(ctx), id); err != nil {
 		return BulkRevocation{}, err
 	}

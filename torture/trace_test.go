@@ -59,10 +59,10 @@ const (
 	opCreate   opKind = iota + 1 // an empty file, if there is none
 	opWrite                      // data at offset, or at the end if offset is negative
 	opTruncate                   // to offset
-	opRename                     // path to to
+	opRename                     // renames path; the field to holds the new path
 	opRemove                     // path
 	opMkdir
-	opSymlink // path, with target to
+	opSymlink // makes a symbolic link at path; the field to holds its target
 	opFlush   // path
 )
 

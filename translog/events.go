@@ -192,7 +192,8 @@ type DistributionPoint struct {
 	URL, DeltaURL string
 }
 
-// DistributionPoints is the event of [DistributionPointsRecorded].
+// DistributionPoints is what an entry with the action [DistributionPointsRecorded] records: new distribution points of
+// certificates.
 type DistributionPoints []DistributionPoint
 
 // ExpiredRecords is the event of [RecordsExpired]: how many records one step removed, and which range it examined.

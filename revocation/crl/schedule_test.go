@@ -116,8 +116,8 @@ func TestChangesShareACRL(t *testing.T) {
 	})
 }
 
-// A CRL lists a change that the issuing of a certificate made within a second. A new certificate alone does not cause a
-// new CRL.
+// If the issuing of a certificate revokes another one, a CRL lists that within one second. If it revokes none, no CRL is
+// signed.
 func TestChangesByIssuingReachTheCRL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, revtest.Never)

@@ -21,7 +21,7 @@ type pace struct {
 	samples       int
 	last          time.Time // when the last call ended
 	hadWaiting    bool      // whether calls were waiting when the last call ended
-	reservedUntil time.Time // end of the last time slot given to a refused call
+	reservedUntil time.Time // the latest of the retry times that refused calls got
 }
 
 // ended records that a call has ended, and whether others wait. The time between two ends is a sample if calls waited

@@ -112,7 +112,8 @@ func (st *Store) writeBy(ctx context.Context, by pki.Actor, at time.Time, do fun
 	})
 }
 
-// writeOnce is like writeBy, for an RPC that may have a request ID. If the request is a repeat, it runs again instead of do.
+// writeOnce is like writeBy, for an RPC that may have a request ID. It calls the function
+// do for a new request, and the function again for a repeated one.
 func (st *Store) writeOnce(
 	ctx context.Context, by pki.Actor, at time.Time, do func(s *state) (rules.Outcome, error), again func(s *state, have *rules.RecordedRequest) error,
 ) error {

@@ -17,8 +17,9 @@ type Revocation struct{ db *DB }
 
 // Apply makes a change and returns the changed certificates.
 //
-// Unholding an identity unholds all of its certificates. A single certificate cannot be unheld while its identity is
-// suspended. A change of an identity does not change revoked certificates, except for the reason keyCompromise.
+// A change that takes an identity off hold takes all of its certificates off hold. While the identity is suspended, no
+// single certificate of it can be taken off hold. A change of an identity leaves revoked certificates as they are, with one
+// exception: the reason keyCompromise replaces their reason.
 func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	var out revocation.ChangeResult
 	err := r.db.writeOnce(ctx, "change the status", o.Actor, o.At, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {

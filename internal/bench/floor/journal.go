@@ -30,7 +30,7 @@ const (
 type journal struct {
 	db   *sql.DB
 	conn *sql.Conn
-	ctx  context.Context //nolint:containedctx // without an end: the driver needs no goroutine to watch it
+	ctx  context.Context //nolint:containedctx // never canceled; for a context that can be, the SQLite driver starts a goroutine for each statement
 
 	entries int64 // of the log; chain is the chain value of the last one
 	chain   [32]byte

@@ -14,7 +14,8 @@ import (
 	"github.com/brevet-pki/brevet/server"
 )
 
-// InstalledCA returns the certificate of the installed CA with a full or short identifier. It also finds removed CAs.
+// InstalledCA returns the certificate of the installed CA with a full or short identifier. A CA that was
+// removed is found, too, since its record stays.
 func (n *Node) InstalledCA(ctx context.Context, id string) (*x509.Certificate, error) {
 	installed, err := n.store.CA().Installed(ctx)
 	if err != nil {

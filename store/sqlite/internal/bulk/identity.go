@@ -20,8 +20,8 @@ const (
 	// maxAtOnce is the maximum number of certificates that a change of an identity or a key changes in one transaction. For
 	// more certificates it creates a bulk revocation, which is applied to the records in steps.
 	maxAtOnce = 128
-	// maxOfLineage is the maximum number of certificates that the identity of a lineage has in reach when a transaction
-	// changes the lineage.
+	// maxOfLineage is the maximum number of certificates that a transaction reads to change a lineage: those of its identity
+	// with a notAfter from [Reach] on. A change of a lineage with more is refused.
 	maxOfLineage = 1024
 	// maxCounted bounds how many entries of the index IsLarge reads to find a part of them.
 	maxCounted = 10 * ra.MaxLooked

@@ -92,10 +92,12 @@ func (open Open) Masks(ctx context.Context, q engine.Querier, ids []int64) (map[
 	return masks, err
 }
 
-// Status returns the effective status of a certificate whose record has the status s.
+// Status returns the status of a certificate with all open bulk revocations applied. s is the status on record. Bit i of
+// mask is set if the certificate is a member of the i-th open bulk revocation.
 func (open Open) Status(s pki.Status, mask uint64) pki.Status { return open.changes.Status(s, mask) }
 
-// InvalidSince returns the effective invalidity date of a certificate whose record has the status s and the date since.
+// InvalidSince returns the invalidity date of a certificate with all open bulk revocations applied. s and since are on
+// record; mask is that of Status.
 func (open Open) InvalidSince(s pki.Status, mask uint64, since time.Time) time.Time {
 	return open.changes.InvalidSince(s, mask, since)
 }
