@@ -194,6 +194,9 @@ func TestClockAYearAheadExpiresNothing(t *testing.T) {
 	}
 	w.Clock.Advance(-year)
 	w.Serve(t, servertest.Options{})
+	for list := awaitCRL(t, w, number); list.ThisUpdate.After(w.Clock.Now()); {
+		list = awaitCRL(t, w, list.Number) // the earlier CRLs are not valid yet
+	}
 	w.Status(t, device.Certificate, "good")
 	stats := servertest.Must(w.Operator.GetStats(t.Context(), &brevetv1.GetStatsRequest{}))(t)
 	if c := stats.GetCertificates(); c.GetGood().GetValue() < 3 || c.GetRemovable().GetValue() != 0 || stats.GetRetention().GetRemovedCertificates() != 0 {

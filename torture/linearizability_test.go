@@ -90,6 +90,7 @@ func (h *history) obtain(ctx context.Context, client int, in input, r *request, 
 		return
 	}
 	var der []byte
+	var repeated bool
 	if once {
 		short, cancel := context.WithTimeout(ctx, 8*time.Millisecond)
 		defer cancel()
@@ -98,9 +99,19 @@ func (h *history) obtain(ctx context.Context, client int, in input, r *request, 
 			return err
 		})
 	} else {
-		der, err = h.w.clients.obtain(ctx, r)
+		tries := 0
+		err = h.w.clients.retry(ctx, r.renews, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+			tries++
+			der, err = r.send(ctx, conn)
+			return err
+		})
+		repeated = tries > 1
 	}
 	out := h.outcome(err)
+	if repeated && out.rule != "" {
+		// An earlier try may have taken effect before the server refused the last one. Both have ended by now.
+		out, p = output{lost: true}, nil
+	}
 	if err == nil {
 		c, err := parseCertificate(der)
 		if err != nil {
