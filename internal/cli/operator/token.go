@@ -89,7 +89,7 @@ func writeToken(p *output.Printer, name, out string, resp *brevetv1.CreateTokenR
 	if err := file.WriteNew(out, []byte(resp.GetToken()+"\n"), 0o600); err != nil {
 		return err
 	}
-	next := "on the machine: brevet-agent enroll"
+	next := "on the machine: brevet-agent enroll --directory DIR"
 	path := name
 	if id, err := pki.ParseSPIFFEID(name); err == nil {
 		path = id.Path()

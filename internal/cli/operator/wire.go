@@ -56,9 +56,10 @@ func readReason(text string) (brevetv1.RevocationReason, error) {
 	return brevetv1.RevocationReason(reason), nil
 }
 
-// readSerial parses a serial number in the format of OpenSSL and browsers.
+// readSerial parses a serial number in the format of OpenSSL and browsers. It also accepts the whole line that openssl
+// x509 -serial prints, which begins with serial=.
 func readSerial(text string) ([]byte, error) {
-	serial, err := pki.ParseSerial(text)
+	serial, err := pki.ParseSerial(strings.TrimPrefix(text, "serial="))
 	if err != nil {
 		return nil, cli.WrongArgument(fmt.Errorf("%w, as openssl x509 -serial prints it", err))
 	}
