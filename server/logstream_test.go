@@ -38,7 +38,7 @@ func TestSilentStreamsDoNotBlockReads(t *testing.T) {
 	awaitQueue(t, w, "readings", 0, 0) // a read may free its slot a moment after the response
 	_, text := getOperations(t, w, "/metrics")
 	if n := metric(t, text, `brevet_queue_active{queue="logs"}`); n < 8 {
-		t.Errorf("%g log streams are at work, want those that are not read", n)
+		t.Errorf("%g log streams are active, want those that are not read", n)
 	}
 }
 

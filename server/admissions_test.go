@@ -74,7 +74,7 @@ func awaitQueue(t *testing.T, w *servertest.World, queue string, working, waitin
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the queue %s has %g calls at work and %g waiting, want %g and %g", queue, in, line, working, waiting)
+			t.Fatalf("the queue %s has %g active and %g waiting RPCs, want %g and %g", queue, in, line, working, waiting)
 		}
 	}
 }
