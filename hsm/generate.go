@@ -126,8 +126,8 @@ func templates(ref KeyRef, how recipe) (public, private []*pkcs11.Attribute) {
 }
 
 // Destroy permanently removes every key with this label, including a private or public key without its counterpart. If
-// there is none, it returns no error. Destroy is for keys that sign only once: their signatures stay valid, and nobody
-// can make another one.
+// there is none, it returns no error. Destroy is for keys that sign only once: their signatures stay valid, and no
+// further one can be made.
 func (t *HSM) Destroy(ctx context.Context, label string) error {
 	if err := checkLabel(label); err != nil {
 		return err

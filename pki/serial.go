@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// SerialSize is the length of every serial number in octets: the maximum in RFC 5280 §4.1.2.2.
+// SerialSize is the length of every serial number in bytes: the maximum in RFC 5280 §4.1.2.2.
 const SerialSize = 20
 
 // SerialRandomSize is the number of random bytes in a serial number.

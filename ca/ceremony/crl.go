@@ -23,7 +23,7 @@ type Revocation struct {
 
 // CRLSpec describes the CRL of a root.
 type CRLSpec struct {
-	// Number is positive, at most 20 octets long, and greater than the number of Previous (RFC 5280 section 5.2.3).
+	// Number is positive, at most 20 bytes long, and greater than the number of Previous (RFC 5280 section 5.2.3).
 	Number *big.Int
 	// Previous is the root's previous CRL. Its entries are copied into the new one. It is nil for the first CRL.
 	Previous *x509.RevocationList

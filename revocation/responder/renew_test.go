@@ -45,8 +45,8 @@ func TestUsedResponsesAreRenewed(t *testing.T) {
 		t.Errorf("thisUpdate of the renewed response is %v, want %v", response.ThisUpdate, s.CurrentAt())
 	}
 
-	// If a client requests the response once per staleness limit, it never waits for a signature. If nobody requests the
-	// response for twice the limit, it expires.
+	// If a client requests the response once per staleness limit, it never waits for a signature. If no client requests
+	// the response for twice the limit, it expires.
 	for n := range 24 {
 		s.advanceAndFollow(t, 1, 8)
 		responder.RenewOnce(s.Responder)

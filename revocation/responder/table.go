@@ -49,7 +49,7 @@ func newTable(hash func(pki.Serial) uint64) table {
 	return t
 }
 
-// newHash returns a hash function with a random seed, so that nobody can choose serial numbers that collide.
+// newHash returns a hash function with a random seed, so that an attacker cannot choose serial numbers that collide.
 func newHash() func(pki.Serial) uint64 {
 	seed := maphash.MakeSeed()
 	return func(serial pki.Serial) uint64 { return maphash.Comparable(seed, serial) }
