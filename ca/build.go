@@ -43,7 +43,7 @@ func (p *Profile) template(iss IssuingCA, req Request, serial pki.Serial, partit
 	if err != nil {
 		return nil, err
 	}
-	spki, err := x509.MarshalPKIXPublicKey(req.Key)
+	spki, err := pki.MarshalKey(req.Key)
 	if err != nil {
 		return nil, unencodable()
 	}

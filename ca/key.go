@@ -40,7 +40,9 @@ func (p *Profile) checkKey(pub crypto.PublicKey) error {
 
 // typeOf returns the type of a public key, or refuses a key that is never certified.
 func typeOf(pub crypto.PublicKey) (pki.KeyType, *pki.Refusal) {
-	fix := "use one of " + pki.JoinKeyTypes(pki.KeyTypes())
+	refuse := func(detail string, args ...any) (pki.KeyType, *pki.Refusal) {
+		return "", pki.Refuse(pki.RuleKeyType, "use one of "+pki.JoinKeyTypes(pki.KeyTypes()), detail, args...)
+	}
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
 		switch k.Curve {
@@ -49,7 +51,7 @@ func typeOf(pub crypto.PublicKey) (pki.KeyType, *pki.Refusal) {
 		case elliptic.P384():
 			return pki.P384, nil
 		}
-		return "", pki.Refuse(pki.RuleKeyType, fix, "the key is on the curve %s", k.Params().Name)
+		return refuse("the key is on the curve %s", k.Params().Name)
 	case ed25519.PublicKey:
 		if smallOrder(k) {
 			return "", pki.Refuse(pki.RuleKeyWeak, "make a new key with another generator",
@@ -60,7 +62,7 @@ func typeOf(pub crypto.PublicKey) (pki.KeyType, *pki.Refusal) {
 		name := fmt.Sprintf("RSA-%d", k.N.BitLen())
 		t, err := pki.ParseKeyType(name)
 		if err != nil {
-			return "", pki.Refuse(pki.RuleKeyType, fix, "the key is %s", name)
+			return refuse("the key is %s", name)
 		}
 		if k.E < 65537 || k.E%2 == 0 {
 			return "", pki.Refuse(pki.RuleKeyWeak, "use 65537", "the RSA exponent is %d", k.E)
@@ -71,7 +73,7 @@ func typeOf(pub crypto.PublicKey) (pki.KeyType, *pki.Refusal) {
 		}
 		return t, nil
 	default:
-		return "", pki.Refuse(pki.RuleKeyType, fix, "the key is of a kind that is never certified")
+		return refuse("the key is of a kind that is never certified")
 	}
 }
 

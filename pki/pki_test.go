@@ -1,6 +1,14 @@
 package pki_test
 
 import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/big"
@@ -170,5 +178,42 @@ func TestRefuseEscapesDetail(t *testing.T) {
 	}
 	if got := pki.Refuse(pki.RuleRequest, "", "%s", strings.Repeat("\u202e", 1<<18)).Detail; len(got) > 1100 || !strings.HasSuffix(got, "...") {
 		t.Errorf("a long detail has %d bytes", len(got))
+	}
+}
+
+// Keys are on record by the hash of their encoding, so MarshalKey must encode a key as crypto/x509 does.
+func TestMarshalKeyEncodesLikeX509(t *testing.T) {
+	var keys []crypto.PublicKey
+	for _, c := range []elliptic.Curve{elliptic.P224(), elliptic.P256(), elliptic.P384(), elliptic.P521()} {
+		for range 20 {
+			k, err := ecdsa.GenerateKey(c, rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			keys = append(keys, k.Public())
+		}
+	}
+	r, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys = append(keys, r.Public(), ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)).Public())
+	for _, k := range keys {
+		want, err := x509.MarshalPKIXPublicKey(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := pki.MarshalKey(k); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%T: %x, %v, want %x", k, got, err, want)
+		}
+	}
+}
+
+func TestMarshalKeyRefusesWhatIsNoKey(t *testing.T) {
+	off := &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)} // not a point of the curve
+	for _, k := range []crypto.PublicKey{nil, "key", off} {
+		if der, err := pki.MarshalKey(k); err == nil {
+			t.Errorf("%v is encoded as %x", k, der)
+		}
 	}
 }

@@ -31,7 +31,7 @@ func VerifyCompromise(trustDomain string, publicKey, signature []byte) (pki.KeyH
 	if err != nil {
 		return pki.KeyHash{}, pki.Refuse(pki.RuleRequest, "send a SubjectPublicKeyInfo in DER (openssl pkey -pubout -outform DER)", "the public key does not parse")
 	}
-	if again, err := x509.MarshalPKIXPublicKey(key); err != nil || !bytes.Equal(again, publicKey) {
+	if again, err := pki.MarshalKey(key); err != nil || !bytes.Equal(again, publicKey) {
 		return pki.KeyHash{}, pki.Refuse(pki.RuleRequest, "send it as it is in certificates (openssl pkey -pubout -outform DER)", "the public key is not in canonical DER")
 	}
 	hash := pki.HashSPKI(publicKey)
