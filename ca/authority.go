@@ -29,8 +29,23 @@ type Request struct {
 	Lifetime time.Duration
 	Guard    pki.Guard
 	Actor    pki.Actor
+	// Evidence is recorded in the log. It is zero unless the request enrolls an identity.
+	Evidence Evidence
 	// MayWait makes Issue wait for a slot, instead of refusing, if too many certificates are in flight.
 	MayWait bool
+}
+
+// Evidence describes the evidence for which a certificate was issued, and the decision about it.
+type Evidence struct {
+	Pieces []EvidenceDigest
+	Rule   string // of the policy; empty if no rule was necessary
+	Policy uint64 // revision of the policy
+}
+
+// EvidenceDigest is the kind and the SHA-256 of one piece of evidence.
+type EvidenceDigest struct {
+	Kind   pki.EvidenceKind
+	Digest [32]byte
 }
 
 // Certificate is an issued certificate that is on record.
@@ -235,7 +250,7 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 		record: Record{
 			Ref: ref, Identity: req.Identity, Profile: req.Profile, KeyHash: pki.HashSPKI(template.RawSubjectPublicKeyInfo),
 			IssuedAt: issuedAt, NotBefore: template.NotBefore, NotAfter: template.NotAfter, Partition: partition,
-			RequestID: req.RequestID, Actor: req.Actor, Guard: req.Guard,
+			RequestID: req.RequestID, Actor: req.Actor, Guard: req.Guard, Evidence: req.Evidence,
 		},
 	}, nil
 }

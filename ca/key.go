@@ -38,6 +38,15 @@ func (p *Profile) checkKey(pub crypto.PublicKey) error {
 	return nil
 }
 
+// TypeOf returns the type of a public key, or a refusal of a key that is never certified.
+func TypeOf(pub crypto.PublicKey) (pki.KeyType, error) {
+	t, refusal := typeOf(pub)
+	if refusal != nil {
+		return "", refusal
+	}
+	return t, nil
+}
+
 // typeOf returns the type of a public key, or refuses a key that is never certified.
 func typeOf(pub crypto.PublicKey) (pki.KeyType, *pki.Refusal) {
 	refuse := func(detail string, args ...any) (pki.KeyType, *pki.Refusal) {

@@ -1,9 +1,6 @@
 package pki
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
 // Actor identifies who or what caused a change, as recorded in the log. An Actor is one of:
 //
@@ -100,7 +97,11 @@ func (a Actor) Caller() Caller { return a.caller }
 // none, because they are checked before.
 func (a Actor) NeedsAuthorization() bool {
 	kind, _, ok := strings.Cut(a.text, ":")
-	return !ok || kind != "system" && kind != "command" && kind != "key" && !slices.Contains(evidenceNames, kind)
+	if !ok {
+		return true
+	}
+	_, err := ParseEvidenceKind(kind)
+	return err != nil && kind != "system" && kind != "command" && kind != "key"
 }
 
 // Named returns the actor without its certificate, like an actor that a store reads from the log.

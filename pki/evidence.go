@@ -1,34 +1,96 @@
 package pki
 
-import "fmt"
+import (
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
 
 // EvidenceKind is a kind of evidence. Evidence proves which identity a caller may enroll.
 type EvidenceKind uint8
 
 // The kinds of evidence. Each kind has its own authenticator, which never accepts evidence of another kind.
 const (
-	EvidenceToken EvidenceKind = iota + 1 // the 32 bytes of the secret in an enrollment token
+	EvidenceToken EvidenceKind = 1 // the 32 bytes of the secret in an enrollment token
 )
 
-// evidenceNames are the names of the kinds, starting with kind 1. They are the prefixes of actors.
-var evidenceNames = []string{"token"}
+// evidenceNames are the names of the kinds. They are the prefixes of actors.
+var evidenceNames = map[EvidenceKind]string{EvidenceToken: "token"}
 
 // EvidenceKinds returns all kinds.
-func EvidenceKinds() []EvidenceKind {
-	kinds := make([]EvidenceKind, len(evidenceNames))
-	for i := range kinds {
-		kinds[i] = EvidenceKind(i + 1)
-	}
-	return kinds
-}
+func EvidenceKinds() []EvidenceKind { return slices.Sorted(maps.Keys(evidenceNames)) }
 
 // String returns the kind's name.
 func (k EvidenceKind) String() string {
-	if k == 0 || int(k) > len(evidenceNames) {
-		return fmt.Sprintf("evidence(%d)", uint8(k))
+	if name, ok := evidenceNames[k]; ok {
+		return name
 	}
-	return evidenceNames[k-1]
+	return fmt.Sprintf("evidence(%d)", uint8(k))
 }
+
+// ParseEvidenceKind returns the kind with the name text.
+func ParseEvidenceKind(text string) (EvidenceKind, error) {
+	var names []string
+	for _, k := range EvidenceKinds() {
+		if k.String() == text {
+			return k, nil
+		}
+		names = append(names, k.String())
+	}
+	return 0, fmt.Errorf("%.64q is not a kind of evidence: use %s", text, strings.Join(names, ", "))
+}
+
+// EvidenceSubject identifies who or what a piece of evidence is about, among all evidence of its kind. Each kind defines
+// how its hash is computed: for instance, it is the SHA-256 of a TPM's endorsement key. An identity that was enrolled
+// with evidence keeps its EvidenceSubject, so that no other device can enroll as the same identity.
+//
+// EvidenceSubjects can be compared with ==. The zero value is no subject.
+type EvidenceSubject struct {
+	Kind EvidenceKind
+	Hash [32]byte
+}
+
+// IsZero reports whether s is the zero value, which is no subject.
+func (s EvidenceSubject) IsZero() bool { return s == EvidenceSubject{} }
+
+// String formats the subject as the name of its kind, a colon, and the hash in hexadecimal. The zero value is empty.
+func (s EvidenceSubject) String() string {
+	if s.IsZero() {
+		return ""
+	}
+	return s.Kind.String() + ":" + hex.EncodeToString(s.Hash[:])
+}
+
+// ParseEvidenceSubject parses the format of String. An empty text is the zero value.
+func ParseEvidenceSubject(text string) (EvidenceSubject, error) {
+	var s EvidenceSubject
+	if text == "" {
+		return s, nil
+	}
+	name, digits, _ := strings.Cut(text, ":")
+	kind, err := ParseEvidenceKind(name)
+	if err != nil {
+		return s, err
+	}
+	hash, err := hex.DecodeString(digits)
+	if err != nil || len(hash) != len(s.Hash) {
+		return s, fmt.Errorf("%.100q does not identify a subject of evidence: give a kind, a colon, and 64 hexadecimal digits", text)
+	}
+	return EvidenceSubject{kind, [32]byte(hash)}, nil
+}
+
+// Nonce is a random value that a server put into a challenge. The response to the challenge is accepted until ExpiresAt,
+// and only once: the transaction that records the certificate consumes the nonce.
+type Nonce struct {
+	ID        [16]byte
+	ExpiresAt time.Time // in whole milliseconds
+}
+
+// IsZero reports whether n is the zero value, which is no nonce.
+func (n Nonce) IsZero() bool { return n == Nonce{} }
 
 // Evidence is one piece of evidence. It formats as the name of its kind only, so that logs contain no secrets.
 type Evidence struct {

@@ -14,6 +14,11 @@ type Guard struct {
 	Enrolls bool
 	// Token must be valid, unused and bound to this request. When the certificate is recorded, the token becomes used.
 	Token TokenID
+	// Subject is the subject of the evidence with which the identity enrolls. The identity must have this subject on record,
+	// or none, in which case the subject is recorded. No other identity may have it.
+	Subject EvidenceSubject
+	// Nonces must not have been consumed. When the certificate is recorded, they are consumed.
+	Nonces []Nonce
 	// Predecessor, the certificate to renew, must be recorded and not revoked. It must not have been renewed with
 	// another key.
 	Predecessor CertRef
@@ -36,6 +41,12 @@ func (s SPIFFEID) CheckMayHold(state IdentityState) *Refusal {
 		return nil
 	}
 	return Refuse(RuleIdentityState, "ask an operator", "%s is %s", s, state)
+}
+
+// EvidenceConflict returns the refusal of evidence about another subject than the one that the identity is tied to.
+func (s SPIFFEID) EvidenceConflict() *Refusal {
+	return Refuse(RuleEvidenceConflict, "if the device or its TPM was replaced, an operator rebinds the identity (brevet identity update --evidence)",
+		"%s was enrolled with evidence of another device", s)
 }
 
 // CheckRenewable returns a refusal if a certificate with this status may not be renewed. If the status is good, it

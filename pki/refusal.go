@@ -107,6 +107,9 @@ const (
 	RuleIdentityRevision   Rule = "identity.revision"           // the update is for a revision that is not the newest
 	RuleIdentityStale      Rule = "identity.stale"              // the identity changed during the request
 	RuleEvidenceKind       Rule = "evidence.unsupported"        // this server does not accept this kind of evidence
+	RuleEvidenceConflict   Rule = "identity.evidence_conflict"  // the identity is tied to evidence of another device
+	RulePolicy             Rule = "policy.no_rule"              // no rule of the policy matches the evidence
+	RuleHardwareKey        Rule = "key.hardware"                // the rule requires a key in hardware
 	RuleEvidenceMismatch   Rule = "evidence.mismatch"           // the pieces of evidence are for different identities
 	RuleChallenge          Rule = "challenge.not_needed"        // this kind of evidence needs no challenge
 	RuleToken              Rule = "token.invalid"               // the token is unknown, expired or used; the log says which
@@ -142,6 +145,7 @@ var classes = map[Rule]Class{
 	RuleSubject: InvalidArgument, RuleParent: InvalidArgument, RuleEvidenceKind: InvalidArgument, RuleChallenge: InvalidArgument,
 	RuleUnauthenticated: Unauthenticated, RuleToken: Unauthenticated, RuleTokenRevoked: Unauthenticated, RuleCertificate: Unauthenticated, RuleCertificateUnknown: Unauthenticated, RuleEvidenceMismatch: Unauthenticated, RuleExpired: Unauthenticated, RuleKeyPossession: Unauthenticated,
 	RuleKeyReserved: PermissionDenied, RuleKeyInUse: PermissionDenied, RuleKeyCompromised: PermissionDenied, RuleReserved: PermissionDenied,
+	RuleEvidenceConflict: PermissionDenied, RulePolicy: PermissionDenied, RuleHardwareKey: PermissionDenied,
 	RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied, RuleRenewalKeyConflict: PermissionDenied, RuleAccess: PermissionDenied,
 	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition, RuleAlreadyEnrolled: FailedPrecondition,

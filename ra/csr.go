@@ -30,7 +30,7 @@ var (
 	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
 )
 
-// csr is a certification request whose signature has been verified with the public key in it.
+// csr is a certification request.
 type csr struct {
 	key     crypto.PublicKey
 	keyHash pki.KeyHash
@@ -39,6 +39,27 @@ type csr struct {
 
 // parseCSR parses a PKCS #10 request in DER and verifies its proof of possession (RFC 2986 §4.2).
 func parseCSR(der []byte) (csr, error) {
+	c, err := readCSR(der)
+	if err == nil {
+		err = c.verify()
+	}
+	if err != nil {
+		return csr{}, err
+	}
+	return c, nil
+}
+
+// verify verifies the signature of the request with the public key in it.
+func (c csr) verify() error {
+	if err := c.request.CheckSignature(); err != nil {
+		return pki.Refuse(pki.RuleCSRSignature, hintSignature,
+			"the signature of the request, %s, does not verify with the key in it", c.request.SignatureAlgorithm)
+	}
+	return nil
+}
+
+// readCSR parses a PKCS #10 request in DER. It does not verify the signature.
+func readCSR(der []byte) (csr, error) {
 	if len(der) == 0 || len(der) > MaxCSR {
 		return csr{}, pki.Refuse(pki.RuleCSR, hintDER+", of 16 KiB at most", "the certification request has %d bytes", len(der))
 	}
@@ -53,10 +74,6 @@ func parseCSR(der []byte) (csr, error) {
 	}
 	if !slices.Contains(supportedSignatures, req.SignatureAlgorithm) {
 		return csr{}, diagnoseSignature(der)
-	}
-	if err := req.CheckSignature(); err != nil {
-		return csr{}, pki.Refuse(pki.RuleCSRSignature, hintSignature,
-			"the signature of the request, %s, does not verify with the key in it", req.SignatureAlgorithm)
 	}
 	hash, err := pki.HashKey(req.PublicKey)
 	if err != nil || hash != pki.HashSPKI(req.RawSubjectPublicKeyInfo) {

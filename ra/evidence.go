@@ -3,6 +3,7 @@ package ra
 import (
 	"context"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -10,15 +11,54 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Claim is the result of verifying evidence. It names the identity that the caller may enroll.
+// Claim is the result of verifying one piece of evidence. It is not changed afterwards, and decisions are based on it
+// alone, never on the evidence again.
 type Claim struct {
+	// Identity is the identity that the evidence itself names, as a token does. It is zero if the policy must derive the
+	// identity from Subject and Facts.
 	Identity pki.SPIFFEID
+	// Subject is who or what the evidence identifies: the key in a TPM, the certificate of a manufacturer, the subject of
+	// a JWT. It is zero for kinds of evidence that name the identity itself.
+	Subject pki.EvidenceSubject
+	// Facts are the verified values that the rules of the policy can read, by their names. An Authenticator declares
+	// their types with Facts.
+	Facts map[string]any
+	// Digest is the SHA-256 of the evidence, which the log records.
+	Digest [32]byte
+	// Nonce is the nonce that the evidence responds to. The guard of the certificate consumes it. It is zero for kinds of
+	// evidence without a challenge.
+	Nonce pki.Nonce
+	// HardwareKey means that the evidence proves that the private key of the request is in hardware, and cannot leave it.
+	HardwareKey bool
 	// Token identifies the enrollment token, if the evidence is one. The guard of the certificate spends it.
 	Token pki.TokenID
 	// Replace allows the caller to enroll an identity that is already enrolled.
 	Replace bool
 	// Actor is recorded in the log as the author of the enrollment.
 	Actor pki.Actor
+}
+
+// FactType is the type of a verified value.
+type FactType uint8
+
+// The types of facts. In Claim.Facts their values are a string, an int64, a bool, a time.Time or a []string.
+const (
+	FactString FactType = iota + 1
+	FactInt
+	FactBool
+	FactTime
+	FactStrings
+)
+
+// Presented is a piece of evidence, together with the request that it was sent in.
+type Presented struct {
+	Evidence []byte
+	Request  pki.RequestID
+	// Key is the hash of the key in the CSR. The signature of the CSR is not verified yet.
+	Key pki.KeyHash
+	// From is the address that the request came from. It is the zero Addr if it is not known.
+	From netip.Addr
+	At   time.Time
 }
 
 // Binding identifies the one request that single-use evidence can be used for.
@@ -33,9 +73,11 @@ type Binding struct {
 // Authenticator verifies one kind of evidence. Its methods return a [*pki.Refusal] for evidence that is not valid. They
 // are safe for concurrent use.
 type Authenticator interface {
+	// Facts returns the names and types of the facts in its claims. Each name begins with the name of the kind and a dot.
+	Facts() map[string]FactType
 	// Identify verifies the evidence and returns the claim that it proves. It changes nothing. If it returns a refusal, the
 	// Claim names the identity that the evidence was made for, if known, so that the log can attribute the refusal.
-	Identify(ctx context.Context, evidence []byte, at time.Time) (Claim, error)
+	Identify(ctx context.Context, p Presented) (Claim, error)
 	// Bind durably binds single-use evidence to one request, before anything is signed for it. It refuses evidence that is
 	// bound to another request, and evidence that was made for another revision of the identity.
 	Bind(ctx context.Context, evidence []byte, b Binding) error
@@ -89,45 +131,92 @@ func (r *Registrar) acceptedEvidence() string {
 	return strings.Join(names, " or ")
 }
 
-// identify verifies all pieces of evidence and returns their combined claim. The pieces must be of different kinds and
-// prove the same identity. If it returns a refusal, the claim is as described for Authenticator.Identify.
-func (r *Registrar) identify(ctx context.Context, evidence []pki.Evidence) (Claim, error) {
-	if len(evidence) == 0 || len(evidence) > maxEvidence {
-		return Claim{}, pki.Refuse(pki.RuleRequest, "send one piece of evidence, or two of different kinds", "the request has %d pieces of evidence", len(evidence))
+// identify verifies all pieces of evidence of a request, and returns their claims in the same order. The pieces must be
+// of different kinds. If it returns a refusal, the last claim is as described for Authenticator.Identify.
+func (r *Registrar) identify(ctx context.Context, e EnrollRequest, key pki.KeyHash) (Claims, error) {
+	if len(e.Evidence) == 0 || len(e.Evidence) > maxEvidence {
+		return nil, pki.Refuse(pki.RuleRequest, "send one piece of evidence, or two of different kinds", "the request has %d pieces of evidence", len(e.Evidence))
 	}
-	var all Claim
-	seen := map[pki.EvidenceKind]bool{}
-	for _, e := range evidence {
-		if seen[e.Kind] {
-			return all, pki.Refuse(pki.RuleRequest, "send one of each kind", "the request has two pieces of evidence of the kind %s", e.Kind)
+	claims := Claims{}
+	for _, evidence := range e.Evidence {
+		if _, ok := claims.of(evidence.Kind); ok {
+			return claims, pki.Refuse(pki.RuleRequest, "send one of each kind", "the request has two pieces of evidence of the kind %s", evidence.Kind)
 		}
-		seen[e.Kind] = true
-		a, err := r.authenticator(e.Kind)
+		a, err := r.authenticator(evidence.Kind)
 		if err != nil {
-			return all, err
+			return claims, err
 		}
-		c, err := a.Identify(ctx, e.Value, r.clock())
-		if all.Identity.IsZero() {
-			all = c
-		}
+		c, err := a.Identify(ctx, Presented{Evidence: evidence.Value, Request: e.RequestID, Key: key, From: e.From, At: r.clock()})
+		claims = append(claims, KindClaim{evidence.Kind, c})
 		if err != nil {
-			return all, err
+			return claims, err
 		}
-		if c.Identity != all.Identity {
-			return all, pki.Refuse(pki.RuleEvidenceMismatch, "send evidence of one identity", "the pieces of evidence prove different identities")
-		}
-		all = all.with(c)
 	}
-	return all, nil
+	return claims, nil
 }
 
-// with returns the combination of two claims for the same identity.
-func (c Claim) with(other Claim) Claim {
-	if c.Token.IsZero() {
-		c.Token = other.Token
+// KindClaim is a claim, and the kind of evidence that proved it.
+type KindClaim struct {
+	Kind pki.EvidenceKind
+	Claim
+}
+
+// Claims are the claims of one request, each of another kind of evidence.
+type Claims []KindClaim
+
+// of returns the claim of a kind.
+func (c Claims) of(kind pki.EvidenceKind) (Claim, bool) {
+	for _, k := range c {
+		if k.Kind == kind {
+			return k.Claim, true
+		}
 	}
-	c.Replace = c.Replace || other.Replace
-	return c
+	return Claim{}, false
+}
+
+// named returns the identity that the evidence itself names, and zero if no piece names one. It refuses pieces that name
+// different identities.
+func (c Claims) named() (pki.SPIFFEID, error) {
+	var id pki.SPIFFEID
+	for _, k := range c {
+		if !id.IsZero() && !k.Identity.IsZero() && k.Identity != id {
+			return id, pki.Refuse(pki.RuleEvidenceMismatch, "send evidence of one identity", "the pieces of evidence prove different identities")
+		}
+		if id.IsZero() {
+			id = k.Identity
+		}
+	}
+	return id, nil
+}
+
+// actor returns the actor of the first piece of evidence.
+func (c Claims) actor() pki.Actor {
+	if len(c) == 0 {
+		return pki.Actor{}
+	}
+	return c[0].Actor
+}
+
+// guard returns the conditions that follow from the evidence.
+func (c Claims) guard() pki.Guard {
+	g := pki.Guard{Enrolls: true}
+	for _, k := range c {
+		if !k.Token.IsZero() {
+			g.Token = k.Token
+		}
+		if !k.Nonce.IsZero() {
+			g.Nonces = append(g.Nonces, k.Nonce)
+		}
+		if g.Subject.IsZero() {
+			g.Subject = k.Subject
+		}
+	}
+	return g
+}
+
+// replaces reports whether a piece of evidence allows enrolling an identity that is already enrolled.
+func (c Claims) replaces() bool {
+	return slices.ContainsFunc(c, func(k KindClaim) bool { return k.Replace })
 }
 
 func (r *Registrar) bind(ctx context.Context, evidence []pki.Evidence, b Binding) error {

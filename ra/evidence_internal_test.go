@@ -17,8 +17,10 @@ type proof struct {
 	bound *[]Binding
 }
 
-func (p proof) Identify(_ context.Context, evidence []byte, _ time.Time) (Claim, error) {
-	id, err := pki.SPIFFEIDIn("fleet.example", string(evidence))
+func (proof) Facts() map[string]FactType { return nil }
+
+func (p proof) Identify(_ context.Context, presented Presented) (Claim, error) {
+	id, err := pki.SPIFFEIDIn("fleet.example", string(presented.Evidence))
 	if err != nil {
 		return Claim{}, pki.Refuse(pki.RuleToken, "send a path", "the evidence is not a path")
 	}
@@ -57,9 +59,13 @@ func registrarOf(t *testing.T) (*Registrar, *[]Binding) {
 func TestEvidenceIsCombined(t *testing.T) {
 	r, bound := registrarOf(t)
 	both := []pki.Evidence{{Kind: kindB, Value: []byte("device/1")}, {Kind: kindA, Value: []byte("device/1")}}
-	claim, err := r.identify(t.Context(), both)
-	if err != nil || claim.Identity.Path() != "device/1" || claim.Token.IsZero() || !claim.Replace {
-		t.Errorf("the combined claim is %+v: %v", claim, err)
+	claims, err := r.identify(t.Context(), EnrollRequest{Evidence: both}, pki.KeyHash{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named, err := claims.named()
+	if err != nil || named.Path() != "device/1" || claims.guard().Token.IsZero() || !claims.replaces() {
+		t.Errorf("the claims are %+v, of %s: %v", claims, named, err)
 	}
 	if err := r.bind(t.Context(), both, Binding{}); err != nil || len(*bound) != 2 {
 		t.Errorf("%d pieces of evidence were bound, want 2: %v", len(*bound), err)
@@ -76,9 +82,12 @@ func TestEvidenceIsCombined(t *testing.T) {
 		"of two identities": {[]pki.Evidence{both[0], {Kind: kindA, Value: []byte("device/2")}}, pki.RuleEvidenceMismatch},
 		"one is not valid":  {[]pki.Evidence{both[0], {Kind: kindA, Value: []byte("//")}}, pki.RuleToken},
 	} {
-		claim, err := r.identify(t.Context(), c.evidence)
+		claims, err := r.identify(t.Context(), EnrollRequest{Evidence: c.evidence}, pki.KeyHash{})
+		if err == nil {
+			_, err = claims.named()
+		}
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != c.rule {
-			t.Errorf("%s: %+v, %v, want %s", name, claim, err, c.rule)
+			t.Errorf("%s: %+v, %v, want %s", name, claims, err, c.rule)
 		}
 	}
 }

@@ -24,6 +24,8 @@ type Identity struct {
 	// Revision starts at 1 and grows with each update, enrollment, suspension, resumption and retirement.
 	Revision  uint64
 	CreatedAt time.Time
+	// Subject is the subject of the evidence that the identity is tied to. It is zero if there is none.
+	Subject pki.EvidenceSubject
 }
 
 // SameAttributes reports whether two identities have the same profile, labels and names, in any order.

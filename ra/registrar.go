@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -44,6 +45,8 @@ type Config struct {
 	Superseder  Superseder
 	// Authenticators maps each accepted kind of evidence to the Authenticator that verifies it.
 	Authenticators map[pki.EvidenceKind]Authenticator
+	// Policy decides what evidence grants.
+	Policy Policy
 	// MaxUnexpired is the greatest max_unexpired of all profiles of CA.
 	MaxUnexpired int
 	// Retired lists the issuing CAs that no longer issue certificates. Their certificates can be renewed at any time.
@@ -59,6 +62,7 @@ type Registrar struct {
 	ca             CA
 	superseder     Superseder
 	authenticators map[pki.EvidenceKind]Authenticator
+	policy         Policy
 	maxUnexpired   int
 	retired        []pki.IssuerID
 	clock          func() time.Time
@@ -68,7 +72,7 @@ type Registrar struct {
 
 // New returns a Registrar.
 func New(c Config) *Registrar {
-	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Authenticators, c.MaxUnexpired, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
+	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Authenticators, c.Policy, c.MaxUnexpired, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
 }
 
 // EnrollRequest asks for an identity's first certificate.
@@ -77,6 +81,8 @@ type EnrollRequest struct {
 	Evidence  []pki.Evidence // one piece, or two of different kinds
 	CSR       []byte         // PKCS #10, DER
 	Lifetime  time.Duration
+	// From is the address that the request came from. It is the zero Addr for requests of this process.
+	From netip.Addr
 }
 
 // RenewRequest asks for the successor of a certificate. The caller of Renew must have verified that the client has the
@@ -96,43 +102,62 @@ type RenewRequest struct {
 // Enroll issues a certificate to a caller that proves an identity with evidence. It implements steps 1 and 2 of "The life
 // of a certificate" in docs/code-map.md.
 func (r *Registrar) Enroll(ctx context.Context, e EnrollRequest) (ca.Certificate, error) {
-	claim, cert, err := r.enroll(ctx, e)
-	return cert, r.auditor.Record(ctx, claim.Actor, claim.Identity, err)
+	id, by, cert, err := r.enroll(ctx, e)
+	return cert, r.auditor.Record(ctx, by, id, err)
 }
 
 // NoteEvidence writes a refused enrollment to the log if the server refuses it before it calls Enroll.
-func (r *Registrar) NoteEvidence(ctx context.Context, evidence []pki.Evidence, err error) error {
-	claim, _ := r.identify(ctx, evidence) // zero if the evidence names no identity
-	return r.auditor.Record(ctx, claim.Actor, claim.Identity, err)
+func (r *Registrar) NoteEvidence(ctx context.Context, e EnrollRequest, err error) error {
+	claims, _ := r.identify(ctx, e, pki.KeyHash{}) // empty if the evidence is not valid
+	id, _ := claims.named()
+	return r.auditor.Record(ctx, claims.actor(), id, err)
 }
 
-func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (Claim, ca.Certificate, error) {
-	none := ca.Certificate{}
-	claim, err := r.identify(ctx, e.Evidence)
-	if err != nil {
-		return claim, none, err
+func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (id pki.SPIFFEID, by pki.Actor, cert ca.Certificate, err error) {
+	// The evidence is verified before the signature of the CSR, so that a caller without evidence costs little.
+	c, malformed := readCSR(e.CSR)
+	claims, err := r.identify(ctx, e, c.keyHash)
+	id, _ = claims.named()
+	if err == nil {
+		err = malformed
 	}
-	c, err := parseCSR(e.CSR)
+	if err == nil {
+		err = c.verify()
+	}
 	if err != nil {
-		return claim, none, err
+		return id, claims.actor(), cert, err
+	}
+	g, err := r.grant(claims)
+	if err != nil {
+		return g.Identity, claims.actor(), cert, err
 	}
 	// Without the lock, the second of two concurrent enrollments would supersede the certificate of the first, even if it is
 	// a repeat of the same request.
-	done, err := r.perIdentity.take(ctx, claim.Identity)
+	done, err := r.perIdentity.take(ctx, g.Identity)
 	if err != nil {
-		return claim, none, err
+		return g.Identity, claims.actor(), cert, err
 	}
 	defer done()
-	cert, err := r.enrollAs(ctx, claim, c, e)
-	return claim, cert, err
+	cert, err = r.enrollAs(ctx, g, claims, c, e)
+	return g.Identity, claims.actor(), cert, err
 }
 
-func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e EnrollRequest) (ca.Certificate, error) {
+func (r *Registrar) enrollAs(ctx context.Context, g Grant, claims Claims, c csr, e EnrollRequest) (ca.Certificate, error) {
 	none := ca.Certificate{}
 	q := IssuanceQuery{
-		Identity: claim.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * r.maxUnexpired,
+		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * r.maxUnexpired,
 	}
-	st, err := r.store.IssuanceState(ctx, q)
+	guard := claims.guard()
+	guard.Subject = g.Subject
+	decide := func(st IssuanceState) (*ca.Draft, error) {
+		if err := g.check(st.Identity, c, &e); err != nil {
+			return nil, err
+		}
+		return r.decide(st, c, ca.Request{
+			RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
+		})
+	}
+	st, err := r.stateForEnroll(ctx, q, g, claims.actor(), decide)
 	if err != nil {
 		return none, err
 	}
@@ -140,13 +165,11 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e EnrollRe
 		return answered(st.Prior, c.keyHash)
 	}
 	id := st.Identity
-	d, err := r.decide(st, c, ca.Request{
-		RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claim.Actor, Guard: pki.Guard{Enrolls: true, Token: claim.Token},
-	})
+	d, err := decide(st)
 	if err != nil {
 		return none, err
 	}
-	if id.State == pki.Enrolled && !claim.Replace {
+	if id.State == pki.Enrolled && !g.Replace {
 		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
 			"%s is already enrolled", id.ID)
 	}
@@ -157,7 +180,7 @@ func (r *Registrar) enrollAs(ctx context.Context, claim Claim, c csr, e EnrollRe
 	ctx = context.WithoutCancel(ctx)
 	if id.State == pki.Enrolled {
 		// The old certificates are revoked before the new one is issued, so that two holders never both have a good one.
-		if err := r.superseder.Supersede(ctx, id.ID, claim.Actor); err != nil {
+		if err := r.superseder.Supersede(ctx, id.ID, claims.actor()); err != nil {
 			return none, fmt.Errorf("supersede the certificates of %s: %w", id.ID, err)
 		}
 	}

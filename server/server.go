@@ -190,7 +190,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	s.registrar = ra.New(ra.Config{
 		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations},
 		MaxUnexpired: s.authority.MaxUnexpired(), Retired: c.Retired,
-		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}, Clock: c.Clock, Auditor: s.auditor,
+		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}, Policy: ra.OwnIdentities{}, Clock: c.Clock, Auditor: s.auditor,
 	})
 	s.admissions = newAdmissions(c)
 	if err := s.prepare(ctx); err != nil {

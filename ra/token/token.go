@@ -6,6 +6,7 @@ package token
 
 import (
 	"context"
+	"crypto/sha256"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -24,15 +25,29 @@ type Authenticator struct{ store Store }
 // New returns an Authenticator over the given records.
 func New(records Store) *Authenticator { return &Authenticator{records} }
 
+// The facts of a token.
+const (
+	factIdentity = "token.identity" // the path of its identity
+	factCreator  = "token.creator"  // the actor that created it
+)
+
+// Facts implements ra.Authenticator.
+func (*Authenticator) Facts() map[string]ra.FactType {
+	return map[string]ra.FactType{factIdentity: ra.FactString, factCreator: ra.FactString}
+}
+
 // Identify finds the token by the hash of its secret, which is looked up instead of compared: the time it takes says
 // nothing about a secret that does not exist.
-func (a *Authenticator) Identify(ctx context.Context, evidence []byte, at time.Time) (ra.Claim, error) {
-	t, err := a.find(ctx, evidence)
+func (a *Authenticator) Identify(ctx context.Context, p ra.Presented) (ra.Claim, error) {
+	t, err := a.find(ctx, p.Evidence)
 	if err != nil {
 		return ra.Claim{}, err
 	}
-	claim := ra.Claim{Identity: t.Identity, Token: t.ID, Replace: t.Replace, Actor: pki.ActorToken(t.ID)}
-	if !at.Before(t.ExpiresAt) {
+	claim := ra.Claim{
+		Identity: t.Identity, Token: t.ID, Replace: t.Replace, Actor: pki.ActorToken(t.ID), Digest: sha256.Sum256(p.Evidence),
+		Facts: map[string]any{factIdentity: t.Identity.Path(), factCreator: t.CreatedBy.String()},
+	}
+	if !p.At.Before(t.ExpiresAt) {
 		return claim, ra.RefuseToken()
 	}
 	return claim, t.CheckRevoked()

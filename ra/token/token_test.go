@@ -45,8 +45,8 @@ func newWorld(t *testing.T) *world {
 	auditor := audit.New(w.store, w.clock, log)
 	w.Registrar = ra.New(ra.Config{
 		TrustDomain: "fleet.example", Store: w.store, CA: authority, Superseder: w, MaxUnexpired: authority.MaxUnexpired(),
-		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(w.store)},
-		Clock:          w.clock, Auditor: auditor,
+		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(w.store)}, Policy: ra.OwnIdentities{},
+		Clock: w.clock, Auditor: auditor,
 	})
 	t.Cleanup(func() {
 		auditor.Close(context.Background())
@@ -259,9 +259,9 @@ func TestBoundAndRevokedTokens(t *testing.T) {
 		t.Fatalf("%d tokens are revoked, %v", n, err)
 	}
 	mustRefuse(t, "bound after a revocation", authenticator.Bind(t.Context(), secret.Bytes(), first), pki.RuleTokenRevoked)
-	_, err = authenticator.Identify(t.Context(), secret.Bytes(), w.now)
+	_, err = authenticator.Identify(t.Context(), ra.Presented{Evidence: secret.Bytes(), At: w.now})
 	mustRefuse(t, "identified after a revocation", err, pki.RuleTokenRevoked)
-	_, err = authenticator.Identify(t.Context(), []byte("short"), w.now)
+	_, err = authenticator.Identify(t.Context(), ra.Presented{Evidence: []byte("short"), At: w.now})
 	mustRefuse(t, "a secret of another length", err, pki.RuleToken)
 }
 

@@ -2,6 +2,8 @@ package grpcapi
 
 import (
 	"context"
+	"net"
+	"net/netip"
 
 	"google.golang.org/grpc/peer"
 
@@ -45,6 +47,19 @@ func addressOf(ctx context.Context) admission.Source {
 		return admission.Address(p.Addr)
 	}
 	return admission.Source{}
+}
+
+// clientAddress returns the address of the client, and the zero Addr if it is not an IP address.
+func clientAddress(ctx context.Context) netip.Addr {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return netip.Addr{}
+	}
+	tcp, ok := p.Addr.(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return tcp.AddrPort().Addr().Unmap()
 }
 
 // recordRefusal records err if it is a refusal, and returns it. If the caller is known, the record is in the audit log.

@@ -24,12 +24,12 @@ type Enrollment struct {
 
 // Enroll serves the RPC of that name in brevet.v1.EnrollmentService.
 func (e *Enrollment) Enroll(ctx context.Context, req *brevetv1.EnrollRequest) (*brevetv1.EnrollResponse, error) {
-	evidence := evidenceIn(req.GetEvidence())
-	id, lifetime, err := requestOf(req)
-	if err != nil {
-		return nil, e.Registrar.NoteEvidence(ctx, evidence, err)
+	enroll := ra.EnrollRequest{Evidence: evidenceIn(req.GetEvidence()), CSR: req.GetCsr(), From: clientAddress(ctx)}
+	var err error
+	if enroll.RequestID, enroll.Lifetime, err = requestOf(req); err != nil {
+		return nil, e.Registrar.NoteEvidence(ctx, enroll, err)
 	}
-	cert, err := e.Registrar.Enroll(ctx, ra.EnrollRequest{RequestID: id, Evidence: evidence, CSR: req.GetCsr(), Lifetime: lifetime})
+	cert, err := e.Registrar.Enroll(ctx, enroll)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,131 @@
+package ra
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// Policy decides what verified evidence grants. It is safe for concurrent use.
+type Policy interface {
+	// Grant returns what the first rule grants that the claims match. It refuses claims that no rule matches (rule
+	// policy.no_rule). It depends on its arguments and on the revision of the policy only, and changes nothing.
+	Grant(claims Claims, at time.Time) (Grant, error)
+}
+
+// Grant is what a rule of the policy grants to the holder of evidence.
+type Grant struct {
+	// Rule is the name of the rule, and Revision the revision of the policy. The log records both.
+	Rule     string
+	Revision uint64
+	Identity pki.SPIFFEID
+	// Subject is the subject of evidence that the identity is tied to. It is zero if the evidence has none.
+	Subject pki.EvidenceSubject
+	// Register describes the identity to register if it does not exist yet. If Register is nil, the identity must exist.
+	// Register.Name is ignored.
+	Register *NewIdentity
+	// Replace allows the caller to enroll the identity again, which revokes its certificates. The evidence must have the
+	// subject that the identity is tied to.
+	Replace bool
+	// Lifetime is the maximum lifetime of the certificate. Zero means that only the profile limits it.
+	Lifetime time.Duration
+	// Keys are the types of keys that the rule allows. If it is empty, only the profile limits them.
+	Keys []pki.KeyType
+	// HardwareKey requires evidence that the private key is in hardware, and cannot leave it.
+	HardwareKey bool
+}
+
+// grant returns what the claims grant. Evidence that names an identity under /brevet/ was made by an operator or by Brevet
+// itself for this identity. The policy, which cannot grant such an identity, is not asked.
+func (r *Registrar) grant(claims Claims) (Grant, error) {
+	named, err := claims.named()
+	if err != nil {
+		return Grant{Identity: named}, err
+	}
+	if named.Reserved() && len(claims) == 1 {
+		return Grant{Identity: named}, nil
+	}
+	g, err := r.policy.Grant(claims, r.clock())
+	if err != nil {
+		return Grant{Identity: named}, err
+	}
+	if g.Identity.Reserved() || g.Identity.TrustDomain() != r.trustDomain {
+		return g, pki.Refuse(pki.RuleReserved, "change the policy: it grants identities of "+r.trustDomain+" outside of /brevet/", "rule %s grants %s", g.Rule, g.Identity)
+	}
+	if !named.IsZero() && g.Identity != named {
+		return g, pki.Refuse(pki.RuleEvidenceMismatch, "send evidence of one identity", "the pieces of evidence prove different identities")
+	}
+	if g.HardwareKey && !slices.ContainsFunc(claims, func(c KindClaim) bool { return c.HardwareKey }) {
+		return g, pki.Refuse(pki.RuleHardwareKey, "make the key in the TPM, and send evidence of it", "rule %s requires a key in hardware, which the evidence does not prove", g.Rule)
+	}
+	return g, nil
+}
+
+// OwnIdentities is a Policy that grants only the identities that the evidence itself names, as tokens do.
+type OwnIdentities struct{}
+
+// Grant implements Policy.
+func (OwnIdentities) Grant(claims Claims, _ time.Time) (Grant, error) {
+	named, err := claims.named()
+	if err == nil && named.IsZero() {
+		err = pki.Refuse(pki.RulePolicy, "ask the operator for a rule for this evidence (brevet policy explain)", "no rule of the policy matches the evidence")
+	}
+	return Grant{Identity: named, Replace: claims.replaces()}, err
+}
+
+// stateForEnroll returns the state that a decision about an enrollment is based on. If the identity is not registered, and
+// the grant describes it, stateForEnroll registers it, unless decide refuses the request.
+func (r *Registrar) stateForEnroll(
+	ctx context.Context, q IssuanceQuery, g Grant, by pki.Actor, decide func(IssuanceState) (*ca.Draft, error),
+) (IssuanceState, error) {
+	st, err := r.store.IssuanceState(ctx, q)
+	refusal, _ := pki.AsRefusal(err)
+	if g.Register == nil || refusal == nil || refusal.Rule != pki.RuleIdentity {
+		return st, err
+	}
+	want, err := r.identityOf(g.Identity, *g.Register)
+	if err != nil {
+		return st, err
+	}
+	want.Subject = g.Subject
+	if _, err := decide(IssuanceState{Identity: want}); err != nil {
+		return st, err
+	}
+	if _, err := r.store.CreateIdentity(ctx, want, by); err != nil {
+		return st, err
+	}
+	return r.store.IssuanceState(ctx, q)
+}
+
+// check refuses a request that the rule does not allow. It reduces the requested lifetime to the rule's maximum if the
+// request names none.
+func (g Grant) check(id Identity, c csr, e *EnrollRequest) error {
+	if !g.Subject.IsZero() && !id.Subject.IsZero() && id.Subject != g.Subject {
+		return id.ID.EvidenceConflict()
+	}
+	if len(g.Keys) > 0 {
+		if t, err := ca.TypeOf(c.key); err != nil || !slices.Contains(g.Keys, t) {
+			return pki.Refuse(pki.RuleKeyType, "use one of "+pki.JoinKeyTypes(g.Keys), "rule %s does not allow this key", g.Rule)
+		}
+	}
+	switch {
+	case g.Lifetime == 0:
+	case e.Lifetime == 0:
+		e.Lifetime = g.Lifetime
+	case e.Lifetime > g.Lifetime:
+		return pki.Refuse(pki.RuleLifetime, "request at most "+g.Lifetime.String(), "rule %s allows %s, and the request asks for %s", g.Rule, g.Lifetime, e.Lifetime)
+	}
+	return nil
+}
+
+// evidence returns what the log records about the evidence of a certificate.
+func (c Claims) evidence(g Grant) ca.Evidence {
+	e := ca.Evidence{Rule: g.Rule, Policy: g.Revision}
+	for _, k := range c {
+		e.Pieces = append(e.Pieces, ca.EvidenceDigest{Kind: k.Kind, Digest: k.Digest})
+	}
+	return e
+}
