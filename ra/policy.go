@@ -9,6 +9,14 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
+// Revision is a revision of the policy: the kinds of evidence that it accepts, with their trust sources, and its rules. It
+// is not changed after it was made. A request is decided with one revision from its beginning to its end.
+type Revision struct {
+	// Authenticators maps each accepted kind of evidence to the Authenticator that verifies it.
+	Authenticators map[pki.EvidenceKind]Authenticator
+	Policy         Policy
+}
+
 // Policy decides what verified evidence grants. It is safe for concurrent use.
 type Policy interface {
 	// Grant returns what the first rule grants that the claims match. It refuses claims that no rule matches (rule
@@ -40,7 +48,7 @@ type Grant struct {
 
 // grant returns what the claims grant. Evidence that names an identity under /brevet/ was made by an operator or by Brevet
 // itself for this identity. The policy, which cannot grant such an identity, is not asked.
-func (r *Registrar) grant(claims Claims) (Grant, error) {
+func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 	named, err := claims.named()
 	if err != nil {
 		return Grant{Identity: named}, err
@@ -48,7 +56,7 @@ func (r *Registrar) grant(claims Claims) (Grant, error) {
 	if named.Reserved() && len(claims) == 1 {
 		return Grant{Identity: named}, nil
 	}
-	g, err := r.policy.Grant(claims, r.clock())
+	g, err := rev.Policy.Grant(claims, r.clock())
 	if err != nil {
 		return Grant{Identity: named}, err
 	}
