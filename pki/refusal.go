@@ -112,6 +112,10 @@ const (
 	RuleHardwareKey        Rule = "key.hardware"                // the rule requires a key in hardware
 	RuleEvidenceMismatch   Rule = "evidence.mismatch"           // the pieces of evidence are for different identities
 	RuleChallenge          Rule = "challenge.not_needed"        // this kind of evidence needs no challenge
+	RuleChallengeExpired   Rule = "challenge.expired"           // the challenge has expired
+	RuleChallengeUsed      Rule = "challenge.used"              // the challenge was used before
+	RulePolicyInvalid      Rule = "policy.invalid"              // the policy cannot be applied
+	RulePolicyRevision     Rule = "policy.revision"             // the policy is based on a revision that is not the newest
 	RuleToken              Rule = "token.invalid"               // the token is unknown, expired or used; the log says which
 	RuleTokenBound         Rule = "token.bound"                 // the token is bound to another request or key
 	RuleTokenRevoked       Rule = "token.revoked"               // the token was revoked, or its creator is no longer trusted
@@ -150,7 +154,8 @@ var classes = map[Rule]Class{
 	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition, RuleAlreadyEnrolled: FailedPrecondition,
 	RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition, RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
-	RuleIdentityRevision: Aborted,
+	RuleChallengeExpired: Unauthenticated, RuleChallengeUsed: PermissionDenied, RulePolicyInvalid: InvalidArgument,
+	RuleIdentityRevision: Aborted, RulePolicyRevision: Aborted,
 	RuleOverloaded:       ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RuleMethod: Unimplemented,
 }
 
