@@ -156,7 +156,7 @@ var classes = map[Rule]Class{
 	RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition, RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
 	RuleChallengeExpired: Unauthenticated, RuleChallengeUsed: PermissionDenied, RulePolicyInvalid: InvalidArgument,
 	RuleIdentityRevision: Aborted, RulePolicyRevision: Aborted,
-	RuleOverloaded:       ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RuleMethod: Unimplemented,
+	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RuleMethod: Unimplemented,
 }
 
 // Rules returns all rules, sorted by name.
