@@ -115,7 +115,7 @@ func TestFaults(t *testing.T) {
 		one("evidence: [token], when: token.identity == 1"):                                                                         "== does not work with the types (string, int)",
 		one("evidence: [token], when: token.identity"):                                                                              "a condition is true or false, and this is a string",
 		one("evidence: [token], when: token.identity =="):                                                                           "when: mismatched input",
-		one("evidence: [token], when: token.identity == token"):                                                                     `there is no fact "token"`,
+		one("evidence: [token], when: token.identity == token"):                                                                     `there is no function or fact "token"`,
 		one(`evidence: [token], when: "true"`):                                                                                      "true is constant: remove it",
 		one(`evidence: [token], when: "token.identity.matches('a')"`):                                                               "matches would accept a longer value",
 		one(`evidence: [token], when: "token.identity.matches('^a|b$')"`):                                                           "matches would accept a longer value",

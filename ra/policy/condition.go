@@ -163,7 +163,7 @@ func (c *conditions) compile(source string) (*condition, []problem) {
 	if issues.Err() != nil {
 		var all []problem
 		for _, e := range issues.Errors()[:min(len(issues.Errors()), maxConditionFaults)] {
-			all = append(all, problem{max(0, e.Location.Line()-1), c.explain(e.Message)})
+			all = append(all, problem{max(0, e.Location.Line()-1), c.explain(source, e)})
 		}
 		return nil, all
 	}
@@ -195,21 +195,38 @@ func (c *conditions) compile(source string) (*condition, []problem) {
 var (
 	undeclared = regexp.MustCompile(`^undeclared reference to '([^']*)'`)
 	unmatched  = regexp.MustCompile(`^found no matching overload for '([^']*)' applied to '([^']*)'`)
+	word       = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*`)
 )
 
-// explain returns a message of package cel in words of the documentation, or the message itself.
-func (c *conditions) explain(message string) string {
-	if m := undeclared.FindStringSubmatch(message); m != nil {
-		if _, declared := c.env.Functions()[m[1]]; !declared && !strings.Contains(m[1], ".") {
-			names := []string{"contains", "duration", "endsWith", "int", "matches", "size", "startsWith", "timestamp"}
-			return unknown("function or fact", m[1], append(names, c.schema.names...))
+// explain returns an error of package cel in words of the documentation, or its message if there are no better ones.
+func (c *conditions) explain(source string, e *cel.Error) string {
+	if m := undeclared.FindStringSubmatch(e.Message); m != nil {
+		name := m[1]
+		if at := wordAt(source, e); strings.HasPrefix(at, name+".") { // package cel names only the part before the dot
+			return unknown("fact", at, c.schema.names)
 		}
-		return unknown("fact", m[1], c.schema.names)
+		names := []string{"contains", "duration", "endsWith", "int", "matches", "size", "startsWith", "timestamp"}
+		return unknown("function or fact", name, append(names, c.schema.names...))
 	}
-	if m := unmatched.FindStringSubmatch(message); m != nil {
+	if m := unmatched.FindStringSubmatch(e.Message); m != nil {
 		return fmt.Sprintf("%s does not work with the types %s", strings.Trim(m[1], "_"), m[2])
 	}
-	return strings.TrimPrefix(message, "Syntax error: ")
+	return strings.TrimPrefix(e.Message, "Syntax error: ")
+}
+
+// wordAt returns the name with its dots at the position of an error. It omits a function that is called on the name.
+func wordAt(source string, e *cel.Error) string {
+	lines := strings.Split(source, "\n")
+	if e.Location.Line() < 1 || e.Location.Line() > len(lines) {
+		return ""
+	}
+	line := []rune(lines[e.Location.Line()-1])
+	text := string(line[min(max(0, e.Location.Column()), len(line)):])
+	found := word.FindString(text)
+	if strings.HasPrefix(text[len(found):], "(") {
+		found = found[:max(0, strings.LastIndexByte(found, '.'))]
+	}
+	return found
 }
 
 // restrict returns problems for expressions that type-check and that conditions must not contain.
