@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
-	"slices"
 	"strings"
 
 	"cel.dev/cel-go/cel"
@@ -125,15 +124,14 @@ func (sizes) EstimateCallCost(string, string, *checker.AstNode, []checker.AstNod
 // condition is a checked condition. It is true if all its conjuncts are true.
 type condition struct {
 	conjuncts []conjunct
-	cost      uint64 // maximum cost of the conjuncts that CEL evaluates
+	cost      uint64 // maximum cost; zero if all conjuncts compare facts with constant texts
 }
 
-// conjunct is one of the conditions that && connects.
+// conjunct is one of the conditions that && connects. It is a test of one text, or a program of CEL.
 type conjunct struct {
-	text string // in a normal form: conjuncts with the same text mean the same
-	// If fact is not empty, the conjunct compares this fact with a text. Otherwise program evaluates it.
-	fact, literal string
-	program       cel.Program
+	text    string // in a normal form: conjuncts with the same text mean the same
+	test    *textTest
+	program cel.Program
 }
 
 // A problem is a fault in a condition, with the offset of its line.
@@ -184,7 +182,7 @@ func (c *conditions) compile(source string) (*condition, []problem) {
 		if err != nil {
 			return nil, []problem{{0, err.Error()}}
 		}
-		if part.fact == "" {
+		if part.test == nil || part.test.values == nil {
 			result.cost = estimate.Max
 		}
 		result.conjuncts = append(result.conjuncts, part)
@@ -315,12 +313,11 @@ func (c *conditions) conjunct(checked *ast.AST, e ast.Expr) (conjunct, error) {
 	if e.Kind() == ast.LiteralKind {
 		return conjunct{}, fmt.Errorf("%s is constant: remove it", text)
 	}
-	result := conjunct{text: text}
-	if result.fact, result.literal = equality(e); result.fact != "" {
-		result.text = fmt.Sprintf("%s == %q", result.fact, result.literal)
-		return result, nil
+	if test := newTextTest(e, c.schema); test != nil {
+		return conjunct{text: test.name(text), test: test}, nil
 	}
-	if result.program = c.programs[text]; result.program != nil {
+	result := conjunct{text: text, program: c.programs[text]}
+	if result.program != nil {
 		return result, nil
 	}
 	part := ast.NewCheckedAST(ast.NewAST(e, checked.SourceInfo()), checked.TypeMap(), checked.ReferenceMap())
@@ -332,29 +329,10 @@ func (c *conditions) conjunct(checked *ast.AST, e ast.Expr) (conjunct, error) {
 	return result, nil
 }
 
-// equality returns the fact and the text of an expression that compares a fact with a text, and "" for others.
-func equality(e ast.Expr) (fact, literal string) {
-	if e.Kind() != ast.CallKind || e.AsCall().FunctionName() != operators.Equals {
-		return "", ""
-	}
-	args := slices.Clone(e.AsCall().Args())
-	if args[0].Kind() == ast.LiteralKind {
-		args[0], args[1] = args[1], args[0]
-	}
-	if args[0].Kind() != ast.IdentKind || args[1].Kind() != ast.LiteralKind {
-		return "", ""
-	}
-	text, ok := args[1].AsLiteral().(types.String)
-	if !ok {
-		return "", ""
-	}
-	return args[0].AsIdent(), string(text)
-}
-
 // holds reports whether a conjunct is true.
 func (c conjunct) holds(f *facts) (bool, error) {
-	if c.fact != "" {
-		return f.text(c.fact) == c.literal, nil
+	if c.test != nil {
+		return c.test.holds(f.texts[c.test.position]), nil
 	}
 	result, _, err := c.program.Eval(f)
 	if err != nil {

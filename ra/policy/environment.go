@@ -105,10 +105,11 @@ func newKindSet(kinds ...pki.EvidenceKind) kindSet {
 	return s
 }
 
-// A declaration is the type of a fact, and the kind whose evidence has it.
+// A declaration is the type of a fact, the kind whose evidence has it, and its position among all facts of the schema.
 type declaration struct {
-	kind pki.EvidenceKind
-	is   ra.FactType
+	kind     pki.EvidenceKind
+	is       ra.FactType
+	position int
 }
 
 // A schema declares the facts of a set of kinds.
@@ -121,9 +122,14 @@ func newSchema(kinds []Kind) *schema {
 	s := &schema{facts: map[string]declaration{}}
 	for _, k := range kinds {
 		for name, is := range k.Facts {
-			s.facts[name] = declaration{k.Evidence, is}
+			s.facts[name] = declaration{kind: k.Evidence, is: is}
 		}
 	}
 	s.names = slices.Sorted(maps.Keys(s.facts))
+	for i, name := range s.names {
+		d := s.facts[name]
+		d.position = i
+		s.facts[name] = d
+	}
 	return s
 }

@@ -59,7 +59,11 @@ func (p *Policy) Explain(claims ra.Claims) []Trial {
 		case newKindSet(r.kinds...) != key:
 			t.Outcome = OtherEvidence
 		default:
-			t.Outcome, t.Parts = r.try(&facts{p.sets[key].schema, claims})
+			if f, err := newFacts(p.sets[key].schema, claims); err != nil {
+				t.Outcome, t.Parts = Failed, []string{err.Error()}
+			} else {
+				t.Outcome, t.Parts = r.try(f)
+			}
 			decided = t.Outcome != Unmatched
 		}
 		trials = append(trials, t)
@@ -69,9 +73,6 @@ func (p *Policy) Explain(claims ra.Claims) []Trial {
 
 // try returns what becomes of a rule, and the parts of its condition that are the reason.
 func (r *rule) try(f *facts) (Outcome, []string) {
-	if err := f.check(); err != nil {
-		return Failed, []string{err.Error()}
-	}
 	if r.when == nil {
 		return Matched, nil
 	}

@@ -10,54 +10,68 @@ import (
 type ruleSet struct {
 	schema *schema
 	rules  []*rule
-	// byFact has the rules that compare a fact with a text. Each rule is in one index, or in rest.
+	// byFact has the rules that compare a fact with texts. Each rule is in the index of one fact, or in rest.
 	byFact []factIndex
 	rest   []int // positions of rules without such a comparison
 }
 
 // factIndex has the positions of rules by the text with which they compare a fact.
 type factIndex struct {
-	fact  string
-	rules map[string][]int
+	position int // of the fact
+	rules    map[string][]int
 }
 
 // index creates the index. It files each rule under its comparison that the fewest rules have.
 func (s *ruleSet) index() {
-	type comparison struct{ fact, literal string }
+	type comparison struct{ fact, value string }
 	count := map[comparison]int{}
-	each := func(r *rule, visit func(comparison)) {
-		if r.when == nil {
-			return
-		}
-		for _, c := range r.when.conjuncts {
-			if c.fact != "" {
-				visit(comparison{c.fact, c.literal})
+	for _, r := range s.rules {
+		for _, t := range r.comparisons() {
+			for _, value := range t.values {
+				count[comparison{t.fact, value}]++
 			}
 		}
-	}
-	for _, r := range s.rules {
-		each(r, func(c comparison) { count[c]++ })
 	}
 	indexes := map[string]map[string][]int{}
 	for i, r := range s.rules {
-		var best comparison
-		each(r, func(c comparison) {
-			if best.fact == "" || count[c] < count[best] {
-				best = c
+		var best *textTest
+		least := 0
+		for _, t := range r.comparisons() {
+			most := 0
+			for _, value := range t.values {
+				most = max(most, count[comparison{t.fact, value}])
 			}
-		})
-		if best.fact == "" {
+			if best == nil || most < least {
+				best, least = t, most
+			}
+		}
+		if best == nil {
 			s.rest = append(s.rest, i)
 			continue
 		}
 		if indexes[best.fact] == nil {
 			indexes[best.fact] = map[string][]int{}
 		}
-		indexes[best.fact][best.literal] = append(indexes[best.fact][best.literal], i)
+		for _, value := range best.values {
+			indexes[best.fact][value] = append(indexes[best.fact][value], i)
+		}
 	}
 	for _, fact := range slices.Sorted(maps.Keys(indexes)) {
-		s.byFact = append(s.byFact, factIndex{fact, indexes[fact]})
+		s.byFact = append(s.byFact, factIndex{s.schema.facts[fact].position, indexes[fact]})
 	}
+}
+
+// comparisons returns the tests of a rule that compare a fact with texts.
+func (r *rule) comparisons() []*textTest {
+	var all []*textTest
+	if r.when != nil {
+		for _, c := range r.when.conjuncts {
+			if c.test != nil && c.test.values != nil {
+				all = append(all, c.test)
+			}
+		}
+	}
+	return all
 }
 
 // find returns the first rule that matches, or nil if none does. If it finds a rule whose condition cannot be evaluated
@@ -66,7 +80,7 @@ func (s *ruleSet) find(f *facts) (*rule, error) {
 	var space [8][]int
 	lists := append(space[:0], s.rest)
 	for _, index := range s.byFact {
-		if list := index.rules[f.text(index.fact)]; len(list) > 0 {
+		if list := index.rules[f.texts[index.position]]; len(list) > 0 {
 			lists = append(lists, list)
 		}
 	}

@@ -71,11 +71,12 @@ func TestIndexMatchesPlainEvaluation(t *testing.T) {
 		fact := rapid.SampledFrom([]string{"jwt.source", "jwt.issuer", "jwt.subject"}).Draw(t, "fact")
 		text := word.Draw(t, "text")
 		return fmt.Sprintf(rapid.SampledFrom([]string{
-			"%s == %q", "%s == %q", "%s == %q", "%s != %q", "%s.startsWith(%q)", "%s in [%q, 'b']", "!(%s == %q)", "(%s == %q || jwt.uses > 3)",
+			"%s == %q", "%s == %q", "%s == %q", "%s != %q", "%s.startsWith(%q)", "%s.endsWith(%q)", "%s.contains(%q)",
+			"%s in [%q, 'b']", "%s in ['a', %q]", "!(%s == %q)", "(%s == %q || jwt.uses > 3)",
 		}).Draw(t, "form"), fact, text)
 	})
 	conjunct := rapid.OneOf(comparison, comparison, rapid.SampledFrom([]string{
-		"jwt.uses > 1", "int(jwt.subject) > 7", "'a' == jwt.source", "'b' in jwt.audience", "size(jwt.subject) == 2",
+		"jwt.uses > 1", "int(jwt.subject) > 7", "'a' == jwt.source", "'b' in jwt.audience", "size(jwt.subject) == 2", "jwt.subject.matches('^[ab1]?2?$')",
 		"(jwt.source == 'a' ? jwt.uses > 1 : int(jwt.subject) > 8)",
 	}))
 	condition := rapid.Custom(func(t *rapid.T) string {

@@ -46,8 +46,8 @@ func (p *Policy) decide(claims ra.Claims) (*rule, ra.Grant, error) {
 	if set == nil {
 		return nil, ra.Grant{}, noRule()
 	}
-	f := &facts{set.schema, claims}
-	if err := f.check(); err != nil {
+	f, err := newFacts(set.schema, claims)
+	if err != nil {
 		return nil, ra.Grant{}, err
 	}
 	r, err := set.find(f)
