@@ -23,6 +23,15 @@ type Policy struct {
 // Revision returns the number of the document in the store.
 func (p *Policy) Revision() uint64 { return p.revision }
 
+// Rules returns the names of the rules, in the order of the document.
+func (p *Policy) Rules() []string {
+	names := make([]string, len(p.rules))
+	for i, r := range p.rules {
+		names[i] = r.name
+	}
+	return names
+}
+
 // Section returns the part of the document that configures a kind of evidence, or nil if the document has none. The
 // caller must not change it.
 func (p *Policy) Section(kind pki.EvidenceKind) *yaml.Node { return p.sections[kind] }
