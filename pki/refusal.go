@@ -109,6 +109,8 @@ const (
 	RuleEvidenceKind       Rule = "evidence.unsupported"        // this server does not accept this kind of evidence
 	RuleEvidenceConflict   Rule = "identity.evidence_conflict"  // the identity is tied to evidence of another device
 	RulePolicy             Rule = "policy.no_rule"              // no rule of the policy matches the evidence
+	RulePolicyInvalid      Rule = "policy.invalid"              // the document of a policy has faults
+	RulePolicyLimit        Rule = "policy.limit"                // a rule of the policy has reached its rate or total
 	RuleHardwareKey        Rule = "key.hardware"                // the rule requires a key in hardware
 	RuleEvidenceMismatch   Rule = "evidence.mismatch"           // the pieces of evidence are for different identities
 	RuleChallenge          Rule = "challenge.not_needed"        // this kind of evidence needs no challenge
@@ -146,7 +148,7 @@ var classes = map[Rule]Class{
 	RuleRequest: InvalidArgument, RuleSize: InvalidArgument, RuleCSR: InvalidArgument, RuleCSRSignature: InvalidArgument, RuleCSRContent: InvalidArgument,
 	RuleKeyType: InvalidArgument, RuleKeyWeak: InvalidArgument, RuleLifetime: InvalidArgument, RuleNames: InvalidArgument,
 	RuleProfile: InvalidArgument, RuleLint: InvalidArgument, RuleTrustDomain: InvalidArgument, RuleReason: InvalidArgument, RuleCRL: InvalidArgument,
-	RuleSubject: InvalidArgument, RuleParent: InvalidArgument, RuleEvidenceKind: InvalidArgument, RuleChallenge: InvalidArgument,
+	RuleSubject: InvalidArgument, RuleParent: InvalidArgument, RulePolicyInvalid: InvalidArgument, RuleEvidenceKind: InvalidArgument, RuleChallenge: InvalidArgument,
 	RuleUnauthenticated: Unauthenticated, RuleToken: Unauthenticated, RuleTokenRevoked: Unauthenticated, RuleCertificate: Unauthenticated, RuleCertificateUnknown: Unauthenticated, RuleEvidenceMismatch: Unauthenticated, RuleExpired: Unauthenticated, RuleKeyPossession: Unauthenticated,
 	RuleKeyReserved: PermissionDenied, RuleKeyInUse: PermissionDenied, RuleKeyCompromised: PermissionDenied, RuleReserved: PermissionDenied,
 	RuleEvidenceConflict: PermissionDenied, RulePolicy: PermissionDenied, RuleHardwareKey: PermissionDenied,
@@ -156,7 +158,7 @@ var classes = map[Rule]Class{
 	RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition, RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
 	RuleChallengeExpired: Unauthenticated, RuleChallengeUsed: PermissionDenied, RulePolicyInvalid: InvalidArgument,
 	RuleIdentityRevision: Aborted, RulePolicyRevision: Aborted,
-	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RuleMethod: Unimplemented,
+	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RulePolicyLimit: ResourceExhausted, RuleMethod: Unimplemented,
 }
 
 // Rules returns all rules, sorted by name.

@@ -20,7 +20,8 @@ type Revision struct {
 // Policy decides what verified evidence grants. It is safe for concurrent use.
 type Policy interface {
 	// Grant returns what the first rule grants that the claims match. It refuses claims that no rule matches (rule
-	// policy.no_rule). It depends on its arguments and on the revision of the policy only, and changes nothing.
+	// policy.no_rule). What it grants depends on its arguments and on the revision of the policy only. If the rule has a
+	// rate, Grant counts the request, and refuses it above the rate (rule policy.limit). It changes nothing else.
 	Grant(claims Claims, at time.Time) (Grant, error)
 }
 
@@ -44,6 +45,9 @@ type Grant struct {
 	Keys []pki.KeyType
 	// HardwareKey requires evidence that the private key is in hardware, and cannot leave it.
 	HardwareKey bool
+	// Total is the maximum number of enrollments by the rule, over all revisions of the policy. Zero means that there is no
+	// limit.
+	Total int
 }
 
 // grant returns what the claims grant. Evidence that names an identity under /brevet/ was made by an operator or by Brevet
