@@ -1,5 +1,5 @@
-// Package evidencetest is the test suite for every ra.Authenticator. The tests of a kind of evidence provide a [Sample],
-// and call [Run]; the tests of this package call [RunPairs] with a sample of each kind.
+// Package evidencetest is the test suite for every ra.Authenticator. The tests of a kind of evidence provide a
+// [Sample], and call [Run]; the tests of this package call [RunPairs] with a sample of each kind.
 //
 // The suite checks that an authenticator accepts valid evidence, that its claims contain what it declares, and that it
 // refuses everything else by a rule: damaged evidence, evidence for another key or request, expired evidence, responses
@@ -34,8 +34,8 @@ type Sample struct {
 	Key pki.KeyHash
 	// Make returns the evidence for a request. It returns nil if the device cannot respond to the challenge.
 	Make func(t testing.TB, r Request) []byte
-	// Public is sent to get a challenge, as in ra.ChallengeRequest. It is nil for kinds without a challenge, and for those
-	// whose challenge does not depend on it.
+	// Public is sent to get a challenge, as in ra.ChallengeRequest. It is nil for kinds without a challenge, and for
+	// those whose challenge does not depend on it.
 	Public []byte
 	// Foreign is the authenticator of another CA. It is nil for kinds without a challenge.
 	Foreign ra.Challenger
@@ -102,7 +102,8 @@ func (s Sample) request(t testing.TB) Request {
 
 func (s Sample) challenge(t testing.TB, by ra.Challenger, r Request) []byte {
 	t.Helper()
-	sealed, err := by.Challenge(context.Background(), ra.ChallengeRequest{Kind: s.Kind, Request: r.ID, Key: r.Key, Public: s.Public}, s.At)
+	c := ra.ChallengeRequest{Kind: s.Kind, Request: r.ID, Key: r.Key, Public: s.Public}
+	sealed, err := by.Challenge(context.Background(), c, s.At)
 	if err != nil {
 		t.Fatalf("a request for a challenge: %v", err)
 	}
@@ -114,13 +115,15 @@ func (s Sample) use(t testing.TB, r Request, evidence []byte, at time.Time) erro
 	t.Helper()
 	_, err := s.identify(r, evidence, at)
 	if err == nil {
-		err = s.Authenticator.Bind(context.Background(), evidence, ra.Binding{Request: r.ID, Key: r.Key, Identity: s.Identity, At: at})
+		b := ra.Binding{Request: r.ID, Key: r.Key, Identity: s.Identity, At: at}
+		err = s.Authenticator.Bind(context.Background(), evidence, b)
 	}
 	return err
 }
 
 func (s Sample) identify(r Request, evidence []byte, at time.Time) (ra.Claim, error) {
-	return s.Authenticator.Identify(context.Background(), ra.Presented{Evidence: evidence, Request: r.ID, Key: r.Key, At: at})
+	p := ra.Presented{Evidence: evidence, Request: r.ID, Key: r.Key, At: at}
+	return s.Authenticator.Identify(context.Background(), p)
 }
 
 // checkClaim checks the claim of valid evidence, and binds the evidence.
@@ -151,10 +154,12 @@ func (s Sample) checkClaim(t *testing.T, r Request, evidence []byte) {
 	if claim.Digest != sha256.Sum256(evidence) {
 		t.Error("the digest is not the SHA-256 of the evidence")
 	}
-	if actor := claim.Actor.String(); !strings.HasPrefix(actor, s.Kind.String()+":") || claim.Actor.NeedsAuthorization() {
+	actor := claim.Actor.String()
+	if !strings.HasPrefix(actor, s.Kind.String()+":") || claim.Actor.NeedsAuthorization() {
 		t.Errorf("the actor is %s, want one of the kind %s", actor, s.Kind)
 	}
-	if _, ok := s.Authenticator.(ra.Challenger); ok == claim.Nonce.IsZero() || ok && !claim.Nonce.ExpiresAt.After(s.At) {
+	_, challenged := s.Authenticator.(ra.Challenger)
+	if challenged == claim.Nonce.IsZero() || challenged && !claim.Nonce.ExpiresAt.After(s.At) {
 		t.Errorf("the nonce is %+v", claim.Nonce)
 	}
 	s.checkFacts(t, claim.Facts)
@@ -209,7 +214,8 @@ func (s Sample) damaged(t *testing.T, r Request, evidence []byte) {
 		refused(t, "truncated", s.use(t, r, evidence[:i], s.At), evidence[:i])
 	}
 	for _, n := range []int{1, 4, 1000, 1 << 20} {
-		for _, longer := range [][]byte{append(bytes.Clone(evidence), make([]byte, n)...), append(make([]byte, n), evidence...)} {
+		zeros := make([]byte, n)
+		for _, longer := range [][]byte{slices.Concat(evidence, zeros), slices.Concat(zeros, evidence)} {
 			refused(t, "extended", s.use(t, r, longer, s.At), longer)
 		}
 		random := make([]byte, n)
@@ -235,10 +241,11 @@ func (s Sample) otherRequest(t *testing.T, r Request, evidence []byte) {
 
 // challenges responds to the challenges of another CA, and to those for another key and another request.
 func (s Sample) challenges(t *testing.T, own ra.Challenger, r Request) {
+	otherKey := Request{ID: r.ID, Key: pki.HashSPKI([]byte("another key"))}
 	for name, challenge := range map[string][]byte{
 		"a challenge of another CA":         s.challenge(t, s.Foreign, r),
 		"a challenge for another request":   s.challenge(t, own, Request{ID: requestID(t), Key: r.Key}),
-		"a challenge for another key":       s.challenge(t, own, Request{ID: r.ID, Key: pki.HashSPKI([]byte("another key"))}),
+		"a challenge for another key":       s.challenge(t, own, otherKey),
 		"an empty challenge":                {},
 		"a challenge that the device chose": bytes.Repeat([]byte{1}, len(r.Challenge)),
 	} {
@@ -258,10 +265,13 @@ func refused(t testing.TB, what string, err error, evidence []byte) {
 		return
 	}
 	if !slices.Contains(pki.Rules(), refusal.Rule) || refusal.Detail == "" || refusal.Hint == "" {
-		t.Errorf("%s: the refusal %q, %q, %q has no known rule, no detail or no hint", what, refusal.Rule, refusal.Detail, refusal.Hint)
+		t.Errorf("%s: the refusal has no known rule, no detail or no hint: %+v", what, *refusal)
 	}
 	const shortest = 16 // fewer bytes may occur by chance
-	for _, form := range []string{string(evidence), hex.EncodeToString(evidence), base64.RawStdEncoding.EncodeToString(evidence), base64.RawURLEncoding.EncodeToString(evidence)} {
+	for _, form := range []string{
+		string(evidence), hex.EncodeToString(evidence),
+		base64.RawStdEncoding.EncodeToString(evidence), base64.RawURLEncoding.EncodeToString(evidence),
+	} {
 		if len(evidence) >= shortest && strings.Contains(err.Error(), form) {
 			t.Errorf("%s: the refusal contains the evidence", what)
 		}

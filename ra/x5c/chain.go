@@ -17,8 +17,8 @@ import (
 	"github.com/brevet-pki/brevet/ra/nonce"
 )
 
-// Limits of evidence. They are checked before any signature is verified, so they bound the work for a caller that proves
-// nothing.
+// Limits of evidence. They are checked before any signature is verified, so they bound the work for a caller that
+// proves nothing.
 const (
 	maxCertificates = 8
 	maxCertificate  = 8 << 10 // bytes
@@ -28,7 +28,8 @@ const (
 	maxEvidence = maxCertificates*(maxCertificate+4) + nonce.MaxSealed + 4 + maxSignature + 4
 )
 
-const hintEvidence = "send the device's certificate first, then its issuer and so on: 8 certificates in DER at most, each of 8 KiB at most"
+const hintEvidence = "send the device's certificate first, then its issuer and so on: " +
+	"8 certificates in DER at most, each of 8 KiB at most"
 
 // read parses the evidence and checks the sizes of its parts.
 func read(b []byte) (pki.X5CEvidence, error) {
@@ -40,7 +41,7 @@ func read(b []byte) (pki.X5CEvidence, error) {
 	}
 	e, err := pki.ParseX5CEvidence(b)
 	if err != nil || len(e.Certificates) == 0 {
-		return pki.X5CEvidence{}, pki.Refuse(pki.RuleEvidenceMalformed, hintEvidence, "the evidence has no certificate, or is incomplete")
+		return pki.X5CEvidence{}, refuseMalformed("the evidence has no certificate, or is incomplete")
 	}
 	if n := len(e.Certificates); n > maxCertificates {
 		return refuse("the evidence has %d certificates, and may have %d", n, maxCertificates)
@@ -63,13 +64,14 @@ func parse(ders [][]byte) ([]*x509.Certificate, error) {
 	for i, der := range ders {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, pki.Refuse(pki.RuleEvidenceMalformed, hintEvidence, "certificate %d does not parse: %v", i+1, err)
+			return nil, refuseMalformed("certificate %d does not parse: %v", i+1, err)
 		}
 		if i > 0 && !bytes.Equal(chain[i-1].RawIssuer, c.RawSubject) {
-			return nil, pki.Refuse(pki.RuleEvidenceMalformed, hintEvidence, "certificate %d is not of the issuer of certificate %d", i+1, i)
+			return nil, refuseMalformed("certificate %d is not of the issuer of certificate %d", i+1, i)
 		}
-		if slices.ContainsFunc(chain[:i], func(other *x509.Certificate) bool { return bytes.Equal(other.RawSubject, c.RawSubject) }) {
-			return nil, pki.Refuse(pki.RuleEvidenceMalformed, hintEvidence, "two of the certificates have the subject %s", c.Subject)
+		same := func(other *x509.Certificate) bool { return bytes.Equal(other.RawSubject, c.RawSubject) }
+		if slices.ContainsFunc(chain[:i], same) {
+			return nil, refuseMalformed("two of the certificates have the subject %s", c.Subject)
 		}
 		chain[i] = c
 	}
@@ -95,7 +97,8 @@ func (a *Authenticator) verify(presented []*x509.Certificate, at time.Time) (*so
 	}
 	if refused == nil {
 		top := between[len(between)-1]
-		refused = refuseUntrusted("no source vouches for the chain, which ends with %s, issued by %s", top.Subject, top.Issuer)
+		refused = refuseUntrusted("no trust source vouches for the chain, which ends with %s, issued by %s",
+			top.Subject, top.Issuer)
 	}
 	return nil, nil, refused
 }
@@ -110,7 +113,8 @@ func (s *source) verify(between []*x509.Certificate, at time.Time) ([]*x509.Cert
 	}
 	device := between[0]
 	if t, err := ca.TypeOf(device.PublicKey); err != nil || !slices.Contains(s.keys, t) {
-		return nil, pki.Refuse(pki.RuleEvidenceAlgorithm, "use a device with one of "+pki.JoinKeyTypes(s.keys)+", or ask an operator to allow its key",
+		return nil, pki.Refuse(pki.RuleEvidenceAlgorithm,
+			"use a device with one of "+pki.JoinKeyTypes(s.keys)+", or ask an operator to allow its key",
 			"source %s does not allow keys like that of the device", s.name)
 	}
 	intermediates := s.intermediates
@@ -121,7 +125,8 @@ func (s *source) verify(between []*x509.Certificate, at time.Time) ([]*x509.Cert
 		}
 	}
 	chains, err := device.Verify(x509.VerifyOptions{
-		Roots: s.rootPool, Intermediates: intermediates, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Roots: s.rootPool, Intermediates: intermediates, CurrentTime: at,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
 		return nil, s.refusal(err, at)
@@ -134,7 +139,8 @@ func (s *source) verify(between []*x509.Certificate, at time.Time) ([]*x509.Cert
 	}
 	switch {
 	case shortest == nil:
-		return nil, refuseUntrusted("source %s vouches for the device, but not for each CA certificate that was sent", s.name)
+		return nil, refuseUntrusted("source %s vouches for the device, but not for each CA certificate that was sent",
+			s.name)
 	case len(shortest) > s.maxChain:
 		return nil, s.refuseLength(len(shortest))
 	default:
@@ -143,7 +149,8 @@ func (s *source) verify(between []*x509.Certificate, at time.Time) ([]*x509.Cert
 }
 
 func (s *source) refuseLength(n int) error {
-	return pki.Refuse(pki.RuleEvidenceSize, "ask an operator to raise the maximum, or to trust a CA nearer to the device",
+	return pki.Refuse(pki.RuleEvidenceSize,
+		"ask an operator to raise the maximum, or to trust a CA nearer to the device",
 		"the chain has %d certificates, and source %s allows %d", n, s.name, s.maxChain)
 }
 
@@ -168,7 +175,7 @@ func (s *source) refusal(err error, at time.Time) error {
 	case x509.Expired:
 		return checkTime(invalid.Cert, at)
 	case x509.TooManyIntermediates:
-		return refuseUntrusted("the chain is longer than a CA certificate of source %s allows (pathLenConstraint)", s.name)
+		return refuseUntrusted("the chain is longer than one of its CA certificates allows (pathLenConstraint)")
 	case x509.IncompatibleUsage:
 		return refuseUntrusted("the extended key usage of the certificates does not allow TLS clients")
 	default:
@@ -181,7 +188,8 @@ func (s *source) refusal(err error, at time.Time) error {
 func check(between []*x509.Certificate, at time.Time) error {
 	for i, c := range between {
 		if err := checkAlgorithms(c); err != nil {
-			return pki.Refuse(pki.RuleEvidenceAlgorithm, "use ECDSA on P-256, P-384 or P-521, RSA of 2048 to 4096 bits, or Ed25519, and SHA-256 or longer",
+			return pki.Refuse(pki.RuleEvidenceAlgorithm,
+				"use ECDSA on P-256, P-384 or P-521, RSA of 2048 to 4096 bits, or Ed25519, and SHA-256 or longer",
 				"certificate %d: %v", i+1, err)
 		}
 		if err := checkTime(c, at); err != nil {
@@ -200,11 +208,13 @@ func check(between []*x509.Certificate, at time.Time) error {
 
 func checkTime(c *x509.Certificate, at time.Time) error {
 	if at.Before(c.NotBefore) {
-		return pki.Refuse(pki.RuleEvidenceNotYet, "check the server's clock", "the certificate of %s is not valid before %s, and it is %s here",
+		return pki.Refuse(pki.RuleEvidenceNotYet, "check the server's clock",
+			"the certificate of %s is not valid before %s, and the server's time is %s",
 			c.Subject, c.NotBefore.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 	}
 	if at.After(c.NotAfter) {
-		return pki.Refuse(pki.RuleEvidenceExpired, "check the server's clock, or enroll the device with a token", "the certificate of %s was valid until %s, and it is %s here",
+		return pki.Refuse(pki.RuleEvidenceExpired, "check the server's clock, or enroll the device with a token",
+			"the certificate of %s was valid until %s, and the server's time is %s",
 			c.Subject, c.NotAfter.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 	}
 	return nil
@@ -228,7 +238,7 @@ func checkDevice(c *x509.Certificate) error {
 		c.UnhandledCriticalExtensions = append(c.UnhandledCriticalExtensions, oidSubjectAltName)
 	}
 	if unhandled := c.UnhandledCriticalExtensions; len(unhandled) > 0 {
-		return refuseUntrusted("the device's certificate has the critical extension %s, which is not understood here", unhandled[0])
+		return refuseUntrusted("the critical extension %s of the device's certificate is unknown", unhandled[0])
 	}
 	return nil
 }
@@ -241,7 +251,7 @@ func checkCA(c *x509.Certificate) error {
 	case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
 		return errors.New("its key usage does not allow signing certificates")
 	case len(c.UnhandledCriticalExtensions) > 0:
-		return fmt.Errorf("it has the critical extension %s, which is not understood here", c.UnhandledCriticalExtensions[0])
+		return fmt.Errorf("its critical extension %s is unknown", c.UnhandledCriticalExtensions[0])
 	default:
 		return checkKey(c.PublicKey)
 	}
@@ -250,7 +260,8 @@ func checkCA(c *x509.Certificate) error {
 // signatures are the accepted algorithms of signatures in certificates.
 var signatures = []x509.SignatureAlgorithm{
 	x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512, x509.PureEd25519,
-	x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA, x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS,
+	x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA,
+	x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS,
 }
 
 func checkAlgorithms(c *x509.Certificate) error {
@@ -285,5 +296,11 @@ func checkKey(key any) error {
 
 // refuseUntrusted refuses a chain that no source vouches for.
 func refuseUntrusted(detail string, args ...any) *pki.Refusal {
-	return pki.Refuse(pki.RuleEvidenceUntrusted, "send a chain that leads to a configured manufacturer, or ask an operator to configure this one", detail, args...)
+	return pki.Refuse(pki.RuleEvidenceUntrusted,
+		"send an IDevID certificate whose chain leads to a trust source, or ask an operator to configure its manufacturer",
+		detail, args...)
+}
+
+func refuseMalformed(detail string, args ...any) *pki.Refusal {
+	return pki.Refuse(pki.RuleEvidenceMalformed, hintEvidence, detail, args...)
 }

@@ -41,8 +41,8 @@ type crl struct {
 	verified map[pki.IssuerID]bool // whether the signature verifies with the key of this CA
 }
 
-// Load replaces the CRLs by those in a directory: each file whose name ends with .crl, in DER or PEM. If a file cannot be
-// used, Load returns an error and changes nothing.
+// Load replaces the CRLs by those in a directory: each file whose name ends with .crl, in DER or PEM. If a file cannot
+// be used, Load returns an error and changes nothing.
 func (c *CRLs) Load(directory string) error {
 	paths, err := filepath.Glob(filepath.Join(directory, "*.crl"))
 	if err != nil {
@@ -124,8 +124,10 @@ func parseCRL(content []byte) (issuer string, _ *crl, err error) {
 		return "", nil, fmt.Errorf("the CRL of %s: %w", list.Issuer, err)
 	}
 	c := &crl{
-		// The fields that CheckSignatureFrom reads. The others would keep all entries in memory.
-		signed:     &x509.RevocationList{RawTBSRevocationList: list.RawTBSRevocationList, Signature: list.Signature, SignatureAlgorithm: list.SignatureAlgorithm},
+		signed: &x509.RevocationList{ // the fields that CheckSignatureFrom reads; the others would need much memory
+			RawTBSRevocationList: list.RawTBSRevocationList,
+			Signature:            list.Signature, SignatureAlgorithm: list.SignatureAlgorithm,
+		},
 		thisUpdate: list.ThisUpdate, nextUpdate: list.NextUpdate,
 		revoked: make(map[string]struct{}, len(list.RevokedCertificateEntries)), verified: map[pki.IssuerID]bool{},
 	}
@@ -148,15 +150,15 @@ func checkComplete(list *x509.RevocationList) error {
 	for _, entry := range list.RevokedCertificateEntries {
 		for _, e := range entry.Extensions {
 			if e.Critical {
-				return fmt.Errorf("an entry has the critical extension %s, which is not understood here", e.Id)
+				return fmt.Errorf("an entry has the critical extension %s, which is unknown", e.Id)
 			}
 		}
 	}
 	return nil
 }
 
-// of returns the newest CRL of the issuer, and nil if there is none. It ignores a CRL whose signature does not verify, or
-// whose thisUpdate is in the future.
+// of returns the newest CRL of the issuer, and nil if there is none. It ignores a CRL whose signature does not verify,
+// or whose thisUpdate is in the future.
 func (c *CRLs) of(issuer *x509.Certificate, at time.Time) *crl {
 	c.mu.RLock()
 	lists := c.byIssuer[string(issuer.RawSubject)]
@@ -169,8 +171,8 @@ func (c *CRLs) of(issuer *x509.Certificate, at time.Time) *crl {
 	return nil
 }
 
-// isSignedBy reports whether the CA signed the CRL. It verifies the signature once for each CA with the issuer's name, as
-// a CRL may have megabytes.
+// isSignedBy reports whether the CA signed the CRL. It verifies the signature once for each CA with the issuer's name,
+// as a CRL may have megabytes.
 func (l *crl) isSignedBy(issuer *x509.Certificate) bool {
 	id := pki.IssuerOf(issuer)
 	l.mu.Lock()
@@ -197,11 +199,14 @@ func (s *source) checkRevocation(chain []*x509.Certificate, at time.Time) error 
 			continue
 		}
 		if _, revoked := list.revoked[string(chain[i].SerialNumber.Bytes())]; revoked {
-			return pki.Refuse(pki.RuleEvidenceRevoked, "find out from the manufacturer why, and do not enroll this device",
+			return pki.Refuse(pki.RuleEvidenceRevoked,
+				"find out from the manufacturer why, and do not enroll this device",
 				"source %s: the manufacturer has revoked the certificate of %s", s.name, chain[i].Subject)
 		}
 		if !at.Before(list.nextUpdate) {
-			unavailable = &unavailableError{s.name, fmt.Sprintf("the CRL of %s is stale since %s", issuer.Subject, list.nextUpdate.Format(time.RFC3339))}
+			since := list.nextUpdate.Format(time.RFC3339)
+			reason := fmt.Sprintf("the CRL of %s is stale since %s", issuer.Subject, since)
+			unavailable = &unavailableError{s.name, reason}
 		}
 	}
 	if s.requireCRLs {

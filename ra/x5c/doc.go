@@ -1,10 +1,10 @@
-// Package x5c authenticates first certificates by factory certificates: the IDevID certificates of IEEE 802.1AR, which a
-// manufacturer gives to a device together with a private key.
+// Package x5c authenticates first certificates by factory certificates: the IDevID certificates of IEEE 802.1AR, which
+// a manufacturer gives to a device together with a private key.
 //
-// An operator configures a trust source (see [Source]) for each product line: the manufacturer's CA certificates, and what else the
-// manufacturer's certificates must satisfy. The device sends its certificate with the CA certificates between it and the
-// root. It proves possession of the key with a signature over [pki.X5CStatement], which contains the key to certify, the
-// request ID and a challenge of package nonce. A signature therefore serves for one request only.
+// An operator configures a trust source (see [Source]) for each product line: the manufacturer's CA certificates, and
+// what else the manufacturer's certificates must satisfy. The device sends its certificate with the CA certificates
+// between it and the root. It proves possession of the key with a signature over [pki.X5CStatement], which contains the
+// key to certify, the request ID and a challenge of package nonce. A signature therefore serves for one request only.
 //
 // An [Authenticator] refuses:
 //
@@ -19,6 +19,6 @@
 //
 // If a source requires CRLs and has no current one, the result is a temporary error.
 //
-// A device is identified by the issuer and the serial number of its certificate (see [SubjectOf]). The facts are what the
-// certificate says. Two manufacturers can use the same serial numbers, so a rule should always name x5c.source.
+// A device is identified by the issuer and the serial number of its certificate (see [SubjectOf]). The facts are what
+// the certificate says. Two manufacturers can use the same serial numbers, so a rule should always name x5c.source.
 package x5c

@@ -17,7 +17,7 @@ import (
 const (
 	factSource            = "x5c.source"             // the name of the source that vouches for it
 	factSerial            = "x5c.serial"             // the serial number of the device
-	factHardwareType      = "x5c.hardware_type"      // the object identifier in its HardwareModuleName, such as 1.3.6.1.4.1.99999.1
+	factHardwareType      = "x5c.hardware_type"      // the object identifier in its HardwareModuleName
 	factCommonName        = "x5c.common_name"        // of the subject
 	factOrganization      = "x5c.organization"       // of the subject
 	factIssuer            = "x5c.issuer"             // the name of the issuer (RFC 4514)
@@ -41,10 +41,12 @@ func factsOf(source string, c *x509.Certificate) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	serial, commonName, organization := attribute(c, oidSerialNumber), attribute(c, oidCommonName), attribute(c, oidOrganization)
+	serial, commonName := attribute(c, oidSerialNumber), attribute(c, oidCommonName)
+	organization := attribute(c, oidOrganization)
 	for _, found := range [][]string{serial, commonName, organization} {
 		if len(found) > 1 {
-			return nil, pki.Refuse(pki.RuleEvidenceMalformed, "use a certificate with one serial number, common name and organization at most",
+			return nil, pki.Refuse(pki.RuleEvidenceMalformed,
+				"use a certificate with one serial number, common name and organization at most",
 				"the subject of the device's certificate has two attributes of one type")
 		}
 	}
@@ -100,7 +102,8 @@ func namesOf(c *x509.Certificate) (altNames, error) {
 		}
 		known, ok := names.read(e.Value)
 		if !ok {
-			return altNames{}, pki.Refuse(pki.RuleEvidenceMalformed, "use a certificate with one HardwareModuleName (RFC 4108) or PermanentIdentifier (RFC 4043) at most, in DER",
+			return altNames{}, pki.Refuse(pki.RuleEvidenceMalformed,
+				"use a certificate with one HardwareModuleName (RFC 4108), and one PermanentIdentifier (RFC 4043), at most",
 				"the subject alternative name of the device's certificate cannot be read")
 		}
 		names.unknownCritical = e.Critical && !known
@@ -169,8 +172,8 @@ func (n *altNames) readHardwareModule(value cryptobyte.String) bool {
 	var kind, serial cryptobyte.String
 	var oid x509.OID
 	if n.hardwareType != "" || !value.ReadASN1(&value, cryptobyte_asn1.SEQUENCE) ||
-		!value.ReadASN1(&kind, cryptobyte_asn1.OBJECT_IDENTIFIER) || !value.ReadASN1(&serial, cryptobyte_asn1.OCTET_STRING) || !value.Empty() ||
-		oid.UnmarshalBinary(kind) != nil {
+		!value.ReadASN1(&kind, cryptobyte_asn1.OBJECT_IDENTIFIER) ||
+		!value.ReadASN1(&serial, cryptobyte_asn1.OCTET_STRING) || !value.Empty() || oid.UnmarshalBinary(kind) != nil {
 		return false
 	}
 	n.hardwareType, n.hardwareSerial = oid.String(), printable(serial)
@@ -196,8 +199,10 @@ func printable(serial []byte) string {
 func (n *altNames) readPermanent(value cryptobyte.String) bool {
 	var id, assigner cryptobyte.String
 	var hasID bool
-	if n.permanent != "" || !value.ReadASN1(&value, cryptobyte_asn1.SEQUENCE) || !value.ReadOptionalASN1(&id, &hasID, cryptobyte_asn1.UTF8String) ||
-		!value.ReadOptionalASN1(&assigner, nil, cryptobyte_asn1.OBJECT_IDENTIFIER) || !value.Empty() || !utf8.Valid(id) {
+	if n.permanent != "" || !value.ReadASN1(&value, cryptobyte_asn1.SEQUENCE) ||
+		!value.ReadOptionalASN1(&id, &hasID, cryptobyte_asn1.UTF8String) ||
+		!value.ReadOptionalASN1(&assigner, nil, cryptobyte_asn1.OBJECT_IDENTIFIER) ||
+		!value.Empty() || !utf8.Valid(id) {
 		return false
 	}
 	n.permanent = string(id)

@@ -13,12 +13,13 @@ import (
 // DefaultMaxChain is the default of Source.MaxChain: device, two intermediate CAs and root.
 const DefaultMaxChain = 4
 
-// Source is a trust source: the CA certificates of one product line of a manufacturer, and what its devices must satisfy.
+// Source is a trust source: the CA certificates of one product line of a manufacturer, and what its devices must
+// satisfy.
 type Source struct {
 	// Name identifies the product line, as the fact x5c.source. It has 1 to 63 lower-case letters, digits and hyphens.
 	Name string
-	// Roots are the CA certificates that are trusted without further proof. They need not be self-signed: with the issuing
-	// CA of a product line as root, the manufacturer's other products are not trusted.
+	// Roots are the CA certificates that are trusted without further proof. They need not be self-signed: with the
+	// issuing CA of a product line as root, the manufacturer's other products are not trusted.
 	Roots []*x509.Certificate
 	// Intermediates are CA certificates for devices that do not send theirs. May be empty.
 	Intermediates []*x509.Certificate
@@ -27,8 +28,8 @@ type Source struct {
 	// MaxChain is the maximum number of certificates from the device to the root, including both. Zero means
 	// DefaultMaxChain, and at most 8 is allowed.
 	MaxChain int
-	// CRLs are the manufacturer's CRLs. A certificate that is listed in the newest CRL of its issuer is refused. Nil means
-	// that there are none.
+	// CRLs are the manufacturer's CRLs. A certificate that is listed in the newest CRL of its issuer is refused. Nil
+	// means that there are none.
 	CRLs *CRLs
 	// RequireCRLs means that each certificate except the root must be covered by a current CRL of its issuer.
 	RequireCRLs bool
@@ -52,7 +53,8 @@ type source struct {
 // compile checks the source, also against the sources before it.
 func (s Source) compile(earlier []*source) (*source, error) {
 	if !sourceName.MatchString(s.Name) {
-		return nil, fmt.Errorf("%.100q is not the name of a source: use 1 to 63 lower-case letters, digits and hyphens", s.Name)
+		return nil, fmt.Errorf("%.100q is not the name of a source: use 1 to 63 lower-case letters, digits and hyphens",
+			s.Name)
 	}
 	c := &source{
 		name: s.Name, rootPool: x509.NewCertPool(), intermediates: x509.NewCertPool(), issuers: map[string]bool{},
@@ -65,7 +67,8 @@ func (s Source) compile(earlier []*source) (*source, error) {
 	case len(s.Roots) == 0:
 		return nil, fmt.Errorf("source %s has no root: configure a CA certificate of the manufacturer", s.Name)
 	case c.maxChain < 2 || c.maxChain > maxCertificates:
-		return nil, fmt.Errorf("source %s allows chains of %d certificates: allow 2 to %d", s.Name, s.MaxChain, maxCertificates)
+		return nil, fmt.Errorf("source %s allows chains of %d certificates: allow 2 to %d",
+			s.Name, s.MaxChain, maxCertificates)
 	case s.RequireCRLs && s.CRLs == nil:
 		return nil, fmt.Errorf("source %s requires CRLs and has none: configure the manufacturer's CRLs", s.Name)
 	}
@@ -90,7 +93,8 @@ func (s Source) compile(earlier []*source) (*source, error) {
 		}
 		for _, root := range s.Roots {
 			if slices.ContainsFunc(other.roots, root.Equal) {
-				return nil, fmt.Errorf("the sources %s and %s have the same root, %s: give each source the issuing CA of its product line as root", other.name, s.Name, root.Subject)
+				return nil, fmt.Errorf("the sources %s and %s have the same root, %s: "+
+					"give each source the issuing CA of its product line as root", other.name, s.Name, root.Subject)
 			}
 		}
 	}

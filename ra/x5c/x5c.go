@@ -22,8 +22,8 @@ type Authenticator struct {
 	nonces  *nonce.Sealer
 }
 
-// New returns an Authenticator that trusts the sources. If a certificate is valid for several of them, it belongs to the
-// first. New returns an error for sources that are not usable, such as two with the same root.
+// New returns an Authenticator that trusts the sources. If a certificate is valid for several of them, it belongs to
+// the first. New returns an error for sources that are not usable, such as two with the same root.
 func New(sources []Source, nonces *nonce.Sealer) (*Authenticator, error) {
 	a := &Authenticator{nonces: nonces}
 	if len(sources) == 0 {
@@ -42,13 +42,14 @@ func New(sources []Source, nonces *nonce.Sealer) (*Authenticator, error) {
 // Facts implements ra.Authenticator.
 func (*Authenticator) Facts() map[string]ra.FactType {
 	return map[string]ra.FactType{
-		factSource: ra.FactString, factSerial: ra.FactString, factHardwareType: ra.FactString, factCommonName: ra.FactString,
-		factOrganization: ra.FactString, factIssuer: ra.FactString, factCertificateSerial: ra.FactString, factNotAfter: ra.FactTime,
+		factSource: ra.FactString, factSerial: ra.FactString, factHardwareType: ra.FactString,
+		factCommonName: ra.FactString, factOrganization: ra.FactString,
+		factIssuer: ra.FactString, factCertificateSerial: ra.FactString, factNotAfter: ra.FactTime,
 	}
 }
 
-// Unique returns the facts of which the template of an identity must contain one, so that two devices do not get the same
-// identity. Serial numbers are unique for one source.
+// Unique returns the facts of which the template of an identity must contain one, so that two devices do not get the
+// same identity. Serial numbers are unique for one source.
 func (*Authenticator) Unique() []string { return []string{factSerial, factCertificateSerial} }
 
 // Challenge implements ra.Challenger. The challenge depends on the request and the key only.
@@ -81,7 +82,8 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 	}
 	device := chain[0]
 	if !proves(device.PublicKey, pki.X5CStatement(p.Key, p.Request, e.Challenge), e.Signature) {
-		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature, "sign the statement of this request with the key of the device's certificate, and the hash that belongs to its type",
+		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature,
+			"sign the statement of this request with the key of the device's certificate, and the hash for its type",
 			"the signature does not prove possession of the key of the factory certificate")
 	}
 	facts, err := factsOf(s.name, device)
@@ -112,5 +114,6 @@ func SubjectOf(device *x509.Certificate) pki.EvidenceSubject {
 		b.AddBytes(device.RawIssuer)
 		b.AddASN1BigInt(device.SerialNumber)
 	})
-	return pki.EvidenceSubject{Kind: pki.EvidenceX5C, Hash: sha256.Sum256(b.BytesOrPanic())} // a parsed certificate is far from the size limit
+	der := b.BytesOrPanic() // a parsed certificate is far from the size limit
+	return pki.EvidenceSubject{Kind: pki.EvidenceX5C, Hash: sha256.Sum256(der)}
 }

@@ -303,6 +303,19 @@ func TestOpenSSLSignsStatements(t *testing.T) {
 	}
 }
 
+// BenchmarkIdentify verifies a chain of device, issuing CA and root, with P-256 and P-384 keys.
+func BenchmarkIdentify(b *testing.B) {
+	f := newFactory(b)
+	f.issue(b, "device", "issuing", spec{})
+	a := newAuthenticator(b, f.acme(b))
+	p := present(b, a, f.chain(b, "device", "issuing"), f.key(b, "device"), now)
+	for b.Loop() {
+		if _, err := a.Identify(b.Context(), p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func TestUnusableSources(t *testing.T) {
 	f := newFactory(t)
 	device := f.issue(t, "device", "issuing", spec{})
@@ -321,7 +334,7 @@ func TestUnusableSources(t *testing.T) {
 		"one root twice":         {[]x5c.Source{{Name: "a", Roots: of(root)}, {Name: "b", Roots: of(root)}}, "same root"},
 		"root is a device":       {[]x5c.Source{{Name: "a", Roots: of(device)}}, "basicConstraints"},
 		"intermediate is device": {[]x5c.Source{{Name: "a", Roots: of(root), Intermediates: of(device)}}, "basicConstraints"},
-		"unknown extension":      {[]x5c.Source{{Name: "a", Roots: of(odd)}}, "critical extension 1.2.3.4"},
+		"unknown extension":      {[]x5c.Source{{Name: "a", Roots: of(odd)}}, "critical extension 1.2.3.4 is unknown"},
 		"no CRL":                 {[]x5c.Source{{Name: "a", Roots: of(root), RequireCRLs: true}}, "requires CRLs"},
 		"chain of 1":             {[]x5c.Source{{Name: "a", Roots: of(root), MaxChain: 1}}, "allow 2 to 8"},
 		"chain of 9":             {[]x5c.Source{{Name: "a", Roots: of(root), MaxChain: 9}}, "allow 2 to 8"},
