@@ -32,21 +32,11 @@ func TestMessagesSurviveEncoding(t *testing.T) {
 	if want := "\x00\x02ek\x00\x00\x00\x02ak"; string(encoded[0]) != want {
 		t.Errorf("the message is %q, want %q", encoded[0], want)
 	}
-	for _, good := range encoded {
-		for i := range good {
-			if parses(good[:i]) {
-				t.Errorf("the first %d of %d bytes parse", i, len(good))
-			}
+	for i := range encoded[2] {
+		if _, err := attest.ParseResponse(encoded[2][:i]); err == nil {
+			t.Errorf("the first %d of %d bytes of a response parse", i, len(encoded[2]))
 		}
 	}
-}
-
-// parses reports whether any of the parsers accepts a message.
-func parses(b []byte) bool {
-	_, device := attest.ParseDevice(b)
-	_, challenge := attest.ParseChallenge(b)
-	_, response := attest.ParseResponse(b)
-	return device == nil || challenge == nil || response == nil
 }
 
 func encode(t testing.TB, m interface{ Marshal() ([]byte, error) }) []byte {
