@@ -38,9 +38,10 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 	if err := e.check(); err != nil {
 		return nil, err
 	}
+	e.Kinds = slices.Clone(e.Kinds)
 	c := &compiler{env: e, schemas: map[kindSet]*schema{}, conditions: map[kindSet]*conditions{}}
 	p := &Policy{
-		revision: revision, trustDomain: e.TrustDomain, kinds: e.Kinds,
+		revision: revision, trustDomain: e.TrustDomain,
 		sets: map[kindSet]*ruleSet{}, sections: map[pki.EvidenceKind]*yaml.Node{},
 	}
 	if root := c.root(document); root != nil {
@@ -52,6 +53,7 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 	if err := c.err(); err != nil {
 		return nil, err
 	}
+	p.kinds = c.env.Kinds
 	for _, r := range p.rules {
 		key := newKindSet(r.kinds...)
 		if p.sets[key] == nil {
@@ -69,13 +71,13 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 func (c *compiler) document(root *yaml.Node, p *Policy) {
 	var rules *yaml.Node
 	fields := map[string]field{"rules": func(_ string, v *yaml.Node) { rules = v }}
-	for _, k := range c.env.Kinds {
+	for i, k := range c.env.Kinds {
 		if k.Section == nil {
 			continue
 		}
 		fields[k.Name] = func(key string, v *yaml.Node) {
 			p.sections[k.Evidence] = v
-			c.section(key, v, k.Section)
+			c.section(key, v, &c.env.Kinds[i])
 		}
 	}
 	c.keys(root, "", fields)
@@ -119,9 +121,15 @@ func (c *compiler) document(root *yaml.Node, p *Policy) {
 	})
 }
 
-// section checks the part of the document that belongs to a kind of evidence.
-func (c *compiler) section(key string, v *yaml.Node, s Section) {
-	err := s.Check(v)
+// section checks the part of the document that belongs to a kind of evidence, and adds the facts that it declares.
+func (c *compiler) section(key string, v *yaml.Node, k *Kind) {
+	err := k.Section.Check(v)
+	if d, ok := k.Section.(Declarer); err == nil && ok {
+		var extended Kind
+		if extended, err = k.with(d.Declare(v)); err == nil {
+			*k = extended
+		}
+	}
 	var faults Faults
 	switch {
 	case err == nil:

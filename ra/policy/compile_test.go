@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/policy"
 )
 
@@ -258,6 +259,46 @@ func TestSections(t *testing.T) {
 		if _, err := policy.Compile([]byte(text+rules), 1, e); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
+	}
+}
+
+// declaring is a section that declares a fact for each key, of type text.
+type declaring struct{ section }
+
+func (declaring) Check(*yaml.Node) error { return nil }
+
+func (declaring) Declare(values *yaml.Node) (map[string]ra.FactType, []string) {
+	facts := map[string]ra.FactType{}
+	for i := 0; i < len(values.Content); i += 2 {
+		facts[values.Content[i].Value] = ra.FactString
+	}
+	return facts, []string{values.Content[0].Value}
+}
+
+func TestSectionsDeclareFacts(t *testing.T) {
+	e := environment(t)
+	e.Kinds[3].Section = declaring{}
+	const rules = `
+rules:
+  - {name: a, evidence: [jwt], when: 'jwt.project.name.startsWith("fleet-")', identity: "ci/{jwt.project.id}"}
+`
+	p, err := policy.Compile([]byte(rules+"jwt: {jwt.project.id: x, jwt.project.name: y}"), 1, e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := p.Grant(ra.Claims{claim(kindJWT, "jwt.project.id", "17", "jwt.project.name", "fleet-a")}, now)
+	if err != nil || g.Identity.Path() != "ci/17" {
+		t.Errorf("%v, %v, want ci/17", g.Identity, err)
+	}
+	results, err := p.Test([]byte(`cases: [{name: a, evidence: [jwt], facts: {jwt.project.id: "1", jwt.project.name: fleet-x}, expect: {rule: a}}]`))
+	if err != nil || results[0].Problem != "" {
+		t.Errorf("%+v, %v, want a passed case", results, err)
+	}
+	if _, err := policy.Compile([]byte("jwt: {x5c.a: x}"+rules), 1, e); err == nil || !strings.Contains(err.Error(), `line 1: jwt: evidence of the kind jwt cannot have the fact "x5c.a"`) {
+		t.Errorf("a fact of another kind: %v", err)
+	}
+	if _, err := policy.Compile([]byte(rules), 1, e); err == nil || !strings.Contains(err.Error(), `there is no fact "jwt.project`) {
+		t.Errorf("facts that are not declared: %v", err)
 	}
 }
 

@@ -47,9 +47,11 @@ type decision struct{ rule, identity, profile, refusal string }
 func (p *Policy) Test(table []byte) ([]Result, error) {
 	c := &compiler{env: Environment{TrustDomain: p.trustDomain, Kinds: p.kinds}, schemas: map[kindSet]*schema{}}
 	var results []Result
+	cases := 0
 	if root := c.root(table); root != nil {
 		c.keys(root, "", map[string]field{"cases": func(key string, v *yaml.Node) {
 			c.list(v, key, maxCases, func(_ string, item *yaml.Node) {
+				cases++
 				t := c.readCase(item)
 				c.within = "case " + t.name
 				claims := c.claims(t)
@@ -59,7 +61,7 @@ func (p *Policy) Test(table []byte) ([]Result, error) {
 				}
 			})
 		}})
-		if root.Kind == yaml.MappingNode && len(results) == 0 {
+		if root.Kind == yaml.MappingNode && cases == 0 && len(c.faults) == 0 {
 			c.fault(root, "cases", "there is no case: write at least one")
 		}
 	}
