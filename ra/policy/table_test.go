@@ -58,8 +58,8 @@ cases:
 			t.Errorf("case %s has %d trials", r.Case, len(r.Trials))
 		}
 	}
-	if results[5].Line != 20 || results[5].Case != "wrong rule" {
-		t.Errorf("the case %q is in line %d, want 20", results[5].Case, results[5].Line)
+	if results[5].Line != 19 || results[5].Case != "wrong rule" {
+		t.Errorf("the case %q is in line %d, want 19", results[5].Case, results[5].Line)
 	}
 }
 

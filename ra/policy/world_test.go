@@ -41,10 +41,12 @@ func kinds() []policy.Kind {
 			},
 		},
 		{
-			Evidence: kindJWT, Name: "jwt", Unique: []string{"jwt.subject"},
+			Evidence: kindJWT, Name: "jwt", Unique: []string{"jwt.subject", "jwt.kubernetes.service_account"},
 			Facts: map[string]ra.FactType{
 				"jwt.source": ra.FactString, "jwt.issuer": ra.FactString, "jwt.subject": ra.FactString, "jwt.audience": ra.FactStrings,
-				"jwt.expires_at": ra.FactTime, "jwt.uses": ra.FactInt,
+				"jwt.expires_at": ra.FactTime, "jwt.issued_at": ra.FactTime, "jwt.uses": ra.FactInt,
+				"jwt.kubernetes.namespace": ra.FactString, "jwt.kubernetes.service_account": ra.FactString, "jwt.kubernetes.pod": ra.FactString,
+				"jwt.kubernetes.pod_uid": ra.FactString, "jwt.kubernetes.node": ra.FactString,
 			},
 		},
 	}
