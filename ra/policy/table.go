@@ -76,7 +76,8 @@ func (p *Policy) run(t testCase, claims ra.Claims) Result {
 	result := Result{Case: t.name, Line: t.line}
 	_, g, err := p.decide(claims)
 	if err == nil && g.HardwareKey && !t.hardware { // the registrar checks this
-		err = pki.Refuse(pki.RuleHardwareKey, "set hardware_key: true in the case", "rule %s requires a key in hardware", g.Rule)
+		err = pki.Refuse(pki.RuleHardwareKey, "set hardware_key: true in the case", "rule %s requires a key in hardware",
+			g.Rule)
 	}
 	if result.Problem = t.expect.compare(g, err); result.Problem != "" {
 		result.Trials = p.Explain(claims)
@@ -144,7 +145,8 @@ func (c *compiler) readCase(n *yaml.Node) testCase {
 		"hardware_key": func(key string, v *yaml.Node) { t.hardware = c.truth(v, key) },
 		"expect":       func(key string, v *yaml.Node) { t.expect = c.readDecision(key, v) },
 	})
-	for key, missing := range map[string]bool{"name": t.name == "", "evidence": t.kinds == nil, "expect": t.expect == decision{}} {
+	for key, missing := range map[string]bool{"name": t.name == "", "evidence": t.kinds == nil,
+		"expect": t.expect == decision{}} {
 		if missing && n.Kind == yaml.MappingNode {
 			c.fault(n, key, "the key is missing or not valid")
 		}

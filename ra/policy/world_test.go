@@ -88,7 +88,8 @@ func compile(t testing.TB, document string) *policy.Policy {
 
 // claim returns the claim of a kind with facts, as name and value in turn. The subject is the hash of the facts.
 func claim(kind pki.EvidenceKind, facts ...any) ra.KindClaim {
-	c := ra.Claim{Facts: map[string]any{}, Subject: pki.EvidenceSubject{Kind: kind, Hash: sha256.Sum256(fmt.Append(nil, facts...))}}
+	c := ra.Claim{Facts: map[string]any{}, Subject: pki.EvidenceSubject{Kind: kind, Hash: sha256.Sum256(fmt.Append(nil,
+		facts...))}}
 	for i := 0; i < len(facts); i += 2 {
 		c.Facts[facts[i].(string)] = facts[i+1]
 	}
