@@ -100,7 +100,7 @@ func claim(kind pki.EvidenceKind, facts ...any) ra.KindClaim {
 func tokenFor(t testing.TB, path string) ra.KindClaim {
 	t.Helper()
 	return ra.KindClaim{Kind: pki.EvidenceToken, Claim: ra.Claim{
-		Identity: identity(t, path), Facts: map[string]any{"token.identity": path, "token.creator": "identity:alice"},
+		Identity: identity(t, path), Facts: map[string]any{"token.identity": path, "token.creator": "spiffe://fleet.example/brevet/operator/alice"},
 	}}
 }
 
