@@ -260,6 +260,6 @@ func (l *lexer) quoted() (string, bool) {
 }
 
 func (l *lexer) number() (int, bool) {
-	n, err := strconv.ParseUint(l.word(), 10, 16)
-	return int(n), err == nil //nolint:gosec // n has 16 bits
+	n, err := strconv.Atoi(l.word())
+	return n, err == nil
 }
