@@ -7,8 +7,8 @@ import (
 	"errors"
 )
 
-// X5CEvidence is evidence of the kind [EvidenceX5C]: the certificate that the manufacturer gave to a device (an IDevID of
-// IEEE 802.1AR), and a signature that proves possession of its key.
+// X5CEvidence is evidence of the kind [EvidenceX5C]: the certificate that the manufacturer gave to a device (an IDevID
+// of IEEE 802.1AR), and a signature that proves possession of its key.
 type X5CEvidence struct {
 	// Certificates are in DER. The device's certificate is the first, and each further one certifies the one before it.
 	Certificates [][]byte
@@ -51,7 +51,7 @@ func ParseX5CEvidence(b []byte) (X5CEvidence, error) {
 var errX5CEvidence = errors.New("the evidence ends within its challenge, its signature or a certificate")
 
 func appendSized(b, part []byte) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(len(part))) //nolint:gosec // gRPC limits messages to far less than 4 GiB
+	b = binary.BigEndian.AppendUint32(b, uint32(len(part))) //nolint:gosec // gRPC limits messages to 1 MiB
 	return append(b, part...)
 }
 

@@ -30,8 +30,8 @@ const (
 
 // Store has the key from which challenges are sealed.
 type Store interface {
-	// SealingKey returns 32 random bytes that were made with the store. Every server that uses the store gets the same. It is
-	// safe for concurrent use.
+	// SealingKey returns 32 random bytes that were made with the store. Every server that uses the store gets the same.
+	// It is safe for concurrent use.
 	SealingKey(ctx context.Context) ([32]byte, error)
 }
 
@@ -45,8 +45,8 @@ const Enroll Purpose = 1
 type Binding struct {
 	Purpose Purpose
 	Kind    pki.EvidenceKind
-	// Request is the ID of the request that will contain the response. If it was zero in Seal, the challenge serves for any
-	// request.
+	// Request is the ID of the request that will contain the response. If it was zero in Seal, the challenge serves for
+	// any request.
 	Request pki.RequestID
 	// Key is the hash of the key to certify. If it was zero in Seal, the challenge serves for any key.
 	Key pki.KeyHash
@@ -81,7 +81,8 @@ func FromKey(key [32]byte, epoch [16]byte) (*Sealer, error) {
 	return &Sealer{aead}, nil
 }
 
-// Seal returns a challenge that belongs to b and is valid from at. Open returns its payload, which only servers can read.
+// Seal returns a challenge that belongs to b and is valid from at. Open returns its payload, which only servers can
+// read.
 func (s *Sealer) Seal(b Binding, payload []byte, at time.Time) ([]byte, error) {
 	if len(payload) > MaxPayload {
 		return nil, fmt.Errorf("the payload of a challenge has %d bytes, and may have %d", len(payload), MaxPayload)
@@ -90,14 +91,16 @@ func (s *Sealer) Seal(b Binding, payload []byte, at time.Time) ([]byte, error) {
 	_, _ = rand.Read(sealed) // never fails
 	content := make([]byte, 16, fixedSize+len(payload))
 	_, _ = rand.Read(content)
-	content = binary.BigEndian.AppendUint64(content, uint64(at.Add(Lifetime).UnixMilli())) //nolint:gosec // Open reverses it
+	expiry := at.Add(Lifetime).UnixMilli()
+	content = binary.BigEndian.AppendUint64(content, uint64(expiry)) //nolint:gosec // Open reverses the conversion
 	content = append(content, b.Request.Bytes()...)
 	content = append(content, b.Key.Bytes()...)
 	content = append(content, payload...)
 	return s.aead.Seal(sealed, sealed, content, b.context()), nil
 }
 
-// Open returns the nonce and the payload of a challenge. It refuses a challenge that does not belong to b, or is expired.
+// Open returns the nonce and the payload of a challenge. It refuses a challenge that does not belong to b, or is
+// expired.
 func (s *Sealer) Open(sealed []byte, b Binding, at time.Time) (pki.Nonce, []byte, error) {
 	if len(sealed) < minSealed || len(sealed) > MaxSealed {
 		return pki.Nonce{}, nil, refuseInvalid(b)
@@ -112,16 +115,18 @@ func (s *Sealer) Open(sealed []byte, b Binding, at time.Time) (pki.Nonce, []byte
 		ExpiresAt: time.UnixMilli(int64(binary.BigEndian.Uint64(content[16:24]))).UTC(), //nolint:gosec // reverses Seal
 	}
 	if !at.Before(nonce.ExpiresAt) {
-		return pki.Nonce{}, nil, pki.Refuse(pki.RuleChallengeExpired, "get a new challenge for the same request ID, and respond within "+Lifetime.String(),
-			"the challenge expired at %s, and it is %s here", nonce.ExpiresAt.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+		return pki.Nonce{}, nil, pki.Refuse(pki.RuleChallengeExpired,
+			"get a new challenge for the same request ID, and respond within "+Lifetime.String(),
+			"the challenge expired at %s, and the server's time is %s",
+			nonce.ExpiresAt.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 	}
 	if request := [16]byte(content[24:40]); request != [16]byte{} && request != [16]byte(b.Request.Bytes()) {
-		return pki.Nonce{}, nil, pki.Refuse(pki.RuleEvidenceKey, "send the request ID with which the challenge was requested",
-			"the challenge was made for another request")
+		return pki.Nonce{}, nil, pki.Refuse(pki.RuleEvidenceKey,
+			"send the request ID with which the challenge was requested", "the challenge was made for another request")
 	}
 	if key := [32]byte(content[40:72]); key != [32]byte{} && key != [32]byte(b.Key.Bytes()) {
-		return pki.Nonce{}, nil, pki.Refuse(pki.RuleEvidenceKey, "send a CSR with the key for which the challenge was requested",
-			"the challenge was made for another key")
+		return pki.Nonce{}, nil, pki.Refuse(pki.RuleEvidenceKey,
+			"send a CSR with the key for which the challenge was requested", "the challenge was made for another key")
 	}
 	return nonce, content[fixedSize:], nil
 }
@@ -130,6 +135,7 @@ func (s *Sealer) Open(sealed []byte, b Binding, at time.Time) (pki.Nonce, []byte
 func (b Binding) context() []byte { return []byte{byte(b.Purpose), byte(b.Kind)} }
 
 func refuseInvalid(b Binding) error {
-	return pki.Refuse(pki.RuleChallengeInvalid, "get a challenge for evidence of the kind "+b.Kind.String()+" (CreateChallenge), and send it back unchanged",
+	return pki.Refuse(pki.RuleChallengeInvalid,
+		"get a challenge for evidence of the kind "+b.Kind.String()+" (CreateChallenge), and send it back unchanged",
 		"the challenge is damaged, or it is from another CA or for another use")
 }

@@ -155,7 +155,8 @@ func TestUnboundChallenge(t *testing.T) {
 	}
 }
 
-// FuzzOpen opens arbitrary bytes, and a challenge that is changed at a place. Only the unchanged challenge may be accepted.
+// FuzzOpen opens arbitrary bytes, and a challenge that is changed at a place. Only the unchanged challenge may be
+// accepted.
 func FuzzOpen(f *testing.F) {
 	s, b := sealer(f, 1, 1), binding(f)
 	sealed := seal(f, s, b, []byte("payload"))
