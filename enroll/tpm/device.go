@@ -23,8 +23,9 @@ const DefaultPath = "/dev/tpmrm0"
 type Device struct {
 	path string
 
-	mu sync.Mutex
-	ek *template // the endorsement key that this TPM uses; nil if it is not known yet
+	mu    sync.Mutex
+	ek    *template   // of the endorsement key; nil if it was not chosen yet
+	known Endorsement // zero if it was not read yet
 }
 
 // New returns the TPM at a path: a device such as /dev/tpmrm0, or the Unix domain socket of swtpm. It does not open the
