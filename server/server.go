@@ -191,10 +191,13 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.auditor = audit.New(c.Stores.Audit, c.Clock, c.Log)
+	accepted := ra.Revision{
+		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}, Policy: ra.OwnIdentities{},
+	}
 	s.registrar = ra.New(ra.Config{
 		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations},
 		MaxUnexpired: s.authority.MaxUnexpired(), Retired: c.Retired,
-		Authenticators: c.authenticators(), Policy: cmp.Or[ra.Policy](c.Policy, ra.OwnIdentities{}), Clock: c.Clock, Auditor: s.auditor,
+		Revision: func() ra.Revision { return accepted }, Clock: c.Clock, Auditor: s.auditor,
 	})
 	s.admissions = newAdmissions(c)
 	if err := s.prepare(ctx); err != nil {
