@@ -100,7 +100,9 @@ func (a *Agent) attest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pair, err := a.first(ctx, "tpm "+hex.EncodeToString(ek.Hash[:]), Origin{Server: by.Bootstrap.Server}, func(ctx context.Context, r EnrollRequest, key crypto.Signer) (Credential, error) {
+	hash := hex.EncodeToString(ek.Hash[:])
+	a.config.Log.Info("enrolling with the attestation of the TPM", "endorsement_key", hash)
+	pair, err := a.first(ctx, "tpm "+hash, Origin{Server: by.Bootstrap.Server}, func(ctx context.Context, r EnrollRequest, key crypto.Signer) (Credential, error) {
 		inTPM, ok := key.(*tpm.Key)
 		if !ok {
 			return Credential{}, errors.New("the key of the request is not in the TPM")

@@ -80,7 +80,7 @@ func (a *Authenticator) Challenge(_ context.Context, c ra.ChallengeRequest, at t
 	_, _ = rand.Read(secret) // never fails: without randomness crypto/rand ends the process
 	encrypt, err := tpm2.ImportEncapsulationKey(ek.area)
 	if err != nil {
-		return nil, refuseKey("the endorsement key", "cannot be used for encryption: %v", err)
+		return nil, refuseKey(endorsing, "cannot be used for encryption: %v", err)
 	}
 	var challenge attest.Challenge
 	challenge.Credential, challenge.Secret, err = tpm2.CreateCredential(rand.Reader, encrypt, ak.name, secret)

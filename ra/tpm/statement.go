@@ -75,7 +75,7 @@ type scheme struct {
 
 // scheme returns the signature scheme of an attestation key. A restricted key always has one.
 func (p public) scheme() (scheme, error) {
-	const what = "the attestation key"
+	what := attesting
 	var s scheme
 	var details *tpm2.TPMUAsymScheme
 	switch p.area.Type {

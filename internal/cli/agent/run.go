@@ -12,6 +12,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/enroll/tpm"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -62,10 +63,19 @@ func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Age
 		return nil, nil, err
 	}
 	file, _ := output.(*os.File)
-	agent, err = enroll.NewAgent(enroll.Config{
+	c := enroll.Config{
 		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.Key.Type,
 		Reload: set.Reload, ReloadOutput: file, Log: log,
-	})
+	}
+	if set.Key.TPM != "" {
+		dir.KeepKeysIn(tpm.New(set.Key.TPM))
+	}
+	if a := set.Attestation; a != (attestationSettings{}) {
+		c.Attestation = &enroll.Attestation{Client: client, Bootstrap: enroll.Bootstrap{
+			RootFingerprint: a.RootFingerprint, TrustDomain: a.TrustDomain, Server: set.Server,
+		}}
+	}
+	agent, err = enroll.NewAgent(c)
 	if err != nil {
 		done()
 		return nil, nil, err
