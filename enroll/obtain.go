@@ -79,10 +79,11 @@ func (a *Agent) needsToken(err error) error {
 // enroll sends one Enroll request with a token, and installs the issued credential.
 func (a *Agent) enroll(ctx context.Context, t Token) error {
 	spent := t.Secret.ID().String()
-	pair, err := a.first(ctx, "token "+spent, Origin{Server: t.Server, Token: spent}, func(ctx context.Context, r EnrollRequest, _ crypto.Signer) (Credential, error) {
+	send := func(ctx context.Context, r EnrollRequest, _ crypto.Signer) (Credential, error) {
 		r.Bootstrap, r.Evidence = t.Bootstrap, []pki.Evidence{t.Secret.Evidence()}
 		return a.config.Authority.Enroll(ctx, r)
-	})
+	}
+	pair, err := a.first(ctx, "token "+spent, Origin{Server: t.Server, Token: spent}, send)
 	if err != nil {
 		return err
 	}
@@ -102,25 +103,29 @@ func (a *Agent) attest(ctx context.Context) error {
 	}
 	hash := hex.EncodeToString(ek.Hash[:])
 	a.config.Log.Info("enrolling with the attestation of the TPM", "endorsement_key", hash)
-	pair, err := a.first(ctx, "tpm "+hash, Origin{Server: by.Bootstrap.Server}, func(ctx context.Context, r EnrollRequest, key crypto.Signer) (Credential, error) {
+	send := func(ctx context.Context, r EnrollRequest, key crypto.Signer) (Credential, error) {
 		inTPM, ok := key.(*tpm.Key)
 		if !ok {
 			return Credential{}, errors.New("the key of the request is not in the TPM")
 		}
 		r.Bootstrap = by.Bootstrap
 		return by.Client.EnrollWith(ctx, r, TPMKey(inTPM))
-	})
+	}
+	pair, err := a.first(ctx, "tpm "+hash, Origin{Server: by.Bootstrap.Server}, send)
 	if err != nil {
 		return err
 	}
 	if pair.ID().TrustDomain() != by.Bootstrap.TrustDomain {
-		return fmt.Errorf("the certificate names %s, but the configured trust domain is %s: correct it", pair.ID(), by.Bootstrap.TrustDomain)
+		return fmt.Errorf("the certificate names %s, but the configured trust domain is %s: correct it",
+			pair.ID(), by.Bootstrap.TrustDomain)
 	}
 	return a.install(pair)
 }
 
 // first sends one request for a first certificate, whose evidence send adds, and returns the new pair.
-func (a *Agent) first(ctx context.Context, by string, from Origin, send func(context.Context, EnrollRequest, crypto.Signer) (Credential, error)) (*Pair, error) {
+func (a *Agent) first(
+	ctx context.Context, by string, from Origin, send func(context.Context, EnrollRequest, crypto.Signer) (Credential, error),
+) (*Pair, error) {
 	r, csr, err := a.request(by)
 	if err != nil {
 		return nil, err

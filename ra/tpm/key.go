@@ -42,7 +42,8 @@ var (
 func parsePublic(b []byte, what role) (public, error) {
 	area, err := tpm2.Unmarshal[tpm2.TPMTPublic](b)
 	if err != nil {
-		return public{}, pki.Refuse(pki.RuleEvidenceMalformed, "send the key's TPMT_PUBLIC, without the length in front", "%s does not parse", what.name)
+		return public{}, pki.Refuse(pki.RuleEvidenceMalformed, "send the key's TPMT_PUBLIC, without the length in front",
+			"%s does not parse", what.name)
 	}
 	p := public{area: area}
 	if p.name, err = nameOf(area.NameAlg, b); err != nil {
@@ -169,7 +170,8 @@ func (p public) checkAttributes(what role, more ...attribute) error {
 		{"encryptedDuplication", a.EncryptedDuplication, false},
 	}, more...) {
 		if attribute.set != attribute.want {
-			return refuseKey(what, "has the attribute %s %s, and it must be %s", attribute.name, setOrClear(attribute.set), setOrClear(attribute.want))
+			return refuseKey(what, "has the attribute %s %s, and it must be %s",
+				attribute.name, setOrClear(attribute.set), setOrClear(attribute.want))
 		}
 	}
 	return nil
@@ -191,7 +193,8 @@ func endorsementKey(b []byte) (public, error) {
 		return p, err
 	}
 	a := p.area.ObjectAttributes
-	if err := p.checkAttributes(what, attribute{"restricted", a.Restricted, true}, attribute{"decrypt", a.Decrypt, true}, attribute{"sign", a.SignEncrypt, false}); err != nil {
+	if err := p.checkAttributes(what, attribute{"restricted", a.Restricted, true}, attribute{"decrypt", a.Decrypt, true},
+		attribute{"sign", a.SignEncrypt, false}); err != nil {
 		return p, err
 	}
 	symmetric := tpm2.TPMTSymDefObject{}

@@ -53,6 +53,10 @@ func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Age
 	if err != nil {
 		return nil, nil, err
 	}
+	attestation, err := set.attestation(client)
+	if err != nil {
+		return nil, nil, err
+	}
 	dir, err := enroll.OpenDirectory(set.StateDir, log)
 	if err != nil {
 		return nil, nil, err
@@ -62,20 +66,14 @@ func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Age
 		done()
 		return nil, nil, err
 	}
-	file, _ := output.(*os.File)
-	c := enroll.Config{
-		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.Key.Type,
-		Reload: set.Reload, ReloadOutput: file, Log: log,
-	}
 	if set.Key.TPM != "" {
 		dir.KeepKeysIn(tpm.New(set.Key.TPM))
 	}
-	if a := set.Attestation; a != (attestationSettings{}) {
-		c.Attestation = &enroll.Attestation{Client: client, Bootstrap: enroll.Bootstrap{
-			RootFingerprint: a.RootFingerprint, TrustDomain: a.TrustDomain, Server: set.Server,
-		}}
-	}
-	agent, err = enroll.NewAgent(c)
+	file, _ := output.(*os.File)
+	agent, err = enroll.NewAgent(enroll.Config{
+		Directory: dir, Authority: client, Token: set.token, Attestation: attestation, Lifetime: set.Lifetime, KeyType: set.Key.Type,
+		Reload: set.Reload, ReloadOutput: file, Log: log,
+	})
 	if err != nil {
 		done()
 		return nil, nil, err

@@ -167,26 +167,31 @@ func (s settings) check() error {
 	if s.Key.TPM != "" && s.Key.Type != pki.P256 {
 		return fault("key.type", "keys in a TPM are of the type P-256")
 	}
-	return s.checkAttestation()
-}
-
-func (s settings) checkAttestation() error {
-	fault := func(key, problem string) error { return &config.Error{Key: key, Problem: problem} }
-	a := s.Attestation
-	switch {
-	case a == attestationSettings{}:
-		return nil
-	case s.Key.TPM == "":
-		return fault("key.tpm", "attestation needs keys in a TPM: set its path, such as /dev/tpmrm0")
-	case s.Server == "":
-		return fault("server", "attestation needs the server's address, such as ca.fleet.example:7443")
-	case a.RootFingerprint == fingerprint{}:
-		return fault("attestation.root_fingerprint", "attestation needs the SHA-256 of the root certificate, to recognize the server")
-	}
-	if _, err := pki.ParseTrustDomain(a.TrustDomain); err != nil {
-		return fault("attestation.trust_domain", err.Error())
+	if s.Attestation.TrustDomain != "" {
+		if _, err := pki.ParseTrustDomain(s.Attestation.TrustDomain); err != nil {
+			return fault("attestation.trust_domain", err.Error())
+		}
 	}
 	return nil
+}
+
+// attestation returns how the agent enrolls with its TPM. It returns nil if the configuration does not say so.
+func (s settings) attestation(client *enroll.Client) (*enroll.Attestation, error) {
+	a := s.Attestation
+	if a == (attestationSettings{}) {
+		return nil, nil
+	}
+	for key, missing := range map[string]bool{
+		"server": s.Server == "", "key.tpm": s.Key.TPM == "", "attestation.trust_domain": a.TrustDomain == "",
+		"attestation.root_fingerprint": a.RootFingerprint == fingerprint{},
+	} {
+		if missing {
+			return nil, misusef("%s is missing: attestation needs server, key.tpm, attestation.trust_domain and attestation.root_fingerprint", key)
+		}
+	}
+	return &enroll.Attestation{Client: client, Bootstrap: enroll.Bootstrap{
+		RootFingerprint: a.RootFingerprint, TrustDomain: a.TrustDomain, Server: s.Server,
+	}}, nil
 }
 
 // fileMode is a file mode that is written in octal digits. 0 means that none is set.
