@@ -33,6 +33,19 @@ const (
 	// A certificate of the device's manufacturer (an IDevID of IEEE 802.1AR). It responds to a challenge, which depends
 	// on no public evidence.
 	EvidenceKind_EVIDENCE_KIND_X5C EvidenceKind = 2
+	// Attestation by a TPM 2.0 that it holds the key of the CSR. It responds to a challenge, which depends on the public
+	// evidence. Three messages are sequences of fields, like the sized buffers of a TPM: each field is its length in 2
+	// bytes, most significant byte first, and then its bytes. TPM structures in a field have no length of their own.
+	//
+	//	public_evidence: the endorsement key (EK; TPMT_PUBLIC), its certificate as the TPM stores it or nothing, and the
+	//	  attestation key (AK; TPMT_PUBLIC).
+	//	challenge: the sealed challenge, and the two arguments of TPM2_ActivateCredential (contents of a TPM2B_ID_OBJECT
+	//	  and of a TPM2B_ENCRYPTED_SECRET).
+	//	TPMEvidence.response: the sealed challenge, the result of TPM2_ActivateCredential, the AK and the key of the CSR
+	//	  (TPMT_PUBLIC), and the two results of TPM2_Certify, made by the AK about that key (TPMS_ATTEST and
+	//	  TPMT_SIGNATURE). The qualifying data is the SHA-256 of "brevet tpm attestation", a zero byte and the sealed
+	//	  challenge.
+	EvidenceKind_EVIDENCE_KIND_TPM EvidenceKind = 3
 )
 
 // Enum value maps for EvidenceKind.
@@ -41,11 +54,13 @@ var (
 		0: "EVIDENCE_KIND_UNSPECIFIED",
 		1: "EVIDENCE_KIND_TOKEN",
 		2: "EVIDENCE_KIND_X5C",
+		3: "EVIDENCE_KIND_TPM",
 	}
 	EvidenceKind_value = map[string]int32{
 		"EVIDENCE_KIND_UNSPECIFIED": 0,
 		"EVIDENCE_KIND_TOKEN":       1,
 		"EVIDENCE_KIND_X5C":         2,
+		"EVIDENCE_KIND_TPM":         3,
 	}
 )
 
@@ -83,6 +98,7 @@ type Evidence struct {
 	//
 	//	*Evidence_Token
 	//	*Evidence_X5C
+	//	*Evidence_Tpm
 	Kind          isEvidence_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -143,6 +159,15 @@ func (x *Evidence) GetX5C() *X5CEvidence {
 	return nil
 }
 
+func (x *Evidence) GetTpm() *TPMEvidence {
+	if x != nil {
+		if x, ok := x.Kind.(*Evidence_Tpm); ok {
+			return x.Tpm
+		}
+	}
+	return nil
+}
+
 type isEvidence_Kind interface {
 	isEvidence_Kind()
 }
@@ -155,9 +180,15 @@ type Evidence_X5C struct {
 	X5C *X5CEvidence `protobuf:"bytes,2,opt,name=x5c,proto3,oneof"`
 }
 
+type Evidence_Tpm struct {
+	Tpm *TPMEvidence `protobuf:"bytes,3,opt,name=tpm,proto3,oneof"`
+}
+
 func (*Evidence_Token) isEvidence_Kind() {}
 
 func (*Evidence_X5C) isEvidence_Kind() {}
+
+func (*Evidence_Tpm) isEvidence_Kind() {}
 
 // TokenEvidence is the secret part of an enrollment token.
 type TokenEvidence struct {
@@ -275,6 +306,52 @@ func (x *X5CEvidence) GetSignature() []byte {
 	return nil
 }
 
+// TPMEvidence is an attestation by a TPM 2.0.
+type TPMEvidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The response to the challenge, as described for EVIDENCE_KIND_TPM, 8 KiB at most.
+	Response      []byte `protobuf:"bytes,1,opt,name=response,proto3" json:"response,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TPMEvidence) Reset() {
+	*x = TPMEvidence{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TPMEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TPMEvidence) ProtoMessage() {}
+
+func (x *TPMEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TPMEvidence.ProtoReflect.Descriptor instead.
+func (*TPMEvidence) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TPMEvidence) GetResponse() []byte {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
 type EnrollRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The request ID: 16 random bytes, which the client stores to repeat this request.
@@ -291,7 +368,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +380,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,7 +393,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{3}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EnrollRequest) GetRequestId() []byte {
@@ -356,7 +433,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -368,7 +445,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -381,7 +458,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EnrollResponse) GetCredential() *Credential {
@@ -405,7 +482,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +494,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +507,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RenewRequest) GetRequestId() []byte {
@@ -463,7 +540,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -475,7 +552,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -488,7 +565,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RenewResponse) GetCredential() *Credential {
@@ -514,7 +591,7 @@ type CreateChallengeRequest struct {
 
 func (x *CreateChallengeRequest) Reset() {
 	*x = CreateChallengeRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +603,7 @@ func (x *CreateChallengeRequest) String() string {
 func (*CreateChallengeRequest) ProtoMessage() {}
 
 func (x *CreateChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +616,7 @@ func (x *CreateChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateChallengeRequest.ProtoReflect.Descriptor instead.
 func (*CreateChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateChallengeRequest) GetKind() EvidenceKind {
@@ -572,7 +649,8 @@ func (x *CreateChallengeRequest) GetPublicEvidence() []byte {
 
 type CreateChallengeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The challenge. It is opaque to the client, which sends it back with the evidence.
+	// The challenge. It is opaque to the client, which sends it back with the evidence. For EVIDENCE_KIND_TPM, only its
+	// first field is.
 	Challenge     []byte `protobuf:"bytes,1,opt,name=challenge,proto3" json:"challenge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -580,7 +658,7 @@ type CreateChallengeResponse struct {
 
 func (x *CreateChallengeResponse) Reset() {
 	*x = CreateChallengeResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +670,7 @@ func (x *CreateChallengeResponse) String() string {
 func (*CreateChallengeResponse) ProtoMessage() {}
 
 func (x *CreateChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +683,7 @@ func (x *CreateChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateChallengeResponse.ProtoReflect.Descriptor instead.
 func (*CreateChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateChallengeResponse) GetChallenge() []byte {
@@ -623,7 +701,7 @@ type GetTrustBundleRequest struct {
 
 func (x *GetTrustBundleRequest) Reset() {
 	*x = GetTrustBundleRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +713,7 @@ func (x *GetTrustBundleRequest) String() string {
 func (*GetTrustBundleRequest) ProtoMessage() {}
 
 func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +726,7 @@ func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustBundleRequest.ProtoReflect.Descriptor instead.
 func (*GetTrustBundleRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
 }
 
 type GetTrustBundleResponse struct {
@@ -660,7 +738,7 @@ type GetTrustBundleResponse struct {
 
 func (x *GetTrustBundleResponse) Reset() {
 	*x = GetTrustBundleResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +750,7 @@ func (x *GetTrustBundleResponse) String() string {
 func (*GetTrustBundleResponse) ProtoMessage() {}
 
 func (x *GetTrustBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +763,7 @@ func (x *GetTrustBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustBundleResponse.ProtoReflect.Descriptor instead.
 func (*GetTrustBundleResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetTrustBundleResponse) GetTrustBundle() *TrustBundle {
@@ -711,7 +789,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +801,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +814,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Credential) GetCertificate() []byte {
@@ -780,7 +858,7 @@ type CertificateChain struct {
 
 func (x *CertificateChain) Reset() {
 	*x = CertificateChain{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +870,7 @@ func (x *CertificateChain) String() string {
 func (*CertificateChain) ProtoMessage() {}
 
 func (x *CertificateChain) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +883,7 @@ func (x *CertificateChain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateChain.ProtoReflect.Descriptor instead.
 func (*CertificateChain) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{12}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CertificateChain) GetIssuerId() []byte {
@@ -836,7 +914,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +926,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +939,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{13}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TrustBundle) GetRoots() [][]byte {
@@ -889,7 +967,7 @@ type RenewalWindow struct {
 
 func (x *RenewalWindow) Reset() {
 	*x = RenewalWindow{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +979,7 @@ func (x *RenewalWindow) String() string {
 func (*RenewalWindow) ProtoMessage() {}
 
 func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +992,7 @@ func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewalWindow.ProtoReflect.Descriptor instead.
 func (*RenewalWindow) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{14}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RenewalWindow) GetStartTime() *timestamppb.Timestamp {
@@ -935,17 +1013,20 @@ var File_brevet_v1_enrollment_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\n" +
-	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"p\n" +
+	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x01\n" +
 	"\bEvidence\x120\n" +
 	"\x05token\x18\x01 \x01(\v2\x18.brevet.v1.TokenEvidenceH\x00R\x05token\x12*\n" +
-	"\x03x5c\x18\x02 \x01(\v2\x16.brevet.v1.X5CEvidenceH\x00R\x03x5cB\x06\n" +
+	"\x03x5c\x18\x02 \x01(\v2\x16.brevet.v1.X5CEvidenceH\x00R\x03x5c\x12*\n" +
+	"\x03tpm\x18\x03 \x01(\v2\x16.brevet.v1.TPMEvidenceH\x00R\x03tpmB\x06\n" +
 	"\x04kind\"'\n" +
 	"\rTokenEvidence\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\"m\n" +
 	"\vX5CEvidence\x12\"\n" +
 	"\fcertificates\x18\x01 \x03(\fR\fcertificates\x12\x1c\n" +
 	"\tchallenge\x18\x02 \x01(\fR\tchallenge\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignature\"\xa8\x01\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\")\n" +
+	"\vTPMEvidence\x12\x1a\n" +
+	"\bresponse\x18\x01 \x01(\fR\bresponse\"\xa8\x01\n" +
 	"\rEnrollRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12/\n" +
@@ -991,11 +1072,12 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\rRenewalWindow\x129\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
-	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*]\n" +
+	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*t\n" +
 	"\fEvidenceKind\x12\x1d\n" +
 	"\x19EVIDENCE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13EVIDENCE_KIND_TOKEN\x10\x01\x12\x15\n" +
-	"\x11EVIDENCE_KIND_X5C\x10\x022\xbf\x02\n" +
+	"\x11EVIDENCE_KIND_X5C\x10\x02\x12\x15\n" +
+	"\x11EVIDENCE_KIND_TPM\x10\x032\xbf\x02\n" +
 	"\x11EnrollmentService\x12=\n" +
 	"\x06Enroll\x12\x18.brevet.v1.EnrollRequest\x1a\x19.brevet.v1.EnrollResponse\x12:\n" +
 	"\x05Renew\x12\x17.brevet.v1.RenewRequest\x1a\x18.brevet.v1.RenewResponse\x12X\n" +
@@ -1016,55 +1098,57 @@ func file_brevet_v1_enrollment_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_enrollment_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_brevet_v1_enrollment_proto_goTypes = []any{
 	(EvidenceKind)(0),               // 0: brevet.v1.EvidenceKind
 	(*Evidence)(nil),                // 1: brevet.v1.Evidence
 	(*TokenEvidence)(nil),           // 2: brevet.v1.TokenEvidence
 	(*X5CEvidence)(nil),             // 3: brevet.v1.X5CEvidence
-	(*EnrollRequest)(nil),           // 4: brevet.v1.EnrollRequest
-	(*EnrollResponse)(nil),          // 5: brevet.v1.EnrollResponse
-	(*RenewRequest)(nil),            // 6: brevet.v1.RenewRequest
-	(*RenewResponse)(nil),           // 7: brevet.v1.RenewResponse
-	(*CreateChallengeRequest)(nil),  // 8: brevet.v1.CreateChallengeRequest
-	(*CreateChallengeResponse)(nil), // 9: brevet.v1.CreateChallengeResponse
-	(*GetTrustBundleRequest)(nil),   // 10: brevet.v1.GetTrustBundleRequest
-	(*GetTrustBundleResponse)(nil),  // 11: brevet.v1.GetTrustBundleResponse
-	(*Credential)(nil),              // 12: brevet.v1.Credential
-	(*CertificateChain)(nil),        // 13: brevet.v1.CertificateChain
-	(*TrustBundle)(nil),             // 14: brevet.v1.TrustBundle
-	(*RenewalWindow)(nil),           // 15: brevet.v1.RenewalWindow
-	(*durationpb.Duration)(nil),     // 16: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 17: google.protobuf.Timestamp
+	(*TPMEvidence)(nil),             // 4: brevet.v1.TPMEvidence
+	(*EnrollRequest)(nil),           // 5: brevet.v1.EnrollRequest
+	(*EnrollResponse)(nil),          // 6: brevet.v1.EnrollResponse
+	(*RenewRequest)(nil),            // 7: brevet.v1.RenewRequest
+	(*RenewResponse)(nil),           // 8: brevet.v1.RenewResponse
+	(*CreateChallengeRequest)(nil),  // 9: brevet.v1.CreateChallengeRequest
+	(*CreateChallengeResponse)(nil), // 10: brevet.v1.CreateChallengeResponse
+	(*GetTrustBundleRequest)(nil),   // 11: brevet.v1.GetTrustBundleRequest
+	(*GetTrustBundleResponse)(nil),  // 12: brevet.v1.GetTrustBundleResponse
+	(*Credential)(nil),              // 13: brevet.v1.Credential
+	(*CertificateChain)(nil),        // 14: brevet.v1.CertificateChain
+	(*TrustBundle)(nil),             // 15: brevet.v1.TrustBundle
+	(*RenewalWindow)(nil),           // 16: brevet.v1.RenewalWindow
+	(*durationpb.Duration)(nil),     // 17: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 18: google.protobuf.Timestamp
 }
 var file_brevet_v1_enrollment_proto_depIdxs = []int32{
 	2,  // 0: brevet.v1.Evidence.token:type_name -> brevet.v1.TokenEvidence
 	3,  // 1: brevet.v1.Evidence.x5c:type_name -> brevet.v1.X5CEvidence
-	1,  // 2: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
-	16, // 3: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
-	12, // 4: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
-	16, // 5: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
-	12, // 6: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
-	0,  // 7: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
-	14, // 8: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
-	13, // 9: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
-	14, // 10: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
-	15, // 11: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
-	17, // 12: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
-	17, // 13: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
-	4,  // 14: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
-	6,  // 15: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
-	8,  // 16: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
-	10, // 17: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
-	5,  // 18: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
-	7,  // 19: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
-	9,  // 20: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
-	11, // 21: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
-	18, // [18:22] is the sub-list for method output_type
-	14, // [14:18] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	4,  // 2: brevet.v1.Evidence.tpm:type_name -> brevet.v1.TPMEvidence
+	1,  // 3: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
+	17, // 4: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
+	13, // 5: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
+	17, // 6: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
+	13, // 7: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
+	0,  // 8: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
+	15, // 9: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
+	14, // 10: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
+	15, // 11: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
+	16, // 12: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
+	18, // 13: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
+	18, // 14: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
+	5,  // 15: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
+	7,  // 16: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
+	9,  // 17: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
+	11, // 18: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
+	6,  // 19: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
+	8,  // 20: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
+	10, // 21: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
+	12, // 22: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
+	19, // [19:23] is the sub-list for method output_type
+	15, // [15:19] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_enrollment_proto_init() }
@@ -1075,6 +1159,7 @@ func file_brevet_v1_enrollment_proto_init() {
 	file_brevet_v1_enrollment_proto_msgTypes[0].OneofWrappers = []any{
 		(*Evidence_Token)(nil),
 		(*Evidence_X5C)(nil),
+		(*Evidence_Tpm)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1082,7 +1167,7 @@ func file_brevet_v1_enrollment_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_enrollment_proto_rawDesc), len(file_brevet_v1_enrollment_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
