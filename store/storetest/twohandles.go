@@ -13,7 +13,8 @@ import (
 func testTwoHandles(t *testing.T, open func(t *testing.T) Store) {
 	for name, test := range map[string]func(t *testing.T, first, second *world){
 		"a change is visible at once": changeIsVisible, "a newer epoch fences": newerEpochFences,
-		"a nonce is used once": nonceIsUsedOnce, "the handles have one sealing key": handlesHaveOneKey, "a token is spent once": tokenIsSpentOnce, "a serial number is used once": serialIsUsedByOne,
+		"a nonce is used once": nonceIsUsedOnce, "the handles have one sealing key": handlesHaveOneKey,
+		"a token is spent once": tokenIsSpentOnce, "a serial number is used once": serialIsUsedByOne,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
