@@ -152,6 +152,8 @@ func wireEvidence(all []pki.Evidence) ([]*brevetv1.Evidence, error) {
 		switch e.Kind {
 		case pki.EvidenceToken:
 			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Token{Token: &brevetv1.TokenEvidence{Secret: e.Value}}})
+		case pki.EvidenceJWT:
+			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Jwt{Jwt: &brevetv1.JWTEvidence{Token: string(e.Value)}}})
 		default:
 			return nil, fmt.Errorf("this client cannot send evidence of the kind %s", e.Kind)
 		}

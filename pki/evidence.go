@@ -15,10 +15,11 @@ type EvidenceKind uint8
 // The kinds of evidence. Each kind has its own authenticator, which never accepts evidence of another kind.
 const (
 	EvidenceToken EvidenceKind = 1 // the 32 bytes of the secret in an enrollment token
+	EvidenceJWT   EvidenceKind = 4 // a JSON Web Token in compact serialization, in ASCII
 )
 
 // evidenceNames are the names of the kinds. They are the prefixes of actors.
-var evidenceNames = map[EvidenceKind]string{EvidenceToken: "token"}
+var evidenceNames = map[EvidenceKind]string{EvidenceToken: "token", EvidenceJWT: "jwt"}
 
 // EvidenceKinds returns all kinds.
 func EvidenceKinds() []EvidenceKind { return slices.Sorted(maps.Keys(evidenceNames)) }

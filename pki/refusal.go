@@ -112,6 +112,15 @@ const (
 	RuleHardwareKey        Rule = "key.hardware"                // the rule requires a key in hardware
 	RuleEvidenceMismatch   Rule = "evidence.mismatch"           // the pieces of evidence are for different identities
 	RuleChallenge          Rule = "challenge.not_needed"        // this kind of evidence needs no challenge
+	RuleEvidenceMalformed  Rule = "evidence.malformed"          // the evidence is not in the format of its kind
+	RuleEvidenceSize       Rule = "evidence.size"               // a part of the evidence is too large, or has too many parts
+	RuleEvidenceExpired    Rule = "evidence.expired"            // the evidence is no longer valid
+	RuleEvidenceNotYet     Rule = "evidence.not_yet_valid"      // the evidence is not valid yet
+	RuleEvidenceUntrusted  Rule = "evidence.untrusted"          // no configured source vouches for the evidence
+	RuleEvidenceRevoked    Rule = "evidence.revoked"            // the source of the evidence has revoked it
+	RuleEvidenceAlgorithm  Rule = "evidence.algorithm"          // a key or signature in the evidence has an unsupported algorithm
+	RuleEvidenceSignature  Rule = "evidence.signature"          // a signature in the evidence does not verify
+	RuleEvidenceAudience   Rule = "evidence.audience"           // the evidence is for another service
 	RuleToken              Rule = "token.invalid"               // the token is unknown, expired or used; the log says which
 	RuleTokenBound         Rule = "token.bound"                 // the token is bound to another request or key
 	RuleTokenRevoked       Rule = "token.revoked"               // the token was revoked, or its creator is no longer trusted
@@ -144,6 +153,9 @@ var classes = map[Rule]Class{
 	RuleProfile: InvalidArgument, RuleLint: InvalidArgument, RuleTrustDomain: InvalidArgument, RuleReason: InvalidArgument, RuleCRL: InvalidArgument,
 	RuleSubject: InvalidArgument, RuleParent: InvalidArgument, RuleEvidenceKind: InvalidArgument, RuleChallenge: InvalidArgument,
 	RuleUnauthenticated: Unauthenticated, RuleToken: Unauthenticated, RuleTokenRevoked: Unauthenticated, RuleCertificate: Unauthenticated, RuleCertificateUnknown: Unauthenticated, RuleEvidenceMismatch: Unauthenticated, RuleExpired: Unauthenticated, RuleKeyPossession: Unauthenticated,
+	RuleEvidenceMalformed: InvalidArgument, RuleEvidenceSize: InvalidArgument,
+	RuleEvidenceExpired: Unauthenticated, RuleEvidenceNotYet: Unauthenticated, RuleEvidenceUntrusted: Unauthenticated, RuleEvidenceRevoked: Unauthenticated,
+	RuleEvidenceAlgorithm: Unauthenticated, RuleEvidenceSignature: Unauthenticated, RuleEvidenceAudience: Unauthenticated,
 	RuleKeyReserved: PermissionDenied, RuleKeyInUse: PermissionDenied, RuleKeyCompromised: PermissionDenied, RuleReserved: PermissionDenied,
 	RuleEvidenceConflict: PermissionDenied, RulePolicy: PermissionDenied, RuleHardwareKey: PermissionDenied,
 	RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied, RuleRenewalKeyConflict: PermissionDenied, RuleAccess: PermissionDenied,

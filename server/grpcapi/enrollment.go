@@ -45,6 +45,8 @@ func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
 		switch k := e.GetKind().(type) {
 		case *brevetv1.Evidence_Token:
 			out = append(out, pki.Evidence{Kind: pki.EvidenceToken, Value: k.Token.GetSecret()})
+		case *brevetv1.Evidence_Jwt:
+			out = append(out, pki.Evidence{Kind: pki.EvidenceJWT, Value: []byte(k.Jwt.GetToken())})
 		default:
 			out = append(out, pki.Evidence{})
 		}
@@ -55,6 +57,7 @@ func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
 // evidenceKinds maps the kinds of evidence in protobuf to those of package pki.
 var evidenceKinds = map[brevetv1.EvidenceKind]pki.EvidenceKind{
 	brevetv1.EvidenceKind_EVIDENCE_KIND_TOKEN: pki.EvidenceToken,
+	brevetv1.EvidenceKind_EVIDENCE_KIND_JWT:   pki.EvidenceJWT,
 }
 
 // CreateChallenge serves the RPC of that name in brevet.v1.EnrollmentService.

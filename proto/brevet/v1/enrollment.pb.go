@@ -30,6 +30,8 @@ const (
 	EvidenceKind_EVIDENCE_KIND_UNSPECIFIED EvidenceKind = 0
 	// A one-time enrollment token.
 	EvidenceKind_EVIDENCE_KIND_TOKEN EvidenceKind = 1
+	// A JSON Web Token of an OpenID provider or a Kubernetes cluster. It needs no challenge.
+	EvidenceKind_EVIDENCE_KIND_JWT EvidenceKind = 4
 )
 
 // Enum value maps for EvidenceKind.
@@ -37,10 +39,12 @@ var (
 	EvidenceKind_name = map[int32]string{
 		0: "EVIDENCE_KIND_UNSPECIFIED",
 		1: "EVIDENCE_KIND_TOKEN",
+		4: "EVIDENCE_KIND_JWT",
 	}
 	EvidenceKind_value = map[string]int32{
 		"EVIDENCE_KIND_UNSPECIFIED": 0,
 		"EVIDENCE_KIND_TOKEN":       1,
+		"EVIDENCE_KIND_JWT":         4,
 	}
 )
 
@@ -77,6 +81,7 @@ type Evidence struct {
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Evidence_Token
+	//	*Evidence_Jwt
 	Kind          isEvidence_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -128,6 +133,15 @@ func (x *Evidence) GetToken() *TokenEvidence {
 	return nil
 }
 
+func (x *Evidence) GetJwt() *JWTEvidence {
+	if x != nil {
+		if x, ok := x.Kind.(*Evidence_Jwt); ok {
+			return x.Jwt
+		}
+	}
+	return nil
+}
+
 type isEvidence_Kind interface {
 	isEvidence_Kind()
 }
@@ -136,7 +150,13 @@ type Evidence_Token struct {
 	Token *TokenEvidence `protobuf:"bytes,1,opt,name=token,proto3,oneof"`
 }
 
+type Evidence_Jwt struct {
+	Jwt *JWTEvidence `protobuf:"bytes,4,opt,name=jwt,proto3,oneof"`
+}
+
 func (*Evidence_Token) isEvidence_Kind() {}
+
+func (*Evidence_Jwt) isEvidence_Kind() {}
 
 // TokenEvidence is the secret part of an enrollment token.
 type TokenEvidence struct {
@@ -184,6 +204,53 @@ func (x *TokenEvidence) GetSecret() []byte {
 	return nil
 }
 
+// JWTEvidence is a JSON Web Token (RFC 7519) that an OpenID provider or a Kubernetes cluster made for the caller.
+type JWTEvidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The token in compact serialization (RFC 7515 section 7.1), 16 KiB at most, signed for the audience that the server
+	// expects. It never appears in a log.
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTEvidence) Reset() {
+	*x = JWTEvidence{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTEvidence) ProtoMessage() {}
+
+func (x *JWTEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTEvidence.ProtoReflect.Descriptor instead.
+func (*JWTEvidence) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *JWTEvidence) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
 type EnrollRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The request ID: 16 random bytes, which the client stores to repeat this request.
@@ -200,7 +267,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -212,7 +279,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -225,7 +292,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{2}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *EnrollRequest) GetRequestId() []byte {
@@ -265,7 +332,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +344,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +357,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{3}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EnrollResponse) GetCredential() *Credential {
@@ -314,7 +381,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -326,7 +393,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -339,7 +406,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RenewRequest) GetRequestId() []byte {
@@ -372,7 +439,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +451,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +464,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RenewResponse) GetCredential() *Credential {
@@ -423,7 +490,7 @@ type CreateChallengeRequest struct {
 
 func (x *CreateChallengeRequest) Reset() {
 	*x = CreateChallengeRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +502,7 @@ func (x *CreateChallengeRequest) String() string {
 func (*CreateChallengeRequest) ProtoMessage() {}
 
 func (x *CreateChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +515,7 @@ func (x *CreateChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateChallengeRequest.ProtoReflect.Descriptor instead.
 func (*CreateChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateChallengeRequest) GetKind() EvidenceKind {
@@ -489,7 +556,7 @@ type CreateChallengeResponse struct {
 
 func (x *CreateChallengeResponse) Reset() {
 	*x = CreateChallengeResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +568,7 @@ func (x *CreateChallengeResponse) String() string {
 func (*CreateChallengeResponse) ProtoMessage() {}
 
 func (x *CreateChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +581,7 @@ func (x *CreateChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateChallengeResponse.ProtoReflect.Descriptor instead.
 func (*CreateChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateChallengeResponse) GetChallenge() []byte {
@@ -532,7 +599,7 @@ type GetTrustBundleRequest struct {
 
 func (x *GetTrustBundleRequest) Reset() {
 	*x = GetTrustBundleRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -544,7 +611,7 @@ func (x *GetTrustBundleRequest) String() string {
 func (*GetTrustBundleRequest) ProtoMessage() {}
 
 func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -557,7 +624,7 @@ func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustBundleRequest.ProtoReflect.Descriptor instead.
 func (*GetTrustBundleRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
 }
 
 type GetTrustBundleResponse struct {
@@ -569,7 +636,7 @@ type GetTrustBundleResponse struct {
 
 func (x *GetTrustBundleResponse) Reset() {
 	*x = GetTrustBundleResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +648,7 @@ func (x *GetTrustBundleResponse) String() string {
 func (*GetTrustBundleResponse) ProtoMessage() {}
 
 func (x *GetTrustBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +661,7 @@ func (x *GetTrustBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustBundleResponse.ProtoReflect.Descriptor instead.
 func (*GetTrustBundleResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetTrustBundleResponse) GetTrustBundle() *TrustBundle {
@@ -620,7 +687,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +699,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +712,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Credential) GetCertificate() []byte {
@@ -689,7 +756,7 @@ type CertificateChain struct {
 
 func (x *CertificateChain) Reset() {
 	*x = CertificateChain{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +768,7 @@ func (x *CertificateChain) String() string {
 func (*CertificateChain) ProtoMessage() {}
 
 func (x *CertificateChain) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +781,7 @@ func (x *CertificateChain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateChain.ProtoReflect.Descriptor instead.
 func (*CertificateChain) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CertificateChain) GetIssuerId() []byte {
@@ -745,7 +812,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +824,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +837,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{12}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TrustBundle) GetRoots() [][]byte {
@@ -798,7 +865,7 @@ type RenewalWindow struct {
 
 func (x *RenewalWindow) Reset() {
 	*x = RenewalWindow{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +877,7 @@ func (x *RenewalWindow) String() string {
 func (*RenewalWindow) ProtoMessage() {}
 
 func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +890,7 @@ func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewalWindow.ProtoReflect.Descriptor instead.
 func (*RenewalWindow) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{13}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RenewalWindow) GetStartTime() *timestamppb.Timestamp {
@@ -844,12 +911,15 @@ var File_brevet_v1_enrollment_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\n" +
-	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"D\n" +
+	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"p\n" +
 	"\bEvidence\x120\n" +
-	"\x05token\x18\x01 \x01(\v2\x18.brevet.v1.TokenEvidenceH\x00R\x05tokenB\x06\n" +
+	"\x05token\x18\x01 \x01(\v2\x18.brevet.v1.TokenEvidenceH\x00R\x05token\x12*\n" +
+	"\x03jwt\x18\x04 \x01(\v2\x16.brevet.v1.JWTEvidenceH\x00R\x03jwtB\x06\n" +
 	"\x04kind\"'\n" +
 	"\rTokenEvidence\x12\x16\n" +
-	"\x06secret\x18\x01 \x01(\fR\x06secret\"\xa8\x01\n" +
+	"\x06secret\x18\x01 \x01(\fR\x06secret\"#\n" +
+	"\vJWTEvidence\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"\xa8\x01\n" +
 	"\rEnrollRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12/\n" +
@@ -895,10 +965,11 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\rRenewalWindow\x129\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
-	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*F\n" +
+	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*]\n" +
 	"\fEvidenceKind\x12\x1d\n" +
 	"\x19EVIDENCE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
-	"\x13EVIDENCE_KIND_TOKEN\x10\x012\xbf\x02\n" +
+	"\x13EVIDENCE_KIND_TOKEN\x10\x01\x12\x15\n" +
+	"\x11EVIDENCE_KIND_JWT\x10\x042\xbf\x02\n" +
 	"\x11EnrollmentService\x12=\n" +
 	"\x06Enroll\x12\x18.brevet.v1.EnrollRequest\x1a\x19.brevet.v1.EnrollResponse\x12:\n" +
 	"\x05Renew\x12\x17.brevet.v1.RenewRequest\x1a\x18.brevet.v1.RenewResponse\x12X\n" +
@@ -919,53 +990,55 @@ func file_brevet_v1_enrollment_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_enrollment_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_brevet_v1_enrollment_proto_goTypes = []any{
 	(EvidenceKind)(0),               // 0: brevet.v1.EvidenceKind
 	(*Evidence)(nil),                // 1: brevet.v1.Evidence
 	(*TokenEvidence)(nil),           // 2: brevet.v1.TokenEvidence
-	(*EnrollRequest)(nil),           // 3: brevet.v1.EnrollRequest
-	(*EnrollResponse)(nil),          // 4: brevet.v1.EnrollResponse
-	(*RenewRequest)(nil),            // 5: brevet.v1.RenewRequest
-	(*RenewResponse)(nil),           // 6: brevet.v1.RenewResponse
-	(*CreateChallengeRequest)(nil),  // 7: brevet.v1.CreateChallengeRequest
-	(*CreateChallengeResponse)(nil), // 8: brevet.v1.CreateChallengeResponse
-	(*GetTrustBundleRequest)(nil),   // 9: brevet.v1.GetTrustBundleRequest
-	(*GetTrustBundleResponse)(nil),  // 10: brevet.v1.GetTrustBundleResponse
-	(*Credential)(nil),              // 11: brevet.v1.Credential
-	(*CertificateChain)(nil),        // 12: brevet.v1.CertificateChain
-	(*TrustBundle)(nil),             // 13: brevet.v1.TrustBundle
-	(*RenewalWindow)(nil),           // 14: brevet.v1.RenewalWindow
-	(*durationpb.Duration)(nil),     // 15: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 16: google.protobuf.Timestamp
+	(*JWTEvidence)(nil),             // 3: brevet.v1.JWTEvidence
+	(*EnrollRequest)(nil),           // 4: brevet.v1.EnrollRequest
+	(*EnrollResponse)(nil),          // 5: brevet.v1.EnrollResponse
+	(*RenewRequest)(nil),            // 6: brevet.v1.RenewRequest
+	(*RenewResponse)(nil),           // 7: brevet.v1.RenewResponse
+	(*CreateChallengeRequest)(nil),  // 8: brevet.v1.CreateChallengeRequest
+	(*CreateChallengeResponse)(nil), // 9: brevet.v1.CreateChallengeResponse
+	(*GetTrustBundleRequest)(nil),   // 10: brevet.v1.GetTrustBundleRequest
+	(*GetTrustBundleResponse)(nil),  // 11: brevet.v1.GetTrustBundleResponse
+	(*Credential)(nil),              // 12: brevet.v1.Credential
+	(*CertificateChain)(nil),        // 13: brevet.v1.CertificateChain
+	(*TrustBundle)(nil),             // 14: brevet.v1.TrustBundle
+	(*RenewalWindow)(nil),           // 15: brevet.v1.RenewalWindow
+	(*durationpb.Duration)(nil),     // 16: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 17: google.protobuf.Timestamp
 }
 var file_brevet_v1_enrollment_proto_depIdxs = []int32{
 	2,  // 0: brevet.v1.Evidence.token:type_name -> brevet.v1.TokenEvidence
-	1,  // 1: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
-	15, // 2: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
-	11, // 3: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
-	15, // 4: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
-	11, // 5: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
-	0,  // 6: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
-	13, // 7: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
-	12, // 8: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
-	13, // 9: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
-	14, // 10: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
-	16, // 11: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
-	16, // 12: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
-	3,  // 13: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
-	5,  // 14: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
-	7,  // 15: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
-	9,  // 16: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
-	4,  // 17: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
-	6,  // 18: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
-	8,  // 19: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
-	10, // 20: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
-	17, // [17:21] is the sub-list for method output_type
-	13, // [13:17] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	3,  // 1: brevet.v1.Evidence.jwt:type_name -> brevet.v1.JWTEvidence
+	1,  // 2: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
+	16, // 3: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
+	12, // 4: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
+	16, // 5: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
+	12, // 6: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
+	0,  // 7: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
+	14, // 8: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
+	13, // 9: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
+	14, // 10: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
+	15, // 11: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
+	17, // 12: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
+	17, // 13: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
+	4,  // 14: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
+	6,  // 15: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
+	8,  // 16: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
+	10, // 17: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
+	5,  // 18: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
+	7,  // 19: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
+	9,  // 20: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
+	11, // 21: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
+	18, // [18:22] is the sub-list for method output_type
+	14, // [14:18] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_enrollment_proto_init() }
@@ -975,6 +1048,7 @@ func file_brevet_v1_enrollment_proto_init() {
 	}
 	file_brevet_v1_enrollment_proto_msgTypes[0].OneofWrappers = []any{
 		(*Evidence_Token)(nil),
+		(*Evidence_Jwt)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -982,7 +1056,7 @@ func file_brevet_v1_enrollment_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_enrollment_proto_rawDesc), len(file_brevet_v1_enrollment_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
