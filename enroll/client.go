@@ -45,6 +45,12 @@ func NewClient(server string) (*Client, error) {
 // Enroll sends the request with its evidence. It accepts a server only if it presents the root that the bootstrap
 // names.
 func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
+	return c.EnrollWith(ctx, r)
+}
+
+// EnrollWith is Enroll with further evidence. On the same connection, each prover first gets a challenge for the
+// request. A repeated request gets new challenges, so that it is not refused because the first challenge is too old.
+func (c *Client) EnrollWith(ctx context.Context, r EnrollRequest, provers ...Prover) (Credential, error) {
 	evidence, err := wireEvidence(r.Evidence)
 	if err != nil {
 		return Credential{}, err
@@ -52,8 +58,12 @@ func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error
 	var answer *brevetv1.EnrollResponse
 	server := c.serverOr(r.Bootstrap.Server)
 	err = c.call(ctx, server, firstContactTLS(r.Bootstrap), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
+		proven, err := prove(ctx, s, r, provers)
+		if err != nil {
+			return err
+		}
 		answer, err = s.Enroll(ctx, &brevetv1.EnrollRequest{
-			RequestId: r.RequestID.Bytes(), Evidence: evidence, Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
+			RequestId: r.RequestID.Bytes(), Evidence: append(evidence, proven...), Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
 		})
 		return err
 	})
@@ -135,7 +145,7 @@ func (*Client) call(ctx context.Context, server string, config *tls.Config,
 	case cause := <-distrust:
 		return fmt.Errorf("%s is not to be trusted: %w", via(server), cause)
 	default:
-		return fromStatus(server, err)
+		return CallError(server, err)
 	}
 }
 
@@ -152,6 +162,14 @@ func wireEvidence(all []pki.Evidence) ([]*brevetv1.Evidence, error) {
 		switch e.Kind {
 		case pki.EvidenceToken:
 			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Token{Token: &brevetv1.TokenEvidence{Secret: e.Value}}})
+		case pki.EvidenceX5C:
+			x, err := pki.ParseX5CEvidence(e.Value)
+			if err != nil {
+				return nil, err
+			}
+			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_X5C{X5C: &brevetv1.X5CEvidence{
+				Certificates: x.Certificates, Challenge: x.Challenge, Signature: x.Signature,
+			}}})
 		case pki.EvidenceJWT:
 			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Jwt{Jwt: &brevetv1.JWTEvidence{Token: string(e.Value)}}})
 		default:

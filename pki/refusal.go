@@ -109,9 +109,15 @@ const (
 	RuleEvidenceKind       Rule = "evidence.unsupported"        // this server does not accept this kind of evidence
 	RuleEvidenceConflict   Rule = "identity.evidence_conflict"  // the identity is tied to evidence of another device
 	RulePolicy             Rule = "policy.no_rule"              // no rule of the policy matches the evidence
+	RulePolicyInvalid      Rule = "policy.invalid"              // the document of a policy has faults
+	RulePolicyLimit        Rule = "policy.limit"                // a rule of the policy has reached its rate or total
 	RuleHardwareKey        Rule = "key.hardware"                // the rule requires a key in hardware
 	RuleEvidenceMismatch   Rule = "evidence.mismatch"           // the pieces of evidence are for different identities
 	RuleChallenge          Rule = "challenge.not_needed"        // this kind of evidence needs no challenge
+	RuleChallengeExpired   Rule = "challenge.expired"           // the challenge has expired
+	RuleChallengeUsed      Rule = "challenge.used"              // the challenge was used before
+	RulePolicyRevision     Rule = "policy.revision"             // the policy is based on a revision that is not the newest
+	RuleChallengeInvalid   Rule = "challenge.invalid"           // the challenge is not from this CA, or for something else
 	RuleEvidenceMalformed  Rule = "evidence.malformed"          // the evidence is not in the format of its kind
 	RuleEvidenceSize       Rule = "evidence.size"               // a part of the evidence is too large, or has too many parts
 	RuleEvidenceExpired    Rule = "evidence.expired"            // the evidence is no longer valid
@@ -120,6 +126,7 @@ const (
 	RuleEvidenceRevoked    Rule = "evidence.revoked"            // the source of the evidence has revoked it
 	RuleEvidenceAlgorithm  Rule = "evidence.algorithm"          // a key or signature in the evidence has an unsupported algorithm
 	RuleEvidenceSignature  Rule = "evidence.signature"          // a signature in the evidence does not verify
+	RuleEvidenceKey        Rule = "evidence.key"                // the evidence is for another key or request
 	RuleEvidenceAudience   Rule = "evidence.audience"           // the evidence is for another service
 	RuleToken              Rule = "token.invalid"               // the token is unknown, expired or used; the log says which
 	RuleTokenBound         Rule = "token.bound"                 // the token is bound to another request or key
@@ -148,22 +155,31 @@ const (
 )
 
 var classes = map[Rule]Class{
-	RuleRequest: InvalidArgument, RuleSize: InvalidArgument, RuleCSR: InvalidArgument, RuleCSRSignature: InvalidArgument, RuleCSRContent: InvalidArgument,
-	RuleKeyType: InvalidArgument, RuleKeyWeak: InvalidArgument, RuleLifetime: InvalidArgument, RuleNames: InvalidArgument,
-	RuleProfile: InvalidArgument, RuleLint: InvalidArgument, RuleTrustDomain: InvalidArgument, RuleReason: InvalidArgument, RuleCRL: InvalidArgument,
-	RuleSubject: InvalidArgument, RuleParent: InvalidArgument, RuleEvidenceKind: InvalidArgument, RuleChallenge: InvalidArgument,
-	RuleUnauthenticated: Unauthenticated, RuleToken: Unauthenticated, RuleTokenRevoked: Unauthenticated, RuleCertificate: Unauthenticated, RuleCertificateUnknown: Unauthenticated, RuleEvidenceMismatch: Unauthenticated, RuleExpired: Unauthenticated, RuleKeyPossession: Unauthenticated,
+	RuleRequest: InvalidArgument, RuleSize: InvalidArgument, RuleCSR: InvalidArgument,
+	RuleCSRSignature: InvalidArgument, RuleCSRContent: InvalidArgument, RuleKeyType: InvalidArgument,
+	RuleKeyWeak: InvalidArgument, RuleLifetime: InvalidArgument, RuleNames: InvalidArgument,
+	RuleProfile: InvalidArgument, RuleLint: InvalidArgument, RuleTrustDomain: InvalidArgument,
+	RuleReason: InvalidArgument, RuleCRL: InvalidArgument, RuleSubject: InvalidArgument, RuleParent: InvalidArgument,
+	RulePolicyInvalid: InvalidArgument, RuleEvidenceKind: InvalidArgument, RuleChallenge: InvalidArgument,
 	RuleEvidenceMalformed: InvalidArgument, RuleEvidenceSize: InvalidArgument,
-	RuleEvidenceExpired: Unauthenticated, RuleEvidenceNotYet: Unauthenticated, RuleEvidenceUntrusted: Unauthenticated, RuleEvidenceRevoked: Unauthenticated,
-	RuleEvidenceAlgorithm: Unauthenticated, RuleEvidenceSignature: Unauthenticated, RuleEvidenceAudience: Unauthenticated,
-	RuleKeyReserved: PermissionDenied, RuleKeyInUse: PermissionDenied, RuleKeyCompromised: PermissionDenied, RuleReserved: PermissionDenied,
-	RuleEvidenceConflict: PermissionDenied, RulePolicy: PermissionDenied, RuleHardwareKey: PermissionDenied,
-	RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied, RuleRenewalKeyConflict: PermissionDenied, RuleAccess: PermissionDenied,
+	RuleUnauthenticated: Unauthenticated, RuleToken: Unauthenticated, RuleTokenRevoked: Unauthenticated,
+	RuleCertificate: Unauthenticated, RuleCertificateUnknown: Unauthenticated, RuleEvidenceMismatch: Unauthenticated,
+	RuleExpired: Unauthenticated, RuleKeyPossession: Unauthenticated, RuleChallengeInvalid: Unauthenticated,
+	RuleChallengeExpired: Unauthenticated, RuleEvidenceExpired: Unauthenticated, RuleEvidenceNotYet: Unauthenticated,
+	RuleEvidenceUntrusted: Unauthenticated, RuleEvidenceRevoked: Unauthenticated, RuleEvidenceAudience: Unauthenticated,
+	RuleEvidenceAlgorithm: Unauthenticated, RuleEvidenceSignature: Unauthenticated, RuleEvidenceKey: Unauthenticated,
+	RuleKeyReserved: PermissionDenied, RuleKeyInUse: PermissionDenied, RuleKeyCompromised: PermissionDenied,
+	RuleReserved: PermissionDenied, RuleEvidenceConflict: PermissionDenied, RulePolicy: PermissionDenied,
+	RuleHardwareKey: PermissionDenied, RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied,
+	RuleRenewalKeyConflict: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
 	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
-	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition, RuleAlreadyEnrolled: FailedPrecondition,
-	RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition, RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
-	RuleIdentityRevision: Aborted,
-	RuleOverloaded:       ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted, RuleMaxUnexpired: ResourceExhausted, RuleMethod: Unimplemented,
+	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition,
+	RuleAlreadyEnrolled: FailedPrecondition, RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition,
+	RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
+	RuleIdentityRevision: Aborted, RulePolicyRevision: Aborted,
+	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted,
+	RuleMaxUnexpired: ResourceExhausted, RulePolicyLimit: ResourceExhausted,
+	RuleMethod: Unimplemented,
 }
 
 // Rules returns all rules, sorted by name.

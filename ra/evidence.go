@@ -103,7 +103,7 @@ const maxEvidence = 2
 
 // Challenge returns a sealed challenge for one request. It refuses kinds of evidence that need no challenge.
 func (r *Registrar) Challenge(ctx context.Context, c ChallengeRequest) ([]byte, error) {
-	a, err := r.authenticator(c.Kind)
+	a, err := r.revision().authenticator(c.Kind)
 	if err != nil {
 		return nil, err
 	}
@@ -114,18 +114,18 @@ func (r *Registrar) Challenge(ctx context.Context, c ChallengeRequest) ([]byte, 
 	return challenger.Challenge(ctx, c, r.clock())
 }
 
-func (r *Registrar) authenticator(kind pki.EvidenceKind) (Authenticator, error) {
-	a, ok := r.authenticators[kind]
+func (r Revision) authenticator(kind pki.EvidenceKind) (Authenticator, error) {
+	a, ok := r.Authenticators[kind]
 	if !ok {
-		return nil, pki.Refuse(pki.RuleEvidenceKind, "enroll with evidence of the kind "+r.acceptedEvidence(), "evidence of the kind %s is not accepted here", kind)
+		return nil, pki.Refuse(pki.RuleEvidenceKind, "enroll with evidence of the kind "+r.accepted(), "evidence of the kind %s is not accepted here", kind)
 	}
 	return a, nil
 }
 
-// acceptedEvidence returns the names of the kinds of evidence that are accepted.
-func (r *Registrar) acceptedEvidence() string {
+// accepted returns the names of the kinds of evidence that are accepted.
+func (r Revision) accepted() string {
 	var names []string
-	for _, kind := range slices.Sorted(maps.Keys(r.authenticators)) {
+	for _, kind := range slices.Sorted(maps.Keys(r.Authenticators)) {
 		names = append(names, kind.String())
 	}
 	return strings.Join(names, " or ")
@@ -133,7 +133,7 @@ func (r *Registrar) acceptedEvidence() string {
 
 // identify verifies all pieces of evidence of a request, and returns their claims in the same order. The pieces must be
 // of different kinds. If it returns a refusal, the last claim is as described for Authenticator.Identify.
-func (r *Registrar) identify(ctx context.Context, e EnrollRequest, key pki.KeyHash) (Claims, error) {
+func (r Revision) identify(ctx context.Context, e EnrollRequest, key pki.KeyHash, at time.Time) (Claims, error) {
 	if len(e.Evidence) == 0 || len(e.Evidence) > maxEvidence {
 		return nil, pki.Refuse(pki.RuleRequest, "send one piece of evidence, or two of different kinds", "the request has %d pieces of evidence", len(e.Evidence))
 	}
@@ -146,7 +146,7 @@ func (r *Registrar) identify(ctx context.Context, e EnrollRequest, key pki.KeyHa
 		if err != nil {
 			return claims, err
 		}
-		c, err := a.Identify(ctx, Presented{Evidence: evidence.Value, Request: e.RequestID, Key: key, From: e.From, At: r.clock()})
+		c, err := a.Identify(ctx, Presented{Evidence: evidence.Value, Request: e.RequestID, Key: key, From: e.From, At: at})
 		claims = append(claims, KindClaim{evidence.Kind, c})
 		if err != nil {
 			return claims, err
@@ -219,7 +219,7 @@ func (c Claims) replaces() bool {
 	return slices.ContainsFunc(c, func(k KindClaim) bool { return k.Replace })
 }
 
-func (r *Registrar) bind(ctx context.Context, evidence []pki.Evidence, b Binding) error {
+func (r Revision) bind(ctx context.Context, evidence []pki.Evidence, b Binding) error {
 	for _, e := range evidence {
 		a, err := r.authenticator(e.Kind)
 		if err != nil {

@@ -51,15 +51,16 @@ func registrarOf(t *testing.T) (*Registrar, *[]Binding) {
 		t.Fatal(err)
 	}
 	bound := new([]Binding)
-	return &Registrar{clock: time.Now, authenticators: map[pki.EvidenceKind]Authenticator{
+	rev := Revision{Authenticators: map[pki.EvidenceKind]Authenticator{
 		kindA: proof{Claim{Token: secret.ID()}, bound}, kindB: challengedProof{proof{Claim{Replace: true}, bound}},
-	}}, bound
+	}}
+	return &Registrar{clock: time.Now, revision: func() Revision { return rev }}, bound
 }
 
 func TestEvidenceIsCombined(t *testing.T) {
 	r, bound := registrarOf(t)
 	both := []pki.Evidence{{Kind: kindB, Value: []byte("device/1")}, {Kind: kindA, Value: []byte("device/1")}}
-	claims, err := r.identify(t.Context(), EnrollRequest{Evidence: both}, pki.KeyHash{})
+	claims, err := r.revision().identify(t.Context(), EnrollRequest{Evidence: both}, pki.KeyHash{}, r.clock())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +68,7 @@ func TestEvidenceIsCombined(t *testing.T) {
 	if err != nil || named.Path() != "device/1" || claims.guard().Token.IsZero() || !claims.replaces() {
 		t.Errorf("the claims are %+v, of %s: %v", claims, named, err)
 	}
-	if err := r.bind(t.Context(), both, Binding{}); err != nil || len(*bound) != 2 {
+	if err := r.revision().bind(t.Context(), both, Binding{}); err != nil || len(*bound) != 2 {
 		t.Errorf("%d pieces of evidence were bound, want 2: %v", len(*bound), err)
 	}
 	for name, c := range map[string]struct {
@@ -82,7 +83,7 @@ func TestEvidenceIsCombined(t *testing.T) {
 		"of two identities": {[]pki.Evidence{both[0], {Kind: kindA, Value: []byte("device/2")}}, pki.RuleEvidenceMismatch},
 		"one is not valid":  {[]pki.Evidence{both[0], {Kind: kindA, Value: []byte("//")}}, pki.RuleToken},
 	} {
-		claims, err := r.identify(t.Context(), EnrollRequest{Evidence: c.evidence}, pki.KeyHash{})
+		claims, err := r.revision().identify(t.Context(), EnrollRequest{Evidence: c.evidence}, pki.KeyHash{}, r.clock())
 		if err == nil {
 			_, err = claims.named()
 		}

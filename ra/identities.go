@@ -37,6 +37,9 @@ type NewIdentity struct {
 	Labels      map[string]string
 	DNSNames    []string
 	IPAddresses []netip.Addr
+	// Subject is the subject of the evidence with which the identity can be enrolled. If it is zero, the first evidence
+	// decides.
+	Subject pki.EvidenceSubject
 }
 
 // CreateIdentity registers a device, workload or operator. Identities of Brevet itself are registered with Reserve.
@@ -90,6 +93,9 @@ type IdentityUpdate struct {
 	Profile *string
 	Labels  *map[string]string
 	Names   *ca.Names
+	// Subject ties the identity to the subject of other evidence. The zero subject ties it to the next evidence with which
+	// the identity enrolls.
+	Subject *pki.EvidenceSubject
 }
 
 // UpdateIdentity changes attributes of a device, workload or operator. If the identity has changed since the revision in
@@ -105,7 +111,9 @@ func (r *Registrar) UpdateIdentity(ctx context.Context, u IdentityUpdate, by pki
 	if u.Revision > have.Revision { // unchanged attributes would be taken from an older revision than the caller read
 		return Identity{}, have.CheckRevision(u.Revision)
 	}
-	n := NewIdentity{Kind: have.Kind, Profile: have.Profile, Labels: have.Labels, DNSNames: have.DNSNames, IPAddresses: have.IPAddresses}
+	n := NewIdentity{
+		Kind: have.Kind, Profile: have.Profile, Labels: have.Labels, DNSNames: have.DNSNames, IPAddresses: have.IPAddresses, Subject: have.Subject,
+	}
 	if u.Profile != nil {
 		n.Profile = *u.Profile
 	}
@@ -114,6 +122,9 @@ func (r *Registrar) UpdateIdentity(ctx context.Context, u IdentityUpdate, by pki
 	}
 	if u.Names != nil {
 		n.DNSNames, n.IPAddresses = u.Names.DNS, u.Names.IPs
+	}
+	if u.Subject != nil {
+		n.Subject = *u.Subject
 	}
 	want, err := r.identityOf(have.ID, n)
 	if err != nil {
@@ -157,7 +168,7 @@ func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error)
 	}
 	return Identity{
 		ID: id, Kind: n.Kind, Profile: n.Profile, Labels: n.Labels, DNSNames: dns, IPAddresses: ips,
-		State: pki.Registered, Revision: 1, CreatedAt: r.clock().Truncate(time.Millisecond),
+		State: pki.Registered, Revision: 1, CreatedAt: r.clock().Truncate(time.Millisecond), Subject: n.Subject,
 	}, nil
 }
 

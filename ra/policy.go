@@ -9,10 +9,19 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
+// Revision is a revision of the policy: the kinds of evidence that it accepts, with their trust sources, and its rules. It
+// is not changed after it was made. A request is decided with one revision from its beginning to its end.
+type Revision struct {
+	// Authenticators maps each accepted kind of evidence to the Authenticator that verifies it.
+	Authenticators map[pki.EvidenceKind]Authenticator
+	Policy         Policy
+}
+
 // Policy decides what verified evidence grants. It is safe for concurrent use.
 type Policy interface {
 	// Grant returns what the first rule grants that the claims match. It refuses claims that no rule matches (rule
-	// policy.no_rule). It depends on its arguments and on the revision of the policy only, and changes nothing.
+	// policy.no_rule). What it grants depends on its arguments and on the revision of the policy only. If the rule has a
+	// rate, Grant counts the request, and refuses it above the rate (rule policy.limit). It changes nothing else.
 	Grant(claims Claims, at time.Time) (Grant, error)
 }
 
@@ -36,11 +45,14 @@ type Grant struct {
 	Keys []pki.KeyType
 	// HardwareKey requires evidence that the private key is in hardware, and cannot leave it.
 	HardwareKey bool
+	// Total is the maximum number of enrollments by the rule, over all revisions of the policy. Zero means that there is no
+	// limit.
+	Total int
 }
 
 // grant returns what the claims grant. Evidence that names an identity under /brevet/ was made by an operator or by Brevet
 // itself for this identity. The policy, which cannot grant such an identity, is not asked.
-func (r *Registrar) grant(claims Claims) (Grant, error) {
+func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 	named, err := claims.named()
 	if err != nil {
 		return Grant{Identity: named}, err
@@ -48,7 +60,7 @@ func (r *Registrar) grant(claims Claims) (Grant, error) {
 	if named.Reserved() && len(claims) == 1 {
 		return Grant{Identity: named}, nil
 	}
-	g, err := r.policy.Grant(claims, r.clock())
+	g, err := rev.Policy.Grant(claims, r.clock())
 	if err != nil {
 		return Grant{Identity: named}, err
 	}

@@ -43,10 +43,8 @@ type Config struct {
 	Store       Store
 	CA          CA
 	Superseder  Superseder
-	// Authenticators maps each accepted kind of evidence to the Authenticator that verifies it.
-	Authenticators map[pki.EvidenceKind]Authenticator
-	// Policy decides what evidence grants.
-	Policy Policy
+	// Revision returns the newest revision of the policy.
+	Revision func() Revision
 	// MaxUnexpired is the greatest max_unexpired of all profiles of CA.
 	MaxUnexpired int
 	// Retired lists the issuing CAs that no longer issue certificates. Their certificates can be renewed at any time.
@@ -57,22 +55,21 @@ type Config struct {
 
 // Registrar is the registration authority. It is safe for concurrent use.
 type Registrar struct {
-	trustDomain    string
-	store          Store
-	ca             CA
-	superseder     Superseder
-	authenticators map[pki.EvidenceKind]Authenticator
-	policy         Policy
-	maxUnexpired   int
-	retired        []pki.IssuerID
-	clock          func() time.Time
-	auditor        Auditor
-	perIdentity    *keyedMutex
+	trustDomain  string
+	store        Store
+	ca           CA
+	superseder   Superseder
+	revision     func() Revision
+	maxUnexpired int
+	retired      []pki.IssuerID
+	clock        func() time.Time
+	auditor      Auditor
+	perIdentity  *keyedMutex
 }
 
 // New returns a Registrar.
 func New(c Config) *Registrar {
-	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Authenticators, c.Policy, c.MaxUnexpired, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
+	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Revision, c.MaxUnexpired, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
 }
 
 // EnrollRequest asks for an identity's first certificate.
@@ -108,7 +105,7 @@ func (r *Registrar) Enroll(ctx context.Context, e EnrollRequest) (ca.Certificate
 
 // NoteEvidence writes a refused enrollment to the log if the server refuses it before it calls Enroll.
 func (r *Registrar) NoteEvidence(ctx context.Context, e EnrollRequest, err error) error {
-	claims, _ := r.identify(ctx, e, pki.KeyHash{}) // empty if the evidence is not valid
+	claims, _ := r.revision().identify(ctx, e, pki.KeyHash{}, r.clock()) // empty if the evidence is not valid
 	id, _ := claims.named()
 	return r.auditor.Record(ctx, claims.actor(), id, err)
 }
@@ -116,7 +113,8 @@ func (r *Registrar) NoteEvidence(ctx context.Context, e EnrollRequest, err error
 func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (id pki.SPIFFEID, by pki.Actor, cert ca.Certificate, err error) {
 	// The evidence is verified before the signature of the CSR, so that a caller without evidence costs little.
 	c, malformed := readCSR(e.CSR)
-	claims, err := r.identify(ctx, e, c.keyHash)
+	rev := r.revision()
+	claims, err := rev.identify(ctx, e, c.keyHash, r.clock())
 	id, _ = claims.named()
 	if err == nil {
 		err = malformed
@@ -127,7 +125,7 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (id pki.SPIFFEI
 	if err != nil {
 		return id, claims.actor(), cert, err
 	}
-	g, err := r.grant(claims)
+	g, err := r.grant(rev, claims)
 	if err != nil {
 		return g.Identity, claims.actor(), cert, err
 	}
@@ -138,11 +136,11 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (id pki.SPIFFEI
 		return g.Identity, claims.actor(), cert, err
 	}
 	defer done()
-	cert, err = r.enrollAs(ctx, g, claims, c, e)
+	cert, err = r.enrollAs(ctx, rev, g, claims, c, e)
 	return g.Identity, claims.actor(), cert, err
 }
 
-func (r *Registrar) enrollAs(ctx context.Context, g Grant, claims Claims, c csr, e EnrollRequest) (ca.Certificate, error) {
+func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims Claims, c csr, e EnrollRequest) (ca.Certificate, error) {
 	none := ca.Certificate{}
 	q := IssuanceQuery{
 		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * r.maxUnexpired,
@@ -173,7 +171,7 @@ func (r *Registrar) enrollAs(ctx context.Context, g Grant, claims Claims, c csr,
 		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
 			"%s is already enrolled", id.ID)
 	}
-	if err := r.bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, id, r.clock()}); err != nil {
+	if err := rev.bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, id, r.clock()}); err != nil {
 		return none, err
 	}
 	// From here on, a canceled request does not stop the work. The lock is held until the outcome is recorded.

@@ -61,6 +61,10 @@ type Config struct {
 	Limits Limits
 	// OCSP configures OCSP responses; the zero value is the default.
 	OCSP OCSP
+	// Evidence are the kinds of evidence that the server accepts besides tokens. May be nil.
+	Evidence map[pki.EvidenceKind]ra.Authenticator
+	// Policy decides what evidence grants. If it is nil, evidence grants only the identity that it names, as tokens do.
+	Policy ra.Policy
 	// Retention is how long the store keeps the record of a certificate or token after its expiry.
 	Retention time.Duration
 	// Traces configures the export of traces; the zero value exports none.
@@ -187,10 +191,13 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.auditor = audit.New(c.Stores.Audit, c.Clock, c.Log)
+	accepted := ra.Revision{
+		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}, Policy: ra.OwnIdentities{},
+	}
 	s.registrar = ra.New(ra.Config{
 		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations},
 		MaxUnexpired: s.authority.MaxUnexpired(), Retired: c.Retired,
-		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}, Policy: ra.OwnIdentities{}, Clock: c.Clock, Auditor: s.auditor,
+		Revision: func() ra.Revision { return accepted }, Clock: c.Clock, Auditor: s.auditor,
 	})
 	s.admissions = newAdmissions(c)
 	if err := s.prepare(ctx); err != nil {
@@ -210,6 +217,13 @@ func newCRLs(ctx context.Context, c Config, publisher crl.Publisher) (*crl.Updat
 		Issuers: signers, Elsewhere: elsewhere(c), Store: c.Stores.CRLs, Publisher: publisher,
 		Directory: c.CRLs.Directory, Mirrors: c.CRLs.Directories, Points: pointsOf(c), Clock: c.Clock, Log: c.Log,
 	})
+}
+
+// authenticators returns the authenticators of all accepted kinds of evidence.
+func (c Config) authenticators() map[pki.EvidenceKind]ra.Authenticator {
+	all := map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}
+	maps.Copy(all, c.Evidence)
+	return all
 }
 
 func (c CRLs) partitions() int { return cmp.Or(c.Partitions, ca.DefaultPartitions) }

@@ -36,6 +36,7 @@ const (
 	CRLNumberTaken        Action = "crl_number.taken" // the number is never used again
 	// DistributionPointsRecorded is logged before a certificate contains the distribution points.
 	DistributionPointsRecorded Action = "distribution_points.recorded"
+	PolicyApplied              Action = "policy.applied" // a new revision of the policy decides from now on
 )
 
 // actions maps numbers to actions.
@@ -65,6 +66,7 @@ var actions = [...]Action{
 	brevetv1.Action_ACTION_CRL_NUMBER_TAKEN:        CRLNumberTaken,
 
 	brevetv1.Action_ACTION_DISTRIBUTION_POINTS_RECORDED: DistributionPointsRecorded,
+	brevetv1.Action_ACTION_POLICY_APPLIED:               PolicyApplied,
 }
 
 // number returns an action's number, and false if the action is unknown.

@@ -157,18 +157,61 @@ func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
 		e = d.points(v.DistributionPoints)
 	case *brevetv1.LogEntry_ExpiredRecords:
 		e = d.expired(v.ExpiredRecords)
+	case *brevetv1.LogEntry_AppliedPolicy:
+		e = d.policy(v.AppliedPolicy)
 	}
 	return e, d.err
 }
 
 func (d *decoder) issued(m *brevetv1.IssuedCertificate, at time.Time) *IssuedCertificate {
 	ms := at.UnixMilli()
-	return &IssuedCertificate{
+	i := &IssuedCertificate{
 		Profile: m.GetProfile(), Key: value(d, m.GetKeyHash(), pki.KeyHashFromBytes),
 		NotBefore: d.requireTime(ms - m.GetSinceNotBefore()), IssueTime: d.requireTime(ms - m.GetSinceIssue()),
 		Partition: d.partition(m.GetCrlPartition()), Predecessor: optional(d, m.GetPredecessorSerial(), pki.SerialFromBytes),
 		Token: optional(d, m.GetTokenId(), pki.TokenIDFromBytes), Enrolls: m.GetEnrolls(),
 	}
+	if m.GetEvidence() != nil {
+		i.Evidence = d.evidence(m.GetEvidence(), m.GetTokenId())
+	}
+	return i
+}
+
+// evidence decodes the evidence of a certificate. The digest of the token that was spent is omitted in the entry.
+func (d *decoder) evidence(m *brevetv1.IssuanceEvidence, spent []byte) IssuanceEvidence {
+	e := IssuanceEvidence{
+		Rule: m.GetRule(), Policy: uint64(d.count(m.GetPolicyRevision())), Subject: d.subject(m.GetSubject()), //nolint:gosec // not negative
+	}
+	for _, p := range m.GetPieces() {
+		kind, hash := d.kind(p.GetKind()), p.GetHash()
+		if len(hash) == 0 && kind == pki.EvidenceToken {
+			hash = spent
+		}
+		e.Pieces = append(e.Pieces, EvidenceDigest{Kind: kind, Digest: d.hashOf(hash)})
+	}
+	return e
+}
+
+// subject decodes a subject of evidence that may be unset.
+func (d *decoder) subject(m *brevetv1.EvidenceHash) pki.EvidenceSubject {
+	if m == nil {
+		return pki.EvidenceSubject{}
+	}
+	return pki.EvidenceSubject{Kind: d.kind(m.GetKind()), Hash: d.hashOf(m.GetHash())}
+}
+
+func (d *decoder) kind(name string) pki.EvidenceKind {
+	kind, err := pki.ParseEvidenceKind(name)
+	if err != nil {
+		d.fail(err)
+	}
+	return kind
+}
+
+// hashOf decodes a SHA-256.
+func (d *decoder) hashOf(b []byte) (h Hash) {
+	copy(h[:], d.hash(b))
+	return h
 }
 
 func (d *decoder) abandoned(m *brevetv1.AbandonedCertificates, at time.Time, changes int) *AbandonedCertificates {
@@ -192,7 +235,10 @@ func refusalOf(m *brevetv1.LogRefusal) *Refusal {
 }
 
 func (d *decoder) attributes(m *brevetv1.IdentityAttributes) *IdentityAttributes {
-	i := &IdentityAttributes{Profile: m.GetProfile(), Labels: m.GetLabels(), Revision: uint64(d.count(m.GetRevision()))} //nolint:gosec // not negative
+	i := &IdentityAttributes{
+		Profile: m.GetProfile(), Labels: m.GetLabels(), Revision: uint64(d.count(m.GetRevision())), //nolint:gosec // not negative
+		Subject: d.subject(m.GetEvidenceSubject()),
+	}
 	for kind, n := range kinds {
 		if n == m.GetKind() {
 			i.Kind = kind
@@ -327,4 +373,12 @@ func (d *decoder) expired(m *brevetv1.ExpiredRecords) *ExpiredRecords {
 		Certificates: int(d.count(m.GetCertificates())), Tokens: int(d.count(m.GetTokens())), Keys: int(d.count(m.GetKeys())),
 		After: d.place(m.GetAfter()), Last: d.place(m.GetLast()), Before: d.time(m.GetBefore()),
 	}
+}
+
+func (d *decoder) policy(m *brevetv1.AppliedPolicy) *AppliedPolicy {
+	p := &AppliedPolicy{Revision: uint64(d.count(m.GetRevision())), Digest: d.hashOf(m.GetDigest()), Comment: m.GetComment()} //nolint:gosec // not negative
+	if p.Revision == 0 {
+		d.fail(errors.New("a policy has no revision"))
+	}
+	return p
 }

@@ -1,6 +1,7 @@
 package translog
 
 import (
+	"bytes"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -50,8 +51,32 @@ func (i *IssuedCertificate) encode(m *brevetv1.LogEntry, at time.Time) {
 	m.Event = &brevetv1.LogEntry_IssuedCertificate{IssuedCertificate: &brevetv1.IssuedCertificate{
 		Profile: i.Profile, KeyHash: bytesOf(i.Key), SinceNotBefore: at.UnixMilli() - i.NotBefore.UnixMilli(),
 		SinceIssue: at.UnixMilli() - i.IssueTime.UnixMilli(), CrlPartition: int32(i.Partition),
-		PredecessorSerial: bytesOf(i.Predecessor), TokenId: bytesOf(i.Token), Enrolls: i.Enrolls,
+		PredecessorSerial: bytesOf(i.Predecessor), TokenId: bytesOf(i.Token), Enrolls: i.Enrolls, Evidence: i.Evidence.message(i.Token),
 	}}
+}
+
+// message returns nil if there was no evidence. It omits the digest of the token that was spent, which is the token's ID.
+func (e IssuanceEvidence) message(spent pki.TokenID) *brevetv1.IssuanceEvidence {
+	if e.isZero() {
+		return nil
+	}
+	out := &brevetv1.IssuanceEvidence{Rule: e.Rule, PolicyRevision: int64(e.Policy), Subject: subjectMessage(e.Subject)} //nolint:gosec // counts changes
+	for _, p := range e.Pieces {
+		h := &brevetv1.EvidenceHash{Kind: p.Kind.String(), Hash: p.Digest[:]}
+		if p.Kind == pki.EvidenceToken && bytes.Equal(p.Digest[:], bytesOf(spent)) {
+			h.Hash = nil
+		}
+		out.Pieces = append(out.Pieces, h)
+	}
+	return out
+}
+
+// subjectMessage returns nil if there is no subject.
+func subjectMessage(s pki.EvidenceSubject) *brevetv1.EvidenceHash {
+	if s.IsZero() {
+		return nil
+	}
+	return &brevetv1.EvidenceHash{Kind: s.Kind.String(), Hash: s.Hash[:]}
 }
 
 func (a *AbandonedCertificates) encode(m *brevetv1.LogEntry, at time.Time) {
@@ -80,6 +105,7 @@ func (r *Refusal) encode(m *brevetv1.LogEntry, _ time.Time) {
 func (i *IdentityAttributes) encode(m *brevetv1.LogEntry, _ time.Time) {
 	out := &brevetv1.IdentityAttributes{
 		Kind: kinds[i.Kind], Profile: i.Profile, Labels: i.Labels, Revision: int64(i.Revision), //nolint:gosec // counts changes
+		EvidenceSubject: subjectMessage(i.Subject),
 	}
 	for _, name := range i.DNSNames {
 		out.Names = append(out.Names, &brevetv1.Name{Kind: &brevetv1.Name_Dns{Dns: name}})
@@ -211,5 +237,11 @@ func (e *ExpiredRecords) encode(m *brevetv1.LogEntry, _ time.Time) {
 	m.Event = &brevetv1.LogEntry_ExpiredRecords{ExpiredRecords: &brevetv1.ExpiredRecords{
 		Certificates: int64(e.Certificates), Tokens: int64(e.Tokens), Keys: int64(e.Keys),
 		After: e.After.message(), Last: e.Last.message(), Before: millis(e.Before),
+	}}
+}
+
+func (p *AppliedPolicy) encode(m *brevetv1.LogEntry, _ time.Time) {
+	m.Event = &brevetv1.LogEntry_AppliedPolicy{AppliedPolicy: &brevetv1.AppliedPolicy{
+		Revision: int64(p.Revision), Digest: p.Digest[:], Comment: p.Comment, //nolint:gosec // counts changes
 	}}
 }

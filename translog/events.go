@@ -32,6 +32,28 @@ type IssuedCertificate struct {
 	Predecessor pki.Serial
 	Token       pki.TokenID // the token that was spent; zero for none
 	Enrolls     bool        // the identity became enrolled, in a new revision
+	// Evidence is the evidence for which the certificate was issued; zero for none.
+	Evidence IssuanceEvidence
+}
+
+// IssuanceEvidence is the evidence for which a certificate was issued, and the decision about it.
+type IssuanceEvidence struct {
+	Pieces []EvidenceDigest
+	Rule   string // of the policy; empty if no rule was necessary
+	Policy uint64 // revision of the policy; zero for none
+	// Subject is the subject that the identity is tied to from this entry on; zero for none.
+	Subject pki.EvidenceSubject
+}
+
+// EvidenceDigest is the kind and the SHA-256 of one piece of evidence.
+type EvidenceDigest struct {
+	Kind   pki.EvidenceKind
+	Digest Hash
+}
+
+// isZero reports whether there was no evidence.
+func (e IssuanceEvidence) isZero() bool {
+	return len(e.Pieces) == 0 && e.Rule == "" && e.Policy == 0 && e.Subject.IsZero()
 }
 
 // AbandonedCertificates is the event of [CertificateAbandoned]. Certificates has one element for each change.
@@ -64,6 +86,7 @@ type IdentityAttributes struct {
 	DNSNames    []string
 	IPAddresses []netip.Addr
 	Revision    uint64
+	Subject     pki.EvidenceSubject // that the identity is tied to; zero for none
 }
 
 // CreatedToken is the event of [TokenCreated].
@@ -209,6 +232,13 @@ type RecordPosition struct {
 	Number   int64
 }
 
+// AppliedPolicy is the event of [PolicyApplied].
+type AppliedPolicy struct {
+	Revision uint64
+	Digest   Hash // SHA-256 of the document, which the log does not contain
+	Comment  string
+}
+
 // facts are texts by name.
 type facts map[string]string
 
@@ -267,6 +297,18 @@ func (i *IssuedCertificate) facts(f facts) {
 	f.addID("predecessor", i.Predecessor)
 	f.addID("token", i.Token)
 	f.addFlag("enrolls", i.Enrolls)
+	i.Evidence.facts(f)
+}
+
+func (e IssuanceEvidence) facts(f facts) {
+	var pieces []string
+	for _, p := range e.Pieces {
+		pieces = append(pieces, p.Kind.String()+":"+p.Digest.String())
+	}
+	f.add("evidence", strings.Join(pieces, " "))
+	f.addID("evidence_subject", e.Subject)
+	f.add("rule", e.Rule)
+	f.addNumber("policy_revision", int64(e.Policy)) //nolint:gosec // counts changes
 }
 
 func (a *AbandonedCertificates) facts(f facts) {
@@ -298,6 +340,7 @@ func (i *IdentityAttributes) facts(f facts) {
 		f["label."+name] = value
 	}
 	f.addNumber("revision", int64(i.Revision)) //nolint:gosec // counts changes
+	f.addID("evidence_subject", i.Subject)
 }
 
 func (t *CreatedToken) facts(f facts) {
@@ -407,4 +450,10 @@ func (p DistributionPoints) facts(f facts) { f["points"] = strconv.Itoa(len(p)) 
 func (e *ExpiredRecords) facts(f facts) {
 	f["certificates"], f["tokens"], f["keys"] = strconv.Itoa(e.Certificates), strconv.Itoa(e.Tokens), strconv.Itoa(e.Keys)
 	f.addTime("not_after_to", e.Last.NotAfter)
+}
+
+func (p *AppliedPolicy) facts(f facts) {
+	f.addNumber("revision", int64(p.Revision)) //nolint:gosec // counts changes
+	f["sha256"] = p.Digest.String()
+	f.add("comment", p.Comment)
 }

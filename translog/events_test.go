@@ -115,16 +115,41 @@ var events = []func(t *rapid.T, id pki.SPIFFEID, changes int) Event{
 	genCRL,
 	genPoints,
 	genExpired,
+	genPolicy,
 }
 
 func genRevision(t *rapid.T) uint64 { return rapid.Uint64Range(0, math.MaxInt64).Draw(t, "revision") }
 
+func genSubject(t *rapid.T) (s pki.EvidenceSubject) {
+	if rapid.Bool().Draw(t, "has subject") {
+		s = pki.EvidenceSubject{Kind: rapid.SampledFrom(pki.EvidenceKinds()).Draw(t, "kind of evidence"), Hash: [32]byte(gen(t, "subject", 32))}
+	}
+	return s
+}
+
+// genEvidence draws the evidence of a certificate. One piece may be the token that was spent.
+func genEvidence(t *rapid.T, spent pki.TokenID) (e IssuanceEvidence) {
+	if rapid.Bool().Draw(t, "no evidence") {
+		return e
+	}
+	e.Rule, e.Policy, e.Subject = text.Draw(t, "rule"), genRevision(t), genSubject(t)
+	for range rapid.IntRange(0, 2).Draw(t, "pieces") {
+		e.Pieces = append(e.Pieces, EvidenceDigest{rapid.SampledFrom(pki.EvidenceKinds()).Draw(t, "kind of evidence"), Hash(gen(t, "digest", 32))})
+	}
+	if !spent.IsZero() {
+		e.Pieces = append(e.Pieces, EvidenceDigest{pki.EvidenceToken, Hash(spent.Bytes())})
+	}
+	return e
+}
+
 func genIssued(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
-	return &IssuedCertificate{
+	i := &IssuedCertificate{
 		Profile: text.Draw(t, "profile"), Key: genID(t, "key", 32, pki.KeyHashFromBytes), NotBefore: genTime(t, "not before"),
 		IssueTime: genTime(t, "issue time"), Partition: rapid.Uint16().Draw(t, "partition"), Predecessor: genOptional(t, "predecessor", 20, pki.SerialFromBytes),
 		Token: genOptional(t, "token", 32, pki.TokenIDFromBytes), Enrolls: rapid.Bool().Draw(t, "enrolls"),
 	}
+	i.Evidence = genEvidence(t, i.Token)
+	return i
 }
 
 func genAbandoned(t *rapid.T, _ pki.SPIFFEID, changes int) Event {
@@ -146,7 +171,7 @@ func genAttributes(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
 	i := &IdentityAttributes{
 		Kind: rapid.SampledFrom([]pki.Kind{pki.Device, pki.Workload, pki.Operator, pki.Server, pki.VA}).Draw(t, "kind"), Profile: text.Draw(t, "profile"),
 		DNSNames: rapid.SliceOfN(text, 1, 3).Draw(t, "names"), IPAddresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
-		Labels: rapid.MapOfN(text, text, 1, 3).Draw(t, "labels"), Revision: genRevision(t),
+		Labels: rapid.MapOfN(text, text, 1, 3).Draw(t, "labels"), Revision: genRevision(t), Subject: genSubject(t),
 	}
 	return i
 }
@@ -228,4 +253,8 @@ func genExpired(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
 		Certificates: count(t, "certificates"), Tokens: count(t, "tokens"), Keys: count(t, "keys"), Before: genOptionalTime(t, "before"),
 		After: RecordPosition{genOptionalTime(t, "after"), int64(count(t, "after number"))}, Last: RecordPosition{genOptionalTime(t, "last"), int64(count(t, "last number"))},
 	}
+}
+
+func genPolicy(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
+	return &AppliedPolicy{Revision: 1 + genRevision(t)/2, Digest: Hash(gen(t, "digest", 32)), Comment: text.Draw(t, "comment")}
 }

@@ -28,8 +28,10 @@ func FuzzParseEntry(f *testing.F) {
 			Changes: []pki.StatusChange{{Ref: ref, Status: pki.Status{State: pki.Good, Version: 1}, Fingerprint: bytes.Repeat([]byte{0xf1}, 32)}},
 			Event: &IssuedCertificate{
 				Profile: "device", Key: pki.HashSPKI(nil), NotBefore: time.Unix(0, 0), IssueTime: time.Unix(1, 0), Predecessor: serial, Enrolls: true,
+				Evidence: IssuanceEvidence{Pieces: []EvidenceDigest{{pki.EvidenceToken, Hash{1}}}, Rule: "a", Policy: 2, Subject: pki.EvidenceSubject{Kind: pki.EvidenceToken}},
 			},
 		},
+		{Action: PolicyApplied, Outcome: Done, Event: &AppliedPolicy{Revision: 1, Comment: "b"}},
 	} {
 		encoded, err := e.Marshal()
 		if err != nil {

@@ -45,7 +45,9 @@ func newWorld(t *testing.T) *world {
 	auditor := audit.New(w.store, w.clock, log)
 	w.Registrar = ra.New(ra.Config{
 		TrustDomain: "fleet.example", Store: w.store, CA: authority, Superseder: w, MaxUnexpired: authority.MaxUnexpired(),
-		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(w.store)}, Policy: ra.OwnIdentities{},
+		Revision: func() ra.Revision {
+			return ra.Revision{Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(w.store)}, Policy: ra.OwnIdentities{}}
+		},
 		Clock: w.clock, Auditor: auditor,
 	})
 	t.Cleanup(func() {

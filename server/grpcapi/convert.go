@@ -105,7 +105,18 @@ func identityOut(id ra.Identity) *brevetv1.Identity {
 	return &brevetv1.Identity{
 		Id: id.ID.String(), Kind: wireOf(kinds, id.Kind), Profile: id.Profile, Labels: id.Labels, Names: namesOut(id.DNSNames, id.IPAddresses),
 		State: wireOf(identityStates, id.State), CreateTime: timestamppb.New(id.CreatedAt), Revision: int64(id.Revision), //nolint:gosec // revisions count up from 1
+		EvidenceSubject: id.Subject.String(),
 	}
+}
+
+// subjectIn converts the optional subject of evidence of an identity.
+func subjectIn(text string) (pki.EvidenceSubject, error) {
+	s, err := pki.ParseEvidenceSubject(text)
+	if err != nil {
+		return s, pki.Refuse(pki.RuleRequest, "send the name of a kind of evidence, a colon, and the 64 hexadecimal digits of a hash, or leave it out",
+			"evidence_subject: %s", err)
+	}
+	return s, nil
 }
 
 func namesOut(dns []string, ips []netip.Addr) []*brevetv1.Name {

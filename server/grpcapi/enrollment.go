@@ -45,6 +45,9 @@ func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
 		switch k := e.GetKind().(type) {
 		case *brevetv1.Evidence_Token:
 			out = append(out, pki.Evidence{Kind: pki.EvidenceToken, Value: k.Token.GetSecret()})
+		case *brevetv1.Evidence_X5C:
+			x := pki.X5CEvidence{Certificates: k.X5C.GetCertificates(), Challenge: k.X5C.GetChallenge(), Signature: k.X5C.GetSignature()}
+			out = append(out, pki.Evidence{Kind: pki.EvidenceX5C, Value: x.Encode()})
 		case *brevetv1.Evidence_Jwt:
 			out = append(out, pki.Evidence{Kind: pki.EvidenceJWT, Value: []byte(k.Jwt.GetToken())})
 		default:
@@ -57,6 +60,7 @@ func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
 // evidenceKinds maps the kinds of evidence in protobuf to those of package pki.
 var evidenceKinds = map[brevetv1.EvidenceKind]pki.EvidenceKind{
 	brevetv1.EvidenceKind_EVIDENCE_KIND_TOKEN: pki.EvidenceToken,
+	brevetv1.EvidenceKind_EVIDENCE_KIND_X5C:   pki.EvidenceX5C,
 	brevetv1.EvidenceKind_EVIDENCE_KIND_JWT:   pki.EvidenceJWT,
 }
 

@@ -42,7 +42,13 @@ func newIdentityOf(name string, spec *brevetv1.IdentitySpec) (ra.NewIdentity, er
 		return ra.NewIdentity{}, pki.Refuse(pki.RuleRequest, "use device, workload or operator", "%s is not a kind of identity", spec.GetKind())
 	}
 	dns, ips, err := namesIn(spec.GetNames())
-	return ra.NewIdentity{Name: name, Kind: kind, Profile: spec.GetProfile(), Labels: spec.GetLabels(), DNSNames: dns, IPAddresses: ips}, err
+	if err != nil {
+		return ra.NewIdentity{}, err
+	}
+	subject, err := subjectIn(spec.GetEvidenceSubject())
+	return ra.NewIdentity{
+		Name: name, Kind: kind, Profile: spec.GetProfile(), Labels: spec.GetLabels(), DNSNames: dns, IPAddresses: ips, Subject: subject,
+	}, err
 }
 
 // GetIdentity serves the RPC of that name in brevet.v1.IdentityService.
@@ -127,6 +133,9 @@ func (s *Identities) UpdateIdentity(ctx context.Context, req *brevetv1.UpdateIde
 	return &brevetv1.UpdateIdentityResponse{Identity: identityOut(id)}, nil
 }
 
+// hintMask is the hint of an update mask that does not name attributes.
+const hintMask = "name profile, labels, names or evidence_subject"
+
 // updateIn converts a request to update an identity. Only the attributes in its update mask change.
 func (s *Identities) updateIn(req *brevetv1.UpdateIdentityRequest) (ra.IdentityUpdate, error) {
 	var u ra.IdentityUpdate
@@ -139,7 +148,7 @@ func (s *Identities) updateIn(req *brevetv1.UpdateIdentityRequest) (ra.IdentityU
 	}
 	u.Revision = uint64(req.GetRevision()) //nolint:gosec // at least 1
 	if len(req.GetUpdateMask().GetPaths()) == 0 {
-		return u, pki.Refuse(pki.RuleRequest, "name profile, labels or names", "update_mask names no attribute")
+		return u, pki.Refuse(pki.RuleRequest, hintMask, "update_mask names no attribute")
 	}
 	for _, path := range req.GetUpdateMask().GetPaths() {
 		switch path {
@@ -155,8 +164,14 @@ func (s *Identities) updateIn(req *brevetv1.UpdateIdentityRequest) (ra.IdentityU
 				return u, err
 			}
 			u.Names = &names
+		case "evidence_subject":
+			subject, err := subjectIn(req.GetSpec().GetEvidenceSubject())
+			if err != nil {
+				return u, err
+			}
+			u.Subject = &subject
 		default:
-			return u, pki.Refuse(pki.RuleRequest, "name profile, labels or names", "update_mask names %.64q, which does not change", path)
+			return u, pki.Refuse(pki.RuleRequest, hintMask, "update_mask names %.64q, which does not change", path)
 		}
 	}
 	return u, nil

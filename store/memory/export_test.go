@@ -6,7 +6,7 @@ import "fmt"
 func (st *Store) Rows() map[string][]string {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	found := map[string][]string{"identities": {}, "tokens": {}, "distrusted": {}, "keys": {}, "certificates": {}}
+	found := map[string][]string{"identities": {}, "tokens": {}, "distrusted": {}, "keys": {}, "certificates": {}, "policies": {}}
 	for id, on := range st.s.identities {
 		found["identities"] = append(found["identities"], fmt.Sprintf("%s %+v %s", id, on.Identity, on.resumes))
 	}
@@ -22,6 +22,10 @@ func (st *Store) Rows() map[string][]string {
 	for _, c := range st.s.certs {
 		c.DER = nil
 		found["certificates"] = append(found["certificates"], fmt.Sprintf("%+v %d %d", c.Certificate, c.supersededBy, c.partition))
+	}
+	for _, p := range st.s.policies {
+		p.Document = nil
+		found["policies"] = append(found["policies"], fmt.Sprintf("%+v", p))
 	}
 	return found
 }

@@ -200,7 +200,13 @@ func (s *state) addIssued(r *ca.Record, effects rules.Effects) {
 		id := s.identities[r.Identity]
 		id.State = pki.Enrolled
 		id.Revision++
+		if !r.Guard.Subject.IsZero() {
+			id.Subject = r.Guard.Subject
+		}
 		s.identities[r.Identity] = id
+	}
+	for _, n := range r.Guard.Nonces {
+		s.nonces[nonceOf(n)] = true
 	}
 	if t := s.token(r.Guard.Token); t != nil {
 		t.Spent = true
@@ -221,6 +227,8 @@ func (s *state) issuance(r *ca.Record, at time.Time) *rules.Issuance {
 	on := &rules.Issuance{
 		Registered: registered, State: id.State, Revision: id.Revision, Key: s.keyState(r.Guard.Key, r.Identity),
 		Answered: s.answer(r.Identity, r.RequestID) >= 0,
+		Subject:  id.Subject, Holder: s.holder(r.Guard.Subject, r.Identity),
+		NonceUsed: slices.ContainsFunc(r.Guard.Nonces, func(n pki.Nonce) bool { return s.nonces[nonceOf(n)] }),
 	}
 	if p := s.certificateOf(r.Identity, r.Guard.Predecessor); p != nil {
 		on.Predecessor = rules.Predecessor{

@@ -1,5 +1,5 @@
 // Package memory implements a store engine in memory, for tests that need neither SQL nor an HSM. A [Store] implements
-// ca.Journal, ra.Store, translog.Store and responder.Feed, and applies a revocation.Change. It uses the rules of
+// ca.Journal, ra.Store, ra.PolicyStore, translog.Store and responder.Feed, and applies a revocation.Change. It uses the rules of
 // store/rules, and passes the tests in store/storetest for these interfaces.
 //
 // It has no bulk revocations, CRLs, installed CAs or retention. A change of an identity changes all of its certificates in
@@ -40,6 +40,10 @@ type state struct {
 	serials    map[pki.Serial]int   // indexes in certs
 
 	requests map[requestID]rules.RecordedRequest // of operators' RPCs
+	nonces   map[nonce]bool                      // that were consumed
+	policies []ra.PolicyRevision                 // revision n has the index n-1
+
+	sealingKey [32]byte // zero until SealingKey generates it
 
 	logEpoch  translog.Epoch // zero until Epoch generates it
 	log       [][]byte
@@ -51,6 +55,14 @@ type requestID struct {
 	caller pki.SPIFFEID
 	id     pki.RequestID
 }
+
+// nonce is a nonce with its expiry in milliseconds since 1970.
+type nonce struct {
+	id        [16]byte
+	expiresAt int64
+}
+
+func nonceOf(n pki.Nonce) nonce { return nonce{n.ID, n.ExpiresAt.UnixMilli()} }
 
 // identity is the record of an identity, with the state that ends its suspension.
 type identity struct {
@@ -77,6 +89,7 @@ func (s *state) clone() *state {
 	c.pending, c.tokens, c.certs = slices.Clone(s.pending), slices.Clone(s.tokens), slices.Clone(s.certs)
 	c.identities, c.distrusted = cloned(s.identities), cloned(s.distrusted)
 	c.keys, c.serials, c.requests = cloned(s.keys), cloned(s.serials), cloned(s.requests)
+	c.nonces, c.policies = cloned(s.nonces), slices.Clone(s.policies)
 	return &c // the log is append-only, so the clone shares it
 }
 

@@ -20,6 +20,9 @@ func (st *Store) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Acto
 			have = on.Identity
 			return none, rules.CheckSameIdentity(have, id)
 		}
+		if refusal := rules.CheckSubjectFree(s.holder(id.Subject, id.ID)); refusal != nil {
+			return none, refusal
+		}
 		have = rules.NewIdentity(id)
 		s.identities[id.ID] = identity{Identity: have}
 		return none, s.append(rules.RegisteredEntry(have, by))
@@ -31,6 +34,16 @@ func (st *Store) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Acto
 		return ra.Identity{}, err
 	}
 	return have, nil
+}
+
+// holder returns the identity other than id that a subject of evidence is tied to, and zero if there is none.
+func (s *state) holder(subject pki.EvidenceSubject, id pki.SPIFFEID) pki.SPIFFEID {
+	for _, other := range s.identities {
+		if other.ID != id && !subject.IsZero() && other.Subject == subject {
+			return other.ID
+		}
+	}
+	return pki.SPIFFEID{}
 }
 
 // UpdateIdentity implements ra.IdentityStore.
@@ -48,6 +61,9 @@ func (st *Store) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Acto
 		}
 		if have = on.Identity; !changed {
 			return none, nil
+		}
+		if refusal := rules.CheckSubjectFree(s.holder(have.Subject, id.ID)); refusal != nil {
+			return none, refusal
 		}
 		s.identities[id.ID] = on
 		return none, s.append(rules.UpdatedEntry(have, by, at))

@@ -45,6 +45,7 @@ func (s *state) carry(op rules.Operation) error {
 	case rules.SetIdentity:
 		id := s.identities[op.ID]
 		id.Profile, id.Labels, id.DNSNames, id.IPAddresses, id.Revision = op.Profile, op.Labels, op.DNSNames, op.IPAddresses, op.Revision
+		id.Subject = op.Subject
 		s.identities[op.ID] = id
 	case rules.ChangeIdentity:
 		_, err := s.moveIdentity(op.Change)
@@ -57,6 +58,8 @@ func (s *state) carry(op rules.Operation) error {
 		return s.replayStatus(op)
 	case rules.MarkKey:
 		s.mark(op.Key)
+	case rules.AddPolicy:
+		s.policies = append(s.policies, op.PolicyRevision)
 	case rules.KnowIssuer: // this store has no records of issuers
 	default:
 		return s.carryToken(op)

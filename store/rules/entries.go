@@ -62,11 +62,19 @@ func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) transl
 		RequestID: r.RequestID,
 		Event: &translog.IssuedCertificate{
 			Profile: r.Profile, Key: r.KeyHash, NotBefore: r.NotBefore, IssueTime: r.IssuedAt, Partition: r.Partition,
-			Predecessor: r.Guard.Predecessor.Serial, Token: r.Guard.Token, Enrolls: r.Guard.Enrolls,
+			Predecessor: r.Guard.Predecessor.Serial, Token: r.Guard.Token, Enrolls: r.Guard.Enrolls, Evidence: evidenceEvent(r),
 		},
 	}
 	if !superseded.Ref.IsZero() {
 		e.Changes = append(e.Changes, superseded)
+	}
+	return e
+}
+
+func evidenceEvent(r *ca.Record) translog.IssuanceEvidence {
+	e := translog.IssuanceEvidence{Rule: r.Evidence.Rule, Policy: r.Evidence.Policy, Subject: r.Guard.Subject}
+	for _, p := range r.Evidence.Pieces {
+		e.Pieces = append(e.Pieces, translog.EvidenceDigest{Kind: p.Kind, Digest: p.Digest})
 	}
 	return e
 }
@@ -122,7 +130,7 @@ func RegisteredEntry(id ra.Identity, by pki.Actor) translog.Entry {
 	return identityEntry(id, translog.IdentityRegistered, by, id.CreatedAt)
 }
 
-// UpdatedEntry returns the entry of an identity's new profile, labels or names.
+// UpdatedEntry returns the entry of an identity's new profile, labels, names or subject of evidence.
 func UpdatedEntry(id ra.Identity, by pki.Actor, at time.Time) translog.Entry {
 	return identityEntry(id, translog.IdentityUpdated, by, at)
 }
@@ -132,6 +140,7 @@ func identityEntry(id ra.Identity, action translog.Action, by pki.Actor, at time
 		Time: at, Actor: by, Action: action, Outcome: translog.Done, Identity: id.ID,
 		Event: &translog.IdentityAttributes{
 			Kind: id.Kind, Profile: id.Profile, Labels: id.Labels, DNSNames: id.DNSNames, IPAddresses: id.IPAddresses, Revision: id.Revision,
+			Subject: id.Subject,
 		},
 	}
 }

@@ -16,20 +16,42 @@ func NewIdentity(id ra.Identity) ra.Identity {
 	return id
 }
 
-// CheckSameIdentity refuses to register an identity that is on record with another kind, profile, labels or names.
+// CheckSameIdentity refuses to register an identity that is on record with another kind, profile, labels, names or subject
+// of evidence. If want has no subject, have may have any, such as that of the evidence with which it was enrolled.
 func CheckSameIdentity(have, want ra.Identity) error {
+	if want.Subject.IsZero() {
+		want.Subject = have.Subject
+	}
+	if !have.Subject.IsZero() && want.Subject != have.Subject {
+		return want.ID.EvidenceConflict()
+	}
 	if want.Kind == have.Kind && want.SameAttributes(have) {
 		return nil
 	}
 	return pki.Refuse(pki.RuleIdentityExists, "choose another name, or repeat the registration with the same attributes",
-		"%s is registered with another kind, profile, labels or names", want.ID)
+		"%s is registered with another kind, profile, labels, names or evidence", want.ID)
 }
 
-// UpdateIdentity returns the next revision of have, with the profile, labels and names of want. It returns false if these
-// are equal already. If want.Revision is not zero, it must be the revision of have.
+// CheckSubjectFree refuses a subject of evidence that the identity holder is tied to. A zero holder means that no other
+// identity is.
+func CheckSubjectFree(holder pki.SPIFFEID) *pki.Refusal {
+	if holder.IsZero() {
+		return nil
+	}
+	return pki.Refuse(pki.RuleEvidenceConflict,
+		"use that identity, or if the device changed hands, an operator frees its evidence (brevet identity update --evidence none)",
+		"the evidence belongs to another identity, %s", holder)
+}
+
+// UpdateIdentity returns the next revision of have, with the profile, labels, names and subject of want. It returns false
+// if these are equal already. If want.Revision is not zero, it must be the revision of have. The only change of a retired
+// identity is to remove its subject.
 func UpdateIdentity(have, want ra.Identity) (ra.Identity, bool, error) {
 	if have.State == pki.Retired {
-		return have, false, retired(have.ID)
+		freed := have
+		if freed.Subject = (pki.EvidenceSubject{}); !want.SameAttributes(freed) {
+			return have, false, retired(have.ID)
+		}
 	}
 	if want.Revision != 0 {
 		if err := have.CheckRevision(want.Revision); err != nil {
@@ -40,7 +62,7 @@ func UpdateIdentity(have, want ra.Identity) (ra.Identity, bool, error) {
 		return have, false, nil
 	}
 	have.Profile, have.Labels = want.Profile, want.Labels
-	have.DNSNames, have.IPAddresses = want.DNSNames, want.IPAddresses
+	have.DNSNames, have.IPAddresses, have.Subject = want.DNSNames, want.IPAddresses, want.Subject
 	have.Revision++
 	return have, true, nil
 }

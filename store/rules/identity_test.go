@@ -62,12 +62,30 @@ func TestUpdates(t *testing.T) {
 	if err != nil || !changed || next.Revision != 2 || next.State != have.State || len(next.DNSNames) != 1 {
 		t.Errorf("UpdateIdentity returned %+v, %v, %v", next, changed, err)
 	}
+	tied := have
+	tied.Subject = subject(1)
+	for _, c := range []struct {
+		have, want ra.Identity
+		rule       pki.Rule
+	}{
+		{have, tied, pki.RuleIdentityExists}, {tied, tied, ""}, {tied, have, ""},
+		{tied, ra.Identity{ID: tied.ID, Kind: tied.Kind, Profile: tied.Profile, Subject: subject(2)}, pki.RuleEvidenceConflict},
+	} {
+		refusal, _ := pki.AsRefusal(rules.CheckSameIdentity(c.have, c.want))
+		if c.rule == "" && refusal != nil || c.rule != "" && (refusal == nil || refusal.Rule != c.rule) {
+			t.Errorf("registering an identity with the subject %q as %q again: %v, want %q", c.have.Subject, c.want.Subject, refusal, c.rule)
+		}
+	}
 	if next, changed, err = rules.UpdateIdentity(have, have); err != nil || changed || next.Revision != 1 {
 		t.Errorf("UpdateIdentity with equal attributes returned %+v, %v, %v", next, changed, err)
 	}
 	have.State = pki.Retired
 	if _, _, err = rules.UpdateIdentity(have, want); err == nil {
 		t.Error("a retired identity was updated")
+	}
+	tied.State = pki.Retired
+	if next, changed, err = rules.UpdateIdentity(tied, have); err != nil || !changed || !next.Subject.IsZero() || next.State != pki.Retired {
+		t.Errorf("freeing the evidence of a retired identity returned %+v, %v, %v", next, changed, err)
 	}
 }
 

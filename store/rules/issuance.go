@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -23,6 +24,12 @@ type Issuance struct {
 	Token *ra.Token
 	// Unexpired is the number of the identity's unexpired certificates, counted up to the guard's MaxUnexpired.
 	Unexpired int
+	// Subject is the subject of evidence that the identity is tied to, and Holder is another identity that is tied to the
+	// guard's subject. Both are zero for none, and need not be read if the guard has no subject.
+	Subject pki.EvidenceSubject
+	Holder  pki.SPIFFEID
+	// NonceUsed is true if one of the guard's nonces was consumed before.
+	NonceUsed bool
 }
 
 // Predecessor is the state of the certificate that a guard names as the predecessor.
@@ -63,8 +70,9 @@ func (k Key) Check() *pki.Refusal {
 	}
 }
 
-// Effects holds the changes to other records when a certificate is recorded. Two more effects follow from the guard: if
-// Guard.Enrolls is set, the identity becomes enrolled in a new revision, and the token in Guard.Token is spent.
+// Effects holds the changes to other records when a certificate is recorded. More effects follow from the guard:
+//   - If Guard.Enrolls is set, the identity becomes enrolled in a new revision. It gets Guard.Subject, if that is not zero.
+//   - The token in Guard.Token is spent, and Guard.Nonces are consumed.
 type Effects struct {
 	// Succeeds is true if the guard's key is recorded as the successor of the predecessor.
 	Succeeds bool
@@ -96,6 +104,9 @@ func CheckRecord(r *ca.Record) *pki.Refusal {
 	if r.Guard.Key != r.KeyHash {
 		return pki.Refuse(pki.RuleRequest, "repeat the request", "the certificate was decided for another key")
 	}
+	if !r.Guard.Subject.IsZero() && !r.Guard.Enrolls {
+		return pki.Refuse(pki.RuleRequest, "repeat the request", "the certificate has a subject of evidence, but enrolls no identity")
+	}
 	return nil
 }
 
@@ -110,6 +121,9 @@ func (s *Issuance) Check(r *ca.Record, at time.Time) (Effects, *pki.Refusal) {
 		if refusal := s.checkToken(r, at); refusal != nil {
 			return e, refusal
 		}
+	}
+	if refusal := s.checkNonces(r.Guard.Nonces, at); refusal != nil {
+		return e, refusal
 	}
 	if !r.Guard.Predecessor.IsZero() {
 		if refusal := s.Predecessor.check(&r.Guard); refusal != nil {
@@ -152,8 +166,38 @@ func (s *Issuance) checkIdentity(r *ca.Record) *pki.Refusal {
 	if refusal := r.Identity.CheckMayHold(s.State); refusal != nil {
 		return refusal
 	}
+	// Of two devices that claim one identity at the same time, the second one learns that another device has it. That the
+	// identity has changed is true as well, but a repeat would not help.
+	if refusal := s.checkSubject(r); refusal != nil {
+		return refusal
+	}
 	if s.Revision != r.Guard.Revision {
 		return pki.Refuse(pki.RuleIdentityStale, "repeat the request", "%s changed while the request was in progress", r.Identity)
+	}
+	return nil
+}
+
+func (s *Issuance) checkSubject(r *ca.Record) *pki.Refusal {
+	if r.Guard.Subject.IsZero() {
+		return nil
+	}
+	if !s.Subject.IsZero() && s.Subject != r.Guard.Subject {
+		return r.Identity.EvidenceConflict()
+	}
+	return CheckSubjectFree(s.Holder)
+}
+
+// checkNonces refuses an expired nonce before a used one, because the retention removes used nonces after they expire.
+func (s *Issuance) checkNonces(nonces []pki.Nonce, at time.Time) *pki.Refusal {
+	const hint = "request a new challenge, and respond to that"
+	for i, n := range nonces {
+		if !at.Before(n.ExpiresAt) {
+			return pki.Refuse(pki.RuleChallengeExpired, hint, "the challenge expired at %s", n.ExpiresAt.UTC().Format(time.RFC3339))
+		}
+		twice := slices.ContainsFunc(nonces[:i], func(o pki.Nonce) bool { return o.ID == n.ID })
+		if s.NonceUsed || twice {
+			return pki.Refuse(pki.RuleChallengeUsed, hint, "the challenge was used before")
+		}
 	}
 	return nil
 }

@@ -74,6 +74,21 @@ func withToken(change func(t *ra.Token)) func(f fixture) {
 	}
 }
 
+// withEvidence turns the renewal into an enrollment with evidence.
+func withEvidence(change func(f fixture)) func(f fixture) {
+	return func(f fixture) {
+		f.Record.Guard.Predecessor, f.Issuance.Predecessor, f.Record.Actor = pki.CertRef{}, rules.Predecessor{}, pki.ActorSystem("test")
+		f.Record.Guard.Enrolls, f.Issuance.State = true, pki.Registered
+		f.Record.Guard.Subject = subject(1)
+		f.Record.Guard.Nonces = []pki.Nonce{{ID: [16]byte{1}, ExpiresAt: now.Add(time.Minute)}}
+		change(f)
+	}
+}
+
+func subject(n byte) pki.EvidenceSubject {
+	return pki.EvidenceSubject{Kind: pki.EvidenceToken, Hash: [32]byte{n}}
+}
+
 // fixture is a record to check and the state of the store.
 type fixture struct {
 	*ca.Record
@@ -113,6 +128,17 @@ func TestGuards(t *testing.T) {
 		"token revoked":                {withToken(func(t *ra.Token) { t.RevokedBecause = "why" }), pki.RuleTokenRevoked},
 		"token bound to a request":     {withToken(func(t *ra.Token) { t.Request = pki.RequestID{} }), pki.RuleTokenBound},
 		"token bound to a key":         {withToken(func(t *ra.Token) { t.Key = pki.KeyHash{} }), pki.RuleTokenBound},
+		"evidence":                     {withEvidence(func(fixture) {}), ""},
+		"evidence of the identity":     {withEvidence(func(f fixture) { f.Issuance.Subject = subject(1) }), ""},
+		"evidence of another device":   {withEvidence(func(f fixture) { f.Issuance.Subject = subject(2) }), pki.RuleEvidenceConflict},
+		"conflict after a change":      {withEvidence(func(f fixture) { f.Issuance.Subject, f.Revision = subject(2), 3 }), pki.RuleEvidenceConflict},
+		"evidence of another identity": {withEvidence(func(f fixture) { f.Holder = f.Record.Identity }), pki.RuleEvidenceConflict},
+		"nonce used":                   {withEvidence(func(f fixture) { f.NonceUsed = true }), pki.RuleChallengeUsed},
+		"nonce twice":                  {withEvidence(func(f fixture) { f.Guard.Nonces = append(f.Guard.Nonces, f.Guard.Nonces[0]) }), pki.RuleChallengeUsed},
+		"nonce expired":                {withEvidence(func(f fixture) { f.Guard.Nonces[0].ExpiresAt = now }), pki.RuleChallengeExpired},
+		"nonce used and expired": {withEvidence(func(f fixture) {
+			f.Guard.Nonces[0].ExpiresAt, f.NonceUsed = now, true
+		}), pki.RuleChallengeExpired},
 		"decided for another identity": {func(f fixture) { f.Guard.Identity = pki.SPIFFEID{}; f.Guard.Enrolls = true }, pki.RuleIdentity},
 		"a clone after superseding": {func(f fixture) {
 			f.Predecessor.Renewed, f.Predecessor.Superseded, f.Predecessor.Status.State = true, true, pki.Revoked
@@ -194,7 +220,9 @@ func TestInvalidRecords(t *testing.T) {
 	other := *r
 	other.Guard.Key = pki.KeyHash{}
 	r.RequestID = pki.RequestID{}
-	for _, r := range []*ca.Record{r, &other} {
+	tied := *r
+	tied.RequestID, tied.Guard.Subject = other.RequestID, subject(1)
+	for _, r := range []*ca.Record{r, &other, &tied} {
 		if refusal := rules.CheckRecord(r); refusal == nil || refusal.Rule != pki.RuleRequest {
 			t.Errorf("got %v, want a refusal with the rule %s", refusal, pki.RuleRequest)
 		}

@@ -55,8 +55,8 @@ type (
 // These operations are about certificates. Index is the index of the log entry in which their status changed.
 type (
 	// AddCertificate records a certificate without its DER. It also certifies the key, spends the token, enrolls the
-	// identity if Guard.Enrolls is set, and records the successor of the predecessor. Guard.Predecessor has only a serial
-	// number.
+	// identity if Guard.Enrolls is set, ties it to Guard.Subject, and records the successor of the predecessor.
+	// Guard.Predecessor has only a serial number. Record.Evidence is not set, because only the log keeps it.
 	AddCertificate struct {
 		ca.Record
 		// Superseded is the change of the predecessor if the certificate revoked it, and zero otherwise.
@@ -120,6 +120,9 @@ type (
 	AddPoints struct{ Points []crl.Point }
 )
 
+// AddPolicy records a revision of the policy without its document.
+type AddPolicy struct{ ra.PolicyRevision }
+
 // Expire repeats a step of the retention, which removed expired certificates and tokens.
 type Expire struct {
 	After, Last retention.Position
@@ -147,6 +150,7 @@ func (SetInstallationState) operation() {}
 func (SetCRLNumber) operation()         {}
 func (PutCRL) operation()               {}
 func (AddPoints) operation()            {}
+func (AddPolicy) operation()            {}
 func (Expire) operation()               {}
 
 // Replay returns the operations that restore the records of the log entry with the given index. The entry of a refusal has
@@ -199,6 +203,8 @@ func checkEvent(e translog.Entry) error {
 		matches = e.Action == translog.DistributionPointsRecorded
 	case *translog.ExpiredRecords:
 		matches = e.Action == translog.RecordsExpired
+	case *translog.AppliedPolicy:
+		matches = e.Action == translog.PolicyApplied
 	default:
 		return errors.New("it has no event")
 	}
@@ -263,6 +269,10 @@ func replay(index uint64, e translog.Entry) ([]Operation, error) {
 			Last:   retention.Position{NotAfter: event.Last.NotAfter, Row: event.Last.Number},
 			Before: event.Before, Gone: retention.Expired{Certificates: event.Certificates, Tokens: event.Tokens, Keys: event.Keys},
 		}}, nil
+	case *translog.AppliedPolicy:
+		return []Operation{AddPolicy{ra.PolicyRevision{
+			Revision: event.Revision, SHA256: event.Digest, AppliedBy: e.Actor, AppliedAt: e.Time, Comment: event.Comment,
+		}}}, nil
 	default:
 		return nil, errors.New("the entry has no event")
 	}
@@ -285,7 +295,7 @@ func replayIssued(index uint64, e translog.Entry, event *translog.IssuedCertific
 			Partition: event.Partition, RequestID: e.RequestID, Actor: e.Actor,
 			Guard: pki.Guard{
 				Key: event.Key, Token: event.Token, Enrolls: event.Enrolls, Predecessor: pki.CertRef{Serial: event.Predecessor},
-				Supersedes: len(e.Changes) == 2,
+				Supersedes: len(e.Changes) == 2, Subject: event.Evidence.Subject,
 			},
 		},
 		Index: index,
@@ -317,7 +327,7 @@ func replayIdentity(e translog.Entry, event *translog.IdentityAttributes) ([]Ope
 	}
 	id := ra.Identity{
 		ID: e.Identity, Kind: event.Kind, Profile: event.Profile, Labels: event.Labels, DNSNames: event.DNSNames,
-		IPAddresses: event.IPAddresses, State: pki.Registered, Revision: event.Revision, CreatedAt: e.Time,
+		IPAddresses: event.IPAddresses, State: pki.Registered, Revision: event.Revision, CreatedAt: e.Time, Subject: event.Subject,
 	}
 	if e.Action == translog.IdentityRegistered {
 		return []Operation{AddIdentity{id}}, nil

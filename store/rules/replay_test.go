@@ -35,6 +35,8 @@ func TestReplayActsAsTheEntryReads(t *testing.T) {
 		{"a refusal", translog.Entry{Action: translog.RequestRefused, Outcome: translog.Refused, Event: &translog.Refusal{Rule: "csr.invalid"}}, 0},
 		{"a duplicate serial number", translog.Entry{Action: translog.CertificateAbandoned, Outcome: translog.Refused, Event: &translog.AbandonedCertificates{Duplicate: pki.CertRef{Issuer: issuer, Serial: serial(t)}}}, 1},
 
+		{"a policy", translog.Entry{Action: translog.PolicyApplied, Outcome: translog.Done, Event: &translog.AppliedPolicy{Revision: 1}}, 1},
+		{"a policy that was refused", translog.Entry{Action: translog.PolicyApplied, Outcome: translog.Refused, Event: &translog.AppliedPolicy{Revision: 1}}, -1},
 		{"refused, but registered", translog.Entry{Action: translog.IdentityRegistered, Outcome: translog.Refused, Identity: id("device/1"), Event: attributes(pki.Device)}, -1},
 		{"registered by another action", translog.Entry{Action: translog.CRLPublished, Outcome: translog.Done, Identity: id("device/1"), Event: attributes(pki.Device)}, -1},
 		{"a refusal that was done", translog.Entry{Action: translog.RequestRefused, Outcome: translog.Done, Event: &translog.Refusal{Rule: "csr.invalid"}}, -1},

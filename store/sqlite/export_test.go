@@ -56,6 +56,9 @@ const (
 	SelectExpired       = expiry.SelectExpired
 	DeleteExpired       = expiry.DeleteExpired
 	DeleteTokens        = expiry.DeleteTokens
+	DeleteNonces        = expiry.DeleteNonces
+	SelectHolder        = selectHolder
+	SelectNonce         = selectNonce
 	CountRange          = countRange
 	ReplaceRequestToken = replaceRequestToken
 )

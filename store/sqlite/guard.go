@@ -98,10 +98,44 @@ func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Tim
 		}
 	}
 	f.Key = f.key.state(r.Guard.Key, f.identity)
+	if err := f.readEvidence(ctx, tx, &r.Guard, r.Identity); err != nil {
+		return 0, err
+	}
 	if !r.Guard.Token.IsZero() {
 		token, err = f.readToken(ctx, tx, r.Guard.Token)
 	}
 	return token, err
+}
+
+// Statements that read what a guard with evidence depends on. Renewals do not run them.
+const (
+	selectSubject = `SELECT subject FROM identities WHERE id = ?`
+	selectNonce   = `SELECT EXISTS (SELECT 1 FROM nonces WHERE expires_at = ? AND nonce = ?)`
+)
+
+// readEvidence reads the subjects and nonces that the guard depends on.
+func (f *found) readEvidence(ctx context.Context, q engine.Querier, guard *pki.Guard, id pki.SPIFFEID) error {
+	if !guard.Subject.IsZero() {
+		var subject []byte
+		err := q.QueryRowContext(ctx, selectSubject, f.identity).Scan(&subject)
+		if err != nil {
+			return err
+		}
+		if f.Subject, err = column.DecodeSubject(subject); err != nil {
+			return err
+		}
+		if f.Holder, err = readHolder(ctx, q, guard.Subject, id); err != nil {
+			return err
+		}
+	}
+	for _, n := range guard.Nonces {
+		var used bool
+		if err := q.QueryRowContext(ctx, selectNonce, engine.Millis(n.ExpiresAt), n.ID[:]).Scan(&used); err != nil {
+			return err
+		}
+		f.NonceUsed = f.NonceUsed || used
+	}
+	return nil
 }
 
 // applyOpenBulk applies the open bulk revocations to the predecessor and the key.
@@ -147,12 +181,19 @@ func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID)
 	return row, err
 }
 
-// consume makes the changes that follow from the guard of a new certificate: it enrolls the identity, spends the token and
-// records the successor. checkGuard ran in the same transaction, so its result still holds.
+// consume makes the changes that follow from the guard of a new certificate: it enrolls the identity, ties it to the subject
+// of its evidence, spends the token and the nonces, and records the successor. checkGuard ran in the same transaction, so
+// its result still holds.
 func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, certificate int64) error {
 	if guard.Enrolls {
-		err := tx.ExecOne(ctx, `UPDATE identities SET state = ?, revision = revision + 1 WHERE id = ?`, pki.Enrolled, g.identity)
+		err := tx.ExecOne(ctx, `UPDATE identities SET state = ?, revision = revision + 1, subject = coalesce(?, subject) WHERE id = ?`,
+			pki.Enrolled, column.EncodeSubject(guard.Subject), g.identity)
 		if err != nil {
+			return err
+		}
+	}
+	for _, n := range guard.Nonces {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO nonces (expires_at, nonce) VALUES (?, ?)`, engine.Millis(n.ExpiresAt), n.ID[:]); err != nil {
 			return err
 		}
 	}

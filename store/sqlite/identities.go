@@ -17,7 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.revision, n.created_at`
+const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.revision, n.created_at, n.subject`
 
 // CreateIdentity registers an identity, or returns the registered one if it has the same kind and attributes.
 func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
@@ -29,6 +29,9 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 			return none, rules.CheckSameIdentity(have, id)
 		}
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleIdentity {
+			return none, err
+		}
+		if err := tx.checkSubjectFree(ctx, id); err != nil {
 			return none, err
 		}
 		have = rules.NewIdentity(id)
@@ -49,9 +52,10 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity) error {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `
-		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Revision, engine.Millis(id.CreatedAt))
+		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at, subject)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Revision, engine.Millis(id.CreatedAt),
+		column.EncodeSubject(id.Subject))
 	if err != nil {
 		return err
 	}
@@ -69,6 +73,37 @@ func (tx *writeTx) insertLabels(ctx context.Context, id ra.Identity) error {
 		}
 	}
 	return nil
+}
+
+// selectHolder selects the identity that a subject of evidence is tied to.
+const selectHolder = `SELECT spiffe_id FROM identities WHERE subject = ? AND spiffe_id <> ?`
+
+// checkSubjectFree refuses the subject of an identity if another identity has it.
+func (tx *writeTx) checkSubjectFree(ctx context.Context, id ra.Identity) error {
+	if id.Subject.IsZero() {
+		return nil
+	}
+	holder, err := readHolder(ctx, tx, id.Subject, id.ID)
+	if err != nil {
+		return err
+	}
+	if refusal := rules.CheckSubjectFree(holder); refusal != nil {
+		return refusal
+	}
+	return nil
+}
+
+// readHolder returns the identity other than id that a subject of evidence is tied to, and zero if there is none.
+func readHolder(ctx context.Context, q engine.Querier, s pki.EvidenceSubject, id pki.SPIFFEID) (pki.SPIFFEID, error) {
+	var holder string
+	err := q.QueryRowContext(ctx, selectHolder, column.EncodeSubject(s), id.String()).Scan(&holder)
+	if errors.Is(err, sql.ErrNoRows) {
+		return pki.SPIFFEID{}, nil
+	}
+	if err != nil {
+		return pki.SPIFFEID{}, err
+	}
+	return pki.ParseSPIFFEID(holder)
 }
 
 // changeLabels replaces the labels of an identity. It refuses while a bulk revocation that selects by a label is open,
@@ -98,7 +133,7 @@ func (tx *writeTx) replaceLabels(ctx context.Context, have, id ra.Identity) erro
 	return tx.insertLabels(ctx, id)
 }
 
-// UpdateIdentity replaces the profile, labels and names of an identity, in a new revision.
+// UpdateIdentity replaces the profile, labels, names and subject of an identity, in a new revision.
 func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
 	var have ra.Identity
 	err := r.db.writeOnce(ctx, "update an identity", by, at, func(ctx context.Context, tx *writeTx) (none rules.Outcome, _ error) {
@@ -131,6 +166,9 @@ func (tx *writeTx) updateIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	if err != nil || !changed {
 		return have, err
 	}
+	if err := tx.checkSubjectFree(ctx, next); err != nil {
+		return have, err
+	}
 	if err := tx.changeLabels(ctx, have, id); err != nil {
 		return have, err
 	}
@@ -141,15 +179,15 @@ func (tx *writeTx) updateIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	return have, tx.append(ctx, rules.UpdatedEntry(have, by, at))
 }
 
-// setAttributes writes the profile, labels, names and revision of an identity.
+// setAttributes writes the profile, labels, names, subject and revision of an identity.
 func (tx *writeTx) setAttributes(ctx context.Context, id ra.Identity) error {
 	p, err := encodeParticulars(id)
 	if err != nil {
 		return err
 	}
 	return tx.ExecOne(ctx, `
-		UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, revision = ? WHERE spiffe_id = ?`,
-		id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.Revision, id.ID.String())
+		UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, subject = ?, revision = ? WHERE spiffe_id = ?`,
+		id.Profile, p.labels, p.dnsNames, p.ipAddresses, column.EncodeSubject(id.Subject), id.Revision, id.ID.String())
 }
 
 // Identity returns one identity.
@@ -263,10 +301,11 @@ type identityRow struct {
 	state            pki.IdentityState
 	revision         uint64
 	created          int64
+	subject          []byte
 }
 
 func (r *identityRow) columns() []any {
-	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created}
+	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created, &r.subject}
 }
 
 func (r *identityRow) identity() (ra.Identity, error) {
@@ -274,6 +313,9 @@ func (r *identityRow) identity() (ra.Identity, error) {
 	var err error
 	if id.ID, err = pki.ParseSPIFFEID(r.name); err != nil {
 		return ra.Identity{}, err
+	}
+	if id.Subject, err = column.DecodeSubject(r.subject); err != nil {
+		return ra.Identity{}, fmt.Errorf("read the subject of %s: %w", r.name, err)
 	}
 	err = errors.Join(restoreJSON(r.labels, &id.Labels), restoreJSON(r.dns, &id.DNSNames), restoreJSON(r.ips, &id.IPAddresses))
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"embed"
+	"errors"
 	"io/fs"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
@@ -69,7 +70,11 @@ func open(ctx context.Context, path string, d driver.Driver) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DB{file: file, crls: crlindex.New(file)}, nil
+	db := &DB{file: file, crls: crlindex.New(file)}
+	if err := db.makeSealingKey(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
 }
 
 // Close waits for the current write transaction, checkpoints the WAL, and releases the lock. A second Close does nothing.

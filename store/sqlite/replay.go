@@ -101,7 +101,7 @@ func (tx *writeTx) replayOperation(ctx context.Context, op rules.Operation) erro
 	}
 }
 
-// replayAuthority executes an operation on CAs or CRLs, or removes expired records.
+// replayAuthority executes an operation on CAs, CRLs or the policy, or removes expired records.
 func (tx *writeTx) replayAuthority(ctx context.Context, op rules.Operation) error {
 	switch op := op.(type) {
 	case rules.KnowIssuer:
@@ -130,6 +130,8 @@ func (tx *writeTx) replayAuthority(ctx context.Context, op rules.Operation) erro
 			}
 		}
 		return nil
+	case rules.AddPolicy:
+		return tx.insertPolicy(ctx, op.PolicyRevision)
 	case rules.Expire:
 		return tx.replayExpire(ctx, op)
 	default:

@@ -2,6 +2,7 @@ package sqlite_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -121,6 +122,40 @@ func TestKeysAreCounted(t *testing.T) {
 	var keys int
 	if err := db.QueryRow(`SELECT count(*) FROM keys`).Scan(&keys); err != nil || keys != 0 {
 		t.Errorf("%d keys without certificates are on record, %v", keys, err)
+	}
+}
+
+// TestNoncesAreRemoved checks that steps remove nonces that expired before the newest log entry, and log nothing.
+func TestNoncesAreRemoved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	m := newMill(t, path)
+	m.identity(1) // a log entry at the time at
+	ctx := context.Background()
+	err := m.db.OnWriter(ctx, fmt.Sprintf(`
+		WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 20)
+		INSERT INTO nonces (expires_at, nonce) SELECT %d + i, randomblob(16) FROM n`, at.UnixMilli()-10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	logged, err := m.db.Log().Written(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps, later := 0, at.Add(time.Hour)
+	for more := true; more; steps++ {
+		e, err := m.db.RA().Expire(ctx, retention.Step{Before: later, At: later, Limit: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		more = e.More
+	}
+	var left, early int
+	err = raw(t, path).QueryRow(`SELECT count(*), coalesce(sum(expires_at < ?), 0) FROM nonces`, at.UnixMilli()).Scan(&left, &early)
+	if err != nil || left != 11 || early != 0 || steps != 3 {
+		t.Errorf("after %d steps %d nonces are on record, %d of them expired, %v; want 3 steps and 11 nonces", steps, left, early, err)
+	}
+	if after, err := m.db.Log().Written(ctx); err != nil || after != logged {
+		t.Errorf("the removal wrote %d log entries, %v", after-logged, err)
 	}
 }
 

@@ -20,7 +20,7 @@ type guardCase struct {
 
 func testGuards(t *testing.T, open func(t *testing.T) Store) {
 	w := newWorld(t, open(t))
-	for _, table := range [][]guardCase{identityGuards, tokenGuards, predecessorGuards, keyGuards, requestGuards} {
+	for _, table := range [][]guardCase{identityGuards, tokenGuards, evidenceGuards, predecessorGuards, keyGuards, requestGuards} {
 		for _, c := range table {
 			t.Run(c.name, func(t *testing.T) { c.check(t, w) })
 		}

@@ -24,6 +24,8 @@ type history struct {
 	identities []pki.SPIFFEID
 	records    []ca.Record
 	tokens     []ra.Token
+	subjects   []pki.EvidenceSubject
+	policies   int
 	bulks      []int64
 	sweep      retention.Position // where the next step of retention begins
 }
@@ -40,7 +42,7 @@ func testReplay(t *testing.T, open func(t *testing.T) Store) {
 			"register": h.register, "update": h.update, "issue": h.issue, "issue more": h.issue, "renew": h.renew, "renew again": h.renew,
 			"abandon": h.abandon, "token": h.token, "use token": h.useToken, "revoke tokens": h.revokeTokens, "change": h.change,
 			"change identity": h.changeIdentity, "revoke key": h.revokeKey, "create bulk": h.createBulk, "apply bulk": h.applyBulkStep, "publish": h.publish,
-			"points": h.points, "expire": h.expire, "later": h.later, "refuse": func(rt *rapid.T) { h.w.logRefusal(rt, "no") },
+			"points": h.points, "policy": h.policy, "expire": h.expire, "later": h.later, "refuse": func(rt *rapid.T) { h.w.logRefusal(rt, "no") },
 		}
 		rt.Repeat(actions)
 		h.w.mustReplay(t)
@@ -64,7 +66,10 @@ func (h *history) anyIdentity(t *rapid.T) pki.SPIFFEID {
 
 func (h *history) attributes(t *rapid.T, id *ra.Identity) {
 	id.Profile = rapid.SampledFrom([]string{"device", "server"}).Draw(t, "profile")
-	id.Labels, id.DNSNames, id.IPAddresses = nil, nil, nil
+	id.Labels, id.DNSNames, id.IPAddresses, id.Subject = nil, nil, nil, pki.EvidenceSubject{}
+	if rapid.Bool().Draw(t, "tied") {
+		id.Subject = h.subject(t)
+	}
 	if rapid.Bool().Draw(t, "labels") {
 		id.Labels = map[string]string{"site": rapid.SampledFrom([]string{"north", "south"}).Draw(t, "site"), "empty": ""}
 	}
@@ -81,8 +86,27 @@ func (h *history) register(t *rapid.T) {
 	}
 	h.attributes(t, &id)
 	_, err := h.w.RA.CreateIdentity(context.Background(), id, operator)
-	must(t, err)
-	h.identities = append(h.identities, id.ID)
+	h.allowRefusal(t, err)
+	if err == nil {
+		h.identities = append(h.identities, id.ID)
+	}
+}
+
+// subject draws a subject of evidence, which an identity may have already.
+func (h *history) subject(t *rapid.T) pki.EvidenceSubject {
+	if len(h.subjects) == 0 || rapid.Bool().Draw(t, "new subject") {
+		h.subjects = append(h.subjects, h.w.subject())
+	}
+	return rapid.SampledFrom(h.subjects).Draw(t, "subject")
+}
+
+func (h *history) policy(t *rapid.T) {
+	h.policies++
+	_, err := h.w.Policies.ApplyPolicy(context.Background(), h.w.policy(fmt.Sprint(h.policies), uint64(rapid.IntRange(0, h.policies).Draw(t, "based"))))
+	h.allowRefusal(t, err)
+	if err != nil {
+		h.policies--
+	}
 }
 
 func (h *history) update(t *rapid.T) {
@@ -114,6 +138,10 @@ func (h *history) issue(t *rapid.T) {
 	r := h.record(t, id.ID)
 	if id.State == pki.Registered {
 		r.Guard.Identity, r.Guard.Revision, r.Guard.Enrolls = id.ID, id.Revision, true
+		if rapid.Bool().Draw(t, "evidence") {
+			r.Guard.Subject, r.Guard.Nonces = h.subject(t), []pki.Nonce{h.w.nonce()}
+			r.Evidence = ca.Evidence{Pieces: []ca.EvidenceDigest{{Kind: r.Guard.Subject.Kind, Digest: h.w.unique()}}, Rule: "a", Policy: 1}
+		}
 	}
 	h.add(t, r)
 }

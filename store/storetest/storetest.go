@@ -1,5 +1,5 @@
 // Package storetest is the conformance suite of the store engines. It tests the contracts of ca.Journal,
-// ca.Installations, ra.Store, audit.Store, retention.Store, revocation.Store, crl.Store, responder.Feed and
+// ca.Installations, ra.Store, ra.PolicyStore, audit.Store, retention.Store, revocation.Store, crl.Store, responder.Feed and
 // translog.Store against a real store.
 //
 // The suite does not depend on the engine. Tests of one engine are in its package. A store that implements only the
@@ -26,6 +26,8 @@ type Store struct {
 	Journal       ca.Journal
 	Installations ca.Installations
 	RA            ra.Store
+	Policies      ra.PolicyStore
+	Keys          SealingKeys
 	Audit         audit.Store
 	Retention     retention.Store
 	Statuses      StatusChanger
@@ -47,6 +49,11 @@ type Store struct {
 	LoseCommit func(applies bool)
 }
 
+// SealingKeys returns the key of the store that seals challenges.
+type SealingKeys interface {
+	SealingKey(ctx context.Context) ([32]byte, error)
+}
+
 // StatusChanger applies changes of statuses. It is a part of revocation.StatusStore.
 type StatusChanger interface {
 	Apply(ctx context.Context, change revocation.Change) (revocation.ChangeResult, error)
@@ -64,7 +71,7 @@ type suite map[string]func(t *testing.T, open func(t *testing.T) Store)
 var registration = suite{
 	"journal": testJournal, "guards": testGuards, "races": testRaces, "identities": testIdentities, "tokens": testTokens,
 	"token revocations": testTokenRevocations, "certificates": testCertificates, "changes": testChanges,
-	"identity changes": testIdentityChanges, "log": testLog, "replay": testReplay,
+	"identity changes": testIdentityChanges, "log": testLog, "replay": testReplay, "evidence": testEvidence, "policies": testPolicies,
 	"two handles": testTwoHandles, "lists": testLists, "requests": testRequests,
 }
 

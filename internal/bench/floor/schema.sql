@@ -30,8 +30,10 @@ CREATE TABLE identities (
     resumes      INTEGER CHECK (resumes IN (1, 2)),
     revision     INTEGER NOT NULL CHECK (revision > 0),
     created_at   INTEGER NOT NULL,
+    subject      BLOB CHECK (length(subject) = 33),
     CHECK ((state = 3) = (resumes IS NOT NULL))
 ) STRICT;
+CREATE UNIQUE INDEX identities_by_subject ON identities (subject) WHERE subject IS NOT NULL;
 
 CREATE TABLE keys (
     id             INTEGER PRIMARY KEY,

@@ -56,14 +56,22 @@ func newIdentityCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Register an identity", Args: cobra.ExactArgs(1),
 		Long: "create registers an identity. Without --profile, its certificates have the profile that is named like its kind.\n" +
-			"--label may be given again, for several labels.",
-		Example: "  brevet identity create device/42 --kind device --label site=plant-7\n  brevet identity create web/1 --kind workload --profile server --dns web.fleet.example",
+			"--label may be given again, for several labels.\n\n" +
+			"--evidence names the one device whose evidence can enroll the identity, as KIND:SHA256. For a TPM, it is the SHA-256\n" +
+			"of the endorsement key's SubjectPublicKeyInfo. The registered identities are then an allow list of devices. Without\n" +
+			"--evidence, the identity belongs to the first device that the policy lets enroll.",
+		Example: "  brevet identity create device/42 --kind device --label site=plant-7\n" +
+			"  brevet identity create device/43 --evidence tpm:$(openssl pkey -pubin -in ek.pem -outform DER | sha256sum | cut -c 1-64)\n" +
+			"  brevet identity create web/1 --kind workload --profile server --dns web.fleet.example",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if spec.Kind, err = readKind("--kind", kind); err != nil {
 				return err
 			}
 			spec.Labels, spec.Names = given, namesFrom(dns, ips)
+			if spec.GetEvidenceSubject() == noEvidence {
+				spec.EvidenceSubject = ""
+			}
 			p, err := output.New(cmd, identityHeading...)
 			if err != nil {
 				return err
@@ -84,6 +92,7 @@ func newIdentityCreate() *cobra.Command {
 	f.Var(&given, "label", "label of the identity")
 	f.StringArrayVar(&dns, "dns", nil, "DNS name that certificates of the identity contain; may be given again")
 	f.StringArrayVar(&ips, "ip", nil, "IP address that certificates of the identity contain; may be given again")
+	f.StringVar(&spec.EvidenceSubject, "evidence", "", usageEvidence)
 	return cmd
 }
 

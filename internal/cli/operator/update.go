@@ -19,14 +19,21 @@ type update struct {
 	remove      []string
 	dns, ips    []string
 	noDNS, noIP bool
+	evidence    string
 }
 
 // updateFlags lists the flags that change an attribute of the identity.
-var updateFlags = []string{"profile", "label", "remove-label", "dns", "ip", "no-dns", "no-ip"}
+var updateFlags = []string{"profile", "label", "remove-label", "dns", "ip", "no-dns", "no-ip", "evidence"}
+
+// noEvidence is the value of --evidence for an identity that is tied to no device.
+const (
+	noEvidence    = "none"
+	usageEvidence = "device whose evidence can enroll the identity, as KIND:SHA256, or none"
+)
 
 func newIdentityUpdate() *cobra.Command {
 	var u update
-	cmd := identityChange("update", "Change profile, labels or names of an identity",
+	cmd := identityChange("update", "Change profile, labels, names or evidence of an identity",
 		func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
 			read, err := c.GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: id})
 			if err != nil {
@@ -38,9 +45,13 @@ func newIdentityUpdate() *cobra.Command {
 	cmd.Long = "update changes what is on record of an identity. Its next certificates follow; those that it has keep what they say.\n" +
 		"Tokens that were created for it before can enroll it no more.\n\n" +
 		"--label sets one label and --remove-label removes one; the others stay. --dns replaces all DNS names and --ip all IP\n" +
-		"addresses; --no-dns and --no-ip remove them. If somebody else changes the identity meanwhile, update changes nothing."
+		"addresses; --no-dns and --no-ip remove them. If somebody else changes the identity meanwhile, update changes nothing.\n\n" +
+		"--evidence ties the identity to another device, named as in create. The server then refuses evidence of the device\n" +
+		"before, but revokes no certificates. With --evidence none, the identity belongs to the next device that the policy\n" +
+		"lets enroll. That is the only change of a retired identity: its device can then enroll as another identity."
 	cmd.Example = "  brevet identity update device/42 --label site=plant-9 --remove-label batch\n" +
-		"  brevet identity update web/1 --dns web.fleet.example --dns www.fleet.example"
+		"  brevet identity update web/1 --dns web.fleet.example --dns www.fleet.example\n" +
+		"  brevet identity update device/43 --evidence none"
 	f := cmd.Flags()
 	f.StringVar(&u.profile, "profile", "", "certificate profile")
 	f.Var(&u.set, "label", "label of the identity")
@@ -49,6 +60,7 @@ func newIdentityUpdate() *cobra.Command {
 	f.StringArrayVar(&u.ips, "ip", nil, "IP address that certificates of the identity contain; may be given again")
 	f.BoolVar(&u.noDNS, "no-dns", false, "remove all DNS names from the identity")
 	f.BoolVar(&u.noIP, "no-ip", false, "remove all IP addresses from the identity")
+	f.StringVar(&u.evidence, "evidence", "", usageEvidence)
 	cmd.MarkFlagsMutuallyExclusive("dns", "no-dns")
 	cmd.MarkFlagsMutuallyExclusive("ip", "no-ip")
 	inner := cmd.RunE
@@ -58,12 +70,15 @@ func newIdentityUpdate() *cobra.Command {
 				return cli.WrongUse(fmt.Sprintf("--remove-label %s: --label sets it; give one of the two", name))
 			}
 		}
+		if cmd.Flags().Changed("evidence") && u.evidence == "" {
+			return cli.WrongUse("--evidence is empty: give KIND:SHA256, or " + noEvidence)
+		}
 		for _, name := range updateFlags {
 			if cmd.Flags().Changed(name) {
 				return inner(cmd, args)
 			}
 		}
-		return cli.WrongUse("say what to change: --profile, --label, --remove-label, --dns, --no-dns, --ip or --no-ip")
+		return cli.WrongUse("say what to change: --profile, --label, --remove-label, --dns, --no-dns, --ip, --no-ip or --evidence")
 	}
 	return cmd
 }
@@ -86,6 +101,12 @@ func (u *update) request(name string, id *brevetv1.Identity) *brevetv1.UpdateIde
 			delete(all, name)
 		}
 		req.Spec.Labels = all
+	}
+	if u.evidence != "" {
+		mask("evidence_subject")
+		if u.evidence != noEvidence {
+			req.Spec.EvidenceSubject = u.evidence
+		}
 	}
 	changesDNS, changesIP := u.noDNS || len(u.dns) > 0, u.noIP || len(u.ips) > 0
 	if changesDNS || changesIP {

@@ -30,6 +30,9 @@ const (
 	EvidenceKind_EVIDENCE_KIND_UNSPECIFIED EvidenceKind = 0
 	// A one-time enrollment token.
 	EvidenceKind_EVIDENCE_KIND_TOKEN EvidenceKind = 1
+	// A certificate of the device's manufacturer (an IDevID of IEEE 802.1AR). It responds to a challenge, which depends
+	// on no public evidence.
+	EvidenceKind_EVIDENCE_KIND_X5C EvidenceKind = 2
 	// A JSON Web Token of an OpenID provider or a Kubernetes cluster. It needs no challenge.
 	EvidenceKind_EVIDENCE_KIND_JWT EvidenceKind = 4
 )
@@ -39,11 +42,13 @@ var (
 	EvidenceKind_name = map[int32]string{
 		0: "EVIDENCE_KIND_UNSPECIFIED",
 		1: "EVIDENCE_KIND_TOKEN",
+		2: "EVIDENCE_KIND_X5C",
 		4: "EVIDENCE_KIND_JWT",
 	}
 	EvidenceKind_value = map[string]int32{
 		"EVIDENCE_KIND_UNSPECIFIED": 0,
 		"EVIDENCE_KIND_TOKEN":       1,
+		"EVIDENCE_KIND_X5C":         2,
 		"EVIDENCE_KIND_JWT":         4,
 	}
 )
@@ -81,6 +86,7 @@ type Evidence struct {
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Evidence_Token
+	//	*Evidence_X5C
 	//	*Evidence_Jwt
 	Kind          isEvidence_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
@@ -133,6 +139,15 @@ func (x *Evidence) GetToken() *TokenEvidence {
 	return nil
 }
 
+func (x *Evidence) GetX5C() *X5CEvidence {
+	if x != nil {
+		if x, ok := x.Kind.(*Evidence_X5C); ok {
+			return x.X5C
+		}
+	}
+	return nil
+}
+
 func (x *Evidence) GetJwt() *JWTEvidence {
 	if x != nil {
 		if x, ok := x.Kind.(*Evidence_Jwt); ok {
@@ -150,11 +165,17 @@ type Evidence_Token struct {
 	Token *TokenEvidence `protobuf:"bytes,1,opt,name=token,proto3,oneof"`
 }
 
+type Evidence_X5C struct {
+	X5C *X5CEvidence `protobuf:"bytes,2,opt,name=x5c,proto3,oneof"`
+}
+
 type Evidence_Jwt struct {
 	Jwt *JWTEvidence `protobuf:"bytes,4,opt,name=jwt,proto3,oneof"`
 }
 
 func (*Evidence_Token) isEvidence_Kind() {}
+
+func (*Evidence_X5C) isEvidence_Kind() {}
 
 func (*Evidence_Jwt) isEvidence_Kind() {}
 
@@ -204,6 +225,76 @@ func (x *TokenEvidence) GetSecret() []byte {
 	return nil
 }
 
+// X5CEvidence is a certificate of the device's manufacturer (an IDevID of IEEE 802.1AR), with proof of possession of
+// its key.
+type X5CEvidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Certificates in DER, 8 at most, each of 8 KiB at most. The device's certificate is the first, and each further one
+	// certifies the one before it. The root may be left out.
+	Certificates [][]byte `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// The challenge for this request, from CreateChallenge.
+	Challenge []byte `protobuf:"bytes,2,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	// A signature by the key of the device's certificate over a text of four lines, each with a line feed at its end:
+	// "brevet: the device with this factory key enrolls a new key", the SHA-256 of the SubjectPublicKeyInfo in the CSR,
+	// the request ID, and the SHA-256 of the challenge. The last three are in lower-case hexadecimal. The algorithm
+	// depends on the key: ECDSA with SHA-256 for P-256 and with SHA-384 for P-384, in DER; Ed25519 (RFC 8032); RSASSA-PSS
+	// or RSASSA-PKCS1-v1_5 with SHA-256 for RSA (RFC 8017).
+	Signature     []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *X5CEvidence) Reset() {
+	*x = X5CEvidence{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *X5CEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*X5CEvidence) ProtoMessage() {}
+
+func (x *X5CEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use X5CEvidence.ProtoReflect.Descriptor instead.
+func (*X5CEvidence) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *X5CEvidence) GetCertificates() [][]byte {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *X5CEvidence) GetChallenge() []byte {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+func (x *X5CEvidence) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 // JWTEvidence is a JSON Web Token (RFC 7519) that an OpenID provider or a Kubernetes cluster made for the caller.
 type JWTEvidence struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -216,7 +307,7 @@ type JWTEvidence struct {
 
 func (x *JWTEvidence) Reset() {
 	*x = JWTEvidence{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +319,7 @@ func (x *JWTEvidence) String() string {
 func (*JWTEvidence) ProtoMessage() {}
 
 func (x *JWTEvidence) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[2]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,7 +332,7 @@ func (x *JWTEvidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JWTEvidence.ProtoReflect.Descriptor instead.
 func (*JWTEvidence) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{2}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *JWTEvidence) GetToken() string {
@@ -267,7 +358,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -279,7 +370,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[3]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -292,7 +383,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{3}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EnrollRequest) GetRequestId() []byte {
@@ -332,7 +423,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -344,7 +435,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -357,7 +448,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EnrollResponse) GetCredential() *Credential {
@@ -381,7 +472,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +484,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +497,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RenewRequest) GetRequestId() []byte {
@@ -439,7 +530,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +542,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +555,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RenewResponse) GetCredential() *Credential {
@@ -490,7 +581,7 @@ type CreateChallengeRequest struct {
 
 func (x *CreateChallengeRequest) Reset() {
 	*x = CreateChallengeRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +593,7 @@ func (x *CreateChallengeRequest) String() string {
 func (*CreateChallengeRequest) ProtoMessage() {}
 
 func (x *CreateChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +606,7 @@ func (x *CreateChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateChallengeRequest.ProtoReflect.Descriptor instead.
 func (*CreateChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateChallengeRequest) GetKind() EvidenceKind {
@@ -556,7 +647,7 @@ type CreateChallengeResponse struct {
 
 func (x *CreateChallengeResponse) Reset() {
 	*x = CreateChallengeResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +659,7 @@ func (x *CreateChallengeResponse) String() string {
 func (*CreateChallengeResponse) ProtoMessage() {}
 
 func (x *CreateChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +672,7 @@ func (x *CreateChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateChallengeResponse.ProtoReflect.Descriptor instead.
 func (*CreateChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateChallengeResponse) GetChallenge() []byte {
@@ -599,7 +690,7 @@ type GetTrustBundleRequest struct {
 
 func (x *GetTrustBundleRequest) Reset() {
 	*x = GetTrustBundleRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +702,7 @@ func (x *GetTrustBundleRequest) String() string {
 func (*GetTrustBundleRequest) ProtoMessage() {}
 
 func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +715,7 @@ func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustBundleRequest.ProtoReflect.Descriptor instead.
 func (*GetTrustBundleRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
 }
 
 type GetTrustBundleResponse struct {
@@ -636,7 +727,7 @@ type GetTrustBundleResponse struct {
 
 func (x *GetTrustBundleResponse) Reset() {
 	*x = GetTrustBundleResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +739,7 @@ func (x *GetTrustBundleResponse) String() string {
 func (*GetTrustBundleResponse) ProtoMessage() {}
 
 func (x *GetTrustBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +752,7 @@ func (x *GetTrustBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustBundleResponse.ProtoReflect.Descriptor instead.
 func (*GetTrustBundleResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetTrustBundleResponse) GetTrustBundle() *TrustBundle {
@@ -687,7 +778,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +790,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +803,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Credential) GetCertificate() []byte {
@@ -756,7 +847,7 @@ type CertificateChain struct {
 
 func (x *CertificateChain) Reset() {
 	*x = CertificateChain{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +859,7 @@ func (x *CertificateChain) String() string {
 func (*CertificateChain) ProtoMessage() {}
 
 func (x *CertificateChain) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +872,7 @@ func (x *CertificateChain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateChain.ProtoReflect.Descriptor instead.
 func (*CertificateChain) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{12}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CertificateChain) GetIssuerId() []byte {
@@ -812,7 +903,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +915,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +928,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{13}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TrustBundle) GetRoots() [][]byte {
@@ -865,7 +956,7 @@ type RenewalWindow struct {
 
 func (x *RenewalWindow) Reset() {
 	*x = RenewalWindow{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +968,7 @@ func (x *RenewalWindow) String() string {
 func (*RenewalWindow) ProtoMessage() {}
 
 func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +981,7 @@ func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewalWindow.ProtoReflect.Descriptor instead.
 func (*RenewalWindow) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{14}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RenewalWindow) GetStartTime() *timestamppb.Timestamp {
@@ -911,13 +1002,18 @@ var File_brevet_v1_enrollment_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\n" +
-	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"p\n" +
+	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x01\n" +
 	"\bEvidence\x120\n" +
 	"\x05token\x18\x01 \x01(\v2\x18.brevet.v1.TokenEvidenceH\x00R\x05token\x12*\n" +
+	"\x03x5c\x18\x02 \x01(\v2\x16.brevet.v1.X5CEvidenceH\x00R\x03x5c\x12*\n" +
 	"\x03jwt\x18\x04 \x01(\v2\x16.brevet.v1.JWTEvidenceH\x00R\x03jwtB\x06\n" +
 	"\x04kind\"'\n" +
 	"\rTokenEvidence\x12\x16\n" +
-	"\x06secret\x18\x01 \x01(\fR\x06secret\"#\n" +
+	"\x06secret\x18\x01 \x01(\fR\x06secret\"m\n" +
+	"\vX5CEvidence\x12\"\n" +
+	"\fcertificates\x18\x01 \x03(\fR\fcertificates\x12\x1c\n" +
+	"\tchallenge\x18\x02 \x01(\fR\tchallenge\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"#\n" +
 	"\vJWTEvidence\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\"\xa8\x01\n" +
 	"\rEnrollRequest\x12\x1d\n" +
@@ -965,10 +1061,11 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\rRenewalWindow\x129\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
-	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*]\n" +
+	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*t\n" +
 	"\fEvidenceKind\x12\x1d\n" +
 	"\x19EVIDENCE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13EVIDENCE_KIND_TOKEN\x10\x01\x12\x15\n" +
+	"\x11EVIDENCE_KIND_X5C\x10\x02\x12\x15\n" +
 	"\x11EVIDENCE_KIND_JWT\x10\x042\xbf\x02\n" +
 	"\x11EnrollmentService\x12=\n" +
 	"\x06Enroll\x12\x18.brevet.v1.EnrollRequest\x1a\x19.brevet.v1.EnrollResponse\x12:\n" +
@@ -990,55 +1087,57 @@ func file_brevet_v1_enrollment_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_enrollment_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_brevet_v1_enrollment_proto_goTypes = []any{
 	(EvidenceKind)(0),               // 0: brevet.v1.EvidenceKind
 	(*Evidence)(nil),                // 1: brevet.v1.Evidence
 	(*TokenEvidence)(nil),           // 2: brevet.v1.TokenEvidence
-	(*JWTEvidence)(nil),             // 3: brevet.v1.JWTEvidence
-	(*EnrollRequest)(nil),           // 4: brevet.v1.EnrollRequest
-	(*EnrollResponse)(nil),          // 5: brevet.v1.EnrollResponse
-	(*RenewRequest)(nil),            // 6: brevet.v1.RenewRequest
-	(*RenewResponse)(nil),           // 7: brevet.v1.RenewResponse
-	(*CreateChallengeRequest)(nil),  // 8: brevet.v1.CreateChallengeRequest
-	(*CreateChallengeResponse)(nil), // 9: brevet.v1.CreateChallengeResponse
-	(*GetTrustBundleRequest)(nil),   // 10: brevet.v1.GetTrustBundleRequest
-	(*GetTrustBundleResponse)(nil),  // 11: brevet.v1.GetTrustBundleResponse
-	(*Credential)(nil),              // 12: brevet.v1.Credential
-	(*CertificateChain)(nil),        // 13: brevet.v1.CertificateChain
-	(*TrustBundle)(nil),             // 14: brevet.v1.TrustBundle
-	(*RenewalWindow)(nil),           // 15: brevet.v1.RenewalWindow
-	(*durationpb.Duration)(nil),     // 16: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 17: google.protobuf.Timestamp
+	(*X5CEvidence)(nil),             // 3: brevet.v1.X5CEvidence
+	(*JWTEvidence)(nil),             // 4: brevet.v1.JWTEvidence
+	(*EnrollRequest)(nil),           // 5: brevet.v1.EnrollRequest
+	(*EnrollResponse)(nil),          // 6: brevet.v1.EnrollResponse
+	(*RenewRequest)(nil),            // 7: brevet.v1.RenewRequest
+	(*RenewResponse)(nil),           // 8: brevet.v1.RenewResponse
+	(*CreateChallengeRequest)(nil),  // 9: brevet.v1.CreateChallengeRequest
+	(*CreateChallengeResponse)(nil), // 10: brevet.v1.CreateChallengeResponse
+	(*GetTrustBundleRequest)(nil),   // 11: brevet.v1.GetTrustBundleRequest
+	(*GetTrustBundleResponse)(nil),  // 12: brevet.v1.GetTrustBundleResponse
+	(*Credential)(nil),              // 13: brevet.v1.Credential
+	(*CertificateChain)(nil),        // 14: brevet.v1.CertificateChain
+	(*TrustBundle)(nil),             // 15: brevet.v1.TrustBundle
+	(*RenewalWindow)(nil),           // 16: brevet.v1.RenewalWindow
+	(*durationpb.Duration)(nil),     // 17: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 18: google.protobuf.Timestamp
 }
 var file_brevet_v1_enrollment_proto_depIdxs = []int32{
 	2,  // 0: brevet.v1.Evidence.token:type_name -> brevet.v1.TokenEvidence
-	3,  // 1: brevet.v1.Evidence.jwt:type_name -> brevet.v1.JWTEvidence
-	1,  // 2: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
-	16, // 3: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
-	12, // 4: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
-	16, // 5: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
-	12, // 6: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
-	0,  // 7: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
-	14, // 8: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
-	13, // 9: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
-	14, // 10: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
-	15, // 11: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
-	17, // 12: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
-	17, // 13: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
-	4,  // 14: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
-	6,  // 15: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
-	8,  // 16: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
-	10, // 17: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
-	5,  // 18: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
-	7,  // 19: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
-	9,  // 20: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
-	11, // 21: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
-	18, // [18:22] is the sub-list for method output_type
-	14, // [14:18] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	3,  // 1: brevet.v1.Evidence.x5c:type_name -> brevet.v1.X5CEvidence
+	4,  // 2: brevet.v1.Evidence.jwt:type_name -> brevet.v1.JWTEvidence
+	1,  // 3: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
+	17, // 4: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
+	13, // 5: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
+	17, // 6: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
+	13, // 7: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
+	0,  // 8: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
+	15, // 9: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
+	14, // 10: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
+	15, // 11: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
+	16, // 12: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
+	18, // 13: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
+	18, // 14: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
+	5,  // 15: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
+	7,  // 16: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
+	9,  // 17: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
+	11, // 18: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
+	6,  // 19: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
+	8,  // 20: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
+	10, // 21: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
+	12, // 22: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
+	19, // [19:23] is the sub-list for method output_type
+	15, // [15:19] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_enrollment_proto_init() }
@@ -1048,6 +1147,7 @@ func file_brevet_v1_enrollment_proto_init() {
 	}
 	file_brevet_v1_enrollment_proto_msgTypes[0].OneofWrappers = []any{
 		(*Evidence_Token)(nil),
+		(*Evidence_X5C)(nil),
 		(*Evidence_Jwt)(nil),
 	}
 	type x struct{}
@@ -1056,7 +1156,7 @@ func file_brevet_v1_enrollment_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_enrollment_proto_rawDesc), len(file_brevet_v1_enrollment_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -161,9 +161,15 @@ type Identity struct {
 	State      IdentityState          `protobuf:"varint,6,opt,name=state,proto3,enum=brevet.v1.IdentityState" json:"state,omitempty"`
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// The number of changes of the identity, from 1. UpdateIdentity requires it.
-	Revision      int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Revision int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The subject of evidence that the identity is tied to, such as the endorsement key of a TPM. It is the name of the
+	// kind of evidence, a colon, and 64 hexadecimal digits, such as "tpm:9f86…". An identity without a subject gets that of
+	// the first evidence with which it enrolls. The server then refuses evidence of any other subject
+	// (identity.evidence_conflict) until UpdateIdentity changes it. No two identities have the same subject. Empty if there
+	// is none.
+	EvidenceSubject string `protobuf:"bytes,9,opt,name=evidence_subject,json=evidenceSubject,proto3" json:"evidence_subject,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Identity) Reset() {
@@ -252,17 +258,27 @@ func (x *Identity) GetRevision() int64 {
 	return 0
 }
 
+func (x *Identity) GetEvidenceSubject() string {
+	if x != nil {
+		return x.EvidenceSubject
+	}
+	return ""
+}
+
 // IdentitySpec holds the attributes of an identity that operators choose.
 type IdentitySpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Device, workload or, only in CreateIdentity, operator.
 	Kind IdentityKind `protobuf:"varint,1,opt,name=kind,proto3,enum=brevet.v1.IdentityKind" json:"kind,omitempty"`
 	// The profile. If unset, it is the profile with the name of the kind, such as "device".
-	Profile       string            `protobuf:"bytes,2,opt,name=profile,proto3" json:"profile,omitempty"`
-	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Names         []*Name           `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Profile string            `protobuf:"bytes,2,opt,name=profile,proto3" json:"profile,omitempty"`
+	Labels  map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Names   []*Name           `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
+	// The subject of evidence, as in Identity. If it is empty in CreateIdentity, the identity gets the subject of the first
+	// evidence with which it enrolls. If it is empty in UpdateIdentity, the identity becomes free for other evidence.
+	EvidenceSubject string `protobuf:"bytes,5,opt,name=evidence_subject,json=evidenceSubject,proto3" json:"evidence_subject,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *IdentitySpec) Reset() {
@@ -321,6 +337,13 @@ func (x *IdentitySpec) GetNames() []*Name {
 		return x.Names
 	}
 	return nil
+}
+
+func (x *IdentitySpec) GetEvidenceSubject() string {
+	if x != nil {
+		return x.EvidenceSubject
+	}
+	return ""
 }
 
 type CreateIdentityRequest struct {
@@ -692,8 +715,8 @@ type UpdateIdentityRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The new values of the attributes that update_mask names. The server ignores other fields.
 	Spec *IdentitySpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	// The attributes that change: one or more of "profile", "labels" and "names". The new value replaces the whole
-	// attribute.
+	// The attributes that change: one or more of "profile", "labels", "names" and "evidence_subject". The new value
+	// replaces the whole attribute.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// The revision of the identity that the caller read. If the identity has changed since, the server refuses the RPC
 	// with the rule identity.revision. The caller then reads the identity again.
@@ -1172,7 +1195,7 @@ var File_brevet_v1_identity_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x03\n" +
+	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x03\n" +
 	"\bIdentity\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
@@ -1182,15 +1205,17 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\x05state\x18\x06 \x01(\x0e2\x18.brevet.v1.IdentityStateR\x05state\x12;\n" +
 	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x1a\n" +
-	"\brevision\x18\b \x01(\x03R\brevision\x1a9\n" +
+	"\brevision\x18\b \x01(\x03R\brevision\x12)\n" +
+	"\x10evidence_subject\x18\t \x01(\tR\x0fevidenceSubject\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf4\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9f\x02\n" +
 	"\fIdentitySpec\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
 	"\aprofile\x18\x02 \x01(\tR\aprofile\x12;\n" +
 	"\x06labels\x18\x03 \x03(\v2#.brevet.v1.IdentitySpec.LabelsEntryR\x06labels\x12%\n" +
-	"\x05names\x18\x04 \x03(\v2\x0f.brevet.v1.NameR\x05names\x1a9\n" +
+	"\x05names\x18\x04 \x03(\v2\x0f.brevet.v1.NameR\x05names\x12)\n" +
+	"\x10evidence_subject\x18\x05 \x01(\tR\x0fevidenceSubject\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"s\n" +

@@ -51,7 +51,8 @@ type IdentityServiceClient interface {
 	// page.
 	ListIdentities(ctx context.Context, in *ListIdentitiesRequest, opts ...grpc.CallOption) (*ListIdentitiesResponse, error)
 	// UpdateIdentity changes attributes of an identity that is not retired. Issued certificates do not change. Tokens
-	// that were created for the identity before become invalid.
+	// that were created for the identity before become invalid. Of a retired identity, it can only remove the
+	// evidence_subject.
 	UpdateIdentity(ctx context.Context, in *UpdateIdentityRequest, opts ...grpc.CallOption) (*UpdateIdentityResponse, error)
 	// SuspendIdentity suspends the identity and puts its certificates on hold.
 	SuspendIdentity(ctx context.Context, in *SuspendIdentityRequest, opts ...grpc.CallOption) (*SuspendIdentityResponse, error)
@@ -162,7 +163,8 @@ type IdentityServiceServer interface {
 	// page.
 	ListIdentities(context.Context, *ListIdentitiesRequest) (*ListIdentitiesResponse, error)
 	// UpdateIdentity changes attributes of an identity that is not retired. Issued certificates do not change. Tokens
-	// that were created for the identity before become invalid.
+	// that were created for the identity before become invalid. Of a retired identity, it can only remove the
+	// evidence_subject.
 	UpdateIdentity(context.Context, *UpdateIdentityRequest) (*UpdateIdentityResponse, error)
 	// SuspendIdentity suspends the identity and puts its certificates on hold.
 	SuspendIdentity(context.Context, *SuspendIdentityRequest) (*SuspendIdentityResponse, error)

@@ -62,6 +62,8 @@ const (
 	Action_ACTION_CRL_NUMBER_TAKEN Action = 23
 	// The server recorded distribution points, before any certificate contains them.
 	Action_ACTION_DISTRIBUTION_POINTS_RECORDED Action = 24
+	// A new revision of the policy was applied.
+	Action_ACTION_POLICY_APPLIED Action = 25
 )
 
 // Enum value maps for Action.
@@ -92,6 +94,7 @@ var (
 		22: "ACTION_BULK_REVOCATION_COUNTED",
 		23: "ACTION_CRL_NUMBER_TAKEN",
 		24: "ACTION_DISTRIBUTION_POINTS_RECORDED",
+		25: "ACTION_POLICY_APPLIED",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED":                  0,
@@ -119,6 +122,7 @@ var (
 		"ACTION_BULK_REVOCATION_COUNTED":      22,
 		"ACTION_CRL_NUMBER_TAKEN":             23,
 		"ACTION_DISTRIBUTION_POINTS_RECORDED": 24,
+		"ACTION_POLICY_APPLIED":               25,
 	}
 )
 
@@ -470,6 +474,7 @@ type LogEntry struct {
 	//	*LogEntry_PublishedCrl
 	//	*LogEntry_DistributionPoints
 	//	*LogEntry_ExpiredRecords
+	//	*LogEntry_AppliedPolicy
 	Event         isLogEntry_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -696,6 +701,15 @@ func (x *LogEntry) GetExpiredRecords() *ExpiredRecords {
 	return nil
 }
 
+func (x *LogEntry) GetAppliedPolicy() *AppliedPolicy {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_AppliedPolicy); ok {
+			return x.AppliedPolicy
+		}
+	}
+	return nil
+}
+
 type isLogEntry_Event interface {
 	isLogEntry_Event()
 }
@@ -760,6 +774,10 @@ type LogEntry_ExpiredRecords struct {
 	ExpiredRecords *ExpiredRecords `protobuf:"bytes,22,opt,name=expired_records,json=expiredRecords,proto3,oneof"`
 }
 
+type LogEntry_AppliedPolicy struct {
+	AppliedPolicy *AppliedPolicy `protobuf:"bytes,23,opt,name=applied_policy,json=appliedPolicy,proto3,oneof"`
+}
+
 func (*LogEntry_IssuedCertificate) isLogEntry_Event() {}
 
 func (*LogEntry_AbandonedCertificates) isLogEntry_Event() {}
@@ -790,6 +808,8 @@ func (*LogEntry_DistributionPoints) isLogEntry_Event() {}
 
 func (*LogEntry_ExpiredRecords) isLogEntry_Event() {}
 
+func (*LogEntry_AppliedPolicy) isLogEntry_Event() {}
+
 // IssuedCertificate is a certificate that was issued. The first change of the entry has the certificate's status and
 // fingerprint. If there is a second change, it is the revocation of the certificate's predecessor.
 type IssuedCertificate struct {
@@ -809,7 +829,9 @@ type IssuedCertificate struct {
 	// The ID of the enrollment token that was used, 32 bytes.
 	TokenId []byte `protobuf:"bytes,7,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	// Whether the identity became enrolled, with a new revision.
-	Enrolls       bool `protobuf:"varint,8,opt,name=enrolls,proto3" json:"enrolls,omitempty"`
+	Enrolls bool `protobuf:"varint,8,opt,name=enrolls,proto3" json:"enrolls,omitempty"`
+	// The evidence for which the certificate was issued. Unset if there was none, as for renewals.
+	Evidence      *IssuanceEvidence `protobuf:"bytes,9,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -900,6 +922,143 @@ func (x *IssuedCertificate) GetEnrolls() bool {
 	return false
 }
 
+func (x *IssuedCertificate) GetEvidence() *IssuanceEvidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+// IssuanceEvidence is the evidence for which a certificate was issued, and the decision about it. The evidence itself is
+// not in the log.
+type IssuanceEvidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The kind and the SHA-256 of each piece of evidence. The hash of a token is omitted, because it is the token_id of
+	// the entry.
+	Pieces []*EvidenceHash `protobuf:"bytes,1,rep,name=pieces,proto3" json:"pieces,omitempty"`
+	// The rule of the policy that granted the certificate. Unset if no rule was necessary.
+	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The revision of the policy.
+	PolicyRevision int64 `protobuf:"varint,3,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
+	// The subject of the evidence. From this entry on, the identity is tied to it. Unset if the evidence has no subject.
+	Subject       *EvidenceHash `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssuanceEvidence) Reset() {
+	*x = IssuanceEvidence{}
+	mi := &file_brevet_v1_log_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssuanceEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssuanceEvidence) ProtoMessage() {}
+
+func (x *IssuanceEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssuanceEvidence.ProtoReflect.Descriptor instead.
+func (*IssuanceEvidence) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *IssuanceEvidence) GetPieces() []*EvidenceHash {
+	if x != nil {
+		return x.Pieces
+	}
+	return nil
+}
+
+func (x *IssuanceEvidence) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *IssuanceEvidence) GetPolicyRevision() int64 {
+	if x != nil {
+		return x.PolicyRevision
+	}
+	return 0
+}
+
+func (x *IssuanceEvidence) GetSubject() *EvidenceHash {
+	if x != nil {
+		return x.Subject
+	}
+	return nil
+}
+
+// EvidenceHash is a hash that belongs to one kind of evidence: of a piece of evidence, or of its subject.
+type EvidenceHash struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the kind, such as "token". Names never change.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// 32 bytes.
+	Hash          []byte `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvidenceHash) Reset() {
+	*x = EvidenceHash{}
+	mi := &file_brevet_v1_log_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvidenceHash) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvidenceHash) ProtoMessage() {}
+
+func (x *EvidenceHash) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvidenceHash.ProtoReflect.Descriptor instead.
+func (*EvidenceHash) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *EvidenceHash) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *EvidenceHash) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 // AbandonedCertificates has one element with further data for each change of the entry.
 type AbandonedCertificates struct {
 	state        protoimpl.MessageState  `protogen:"open.v1"`
@@ -917,7 +1076,7 @@ type AbandonedCertificates struct {
 
 func (x *AbandonedCertificates) Reset() {
 	*x = AbandonedCertificates{}
-	mi := &file_brevet_v1_log_proto_msgTypes[7]
+	mi := &file_brevet_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1088,7 @@ func (x *AbandonedCertificates) String() string {
 func (*AbandonedCertificates) ProtoMessage() {}
 
 func (x *AbandonedCertificates) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[7]
+	mi := &file_brevet_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1101,7 @@ func (x *AbandonedCertificates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbandonedCertificates.ProtoReflect.Descriptor instead.
 func (*AbandonedCertificates) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AbandonedCertificates) GetCertificates() []*AbandonedCertificate {
@@ -995,7 +1154,7 @@ type AbandonedCertificate struct {
 
 func (x *AbandonedCertificate) Reset() {
 	*x = AbandonedCertificate{}
-	mi := &file_brevet_v1_log_proto_msgTypes[8]
+	mi := &file_brevet_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1166,7 @@ func (x *AbandonedCertificate) String() string {
 func (*AbandonedCertificate) ProtoMessage() {}
 
 func (x *AbandonedCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[8]
+	mi := &file_brevet_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1179,7 @@ func (x *AbandonedCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbandonedCertificate.ProtoReflect.Descriptor instead.
 func (*AbandonedCertificate) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AbandonedCertificate) GetCrlPartition() int32 {
@@ -1055,7 +1214,7 @@ type LogRefusal struct {
 
 func (x *LogRefusal) Reset() {
 	*x = LogRefusal{}
-	mi := &file_brevet_v1_log_proto_msgTypes[9]
+	mi := &file_brevet_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1226,7 @@ func (x *LogRefusal) String() string {
 func (*LogRefusal) ProtoMessage() {}
 
 func (x *LogRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[9]
+	mi := &file_brevet_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1239,7 @@ func (x *LogRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRefusal.ProtoReflect.Descriptor instead.
 func (*LogRefusal) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LogRefusal) GetRule() string {
@@ -1099,19 +1258,21 @@ func (x *LogRefusal) GetDetail() string {
 
 // IdentityAttributes are the attributes of an identity from this entry on.
 type IdentityAttributes struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          IdentityKind           `protobuf:"varint,1,opt,name=kind,proto3,enum=brevet.v1.IdentityKind" json:"kind,omitempty"`
-	Profile       string                 `protobuf:"bytes,2,opt,name=profile,proto3" json:"profile,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Names         []*Name                `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
-	Revision      int64                  `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Kind     IdentityKind           `protobuf:"varint,1,opt,name=kind,proto3,enum=brevet.v1.IdentityKind" json:"kind,omitempty"`
+	Profile  string                 `protobuf:"bytes,2,opt,name=profile,proto3" json:"profile,omitempty"`
+	Labels   map[string]string      `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Names    []*Name                `protobuf:"bytes,4,rep,name=names,proto3" json:"names,omitempty"`
+	Revision int64                  `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The subject of evidence that the identity is tied to. Unset if there is none.
+	EvidenceSubject *EvidenceHash `protobuf:"bytes,6,opt,name=evidence_subject,json=evidenceSubject,proto3" json:"evidence_subject,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *IdentityAttributes) Reset() {
 	*x = IdentityAttributes{}
-	mi := &file_brevet_v1_log_proto_msgTypes[10]
+	mi := &file_brevet_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1284,7 @@ func (x *IdentityAttributes) String() string {
 func (*IdentityAttributes) ProtoMessage() {}
 
 func (x *IdentityAttributes) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[10]
+	mi := &file_brevet_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1297,7 @@ func (x *IdentityAttributes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityAttributes.ProtoReflect.Descriptor instead.
 func (*IdentityAttributes) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *IdentityAttributes) GetKind() IdentityKind {
@@ -1174,6 +1335,13 @@ func (x *IdentityAttributes) GetRevision() int64 {
 	return 0
 }
 
+func (x *IdentityAttributes) GetEvidenceSubject() *EvidenceHash {
+	if x != nil {
+		return x.EvidenceSubject
+	}
+	return nil
+}
+
 // CreatedToken is a new enrollment token. Its secret is not in the log.
 type CreatedToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1194,7 +1362,7 @@ type CreatedToken struct {
 
 func (x *CreatedToken) Reset() {
 	*x = CreatedToken{}
-	mi := &file_brevet_v1_log_proto_msgTypes[11]
+	mi := &file_brevet_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1374,7 @@ func (x *CreatedToken) String() string {
 func (*CreatedToken) ProtoMessage() {}
 
 func (x *CreatedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[11]
+	mi := &file_brevet_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1387,7 @@ func (x *CreatedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatedToken.ProtoReflect.Descriptor instead.
 func (*CreatedToken) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreatedToken) GetTokenId() []byte {
@@ -1285,7 +1453,7 @@ type BoundToken struct {
 
 func (x *BoundToken) Reset() {
 	*x = BoundToken{}
-	mi := &file_brevet_v1_log_proto_msgTypes[12]
+	mi := &file_brevet_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1465,7 @@ func (x *BoundToken) String() string {
 func (*BoundToken) ProtoMessage() {}
 
 func (x *BoundToken) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[12]
+	mi := &file_brevet_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1478,7 @@ func (x *BoundToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundToken.ProtoReflect.Descriptor instead.
 func (*BoundToken) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BoundToken) GetTokenId() []byte {
@@ -1352,7 +1520,7 @@ type RevokedTokens struct {
 
 func (x *RevokedTokens) Reset() {
 	*x = RevokedTokens{}
-	mi := &file_brevet_v1_log_proto_msgTypes[13]
+	mi := &file_brevet_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1532,7 @@ func (x *RevokedTokens) String() string {
 func (*RevokedTokens) ProtoMessage() {}
 
 func (x *RevokedTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[13]
+	mi := &file_brevet_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1545,7 @@ func (x *RevokedTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedTokens.ProtoReflect.Descriptor instead.
 func (*RevokedTokens) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RevokedTokens) GetTokenId() []byte {
@@ -1419,7 +1587,7 @@ type LogPart struct {
 
 func (x *LogPart) Reset() {
 	*x = LogPart{}
-	mi := &file_brevet_v1_log_proto_msgTypes[14]
+	mi := &file_brevet_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1599,7 @@ func (x *LogPart) String() string {
 func (*LogPart) ProtoMessage() {}
 
 func (x *LogPart) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[14]
+	mi := &file_brevet_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1612,7 @@ func (x *LogPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPart.ProtoReflect.Descriptor instead.
 func (*LogPart) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LogPart) GetNumber() int32 {
@@ -1481,7 +1649,7 @@ type RequestedChange struct {
 
 func (x *RequestedChange) Reset() {
 	*x = RequestedChange{}
-	mi := &file_brevet_v1_log_proto_msgTypes[15]
+	mi := &file_brevet_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1661,7 @@ func (x *RequestedChange) String() string {
 func (*RequestedChange) ProtoMessage() {}
 
 func (x *RequestedChange) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[15]
+	mi := &file_brevet_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1674,7 @@ func (x *RequestedChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestedChange.ProtoReflect.Descriptor instead.
 func (*RequestedChange) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RequestedChange) GetReason() RevocationReason {
@@ -1583,7 +1751,7 @@ type BulkRevocationRecord struct {
 
 func (x *BulkRevocationRecord) Reset() {
 	*x = BulkRevocationRecord{}
-	mi := &file_brevet_v1_log_proto_msgTypes[16]
+	mi := &file_brevet_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1763,7 @@ func (x *BulkRevocationRecord) String() string {
 func (*BulkRevocationRecord) ProtoMessage() {}
 
 func (x *BulkRevocationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[16]
+	mi := &file_brevet_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1776,7 @@ func (x *BulkRevocationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BulkRevocationRecord.ProtoReflect.Descriptor instead.
 func (*BulkRevocationRecord) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BulkRevocationRecord) GetId() int64 {
@@ -1704,7 +1872,7 @@ type BulkRevocationStep struct {
 
 func (x *BulkRevocationStep) Reset() {
 	*x = BulkRevocationStep{}
-	mi := &file_brevet_v1_log_proto_msgTypes[17]
+	mi := &file_brevet_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +1884,7 @@ func (x *BulkRevocationStep) String() string {
 func (*BulkRevocationStep) ProtoMessage() {}
 
 func (x *BulkRevocationStep) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[17]
+	mi := &file_brevet_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +1897,7 @@ func (x *BulkRevocationStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BulkRevocationStep.ProtoReflect.Descriptor instead.
 func (*BulkRevocationStep) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BulkRevocationStep) GetId() int64 {
@@ -1806,7 +1974,7 @@ type CACertificate struct {
 
 func (x *CACertificate) Reset() {
 	*x = CACertificate{}
-	mi := &file_brevet_v1_log_proto_msgTypes[18]
+	mi := &file_brevet_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +1986,7 @@ func (x *CACertificate) String() string {
 func (*CACertificate) ProtoMessage() {}
 
 func (x *CACertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[18]
+	mi := &file_brevet_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +1999,7 @@ func (x *CACertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CACertificate.ProtoReflect.Descriptor instead.
 func (*CACertificate) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CACertificate) GetIssuerId() []byte {
@@ -1881,7 +2049,7 @@ type CRLNumber struct {
 
 func (x *CRLNumber) Reset() {
 	*x = CRLNumber{}
-	mi := &file_brevet_v1_log_proto_msgTypes[19]
+	mi := &file_brevet_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2061,7 @@ func (x *CRLNumber) String() string {
 func (*CRLNumber) ProtoMessage() {}
 
 func (x *CRLNumber) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[19]
+	mi := &file_brevet_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2074,7 @@ func (x *CRLNumber) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CRLNumber.ProtoReflect.Descriptor instead.
 func (*CRLNumber) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CRLNumber) GetIssuerId() []byte {
@@ -1954,7 +2122,7 @@ type PublishedCRL struct {
 
 func (x *PublishedCRL) Reset() {
 	*x = PublishedCRL{}
-	mi := &file_brevet_v1_log_proto_msgTypes[20]
+	mi := &file_brevet_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1966,7 +2134,7 @@ func (x *PublishedCRL) String() string {
 func (*PublishedCRL) ProtoMessage() {}
 
 func (x *PublishedCRL) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[20]
+	mi := &file_brevet_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1979,7 +2147,7 @@ func (x *PublishedCRL) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishedCRL.ProtoReflect.Descriptor instead.
 func (*PublishedCRL) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PublishedCRL) GetIssuerId() []byte {
@@ -2090,7 +2258,7 @@ type DistributionPoints struct {
 
 func (x *DistributionPoints) Reset() {
 	*x = DistributionPoints{}
-	mi := &file_brevet_v1_log_proto_msgTypes[21]
+	mi := &file_brevet_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2270,7 @@ func (x *DistributionPoints) String() string {
 func (*DistributionPoints) ProtoMessage() {}
 
 func (x *DistributionPoints) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[21]
+	mi := &file_brevet_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2283,7 @@ func (x *DistributionPoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DistributionPoints.ProtoReflect.Descriptor instead.
 func (*DistributionPoints) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DistributionPoints) GetPoints() []*DistributionPoint {
@@ -2139,7 +2307,7 @@ type DistributionPoint struct {
 
 func (x *DistributionPoint) Reset() {
 	*x = DistributionPoint{}
-	mi := &file_brevet_v1_log_proto_msgTypes[22]
+	mi := &file_brevet_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2319,7 @@ func (x *DistributionPoint) String() string {
 func (*DistributionPoint) ProtoMessage() {}
 
 func (x *DistributionPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[22]
+	mi := &file_brevet_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2332,7 @@ func (x *DistributionPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DistributionPoint.ProtoReflect.Descriptor instead.
 func (*DistributionPoint) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DistributionPoint) GetIssuerId() []byte {
@@ -2214,7 +2382,7 @@ type ExpiredRecords struct {
 
 func (x *ExpiredRecords) Reset() {
 	*x = ExpiredRecords{}
-	mi := &file_brevet_v1_log_proto_msgTypes[23]
+	mi := &file_brevet_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2394,7 @@ func (x *ExpiredRecords) String() string {
 func (*ExpiredRecords) ProtoMessage() {}
 
 func (x *ExpiredRecords) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[23]
+	mi := &file_brevet_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2407,7 @@ func (x *ExpiredRecords) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpiredRecords.ProtoReflect.Descriptor instead.
 func (*ExpiredRecords) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExpiredRecords) GetCertificates() int64 {
@@ -2296,7 +2464,7 @@ type RecordPosition struct {
 
 func (x *RecordPosition) Reset() {
 	*x = RecordPosition{}
-	mi := &file_brevet_v1_log_proto_msgTypes[24]
+	mi := &file_brevet_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2476,7 @@ func (x *RecordPosition) String() string {
 func (*RecordPosition) ProtoMessage() {}
 
 func (x *RecordPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[24]
+	mi := &file_brevet_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2489,7 @@ func (x *RecordPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordPosition.ProtoReflect.Descriptor instead.
 func (*RecordPosition) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RecordPosition) GetNotAfter() int64 {
@@ -2336,6 +2504,69 @@ func (x *RecordPosition) GetNumber() int64 {
 		return x.Number
 	}
 	return 0
+}
+
+// AppliedPolicy is a new revision of the policy. Its document is not in the log.
+type AppliedPolicy struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The SHA-256 of the document, 32 bytes.
+	Digest []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The caller's comment.
+	Comment       string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppliedPolicy) Reset() {
+	*x = AppliedPolicy{}
+	mi := &file_brevet_v1_log_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppliedPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppliedPolicy) ProtoMessage() {}
+
+func (x *AppliedPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppliedPolicy.ProtoReflect.Descriptor instead.
+func (*AppliedPolicy) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AppliedPolicy) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *AppliedPolicy) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *AppliedPolicy) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
 }
 
 // StatusChange is the new status of one certificate, with all data that an OCSP responder needs.
@@ -2363,7 +2594,7 @@ type StatusChange struct {
 
 func (x *StatusChange) Reset() {
 	*x = StatusChange{}
-	mi := &file_brevet_v1_log_proto_msgTypes[25]
+	mi := &file_brevet_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2375,7 +2606,7 @@ func (x *StatusChange) String() string {
 func (*StatusChange) ProtoMessage() {}
 
 func (x *StatusChange) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[25]
+	mi := &file_brevet_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2388,7 +2619,7 @@ func (x *StatusChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusChange.ProtoReflect.Descriptor instead.
 func (*StatusChange) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StatusChange) GetIssuerId() []byte {
@@ -2467,7 +2698,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x0eGetHeadRequest\"[\n" +
 	"\x0fGetHeadResponse\x122\n" +
 	"\bposition\x18\x01 \x01(\v2\x16.brevet.v1.LogPositionR\bposition\x12\x14\n" +
-	"\x05chain\x18\x02 \x01(\fR\x05chain\"\x96\n" +
+	"\x05chain\x18\x02 \x01(\fR\x05chain\"\xd9\n" +
 	"\n" +
 	"\bLogEntry\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
@@ -2495,8 +2726,9 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"crl_number\x18\x13 \x01(\v2\x14.brevet.v1.CRLNumberH\x00R\tcrlNumber\x12>\n" +
 	"\rpublished_crl\x18\x14 \x01(\v2\x17.brevet.v1.PublishedCRLH\x00R\fpublishedCrl\x12P\n" +
 	"\x13distribution_points\x18\x15 \x01(\v2\x1d.brevet.v1.DistributionPointsH\x00R\x12distributionPoints\x12D\n" +
-	"\x0fexpired_records\x18\x16 \x01(\v2\x19.brevet.v1.ExpiredRecordsH\x00R\x0eexpiredRecordsB\a\n" +
-	"\x05event\"\x9c\x02\n" +
+	"\x0fexpired_records\x18\x16 \x01(\v2\x19.brevet.v1.ExpiredRecordsH\x00R\x0eexpiredRecords\x12A\n" +
+	"\x0eapplied_policy\x18\x17 \x01(\v2\x18.brevet.v1.AppliedPolicyH\x00R\rappliedPolicyB\a\n" +
+	"\x05event\"\xd5\x02\n" +
 	"\x11IssuedCertificate\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x19\n" +
 	"\bkey_hash\x18\x02 \x01(\fR\akeyHash\x12(\n" +
@@ -2506,7 +2738,16 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\rcrl_partition\x18\x05 \x01(\x05R\fcrlPartition\x12-\n" +
 	"\x12predecessor_serial\x18\x06 \x01(\fR\x11predecessorSerial\x12\x19\n" +
 	"\btoken_id\x18\a \x01(\fR\atokenId\x12\x18\n" +
-	"\aenrolls\x18\b \x01(\bR\aenrolls\"\x90\x02\n" +
+	"\aenrolls\x18\b \x01(\bR\aenrolls\x127\n" +
+	"\bevidence\x18\t \x01(\v2\x1b.brevet.v1.IssuanceEvidenceR\bevidence\"\xb3\x01\n" +
+	"\x10IssuanceEvidence\x12/\n" +
+	"\x06pieces\x18\x01 \x03(\v2\x17.brevet.v1.EvidenceHashR\x06pieces\x12\x12\n" +
+	"\x04rule\x18\x02 \x01(\tR\x04rule\x12'\n" +
+	"\x0fpolicy_revision\x18\x03 \x01(\x03R\x0epolicyRevision\x121\n" +
+	"\asubject\x18\x04 \x01(\v2\x17.brevet.v1.EvidenceHashR\asubject\"6\n" +
+	"\fEvidenceHash\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\"\x90\x02\n" +
 	"\x15AbandonedCertificates\x12C\n" +
 	"\fcertificates\x18\x01 \x03(\v2\x1f.brevet.v1.AbandonedCertificateR\fcertificates\x12/\n" +
 	"\arefusal\x18\x02 \x01(\v2\x15.brevet.v1.LogRefusalR\arefusal\x12.\n" +
@@ -2521,13 +2762,14 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"LogRefusal\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x16\n" +
-	"\x06detail\x18\x02 \x01(\tR\x06detail\"\x9c\x02\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\"\xe0\x02\n" +
 	"\x12IdentityAttributes\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
 	"\aprofile\x18\x02 \x01(\tR\aprofile\x12A\n" +
 	"\x06labels\x18\x03 \x03(\v2).brevet.v1.IdentityAttributes.LabelsEntryR\x06labels\x12%\n" +
 	"\x05names\x18\x04 \x03(\v2\x0f.brevet.v1.NameR\x05names\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x03R\brevision\x1a9\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\x12B\n" +
+	"\x10evidence_subject\x18\x06 \x01(\v2\x17.brevet.v1.EvidenceHashR\x0fevidenceSubject\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\x01\n" +
@@ -2629,7 +2871,11 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x06before\x18\x06 \x01(\x03R\x06before\"E\n" +
 	"\x0eRecordPosition\x12\x1b\n" +
 	"\tnot_after\x18\x01 \x01(\x03R\bnotAfter\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x03R\x06number\"\xa5\x02\n" +
+	"\x06number\x18\x02 \x01(\x03R\x06number\"]\n" +
+	"\rAppliedPolicy\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x18\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\"\xa5\x02\n" +
 	"\fStatusChange\x12\x1b\n" +
 	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x16\n" +
 	"\x06serial\x18\x02 \x01(\fR\x06serial\x12\x1b\n" +
@@ -2639,7 +2885,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\x03R\aversion\x123\n" +
 	"\x06reason\x18\a \x01(\x0e2\x1b.brevet.v1.RevocationReasonR\x06reason\x12\x1f\n" +
 	"\vrevoke_time\x18\b \x01(\x03R\n" +
-	"revokeTime*\xe4\x05\n" +
+	"revokeTime*\xff\x05\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACTION_CA_INSTALLED\x10\x01\x12\x1e\n" +
@@ -2666,7 +2912,8 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x11ACTION_CA_REMOVED\x10\x15\x12\"\n" +
 	"\x1eACTION_BULK_REVOCATION_COUNTED\x10\x16\x12\x1b\n" +
 	"\x17ACTION_CRL_NUMBER_TAKEN\x10\x17\x12'\n" +
-	"#ACTION_DISTRIBUTION_POINTS_RECORDED\x10\x182\x9e\x01\n" +
+	"#ACTION_DISTRIBUTION_POINTS_RECORDED\x10\x18\x12\x19\n" +
+	"\x15ACTION_POLICY_APPLIED\x10\x192\x9e\x01\n" +
 	"\n" +
 	"LogService\x12N\n" +
 	"\vListEntries\x12\x1d.brevet.v1.ListEntriesRequest\x1a\x1e.brevet.v1.ListEntriesResponse0\x01\x12@\n" +
@@ -2686,7 +2933,7 @@ func file_brevet_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_brevet_v1_log_proto_goTypes = []any{
 	(Action)(0),                   // 0: brevet.v1.Action
 	(*LogPosition)(nil),           // 1: brevet.v1.LogPosition
@@ -2696,32 +2943,35 @@ var file_brevet_v1_log_proto_goTypes = []any{
 	(*GetHeadResponse)(nil),       // 5: brevet.v1.GetHeadResponse
 	(*LogEntry)(nil),              // 6: brevet.v1.LogEntry
 	(*IssuedCertificate)(nil),     // 7: brevet.v1.IssuedCertificate
-	(*AbandonedCertificates)(nil), // 8: brevet.v1.AbandonedCertificates
-	(*AbandonedCertificate)(nil),  // 9: brevet.v1.AbandonedCertificate
-	(*LogRefusal)(nil),            // 10: brevet.v1.LogRefusal
-	(*IdentityAttributes)(nil),    // 11: brevet.v1.IdentityAttributes
-	(*CreatedToken)(nil),          // 12: brevet.v1.CreatedToken
-	(*BoundToken)(nil),            // 13: brevet.v1.BoundToken
-	(*RevokedTokens)(nil),         // 14: brevet.v1.RevokedTokens
-	(*LogPart)(nil),               // 15: brevet.v1.LogPart
-	(*RequestedChange)(nil),       // 16: brevet.v1.RequestedChange
-	(*BulkRevocationRecord)(nil),  // 17: brevet.v1.BulkRevocationRecord
-	(*BulkRevocationStep)(nil),    // 18: brevet.v1.BulkRevocationStep
-	(*CACertificate)(nil),         // 19: brevet.v1.CACertificate
-	(*CRLNumber)(nil),             // 20: brevet.v1.CRLNumber
-	(*PublishedCRL)(nil),          // 21: brevet.v1.PublishedCRL
-	(*DistributionPoints)(nil),    // 22: brevet.v1.DistributionPoints
-	(*DistributionPoint)(nil),     // 23: brevet.v1.DistributionPoint
-	(*ExpiredRecords)(nil),        // 24: brevet.v1.ExpiredRecords
-	(*RecordPosition)(nil),        // 25: brevet.v1.RecordPosition
-	(*StatusChange)(nil),          // 26: brevet.v1.StatusChange
-	nil,                           // 27: brevet.v1.IdentityAttributes.LabelsEntry
-	(IdentityKind)(0),             // 28: brevet.v1.IdentityKind
-	(*Name)(nil),                  // 29: brevet.v1.Name
-	(RevocationReason)(0),         // 30: brevet.v1.RevocationReason
-	(*CertificateSelection)(nil),  // 31: brevet.v1.CertificateSelection
-	(BulkRevocationAction)(0),     // 32: brevet.v1.BulkRevocationAction
-	(CertificateState)(0),         // 33: brevet.v1.CertificateState
+	(*IssuanceEvidence)(nil),      // 8: brevet.v1.IssuanceEvidence
+	(*EvidenceHash)(nil),          // 9: brevet.v1.EvidenceHash
+	(*AbandonedCertificates)(nil), // 10: brevet.v1.AbandonedCertificates
+	(*AbandonedCertificate)(nil),  // 11: brevet.v1.AbandonedCertificate
+	(*LogRefusal)(nil),            // 12: brevet.v1.LogRefusal
+	(*IdentityAttributes)(nil),    // 13: brevet.v1.IdentityAttributes
+	(*CreatedToken)(nil),          // 14: brevet.v1.CreatedToken
+	(*BoundToken)(nil),            // 15: brevet.v1.BoundToken
+	(*RevokedTokens)(nil),         // 16: brevet.v1.RevokedTokens
+	(*LogPart)(nil),               // 17: brevet.v1.LogPart
+	(*RequestedChange)(nil),       // 18: brevet.v1.RequestedChange
+	(*BulkRevocationRecord)(nil),  // 19: brevet.v1.BulkRevocationRecord
+	(*BulkRevocationStep)(nil),    // 20: brevet.v1.BulkRevocationStep
+	(*CACertificate)(nil),         // 21: brevet.v1.CACertificate
+	(*CRLNumber)(nil),             // 22: brevet.v1.CRLNumber
+	(*PublishedCRL)(nil),          // 23: brevet.v1.PublishedCRL
+	(*DistributionPoints)(nil),    // 24: brevet.v1.DistributionPoints
+	(*DistributionPoint)(nil),     // 25: brevet.v1.DistributionPoint
+	(*ExpiredRecords)(nil),        // 26: brevet.v1.ExpiredRecords
+	(*RecordPosition)(nil),        // 27: brevet.v1.RecordPosition
+	(*AppliedPolicy)(nil),         // 28: brevet.v1.AppliedPolicy
+	(*StatusChange)(nil),          // 29: brevet.v1.StatusChange
+	nil,                           // 30: brevet.v1.IdentityAttributes.LabelsEntry
+	(IdentityKind)(0),             // 31: brevet.v1.IdentityKind
+	(*Name)(nil),                  // 32: brevet.v1.Name
+	(RevocationReason)(0),         // 33: brevet.v1.RevocationReason
+	(*CertificateSelection)(nil),  // 34: brevet.v1.CertificateSelection
+	(BulkRevocationAction)(0),     // 35: brevet.v1.BulkRevocationAction
+	(CertificateState)(0),         // 36: brevet.v1.CertificateState
 }
 var file_brevet_v1_log_proto_depIdxs = []int32{
 	1,  // 0: brevet.v1.ListEntriesRequest.start:type_name -> brevet.v1.LogPosition
@@ -2729,49 +2979,54 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	6,  // 2: brevet.v1.ListEntriesResponse.entry:type_name -> brevet.v1.LogEntry
 	1,  // 3: brevet.v1.GetHeadResponse.position:type_name -> brevet.v1.LogPosition
 	0,  // 4: brevet.v1.LogEntry.action:type_name -> brevet.v1.Action
-	26, // 5: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
+	29, // 5: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
 	7,  // 6: brevet.v1.LogEntry.issued_certificate:type_name -> brevet.v1.IssuedCertificate
-	8,  // 7: brevet.v1.LogEntry.abandoned_certificates:type_name -> brevet.v1.AbandonedCertificates
-	10, // 8: brevet.v1.LogEntry.refusal:type_name -> brevet.v1.LogRefusal
-	11, // 9: brevet.v1.LogEntry.identity_attributes:type_name -> brevet.v1.IdentityAttributes
-	12, // 10: brevet.v1.LogEntry.created_token:type_name -> brevet.v1.CreatedToken
-	13, // 11: brevet.v1.LogEntry.bound_token:type_name -> brevet.v1.BoundToken
-	14, // 12: brevet.v1.LogEntry.revoked_tokens:type_name -> brevet.v1.RevokedTokens
-	16, // 13: brevet.v1.LogEntry.requested_change:type_name -> brevet.v1.RequestedChange
-	17, // 14: brevet.v1.LogEntry.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
-	18, // 15: brevet.v1.LogEntry.bulk_revocation_step:type_name -> brevet.v1.BulkRevocationStep
-	19, // 16: brevet.v1.LogEntry.ca_certificate:type_name -> brevet.v1.CACertificate
-	20, // 17: brevet.v1.LogEntry.crl_number:type_name -> brevet.v1.CRLNumber
-	21, // 18: brevet.v1.LogEntry.published_crl:type_name -> brevet.v1.PublishedCRL
-	22, // 19: brevet.v1.LogEntry.distribution_points:type_name -> brevet.v1.DistributionPoints
-	24, // 20: brevet.v1.LogEntry.expired_records:type_name -> brevet.v1.ExpiredRecords
-	9,  // 21: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
-	10, // 22: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
-	15, // 23: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
-	28, // 24: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
-	27, // 25: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
-	29, // 26: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
-	30, // 27: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
-	17, // 28: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
-	15, // 29: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
-	31, // 30: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
-	32, // 31: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
-	30, // 32: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
-	15, // 33: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
-	23, // 34: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
-	25, // 35: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
-	25, // 36: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
-	33, // 37: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
-	30, // 38: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
-	2,  // 39: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
-	4,  // 40: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
-	3,  // 41: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
-	5,  // 42: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
-	41, // [41:43] is the sub-list for method output_type
-	39, // [39:41] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	10, // 7: brevet.v1.LogEntry.abandoned_certificates:type_name -> brevet.v1.AbandonedCertificates
+	12, // 8: brevet.v1.LogEntry.refusal:type_name -> brevet.v1.LogRefusal
+	13, // 9: brevet.v1.LogEntry.identity_attributes:type_name -> brevet.v1.IdentityAttributes
+	14, // 10: brevet.v1.LogEntry.created_token:type_name -> brevet.v1.CreatedToken
+	15, // 11: brevet.v1.LogEntry.bound_token:type_name -> brevet.v1.BoundToken
+	16, // 12: brevet.v1.LogEntry.revoked_tokens:type_name -> brevet.v1.RevokedTokens
+	18, // 13: brevet.v1.LogEntry.requested_change:type_name -> brevet.v1.RequestedChange
+	19, // 14: brevet.v1.LogEntry.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
+	20, // 15: brevet.v1.LogEntry.bulk_revocation_step:type_name -> brevet.v1.BulkRevocationStep
+	21, // 16: brevet.v1.LogEntry.ca_certificate:type_name -> brevet.v1.CACertificate
+	22, // 17: brevet.v1.LogEntry.crl_number:type_name -> brevet.v1.CRLNumber
+	23, // 18: brevet.v1.LogEntry.published_crl:type_name -> brevet.v1.PublishedCRL
+	24, // 19: brevet.v1.LogEntry.distribution_points:type_name -> brevet.v1.DistributionPoints
+	26, // 20: brevet.v1.LogEntry.expired_records:type_name -> brevet.v1.ExpiredRecords
+	28, // 21: brevet.v1.LogEntry.applied_policy:type_name -> brevet.v1.AppliedPolicy
+	8,  // 22: brevet.v1.IssuedCertificate.evidence:type_name -> brevet.v1.IssuanceEvidence
+	9,  // 23: brevet.v1.IssuanceEvidence.pieces:type_name -> brevet.v1.EvidenceHash
+	9,  // 24: brevet.v1.IssuanceEvidence.subject:type_name -> brevet.v1.EvidenceHash
+	11, // 25: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
+	12, // 26: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
+	17, // 27: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
+	31, // 28: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
+	30, // 29: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
+	32, // 30: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
+	9,  // 31: brevet.v1.IdentityAttributes.evidence_subject:type_name -> brevet.v1.EvidenceHash
+	33, // 32: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
+	19, // 33: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
+	17, // 34: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
+	34, // 35: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
+	35, // 36: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
+	33, // 37: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
+	17, // 38: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
+	25, // 39: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
+	27, // 40: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
+	27, // 41: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
+	36, // 42: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
+	33, // 43: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
+	2,  // 44: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	4,  // 45: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	3,  // 46: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	5,  // 47: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	46, // [46:48] is the sub-list for method output_type
+	44, // [44:46] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_log_proto_init() }
@@ -2799,15 +3054,16 @@ func file_brevet_v1_log_proto_init() {
 		(*LogEntry_PublishedCrl)(nil),
 		(*LogEntry_DistributionPoints)(nil),
 		(*LogEntry_ExpiredRecords)(nil),
+		(*LogEntry_AppliedPolicy)(nil),
 	}
-	file_brevet_v1_log_proto_msgTypes[17].OneofWrappers = []any{}
+	file_brevet_v1_log_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_log_proto_rawDesc), len(file_brevet_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

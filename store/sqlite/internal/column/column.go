@@ -1,10 +1,11 @@
-// Package column encodes serial numbers, hashes, references and the items of intents as columns of the store's tables, and
-// decodes them. Package engine encodes times.
+// Package column encodes serial numbers, hashes, references, subjects of evidence and the items of intents as columns of the
+// store's tables, and decodes them. Package engine encodes times.
 package column
 
 import (
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -34,6 +35,26 @@ func ParseRef(issuer, serial []byte) (pki.CertRef, error) {
 	}
 	s, err := pki.SerialFromBytes(serial)
 	return pki.CertRef{Issuer: i, Serial: s}, err
+}
+
+// EncodeSubject encodes a subject of evidence as the number of its kind and its hash. The zero value is encoded as NULL.
+func EncodeSubject(s pki.EvidenceSubject) any {
+	if s.IsZero() {
+		return nil
+	}
+	return append([]byte{byte(s.Kind)}, s.Hash[:]...)
+}
+
+// DecodeSubject decodes the result of [EncodeSubject].
+func DecodeSubject(b []byte) (pki.EvidenceSubject, error) {
+	var s pki.EvidenceSubject
+	if b == nil {
+		return s, nil
+	}
+	if len(b) != 1+len(s.Hash) {
+		return s, fmt.Errorf("the column has %d bytes, want %d", len(b), 1+len(s.Hash))
+	}
+	return pki.EvidenceSubject{Kind: pki.EvidenceKind(b[0]), Hash: [32]byte(b[1:])}, nil
 }
 
 // KeyID returns the row ID of a key, which is the first 8 bytes of its hash.

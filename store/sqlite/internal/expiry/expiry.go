@@ -1,4 +1,4 @@
-// Package expiry removes the records of expired certificates, tokens and requests that are no longer needed.
+// Package expiry removes the records of expired certificates, tokens, requests and nonces that are no longer needed.
 package expiry
 
 import (
@@ -18,9 +18,14 @@ func Remove(ctx context.Context, tx *engine.Tx, s retention.Step, before int64) 
 	if err := RemoveTokens(ctx, tx, s.Limit, before, &removed); err != nil {
 		return removed, err
 	}
-	more, err := removeRequests(ctx, tx, s.Limit, before)
-	removed.More = removed.More || more
-	return removed, err
+	for _, statement := range []string{deleteRequests, DeleteNonces} {
+		more, err := removeUnlogged(ctx, tx, statement, s.Limit, before)
+		if err != nil {
+			return removed, err
+		}
+		removed.More = removed.More || more
+	}
+	return removed, nil
 }
 
 // removeExpired reads the next certificates that expired before a time, and deletes those that are no longer needed.
@@ -120,12 +125,17 @@ func releaseKey(ctx context.Context, tx *engine.Tx, key int64) (deleted bool, er
 	return false, tx.ExecOne(ctx, `UPDATE keys SET uses = uses - 1 WHERE id = ?`, key)
 }
 
-const deleteRequests = `
-	DELETE FROM operator_requests WHERE id IN (SELECT id FROM operator_requests WHERE made_at < ? ORDER BY made_at LIMIT ?)`
+// Statements that delete requests that were made before a time, and nonces that expired before it.
+const (
+	deleteRequests = `
+		DELETE FROM operator_requests WHERE id IN (SELECT id FROM operator_requests WHERE made_at < ? ORDER BY made_at LIMIT ?)`
+	DeleteNonces = `
+		DELETE FROM nonces WHERE (expires_at, nonce) IN (SELECT expires_at, nonce FROM nonces WHERE expires_at < ? ORDER BY expires_at, nonce LIMIT ?)`
+)
 
-// removeRequests deletes up to limit requests that were made before a time, and reports whether it reached the limit.
-func removeRequests(ctx context.Context, tx *engine.Tx, limit int, before int64) (more bool, err error) {
-	result, err := tx.ExecContext(ctx, deleteRequests, before, limit)
+// removeUnlogged deletes up to limit records that are not in the log, and reports whether it reached the limit.
+func removeUnlogged(ctx context.Context, tx *engine.Tx, statement string, limit int, before int64) (more bool, err error) {
+	result, err := tx.ExecContext(ctx, statement, before, limit)
 	if err != nil {
 		return false, err
 	}

@@ -49,8 +49,10 @@ CREATE TABLE identities (
     resumes      INTEGER CHECK (resumes IN (1, 2)), -- the state before a suspension
     revision     INTEGER NOT NULL CHECK (revision > 0),
     created_at   INTEGER NOT NULL,
+    subject      BLOB CHECK (length(subject) = 33), -- of its evidence: the number of the kind, and the hash
     CHECK ((state = 3) = (resumes IS NOT NULL))
 ) STRICT;
+CREATE UNIQUE INDEX identities_by_subject ON identities (subject) WHERE subject IS NOT NULL;
 
 -- The labels again, to search identities by a label. An identity without labels has no row.
 CREATE TABLE identity_labels (
@@ -84,6 +86,30 @@ CREATE INDEX tokens_by_creation ON tokens (created_at);
 CREATE INDEX tokens_by_expiry ON tokens (expires_at);
 CREATE INDEX tokens_by_identity ON tokens (identity);
 CREATE INDEX tokens_by_creator ON tokens (creator) WHERE creator IS NOT NULL;
+
+-- Nonces that were consumed, until the retention removes them. Before that they expire, so they are never accepted again.
+CREATE TABLE nonces (
+    expires_at INTEGER NOT NULL,
+    nonce      BLOB    NOT NULL CHECK (length(nonce) = 16),
+    PRIMARY KEY (expires_at, nonce)
+) STRICT, WITHOUT ROWID;
+
+-- The key that seals challenges. It is generated when the store is created, not by SQLite, whose random numbers are not
+-- meant for keys.
+CREATE TABLE sealing_key (
+    id  INTEGER PRIMARY KEY CHECK (id = 1),
+    key BLOB    NOT NULL CHECK (length(key) = 32)
+) STRICT;
+
+-- The revisions of the policy. They are never changed or deleted. A revision that was restored from the log has no document.
+CREATE TABLE policies (
+    revision   INTEGER PRIMARY KEY CHECK (revision > 0),
+    document   BLOB CHECK (length(document) BETWEEN 1 AND 1048576),
+    sha256     BLOB    NOT NULL CHECK (length(sha256) = 32),
+    applied_by TEXT    NOT NULL,
+    applied_at INTEGER NOT NULL,
+    comment    TEXT    NOT NULL
+) STRICT;
 
 -- Revocations of all tokens that an identity had created. A row revokes the tokens of its era and of earlier ones, however
 -- many there are. It is never deleted.

@@ -1,0 +1,241 @@
+package operator
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/internal/cli/node"
+	"github.com/brevet-pki/brevet/internal/cli/output"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/policy"
+	"github.com/brevet-pki/brevet/ra/token"
+)
+
+// maxPolicyFile is one byte more than the maximum size of a policy. A longer file is refused when it is checked.
+const maxPolicyFile = 1<<20 + 1
+
+// NewPolicy returns brevet policy, with subcommands that check and test policies.
+func NewPolicy() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "policy", Short: "Check and test the rules that decide what evidence grants",
+		Long: "A policy is a YAML document with rules from evidence to identities. check and test need no server, so that a\n" +
+			"policy can be reviewed and tested like code before it is applied.",
+	}
+	cmd.AddCommand(newPolicyCheck(), newPolicyTest())
+	return cmd
+}
+
+// policyKinds returns the kinds of evidence that policies can name.
+func policyKinds() []policy.Kind {
+	return []policy.Kind{policy.KindOf(pki.EvidenceToken, token.New(nil), nil)}
+}
+
+// offlineTrustDomain stands in for the trust domain if no configuration is given.
+const offlineTrustDomain = "policy.example"
+
+// offlineProfiles are the profiles of a configuration, or the default profiles.
+type offlineProfiles map[string]*ca.Profile
+
+// Profile implements policy.Profiles.
+func (p offlineProfiles) Profile(name string) (*ca.Profile, error) {
+	if found, ok := p[name]; ok {
+		return found, nil
+	}
+	return nil, fmt.Errorf("there is no profile %q: use one of %s", name, strings.Join(slices.Sorted(maps.Keys(p)), ", "))
+}
+
+// policyFlags are the flags of commands that read a policy from a file.
+type policyFlags struct{ config string }
+
+func (f *policyFlags) add(cmd *cobra.Command) {
+	output.Flag(cmd)
+	cmd.Flags().StringVar(&f.config, "config", "", "path of the configuration file (default: none, and the default profiles)")
+}
+
+// environment returns what policies are checked against.
+func (f *policyFlags) environment() (policy.Environment, error) {
+	e := policy.Environment{TrustDomain: offlineTrustDomain, Kinds: policyKinds()}
+	configs, err := ca.DefaultProfiles()
+	if err != nil {
+		return e, err
+	}
+	publicURL := "http://" + offlineTrustDomain
+	if f.config != "" {
+		c, err := node.ReadConfig(f.config)
+		if err != nil {
+			return e, err
+		}
+		maps.Copy(configs, c.Profiles)
+		e.TrustDomain, publicURL = c.TrustDomain, c.PublicURL
+	}
+	profiles := offlineProfiles{}
+	for name, config := range configs {
+		if profiles[name], err = ca.NewProfile(name, config, publicURL); err != nil {
+			return e, err
+		}
+	}
+	e.Profiles = profiles
+	return e, nil
+}
+
+// faultRecord is a fault as --output json prints it.
+type faultRecord struct {
+	File    string   `json:"file"`
+	Line    int      `json:"line"`
+	Subject string   `json:"subject"`
+	Key     string   `json:"key"`
+	Problem string   `json:"problem"`
+	Rules   []string `json:"rules,omitempty"`
+}
+
+// print prints the fault as "file:line: subject: key: problem", and what became of the rules below it.
+func (r faultRecord) print(p *output.Printer) error {
+	f := policy.Fault{Rule: r.Subject, Key: r.Key, Problem: r.Problem}
+	text := r.File + ": " + f.Text()
+	if r.Line > 0 {
+		text = fmt.Sprintf("%s:%d: %s", r.File, r.Line, f.Text())
+	}
+	return p.Sentence(r, strings.Join(append([]string{text}, r.Rules...), "\n    "))
+}
+
+// reportFaults prints the faults of a file, and returns an error that says how many there are. It returns any other
+// error unchanged.
+func reportFaults(p *output.Printer, path string, err error) error {
+	var faults policy.Faults
+	if !errors.As(err, &faults) {
+		return err
+	}
+	for _, f := range faults {
+		if err := (faultRecord{path, f.Line, f.Rule, f.Key, f.Problem, nil}).print(p); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s has %s", path, counted(len(faults), "fault"))
+}
+
+// counted returns a number with its noun.
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// readPolicy checks the policy in a file. It prints its faults.
+func (f *policyFlags) readPolicy(p *output.Printer, path string) (*policy.Policy, error) {
+	e, err := f.environment()
+	if err != nil {
+		return nil, err
+	}
+	document, err := readPolicyFile(path)
+	if err != nil {
+		return nil, err
+	}
+	compiled, err := policy.Compile(document, 0, e)
+	if err != nil {
+		return nil, reportFaults(p, path, err)
+	}
+	return compiled, nil
+}
+
+func readPolicyFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxPolicyFile))
+}
+
+func newPolicyCheck() *cobra.Command {
+	var flags policyFlags
+	cmd := &cobra.Command{
+		Use: "check FILE", Short: "Check a policy, and print all its faults", Args: cobra.ExactArgs(1),
+		Long: "check finds unknown keys, repeated names, conditions with a wrong type or a high cost, templates in which two\n" +
+			"devices could get the same identity, unknown profiles, and rules that no request can reach. It exits with 1 if\n" +
+			"there is a fault. With --config, the profiles are those of the configuration.",
+		Example: "  brevet policy check policy.yaml --config /etc/brevet/brevet.yaml",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := output.New(cmd)
+			if err != nil {
+				return err
+			}
+			compiled, err := flags.readPolicy(p, args[0])
+			if err != nil {
+				return err
+			}
+			rules := compiled.Rules()
+			return p.Sentence(struct {
+				File  string   `json:"file"`
+				Rules []string `json:"rules"`
+			}{args[0], rules}, fmt.Sprintf("%s has %s and no faults", args[0], counted(len(rules), "rule")))
+		},
+	}
+	flags.add(cmd)
+	return cmd
+}
+
+func newPolicyTest() *cobra.Command {
+	var flags policyFlags
+	cmd := &cobra.Command{
+		Use: "test FILE TABLE", Short: "Compare the decisions of a policy with expected ones", Args: cobra.ExactArgs(2),
+		Long: "test decides about every case in TABLE, a YAML document with the facts of evidence and the expected rule, identity\n" +
+			"and profile, or the expected refusal. For each case with another decision, it prints which rules were tried, and\n" +
+			"which parts of their conditions are false. It exits with 1 if there is such a case, or a fault in a file.",
+		Example: "  brevet policy test policy.yaml policy-test.yaml",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := output.New(cmd)
+			if err != nil {
+				return err
+			}
+			compiled, err := flags.readPolicy(p, args[0])
+			if err != nil {
+				return err
+			}
+			table, err := readPolicyFile(args[1])
+			if err != nil {
+				return err
+			}
+			results, err := compiled.Test(table)
+			if err != nil {
+				return reportFaults(p, args[1], err)
+			}
+			return printResults(p, args[1], results)
+		},
+	}
+	flags.add(cmd)
+	return cmd
+}
+
+// printResults prints the cases that did not pass, and returns an error if there are any.
+func printResults(p *output.Printer, path string, results []policy.Result) error {
+	failed := 0
+	for _, r := range results {
+		if r.Problem == "" {
+			continue
+		}
+		failed++
+		record := faultRecord{File: path, Line: r.Line, Subject: "case " + r.Case, Problem: r.Problem}
+		for _, t := range r.Trials {
+			record.Rules = append(record.Rules, t.String())
+		}
+		if err := record.print(p); err != nil {
+			return err
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %s failed", failed, counted(len(results), "case"))
+	}
+	return p.Sentence(struct {
+		File   string `json:"file"`
+		Passed int    `json:"passed"`
+	}{path, len(results)}, counted(len(results), "case")+" passed")
+}

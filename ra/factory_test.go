@@ -1,0 +1,164 @@
+package ra_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/nonce"
+	"github.com/brevet-pki/brevet/ra/x5c"
+	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// manufacturer makes a root with OpenSSL, and a camera with a certificate of it. The serial number is in the subject.
+func manufacturer(t *testing.T) (root *x509.Certificate, camera tls.Certificate) {
+	t.Helper()
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	request := func(name, subject, constraints string, more ...string) tls.Certificate {
+		args := append([]string{
+			"req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", in(name + ".key"), "-out", in(name + ".pem"),
+			"-subj", subject, "-days", "3650", "-config", "/dev/null", "-addext", "basicConstraints=critical," + constraints,
+		}, more...)
+		if out, err := exec.CommandContext(t.Context(), "openssl", args...).CombinedOutput(); err != nil {
+			t.Fatalf("openssl: %v (run deploy/setup.sh --test)\n%s", err, out)
+		}
+		return servertest.Must(tls.LoadX509KeyPair(in(name+".pem"), in(name+".key")))(t)
+	}
+	authority := request("root", "/O=Acme/CN=Acme Root", "CA:true")
+	camera = request("camera", "/O=Acme/serialNumber=SN-0042/CN=Camera", "CA:false", "-CA", in("root.pem"), "-CAkey", in("root.key"))
+	return authority.Leaf, camera
+}
+
+// bySerial is a policy that gives each device of a manufacturer the identity with its serial number.
+type bySerial struct{ ra.OwnIdentities }
+
+// Grant implements ra.Policy.
+func (p bySerial) Grant(claims ra.Claims, at time.Time) (ra.Grant, error) {
+	serial, ok := claims[0].Facts["x5c.serial"].(string)
+	if !ok {
+		return p.OwnIdentities.Grant(claims, at)
+	}
+	id, err := pki.SPIFFEIDIn(servertest.TrustDomain, "device/"+serial)
+	return ra.Grant{Rule: "cameras", Identity: id, Subject: claims[0].Subject, Register: &ra.NewIdentity{Kind: pki.Device}}, err
+}
+
+// factoryWorld starts a server that enrolls the devices of a manufacturer.
+func factoryWorld(t *testing.T, root *x509.Certificate) *servertest.World {
+	t.Helper()
+	nonces := servertest.Must(nonce.FromKey([32]byte{1}, [16]byte{}))(t)
+	authenticator := servertest.Must(x5c.New([]x5c.Source{{Name: "cameras", Roots: []*x509.Certificate{root}}}, nonces))(t)
+	return servertest.New(t, ground, servertest.Options{
+		Evidence: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceX5C: authenticator}, Policy: bySerial{},
+	})
+}
+
+// factoryRequest returns a new request of a device that knows the server and its root.
+func factoryRequest(t *testing.T, w *servertest.World, csr []byte) enroll.EnrollRequest {
+	t.Helper()
+	return enroll.EnrollRequest{
+		RequestID: servertest.Must(pki.RequestIDFromBytes(servertest.RequestID()))(t), CSR: csr,
+		Bootstrap: enroll.Bootstrap{RootFingerprint: sha256.Sum256(w.Root.Raw), TrustDomain: servertest.TrustDomain, Server: w.GRPC},
+	}
+}
+
+func TestDeviceEnrollsWithFactoryCertificate(t *testing.T) {
+	t.Parallel()
+	root, camera := manufacturer(t)
+	w := factoryWorld(t, root)
+	client := servertest.Must(enroll.NewClient(""))(t)
+	prover := servertest.Must(enroll.FactoryCertificate(camera))(t)
+	key := servertest.Key(t)
+	request := factoryRequest(t, w, servertest.CSR(t, key))
+	credential := servertest.Must(client.EnrollWith(t.Context(), request, prover))(t)
+	const id = "spiffe://" + servertest.TrustDomain + "/device/SN-0042"
+	if got := credential.Certificate.URIs[0].String(); got != id || !key.PublicKey.Equal(credential.Certificate.PublicKey) {
+		t.Errorf("the certificate names %s, want %s, or has another key", got, id)
+	}
+	w.Status(t, credential.Certificate, "good")
+	again := servertest.Must(client.EnrollWith(t.Context(), request, prover))(t)
+	if !bytes.Equal(again.Certificate.Raw, credential.Certificate.Raw) {
+		t.Error("the repeated request returned another certificate")
+	}
+	w.Clock.Advance(2 * nonce.Lifetime)
+	again = servertest.Must(client.EnrollWith(t.Context(), request, prover))(t)
+	if !bytes.Equal(again.Certificate.Raw, credential.Certificate.Raw) {
+		t.Error("the request repeated after the first challenge has expired returned another certificate")
+	}
+	entries := servertest.Find(w.Entries(t, 0), translog.CertificateIssued, id)
+	want := "x5c:" + strings.TrimPrefix(x5c.SubjectOf(camera.Leaf).String(), "x5c:")[:16]
+	if len(entries) != 1 || entries[0].Actor.String() != want {
+		t.Errorf("the log has %+v, want one certificate that was issued to %s", entries, want)
+	}
+	_, err := client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), prover)
+	if refusal, _ := pki.AsRefusal(err); refusal == nil || refusal.Rule != pki.RuleAlreadyEnrolled {
+		t.Errorf("a second enrollment: %v, want %s", err, pki.RuleAlreadyEnrolled)
+	}
+	w.Renewed(t, w.Holder(t, credential.Certificate.Raw, key), servertest.Key(t))
+}
+
+// stolen is a prover with the evidence that another one made for another request.
+type stolen struct {
+	enroll.Prover
+	evidence pki.Evidence
+}
+
+func (s stolen) Prove(context.Context, enroll.Proof) (pki.Evidence, error) { return s.evidence, nil }
+
+// kept is a prover that keeps the evidence it makes.
+type kept struct {
+	enroll.Prover
+	evidence *pki.Evidence
+}
+
+func (k kept) Prove(ctx context.Context, p enroll.Proof) (pki.Evidence, error) {
+	e, err := k.Prover.Prove(ctx, p)
+	*k.evidence = e
+	return e, err
+}
+
+func TestFactoryCertificatesAreRefused(t *testing.T) {
+	t.Parallel()
+	root, camera := manufacturer(t)
+	_, foreign := manufacturer(t)
+	w := factoryWorld(t, root)
+	client := servertest.Must(enroll.NewClient(""))(t)
+	prover := servertest.Must(enroll.FactoryCertificate(camera))(t)
+	var made pki.Evidence
+	servertest.Must(client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), kept{prover, &made}))(t)
+	before := rows(t, w, "certificates") + rows(t, w, "identities")
+	for name, c := range map[string]struct {
+		prover enroll.Prover
+		rule   pki.Rule
+	}{
+		"of another manufacturer": {servertest.Must(enroll.FactoryCertificate(foreign))(t), pki.RuleEvidenceUntrusted},
+		"with a stolen signature": {stolen{prover, made}, pki.RuleEvidenceKey},
+	} {
+		_, err := client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), c.prover)
+		if refusal, _ := pki.AsRefusal(err); refusal == nil || refusal.Rule != c.rule {
+			t.Errorf("%s: %v, want %s", name, err, c.rule)
+		}
+	}
+	if after := rows(t, w, "certificates") + rows(t, w, "identities"); after != before {
+		t.Errorf("%d rows were added", after-before)
+	}
+	unconfigured := servertest.New(t, ground, servertest.Options{})
+	_, err := unconfigured.Caller(t, nil).CreateChallenge(t.Context(), &brevetv1.CreateChallengeRequest{
+		Kind: brevetv1.EvidenceKind_EVIDENCE_KIND_X5C, RequestId: servertest.RequestID(), KeyHash: make([]byte, 32),
+	})
+	servertest.Refused(t, err, codes.InvalidArgument, pki.RuleEvidenceKind)
+}

@@ -1,0 +1,135 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+)
+
+// Limits of the facts of one piece of evidence. Grant refuses evidence with facts above them, so that the cost of a
+// condition is bounded.
+const (
+	maxFactBytes = 512
+	maxFactItems = 64
+)
+
+// Distinguisher is implemented by an [ra.Authenticator] whose claims have a subject. The claims of other authenticators
+// name the identity themselves.
+type Distinguisher interface {
+	// Unique returns the names of the facts that distinguish two subjects. The template of an identity must contain at
+	// least one of them, so that two devices do not get the same identity.
+	Unique() []string
+}
+
+// Section checks the part of a document that configures one kind of evidence, such as its trust sources. It is safe for
+// concurrent use.
+type Section interface {
+	// Check returns an error if the values are not valid. If the error is a [Faults], the faults keep their lines. Check
+	// changes nothing.
+	Check(values *yaml.Node) error
+}
+
+// Profiles returns the certificate profiles: a *ca.Authority. It is safe for concurrent use.
+type Profiles interface {
+	Profile(name string) (*ca.Profile, error)
+}
+
+// Kind describes a kind of evidence to the policy.
+type Kind struct {
+	Evidence pki.EvidenceKind
+	Name     string // as in the list evidence of a rule
+	Facts    map[string]ra.FactType
+	// Unique are the facts that distinguish two subjects. It is empty if the evidence names the identity itself.
+	Unique []string
+	// Section checks the top-level key with the name of the kind. If it is nil, the document cannot have that key.
+	Section Section
+}
+
+// KindOf returns the description of the kind that an authenticator verifies.
+func KindOf(kind pki.EvidenceKind, a ra.Authenticator, section Section) Kind {
+	k := Kind{Evidence: kind, Name: kind.String(), Facts: a.Facts(), Section: section}
+	if d, ok := a.(Distinguisher); ok {
+		k.Unique = d.Unique()
+	}
+	return k
+}
+
+// namesIdentity reports whether evidence of the kind names the identity itself.
+func (k Kind) namesIdentity() bool { return len(k.Unique) == 0 }
+
+// Environment is what a document is checked against. All fields are required.
+type Environment struct {
+	TrustDomain string
+	Kinds       []Kind
+	Profiles    Profiles
+}
+
+// check returns an error if the kinds contradict each other, which is an error in the program and not in the document.
+func (e Environment) check() error {
+	for i, k := range e.Kinds {
+		for name, t := range k.Facts {
+			if !strings.HasPrefix(name, k.Name+".") || t < ra.FactString || t > ra.FactStrings {
+				return fmt.Errorf("evidence of the kind %s declares the fact %q with type %d", k.Name, name, t)
+			}
+		}
+		for _, name := range k.Unique {
+			if t := k.Facts[name]; t != ra.FactString && t != ra.FactInt {
+				return fmt.Errorf("the unique fact %q of the kind %s is neither a text nor a number", name, k.Name)
+			}
+		}
+		for _, other := range e.Kinds[:i] {
+			if other.Name == k.Name || other.Evidence == k.Evidence {
+				return fmt.Errorf("two kinds of evidence have the name %s or the number %d", k.Name, k.Evidence)
+			}
+		}
+	}
+	return nil
+}
+
+// kindSet is a set of one or two kinds of evidence, in ascending order. If there is one, the second is zero.
+type kindSet [2]pki.EvidenceKind
+
+func newKindSet(kinds ...pki.EvidenceKind) kindSet {
+	var s kindSet
+	copy(s[:], kinds)
+	if s[1] != 0 && s[0] > s[1] {
+		s[0], s[1] = s[1], s[0]
+	}
+	return s
+}
+
+// A declaration is the type of a fact, the kind whose evidence has it, and its position among all facts of the schema.
+type declaration struct {
+	kind     pki.EvidenceKind
+	is       ra.FactType
+	position int
+}
+
+// A schema declares the facts of a set of kinds.
+type schema struct {
+	names []string // sorted
+	facts map[string]declaration
+}
+
+func newSchema(kinds []Kind) *schema {
+	s := &schema{facts: map[string]declaration{}}
+	for _, k := range kinds {
+		for name, is := range k.Facts {
+			s.facts[name] = declaration{kind: k.Evidence, is: is}
+		}
+	}
+	s.names = slices.Sorted(maps.Keys(s.facts))
+	for i, name := range s.names {
+		d := s.facts[name]
+		d.position = i
+		s.facts[name] = d
+	}
+	return s
+}

@@ -1,0 +1,97 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/brevet-pki/brevet/ra"
+)
+
+// Outcome is what became of a rule.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Matched       Outcome = iota + 1 // the rule matches, and decides
+	Unmatched                        // a part of its condition is false
+	Failed                           // its condition cannot be evaluated, so that the request is refused
+	OtherEvidence                    // the rule is for other kinds of evidence
+	NotTried                         // an earlier rule decided
+)
+
+// Trial says what became of a rule for some claims.
+type Trial struct {
+	Rule    string
+	Line    int // line of the rule in the document
+	Outcome Outcome
+	// Parts are the parts of the condition, connected by &&, that are false or cannot be evaluated.
+	Parts []string
+}
+
+// String returns the trial as a sentence.
+func (t Trial) String() string {
+	text := "rule " + t.Rule
+	switch t.Outcome {
+	case Matched:
+		text += " matches"
+	case Unmatched:
+		text += " does not match: false is " + strings.Join(t.Parts, ", and ")
+	case Failed:
+		text += " cannot be evaluated: " + strings.Join(t.Parts, ", and ")
+	case OtherEvidence:
+		text += " is for other evidence"
+	case NotTried:
+		text += " was not tried, because an earlier rule decided"
+	}
+	return text
+}
+
+// Explain returns what became of each rule, in the order of the document. It is for operators: it reveals the rules. It
+// does not count a request for the rates of rules.
+func (p *Policy) Explain(claims ra.Claims) []Trial {
+	key, decided := kindsOf(claims), false
+	trials := make([]Trial, 0, len(p.rules))
+	for _, r := range p.rules {
+		t := Trial{Rule: r.name, Line: r.line}
+		switch {
+		case decided:
+			t.Outcome = NotTried
+		case newKindSet(r.kinds...) != key:
+			t.Outcome = OtherEvidence
+		default:
+			if f, err := newFacts(p.sets[key].schema, claims); err != nil {
+				t.Outcome, t.Parts = Failed, []string{err.Error()}
+			} else {
+				t.Outcome, t.Parts = r.try(f)
+			}
+			decided = t.Outcome != Unmatched
+		}
+		trials = append(trials, t)
+	}
+	return trials
+}
+
+// try returns what becomes of a rule, and the parts of its condition that are the reason.
+func (r *rule) try(f *facts) (Outcome, []string) {
+	if r.when == nil {
+		return Matched, nil
+	}
+	var untrue, failed []string
+	for _, c := range r.when.conjuncts {
+		holds, err := c.holds(f)
+		switch {
+		case err != nil:
+			failed = append(failed, fmt.Sprintf("%s (%s)", c.text, err))
+		case !holds:
+			untrue = append(untrue, c.text)
+		}
+	}
+	switch {
+	case len(untrue) > 0:
+		return Unmatched, untrue
+	case len(failed) > 0:
+		return Failed, failed
+	default:
+		return Matched, nil
+	}
+}

@@ -1,0 +1,110 @@
+package policy
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"cel.dev/cel-go/cel"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+)
+
+// facts are the facts of one request. They implement [cel.Activation]. If the evidence does not have a declared fact, the
+// fact has the zero value of its type.
+type facts struct {
+	*schema
+	claims ra.Claims
+	values []any    // by the position of the fact
+	texts  []string // the values as texts; empty for facts that are neither texts nor numbers
+}
+
+// newFacts returns the facts of claims of the kinds in s. It refuses facts that are too long. It returns another error if
+// a fact does not have the declared type.
+func newFacts(s *schema, claims ra.Claims) (*facts, error) {
+	f := &facts{s, claims, make([]any, len(s.names)), make([]string, len(s.names))}
+	for i, name := range s.names {
+		d := s.facts[name]
+		value, ok := claimOf(claims, d.kind).Facts[name]
+		if !ok {
+			value = zero(d.is)
+		}
+		text, size, fits := measure(value, d.is)
+		if !fits {
+			return nil, fmt.Errorf("evidence of the kind %s has the fact %s as %T", d.kind, name, value)
+		}
+		if size > maxFactBytes {
+			return nil, pki.Refuse(pki.RulePolicy, fmt.Sprintf("use evidence whose values have at most %d bytes, and %d items", maxFactBytes, maxFactItems),
+				"the value of %s in the evidence is too long", name)
+		}
+		f.values[i], f.texts[i] = value, text
+	}
+	return f, nil
+}
+
+// measure reports whether a value has a type. It returns the value as a text, and its size, which is over maxFactBytes if
+// the value is too long.
+func measure(value any, is ra.FactType) (text string, size int, fits bool) {
+	switch v := value.(type) {
+	case string:
+		return v, len(v), is == ra.FactString
+	case int64:
+		return strconv.FormatInt(v, 10), 0, is == ra.FactInt
+	case bool:
+		return "", 0, is == ra.FactBool
+	case time.Time:
+		return "", 0, is == ra.FactTime
+	case []string:
+		for _, item := range v {
+			size = max(size, len(item))
+		}
+		if len(v) > maxFactItems {
+			size = maxFactBytes + 1
+		}
+		return "", size, is == ra.FactStrings
+	default:
+		return "", 0, false
+	}
+}
+
+// zero returns the value of a fact that the evidence does not have.
+func zero(is ra.FactType) any {
+	switch is {
+	case ra.FactInt:
+		return int64(0)
+	case ra.FactBool:
+		return false
+	case ra.FactTime:
+		return time.Time{}
+	case ra.FactStrings:
+		return []string(nil)
+	default:
+		return ""
+	}
+}
+
+// claimOf returns the claim of a kind of evidence, which must be among the claims.
+func claimOf(claims ra.Claims, kind pki.EvidenceKind) *ra.KindClaim {
+	for i := range claims {
+		if claims[i].Kind == kind {
+			return &claims[i]
+		}
+	}
+	return nil
+}
+
+// text returns the value of a declared fact that is a text or a number.
+func (f *facts) text(name string) string { return f.texts[f.facts[name].position] }
+
+// ResolveName implements cel.Activation.
+func (f *facts) ResolveName(name string) (any, bool) {
+	d, ok := f.facts[name]
+	if !ok {
+		return nil, false
+	}
+	return f.values[d.position], true
+}
+
+// Parent implements cel.Activation.
+func (*facts) Parent() cel.Activation { return nil }

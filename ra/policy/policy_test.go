@@ -1,0 +1,268 @@
+package policy_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/policy"
+)
+
+const fleet = `
+rules:
+  - name: cameras
+    evidence: [x5c]
+    when: x5c.source == "acme" && x5c.serial.matches("^CAM-[0-9]+$")
+    identity: device/cam/{x5c.serial}
+    register: true
+    replace: true
+    profile: device
+    labels: {line: "{x5c.source}", serial: "SN {split(x5c.serial, '-', 1)}", site: North & South}
+    dns_names: ["cam-{split(x5c.serial, '-', 1)}.fleet.example"]
+    lifetime: 12h
+    keys: [P-256, Ed25519]
+    limits: {total: 100}
+  - name: sealed
+    evidence: [tpm, x5c]
+    when: tpm.certified
+    identity: sealed/{digest(x5c.serial)}
+    register: true
+    kind: workload
+    hardware_key: true
+  - name: allow-listed
+    evidence: [tpm]
+    identity: gateway/{tpm.ek}
+  - name: gateway
+    evidence: [jwt]
+    when: |
+      jwt.issuer == "https://ci.example"
+      && "brevet" in jwt.audience
+    identity: ci/release
+  - name: builds
+    evidence: [jwt]
+    when: jwt.source in ["ci", "nightly"] || jwt.uses > 3
+    identity: ci/{extract(jwt.subject, "repo:fleet/([a-z]+):ref:.*")}
+  - name: tokens
+    evidence: [token]
+  - name: known-device
+    evidence: [token, tpm]
+`
+
+func TestGrant(t *testing.T) {
+	p := compile(t, fleet)
+	cam := claim(kindX5C, "x5c.source", "acme", "x5c.serial", "CAM-17")
+	tpm := claim(kindTPM, "tpm.ek", "ab12", "tpm.certified", true)
+	replacing := tokenFor(t, "device/3")
+	replacing.Replace = true
+	for name, c := range map[string]struct {
+		claims ra.Claims
+		want   ra.Grant
+	}{
+		"factory": {ra.Claims{cam}, ra.Grant{
+			Rule: "cameras", Identity: identity(t, "device/cam/CAM-17"), Subject: cam.Subject, Replace: true, Lifetime: 12 * time.Hour,
+			Keys: []pki.KeyType{pki.P256, pki.Ed25519}, Total: 100, Register: &ra.NewIdentity{
+				Kind: pki.Device, Profile: "device", Labels: map[string]string{"line": "acme", "serial": "SN 17", "site": "North & South"},
+				DNSNames: []string{"cam-17.fleet.example"},
+			},
+		}},
+		"two kinds, in another order": {ra.Claims{cam, tpm}, ra.Grant{
+			Rule: "sealed", Identity: identity(t, "sealed/02714941084f6563620119f55cf7da28"), Subject: tpm.Subject, HardwareKey: true,
+			Register: &ra.NewIdentity{Kind: pki.Workload, Profile: "workload"},
+		}},
+		"registered": {ra.Claims{tpm}, ra.Grant{Rule: "allow-listed", Identity: identity(t, "gateway/ab12"), Subject: tpm.Subject}},
+		"list fact": {ra.Claims{claim(kindJWT, "jwt.issuer", "https://ci.example", "jwt.audience", []string{"a", "brevet"})}, ra.Grant{
+			Rule: "gateway", Identity: identity(t, "ci/release"),
+		}},
+		"extract": {ra.Claims{claim(kindJWT, "jwt.source", "ci", "jwt.subject", "repo:fleet/pump:ref:refs/heads/main")}, ra.Grant{
+			Rule: "builds", Identity: identity(t, "ci/pump"),
+		}},
+		"number":               {ra.Claims{claim(kindJWT, "jwt.uses", int64(4), "jwt.subject", "repo:fleet/a:ref:")}, ra.Grant{Rule: "builds", Identity: identity(t, "ci/a")}},
+		"token":                {ra.Claims{tokenFor(t, "device/3")}, ra.Grant{Rule: "tokens", Identity: identity(t, "device/3")}},
+		"token that replaces":  {ra.Claims{replacing}, ra.Grant{Rule: "tokens", Identity: identity(t, "device/3"), Replace: true}},
+		"token tied to device": {ra.Claims{tokenFor(t, "device/3"), tpm}, ra.Grant{Rule: "known-device", Identity: identity(t, "device/3"), Subject: tpm.Subject}},
+	} {
+		c.want.Revision = 7
+		if c.want.Subject.IsZero() && c.claims[0].Kind == kindJWT {
+			c.want.Subject = c.claims[0].Subject
+		}
+		got, err := p.Grant(c.claims, now)
+		if diff := cmp.Diff(c.want, got, cmp.Comparer(func(a, b pki.SPIFFEID) bool { return a == b })); err != nil || diff != "" {
+			t.Errorf("%s: %v, and the grant differs from the expected one:\n%s", name, err, diff)
+		}
+	}
+}
+
+func TestGrantRefuses(t *testing.T) {
+	p := compile(t, fleet)
+	cam := func(serial string) ra.Claims {
+		return ra.Claims{claim(kindX5C, "x5c.source", "acme", "x5c.serial", serial)}
+	}
+	subject := func(s string) ra.Claims { return ra.Claims{claim(kindJWT, "jwt.source", "ci", "jwt.subject", s)} }
+	const none = "no rule of the policy matches the evidence"
+	for name, c := range map[string]struct {
+		claims ra.Claims
+		words  string
+	}{
+		"no claims":          {nil, none},
+		"three claims":       {ra.Claims{claim(kindX5C), claim(kindTPM), claim(kindJWT)}, none},
+		"other source":       {ra.Claims{claim(kindX5C, "x5c.source", "other", "x5c.serial", "CAM-17")}, none},
+		"other serial":       {cam("CAM-17x"), none},
+		"line break":         {cam("CAM-17\n"), none},
+		"no facts":           {ra.Claims{claim(kindX5C)}, none},
+		"additional kind":    {ra.Claims{claim(kindJWT, "jwt.source", "ci"), claim(kindX5C)}, none},
+		"long fact":          {cam(strings.Repeat("x", 513)), "the value of x5c.serial in the evidence is too long"},
+		"long list":          {ra.Claims{claim(kindJWT, "jwt.audience", make([]string, 65))}, "too long"},
+		"long item":          {ra.Claims{claim(kindJWT, "jwt.audience", []string{strings.Repeat("x", 513)})}, "too long"},
+		"value with a slash": {ra.Claims{claim(kindTPM, "tpm.ek", "a/b")}, "rule allow-listed matches, but its template does not accept the value of tpm.ek, which has a slash"},
+		"empty value":        {ra.Claims{claim(kindTPM)}, "which is empty"},
+		"no match":           {subject("repo:other/pump:ref:x"), "which does not match the pattern of extract"},
+		"unanchored":         {subject("xrepo:fleet/pump:ref:x"), "does not match the pattern"},
+		"token for nobody":   {ra.Claims{{Kind: pki.EvidenceToken}}, "rule tokens needs evidence that names the identity"},
+	} {
+		g, err := p.Grant(c.claims, now)
+		refused(t, name, err, pki.RulePolicy, c.words)
+		if !cmp.Equal(g, ra.Grant{}, cmp.Comparer(func(a, b pki.SPIFFEID) bool { return a == b })) {
+			t.Errorf("%s: the grant is %+v, want none", name, g)
+		}
+	}
+	_, err := p.Grant(ra.Claims{claim(kindX5C, "x5c.serial", 7)}, now)
+	if _, ok := pki.AsRefusal(err); ok || err == nil {
+		t.Errorf("a fact of another type than declared: %v, want an error that is no refusal", err)
+	}
+}
+
+// A request whose first matching rule cannot be evaluated must not get the grant of a later rule.
+func TestFailingConditionRefuses(t *testing.T) {
+	p := compile(t, `
+rules:
+  - {name: old, evidence: [x5c], when: int(x5c.serial) < 1000, identity: "old/{x5c.serial}"}
+  - {name: new, evidence: [x5c], identity: "new/{x5c.serial}"}
+`)
+	for serial, want := range map[string]string{"17": "old/17", "2000": "new/2000"} {
+		if g, err := p.Grant(ra.Claims{claim(kindX5C, "x5c.serial", serial)}, now); err != nil || g.Identity.Path() != want {
+			t.Errorf("serial %s: %v, %v, want %s", serial, g.Identity, err, want)
+		}
+	}
+	_, err := p.Grant(ra.Claims{claim(kindX5C, "x5c.serial", "A17")}, now)
+	refused(t, "a serial that is no number", err, pki.RulePolicy, "the condition of rule old cannot be evaluated")
+
+	guarded := compile(t, `
+rules:
+  - name: old
+    evidence: [x5c]
+    when: int(x5c.serial) < 1000 && x5c.serial.matches("^[0-9]+$")
+    identity: "old/{x5c.serial}"
+  - {name: new, evidence: [x5c], identity: "new/{x5c.serial}"}
+`)
+	if g, err := guarded.Grant(ra.Claims{claim(kindX5C, "x5c.serial", "A17")}, now); err != nil || g.Rule != "new" {
+		t.Errorf("a guarded condition: %v, %v, want rule new", g.Rule, err)
+	}
+}
+
+func TestReservedPathsAreRefused(t *testing.T) {
+	p := compile(t, "rules: [{name: a, evidence: [jwt], identity: '{jwt.subject}/x'}]")
+	for _, subject := range []string{"brevet", "Brevet"} {
+		_, err := p.Grant(ra.Claims{claim(kindJWT, "jwt.subject", subject)}, now)
+		refused(t, subject, err, pki.RuleReserved, "under brevet/")
+	}
+}
+
+func TestRate(t *testing.T) {
+	p := compile(t, `
+rules:
+  - {name: slow, evidence: [tpm], when: tpm.certified, identity: "a/{tpm.ek}", limits: {rate: 2/1h}}
+  - {name: free, evidence: [tpm], identity: "b/{tpm.ek}"}
+`)
+	slow := ra.Claims{claim(kindTPM, "tpm.ek", "1", "tpm.certified", true)}
+	for i := range 2 {
+		if _, err := p.Grant(slow, now); err != nil {
+			t.Errorf("request %d of 2: %v", i+1, err)
+		}
+	}
+	p.Explain(slow)
+	_, err := p.Grant(slow, now)
+	refused(t, "the third request", err, pki.RulePolicyLimit, "rule slow has reached its rate")
+	if after := pki.RetryAfter(err); !pki.IsTemporary(err) || after != 30*time.Minute {
+		t.Errorf("temporary is %t and the delay %s, want true and 30m", pki.IsTemporary(err), after)
+	}
+	if _, err := p.Grant(ra.Claims{claim(kindTPM, "tpm.ek", "1")}, now); err != nil {
+		t.Errorf("a request for another rule: %v", err)
+	}
+	if _, err := p.Grant(ra.Claims{claim(kindTPM, "tpm.ek", "a/b", "tpm.certified", true)}, now.Add(30*time.Minute)); err == nil {
+		t.Error("a value with a slash is granted")
+	}
+	if _, err := p.Grant(slow, now.Add(30*time.Minute)); err != nil {
+		t.Errorf("after the delay, and a refused request that does not count: %v", err)
+	}
+}
+
+func TestDefaultGrantsTokens(t *testing.T) {
+	p, err := policy.Compile(policy.Default(), 1, environment(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	replacing := tokenFor(t, "device/3")
+	replacing.Replace = true
+	for name, claims := range map[string]ra.Claims{
+		"token": {tokenFor(t, "device/3")}, "replacing": {replacing}, "factory": {claim(kindX5C)},
+	} {
+		want, wantErr := ra.OwnIdentities{}.Grant(claims, now)
+		got, err := p.Grant(claims, now)
+		if got.Identity != want.Identity || got.Replace != want.Replace || got.Register != nil || (err == nil) != (wantErr == nil) {
+			t.Errorf("%s: %+v, %v, want %+v, %v", name, got, err, want, wantErr)
+		}
+		if err == nil && (got.Rule != "tokens" || got.Revision != 1) {
+			t.Errorf("%s: rule %s of revision %d, want tokens of 1", name, got.Rule, got.Revision)
+		}
+		if err != nil && err.Error() != wantErr.Error() {
+			t.Errorf("%s: the refusal is %q, want %q", name, err, wantErr)
+		}
+	}
+}
+
+func TestExplain(t *testing.T) {
+	p := compile(t, `
+rules:
+  - {name: tokens, evidence: [token]}
+  - name: cameras
+    evidence: [x5c]
+    when: x5c.source == "acme" && x5c.serial.startsWith("CAM-") && size(x5c.serial) > 4
+    identity: device/{x5c.serial}
+  - {name: numbers, evidence: [x5c], when: int(x5c.serial) > 7, identity: "device/{x5c.serial}"}
+  - {name: others, evidence: [x5c], identity: "other/{x5c.serial}"}
+`)
+	for name, c := range map[string]struct {
+		claims ra.Claims
+		want   []string
+	}{
+		"a part is false": {ra.Claims{claim(kindX5C, "x5c.source", "acme", "x5c.serial", "9")}, []string{
+			"rule tokens is for other evidence",
+			`rule cameras does not match: false is x5c.serial.startsWith("CAM-"), and size(x5c.serial) > 4`,
+			"rule numbers matches", "rule others was not tried, because an earlier rule decided",
+		}},
+		"fails": {ra.Claims{claim(kindX5C, "x5c.source", "x", "x5c.serial", "CAM-1")}, []string{
+			"rule tokens is for other evidence", `rule cameras does not match: false is x5c.source == "acme"`,
+			"rule numbers cannot be evaluated: int(x5c.serial) > 7 (", "rule others was not tried",
+		}},
+		"other evidence": {ra.Claims{tokenFor(t, "device/1")}, []string{
+			"rule tokens matches", "rule cameras was not tried", "rule numbers was not tried", "rule others was not tried",
+		}},
+	} {
+		trials := p.Explain(c.claims)
+		if len(trials) != len(c.want) {
+			t.Fatalf("%s: %d trials, want %d", name, len(trials), len(c.want))
+		}
+		for i, trial := range trials {
+			if !strings.HasPrefix(trial.String(), c.want[i]) {
+				t.Errorf("%s: %q, want %q", name, trial, c.want[i])
+			}
+		}
+	}
+	if line := p.Explain(nil)[1].Line; line != 4 {
+		t.Errorf("the rule cameras is in line %d, want 4", line)
+	}
+}

@@ -1,0 +1,122 @@
+package policy_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/policy"
+	"github.com/brevet-pki/brevet/ra/token"
+)
+
+const trustDomain = "fleet.example"
+
+// The kinds of evidence in these tests, beside tokens.
+const (
+	kindX5C pki.EvidenceKind = 2
+	kindTPM pki.EvidenceKind = 3
+	kindJWT pki.EvidenceKind = 4
+)
+
+func kinds() []policy.Kind {
+	return []policy.Kind{
+		policy.KindOf(pki.EvidenceToken, token.New(nil), nil),
+		{
+			Evidence: kindX5C, Name: "x5c", Unique: []string{"x5c.serial", "x5c.certificate_serial"},
+			Facts: map[string]ra.FactType{
+				"x5c.source": ra.FactString, "x5c.serial": ra.FactString, "x5c.hardware_type": ra.FactString, "x5c.common_name": ra.FactString,
+				"x5c.organization": ra.FactString, "x5c.issuer": ra.FactString, "x5c.certificate_serial": ra.FactString, "x5c.not_after": ra.FactTime,
+			},
+		},
+		{
+			Evidence: kindTPM, Name: "tpm", Unique: []string{"tpm.ek"},
+			Facts: map[string]ra.FactType{
+				"tpm.ek": ra.FactString, "tpm.source": ra.FactString, "tpm.manufacturer": ra.FactString, "tpm.model": ra.FactString,
+				"tpm.version": ra.FactString, "tpm.certified": ra.FactBool,
+			},
+		},
+		{
+			Evidence: kindJWT, Name: "jwt", Unique: []string{"jwt.subject"},
+			Facts: map[string]ra.FactType{
+				"jwt.source": ra.FactString, "jwt.issuer": ra.FactString, "jwt.subject": ra.FactString, "jwt.audience": ra.FactStrings,
+				"jwt.expires_at": ra.FactTime, "jwt.uses": ra.FactInt,
+			},
+		},
+	}
+}
+
+// profiles are the built-in profiles.
+type profiles map[string]*ca.Profile
+
+func (p profiles) Profile(name string) (*ca.Profile, error) {
+	if found, ok := p[name]; ok {
+		return found, nil
+	}
+	return nil, pki.Refuse(pki.RuleProfile, "use device or workload", "there is no profile %q", name)
+}
+
+func environment(t testing.TB) policy.Environment {
+	t.Helper()
+	configs, err := ca.DefaultProfiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := profiles{}
+	for name, config := range configs {
+		if all[name], err = ca.NewProfile(name, config, "http://pki.fleet.example"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return policy.Environment{TrustDomain: trustDomain, Kinds: kinds(), Profiles: all}
+}
+
+func compile(t testing.TB, document string) *policy.Policy {
+	t.Helper()
+	p, err := policy.Compile([]byte(document), 7, environment(t))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, document)
+	}
+	return p
+}
+
+// claim returns the claim of a kind with facts, as name and value in turn. The subject is the hash of the facts.
+func claim(kind pki.EvidenceKind, facts ...any) ra.KindClaim {
+	c := ra.Claim{Facts: map[string]any{}, Subject: pki.EvidenceSubject{Kind: kind, Hash: sha256.Sum256(fmt.Append(nil, facts...))}}
+	for i := 0; i < len(facts); i += 2 {
+		c.Facts[facts[i].(string)] = facts[i+1]
+	}
+	return ra.KindClaim{Kind: kind, Claim: c}
+}
+
+// tokenFor returns the claim of a token for an identity.
+func tokenFor(t testing.TB, path string) ra.KindClaim {
+	t.Helper()
+	return ra.KindClaim{Kind: pki.EvidenceToken, Claim: ra.Claim{
+		Identity: identity(t, path), Facts: map[string]any{"token.identity": path, "token.creator": "identity:alice"},
+	}}
+}
+
+func identity(t testing.TB, path string) pki.SPIFFEID {
+	t.Helper()
+	id, err := pki.SPIFFEIDIn(trustDomain, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+var now = time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+
+// refused checks that err is a refusal with a rule, whose text contains the given words.
+func refused(t *testing.T, what string, err error, rule pki.Rule, words string) {
+	t.Helper()
+	r, ok := pki.AsRefusal(err)
+	if !ok || r.Rule != rule || !strings.Contains(err.Error(), words) {
+		t.Errorf("%s: %v, want a refusal %s with %q", what, err, rule, words)
+	}
+}

@@ -1,0 +1,119 @@
+package x5c
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/nonce"
+)
+
+// Authenticator is an ra.Authenticator and an ra.Challenger for factory certificates. It is safe for concurrent use.
+type Authenticator struct {
+	sources []*source
+	nonces  *nonce.Sealer
+}
+
+// New returns an Authenticator that trusts the sources. If a certificate is valid for several of them, it belongs to
+// the first. New returns an error for sources that are not usable, such as two with the same root.
+func New(sources []Source, nonces *nonce.Sealer) (*Authenticator, error) {
+	a := &Authenticator{nonces: nonces}
+	if len(sources) == 0 {
+		return nil, errors.New("factory certificates have no source: configure the roots of a manufacturer")
+	}
+	for _, s := range sources {
+		compiled, err := s.compile(a.sources)
+		if err != nil {
+			return nil, err
+		}
+		a.sources = append(a.sources, compiled)
+	}
+	return a, nil
+}
+
+// Facts implements ra.Authenticator.
+func (*Authenticator) Facts() map[string]ra.FactType {
+	return map[string]ra.FactType{
+		factSource: ra.FactString, factSerial: ra.FactString, factHardwareType: ra.FactString,
+		factCommonName: ra.FactString, factOrganization: ra.FactString,
+		factIssuer: ra.FactString, factCertificateSerial: ra.FactString, factNotAfter: ra.FactTime,
+	}
+}
+
+// Unique returns the facts of which the template of an identity must contain one, so that two devices do not get the
+// same identity. Serial numbers are unique for one source.
+func (*Authenticator) Unique() []string { return []string{factSerial, factCertificateSerial} }
+
+// Challenge implements ra.Challenger. The challenge depends on the request and the key only.
+func (a *Authenticator) Challenge(_ context.Context, c ra.ChallengeRequest, at time.Time) ([]byte, error) {
+	if len(c.Public) > 0 {
+		return nil, pki.Refuse(pki.RuleRequest, "leave public_evidence empty, and send the certificates with Enroll",
+			"the request for a challenge has %d bytes of public evidence", len(c.Public))
+	}
+	return a.nonces.Seal(bindingOf(c.Request, c.Key), nil, at)
+}
+
+// Identify implements ra.Authenticator. The signature of the device is verified before the CRLs, so that a refusal of a
+// revoked device can be attributed to it.
+func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, error) {
+	e, err := read(p.Evidence)
+	if err != nil {
+		return ra.Claim{}, err
+	}
+	challenge, _, err := a.nonces.Open(e.Challenge, bindingOf(p.Request, p.Key), p.At)
+	if err != nil {
+		return ra.Claim{}, err
+	}
+	presented, err := parse(e.Certificates)
+	if err != nil {
+		return ra.Claim{}, err
+	}
+	s, chain, err := a.verify(presented, p.At)
+	if err != nil {
+		return ra.Claim{}, err
+	}
+	device := chain[0]
+	if !proves(device.PublicKey, pki.X5CStatement(p.Key, p.Request, e.Challenge), e.Signature) {
+		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature,
+			"sign the statement of this request with the key of the device's certificate, and the hash for its type",
+			"the signature does not prove possession of the key of the factory certificate")
+	}
+	facts, err := factsOf(s.name, device)
+	if err != nil {
+		return ra.Claim{}, err
+	}
+	subject := SubjectOf(device)
+	claim := ra.Claim{
+		Subject: subject, Facts: facts, Digest: sha256.Sum256(p.Evidence), Nonce: challenge,
+		Actor: pki.ActorEvidence(pki.EvidenceX5C, hex.EncodeToString(subject.Hash[:8])),
+	}
+	return claim, s.checkRevocation(chain, p.At)
+}
+
+// Bind implements ra.Authenticator. There is nothing to bind: the signature is for one request, and the store consumes
+// the nonce.
+func (*Authenticator) Bind(context.Context, []byte, ra.Binding) error { return nil }
+
+func bindingOf(request pki.RequestID, key pki.KeyHash) nonce.Binding {
+	return nonce.Binding{Purpose: nonce.Enroll, Kind: pki.EvidenceX5C, Request: request, Key: key}
+}
+
+// SubjectOf returns the subject of a device's certificate: the SHA-256 of its issuer and serial number, as
+// IssuerAndSerialNumber (RFC 5652 §10.2.4) in DER.
+func SubjectOf(device *x509.Certificate) pki.EvidenceSubject {
+	var b cryptobyte.Builder
+	b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(device.RawIssuer)
+		b.AddASN1BigInt(device.SerialNumber)
+	})
+	der := b.BytesOrPanic() // a parsed certificate is far from the size limit
+	return pki.EvidenceSubject{Kind: pki.EvidenceX5C, Hash: sha256.Sum256(der)}
+}
