@@ -162,6 +162,8 @@ func wireEvidence(all []pki.Evidence) ([]*brevetv1.Evidence, error) {
 		switch e.Kind {
 		case pki.EvidenceToken:
 			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Token{Token: &brevetv1.TokenEvidence{Secret: e.Value}}})
+		case pki.EvidenceTPM:
+			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Tpm{Tpm: &brevetv1.TPMEvidence{Response: e.Value}}})
 		case pki.EvidenceX5C:
 			x, err := pki.ParseX5CEvidence(e.Value)
 			if err != nil {

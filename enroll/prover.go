@@ -71,6 +71,7 @@ func prove(
 // wireKinds maps the kinds of evidence that respond to a challenge to those in protobuf.
 var wireKinds = map[pki.EvidenceKind]brevetv1.EvidenceKind{
 	pki.EvidenceX5C: brevetv1.EvidenceKind_EVIDENCE_KIND_X5C,
+	pki.EvidenceTPM: brevetv1.EvidenceKind_EVIDENCE_KIND_TPM,
 }
 
 // factory is a Prover with the certificate that the manufacturer gave to the device.

@@ -12,11 +12,14 @@ import (
 	"testing"
 	"time"
 
+	enrolltpm "github.com/brevet-pki/brevet/enroll/tpm"
+	"github.com/brevet-pki/brevet/enroll/tpm/tpmtest"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/evidencetest"
 	"github.com/brevet-pki/brevet/ra/nonce"
 	"github.com/brevet-pki/brevet/ra/token"
+	"github.com/brevet-pki/brevet/ra/tpm"
 	"github.com/brevet-pki/brevet/ra/x5c"
 	"github.com/brevet-pki/brevet/store/memory"
 )
@@ -25,6 +28,7 @@ import (
 var samples = map[pki.EvidenceKind]func(testing.TB) evidencetest.Sample{
 	pki.EvidenceToken: tokenSample,
 	pki.EvidenceX5C:   x5cSample,
+	pki.EvidenceTPM:   tpmSample,
 	pki.EvidenceJWT:   jwtSample,
 }
 
@@ -85,6 +89,23 @@ func x5cSample(t testing.TB) evidencetest.Sample {
 			digest := sha256.Sum256(pki.X5CStatement(r.Key, r.ID, r.Challenge))
 			signature := must(key.Sign(rand.Reader, digest[:], crypto.SHA256))(t)
 			return pki.X5CEvidence{Certificates: [][]byte{device.Raw, issuing.Raw}, Challenge: r.Challenge, Signature: signature}.Encode()
+		},
+	}
+}
+
+func tpmSample(t testing.TB) evidencetest.Sample {
+	device := enrolltpm.New(tpmtest.NewManufacturer(t).Make(t).Path)
+	key := must(device.NewKey())(t)
+	own, foreign := must(nonce.FromKey([32]byte{1}, [16]byte{}))(t), must(nonce.FromKey([32]byte{2}, [16]byte{}))(t)
+	return evidencetest.Sample{
+		Kind: pki.EvidenceTPM, Authenticator: must(tpm.New(nil, own))(t), Foreign: must(tpm.New(nil, foreign))(t),
+		At: now, Expired: now.Add(nonce.Lifetime), Key: must(pki.HashKey(key.Public()))(t), Public: must(device.Describe())(t),
+		Make: func(_ testing.TB, r evidencetest.Request) []byte {
+			response, err := device.Respond(r.Challenge, key)
+			if err != nil {
+				return nil // the challenge is not for this TPM
+			}
+			return response
 		},
 	}
 }

@@ -48,6 +48,8 @@ func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
 		case *brevetv1.Evidence_X5C:
 			x := pki.X5CEvidence{Certificates: k.X5C.GetCertificates(), Challenge: k.X5C.GetChallenge(), Signature: k.X5C.GetSignature()}
 			out = append(out, pki.Evidence{Kind: pki.EvidenceX5C, Value: x.Encode()})
+		case *brevetv1.Evidence_Tpm:
+			out = append(out, pki.Evidence{Kind: pki.EvidenceTPM, Value: k.Tpm.GetResponse()})
 		case *brevetv1.Evidence_Jwt:
 			out = append(out, pki.Evidence{Kind: pki.EvidenceJWT, Value: []byte(k.Jwt.GetToken())})
 		default:
@@ -61,6 +63,7 @@ func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
 var evidenceKinds = map[brevetv1.EvidenceKind]pki.EvidenceKind{
 	brevetv1.EvidenceKind_EVIDENCE_KIND_TOKEN: pki.EvidenceToken,
 	brevetv1.EvidenceKind_EVIDENCE_KIND_X5C:   pki.EvidenceX5C,
+	brevetv1.EvidenceKind_EVIDENCE_KIND_TPM:   pki.EvidenceTPM,
 	brevetv1.EvidenceKind_EVIDENCE_KIND_JWT:   pki.EvidenceJWT,
 }
 
