@@ -109,6 +109,7 @@ var works = map[authz.Operation]work{
 	authz.CreateIdentity: registrations,
 	authz.UpdateIdentity: registrations,
 	authz.CreateToken:    registrations,
+	authz.ApplyPolicy:    registrations,
 
 	authz.GetTrustBundle:      readings,
 	authz.GetCertificateChain: readings,
@@ -120,6 +121,9 @@ var works = map[authz.Operation]work{
 	authz.GetBulkRevocation:   readings,
 	authz.ListBulkRevocations: readings,
 	authz.ListCRLs:            readings,
+	authz.GetPolicy:           readings,
+	authz.ListPolicies:        readings,
+	authz.ExplainPolicy:       readings,
 	authz.GetStats:            readings,
 
 	authz.ListEntries: logs, // while it reads a page, it also takes a slot of readings

@@ -20,7 +20,9 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
-	"github.com/brevet-pki/brevet/ra/token"
+	"github.com/brevet-pki/brevet/ra/nonce"
+	"github.com/brevet-pki/brevet/ra/policy"
+	"github.com/brevet-pki/brevet/ra/revisions"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
@@ -61,10 +63,9 @@ type Config struct {
 	Limits Limits
 	// OCSP configures OCSP responses; the zero value is the default.
 	OCSP OCSP
-	// Evidence are the kinds of evidence that the server accepts besides tokens. May be nil.
-	Evidence map[pki.EvidenceKind]ra.Authenticator
-	// Policy decides what evidence grants. If it is nil, evidence grants only the identity that it names, as tokens do.
-	Policy ra.Policy
+	// Policy is the document of the first revision of the policy, in YAML. It has no effect if the store has a policy. Nil
+	// means policy.Default.
+	Policy []byte
 	// Retention is how long the store keeps the record of a certificate or token after its expiry.
 	Retention time.Duration
 	// Traces configures the export of traces; the zero value exports none.
@@ -91,6 +92,8 @@ type OCSP struct {
 type Stores struct {
 	CA         ca.Journal
 	RA         ra.Store
+	Policies   ra.PolicyStore
+	Nonces     nonce.Store
 	Audit      audit.Store
 	Retention  retention.Store
 	Revocation revocation.Store
@@ -113,6 +116,7 @@ type Server struct {
 	responder   *responder.Responder
 	authority   *ca.Authority
 	auditor     *audit.Recorder
+	policy      *revisions.Revisions
 	registrar   *ra.Registrar
 	crlUpdater  *crl.Updater
 	revocations *revocation.Authority
@@ -191,19 +195,36 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.auditor = audit.New(c.Stores.Audit, c.Clock, c.Log)
-	accepted := ra.Revision{
-		Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}, Policy: ra.OwnIdentities{},
+	if s.policy, err = s.newPolicy(ctx); err != nil {
+		return err
 	}
 	s.registrar = ra.New(ra.Config{
 		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations},
 		MaxUnexpired: s.authority.MaxUnexpired(), Retired: c.Retired,
-		Revision: func() ra.Revision { return accepted }, Clock: c.Clock, Auditor: s.auditor,
+		Revision: s.policy.Current, Clock: c.Clock, Auditor: s.auditor,
 	})
 	s.admissions = newAdmissions(c)
 	if err := s.prepare(ctx); err != nil {
 		return errors.Join(err, s.Close(ctx))
 	}
 	return nil
+}
+
+// newPolicy returns the revisions of the policy. The key of challenges depends on the log epoch, which a restore changes.
+func (s *Server) newPolicy(ctx context.Context) (*revisions.Revisions, error) {
+	c := s.config
+	nonces, err := nonce.New(ctx, c.Stores.Nonces, c.Archive.Epoch())
+	if err != nil {
+		return nil, err
+	}
+	first := c.Policy
+	if first == nil {
+		first = policy.Default()
+	}
+	return revisions.New(ctx, revisions.Config{
+		Compiler: revisions.Compiler{TrustDomain: c.TrustDomain, Profiles: s.authority, Tokens: c.Stores.RA, Nonces: nonces},
+		Store:    c.Stores.Policies, First: first, Clock: c.Clock, Log: c.Log,
+	})
 }
 
 // newCRLs returns the CRL updater. The updater records the distribution points of future certificates, so it is created
@@ -217,13 +238,6 @@ func newCRLs(ctx context.Context, c Config, publisher crl.Publisher) (*crl.Updat
 		Issuers: signers, Elsewhere: elsewhere(c), Store: c.Stores.CRLs, Publisher: publisher,
 		Directory: c.CRLs.Directory, Mirrors: c.CRLs.Directories, Points: pointsOf(c), Clock: c.Clock, Log: c.Log,
 	})
-}
-
-// authenticators returns the authenticators of all accepted kinds of evidence.
-func (c Config) authenticators() map[pki.EvidenceKind]ra.Authenticator {
-	all := map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(c.Stores.RA)}
-	maps.Copy(all, c.Evidence)
-	return all
 }
 
 func (c CRLs) partitions() int { return cmp.Or(c.Partitions, ca.DefaultPartitions) }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -30,6 +31,16 @@ func (p *Policy) Rules() []string {
 		names[i] = r.name
 	}
 	return names
+}
+
+// Kinds returns the kinds of evidence that rules name.
+func (p *Policy) Kinds() []pki.EvidenceKind {
+	var kinds []pki.EvidenceKind
+	for _, r := range p.rules {
+		kinds = append(kinds, r.kinds...)
+	}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
 }
 
 // Section returns the part of the document that configures a kind of evidence, or nil if the document has none. The

@@ -56,6 +56,11 @@ var access = map[Operation]Access{
 	ListCRLs:  Operators,
 	ImportCRL: Operators,
 
+	ApplyPolicy:   Operators,
+	GetPolicy:     Operators,
+	ListPolicies:  Operators,
+	ExplainPolicy: Operators,
+
 	ListEntries: Operators,
 	GetHead:     Operators,
 

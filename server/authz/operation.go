@@ -37,6 +37,11 @@ const (
 	ListCRLs  Operation = "ListCRLs"
 	ImportCRL Operation = "ImportCRL"
 
+	ApplyPolicy   Operation = "ApplyPolicy"
+	GetPolicy     Operation = "GetPolicy"
+	ListPolicies  Operation = "ListPolicies"
+	ExplainPolicy Operation = "ExplainPolicy"
+
 	ListEntries Operation = "ListEntries"
 	GetHead     Operation = "GetHead"
 

@@ -42,6 +42,11 @@ var operations = map[string]authz.Operation{
 	brevetv1.CRLService_ListCRLs_FullMethodName:  authz.ListCRLs,
 	brevetv1.CRLService_ImportCRL_FullMethodName: authz.ImportCRL,
 
+	brevetv1.PolicyService_ApplyPolicy_FullMethodName:   authz.ApplyPolicy,
+	brevetv1.PolicyService_GetPolicy_FullMethodName:     authz.GetPolicy,
+	brevetv1.PolicyService_ListPolicies_FullMethodName:  authz.ListPolicies,
+	brevetv1.PolicyService_ExplainPolicy_FullMethodName: authz.ExplainPolicy,
+
 	brevetv1.LogService_ListEntries_FullMethodName: authz.ListEntries,
 	brevetv1.LogService_GetHead_FullMethodName:     authz.GetHead,
 

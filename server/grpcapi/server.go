@@ -87,6 +87,7 @@ type Services struct {
 	Revocations  Revocations
 	CRLs         CRLs
 	Log          Log
+	Policies     Policies
 	Store        Store
 }
 
@@ -136,6 +137,7 @@ func (s *Server) register(services Services) {
 	brevetv1.RegisterRevocationServiceServer(r, &services.Revocations)
 	brevetv1.RegisterCRLServiceServer(r, &services.CRLs)
 	brevetv1.RegisterLogServiceServer(r, &services.Log)
+	brevetv1.RegisterPolicyServiceServer(r, &services.Policies)
 	brevetv1.RegisterStoreServiceServer(r, &services.Store)
 	healthv1.RegisterHealthServer(r, s.health)
 	reflection.Register(r)

@@ -27,7 +27,6 @@ import (
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
@@ -87,9 +86,8 @@ type Options struct {
 	DelegateKeys []string
 	// Limits are the rate limits; nil means no limit.
 	Limits *server.Limits
-	// Evidence and Policy are those of the server's configuration.
-	Evidence map[pki.EvidenceKind]ra.Authenticator
-	Policy   ra.Policy
+	// Policy is the document of the first policy; nil for the default.
+	Policy []byte
 }
 
 // World is a complete CA with a running server. Its methods are safe for concurrent use, except Stop and Restart.
@@ -248,7 +246,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, Operations: operations,
 		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
-		Stores: stores, Archive: w.archive, HSMs: append([]telemetry.IssuingHSM{{HSM: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherHSMs...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces, Evidence: o.Evidence, Policy: o.Policy,
+		Stores: stores, Archive: w.archive, HSMs: append([]telemetry.IssuingHSM{{HSM: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherHSMs...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces, Policy: o.Policy,
 		Clock: w.Clock.Now, Log: w.logger(),
 	}
 }

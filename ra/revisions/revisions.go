@@ -1,0 +1,106 @@
+package revisions
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/policy"
+)
+
+// Config configures Revisions. All fields are required.
+type Config struct {
+	Compiler Compiler
+	Store    ra.PolicyStore
+	// First is the document of the first revision.
+	First []byte
+	Clock func() time.Time
+	Log   *slog.Logger
+}
+
+// Revisions serves the newest revision of the policy. It is safe for concurrent use.
+type Revisions struct {
+	config  Config
+	current atomic.Pointer[served]
+
+	applying sync.Mutex // serializes changes
+}
+
+// served is a revision that decides about requests.
+type served struct {
+	Compiled
+	record ra.PolicyRevision
+}
+
+// New returns the Revisions of a store. If the store has no revision yet, New records the first document.
+func New(ctx context.Context, c Config) (*Revisions, error) {
+	r := &Revisions{config: c}
+	newest, err := c.Store.Policy(ctx, 0)
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule.Class() == pki.NotFound {
+		first := ra.PolicyChange{Document: c.First, By: pki.ActorSystem("policy"), At: c.Clock(), Comment: "the first policy of this CA"}
+		if _, err := r.Apply(ctx, first); err != nil {
+			return nil, fmt.Errorf("record the first policy: %w", err)
+		}
+		return r, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the policy: %w", err)
+	}
+	compiled, err := c.Compiler.Compile(newest.Document, newest.Revision)
+	if err != nil {
+		return nil, fmt.Errorf("revision %d of the policy cannot serve with this configuration: %w", newest.Revision, err)
+	}
+	r.current.Store(&served{compiled, newest})
+	return r, nil
+}
+
+// Current returns the newest revision.
+func (r *Revisions) Current() ra.Revision { return r.current.Load().Revision }
+
+// Newest returns the record of the newest revision, with its document.
+func (r *Revisions) Newest() ra.PolicyRevision { return r.current.Load().record }
+
+// Apply checks a document and records it as the newest revision. Requests that begin after Apply has returned are decided
+// with it. If the document has faults, the error is a [policy.Faults], which wraps a refusal.
+func (r *Revisions) Apply(ctx context.Context, c ra.PolicyChange) (ra.PolicyRevision, error) {
+	r.applying.Lock()
+	defer r.applying.Unlock()
+	compiled, err := r.config.Compiler.Compile(c.Document, c.Based+1)
+	if err != nil {
+		return ra.PolicyRevision{}, err
+	}
+	recorded, err := r.config.Store.ApplyPolicy(ctx, c)
+	if err != nil {
+		return ra.PolicyRevision{}, err
+	}
+	if now := r.current.Load(); now != nil && now.record.Revision == recorded.Revision && bytes.Equal(now.record.Document, c.Document) {
+		return recorded, nil // the same document again
+	}
+	recorded.Document = c.Document
+	r.current.Store(&served{compiled, recorded})
+	r.config.Log.Info("policy applied", "revision", recorded.Revision, "rules", len(compiled.Rules.Rules()), "by", recorded.AppliedBy.String())
+	return recorded, nil
+}
+
+// Explanation is what the rules of a revision decide about facts.
+type Explanation struct {
+	Revision uint64
+	Trials   []policy.Trial
+}
+
+// Explain returns what the newest revision decides about facts in YAML, and why. See [policy.Policy.ReadClaims] for the
+// format.
+func (r *Revisions) Explain(facts []byte) (Explanation, error) {
+	now := r.current.Load()
+	claims, err := now.Rules.ReadClaims(facts)
+	if err != nil {
+		return Explanation{}, err
+	}
+	return Explanation{now.record.Revision, now.Rules.Explain(claims)}, nil
+}

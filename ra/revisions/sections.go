@@ -1,0 +1,144 @@
+package revisions
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/policy"
+	"github.com/brevet-pki/brevet/ra/tpm"
+	"github.com/brevet-pki/brevet/ra/x5c"
+)
+
+// maxSources is the maximum number of trust sources of one kind of evidence.
+const maxSources = 256
+
+// x5cSource is a trust source of factory certificates, as a document has it.
+type x5cSource struct {
+	Roots         string   `yaml:"roots"`         // PEM
+	Intermediates string   `yaml:"intermediates"` // PEM
+	Keys          []string `yaml:"keys"`
+	MaxChain      int      `yaml:"max_chain"`
+	RequireCRLs   bool     `yaml:"require_crls"`
+}
+
+// tpmSource is a trust source of certificates of endorsement keys, as a document has it.
+type tpmSource struct {
+	Roots         string `yaml:"roots"`         // PEM
+	Intermediates string `yaml:"intermediates"` // PEM
+}
+
+// x5cSources returns the sources in the section x5c. crls returns the CRLs of the source with a name.
+func x5cSources(section *yaml.Node, crls func(name string) *x5c.CRLs) ([]x5c.Source, error) {
+	return sources(section, func(name string, raw x5cSource) (x5c.Source, error) {
+		s := x5c.Source{Name: name, MaxChain: raw.MaxChain, CRLs: crls(name), RequireCRLs: raw.RequireCRLs}
+		for _, text := range raw.Keys {
+			k, err := pki.ParseKeyType(text)
+			if err != nil {
+				return s, fmt.Errorf("keys: %w", err)
+			}
+			s.Keys = append(s.Keys, k)
+		}
+		var err error
+		s.Roots, s.Intermediates, err = authorities(raw.Roots, raw.Intermediates)
+		return s, err
+	})
+}
+
+// tpmSources returns the sources in the section tpm.
+func tpmSources(section *yaml.Node) ([]tpm.Source, error) {
+	return sources(section, func(name string, raw tpmSource) (tpm.Source, error) {
+		roots, intermediates, err := authorities(raw.Roots, raw.Intermediates)
+		return tpm.Source{Name: name, Roots: roots, Intermediates: intermediates}, err
+	})
+}
+
+// sources decodes a section: a map from the names of sources to their values.
+func sources[Raw, Source any](section *yaml.Node, convert func(name string, raw Raw) (Source, error)) ([]Source, error) {
+	if section == nil {
+		return nil, nil
+	}
+	if section.Kind != yaml.MappingNode || len(section.Content) > 2*maxSources {
+		return nil, policy.Faults{{Line: section.Line, Problem: fmt.Sprintf("write a map from names to trust sources, at most %d", maxSources)}}
+	}
+	var all []Source
+	var faults policy.Faults
+	for i := 0; i+1 < len(section.Content); i += 2 {
+		name, value := section.Content[i], section.Content[i+1]
+		var raw Raw
+		err := strictly(value, &raw)
+		if err == nil {
+			var s Source
+			if s, err = convert(name.Value, raw); err == nil {
+				all = append(all, s)
+				continue
+			}
+		}
+		faults = append(faults, policy.Fault{Line: value.Line, Key: name.Value, Problem: err.Error()})
+	}
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	return all, nil
+}
+
+// strictly decodes a value, and refuses keys that the type does not have.
+func strictly(value *yaml.Node, into any) error {
+	text, err := yaml.Marshal(value)
+	if err != nil {
+		return err
+	}
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
+	err = d.Decode(into)
+	var unknown *yaml.TypeError
+	switch {
+	case errors.As(err, &unknown):
+		// The lines are those of the copy, so they are left out.
+		_, problem, _ := strings.Cut(unknown.Errors[0], ": ")
+		problem, _, _ = strings.Cut(problem, " in type ")
+		return errors.New(strings.Replace(problem, "field", "the key", 1))
+	case errors.Is(err, io.EOF):
+		return errors.New("the source is empty: write its root certificates")
+	}
+	return err
+}
+
+// authorities parses the CA certificates of a source.
+func authorities(roots, intermediates string) (r, i []*x509.Certificate, err error) {
+	if r, err = certificates(roots); err != nil {
+		return nil, nil, fmt.Errorf("roots: %w", err)
+	}
+	if len(r) == 0 {
+		return nil, nil, errors.New("roots: write at least one certificate in PEM")
+	}
+	if i, err = certificates(intermediates); err != nil {
+		return nil, nil, fmt.Errorf("intermediates: %w", err)
+	}
+	return r, i, nil
+}
+
+// certificates parses certificates in PEM, with nothing but white space between them.
+func certificates(text string) ([]*x509.Certificate, error) {
+	var all []*x509.Certificate
+	for rest := []byte(text); len(bytes.TrimSpace(rest)) > 0; {
+		rest = bytes.TrimSpace(rest)
+		block, after := pem.Decode(rest)
+		if block == nil || !bytes.HasPrefix(rest, []byte("-----BEGIN")) || block.Type != "CERTIFICATE" {
+			return nil, errors.New("write certificates in PEM, and nothing else")
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d does not parse: %w", len(all)+1, err)
+		}
+		all, rest = append(all, c), after
+	}
+	return all, nil
+}
