@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -129,15 +130,17 @@ func TestBadProviders(t *testing.T) {
 		"a redirect to a file":    {redirect(keys, "file:///etc/passwd"), "redirect to another host"},
 		"a redirect of the first": {redirect(configuration, other.URL+configuration), "redirect to another host"},
 		"endless redirects":       {redirect(keys, keys), "more than 3 redirects"},
-		"the issuer of another":   {text(configuration, encoded(t, set{"issuer": other.URL, "jwks_uri": other.URL + keys})), "that of the issuer"},
+		"the issuer of another": {text(configuration, encoded(t, set{"issuer": other.URL, "jwks_uri": other.URL + keys})),
+			"that of the issuer"},
 		"keys without HTTPS": {func(p *provider) {
 			p.serves(configuration, encoded(t, set{"issuer": p.URL, "jwks_uri": "http://127.0.0.1:1/keys"}))
 		}, "does not use HTTPS"},
 		"keys in a file": {func(p *provider) {
 			p.serves(configuration, encoded(t, set{"issuer": p.URL, "jwks_uri": "file:///keys"}))
 		}, "not a URL of a server"},
-		"a location twice": {func(p *provider) { p.serves(configuration, `{"jwks_uri":"x","jwks_uri":"y"}`) }, "a member twice"},
-		"large headers":    {func(p *provider) { p.handle(keys, largeHeaders) }, "header"},
+		"a location twice": {func(p *provider) { p.serves(configuration, `{"jwks_uri":"x","jwks_uri":"y"}`) },
+			"a member twice"},
+		"large headers": {func(p *provider) { p.handle(keys, largeHeaders) }, "header"},
 		"a connection that is shut": {func(p *provider) {
 			p.handle(keys, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 		}, "EOF"},
@@ -156,7 +159,8 @@ func TestBadProviders(t *testing.T) {
 			if _, err := identifyAt(t, good, token); err != nil {
 				t.Errorf("with the last keys: %v", err)
 			}
-			if !strings.Contains(good.log.String(), "fetching the keys of a JWT source failed") || !strings.Contains(good.log.String(), c.want) {
+			if !strings.Contains(good.log.String(),
+				"fetching the keys of a JWT source failed") || !strings.Contains(good.log.String(), c.want) {
 				t.Errorf("the log does not contain %q: %s", c.want, good.log.String())
 			}
 			bad := newWorld(t, p.source())
@@ -237,6 +241,32 @@ func TestUnknownServer(t *testing.T) {
 	source.Roots = x509.NewCertPool()
 	_, err := newWorld(t, source).identify(t, s.token(t, p.claims()))
 	mustBeTemporary(t, "a server with an unknown certificate", err)
+}
+
+// TestKeysAreTakenOver checks what happens to keys if the sources change while the provider is down.
+func TestKeysAreTakenOver(t *testing.T) {
+	s := newSigner(t, "key-1")
+	p := newProvider(t, s)
+	before := newWorld(t, p.source())
+	token := s.token(t, p.claims())
+	if _, err := before.identify(t, token); err != nil {
+		t.Fatal(err)
+	}
+	p.handle("/keys", http.NotFound)
+	changed, moved := p.source(), p.source()
+	changed.Algorithms = append(changed.Algorithms, "RS256")
+	moved.Roots = x509.NewCertPool()
+	for what, source := range map[string]jwt.Source{"another algorithm": changed, "other roots": moved} {
+		after := must(jwt.New([]jwt.Source{source}, before.clock, slog.New(slog.DiscardHandler)))(t)
+		t.Cleanup(after.Close)
+		after.Start(before.Authenticator)
+		_, err := after.Identify(t.Context(), ra.Presented{Evidence: []byte(token), At: now})
+		if what == "other roots" {
+			mustBeTemporary(t, what, err)
+		} else if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 }
 
 // TestManyTokensFetchOnce checks that many tokens with unknown keys cause one request.

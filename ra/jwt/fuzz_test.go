@@ -17,7 +17,8 @@ var fuzzSigner = signer{ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), 
 
 func fuzzWorld(f *testing.F) *world {
 	source := sourceOf(f, fuzzSigner)
-	source.Claims = []jwt.ClaimFact{{Fact: "jwt.list", Pointer: "/a/0/b", Type: ra.FactStrings}, {Fact: "jwt.n", Pointer: "/n", Type: ra.FactInt}}
+	source.Claims = []jwt.ClaimFact{{Fact: "jwt.list", Pointer: "/a/0/b", Type: ra.FactStrings}, {Fact: "jwt.n",
+		Pointer: "/n", Type: ra.FactInt}}
 	return newWorld(f, source)
 }
 
@@ -40,10 +41,12 @@ func refusedOr(t *testing.T, err error, evidence string) bool {
 func FuzzToken(f *testing.F) {
 	w := fuzzWorld(f)
 	var signed []string
-	for _, claims := range []set{standard(), standard().with(set{"jti": "x", "n": 1, "a": []any{set{"b": []string{"c"}}}})} {
+	for _, claims := range []set{standard(), standard().with(set{"jti": "x", "n": 1,
+		"a": []any{set{"b": []string{"c"}}}})} {
 		signed = append(signed, fuzzSigner.token(f, claims))
 	}
-	for _, seed := range append(slices.Clone(signed), "", "..", "e30.e30.e30.e30.e30", `{"payload":""}`, "eyJhbGciOiJub25lIn0.e30.") {
+	for _, seed := range append(slices.Clone(signed), "", "..", "e30.e30.e30.e30.e30", `{"payload":""}`,
+		"eyJhbGciOiJub25lIn0.e30.") {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, evidence []byte) {
@@ -59,7 +62,8 @@ func FuzzSignedToken(f *testing.F) {
 	w := fuzzWorld(f)
 	header := encoded(f, fuzzSigner.header())
 	f.Add([]byte(header), []byte(encoded(f, standard())))
-	f.Add([]byte(header), []byte(encoded(f, standard().with(set{"jti": "x", "n": 1, "a": []any{set{"b": []string{"c"}}}}))))
+	f.Add([]byte(header), []byte(encoded(f, standard().with(set{"jti": "x", "n": 1,
+		"a": []any{set{"b": []string{"c"}}}}))))
 	f.Add([]byte(`{"alg":"EdDSA","crit":["b64"],"b64":false}`), []byte(`{"sub":"a","sub":"b"}`))
 	f.Fuzz(func(t *testing.T, header, payload []byte) {
 		token := fuzzSigner.signParts(t, base64url(header)+"."+base64url(payload))
@@ -68,7 +72,8 @@ func FuzzSignedToken(f *testing.F) {
 			return
 		}
 		var all map[string]any
-		if err := json.Unmarshal(payload, &all); err != nil || all["sub"] != claim.Facts["jwt.subject"] || all["iss"] != issuerURL {
+		if err := json.Unmarshal(payload,
+			&all); err != nil || all["sub"] != claim.Facts["jwt.subject"] || all["iss"] != issuerURL {
 			t.Errorf("the payload %q gives the claim %+v, %v", payload, claim, err)
 		}
 	})

@@ -36,17 +36,18 @@ var standardFacts = map[string]ra.FactType{
 	factExpiresAt: ra.FactTime, factIssuedAt: ra.FactTime,
 }
 
-// Authenticator is an ra.Authenticator for JWTs. It is safe for concurrent use.
+// Authenticator is an ra.Authenticator for JWTs. It is safe for concurrent use. The zero value has no sources, accepts no
+// token, and declares the facts that all sources have.
 type Authenticator struct {
-	sources map[string]*source // by issuer
-	facts   map[string]ra.FactType
-	unique  []string
+	sources map[string]*source     // by issuer
+	facts   map[string]ra.FactType // besides standardFacts
 }
 
-// New returns an Authenticator for the tokens of sources. It starts to fetch their keys, and does not wait for them.
-// The clock decides when keys are fetched again. The caller must close the Authenticator.
+// New returns an Authenticator for the tokens of sources. It starts nothing: the keys are fetched when Start is called, or
+// when the first token arrives. The clock decides when they are fetched again. An Authenticator that was used must be
+// closed.
 func New(sources []Source, clock func() time.Time, log *slog.Logger) (*Authenticator, error) {
-	a := &Authenticator{sources: map[string]*source{}, facts: maps.Clone(standardFacts), unique: []string{factSubject}}
+	a := &Authenticator{sources: map[string]*source{}, facts: map[string]ra.FactType{}}
 	if len(sources) == 0 {
 		return nil, errors.New("there is no source of JWTs: configure one")
 	}
@@ -64,10 +65,19 @@ func New(sources []Source, clock func() time.Time, log *slog.Logger) (*Authentic
 			return nil, err
 		}
 	}
-	for _, s := range a.sources {
-		s.start()
-	}
 	return a, nil
+}
+
+// Start begins to fetch the keys of all sources, and does not wait for them. If previous is the Authenticator of the
+// sources before a change, Start takes over the keys of the sources that still fetch them from the same place.
+func (a *Authenticator) Start(previous *Authenticator) {
+	for issuer, s := range a.sources {
+		var before *source
+		if previous != nil {
+			before = previous.sources[issuer]
+		}
+		s.start(before)
+	}
 }
 
 // declare adds the facts of a source.
@@ -83,7 +93,6 @@ func (a *Authenticator) declare(s *source) error {
 		for name := range (workload{}).facts() {
 			a.facts[name] = ra.FactString
 		}
-		a.unique = append(a.unique, factServiceAccount)
 	}
 	return nil
 }
@@ -96,12 +105,21 @@ func (a *Authenticator) Close() {
 }
 
 // Facts implements ra.Authenticator.
-func (a *Authenticator) Facts() map[string]ra.FactType { return maps.Clone(a.facts) }
+func (a *Authenticator) Facts() map[string]ra.FactType {
+	all := maps.Clone(standardFacts)
+	maps.Copy(all, a.facts)
+	return all
+}
 
 // Unique returns the names of the facts of which a template must contain one: the subject, and for Kubernetes the
 // service account. Service accounts of different namespaces can have the same name. They do not get the same identity,
 // because an identity keeps the subject that enrolled first.
-func (a *Authenticator) Unique() []string { return a.unique }
+func (a *Authenticator) Unique() []string {
+	if _, ok := a.facts[factServiceAccount]; ok {
+		return []string{factSubject, factServiceAccount}
+	}
+	return []string{factSubject}
+}
 
 // SubjectOf returns the subject of the tokens of an issuer (iss) for a subject (sub). It is the SHA-256 of both, each
 // after its length in 4 bytes.

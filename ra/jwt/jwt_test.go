@@ -26,13 +26,16 @@ func TestAcceptedTokens(t *testing.T) {
 	w := newWorld(t, sourceOf(t, s))
 	base := standard()
 	for what, claims := range map[string]set{
-		"a minimal token":                 {"iss": issuerURL, "sub": "x", "aud": audience, "exp": now.Add(time.Hour).Unix()},
-		"several audiences":               base.with(set{"aud": []string{"other.example", audience}}),
-		"a clock that is ahead":           base.with(set{"nbf": now.Add(time.Minute).Unix(), "iat": now.Add(time.Minute).Unix()}),
-		"a clock that is behind":          base.with(set{"exp": now.Add(-59 * time.Second).Unix(), "iat": now.Add(-time.Hour).Unix()}),
-		"the longest lifetime":            base.with(set{"exp": now.Add(24 * time.Hour).Unix()}),
-		"a time with a fraction":          base.with(set{"exp": json.Number("1793538000.5")}),
-		"unknown claims":                  base.with(set{"nested": set{"list": []any{1, "x", nil, true}}, "ISS": "https://other.example"}),
+		"a minimal token":   {"iss": issuerURL, "sub": "x", "aud": audience, "exp": now.Add(time.Hour).Unix()},
+		"several audiences": base.with(set{"aud": []string{"other.example", audience}}),
+		"a clock that is ahead": base.with(set{"nbf": now.Add(time.Minute).Unix(),
+			"iat": now.Add(time.Minute).Unix()}),
+		"a clock that is behind": base.with(set{"exp": now.Add(-59 * time.Second).Unix(),
+			"iat": now.Add(-time.Hour).Unix()}),
+		"the longest lifetime":   base.with(set{"exp": now.Add(24 * time.Hour).Unix()}),
+		"a time with a fraction": base.with(set{"exp": json.Number("1793538000.5")}),
+		"unknown claims": base.with(set{"nested": set{"list": []any{1, "x", nil, true}},
+			"ISS": "https://other.example"}),
 		"a subject with other characters": base.with(set{"sub": "ü/\u0000\U0001f600"}),
 	} {
 		claim, err := w.identify(t, s.token(t, claims))
@@ -40,7 +43,8 @@ func TestAcceptedTokens(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 			continue
 		}
-		if sub := claims["sub"].(string); claim.Facts["jwt.subject"] != sub || claim.Subject != jwt.SubjectOf(issuerURL, sub) {
+		if sub := claims["sub"].(string); claim.Facts["jwt.subject"] != sub || claim.Subject != jwt.SubjectOf(issuerURL,
+			sub) {
 			t.Errorf("%s: the claim is %+v", what, claim)
 		}
 	}
@@ -68,7 +72,8 @@ func TestClaim(t *testing.T) {
 	}
 	w := newWorld(t, source)
 	token := s.token(t, standard().with(set{
-		"repository": "octo-org/gateway", "ref": set{"protected": true}, "a/b~c": []any{"x", 12}, "groups": []string{"a", "b"},
+		"repository": "octo-org/gateway", "ref": set{"protected": true}, "a/b~c": []any{"x", 12}, "groups": []string{"a",
+			"b"},
 		"environment": json.RawMessage("null"), "jti": "17",
 	}))
 	claim, err := w.identify(t, token)
@@ -76,7 +81,8 @@ func TestClaim(t *testing.T) {
 	subject := jwt.SubjectOf(issuerURL, "repo:octo-org/gateway")
 	signed := sha256.Sum256([]byte(token[:strings.LastIndexByte(token, '.')]))
 	want := ra.Claim{
-		Subject: subject, Digest: sha256.Sum256([]byte(token)), Actor: pki.ActorEvidence(pki.EvidenceJWT, hex.EncodeToString(subject.Hash[:8])),
+		Subject: subject, Digest: sha256.Sum256([]byte(token)), Actor: pki.ActorEvidence(pki.EvidenceJWT,
+			hex.EncodeToString(subject.Hash[:8])),
 		Nonce: pki.Nonce{ID: [16]byte(signed[:16]), ExpiresAt: now.Add(time.Hour + jwt.ClockSkew)},
 		Facts: map[string]any{
 			"jwt.source": "ci", "jwt.issuer": issuerURL, "jwt.subject": "repo:octo-org/gateway", "jwt.audience": []string{audience},
@@ -95,7 +101,8 @@ func TestClaim(t *testing.T) {
 	}
 	for what, other := range map[string]set{
 		"a number as text": {"repository": 7}, "a text as bool": {"ref": set{"protected": "true"}}, "a fraction": {"a/b~c": []any{0, 1.5}},
-		"a text as list": {"groups": "a"}, "a number in a list of texts": {"groups": []any{"a", 1}}, "a number over 64 bits": {"a/b~c": []any{0, json.Number("9223372036854775808")}},
+		"a text as list": {"groups": "a"}, "a number in a list of texts": {"groups": []any{"a",
+			1}}, "a number over 64 bits": {"a/b~c": []any{0, json.Number("9223372036854775808")}},
 	} {
 		_, err := w.identify(t, s.token(t, standard().with(other)))
 		mustRefuse(t, what, err, pki.RuleEvidenceMalformed)
@@ -146,19 +153,22 @@ func TestRefusedTokens(t *testing.T) {
 		what, token string
 		want        pki.Rule
 	}{
-		{"expired", claims(set{"exp": now.Add(-time.Minute).Unix(), "iat": now.Add(-time.Hour).Unix()}), pki.RuleEvidenceExpired},
+		{"expired", claims(set{"exp": now.Add(-time.Minute).Unix(), "iat": now.Add(-time.Hour).Unix()}),
+			pki.RuleEvidenceExpired},
 		{"not yet valid", claims(set{"nbf": now.Add(61 * time.Second).Unix()}), pki.RuleEvidenceNotYet},
 		{"issued in the future", claims(set{"iat": now.Add(61 * time.Second).Unix()}), pki.RuleEvidenceNotYet},
 		{"valid until the year 3000", claims(set{"exp": 32503680000}), pki.RuleEvidenceUntrusted},
 		{"valid until the year 3000, without iat", claims(set{"exp": 32503680000, "iat": nil}), pki.RuleEvidenceUntrusted},
-		{"valid for a second too long", claims(set{"exp": now.Add(24*time.Hour + time.Second).Unix()}), pki.RuleEvidenceUntrusted},
+		{"valid for a second too long", claims(set{"exp": now.Add(24*time.Hour + time.Second).Unix()}),
+			pki.RuleEvidenceUntrusted},
 		{"another audience", claims(set{"aud": "other.example"}), pki.RuleEvidenceAudience},
 		{"an audience that contains ours", claims(set{"aud": audience + ".evil.example"}), pki.RuleEvidenceAudience},
 		{"no audience", claims(set{"aud": nil}), pki.RuleEvidenceAudience},
 		{"another issuer", claims(set{"iss": "https://other.example"}), pki.RuleEvidenceUntrusted},
 		{"the issuer with a slash", claims(set{"iss": issuerURL + "/"}), pki.RuleEvidenceUntrusted},
 		{"another key with this ID", stranger.token(t, base), pki.RuleEvidenceSignature},
-		{"another payload", part[0] + "." + base64url([]byte(encoded(t, base.with(set{"sub": "admin"})))) + "." + part[2], pki.RuleEvidenceSignature},
+		{"another payload", part[0] + "." + base64url([]byte(encoded(t, base.with(set{"sub": "admin"})))) + "." + part[2],
+			pki.RuleEvidenceSignature},
 		{"an unknown key", header(set{"kid": "key-2"}), pki.RuleEvidenceUntrusted},
 		{"a path as key ID", header(set{"kid": "../../../../etc/passwd"}), pki.RuleEvidenceUntrusted},
 		{"a URL as key ID", header(set{"kid": "https://evil.example/keys"}), pki.RuleEvidenceUntrusted},
@@ -184,10 +194,13 @@ func TestRefusedTokens(t *testing.T) {
 		{"a number as algorithm", header(set{"alg": 1}), pki.RuleEvidenceMalformed},
 		{"a claim twice", payload(`{"sub":"a",` + encoded(t, base)[1:]), pki.RuleEvidenceMalformed},
 		{"a claim twice, written in two ways", payload(`{"s\u0075b":"a",` + encoded(t, base)[1:]), pki.RuleEvidenceMalformed},
-		{"a header twice", s.signParts(t, base64url([]byte(`{"alg":"none",`+encoded(t, s.header())[1:]))+"."+part[1]), pki.RuleEvidenceMalformed},
+		{"a header twice", s.signParts(t, base64url([]byte(`{"alg":"none",`+encoded(t, s.header())[1:]))+"."+part[1]),
+			pki.RuleEvidenceMalformed},
 		{"a member twice, far inside", payload(`{"x":[{"y":1,"y":2}],` + encoded(t, base)[1:]), pki.RuleEvidenceMalformed},
-		{"nested too deep", claims(set{"x": json.RawMessage(strings.Repeat("[", jwt.MaxDepth) + strings.Repeat("]", jwt.MaxDepth))}), pki.RuleEvidenceMalformed},
-		{"an unpaired surrogate", payload(strings.Replace(encoded(t, base), "repo:", `\ud800`, 1)), pki.RuleEvidenceMalformed},
+		{"nested too deep", claims(set{"x": json.RawMessage(strings.Repeat("[", jwt.MaxDepth) + strings.Repeat("]",
+			jwt.MaxDepth))}), pki.RuleEvidenceMalformed},
+		{"an unpaired surrogate", payload(strings.Replace(encoded(t, base), "repo:", `\ud800`, 1)),
+			pki.RuleEvidenceMalformed},
 		{"invalid UTF-8", payload(strings.Replace(encoded(t, base), "repo:", "\xff", 1)), pki.RuleEvidenceMalformed},
 		{"an array", payload(`[1]`), pki.RuleEvidenceMalformed},
 		{"two objects", payload(encoded(t, base) + `{}`), pki.RuleEvidenceMalformed},
@@ -231,7 +244,8 @@ func TestRefusedTokens(t *testing.T) {
 // hmacToken returns a token that is signed with HMAC, with the public key of a signer as the secret.
 func hmacToken(t *testing.T, s signer) string {
 	t.Helper()
-	signed := base64url([]byte(encoded(t, s.header().with(set{"alg": "HS256"})))) + "." + base64url([]byte(encoded(t, standard())))
+	signed := base64url([]byte(encoded(t, s.header().with(set{"alg": "HS256"})))) + "." + base64url([]byte(encoded(t,
+		standard())))
 	mac := hmac.New(sha256.New, must(x509.MarshalPKIXPublicKey(s.key.Public()))(t))
 	mac.Write([]byte(signed))
 	return signed + "." + base64url(mac.Sum(nil))
@@ -269,10 +283,13 @@ func TestKeySets(t *testing.T) {
 	}{
 		{"the key twice", one + "," + one, ""},
 		{"keys that are not understood", one + `,{"kty":"XYZ"},{"kty":"EC","crv":"P-256"},7,"x",` + weakJWK, ""},
-		{"two keys with one ID", one + "," + twin + "," + strings.Replace(twin, "key-1", "key-2", 1), pki.RuleEvidenceUntrusted},
+		{"two keys with one ID", one + "," + twin + "," + strings.Replace(twin, "key-1", "key-2", 1),
+			pki.RuleEvidenceUntrusted},
 		{"a key for encryption with the same ID", one + "," + strings.Replace(twin, `"use":"sig"`, `"use":"enc"`, 1), ""},
-		{"a key for encryption", strings.Replace(one, `"use":"sig"`, `"use":"enc"`, 1) + "," + strings.Replace(twin, "key-1", "key-2", 1), pki.RuleEvidenceUntrusted},
-		{"a key for other operations", strings.Replace(one, `"use":"sig"`, `"key_ops":["encrypt"]`, 1) + "," + strings.Replace(twin, "key-1", "key-2", 1), pki.RuleEvidenceUntrusted},
+		{"a key for encryption", strings.Replace(one, `"use":"sig"`, `"use":"enc"`, 1) + "," + strings.Replace(twin, "key-1",
+			"key-2", 1), pki.RuleEvidenceUntrusted},
+		{"a key for other operations", strings.Replace(one, `"use":"sig"`, `"key_ops":["encrypt"]`,
+			1) + "," + strings.Replace(twin, "key-1", "key-2", 1), pki.RuleEvidenceUntrusted},
 		{"a key for this operation", strings.Replace(one, `"use":"sig"`, `"key_ops":["verify"]`, 1), ""},
 		{"a key for another algorithm", strings.Replace(one, `"use":"sig"`, `"alg":"ES384"`, 1), pki.RuleEvidenceAlgorithm},
 	} {
@@ -314,18 +331,33 @@ func TestSourcesThatAreRefused(t *testing.T) {
 		"no keys":            {func(s *jwt.Source) { s.Keys = jwt.Keys{} }, "has no keys"},
 		"keys in two places": {func(s *jwt.Source) { s.Keys.Discovery = true }, "several places"},
 		"malformed keys":     {func(s *jwt.Source) { s.Keys.Static = []byte("{}") }, "no list of keys"},
-		"a secret key":       {func(s *jwt.Source) { s.Keys.Static = []byte(`{"keys":[{"kty":"oct","k":"AAAA"}]}`) }, "none of the 1 keys"},
-		"too many keys":      {func(s *jwt.Source) { s.Keys.Static = []byte(`{"keys":[` + strings.Repeat("1,", jwt.MaxKeys) + `1]}`) }, "has 101 keys"},
-		"HTTP":               {func(s *jwt.Source) { s.Issuer, s.Keys = "http://second.example", jwt.Keys{Discovery: true} }, "does not use HTTPS"},
-		"HTTP by name":       {func(s *jwt.Source) { s.Issuer, s.Keys = "http://localhost", jwt.Keys{Discovery: true} }, "does not use HTTPS"},
-		"a file":             {func(s *jwt.Source) { s.Issuer, s.Keys = "file:///etc/passwd", jwt.Keys{Discovery: true} }, "is not a URL of a server"},
-		"a password":         {func(s *jwt.Source) { s.Issuer, s.Keys = "https://a:b@second.example", jwt.Keys{Discovery: true} }, "is not a URL of a server"},
-		"a query":            {func(s *jwt.Source) { s.Issuer, s.Keys = "https://second.example/?a", jwt.Keys{Discovery: true} }, "has a query"},
-		"no cluster":         {func(s *jwt.Source) { s.Keys = jwt.Keys{Cluster: true} }, "describe the cluster"},
-		"no server":          {func(s *jwt.Source) { s.Kubernetes = &jwt.Kubernetes{Review: true} }, "the API server"},
-		"a negative time":    {func(s *jwt.Source) { s.MaxLifetime = -1 }, "negative"},
-		"a fact's name":      {fact(jwt.ClaimFact{Fact: "jwt.Repository", Pointer: "/r", Type: ra.FactString}), "cannot be the name"},
-		"a standard fact":    {fact(jwt.ClaimFact{Fact: "jwt.subject", Pointer: "/r", Type: ra.FactString}), "cannot be the name"},
+		"a secret key": {func(s *jwt.Source) { s.Keys.Static = []byte(`{"keys":[{"kty":"oct","k":"AAAA"}]}`) },
+			"none of the 1 keys"},
+		"too many keys": {func(s *jwt.Source) {
+			s.Keys.Static = []byte(`{"keys":[` + strings.Repeat("1,",
+				jwt.MaxKeys) + `1]}`)
+		}, "has 101 keys"},
+		"HTTP": {func(s *jwt.Source) { s.Issuer, s.Keys = "http://second.example", jwt.Keys{Discovery: true} },
+			"does not use HTTPS"},
+		"HTTP by name": {func(s *jwt.Source) { s.Issuer, s.Keys = "http://localhost", jwt.Keys{Discovery: true} },
+			"does not use HTTPS"},
+		"a file": {func(s *jwt.Source) { s.Issuer, s.Keys = "file:///etc/passwd", jwt.Keys{Discovery: true} },
+			"is not a URL of a server"},
+		"a password": {func(s *jwt.Source) {
+			s.Issuer, s.Keys = "https://a:b@second.example",
+				jwt.Keys{Discovery: true}
+		}, "is not a URL of a server"},
+		"a query": {func(s *jwt.Source) {
+			s.Issuer, s.Keys = "https://second.example/?a",
+				jwt.Keys{Discovery: true}
+		}, "has a query"},
+		"no cluster":      {func(s *jwt.Source) { s.Keys = jwt.Keys{Cluster: true} }, "describe the cluster"},
+		"no server":       {func(s *jwt.Source) { s.Kubernetes = &jwt.Kubernetes{Review: true} }, "the API server"},
+		"a negative time": {func(s *jwt.Source) { s.MaxLifetime = -1 }, "negative"},
+		"a fact's name": {fact(jwt.ClaimFact{Fact: "jwt.Repository", Pointer: "/r", Type: ra.FactString}),
+			"cannot be the name"},
+		"a standard fact": {fact(jwt.ClaimFact{Fact: "jwt.subject", Pointer: "/r", Type: ra.FactString}),
+			"cannot be the name"},
 		"a word of CEL":      {fact(jwt.ClaimFact{Fact: "jwt.in", Pointer: "/r", Type: ra.FactString}), "cannot be the name"},
 		"another kind":       {fact(jwt.ClaimFact{Fact: "tpm.ek", Pointer: "/r", Type: ra.FactString}), "cannot be the name"},
 		"a fact's type":      {fact(jwt.ClaimFact{Fact: "jwt.r", Pointer: "/r", Type: ra.FactTime}), "has the type"},
@@ -351,5 +383,11 @@ func TestSourcesThatAreRefused(t *testing.T) {
 	}
 	if _, err := jwt.New(nil, time.Now, nil); err == nil {
 		t.Error("no source is accepted")
+	}
+	none := &jwt.Authenticator{}
+	_, err := none.Identify(t.Context(), ra.Presented{Evidence: []byte(s.token(t, standard())), At: now})
+	mustRefuse(t, "no sources", err, pki.RuleEvidenceUntrusted)
+	if len(none.Facts()) != 6 || len(none.Unique()) != 1 {
+		t.Errorf("without sources, the facts are %v, and %v are unique", none.Facts(), none.Unique())
 	}
 }

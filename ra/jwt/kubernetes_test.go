@@ -32,7 +32,8 @@ type apiServer struct {
 
 func newAPIServer(t *testing.T, s signer) *apiServer {
 	t.Helper()
-	k := &apiServer{provider: newProvider(t, s), credential: filepath.Join(t.TempDir(), "token"), running: map[string]string{}}
+	k := &apiServer{provider: newProvider(t, s), credential: filepath.Join(t.TempDir(), "token"),
+		running: map[string]string{}}
 	k.rotate(t, "first")
 	keys := jwks(t, s)
 	k.handle(keysPath, func(w http.ResponseWriter, r *http.Request) {
@@ -75,7 +76,8 @@ func (k *apiServer) review(w http.ResponseWriter, r *http.Request) {
 			Audiences []string
 		}
 	}
-	if err != nil || json.Unmarshal(body, &request) != nil || r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/json" ||
+	if err != nil || json.Unmarshal(body,
+		&request) != nil || r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/json" ||
 		request.APIVersion != "authentication.k8s.io/v1" || request.Kind != "TokenReview" || len(request.Spec.Audiences) != 1 {
 		http.Error(w, string(body), http.StatusBadRequest)
 		return
@@ -88,8 +90,9 @@ func (k *apiServer) review(w http.ResponseWriter, r *http.Request) {
 		status = `{"user":{},"error":"[invalid bearer token, service account token has been invalidated]"}`
 	}
 	w.WriteHeader(http.StatusCreated)
-	_, _ = io.WriteString(w, `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","metadata":{"creationTimestamp":null},`+
-		`"spec":{"token":`+encodedText(request.Spec.Token)+`,"audiences":["`+request.Spec.Audiences[0]+`"]},"status":`+status+`}`)
+	_, _ = io.WriteString(w,
+		`{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","metadata":{"creationTimestamp":null},`+
+			`"spec":{"token":`+encodedText(request.Spec.Token)+`,"audiences":["`+request.Spec.Audiences[0]+`"]},"status":`+status+`}`)
 }
 
 func encodedText(s string) string {
@@ -221,14 +224,21 @@ func TestReviewedTokensThatAreRefused(t *testing.T) {
 		want   pki.Rule
 	}{
 		{"no", podClaims(), `{` + user + `,` + ours + `}`, pki.RuleEvidenceRevoked},
-		{"no audience, as servers without audiences do", podClaims(), `{"authenticated":true,` + user + `}`, pki.RuleEvidenceAudience},
-		{"another audience", podClaims(), `{"authenticated":true,` + user + `,"audiences":["https://kubernetes.default.svc"]}`, pki.RuleEvidenceAudience},
-		{"a person", podClaims(), `{"authenticated":true,"user":{"username":"alice"},` + ours + `}`, pki.RuleEvidenceUntrusted},
-		{"another account", podClaims(), `{"authenticated":true,"user":{"username":"system:serviceaccount:prod:db"},` + ours + `}`, pki.RuleEvidenceUntrusted},
-		{"no name", podClaims(), `{"authenticated":true,"user":{"username":"system:serviceaccount:prod:"},` + ours + `}`, pki.RuleEvidenceUntrusted},
+		{"no audience, as servers without audiences do", podClaims(), `{"authenticated":true,` + user + `}`,
+			pki.RuleEvidenceAudience},
+		{"another audience", podClaims(),
+			`{"authenticated":true,` + user + `,"audiences":["https://kubernetes.default.svc"]}`, pki.RuleEvidenceAudience},
+		{"a person", podClaims(), `{"authenticated":true,"user":{"username":"alice"},` + ours + `}`,
+			pki.RuleEvidenceUntrusted},
+		{"another account", podClaims(),
+			`{"authenticated":true,"user":{"username":"system:serviceaccount:prod:db"},` + ours + `}`, pki.RuleEvidenceUntrusted},
+		{"no name", podClaims(), `{"authenticated":true,"user":{"username":"system:serviceaccount:prod:"},` + ours + `}`,
+			pki.RuleEvidenceUntrusted},
 		{"no user", podClaims(), `{"authenticated":true,` + ours + `}`, pki.RuleEvidenceUntrusted},
-		{"an expired token", podClaims().with(set{"exp": now.Unix() - 60, "iat": now.Unix() - 3600}), podStatus, pki.RuleEvidenceExpired},
-		{"a token for another audience", podClaims().with(set{"aud": "https://kubernetes.default.svc"}), podStatus, pki.RuleEvidenceAudience},
+		{"an expired token", podClaims().with(set{"exp": now.Unix() - 60, "iat": now.Unix() - 3600}), podStatus,
+			pki.RuleEvidenceExpired},
+		{"a token for another audience", podClaims().with(set{"aud": "https://kubernetes.default.svc"}), podStatus,
+			pki.RuleEvidenceAudience},
 	} {
 		token := s.token(t, c.claims)
 		k.runs(token, c.status)
@@ -243,7 +253,8 @@ func TestReviewedTokensThatAreRefused(t *testing.T) {
 		"a subject of a user": {"sub": "alice"},
 		"no names":            {"kubernetes.io": nil},
 		"a list of names":     {"kubernetes.io": set{"namespace": []string{"prod"}, "serviceaccount": set{"name": "web"}}},
-		"a colon in a name":   {"sub": "system:serviceaccount:prod:a:web", "kubernetes.io": set{"namespace": "prod:a", "serviceaccount": set{"name": "web"}}},
+		"a colon in a name": {"sub": "system:serviceaccount:prod:a:web", "kubernetes.io": set{"namespace": "prod:a",
+			"serviceaccount": set{"name": "web"}}},
 	} {
 		_, err := newWorld(t, k.source(false, true)).identify(t, s.token(t, podClaims().with(change)))
 		mustRefuse(t, what, err, pki.RuleEvidenceMalformed)

@@ -97,7 +97,10 @@ func TestRealProvider(t *testing.T) {
 	rsaKey := must(rsa.GenerateKey(rand.Reader, 2048))(t)
 	m.add(providerKey{"first", jose.RS256, rsaKey, rsaKey.Public()})
 	var handler http.Handler
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		handler.ServeHTTP(w, r)
+	}))
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	m.Storage = storage.NewStorage(storage.NewUserStore(server.URL))
@@ -105,13 +108,16 @@ func TestRealProvider(t *testing.T) {
 
 	roots := (&provider{Server: server}).roots()
 	w := newWorld(t, jwt.Source{
-		Name: "provider", Issuer: server.URL, Audience: audience, Algorithms: []string{"RS256", "ES256"}, Keys: jwt.Keys{Discovery: true}, Roots: roots,
-		Claims: []jwt.ClaimFact{{Fact: "jwt.line", Pointer: "/line", Type: ra.FactString}, {Fact: "jwt.shift", Pointer: "/shift", Type: ra.FactInt}},
+		Name: "provider", Issuer: server.URL, Audience: audience, Algorithms: []string{"RS256",
+			"ES256"}, Keys: jwt.Keys{Discovery: true}, Roots: roots,
+		Claims: []jwt.ClaimFact{{Fact: "jwt.line", Pointer: "/line", Type: ra.FactString}, {Fact: "jwt.shift",
+			Pointer: "/shift", Type: ra.FactInt}},
 	})
 	w.sleep(time.Since(now))
 	claim, err := w.identify(t, requestToken(t, server))
 	check(t, err)
-	if claim.Subject != jwt.SubjectOf(server.URL, "sid1") || claim.Nonce.IsZero() || claim.Facts["jwt.line"] != "berlin-3" || claim.Facts["jwt.shift"] != int64(2) {
+	if claim.Subject != jwt.SubjectOf(server.URL,
+		"sid1") || claim.Nonce.IsZero() || claim.Facts["jwt.line"] != "berlin-3" || claim.Facts["jwt.shift"] != int64(2) {
 		t.Errorf("the claim is %+v", claim)
 	}
 	other := requestToken(t, server)

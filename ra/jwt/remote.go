@@ -2,6 +2,7 @@ package jwt
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"sync"
 	"time"
@@ -23,11 +24,13 @@ type remoteKeys struct {
 	clock  func() time.Time
 	log    *slog.Logger
 
-	wake   chan struct{} // has a value if a fetch was requested
-	cancel context.CancelFunc
-	run    sync.WaitGroup
+	origin origin
+
+	wake    chan struct{} // has a value if a fetch was requested
+	running sync.WaitGroup
 
 	mu      sync.Mutex
+	cancel  context.CancelFunc // ends the goroutine. Nil if it was not started
 	closed  bool
 	set     *keySet       // of the last fetch that succeeded, or nil
 	fetched time.Time     // start of that fetch
@@ -37,17 +40,23 @@ type remoteKeys struct {
 	logged  time.Time     // time of the last message about a failure. Zero if the last fetch succeeded
 }
 
+// origin is where keys are fetched from.
+type origin struct {
+	location   string
+	credential string
+	roots      *x509.CertPool
+}
+
 func newRemoteKeys(source string, fetch func(context.Context) (*keySet, error), clock func() time.Time,
 	log *slog.Logger) *remoteKeys {
 	return &remoteKeys{source: source, fetch: fetch, clock: clock, log: log, wake: make(chan struct{}, 1)}
 }
 
-// start starts the goroutine that fetches the keys.
-func (r *remoteKeys) start() {
+// run starts the goroutine that fetches the keys, and checks their age. The caller holds the mutex.
+func (r *remoteKeys) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
-	r.refresh()
-	r.run.Go(func() {
+	r.running.Go(func() {
 		ticker := time.NewTicker(checkEvery)
 		defer ticker.Stop()
 		for {
@@ -61,6 +70,22 @@ func (r *remoteKeys) start() {
 			}
 		}
 	})
+}
+
+// adopt takes over the keys of another source that fetches them from the same place.
+func (r *remoteKeys) adopt(from *remoteKeys) {
+	if r.origin.location != from.origin.location || r.origin.credential != from.origin.credential ||
+		!r.origin.roots.Equal(from.origin.roots) {
+		return
+	}
+	from.mu.Lock()
+	set, fetched := from.set, from.fetched
+	from.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.set == nil {
+		r.set, r.fetched = set, fetched
+	}
 }
 
 // refresh requests a fetch if the keys are old.
@@ -80,6 +105,9 @@ func (r *remoteKeys) begin(now time.Time) <-chan struct{} {
 	}
 	if r.closed || !r.begun.IsZero() && now.Sub(r.begun) < minInterval {
 		return nil
+	}
+	if r.cancel == nil {
+		r.run()
 	}
 	r.begun, r.ended = now, make(chan struct{})
 	r.wake <- struct{}{} // has room, because no other fetch is requested
@@ -170,9 +198,11 @@ func (r *remoteKeys) unavailable(now time.Time) error {
 func (r *remoteKeys) close() {
 	r.mu.Lock()
 	r.closed = true
+	if r.cancel != nil {
+		r.cancel()
+	}
 	r.mu.Unlock()
-	r.cancel()
-	r.run.Wait()
+	r.running.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended != nil { // a fetch was requested and not begun

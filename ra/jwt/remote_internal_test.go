@@ -57,7 +57,7 @@ func (i *issuer) count() int {
 func (i *issuer) run(t *testing.T, log *strings.Builder) *remoteKeys {
 	t.Helper()
 	r := newRemoteKeys("ci", i.fetch, time.Now, slog.New(slog.NewTextHandler(log, nil)))
-	r.start()
+	r.refresh()
 	t.Cleanup(r.close)
 	return r
 }
@@ -203,7 +203,7 @@ func TestCloseEndsFetches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, log := &issuer{hangs: true}, &strings.Builder{}
 		r := newRemoteKeys("ci", i.fetch, time.Now, slog.New(slog.NewTextHandler(log, nil)))
-		r.start()
+		r.refresh()
 		answered := make(chan error)
 		go func() {
 			_, err := r.current(context.Background())

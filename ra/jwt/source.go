@@ -175,14 +175,17 @@ func (s Source) compileKeys(c *client, clock func() time.Time, log *slog.Logger)
 		if _, err := parseBase(s.Issuer); err != nil {
 			return nil, fmt.Errorf("discovery needs an issuer that is a URL: %w", err)
 		}
-		fetch := func(ctx context.Context) (*keySet, error) { return discover(ctx, c, s.Issuer) }
-		return newRemoteKeys(s.Name, fetch, clock, log), nil
+		r := newRemoteKeys(s.Name, func(ctx context.Context) (*keySet, error) { return discover(ctx, c, s.Issuer) }, clock,
+			log)
+		r.origin = origin{s.Issuer, "", s.Roots}
+		return r, nil
 	case s.Keys.Cluster:
-		location := strings.TrimSuffix(s.Kubernetes.Server, "/") + clusterKeysPath
-		fetch := func(ctx context.Context) (*keySet, error) {
-			return fetchKeys(ctx, c, location, s.Kubernetes.Credential)
-		}
-		return newRemoteKeys(s.Name, fetch, clock, log), nil
+		from := origin{strings.TrimSuffix(s.Kubernetes.Server, "/") + clusterKeysPath, s.Kubernetes.Credential, s.Roots}
+		r := newRemoteKeys(s.Name, func(ctx context.Context) (*keySet, error) {
+			return fetchKeys(ctx, c, from.location, from.credential)
+		}, clock, log)
+		r.origin = from
+		return r, nil
 	case s.Kubernetes == nil || !s.Kubernetes.Review:
 		return nil, errors.New("it has no keys: configure a JWK Set, or discovery")
 	}
@@ -222,10 +225,18 @@ func (s *source) verify(ctx context.Context, t *token) error {
 	return key.verify(t)
 }
 
-func (s *source) start() {
-	if r, ok := s.keys.(*remoteKeys); ok {
-		r.start()
+// start begins to fetch the keys. If previous fetches them from the same place, its keys are used until then.
+func (s *source) start(previous *source) {
+	r, ok := s.keys.(*remoteKeys)
+	if !ok {
+		return
 	}
+	if previous != nil {
+		if from, ok := previous.keys.(*remoteKeys); ok {
+			r.adopt(from)
+		}
+	}
+	r.refresh()
 }
 
 func (s *source) close() {

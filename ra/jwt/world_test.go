@@ -179,6 +179,7 @@ func newWorld(t testing.TB, sources ...jwt.Source) *world {
 	w := &world{now: now}
 	w.Authenticator = must(jwt.New(sources, w.clock, slog.New(slog.NewTextHandler(&w.log, nil))))(t)
 	t.Cleanup(w.Close)
+	w.Start(nil)
 	return w
 }
 
