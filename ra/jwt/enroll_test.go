@@ -53,13 +53,15 @@ func newFleet(t *testing.T) *fleet {
 		Observer: nobody{}, Meter: nobody{}, Clock: f.clock, Log: log,
 	}))(t)
 	rules := must(policy.Compile([]byte(podPolicy), 1, policy.Environment{
-		TrustDomain: "fleet.example", Profiles: authority, Kinds: []policy.Kind{policy.KindOf(pki.EvidenceJWT, f.Authenticator, nil)},
+		TrustDomain: "fleet.example", Profiles: authority, Kinds: []policy.Kind{policy.KindOf(pki.EvidenceJWT,
+			f.Authenticator, nil)},
 	}))(t)
 	auditor := audit.New(f.store, f.clock, log)
 	f.Registrar = ra.New(ra.Config{
 		TrustDomain: "fleet.example", Store: f.store, CA: authority, Superseder: f, MaxUnexpired: authority.MaxUnexpired(),
 		Revision: func() ra.Revision {
-			return ra.Revision{Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceJWT: f.Authenticator}, Policy: rules}
+			return ra.Revision{Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceJWT: f.Authenticator},
+				Policy: rules}
 		},
 		Clock: f.clock, Auditor: auditor,
 	})
@@ -103,7 +105,8 @@ func issuing(t *testing.T) ca.IssuingCA {
 	root := must(x509.ParseCertificate(must(ceremony.Root(rootKey, ceremony.RootSpec{
 		Subject: must(ceremony.ParseSubject("CN=Root G1"))(t), Lifetime: 2 * year, PathLength: 1, Now: start,
 	}))(t)))(t)
-	request := must(ceremony.Request(key, ceremony.RequestSpec{Subject: must(ceremony.ParseSubject("CN=Issuing G1"))(t)}))(t)
+	request := must(ceremony.Request(key,
+		ceremony.RequestSpec{Subject: must(ceremony.ParseSubject("CN=Issuing G1"))(t)}))(t)
 	spec := ceremony.SignSpec{Lifetime: year, TrustDomain: "fleet.example", Now: start}
 	issued := must(x509.ParseCertificate(must(ceremony.Sign(root, rootKey, request, spec))(t)))(t)
 	return must(ca.NewIssuingCA(issued, key, []*x509.Certificate{root}))(t)
@@ -130,7 +133,8 @@ func TestPodEnrolls(t *testing.T) {
 	cert := must(f.Enroll(t.Context(), request))(t)
 	id := must(pki.SPIFFEIDIn("fleet.example", "workload/prod/web"))(t)
 	record := must(f.store.Identity(t.Context(), id))(t)
-	if record.Subject != jwt.SubjectOf("https://kubernetes.default.svc", "system:serviceaccount:prod:web") || record.Kind != pki.Workload {
+	if record.Subject != jwt.SubjectOf("https://kubernetes.default.svc",
+		"system:serviceaccount:prod:web") || record.Kind != pki.Workload {
 		t.Errorf("the identity is %+v", record)
 	}
 	if again, err := f.Enroll(t.Context(), request); err != nil || again.Ref != cert.Ref {
@@ -143,8 +147,9 @@ func TestPodEnrolls(t *testing.T) {
 	}{
 		"used a second time":   {token, pki.RuleAlreadyEnrolled},
 		"of another namespace": {f.token(t, accountClaims("test", "web")), pki.RulePolicy},
-		"for another service":  {f.token(t, accountClaims("prod", "db").with(set{"aud": "other.example"})), pki.RuleEvidenceAudience},
-		"that was changed":     {token[:end] + base64url(make([]byte, 64)), pki.RuleEvidenceSignature},
+		"for another service": {f.token(t, accountClaims("prod", "db").with(set{"aud": "other.example"})),
+			pki.RuleEvidenceAudience},
+		"that was changed": {token[:end] + base64url(make([]byte, 64)), pki.RuleEvidenceSignature},
 	} {
 		_, err := f.Enroll(t.Context(), f.request(t, c.token))
 		mustRefuse(t, "a token "+what, err, c.want)
@@ -187,4 +192,14 @@ func accountClaims(namespace, name string) set {
 		"sub": "system:serviceaccount:" + namespace + ":" + name, "jti": namespace + name,
 		"kubernetes.io": set{"namespace": namespace, "serviceaccount": set{"name": name}},
 	})
+}
+
+// authority implements policy.Profiles.
+type authority struct{ profiles map[string]*ca.Profile }
+
+func (a authority) Profile(name string) (*ca.Profile, error) {
+	if p, ok := a.profiles[name]; ok {
+		return p, nil
+	}
+	return nil, pki.Refuse(pki.RuleProfile, "use another", "there is no profile %q", name)
 }
