@@ -87,6 +87,10 @@ have_nss() { have certutil && have crlutil && have vfychain; }
 # A JDK, which runs a program from its source.
 have_java() { have java && have javac; }
 
+have_tpm2_openssl() {
+	have_file /usr/lib/*-linux-gnu/ossl-modules/tpm2.so /usr/lib64/ossl-modules/tpm2.so /usr/lib/ossl-modules/tpm2.so
+}
+
 # These programs may be installed without a library that they need, so run them.
 have_nginx() { have nginx && nginx -v >/dev/null 2>&1; }
 have_mosquitto() { have mosquitto && mosquitto -h 2>/dev/null | grep -q version && have mosquitto_pub; }
@@ -134,6 +138,10 @@ survey() {
 	missing 3 'have grpc_python_plugin' protobuf-compiler-grpc grpc-plugins grpc-plugins grpc 'the plugin for gRPC'
 	missing 3 have_mosquitto 'mosquitto libdlt2 libwrap0 libwebsockets17 mosquitto-clients' mosquitto mosquitto mosquitto \
 		'a broker that identifies clients by their certificates'
+	missing 3 'have swtpm' swtpm swtpm swtpm '' 'emulates a TPM 2.0'
+	missing 3 'have swtpm_setup' swtpm-tools swtpm-tools swtpm '' 'makes emulated TPMs with certified endorsement keys'
+	missing 3 'have tpm2_certify' tpm2-tools tpm2-tools tpm2-tools '' 'uses a TPM with independent code'
+	missing 3 have_tpm2_openssl tpm2-openssl tpm2-openssl tpm2-openssl '' 'lets OpenSSL use keys in a TPM'
 	missing 3 'have strace' strace strace strace '' 'records the writes of a server, to simulate power cuts'
 	missing 3 'have systemd-analyze' systemd systemd systemd '' 'rates the sandboxing of the service files'
 	missing 3 have_namespaces 'util-linux iproute2' 'util-linux iproute' 'util-linux iproute2' '' \

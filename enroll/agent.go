@@ -20,9 +20,12 @@ type Config struct {
 	// Token returns a token for an enrollment, or an error that wraps ErrNoToken. The Agent calls Token if it has no
 	// valid credential, or if the server refused a renewal. The Agent ignores the token with which it obtained the
 	// current credential. If Token is nil, there are no tokens.
-	Token    func() (Token, error)
-	Lifetime time.Duration // requested lifetime; zero for the profile's default
-	KeyType  pki.KeyType   // type of the generated keys; empty means P-256
+	Token func() (Token, error)
+	// Attestation lets the Agent enroll with the attestation of its TPM, if it has no valid credential and no token. The
+	// directory must keep its keys in the TPM (see [Directory.KeepKeysIn]). If Attestation is nil, the Agent needs a token.
+	Attestation *Attestation
+	Lifetime    time.Duration // requested lifetime; zero for the profile's default
+	KeyType     pki.KeyType   // type of the generated keys; empty means P-256
 	// Reload is a command with its arguments. The Agent runs it without a shell after each new credential, and repeats
 	// it until it exits with 0. If Reload is empty, there is no command.
 	Reload []string
@@ -30,6 +33,12 @@ type Config struct {
 	// keep it open after the command has exited. If ReloadOutput is nil, the output is discarded.
 	ReloadOutput *os.File
 	Log          *slog.Logger // required
+}
+
+// Attestation is what an Agent needs to enroll with the attestation of its TPM.
+type Attestation struct {
+	Client    *Client
+	Bootstrap Bootstrap
 }
 
 // Agent obtains a credential and renews it. [Agent.Watch] calls a function with each new credential. Ensure, Enroll,
@@ -56,6 +65,9 @@ func NewAgent(c Config) (*Agent, error) {
 	if c.Lifetime < 0 {
 		return nil, fmt.Errorf("lifetime %s: give a positive duration, or leave it out for the profile's "+
 			"default", c.Lifetime)
+	}
+	if c.Attestation != nil && (c.Attestation.Client == nil || c.Directory.tpm == nil) {
+		return nil, errors.New("an agent that enrolls with the attestation of a TPM needs a client, and a directory that keeps its keys in the TPM")
 	}
 	c.KeyType = cmp.Or(c.KeyType, pki.P256)
 	a := &Agent{config: c, now: time.Now}

@@ -147,7 +147,7 @@ func newTestClient(t *testing.T, server string) *Client {
 
 func enrollRequest(t *testing.T, token Token) EnrollRequest {
 	t.Helper()
-	r, err := newPending("test", pki.P256)
+	r, err := (&Directory{}).newPending("test", pki.P256)
 	if err != nil {
 		t.Fatal(err)
 	}

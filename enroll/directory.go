@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/brevet-pki/brevet/enroll/tpm"
 	"github.com/brevet-pki/brevet/files"
 )
 
@@ -28,7 +29,7 @@ const (
 // Directory stores an agent's credential in files:
 //
 //	current -> gen-7     the version in use; programs are configured with current/cert.pem and so on
-//	gen-7/key.pem        private key (PKCS #8, RFC 5958)
+//	gen-7/key.pem        private key (PKCS #8, RFC 5958, or a TSS2 key that only the TPM can use)
 //	gen-7/cert.pem       the certificate, then its chain without the root
 //	gen-7/bundle.pem     the trust domain's roots
 //	gen-7/origin.json    the server and token that the pair was obtained with
@@ -43,7 +44,8 @@ const (
 type Directory struct {
 	path string
 	disk disk
-	key  access // access of the private key
+	key  access      // access of the private key
+	tpm  *tpm.Device // where new keys are made; nil for keys in files
 	lock *os.File
 	log  *slog.Logger
 }

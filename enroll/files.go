@@ -30,7 +30,7 @@ type file struct {
 
 // files returns the pair as the files of a version. key is the access of the private key.
 func (p *Pair) files(key access) ([]file, error) {
-	private, err := x509.MarshalPKCS8PrivateKey(p.Key)
+	keyType, private, err := encodeKey(p.Key)
 	if err != nil {
 		return nil, fmt.Errorf("encode the private key: %w", err)
 	}
@@ -39,7 +39,7 @@ func (p *Pair) files(key access) ([]file, error) {
 		return nil, fmt.Errorf("encode the credential's origin: %w", err)
 	}
 	return []file{
-		{keyName, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), key},
+		{keyName, pem.EncodeToMemory(&pem.Block{Type: keyType, Bytes: private}), key},
 		{certName, encodeCertificates(append([]*x509.Certificate{p.Certificate}, p.Chain...)), public},
 		{bundleName, encodeCertificates(p.Roots), public},
 		{originName, append(origin, '\n'), public},
@@ -57,10 +57,6 @@ func encodeCertificates(certs []*x509.Certificate) []byte {
 // readVersion reads the files of a version. origin.json may be missing: an operator may have installed the other files
 // by hand.
 func readVersion(at string) (*Pair, error) {
-	key, err := readKey(filepath.Join(at, keyName))
-	if err != nil {
-		return nil, err
-	}
 	certs, err := readCertificates(filepath.Join(at, certName))
 	if err != nil {
 		return nil, err
@@ -79,31 +75,24 @@ func readVersion(at string) (*Pair, error) {
 			return nil, fmt.Errorf("%s: %w", originName, err)
 		}
 	}
+	key, err := readKey(filepath.Join(at, keyName), from.TPM)
+	if err != nil {
+		return nil, err
+	}
 	return NewPair(Credential{Certificate: certs[0], Chain: certs[1:], Roots: roots}, key, from, time.Now())
 }
 
-func readKey(path string) (crypto.Signer, error) {
+// readKey reads a private key. home is the path of the TPM that the key may be in.
+func readKey(path, home string) (crypto.Signer, error) {
 	data, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
 	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("%s holds no PKCS #8 private key", path)
+	if block == nil {
+		return nil, fmt.Errorf("%s holds no private key", path)
 	}
-	return parseKey(block.Bytes)
-}
-
-func parseKey(der []byte) (crypto.Signer, error) {
-	key, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
-		return nil, errors.New("the private key does not parse") // without the cause, whose text may contain the key
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, errors.New("the private key cannot sign")
-	}
-	return signer, nil
+	return decodeKey(block.Type, block.Bytes, home)
 }
 
 // readCertificates reads a PEM file that contains at least one certificate.

@@ -2,24 +2,31 @@ package enroll
 
 import (
 	"context"
+	"crypto"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/brevet-pki/brevet/enroll/tpm"
 	"github.com/brevet-pki/brevet/pki"
 )
 
 // obtain tries once to get a new credential. If the current one is valid, obtain renews it. Otherwise it enrolls with a
-// token.
+// token, or else with the attestation of its TPM.
 func (a *Agent) obtain(ctx context.Context) error {
 	pair := a.Pair()
 	if pair == nil || pair.Expired(a.now()) {
 		token, err := a.token()
-		if err != nil {
+		switch {
+		case err == nil:
+			return a.enroll(ctx, token)
+		case a.config.Attestation != nil:
+			return a.attest(ctx)
+		default:
 			return a.needsToken(err)
 		}
-		return a.enroll(ctx, token)
 	}
 	err := a.renew(ctx, pair)
 	if err != nil {
@@ -72,19 +79,11 @@ func (a *Agent) needsToken(err error) error {
 // enroll sends one Enroll request with a token, and installs the issued credential.
 func (a *Agent) enroll(ctx context.Context, t Token) error {
 	spent := t.Secret.ID().String()
-	r, csr, err := a.request("token " + spent)
-	if err != nil {
-		return err
+	send := func(ctx context.Context, r EnrollRequest, _ crypto.Signer) (Credential, error) {
+		r.Bootstrap, r.Evidence = t.Bootstrap, []pki.Evidence{t.Secret.Evidence()}
+		return a.config.Authority.Enroll(ctx, r)
 	}
-	callCtx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	c, err := a.config.Authority.Enroll(callCtx, EnrollRequest{
-		RequestID: r.id, Bootstrap: t.Bootstrap, Evidence: []pki.Evidence{t.Secret.Evidence()}, CSR: csr, Lifetime: a.config.Lifetime,
-	})
-	if err != nil {
-		return a.refused(err)
-	}
-	pair, err := a.check(c, r, Origin{Server: t.Server, Token: spent})
+	pair, err := a.first(ctx, "token "+spent, Origin{Server: t.Server, Token: spent}, send)
 	if err != nil {
 		return err
 	}
@@ -93,6 +92,51 @@ func (a *Agent) enroll(ctx context.Context, t Token) error {
 			pair.ID(), t.TrustDomain)
 	}
 	return a.install(pair)
+}
+
+// attest sends one Enroll request with the attestation of the TPM, and installs the issued credential.
+func (a *Agent) attest(ctx context.Context) error {
+	by := a.config.Attestation
+	ek, err := a.config.Directory.tpm.Endorsement()
+	if err != nil {
+		return err
+	}
+	hash := hex.EncodeToString(ek.Hash[:])
+	a.config.Log.Info("enrolling with the attestation of the TPM", "endorsement_key", hash)
+	send := func(ctx context.Context, r EnrollRequest, key crypto.Signer) (Credential, error) {
+		inTPM, ok := key.(*tpm.Key)
+		if !ok {
+			return Credential{}, errors.New("the key of the request is not in the TPM")
+		}
+		r.Bootstrap = by.Bootstrap
+		return by.Client.EnrollWith(ctx, r, TPMKey(inTPM))
+	}
+	pair, err := a.first(ctx, "tpm "+hash, Origin{Server: by.Bootstrap.Server}, send)
+	if err != nil {
+		return err
+	}
+	if pair.ID().TrustDomain() != by.Bootstrap.TrustDomain {
+		return fmt.Errorf("the certificate names %s, but the configured trust domain is %s: correct it",
+			pair.ID(), by.Bootstrap.TrustDomain)
+	}
+	return a.install(pair)
+}
+
+// first sends one request for a first certificate, whose evidence send adds, and returns the new pair.
+func (a *Agent) first(
+	ctx context.Context, by string, from Origin, send func(context.Context, EnrollRequest, crypto.Signer) (Credential, error),
+) (*Pair, error) {
+	r, csr, err := a.request(by)
+	if err != nil {
+		return nil, err
+	}
+	callCtx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	c, err := send(callCtx, EnrollRequest{RequestID: r.id, CSR: csr, Lifetime: a.config.Lifetime}, r.key)
+	if err != nil {
+		return nil, a.refused(err)
+	}
+	return a.check(c, r, from)
 }
 
 // renew sends one Renew request with the current pair, and installs the issued credential.
@@ -146,7 +190,7 @@ func (a *Agent) refused(err error) error {
 // check makes a pair from the Authority's response. It returns an error if the pair cannot be used.
 func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
 	now := a.now()
-	from.Obtained, from.Renewal, from.BundleRevision = now.UTC().Round(0), c.Renewal, c.BundleRevision
+	from.Obtained, from.Renewal, from.BundleRevision, from.TPM = now.UTC().Round(0), c.Renewal, c.BundleRevision, homeOf(r.key)
 	if c.Server != "" {
 		from.Server = c.Server // the agent may have been configured with a new address
 	}

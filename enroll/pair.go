@@ -18,6 +18,8 @@ type Origin struct {
 	Server string `json:"server,omitempty"`
 	// Token is the TokenID of the token in the enrollment, as text.
 	Token string `json:"token,omitempty"`
+	// TPM is the path of the TPM that the key is in. It is empty for a key in a file.
+	TPM string `json:"tpm,omitempty"`
 	// Obtained is when the certificate arrived, by this machine's clock. This machine can use the certificate from then
 	// on. NotBefore is earlier, because certificates are back-dated.
 	Obtained time.Time `json:"obtained,omitzero"`

@@ -3,13 +3,13 @@ package enroll
 import (
 	"crypto"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 
+	"github.com/brevet-pki/brevet/enroll/tpm"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -19,8 +19,8 @@ import (
 type pending struct {
 	id  pki.RequestID
 	key crypto.Signer
-	// by identifies the authorization of the request. It is "token " with the token's ID, or "certificate " with the
-	// serial number of the certificate to renew.
+	// by identifies the authorization of the request. It is "token " with the token's ID, "certificate " with the serial
+	// number of the certificate to renew, or "tpm " with the hash of the TPM's endorsement key.
 	by string
 }
 
@@ -28,7 +28,8 @@ type pending struct {
 type pendingFile struct {
 	RequestID []byte `json:"request_id"`
 	By        string `json:"by"`
-	Key       []byte `json:"key"` // PKCS #8
+	Key       []byte `json:"key"`           // PKCS #8, or a TSS2 key if TPM is set
+	TPM       string `json:"tpm,omitempty"` // path of the TPM that the key is in
 }
 
 // errPending means that pending.json is damaged. It does not wrap the parse error, which could contain the private key.
@@ -50,7 +51,7 @@ func (d *Directory) preparePending(by string, kind pki.KeyType) (pending, error)
 		}
 		return old, nil
 	}
-	r, err := newPending(by, kind)
+	r, err := d.newPending(by, kind)
 	if err != nil {
 		return pending{}, err
 	}
@@ -64,7 +65,7 @@ func (d *Directory) preparePending(by string, kind pki.KeyType) (pending, error)
 	return r, nil
 }
 
-func newPending(by string, kind pki.KeyType) (pending, error) {
+func (d *Directory) newPending(by string, kind pki.KeyType) (pending, error) {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails: without randomness crypto/rand ends the process
 	r := pending{by: by}
@@ -72,18 +73,18 @@ func newPending(by string, kind pki.KeyType) (pending, error) {
 	if r.id, err = pki.RequestIDFromBytes(id[:]); err != nil {
 		return r, err
 	}
-	if r.key, err = newKey(kind); err != nil {
+	if r.key, err = d.newKey(kind); err != nil {
 		return r, fmt.Errorf("make a key: %w", err)
 	}
 	return r, nil
 }
 
 func (r pending) encode() ([]byte, error) {
-	key, err := x509.MarshalPKCS8PrivateKey(r.key)
+	_, key, err := encodeKey(r.key)
 	if err != nil {
 		return nil, fmt.Errorf("encode the private key: %w", err)
 	}
-	data, err := json.Marshal(pendingFile{RequestID: r.id.Bytes(), By: r.by, Key: key})
+	data, err := json.Marshal(pendingFile{RequestID: r.id.Bytes(), By: r.by, Key: key, TPM: homeOf(r.key)})
 	if err != nil {
 		return nil, fmt.Errorf("encode the request: %w", err)
 	}
@@ -100,7 +101,11 @@ func (d *Directory) readPending() (pending, error) {
 		return pending{}, errPending
 	}
 	id, idErr := pki.RequestIDFromBytes(f.RequestID)
-	key, keyErr := parseKey(f.Key)
+	keyType := fileKeyType
+	if f.TPM != "" {
+		keyType = tpm.PEMType
+	}
+	key, keyErr := decodeKey(keyType, f.Key, f.TPM)
 	if idErr != nil || keyErr != nil {
 		return pending{}, errPending
 	}

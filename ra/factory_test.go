@@ -6,18 +6,18 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
-	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/nonce"
 	"github.com/brevet-pki/brevet/ra/x5c"
 	"github.com/brevet-pki/brevet/server/servertest"
@@ -44,27 +44,23 @@ func manufacturer(t *testing.T) (root *x509.Certificate, camera tls.Certificate)
 	return authority.Leaf, camera
 }
 
-// bySerial is a policy that gives each device of a manufacturer the identity with its serial number.
-type bySerial struct{ ra.OwnIdentities }
-
-// Grant implements ra.Policy.
-func (p bySerial) Grant(claims ra.Claims, at time.Time) (ra.Grant, error) {
-	serial, ok := claims[0].Facts["x5c.serial"].(string)
-	if !ok {
-		return p.OwnIdentities.Grant(claims, at)
-	}
-	id, err := pki.SPIFFEIDIn(servertest.TrustDomain, "device/"+serial)
-	return ra.Grant{Rule: "cameras", Identity: id, Subject: claims[0].Subject, Register: &ra.NewIdentity{Kind: pki.Device}}, err
-}
-
-// factoryWorld starts a server that enrolls the devices of a manufacturer.
+// factoryWorld starts a server that enrolls the devices of a manufacturer, each as the identity with its serial number.
 func factoryWorld(t *testing.T, root *x509.Certificate) *servertest.World {
 	t.Helper()
-	nonces := servertest.Must(nonce.FromKey([32]byte{1}, [16]byte{}))(t)
-	authenticator := servertest.Must(x5c.New([]x5c.Source{{Name: "cameras", Roots: []*x509.Certificate{root}}}, nonces))(t)
-	return servertest.New(t, ground, servertest.Options{
-		Evidence: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceX5C: authenticator}, Policy: bySerial{},
-	})
+	return servertest.New(t, ground, servertest.Options{Policy: fmt.Appendf(nil, `
+x5c:
+  cameras:
+    roots: %q
+rules:
+- name: tokens
+  evidence: [token]
+- name: cameras
+  evidence: [x5c]
+  when: x5c.source == "cameras"
+  identity: device/{x5c.serial}
+  register: true
+  profile: device
+`, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw}))})
 }
 
 // factoryRequest returns a new request of a device that knows the server and its root.

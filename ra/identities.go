@@ -153,6 +153,10 @@ func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error)
 	if !p.Permits(n.Kind) {
 		return Identity{}, pki.Refuse(pki.RuleAccess, "choose another profile", "profile %s is not for identities of the kind %s", n.Profile, n.Kind)
 	}
+	if n.Subject.Kind == pki.EvidenceToken {
+		return Identity{}, pki.Refuse(pki.RuleRequest, "name the subject of evidence of another kind, such as "+pki.EvidenceTPM.String()+":…",
+			"%s cannot be tied to a token, which enrolls an identity only once", id)
+	}
 	if err := checkLabels(n.Labels); err != nil {
 		return Identity{}, err
 	}

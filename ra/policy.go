@@ -58,7 +58,7 @@ func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 		return Grant{Identity: named}, err
 	}
 	if named.Reserved() && len(claims) == 1 {
-		return Grant{Identity: named}, nil
+		return Grant{Identity: named, Replace: claims.replaces()}, nil
 	}
 	g, err := rev.Policy.Grant(claims, r.clock())
 	if err != nil {

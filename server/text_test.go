@@ -62,7 +62,7 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "bob", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR, Profile: "operator", Labels: labels}}},
 		{"IdentityService.GetIdentity", &brevetv1.GetIdentityRequest{Id: device.ID}},
 		{"IdentityService.ListIdentities", &brevetv1.ListIdentitiesRequest{Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}}},
-		{"IdentityService.UpdateIdentity", &brevetv1.UpdateIdentityRequest{Id: device.ID, Spec: registration, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"profile", "labels", "names"}}, Revision: 2}},
+		{"IdentityService.UpdateIdentity", &brevetv1.UpdateIdentityRequest{Id: device.ID, Spec: registration, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"profile", "labels", "names", "evidence_subject"}}, Revision: 2}},
 		{"IdentityService.SuspendIdentity", &brevetv1.SuspendIdentityRequest{Id: device.ID, Comment: "lost"}},
 		{"IdentityService.ResumeIdentity", &brevetv1.ResumeIdentityRequest{Id: device.ID, Comment: "found"}},
 		{"TokenService.CreateToken", &brevetv1.CreateTokenRequest{Identity: device.ID, Replace: true}},

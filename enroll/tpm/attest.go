@@ -25,67 +25,71 @@ type Endorsement struct {
 }
 
 // Endorsement returns the endorsement key. If the TPM has certificates for several, it returns the first in a fixed
-// order of types: RSA-2048, P-256, P-384.
+// order of types: RSA-2048, P-256, P-384. The first call may take a minute, because the TPM generates the key from its
+// seed.
 func (d *Device) Endorsement() (Endorsement, error) {
 	var e Endorsement
 	err := d.do(func(s *session) (err error) {
-		_, e, err = d.endorsement(s)
+		e, err = d.endorsement(s)
 		return err
 	})
 	return e, err
 }
 
-// endorsement loads the endorsement key, and describes it.
-func (d *Device) endorsement(s *session) (object, Endorsement, error) {
-	if d.ek != nil {
-		certificate, _ := s.certificate(d.ek.index)
-		return s.endorsement(*d.ek, certificate)
+// endorsement chooses and describes the endorsement key, and remembers it.
+func (d *Device) endorsement(s *session) (Endorsement, error) {
+	if len(d.known.Public) > 0 {
+		return d.known, nil
 	}
-	for _, t := range templates {
+	candidates := templates
+	if d.ek != nil {
+		candidates = []template{*d.ek}
+	}
+	for _, t := range candidates {
 		certificate, err := s.certificate(t.index)
 		if err != nil {
 			continue
 		}
-		o, e, err := s.endorsement(t, certificate)
+		e, err := s.describe(t, certificate)
 		if err != nil {
-			return o, e, err
+			return e, err
 		}
 		if len(e.Certificate) > 0 { // the certificate is for this key
-			d.ek = &t
-			return o, e, nil
-		}
-		if err := s.flush(o); err != nil {
-			return o, e, err
+			d.ek, d.known = &t, e
+			return e, nil
 		}
 	}
-	d.ek = &templates[0]
-	return s.endorsement(templates[0], nil)
+	e, err := s.describe(candidates[0], nil)
+	if err == nil {
+		d.ek, d.known = &candidates[0], e
+	}
+	return e, err
 }
 
-// endorsement makes the endorsement key of a template. It drops a certificate for another key.
-func (s *session) endorsement(t template, certificate *x509.Certificate) (object, Endorsement, error) {
+// describe makes the endorsement key of a template and describes it. It drops a certificate for another key.
+func (s *session) describe(t template, certificate *x509.Certificate) (Endorsement, error) {
 	o, err := s.primary(tpm2.TPMRHEndorsement, t.public())
 	if err != nil {
-		return o, Endorsement{}, err
+		return Endorsement{}, err
 	}
 	area, err := tpm2.Unmarshal[tpm2.TPMTPublic](o.public)
 	if err != nil {
-		return o, Endorsement{}, fmt.Errorf("the endorsement key of the TPM does not parse: %w", err)
+		return Endorsement{}, fmt.Errorf("the endorsement key of the TPM does not parse: %w", err)
 	}
 	key, err := tpm2.Pub(*area)
 	if err != nil {
-		return o, Endorsement{}, fmt.Errorf("the endorsement key of the TPM does not parse: %w", err)
+		return Endorsement{}, fmt.Errorf("the endorsement key of the TPM does not parse: %w", err)
 	}
 	spki, err := pki.MarshalKey(key)
 	if err != nil {
-		return o, Endorsement{}, fmt.Errorf("the endorsement key of the TPM cannot be used: %w", err)
+		return Endorsement{}, fmt.Errorf("the endorsement key of the TPM cannot be used: %w", err)
 	}
 	e := Endorsement{Public: o.public, Hash: sha256.Sum256(spki)}
 	// Some manufacturers mark RSA keys with id-RSAES-OAEP, which crypto/x509 does not parse.
 	if certificate != nil && (certificate.PublicKey == nil || bytes.Equal(certificate.RawSubjectPublicKeyInfo, spki)) {
 		e.Certificate = certificate.Raw
 	}
-	return o, e, nil
+	return e, s.flush(o)
 }
 
 // Limits of a certificate in the TPM.
@@ -131,7 +135,7 @@ func (s *session) certificate(index tpm2.TPMHandle) (*x509.Certificate, error) {
 func (d *Device) Describe() ([]byte, error) {
 	var m attest.Device
 	err := d.do(func(s *session) error {
-		_, e, err := d.endorsement(s)
+		e, err := d.endorsement(s)
 		if err != nil {
 			return err
 		}
@@ -157,7 +161,10 @@ func (d *Device) Respond(challenge []byte, key *Key) ([]byte, error) {
 	}
 	r := attest.Response{Sealed: c.Sealed, Key: key.area}
 	err = d.do(func(s *session) error {
-		ek, _, err := d.endorsement(s)
+		if _, err := d.endorsement(s); err != nil {
+			return err
+		}
+		ek, err := s.primary(tpm2.TPMRHEndorsement, d.ek.public())
 		if err != nil {
 			return err
 		}

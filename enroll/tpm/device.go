@@ -23,8 +23,9 @@ const DefaultPath = "/dev/tpmrm0"
 type Device struct {
 	path string
 
-	mu sync.Mutex
-	ek *template // the endorsement key that this TPM uses; nil if it is not known yet
+	mu    sync.Mutex
+	ek    *template   // of the endorsement key; nil if it was not chosen yet
+	known Endorsement // zero if it was not read yet
 }
 
 // New returns the TPM at a path: a device such as /dev/tpmrm0, or the Unix domain socket of swtpm. It does not open the
@@ -61,7 +62,8 @@ func open(path string) (*connection, error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("there is no TPM at %s: check that the machine has a TPM 2.0 and that it is enabled in the firmware", path)
+		return nil, fmt.Errorf("there is no TPM at %s: check that the machine has a TPM 2.0, "+
+			"and that it is enabled in the firmware", path)
 	case err != nil:
 		return nil, fmt.Errorf("open the TPM: %w", err)
 	case info.Mode()&fs.ModeSocket != 0:
@@ -81,7 +83,8 @@ func open(path string) (*connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the TPM %s: %w", path, err)
 	}
-	return &connection{os.NewFile(uintptr(fd), path), func(time.Time) error { return nil }}, nil //nolint:gosec // descriptors are not negative
+	file := os.NewFile(uintptr(fd), path) //nolint:gosec // descriptors are not negative
+	return &connection{file, func(time.Time) error { return nil }}, nil
 }
 
 // connection is an open TPM. It implements [transport.TPM].
@@ -196,7 +199,7 @@ func explain(what string, err error) error {
 	case errors.Is(err, tpm2.TPMRCLockout):
 		hint = ": the TPM is locked after wrong passwords (tpm2_dictionarylockout --clear-lockout)"
 	case errors.Is(err, tpm2.TPMRCObjectMemory), errors.Is(err, tpm2.TPMRCSessionMemory):
-		hint = ": the memory of the TPM is full; use " + DefaultPath + ", or remove what other programs have loaded (tpm2_flushcontext)"
+		hint = ": the memory of the TPM is full; use " + DefaultPath + ", or remove what others have loaded (tpm2_flushcontext)"
 	case errors.Is(err, tpm2.TPMRCInitialize):
 		hint = ": the TPM was not started (tpm2_startup --clear)"
 	}

@@ -83,14 +83,15 @@ func (k *Key) load(s *session) (object, error) {
 		ParentHandle: parent.auth(), InPrivate: tpm2.TPM2BPrivate{Buffer: k.private}, InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](k.area),
 	}.Execute(s.tpm)
 	if err != nil {
-		return object{}, fmt.Errorf("%w: the key was made in another TPM, or the TPM was cleared since", explain("load the key", err))
+		return object{}, fmt.Errorf("%w: the key was made in another TPM, or the TPM was cleared since",
+			explain("load the key", err))
 	}
 	s.loaded = append(s.loaded, r.ObjectHandle)
 	return object{tpm2.NamedHandle{Handle: r.ObjectHandle, Name: r.Name}, k.area}, s.flush(parent)
 }
 
-// Sign implements [crypto.Signer] for hashes of at least 256 bits. It ignores random, because the TPM generates the random
-// numbers. The result is an ECDSA signature in DER.
+// Sign implements [crypto.Signer] for hashes of at least 256 bits. It ignores random, because the TPM generates the
+// random numbers. The result is an ECDSA signature in DER.
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if h := opts.HashFunc(); h == 0 || h.Size() < 32 || len(digest) != h.Size() {
 		return nil, fmt.Errorf("a key in a TPM signs digests of SHA-256, SHA-384 or SHA-512, not %d bytes of %v", len(digest), h)

@@ -41,7 +41,8 @@ func unwrap(stored []byte) ([]byte, bool) {
 	var tag, inner uint16
 	var kind uint8
 	var content cryptobyte.String
-	if !s.ReadUint16(&tag) || tag != tagStoredCert || !s.ReadUint8(&kind) || kind != storedCertFull || !s.ReadUint16LengthPrefixed(&content) {
+	if !s.ReadUint16(&tag) || tag != tagStoredCert || !s.ReadUint8(&kind) || kind != storedCertFull ||
+		!s.ReadUint16LengthPrefixed(&content) {
 		return nil, false
 	}
 	if rest := content; rest.ReadUint16(&inner) && inner == tagFullCert {

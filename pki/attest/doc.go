@@ -1,5 +1,5 @@
-// Package attest contains the messages with which a device proves that its private key is in a TPM 2.0. The device sends
-// a [Device], the server answers with a [Challenge], and the device sends a [Response] with its request for a
+// Package attest contains the messages with which a device proves that its private key is in a TPM 2.0. The device
+// sends a [Device], the server answers with a [Challenge], and the device sends a [Response] with its request for a
 // certificate.
 //
 // Each message is a sequence of fields in a fixed order. A field is its length in 2 bytes, most significant byte first,

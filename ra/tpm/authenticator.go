@@ -80,7 +80,7 @@ func (a *Authenticator) Challenge(_ context.Context, c ra.ChallengeRequest, at t
 	_, _ = rand.Read(secret) // never fails: without randomness crypto/rand ends the process
 	encrypt, err := tpm2.ImportEncapsulationKey(ek.area)
 	if err != nil {
-		return nil, refuseKey("the endorsement key", "cannot be used for encryption: %v", err)
+		return nil, refuseKey(endorsing, "cannot be used for encryption: %v", err)
 	}
 	var challenge attest.Challenge
 	challenge.Credential, challenge.Secret, err = tpm2.CreateCredential(rand.Reader, encrypt, ak.name, secret)
@@ -113,7 +113,7 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 		return ra.Claim{}, fmt.Errorf("decode a challenge for a TPM: %w", err)
 	}
 	if secret := sha256.Sum256(r.Secret); subtle.ConstantTimeCompare(secret[:], s.secret[:]) != 1 {
-		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature, "activate the credential in the TPM whose endorsement key the challenge was requested with",
+		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature, "activate the credential in the TPM that the challenge was made for",
 			"the decrypted secret is not the secret of the challenge")
 	}
 	digits := hex.EncodeToString(s.ek[:])
@@ -146,5 +146,6 @@ func refuseMessage(err error) *pki.Refusal {
 	if attest.IsTooLong(err) {
 		rule = pki.RuleEvidenceSize
 	}
-	return pki.Refuse(rule, "send what proto/brevet/v1/enrollment.proto describes for EVIDENCE_KIND_TPM", "the TPM's message is malformed: %v", err)
+	return pki.Refuse(rule, "send what proto/brevet/v1/enrollment.proto describes for EVIDENCE_KIND_TPM",
+		"the TPM's message is malformed: %v", err)
 }

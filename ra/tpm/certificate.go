@@ -51,13 +51,15 @@ func newSources(from []Source) (sources, error) {
 		notInName := func(r rune) bool { return r != '-' && (r < 'a' || r > 'z') && (r < '0' || r > '9') }
 		switch {
 		case f.Name == "" || len(f.Name) > maxSourceName || strings.ContainsFunc(f.Name, notInName):
-			return nil, fmt.Errorf("%.100q is not the name of a source of TPM certificates: use 1 to %d lower-case letters, digits and hyphens", f.Name, maxSourceName)
+			return nil, fmt.Errorf("%.100q is not the name of a source of TPM certificates: "+
+				"use 1 to %d lower-case letters, digits and hyphens", f.Name, maxSourceName)
 		case slices.ContainsFunc(s, func(other source) bool { return other.name == f.Name }):
 			return nil, fmt.Errorf("there are two sources of TPM certificates with the name %s", f.Name)
 		case len(f.Roots) == 0:
 			return nil, fmt.Errorf("the source of TPM certificates %s has no root certificate", f.Name)
 		case len(f.Roots)+len(f.Intermediates) > maxSourceCAs:
-			return nil, fmt.Errorf("the source of TPM certificates %s has %d CA certificates: at most %d are allowed", f.Name, len(f.Roots)+len(f.Intermediates), maxSourceCAs)
+			return nil, fmt.Errorf("the source of TPM certificates %s has %d CA certificates: at most %d are allowed",
+				f.Name, len(f.Roots)+len(f.Intermediates), maxSourceCAs)
 		}
 		s = append(s, source{f.Name, poolOf(f.Roots), poolOf(f.Intermediates)})
 	}
@@ -109,17 +111,22 @@ func (s sources) verify(stored []byte, ek public, at time.Time) (endorsement, er
 	return endorsement{}, nil
 }
 
+// withoutCertificate is what a device can do if its certificate is not accepted.
+const withoutCertificate = "name the endorsement key in the policy (tpm.ek) and enroll without its certificate"
+
 func checkValidity(c *x509.Certificate, at time.Time) error {
 	switch {
 	case at.Before(c.NotBefore):
-		return pki.Refuse(pki.RuleEvidenceNotYet, "set the server's clock, or name the endorsement key in the policy and enroll without its certificate",
-			"the certificate of the endorsement key is not valid before %s (server time is %s)", c.NotBefore.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+		return pki.Refuse(pki.RuleEvidenceNotYet, "set the server's clock, or "+withoutCertificate,
+			"the certificate of the endorsement key is not valid before %s (server time is %s)", stamp(c.NotBefore), stamp(at))
 	case at.After(c.NotAfter):
-		return pki.Refuse(pki.RuleEvidenceExpired, "name the endorsement key in the policy and enroll without its certificate",
-			"the certificate of the endorsement key expired at %s (server time is %s)", c.NotAfter.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+		return pki.Refuse(pki.RuleEvidenceExpired, withoutCertificate,
+			"the certificate of the endorsement key expired at %s (server time is %s)", stamp(c.NotAfter), stamp(at))
 	}
 	return nil
 }
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 var (
 	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
@@ -140,17 +147,17 @@ func parseCertificate(stored []byte, ek crypto.PublicKey) (*x509.Certificate, pr
 		return nil, about, err
 	}
 	if !certifies(c, ek) {
-		return nil, about, pki.Refuse(pki.RuleEvidenceKey, "send the certificate of the endorsement key, or none", "the certificate is for another key than the endorsement key")
+		return nil, about, pki.Refuse(pki.RuleEvidenceKey, "send the certificate of the endorsement key, or none",
+			"the certificate is for another key than the endorsement key")
 	}
 	untrusted := func(detail string, args ...any) error {
-		return pki.Refuse(pki.RuleEvidenceUntrusted, "name the endorsement key in the policy (tpm.ek) and enroll without its certificate",
-			"the certificate of the endorsement key "+detail, args...)
+		return pki.Refuse(pki.RuleEvidenceUntrusted, withoutCertificate, "the certificate of the endorsement key "+detail, args...)
 	}
 	names, present := altNames(c)
 	onlyDirectory := false
 	if present {
 		if about, onlyDirectory, err = parseAltNames(names); err != nil {
-			return nil, about, pki.Refuse(pki.RuleEvidenceMalformed, "name the endorsement key in the policy (tpm.ek) and enroll without its certificate",
+			return nil, about, pki.Refuse(pki.RuleEvidenceMalformed, withoutCertificate,
 				"the subject alternative name in the certificate of the endorsement key does not parse: %v", err)
 		}
 	}
@@ -171,18 +178,18 @@ func parseCertificate(stored []byte, ek crypto.PublicKey) (*x509.Certificate, pr
 }
 
 func parseDER(stored []byte) (*x509.Certificate, error) {
-	const hint = "name the endorsement key in the policy (tpm.ek) and enroll without its certificate"
 	der, err := attest.CertificateDER(stored)
 	if err != nil {
-		return nil, pki.Refuse(pki.RuleEvidenceMalformed, hint, "%v", err)
+		return nil, pki.Refuse(pki.RuleEvidenceMalformed, withoutCertificate, "%v", err)
 	}
 	c, err := x509.ParseCertificate(der)
 	if err != nil && strings.Contains(err.Error(), "serial number") {
-		return nil, pki.Refuse(pki.RuleEvidenceMalformed, hint,
-			"the certificate of the endorsement key has a serial number that is negative or not encoded as DER requires (RFC 5280 section 4.1.2.2)")
+		return nil, pki.Refuse(pki.RuleEvidenceMalformed, withoutCertificate, "the certificate of the endorsement key has a "+
+			"serial number that is negative or not encoded as DER requires (RFC 5280 section 4.1.2.2)")
 	}
 	if err != nil {
-		return nil, pki.Refuse(pki.RuleEvidenceMalformed, hint, "the certificate of the endorsement key does not parse: %v", err)
+		return nil, pki.Refuse(pki.RuleEvidenceMalformed, withoutCertificate,
+			"the certificate of the endorsement key does not parse: %v", err)
 	}
 	return c, nil
 }
@@ -281,7 +288,8 @@ func (m *product) readAttribute(set *cryptobyte.String) error {
 	var attribute, value cryptobyte.String
 	var id asn1.ObjectIdentifier
 	var tag cryptobyte_asn1.Tag
-	if !set.ReadASN1(&attribute, cryptobyte_asn1.SEQUENCE) || !attribute.ReadASN1ObjectIdentifier(&id) || !attribute.ReadAnyASN1(&value, &tag) || !attribute.Empty() {
+	if !set.ReadASN1(&attribute, cryptobyte_asn1.SEQUENCE) || !attribute.ReadASN1ObjectIdentifier(&id) ||
+		!attribute.ReadAnyASN1(&value, &tag) || !attribute.Empty() {
 		return errors.New("an attribute of a directory name is damaged")
 	}
 	var to *string

@@ -3,12 +3,13 @@
 //
 // The proof needs two round trips. First the device sends the public areas of its endorsement key (EK) and of an
 // attestation key (AK). The server encrypts a random secret so that only a TPM that holds both can decrypt it
-// (TPM2_MakeCredential; TPM 2.0 Library, Part 1, section 24). Then the device sends the decrypted secret, and a statement
-// about the key to certify that the AK has signed (TPM2_Certify; Part 3, section 18.2). The statement contains a nonce.
+// (TPM2_MakeCredential; TPM 2.0 Library, Part 1, section 24). Then the device sends the decrypted secret, and a
+// statement about the key to certify that the AK has signed (TPM2_Certify; Part 3, section 18.2). The statement
+// contains a nonce.
 //
 // A claim says which TPM it is, not that the TPM is genuine: software can imitate one. A rule of the policy therefore
-// names the endorsement key (fact tpm.ek), or requires that its certificate was verified (tpm.certified, tpm.source). No
-// manufacturer is trusted by default.
+// names the endorsement key (fact tpm.ek), or requires that its certificate was verified (tpm.certified, tpm.source).
+// No manufacturer is trusted by default.
 //
 // The package refuses:
 //

@@ -29,11 +29,21 @@ type public struct {
 // hash returns the SHA-256 of the key's SubjectPublicKeyInfo.
 func (p public) hash() [32]byte { return sha256.Sum256(p.spki) }
 
-// parsePublic decodes a TPMT_PUBLIC. what names the key in refusals.
-func parsePublic(b []byte, what string) (public, error) {
+// A role is what a key is used for. It has the name of the key in refusals, and what would be accepted.
+type role struct{ name, hint string }
+
+var (
+	endorsing  = role{"the endorsement key", "use the endorsement key of a TCG template: RSA-2048, P-256 or P-384 (tpm2_createek)"}
+	attesting  = role{"the attestation key", "make a restricted signing key in the TPM, with SHA-256 or longer (tpm2_createak)"}
+	identified = role{"the certified key", "make a signing key in the TPM with fixedtpm, fixedparent and sensitivedataorigin (tpm2_create)"}
+)
+
+// parsePublic decodes a TPMT_PUBLIC.
+func parsePublic(b []byte, what role) (public, error) {
 	area, err := tpm2.Unmarshal[tpm2.TPMTPublic](b)
 	if err != nil {
-		return public{}, pki.Refuse(pki.RuleEvidenceMalformed, "send the key's TPMT_PUBLIC, without the length in front", "%s does not parse", what)
+		return public{}, pki.Refuse(pki.RuleEvidenceMalformed, "send the key's TPMT_PUBLIC, without the length in front",
+			"%s does not parse", what.name)
 	}
 	p := public{area: area}
 	if p.name, err = nameOf(area.NameAlg, b); err != nil {
@@ -49,8 +59,8 @@ func parsePublic(b []byte, what string) (public, error) {
 }
 
 // refuseKey returns the refusal of a key because of its type, size or attributes.
-func refuseKey(what, detail string, args ...any) *pki.Refusal {
-	return pki.Refuse(pki.RuleEvidenceAlgorithm, "use a key of the kind that docs/policy.md describes for TPMs", what+" "+detail, args...)
+func refuseKey(what role, detail string, args ...any) *pki.Refusal {
+	return pki.Refuse(pki.RuleEvidenceAlgorithm, what.hint, what.name+" "+detail, args...)
 }
 
 // nameOf returns the name of an object: the identifier of a hash, and the hash of the public area.
@@ -153,14 +163,15 @@ type attribute struct {
 
 // checkAttributes refuses a key whose attributes do not have the wanted values. Every key of the protocol must be
 // generated in the TPM and unable to leave it.
-func (p public) checkAttributes(what string, more ...attribute) error {
+func (p public) checkAttributes(what role, more ...attribute) error {
 	a := p.area.ObjectAttributes
 	for _, attribute := range append([]attribute{
 		{"fixedTPM", a.FixedTPM, true}, {"fixedParent", a.FixedParent, true}, {"sensitiveDataOrigin", a.SensitiveDataOrigin, true},
 		{"encryptedDuplication", a.EncryptedDuplication, false},
 	}, more...) {
 		if attribute.set != attribute.want {
-			return refuseKey(what, "has the attribute %s %s, and it must be %s", attribute.name, setOrClear(attribute.set), setOrClear(attribute.want))
+			return refuseKey(what, "has the attribute %s %s, and it must be %s",
+				attribute.name, setOrClear(attribute.set), setOrClear(attribute.want))
 		}
 	}
 	return nil
@@ -176,13 +187,14 @@ func setOrClear(set bool) string {
 // endorsementKey decodes an endorsement key, and checks that it can protect a secret: a restricted decryption key with
 // AES in CFB mode (TCG EK Credential Profile 2.5, annex B).
 func endorsementKey(b []byte) (public, error) {
-	const what = "the endorsement key"
+	what := endorsing
 	p, err := parsePublic(b, what)
 	if err != nil {
 		return p, err
 	}
 	a := p.area.ObjectAttributes
-	if err := p.checkAttributes(what, attribute{"restricted", a.Restricted, true}, attribute{"decrypt", a.Decrypt, true}, attribute{"sign", a.SignEncrypt, false}); err != nil {
+	if err := p.checkAttributes(what, attribute{"restricted", a.Restricted, true}, attribute{"decrypt", a.Decrypt, true},
+		attribute{"sign", a.SignEncrypt, false}); err != nil {
 		return p, err
 	}
 	symmetric := tpm2.TPMTSymDefObject{}
@@ -207,7 +219,7 @@ func endorsementKey(b []byte) (public, error) {
 
 // attestationKey decodes an attestation key, and checks that it signs only what its TPM has generated.
 func attestationKey(b []byte) (public, error) {
-	const what = "the attestation key"
+	what := attesting
 	p, err := parsePublic(b, what)
 	if err != nil {
 		return p, err
@@ -223,7 +235,7 @@ func attestationKey(b []byte) (public, error) {
 
 // certifiedKey decodes the key of the request, and checks that it can sign and cannot leave the TPM.
 func certifiedKey(b []byte) (public, error) {
-	const what = "the certified key"
+	what := identified
 	p, err := parsePublic(b, what)
 	if err != nil {
 		return p, err

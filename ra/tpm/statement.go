@@ -25,14 +25,16 @@ func checkStatement(r attest.Response, ak []byte, key pki.KeyHash) error {
 			"the attestation key is not the one of the challenge")
 	}
 	if err := signer.verify(r.Statement, r.Signature); err != nil {
-		return pki.Refuse(pki.RuleEvidenceSignature, "send the results of TPM2_Certify unchanged", "the signature of the attestation statement does not verify: %v", err)
+		return pki.Refuse(pki.RuleEvidenceSignature, "send the results of TPM2_Certify unchanged",
+			"the signature of the attestation statement does not verify: %v", err)
 	}
 	certified, err := certifiedKey(r.Key)
 	if err != nil {
 		return err
 	}
 	if pki.HashSPKI(certified.spki) != key {
-		return pki.Refuse(pki.RuleEvidenceKey, "certify the key of the CSR with TPM2_Certify", "the evidence is about another key than that of the CSR")
+		return pki.Refuse(pki.RuleEvidenceKey, "certify the key of the CSR with TPM2_Certify",
+			"the evidence is about another key than that of the CSR")
 	}
 	return checkCertify(r, certified.name)
 }
@@ -41,7 +43,7 @@ func checkStatement(r attest.Response, ak []byte, key pki.KeyHash) error {
 // 10.12.12).
 func checkCertify(r attest.Response, name []byte) error {
 	malformed := func(detail string) error {
-		return pki.Refuse(pki.RuleEvidenceMalformed, "send the TPMS_ATTEST that TPM2_Certify returns, without the length in front", "%s", detail)
+		return pki.Refuse(pki.RuleEvidenceMalformed, "send the TPMS_ATTEST of TPM2_Certify, without the length in front", "%s", detail)
 	}
 	// The magic number is checked before anything is parsed: an attestation key signs other data only if that data does
 	// not begin with it.
@@ -61,7 +63,8 @@ func checkCertify(r attest.Response, name []byte) error {
 			"the attestation statement was made for another challenge")
 	}
 	if !bytes.Equal(certify.Name.Buffer, name) {
-		return pki.Refuse(pki.RuleEvidenceKey, "certify the key of the CSR with TPM2_Certify", "the attestation statement is about another key")
+		return pki.Refuse(pki.RuleEvidenceKey, "certify the key of the CSR with TPM2_Certify",
+			"the attestation statement is about another key")
 	}
 	return nil
 }
@@ -75,7 +78,7 @@ type scheme struct {
 
 // scheme returns the signature scheme of an attestation key. A restricted key always has one.
 func (p public) scheme() (scheme, error) {
-	const what = "the attestation key"
+	what := attesting
 	var s scheme
 	var details *tpm2.TPMUAsymScheme
 	switch p.area.Type {

@@ -113,7 +113,7 @@ func identityOut(id ra.Identity) *brevetv1.Identity {
 func subjectIn(text string) (pki.EvidenceSubject, error) {
 	s, err := pki.ParseEvidenceSubject(text)
 	if err != nil {
-		return s, pki.Refuse(pki.RuleRequest, "send the name of a kind of evidence, a colon, and the 64 hexadecimal digits of a hash, or leave it out",
+		return s, pki.Refuse(pki.RuleRequest, "leave it empty, or write it as GetIdentity returns it",
 			"evidence_subject: %s", err)
 	}
 	return s, nil

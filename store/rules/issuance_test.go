@@ -86,7 +86,7 @@ func withEvidence(change func(f fixture)) func(f fixture) {
 }
 
 func subject(n byte) pki.EvidenceSubject {
-	return pki.EvidenceSubject{Kind: pki.EvidenceToken, Hash: [32]byte{n}}
+	return pki.EvidenceSubject{Kind: pki.EvidenceTPM, Hash: [32]byte{n}}
 }
 
 // fixture is a record to check and the state of the store.

@@ -64,8 +64,12 @@ type TPM struct {
 func (m *Manufacturer) Make(t testing.TB) *TPM {
 	t.Helper()
 	state := t.TempDir()
-	run(t, exec.Command("swtpm_setup", "--tpm2", "--tpmstate", state, "--create-ek-cert", "--lock-nvram", "--overwrite",
-		"--config", filepath.Join(m.dir, "setup.conf"), "--runas", "root"))
+	setup := exec.Command("swtpm_setup", "--tpm2", "--tpmstate", state, "--create-ek-cert", "--lock-nvram", "--overwrite",
+		"--config", filepath.Join(m.dir, "setup.conf"))
+	if os.Geteuid() == 0 {
+		setup.Args = append(setup.Args, "--runas", "root") // or it becomes another user, who may not write here
+	}
+	run(t, setup)
 	return start(t, state)
 }
 

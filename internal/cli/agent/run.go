@@ -12,6 +12,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/enroll/tpm"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -52,6 +53,10 @@ func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Age
 	if err != nil {
 		return nil, nil, err
 	}
+	attestation, err := set.attestation(client)
+	if err != nil {
+		return nil, nil, err
+	}
 	dir, err := enroll.OpenDirectory(set.StateDir, log)
 	if err != nil {
 		return nil, nil, err
@@ -61,9 +66,12 @@ func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Age
 		done()
 		return nil, nil, err
 	}
+	if set.Key.TPM != "" {
+		dir.KeepKeysIn(tpm.New(set.Key.TPM))
+	}
 	file, _ := output.(*os.File)
 	agent, err = enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: client, Token: set.token, Lifetime: set.Lifetime, KeyType: set.Key.Type,
+		Directory: dir, Authority: client, Token: set.token, Attestation: attestation, Lifetime: set.Lifetime, KeyType: set.Key.Type,
 		Reload: set.Reload, ReloadOutput: file, Log: log,
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/hex"
 	"fmt"
 	"io"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/enroll"
@@ -33,6 +35,9 @@ type settings struct {
 	Lifetime time.Duration `yaml:"lifetime"`
 	// The private keys. The agent generates a new key for each certificate.
 	Key keySettings `yaml:"key"`
+	// How the agent enrolls without a token: its TPM proves that the key is in it, and the server's policy names the TPM.
+	// Both keys, `server` and `key.tpm` are required for it. A token, if there is one, is used first.
+	Attestation attestationSettings `yaml:"attestation"`
 	// A command and its arguments that the agent runs after each new credential, such as
 	// `[/usr/local/bin/reload-broker, --quietly]`. The agent runs the command without a shell, as its own user and with
 	// its own restrictions, for 30 seconds at most. If the exit code is not 0, the agent runs the command again after
@@ -52,6 +57,40 @@ type keySettings struct {
 	Group string `yaml:"group"`
 	// The mode of `key.pem`: `0600`, `0400`, `0640` or `0440`. The default is `0600`, or `0640` with `key.group`.
 	Mode fileMode `yaml:"mode"`
+	// The TPM 2.0 that the agent makes the keys in, such as `/dev/tpmrm0`. `key.pem` then contains a key that only this
+	// TPM can use, which OpenSSL reads with the provider tpm2-openssl. The type is P-256. The agent's user needs access
+	// to the device, on Debian as a member of the group `tss`. By default, the keys are in files.
+	TPM string `yaml:"tpm"`
+}
+
+// attestationSettings describes the server to an agent that has no token.
+type attestationSettings struct {
+	// The trust domain of the server, such as `fleet.example`.
+	TrustDomain string `yaml:"trust_domain"`
+	// The SHA-256 of the root certificate in DER, as 64 hexadecimal digits. Colons between them are ignored, so the
+	// output of `openssl x509 -noout -fingerprint -sha256` can be used.
+	RootFingerprint fingerprint `yaml:"root_fingerprint"`
+}
+
+// fingerprint is the SHA-256 of a certificate. The zero value means that none is set.
+type fingerprint [32]byte
+
+// UnmarshalText parses hexadecimal digits.
+func (f *fingerprint) UnmarshalText(text []byte) error {
+	b, err := hex.DecodeString(strings.ReplaceAll(string(text), ":", ""))
+	if err != nil || len(b) != len(f) {
+		return fmt.Errorf("%.100q is not a fingerprint: use the 64 hexadecimal digits of the root certificate's SHA-256", text)
+	}
+	copy(f[:], b)
+	return nil
+}
+
+// String returns hexadecimal digits, or "" for zero.
+func (f fingerprint) String() string {
+	if f == (fingerprint{}) {
+		return ""
+	}
+	return hex.EncodeToString(f[:])
 }
 
 // logSettings holds the properties of the log.
@@ -125,7 +164,34 @@ func (s settings) check() error {
 			return fault("server", err.Error())
 		}
 	}
+	if s.Key.TPM != "" && s.Key.Type != pki.P256 {
+		return fault("key.type", "keys in a TPM are of the type P-256")
+	}
+	if s.Attestation.TrustDomain != "" {
+		if _, err := pki.ParseTrustDomain(s.Attestation.TrustDomain); err != nil {
+			return fault("attestation.trust_domain", err.Error())
+		}
+	}
 	return nil
+}
+
+// attestation returns how the agent enrolls with its TPM. It returns nil if the configuration does not say so.
+func (s settings) attestation(client *enroll.Client) (*enroll.Attestation, error) {
+	a := s.Attestation
+	if a == (attestationSettings{}) {
+		return nil, nil
+	}
+	for key, missing := range map[string]bool{
+		"server": s.Server == "", "key.tpm": s.Key.TPM == "", "attestation.trust_domain": a.TrustDomain == "",
+		"attestation.root_fingerprint": a.RootFingerprint == fingerprint{},
+	} {
+		if missing {
+			return nil, misusef("%s is missing: attestation needs server, key.tpm, attestation.trust_domain and attestation.root_fingerprint", key)
+		}
+	}
+	return &enroll.Attestation{Client: client, Bootstrap: enroll.Bootstrap{
+		RootFingerprint: a.RootFingerprint, TrustDomain: a.TrustDomain, Server: s.Server,
+	}}, nil
 }
 
 // fileMode is a file mode that is written in octal digits. 0 means that none is set.

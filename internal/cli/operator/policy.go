@@ -12,11 +12,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/internal/cli/client"
 	"github.com/brevet-pki/brevet/internal/cli/node"
 	"github.com/brevet-pki/brevet/internal/cli/output"
-	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra/policy"
-	"github.com/brevet-pki/brevet/ra/token"
+	"github.com/brevet-pki/brevet/ra/revisions"
 )
 
 // maxPolicyFile is one byte more than the maximum size of a policy. A longer file is refused when it is checked.
@@ -25,17 +25,16 @@ const maxPolicyFile = 1<<20 + 1
 // NewPolicy returns brevet policy, with subcommands that check and test policies.
 func NewPolicy() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "policy", Short: "Check and test the rules that decide what evidence grants",
+		Use: "policy", Short: "Check, test and apply the rules that decide what evidence grants",
 		Long: "A policy is a YAML document with rules from evidence to identities. check and test need no server, so that a\n" +
 			"policy can be reviewed and tested like code before it is applied.",
 	}
+	for _, sub := range []*cobra.Command{newPolicyApply(), newPolicyShow(), newPolicyList(), newPolicyExplain()} {
+		client.Flags(sub)
+		cmd.AddCommand(sub)
+	}
 	cmd.AddCommand(newPolicyCheck(), newPolicyTest())
 	return cmd
-}
-
-// policyKinds returns the kinds of evidence that policies can name.
-func policyKinds() []policy.Kind {
-	return []policy.Kind{policy.KindOf(pki.EvidenceToken, token.New(nil), nil)}
 }
 
 // offlineTrustDomain stands in for the trust domain if no configuration is given.
@@ -57,12 +56,13 @@ type policyFlags struct{ config string }
 
 func (f *policyFlags) add(cmd *cobra.Command) {
 	output.Flag(cmd)
-	cmd.Flags().StringVar(&f.config, "config", "", "path of the configuration file (default: none, and the default profiles)")
+	cmd.Flags().StringVar(&f.config, "config", "",
+		"path of the configuration file (default: none, and the default profiles)")
 }
 
-// environment returns what policies are checked against.
-func (f *policyFlags) environment() (policy.Environment, error) {
-	e := policy.Environment{TrustDomain: offlineTrustDomain, Kinds: policyKinds()}
+// compiler returns a compiler that only checks.
+func (f *policyFlags) compiler() (revisions.Compiler, error) {
+	e := revisions.Compiler{TrustDomain: offlineTrustDomain}
 	configs, err := ca.DefaultProfiles()
 	if err != nil {
 		return e, err
@@ -131,7 +131,7 @@ func counted(n int, noun string) string {
 
 // readPolicy checks the policy in a file. It prints its faults.
 func (f *policyFlags) readPolicy(p *output.Printer, path string) (*policy.Policy, error) {
-	e, err := f.environment()
+	compiler, err := f.compiler()
 	if err != nil {
 		return nil, err
 	}
@@ -139,11 +139,11 @@ func (f *policyFlags) readPolicy(p *output.Printer, path string) (*policy.Policy
 	if err != nil {
 		return nil, err
 	}
-	compiled, err := policy.Compile(document, 0, e)
+	compiled, err := compiler.Compile(document, 0)
 	if err != nil {
 		return nil, reportFaults(p, path, err)
 	}
-	return compiled, nil
+	return compiled.Rules, nil
 }
 
 func readPolicyFile(path string) ([]byte, error) {

@@ -1,0 +1,138 @@
+package operator
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	"github.com/brevet-pki/brevet/internal/cli/client"
+	"github.com/brevet-pki/brevet/internal/cli/output"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+)
+
+var policyHeading = []string{"REVISION", "APPLIED", "BY", "SHA-256", "COMMENT"}
+
+func printPolicy(p *output.Printer, r *brevetv1.Policy) error {
+	return p.Record(r, strconv.FormatInt(r.GetRevision(), 10), r.GetApplyTime().AsTime().UTC().Format(time.RFC3339),
+		r.GetAppliedBy(), hex.EncodeToString(r.GetSha256())[:16], r.GetComment())
+}
+
+func newPolicyApply() *cobra.Command {
+	var comment string
+	var based int64
+	cmd := &cobra.Command{
+		Use: "apply FILE", Short: "Make a document the newest revision of the policy", Args: cobra.ExactArgs(1),
+		Long: "apply sends a document to the server, which checks it and decides about all later requests with it. If the\n" +
+			"document has faults, the policy stays as it is. With --based, apply fails if another revision is the newest one\n" +
+			"meanwhile, so that nobody's change is lost.",
+		Example: "  brevet policy apply policy.yaml --comment 'accept line 7'",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			document, err := readPolicyFile(args[0])
+			if err != nil {
+				return err
+			}
+			p, err := output.New(cmd, policyHeading...)
+			if err != nil {
+				return err
+			}
+			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				policies := brevetv1.NewPolicyServiceClient(conn)
+				if !cmd.Flags().Changed("based") {
+					newest, err := policies.GetPolicy(ctx, &brevetv1.GetPolicyRequest{})
+					if err != nil {
+						return err
+					}
+					based = newest.GetPolicy().GetRevision()
+				}
+				resp, err := policies.ApplyPolicy(ctx, &brevetv1.ApplyPolicyRequest{Document: document, BasedRevision: based, Comment: comment})
+				if err != nil {
+					return err
+				}
+				return errors.Join(printPolicy(p, resp.GetPolicy()), p.Close())
+			})
+		},
+	}
+	output.Flag(cmd)
+	cmd.Flags().StringVar(&comment, "comment", "", "text for the log")
+	cmd.Flags().Int64Var(&based, "based", 0, "newest revision that you have read (default: the newest one)")
+	return cmd
+}
+
+func newPolicyShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show [REVISION]", Short: "Print the document of a revision, or of the newest one", Args: cobra.MaximumNArgs(1),
+		Example: "  brevet policy show > policy.yaml",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &brevetv1.GetPolicyRequest{}
+			if len(args) == 1 {
+				n, err := strconv.ParseInt(args[0], 10, 64)
+				if err != nil || n < 1 {
+					return fmt.Errorf("%q is not a revision: give a number from brevet policy list", args[0])
+				}
+				req.Revision = n
+			}
+			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				resp, err := brevetv1.NewPolicyServiceClient(conn).GetPolicy(ctx, req)
+				if err != nil {
+					return err
+				}
+				_, err = cmd.OutOrStdout().Write(resp.GetPolicy().GetDocument())
+				return err
+			})
+		},
+	}
+}
+
+func newPolicyList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the revisions of the policy, newest first", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			req := &brevetv1.ListPoliciesRequest{PageSize: listPage}
+			return list(cmd, policyHeading, func(ctx context.Context, conn *grpc.ClientConn, page string) ([]*brevetv1.Policy, string, error) {
+				req.PageToken = page
+				resp, err := brevetv1.NewPolicyServiceClient(conn).ListPolicies(ctx, req)
+				return resp.GetPolicies(), resp.GetNextPageToken(), err
+			}, printPolicy)
+		},
+	}
+	output.Flag(cmd)
+	return cmd
+}
+
+func newPolicyExplain() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "explain FILE", Short: "Say what each rule decides about facts of evidence, and why", Args: cobra.ExactArgs(1),
+		Long: "explain reads facts from FILE, a YAML document with the keys evidence and facts of a case in a table of brevet\n" +
+			"policy test. For each rule of the newest revision it says whether it matches, and which parts of its condition are\n" +
+			"false. It issues nothing.",
+		Example: "  brevet policy explain facts.yaml",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			facts, err := readPolicyFile(args[0])
+			if err != nil {
+				return err
+			}
+			p, err := output.New(cmd)
+			if err != nil {
+				return err
+			}
+			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				resp, err := brevetv1.NewPolicyServiceClient(conn).ExplainPolicy(ctx, &brevetv1.ExplainPolicyRequest{Facts: facts})
+				if err != nil {
+					return err
+				}
+				for _, r := range resp.GetRules() {
+					err = errors.Join(err, p.Sentence(r, r.GetExplanation()))
+				}
+				return errors.Join(err, p.Close())
+			})
+		},
+	}
+	output.Flag(cmd)
+	return cmd
+}

@@ -1,0 +1,142 @@
+package ra_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/enroll/tpm"
+	"github.com/brevet-pki/brevet/enroll/tpm/tpmtest"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/nonce"
+	ratpm "github.com/brevet-pki/brevet/ra/tpm"
+	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/translog"
+)
+
+// allowedTPM is a policy that gives one TPM, whose endorsement key it names, the identity device/gateway with a key in
+// hardware.
+type allowedTPM struct {
+	ra.OwnIdentities
+	ek string
+}
+
+// Grant implements ra.Policy.
+func (p allowedTPM) Grant(claims ra.Claims, at time.Time) (ra.Grant, error) {
+	if claims[0].Facts["tpm.ek"] != p.ek {
+		return p.OwnIdentities.Grant(claims, at)
+	}
+	id, err := pki.SPIFFEIDIn(servertest.TrustDomain, "device/gateway")
+	return ra.Grant{Rule: "gateways", Identity: id, Subject: claims[0].Subject, Register: &ra.NewIdentity{Kind: pki.Device}, HardwareKey: true}, err
+}
+
+// attestationWorld starts a server that enrolls one TPM.
+func attestationWorld(t *testing.T, m *tpmtest.Manufacturer, allowed *tpmtest.TPM) *servertest.World {
+	t.Helper()
+	root, intermediate := m.CAs(t)
+	source := ratpm.Source{Name: "acme", Roots: []*x509.Certificate{root}, Intermediates: []*x509.Certificate{intermediate}}
+	nonces := servertest.Must(nonce.FromKey([32]byte{1}, [16]byte{}))(t)
+	ek := servertest.Must(tpm.New(allowed.Path).Endorsement())(t)
+	return servertest.New(t, ground, servertest.Options{
+		Evidence: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceTPM: servertest.Must(ratpm.New([]ratpm.Source{source}, nonces))(t)},
+		Policy:   allowedTPM{ek: hex.EncodeToString(ek.Hash[:])},
+	})
+}
+
+// attestingAgent returns an agent without a token, whose keys are in a TPM.
+func attestingAgent(t *testing.T, w *servertest.World, directory, path string) *enroll.Agent {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	dir := servertest.Must(enroll.OpenDirectory(directory, log))(t)
+	t.Cleanup(func() { _ = dir.Close() })
+	dir.KeepKeysIn(tpm.New(path))
+	client := servertest.Must(enroll.NewClient(""))(t)
+	return servertest.Must(enroll.NewAgent(enroll.Config{
+		Directory: dir, Authority: client, Log: log,
+		Attestation: &enroll.Attestation{Client: client, Bootstrap: enroll.Bootstrap{
+			RootFingerprint: sha256.Sum256(w.Root.Raw), TrustDomain: servertest.TrustDomain, Server: w.GRPC,
+		}},
+	}))(t)
+}
+
+// TestAgentEnrollsWithTPM lets an agent enroll without any secret and renew. Another TPM is refused.
+func TestAgentEnrollsWithTPM(t *testing.T) {
+	t.Parallel()
+	m := tpmtest.NewManufacturer(t)
+	first, second := m.Make(t), m.Make(t)
+	w := attestationWorld(t, m, first)
+	directory := filepath.Join(t.TempDir(), "device")
+	agent := attestingAgent(t, w, directory, first.Path)
+	if err := agent.Ensure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	enrolled := agent.Pair()
+	if _, ok := enrolled.Key.(*tpm.Key); !ok || enrolled.ID().Path() != "device/gateway" || enrolled.Origin.TPM != first.Path {
+		t.Errorf("the credential is for %s, with a %T of the TPM %q", enrolled.ID(), enrolled.Key, enrolled.Origin.TPM)
+	}
+	w.Status(t, enrolled.Certificate, "good")
+
+	// A program reads the files, and uses the key in the TPM.
+	read := servertest.Must(enroll.ReadPair(directory))(t)
+	if err := handshake(t, read); err != nil {
+		t.Errorf("the key that was read from the files: %v", err)
+	}
+	client := servertest.Must(enroll.NewClient(""))(t)
+	next := servertest.Must(tpm.New(first.Path).NewKey())(t)
+	renewed := servertest.Must(client.Renew(t.Context(), enroll.RenewRequest{
+		RequestID: servertest.Must(pki.RequestIDFromBytes(servertest.RequestID()))(t), Current: read, CSR: servertest.CSR(t, next),
+	}))(t)
+	if renewed.Certificate.Equal(enrolled.Certificate) {
+		t.Error("the renewed certificate is the old one")
+	}
+
+	other := attestingAgent(t, w, filepath.Join(t.TempDir(), "other"), second.Path)
+	err := other.Ensure(t.Context())
+	if refusal, _ := pki.AsRefusal(err); refusal == nil || refusal.Rule != pki.RulePolicy {
+		t.Errorf("another TPM enrolls: %v, want %s", err, pki.RulePolicy)
+	}
+	w.Status(t, enrolled.Certificate, "good")
+	ek := servertest.Must(tpm.New(first.Path).Endorsement())(t)
+	entries := servertest.Find(w.Entries(t, 0), translog.CertificateIssued, enrolled.ID().String())
+	if want := "tpm:" + hex.EncodeToString(ek.Hash[:8]); len(entries) == 0 || entries[0].Actor.String() != want {
+		t.Errorf("the log has %+v, want a certificate that was issued to %s", entries, want)
+	}
+}
+
+// handshake makes a TLS connection in memory, whose server has the pair.
+func handshake(t *testing.T, p *enroll.Pair) error {
+	t.Helper()
+	listener := servertest.Must(tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{*p.TLS()}}))(t)
+	defer listener.Close()
+	go func() {
+		if conn, err := listener.Accept(); err == nil {
+			_ = conn.(*tls.Conn).HandshakeContext(context.Background())
+			_ = conn.Close()
+		}
+	}()
+	conn, err := tls.Dial("tcp", listener.Addr().String(), &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(s tls.ConnectionState) error {
+		_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: p.RootPool(), Intermediates: chainOf(p), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		return err
+	}})
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+func chainOf(p *enroll.Pair) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range p.Chain {
+		pool.AddCert(c)
+	}
+	return pool
+}
