@@ -36,7 +36,8 @@ func jwtSample(t testing.TB) evidencetest.Sample {
 	signed := encode([]byte(`{"alg":"EdDSA","kid":"key"}`)) + "." + encode(claims)
 	token := signed + "." + encode(ed25519.Sign(private, []byte(signed)))
 	return evidencetest.Sample{
-		Kind: pki.EvidenceJWT, Authenticator: a, At: now, Expired: expires.Add(time.Minute), Key: pki.HashSPKI([]byte("key")), Bearer: true,
+		Kind: pki.EvidenceJWT, Authenticator: a, At: now, Expired: expires.Add(time.Minute),
+		Key: pki.HashSPKI([]byte("key")), Bearer: true,
 		Make: func(testing.TB, evidencetest.Request) []byte { return must([]byte(token), err)(t) },
 	}
 }

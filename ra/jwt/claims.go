@@ -145,7 +145,8 @@ var (
 	// reservedNames are literals and operators of CEL.
 	reservedNames = []string{"jwt.true", "jwt.false", "jwt.null", "jwt.in", "jwt.kubernetes"}
 	typeNames     = map[ra.FactType]string{
-		ra.FactString: "a text", ra.FactInt: "a whole number", ra.FactBool: "true or false", ra.FactStrings: "a list of texts",
+		ra.FactString: "a text", ra.FactInt: "a whole number", ra.FactBool: "true or false",
+		ra.FactStrings: "a list of texts",
 	}
 )
 

@@ -71,10 +71,13 @@ func TestConfig(t *testing.T) {
 	check(t, pem.Encode(&roots, &pem.Block{Type: "CERTIFICATE", Bytes: newProvider(t, s).Certificate().Raw}))
 	config := jwt.Config{Issuer: issuerURL, Audience: audience, Algorithms: []string{"ES256"}, JWKS: string(jwks(t, s)),
 		Roots: roots.String(), MaxLifetime: time.Hour}
-	check(t,
-		yaml.Unmarshal([]byte("claims: [{fact: jwt.n, pointer: /n, type: int}, {fact: jwt.l, pointer: /l, type: strings}]\nkubernetes: {server: https://k}"), &config))
+	check(t, yaml.Unmarshal([]byte(`{
+		claims: [{fact: jwt.n, pointer: /n, type: int}, {fact: jwt.l, pointer: /l, type: strings}],
+		kubernetes: {server: "https://k.example"},
+	}`), &config))
 	source := must(config.Source("ci", "/credential"))(t)
-	if source.Name != "ci" || source.Roots == nil || source.MaxLifetime != time.Hour || source.Kubernetes.Credential != "/credential" ||
+	if source.Name != "ci" || source.Roots == nil || source.MaxLifetime != time.Hour ||
+		source.Kubernetes.Credential != "/credential" ||
 		source.Claims[0].Type != ra.FactInt || source.Claims[1].Type != ra.FactStrings {
 		t.Errorf("the source is %+v", source)
 	}
@@ -87,7 +90,7 @@ func TestConfig(t *testing.T) {
 		t.Errorf("roots that are not PEM: %v", err)
 	}
 	for _, document := range []string{
-		"jwt: {a: {issuer: i, audience: b, algorithms: [RS256], discovery: true, claims: [{fact: jwt.x, pointer: /x, type: time}]}}",
+		"jwt: {a: {issuer: i, audience: b, algorithms: [RS256], claims: [{fact: jwt.x, pointer: /x, type: time}]}}",
 		"jwt: {a: {issuer: i, audience: b, algorithms: [RS256], jwks: '{}', discovery: true}}",
 	} {
 		if _, err := configured(t, document); err == nil {

@@ -65,13 +65,15 @@ func (p *provider) roots() *x509.CertPool {
 
 func (p *provider) source() jwt.Source {
 	return jwt.Source{
-		Name: "provider", Issuer: p.URL, Audience: audience, Algorithms: []string{"ES256"}, Keys: jwt.Keys{Discovery: true}, Roots: p.roots(),
+		Name: "provider", Issuer: p.URL, Audience: audience, Algorithms: []string{"ES256"}, Keys: jwt.Keys{Discovery: true},
+		Roots: p.roots(),
 	}
 }
 
 func (p *provider) claims() set { return standard().with(set{"iss": p.URL}) }
 
-// TestKeysAreRotated checks that the first token with a new key is not refused, and that a removed key is no longer used.
+// TestKeysAreRotated checks that the first token with a new key is not refused, and that a removed key is no longer
+// used.
 func TestKeysAreRotated(t *testing.T) {
 	first, second := newSigner(t, "key-1"), newSigner(t, "key-2")
 	p := newProvider(t, first)

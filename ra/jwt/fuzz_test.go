@@ -57,7 +57,8 @@ func FuzzToken(f *testing.F) {
 	})
 }
 
-// FuzzSignedToken signs an arbitrary header and payload. The result of an accepted token must be what encoding/json reads.
+// FuzzSignedToken signs an arbitrary header and payload. The result of an accepted token must be what encoding/json
+// reads.
 func FuzzSignedToken(f *testing.F) {
 	w := fuzzWorld(f)
 	header := encoded(f, fuzzSigner.header())

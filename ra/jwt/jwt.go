@@ -36,16 +36,16 @@ var standardFacts = map[string]ra.FactType{
 	factExpiresAt: ra.FactTime, factIssuedAt: ra.FactTime,
 }
 
-// Authenticator is an ra.Authenticator for JWTs. It is safe for concurrent use. The zero value has no sources, accepts no
-// token, and declares the facts that all sources have.
+// Authenticator is an ra.Authenticator for JWTs. It is safe for concurrent use. The zero value has no sources, accepts
+// no token, and declares the facts that all sources have.
 type Authenticator struct {
 	sources map[string]*source     // by issuer
 	facts   map[string]ra.FactType // besides standardFacts
 }
 
-// New returns an Authenticator for the tokens of sources. It starts nothing: the keys are fetched when Start is called, or
-// when the first token arrives. The clock decides when they are fetched again. An Authenticator that was used must be
-// closed.
+// New returns an Authenticator for the tokens of sources. It starts nothing: the keys are fetched when Start is
+// called, or when the first token arrives. The clock decides when they are fetched again. An Authenticator that was
+// used must be closed.
 func New(sources []Source, clock func() time.Time, log *slog.Logger) (*Authenticator, error) {
 	a := &Authenticator{sources: map[string]*source{}, facts: map[string]ra.FactType{}}
 	if len(sources) == 0 {

@@ -76,7 +76,8 @@ func parseKeySet(data []byte) (*keySet, error) {
 	set.dropAmbiguous()
 	if len(set.keys) == 0 {
 		return nil, fmt.Errorf("none of the %d keys in the JWK Set can verify tokens: it needs public keys with their own "+
-			"kid, which are RSA keys of %d to %d bits, Ed25519 keys, or on P-256, P-384 or P-521", len(list), minRSABits, maxRSABits)
+			"kid, which are RSA keys of %d to %d bits, Ed25519 keys, or on P-256, P-384 or P-521", len(list), minRSABits,
+			maxRSABits)
 	}
 	return set, nil
 }

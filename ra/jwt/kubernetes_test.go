@@ -78,7 +78,8 @@ func (k *apiServer) review(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil || json.Unmarshal(body,
 		&request) != nil || r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/json" ||
-		request.APIVersion != "authentication.k8s.io/v1" || request.Kind != "TokenReview" || len(request.Spec.Audiences) != 1 {
+		request.APIVersion != "authentication.k8s.io/v1" || request.Kind != "TokenReview" ||
+		len(request.Spec.Audiences) != 1 {
 		http.Error(w, string(body), http.StatusBadRequest)
 		return
 	}
@@ -92,7 +93,8 @@ func (k *apiServer) review(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusCreated)
 	_, _ = io.WriteString(w,
 		`{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","metadata":{"creationTimestamp":null},`+
-			`"spec":{"token":`+encodedText(request.Spec.Token)+`,"audiences":["`+request.Spec.Audiences[0]+`"]},"status":`+status+`}`)
+			`"spec":{"token":`+encodedText(request.Spec.Token)+`,"audiences":["`+request.Spec.Audiences[0]+`"]},`+
+			`"status":`+status+`}`)
 }
 
 func encodedText(s string) string {
@@ -136,7 +138,8 @@ const podStatus = `{"authenticated":true,"user":{"username":"system:serviceaccou
 	`"groups":["system:serviceaccounts","system:serviceaccounts:prod","system:authenticated"],"extra":{` +
 	`"authentication.kubernetes.io/credential-id":["JTI=9c5f35ae-5b1b-4bd4-b0ee-5a3b5f4c8c70"],` +
 	`"authentication.kubernetes.io/node-name":["node-7"],"authentication.kubernetes.io/node-uid":["77aa"],` +
-	`"authentication.kubernetes.io/pod-name":["web-0"],"authentication.kubernetes.io/pod-uid":["c0a8"]}},"audiences":["` + audience + `"]}`
+	`"authentication.kubernetes.io/pod-name":["web-0"],"authentication.kubernetes.io/pod-uid":["c0a8"]}},` +
+	`"audiences":["` + audience + `"]}`
 
 // TestServiceAccountTokens checks tokens with and without the help of the cluster. Both ways give the same facts.
 func TestServiceAccountTokens(t *testing.T) {
@@ -231,7 +234,8 @@ func TestReviewedTokensThatAreRefused(t *testing.T) {
 		{"a person", podClaims(), `{"authenticated":true,"user":{"username":"alice"},` + ours + `}`,
 			pki.RuleEvidenceUntrusted},
 		{"another account", podClaims(),
-			`{"authenticated":true,"user":{"username":"system:serviceaccount:prod:db"},` + ours + `}`, pki.RuleEvidenceUntrusted},
+			`{"authenticated":true,"user":{"username":"system:serviceaccount:prod:db"},` + ours + `}`,
+			pki.RuleEvidenceUntrusted},
 		{"no name", podClaims(), `{"authenticated":true,"user":{"username":"system:serviceaccount:prod:"},` + ours + `}`,
 			pki.RuleEvidenceUntrusted},
 		{"no user", podClaims(), `{"authenticated":true,` + ours + `}`, pki.RuleEvidenceUntrusted},
@@ -278,8 +282,10 @@ func TestClusterFails(t *testing.T) {
 		return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }
 	}
 	for what, handler := range map[string]http.HandlerFunc{
-		"no access": status(http.StatusForbidden), "an error": status(http.StatusInternalServerError), "too many requests": status(http.StatusTooManyRequests),
-		"not JSON": text("<html>"), "another object": text(`{"kind":"Status","status":{"authenticated":true}}`), "an endless response": text(strings.Repeat(" ", 2<<20)),
+		"no access": status(http.StatusForbidden), "an error": status(http.StatusInternalServerError),
+		"too many requests": status(http.StatusTooManyRequests),
+		"not JSON":          text("<html>"), "another object": text(`{"kind":"Status","status":{"authenticated":true}}`),
+		"an endless response": text(strings.Repeat(" ", 2<<20)),
 		"a redirect": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, reviewPath+"/x", http.StatusTemporaryRedirect)
 		},
@@ -303,7 +309,8 @@ func TestClusterFails(t *testing.T) {
 		t.Errorf("after the credential was replaced: %v", err)
 	}
 	for what, content := range map[string]string{
-		"an empty credential": "\n", "a credential of two lines": "third\nX-Header: 1", "a large credential": strings.Repeat("x", jwt.MaxCredential+1),
+		"an empty credential": "\n", "a credential of two lines": "third\nX-Header: 1",
+		"a large credential": strings.Repeat("x", jwt.MaxCredential+1),
 	} {
 		check(t, os.WriteFile(k.credential, []byte(content), 0o600))
 		_, err := w.identify(t, token)

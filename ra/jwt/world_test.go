@@ -73,7 +73,8 @@ func (s set) with(others set) set {
 // standard returns the claims of a valid token without an ID.
 func standard() set {
 	return set{
-		"iss": issuerURL, "sub": "repo:octo-org/gateway", "aud": audience, "iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix(),
+		"iss": issuerURL, "sub": "repo:octo-org/gateway", "aud": audience, "iat": now.Unix(), "nbf": now.Unix(),
+		"exp": now.Add(time.Hour).Unix(),
 	}
 }
 
@@ -144,7 +145,8 @@ func jwks(t testing.TB, all ...signer) []byte {
 func sourceOf(t testing.TB, s signer) jwt.Source {
 	t.Helper()
 	return jwt.Source{
-		Name: "ci", Issuer: issuerURL, Audience: audience, Algorithms: []string{s.algorithm()}, Keys: jwt.Keys{Static: jwks(t, s)},
+		Name: "ci", Issuer: issuerURL, Audience: audience, Algorithms: []string{s.algorithm()},
+		Keys: jwt.Keys{Static: jwks(t, s)},
 	}
 }
 
