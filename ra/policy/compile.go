@@ -38,9 +38,10 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 	if err := e.check(); err != nil {
 		return nil, err
 	}
+	e.Kinds = slices.Clone(e.Kinds)
 	c := &compiler{env: e, schemas: map[kindSet]*schema{}, conditions: map[kindSet]*conditions{}}
 	p := &Policy{
-		revision: revision, trustDomain: e.TrustDomain, kinds: e.Kinds,
+		revision: revision, trustDomain: e.TrustDomain,
 		sets: map[kindSet]*ruleSet{}, sections: map[pki.EvidenceKind]*yaml.Node{},
 	}
 	if root := c.root(document); root != nil {
@@ -52,6 +53,7 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 	if err := c.err(); err != nil {
 		return nil, err
 	}
+	p.kinds = c.env.Kinds
 	for _, r := range p.rules {
 		key := newKindSet(r.kinds...)
 		if p.sets[key] == nil {
@@ -69,13 +71,13 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 func (c *compiler) document(root *yaml.Node, p *Policy) {
 	var rules *yaml.Node
 	fields := map[string]field{"rules": func(_ string, v *yaml.Node) { rules = v }}
-	for _, k := range c.env.Kinds {
+	for i, k := range c.env.Kinds {
 		if k.Section == nil {
 			continue
 		}
 		fields[k.Name] = func(key string, v *yaml.Node) {
 			p.sections[k.Evidence] = v
-			c.section(key, v, k.Section)
+			c.section(key, v, &c.env.Kinds[i])
 		}
 	}
 	c.keys(root, "", fields)
@@ -106,12 +108,14 @@ func (c *compiler) document(root *yaml.Node, p *Policy) {
 			return
 		}
 		if other := earlier.add(r); other != nil {
-			c.fault(item, "", "no request can reach this rule: rule %s in line %d comes first, and matches the same evidence", other.name, other.line)
+			c.fault(item, "", "no request can reach this rule: rule %s in line %d comes first, and matches the same evidence",
+				other.name, other.line)
 		}
 		key := newKindSet(r.kinds...)
 		if r.when != nil && costs[key] <= maxConditionsCost {
 			if costs[key] += r.when.cost; costs[key] > maxConditionsCost {
-				c.fault(item, "when", "this condition and those before it may cost more than %d units together: compare a fact with == in more of them",
+				c.fault(item, "when",
+					"this condition and those before it may cost more than %d units together: compare a fact with == in more of them",
 					maxConditionsCost)
 			}
 		}
@@ -119,9 +123,15 @@ func (c *compiler) document(root *yaml.Node, p *Policy) {
 	})
 }
 
-// section checks the part of the document that belongs to a kind of evidence.
-func (c *compiler) section(key string, v *yaml.Node, s Section) {
-	err := s.Check(v)
+// section checks the part of the document that belongs to a kind of evidence, and adds the facts that it declares.
+func (c *compiler) section(key string, v *yaml.Node, k *Kind) {
+	err := k.Section.Check(v)
+	if d, ok := k.Section.(Declarer); err == nil && ok {
+		var extended Kind
+		if extended, err = k.with(d.Declare(v)); err == nil {
+			*k = extended
+		}
+	}
 	var faults Faults
 	switch {
 	case err == nil:
@@ -155,7 +165,8 @@ func keyOf(kinds []Kind) kindSet {
 func (c *compiler) rule(n *yaml.Node, raw *rawRule) *rule {
 	s := c.schema(raw.kinds)
 	r := &rule{
-		name: raw.name, line: n.Line, replace: raw.replace, lifetime: raw.lifetime, keys: raw.keys, hardware: raw.hardware, limits: raw.limits,
+		name: raw.name, line: n.Line, replace: raw.replace, lifetime: raw.lifetime, keys: raw.keys,
+		hardware: raw.hardware, limits: raw.limits,
 	}
 	for _, k := range raw.kinds {
 		r.kinds = append(r.kinds, k.Evidence)
@@ -167,7 +178,8 @@ func (c *compiler) rule(n *yaml.Node, raw *rawRule) *rule {
 	}
 	c.identity(n, raw, r, s)
 	if raw.replace && !slices.ContainsFunc(raw.kinds, func(k Kind) bool { return !k.namesIdentity() }) {
-		c.fault(raw.nodes["replace"], "replace", "the evidence itself says whether it replaces certificates (brevet token create --replace): remove the key")
+		c.fault(raw.nodes["replace"], "replace",
+			"the evidence itself says whether it replaces certificates (brevet token create --replace): remove the key")
 	}
 	if raw.register {
 		c.registration(n, raw, r, s)
@@ -210,7 +222,8 @@ func (c *compiler) identity(n *yaml.Node, raw *rawRule, r *rule, s *schema) {
 	node := raw.nodes["identity"]
 	if node == nil {
 		if !named {
-			c.fault(n, "identity", "add the path of the identity, such as device/{%s}: the evidence does not name one", raw.kinds[0].Unique[0])
+			c.fault(n, "identity", "add the path of the identity, such as device/{%s}: the evidence does not name one",
+				raw.kinds[0].Unique[0])
 		}
 		return
 	}
@@ -223,7 +236,8 @@ func (c *compiler) identity(n *yaml.Node, raw *rawRule, r *rule, s *schema) {
 		return
 	}
 	if strings.HasPrefix(node.Value, "/") || strings.Contains(node.Value, "://") {
-		c.fault(node, "identity", "write the path without the trust domain and without a slash at its start, such as device/{%s}", unique[0])
+		c.fault(node, "identity",
+			"write the path without the trust domain and without a slash at its start, such as device/{%s}", unique[0])
 		return
 	}
 	t := c.template(node, "identity", usePath, s)
@@ -231,7 +245,8 @@ func (c *compiler) identity(n *yaml.Node, raw *rawRule, r *rule, s *schema) {
 		return
 	}
 	if !t.fixed() && !slices.ContainsFunc(unique, func(name string) bool { return slices.Contains(t.facts(), name) }) {
-		c.fault(node, "identity", "two devices could get the same identity: add one of %s to the path", strings.Join(unique, ", "))
+		c.fault(node, "identity", "two devices could get the same identity: add one of %s to the path", strings.Join(unique,
+			", "))
 	}
 	r.identity = t
 }
@@ -280,7 +295,8 @@ func (c *compiler) registration(n *yaml.Node, raw *rawRule, r *rule, s *schema) 
 // fitsProfile checks that a profile allows what a rule grants.
 func (c *compiler) fitsProfile(at *yaml.Node, raw *rawRule, r *rule, p *ca.Profile) {
 	if !p.Permits(raw.kind) {
-		c.fault(at, "profile", "profile %s is not for identities of the kind %s: choose another profile, or another kind", p.Name(), raw.kind)
+		c.fault(at, "profile", "profile %s is not for identities of the kind %s: choose another profile, or another kind",
+			p.Name(), raw.kind)
 	}
 	if r.lifetime > p.MaxLifetime() {
 		c.fault(raw.nodes["lifetime"], "lifetime", "profile %s allows at most %s", p.Name(), p.MaxLifetime())

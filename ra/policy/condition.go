@@ -35,16 +35,20 @@ func functions() *env.LibrarySubset {
 	for name, ids := range map[string][]string{
 		operators.LogicalAnd: nil, operators.LogicalOr: nil, operators.LogicalNot: nil, operators.Conditional: nil,
 		operators.Equals: nil, operators.NotEquals: nil,
-		operators.Less:          {overloads.LessInt64, overloads.LessString, overloads.LessTimestamp, overloads.LessDuration},
-		operators.LessEquals:    {overloads.LessEqualsInt64, overloads.LessEqualsString, overloads.LessEqualsTimestamp, overloads.LessEqualsDuration},
-		operators.Greater:       {overloads.GreaterInt64, overloads.GreaterString, overloads.GreaterTimestamp, overloads.GreaterDuration},
-		operators.GreaterEquals: {overloads.GreaterEqualsInt64, overloads.GreaterEqualsString, overloads.GreaterEqualsTimestamp, overloads.GreaterEqualsDuration},
-		operators.Add:           {overloads.AddTimestampDuration, overloads.AddDurationDuration},
+		operators.Less: {overloads.LessInt64, overloads.LessString, overloads.LessTimestamp, overloads.LessDuration},
+		operators.LessEquals: {overloads.LessEqualsInt64, overloads.LessEqualsString, overloads.LessEqualsTimestamp,
+			overloads.LessEqualsDuration},
+		operators.Greater: {overloads.GreaterInt64, overloads.GreaterString, overloads.GreaterTimestamp,
+			overloads.GreaterDuration},
+		operators.GreaterEquals: {overloads.GreaterEqualsInt64, overloads.GreaterEqualsString,
+			overloads.GreaterEqualsTimestamp, overloads.GreaterEqualsDuration},
+		operators.Add: {overloads.AddTimestampDuration, overloads.AddDurationDuration},
 		operators.Subtract: {
 			overloads.SubtractTimestampDuration, overloads.SubtractTimestampTimestamp, overloads.SubtractDurationDuration,
 		},
-		operators.In:                   {overloads.InList},
-		overloads.Size:                 {overloads.SizeString, overloads.SizeStringInst, overloads.SizeList, overloads.SizeListInst},
+		operators.In: {overloads.InList},
+		overloads.Size: {overloads.SizeString, overloads.SizeStringInst, overloads.SizeList,
+			overloads.SizeListInst},
 		overloads.Contains:             {overloads.ContainsString},
 		overloads.StartsWith:           {overloads.StartsWithString},
 		overloads.EndsWith:             {overloads.EndsWithString},
@@ -82,7 +86,8 @@ func celType(t ra.FactType) *cel.Type {
 func newCEL(s *schema) (*cel.Env, error) {
 	options := []cel.EnvOption{
 		cel.StdLib(cel.StdLibSubset(functions())), cel.HomogeneousAggregateLiterals(),
-		cel.ParserExpressionSizeLimit(maxCondition), cel.ParserRecursionLimit(maxConditionDepth), cel.ParserErrorRecoveryLimit(maxConditionFaults),
+		cel.ParserExpressionSizeLimit(maxCondition), cel.ParserRecursionLimit(maxConditionDepth),
+		cel.ParserErrorRecoveryLimit(maxConditionFaults),
 	}
 	for _, name := range s.names {
 		options = append(options, cel.Variable(name, celType(s.facts[name].is)))
@@ -166,7 +171,8 @@ func (c *conditions) compile(source string) (*condition, []problem) {
 		return nil, all
 	}
 	if checked.OutputType() != cel.BoolType {
-		return nil, []problem{{0, fmt.Sprintf("a condition is true or false, and this is a %s: compare it with a value", checked.OutputType())}}
+		return nil, []problem{{0, fmt.Sprintf("a condition is true or false, and this is a %s: compare it with a value",
+			checked.OutputType())}}
 	}
 	native := checked.NativeRep()
 	if all := c.restrict(native); len(all) > 0 {
@@ -174,7 +180,8 @@ func (c *conditions) compile(source string) (*condition, []problem) {
 	}
 	estimate, err := c.env.EstimateCost(checked, sizes{c.schema})
 	if err != nil || estimate.Max > maxConditionCost {
-		return nil, []problem{{0, fmt.Sprintf("the condition may cost %d units: simplify it to at most %d", estimate.Max, maxConditionCost)}}
+		return nil, []problem{{0, fmt.Sprintf("the condition may cost %d units: simplify it to at most %d", estimate.Max,
+			maxConditionCost)}}
 	}
 	result := &condition{}
 	for _, e := range split(native.Expr()) {
@@ -263,7 +270,7 @@ func checkMatches(call ast.CallExpr) string {
 		return "matches: " + err.Error()
 	}
 	if !anchored(parsed) {
-		return "matches would accept a longer value that contains the pattern: write it as ^(?:…)$, which is about the whole value"
+		return "matches would accept a longer value that contains the pattern: write ^(?:...)$ for the whole value"
 	}
 	return ""
 }
@@ -275,7 +282,8 @@ func parsePattern(text string) (*syntax.Regexp, error) {
 	}
 	parsed, err := syntax.Parse(text, syntax.Perl)
 	if err != nil {
-		return nil, fmt.Errorf("this is not a regular expression: %s", strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+		return nil, fmt.Errorf("this is not a regular expression: %s", strings.TrimPrefix(err.Error(),
+			"error parsing regexp: "))
 	}
 	program, err := syntax.Compile(parsed.Simplify())
 	if err != nil || len(program.Inst) > maxPatternProgram {

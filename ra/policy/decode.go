@@ -115,7 +115,7 @@ func (d *decoder) plain(n *yaml.Node, depth int, nodes *int) bool {
 // A field decodes the value of a key.
 type field func(key string, value *yaml.Node)
 
-// keys decodes keys with values. A key without a value counts as absent.
+// keys decodes keys with values. It records a fault for a key without a value.
 func (d *decoder) keys(n *yaml.Node, at string, fields map[string]field) {
 	d.pairs(n, at, func(key, value *yaml.Node, at string) {
 		decode, ok := fields[key.Value]
@@ -123,9 +123,11 @@ func (d *decoder) keys(n *yaml.Node, at string, fields map[string]field) {
 			d.fault(key, at, "%s", unknown("key", key.Value, slices.Sorted(maps.Keys(fields))))
 			return
 		}
-		if value.ShortTag() != "!!null" {
-			decode(at, value)
+		if value.Kind == yaml.ScalarNode && value.ShortTag() == "!!null" {
+			d.fault(key, at, "the key has no value: write one, or remove the key") // an empty condition would match everything
+			return
 		}
+		decode(at, value)
 	})
 }
 

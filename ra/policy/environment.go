@@ -16,8 +16,8 @@ import (
 // Limits of the facts of one piece of evidence. Grant refuses evidence with facts above them, so that the cost of a
 // condition is bounded.
 const (
-	maxFactBytes = 512
-	maxFactItems = 64
+	maxFactBytes = 1024
+	maxFactItems = 256
 )
 
 // Distinguisher is implemented by an [ra.Authenticator] whose claims have a subject. The claims of other authenticators
@@ -34,6 +34,13 @@ type Section interface {
 	// Check returns an error if the values are not valid. If the error is a [Faults], the faults keep their lines. Check
 	// changes nothing.
 	Check(values *yaml.Node) error
+}
+
+// Declarer is implemented by a Section whose values declare facts, such as claims of JWTs with their types.
+type Declarer interface {
+	// Declare returns the facts that valid values declare, and which of them distinguish two subjects. The names begin
+	// with the name of the kind and a dot.
+	Declare(values *yaml.Node) (facts map[string]ra.FactType, unique []string)
 }
 
 // Profiles returns the certificate profiles: a *ca.Authority. It is safe for concurrent use.
@@ -74,15 +81,8 @@ type Environment struct {
 // check returns an error if the kinds contradict each other, which is an error in the program and not in the document.
 func (e Environment) check() error {
 	for i, k := range e.Kinds {
-		for name, t := range k.Facts {
-			if !strings.HasPrefix(name, k.Name+".") || t < ra.FactString || t > ra.FactStrings {
-				return fmt.Errorf("evidence of the kind %s declares the fact %q with type %d", k.Name, name, t)
-			}
-		}
-		for _, name := range k.Unique {
-			if t := k.Facts[name]; t != ra.FactString && t != ra.FactInt {
-				return fmt.Errorf("the unique fact %q of the kind %s is neither a text nor a number", name, k.Name)
-			}
+		if err := k.check(); err != nil {
+			return err
 		}
 		for _, other := range e.Kinds[:i] {
 			if other.Name == k.Name || other.Evidence == k.Evidence {
@@ -91,6 +91,34 @@ func (e Environment) check() error {
 		}
 	}
 	return nil
+}
+
+// check returns an error if the facts of a kind contradict each other.
+func (k Kind) check() error {
+	for _, name := range slices.Sorted(maps.Keys(k.Facts)) {
+		if t := k.Facts[name]; !strings.HasPrefix(name, k.Name+".") || t < ra.FactString || t > ra.FactStrings {
+			return fmt.Errorf("evidence of the kind %s cannot have the fact %q of type %d", k.Name, name, t)
+		}
+	}
+	for _, name := range k.Unique {
+		if t := k.Facts[name]; t != ra.FactString && t != ra.FactInt {
+			return fmt.Errorf("the unique fact %q of the kind %s is neither a text nor a number", name, k.Name)
+		}
+	}
+	return nil
+}
+
+// with returns the kind with the facts that a document declares. It returns an error if they are not valid.
+func (k Kind) with(facts map[string]ra.FactType, unique []string) (Kind, error) {
+	all := maps.Clone(k.Facts)
+	for _, name := range slices.Sorted(maps.Keys(facts)) {
+		if _, exists := all[name]; exists {
+			return k, fmt.Errorf("the fact %s exists already: choose another name", name)
+		}
+		all[name] = facts[name]
+	}
+	k.Facts, k.Unique = all, append(slices.Clone(k.Unique), unique...)
+	return k, k.check()
 }
 
 // kindSet is a set of one or two kinds of evidence, in ascending order. If there is one, the second is zero.

@@ -29,7 +29,8 @@ func (t *template) expand(rule string, f *facts) (string, error) {
 			problem = t.use.checkUnit(texts[i])
 		}
 		if problem != "" { // the value itself may be personal
-			return "", pki.Refuse(pki.RulePolicy, "ask the operator to change the template, for instance to digest("+u.value.fact+")",
+			return "", pki.Refuse(pki.RulePolicy,
+				"ask the operator to change the template, for instance to digest("+u.value.fact+")",
 				"rule %s matches, but its template does not accept the value of %s, which %s", rule, u.value.fact, problem)
 		}
 	}

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/brevet-pki/brevet/ra"
@@ -81,7 +80,7 @@ func (r *rule) try(f *facts) (Outcome, []string) {
 		holds, err := c.holds(f)
 		switch {
 		case err != nil:
-			failed = append(failed, fmt.Sprintf("%s (%s)", c.text, err))
+			failed = append(failed, c.text) // the error may contain a value, which may be personal
 		case !holds:
 			untrue = append(untrue, c.text)
 		}

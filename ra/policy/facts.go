@@ -35,7 +35,8 @@ func newFacts(s *schema, claims ra.Claims) (*facts, error) {
 			return nil, fmt.Errorf("evidence of the kind %s has the fact %s as %T", d.kind, name, value)
 		}
 		if size > maxFactBytes {
-			return nil, pki.Refuse(pki.RulePolicy, fmt.Sprintf("use evidence whose values have at most %d bytes, and %d items", maxFactBytes, maxFactItems),
+			return nil, pki.Refuse(pki.RulePolicy, fmt.Sprintf("use evidence whose values have at most %d bytes, and %d items",
+				maxFactBytes, maxFactItems),
 				"the value of %s in the evidence is too long", name)
 		}
 		f.values[i], f.texts[i] = value, text

@@ -53,5 +53,6 @@ func (f Faults) Error() string {
 
 // Unwrap returns the refusal of the document.
 func (f Faults) Unwrap() error {
-	return pki.Refuse(pki.RulePolicyInvalid, "correct the document (brevet policy check)", "the policy has %d faults: %s", len(f), f.Error())
+	return pki.Refuse(pki.RulePolicyInvalid, "correct the document (brevet policy check)", "the policy has %d faults: %s",
+		len(f), f.Error())
 }

@@ -92,7 +92,7 @@ func (s *ruleSet) find(f *facts) (*rule, error) {
 			}
 		}
 		if next < 0 {
-			return nil, nil //nolint:nilnil // no rule matches
+			return nil, nil
 		}
 		r := s.rules[lists[next][0]]
 		lists[next] = lists[next][1:]

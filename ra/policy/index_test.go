@@ -27,7 +27,8 @@ type plainRule struct {
 
 func newPlain(t *rapid.T, conditions []string) *plain {
 	e, err := cel.NewEnv(cel.Variable("jwt.source", cel.StringType), cel.Variable("jwt.issuer", cel.StringType),
-		cel.Variable("jwt.subject", cel.StringType), cel.Variable("jwt.uses", cel.IntType), cel.Variable("jwt.audience", cel.ListType(cel.StringType)))
+		cel.Variable("jwt.subject", cel.StringType), cel.Variable("jwt.uses", cel.IntType), cel.Variable("jwt.audience",
+			cel.ListType(cel.StringType)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +94,8 @@ func TestIndexMatchesPlainEvaluation(t *testing.T) {
 				"jwt.source": word.Draw(t, "source"), "jwt.issuer": word.Draw(t, "issuer"), "jwt.subject": word.Draw(t, "subject"),
 				"jwt.uses": rapid.Int64Range(0, 5).Draw(t, "uses"), "jwt.audience": rapid.SliceOfN(word, 0, 2).Draw(t, "audience"),
 			}
-			claims := ra.Claims{{Kind: kindJWT, Claim: ra.Claim{Facts: facts, Subject: pki.EvidenceSubject{Kind: kindJWT, Hash: [32]byte{1}}}}}
+			claims := ra.Claims{{Kind: kindJWT, Claim: ra.Claim{Facts: facts, Subject: pki.EvidenceSubject{Kind: kindJWT,
+				Hash: [32]byte{1}}}}}
 			want := judge.decide(facts)
 			g, err := p.Grant(claims, now)
 			got := g.Rule
@@ -189,6 +191,7 @@ func BenchmarkGrant(b *testing.B) {
 
 func BenchmarkCompile(b *testing.B) {
 	for b.Loop() {
-		thousandRules(b, `x5c.source == "acme" && x5c.hardware_type == "1.3.6.1.4.1.%d" && x5c.serial.matches("^L[0-9]+-[0-9]{7}$")`)
+		thousandRules(b,
+			`x5c.source == "acme" && x5c.hardware_type == "1.3.6.1.4.1.%d" && x5c.serial.matches("^L[0-9]+-[0-9]{7}$")`)
 	}
 }

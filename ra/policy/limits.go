@@ -27,7 +27,8 @@ type limits struct {
 
 // parseRate parses a rate such as 100/1h: 100 requests at once, and 100 an hour on average.
 func parseRate(text string) (*rate.Limiter, error) {
-	refuse := fmt.Errorf("%.40q is not a rate: write a number and a duration, such as 100/1h, from 1 to %d requests in 1s to 31d", text, maxRateCount)
+	refuse := fmt.Errorf("%.40q is not a rate: write a number and a duration, such as 100/1h, "+
+		"from 1 to %d requests in 1s to 31d", text, maxRateCount)
 	number, duration, ok := strings.Cut(text, "/")
 	count, err := strconv.Atoi(number)
 	if !ok || err != nil || count < 1 || count > maxRateCount {
@@ -48,7 +49,8 @@ func (l limits) take(rule string, at time.Time) error {
 	missing := max(0, 1-l.rate.TokensAt(at)) / float64(l.rate.Limit())
 	after := max(time.Second, time.Duration(missing*float64(time.Second)))
 	return &limitError{
-		pki.Refuse(pki.RulePolicyLimit, "retry after "+after.Round(time.Second).String()+", or have the operator raise limits.rate of the rule",
+		pki.Refuse(pki.RulePolicyLimit,
+			"retry after "+after.Round(time.Second).String()+", or have the operator raise limits.rate of the rule",
 			"rule %s has reached its rate", rule),
 		after,
 	}

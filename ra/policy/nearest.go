@@ -23,7 +23,8 @@ func unknown(what, name string, names []string) string {
 	case len(names) == 0:
 		return fmt.Sprintf("there is no %s %.64q, and none belongs here", what, name)
 	case len(names) > maxNamed:
-		return fmt.Sprintf("there is no %s %.64q; there are %s and %d others", what, name, strings.Join(names[:maxNamed], ", "), len(names)-maxNamed)
+		return fmt.Sprintf("there is no %s %.64q; there are %s and %d others", what, name, strings.Join(names[:maxNamed],
+			", "), len(names)-maxNamed)
 	default:
 		return fmt.Sprintf("there is no %s %.64q; use one of %s", what, name, strings.Join(names, ", "))
 	}

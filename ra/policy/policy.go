@@ -96,7 +96,8 @@ func kindsOf(claims ra.Claims) kindSet {
 
 // noRule returns the refusal of claims that no rule matches. It does not say which rules there are.
 func noRule() error {
-	return pki.Refuse(pki.RulePolicy, "ask the operator for a rule for this evidence (brevet policy explain)", "no rule of the policy matches the evidence")
+	return pki.Refuse(pki.RulePolicy, "ask the operator for a rule for this evidence (brevet policy explain)",
+		"no rule of the policy matches the evidence")
 }
 
 // grant returns what a rule grants for facts that it matches.
@@ -117,14 +118,17 @@ func (p *Policy) grant(r *rule, f *facts) (ra.Grant, error) {
 			return ra.Grant{}, err
 		}
 		if g.Identity, err = pki.SPIFFEIDIn(p.trustDomain, path); err != nil {
-			return ra.Grant{}, pki.Refuse(pki.RulePolicy, "ask the operator to change the template", "rule %s matches, but its template forms no valid path", r.name)
+			return ra.Grant{}, pki.Refuse(pki.RulePolicy, "ask the operator to change the template",
+				"rule %s matches, but its template forms no valid path", r.name)
 		}
 	}
 	switch {
 	case g.Identity.IsZero():
-		return ra.Grant{}, pki.Refuse(pki.RulePolicy, "send evidence that names an identity, such as a token", "rule %s needs evidence that names the identity", r.name)
+		return ra.Grant{}, pki.Refuse(pki.RulePolicy, "send evidence that names an identity, such as a token",
+			"rule %s needs evidence that names the identity", r.name)
 	case g.Identity.Reserved():
-		return ra.Grant{}, pki.Refuse(pki.RuleReserved, "ask the operator to change the template", "rule %s forms a path under brevet/", r.name)
+		return ra.Grant{}, pki.Refuse(pki.RuleReserved, "ask the operator to change the template",
+			"rule %s forms a path under brevet/", r.name)
 	}
 	if r.register != nil {
 		var err error

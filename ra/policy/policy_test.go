@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -63,34 +64,47 @@ func TestGrant(t *testing.T) {
 		want   ra.Grant
 	}{
 		"factory": {ra.Claims{cam}, ra.Grant{
-			Rule: "cameras", Identity: identity(t, "device/cam/CAM-17"), Subject: cam.Subject, Replace: true, Lifetime: 12 * time.Hour,
+			Rule: "cameras", Identity: identity(t,
+				"device/cam/CAM-17"), Subject: cam.Subject, Replace: true, Lifetime: 12 * time.Hour,
 			Keys: []pki.KeyType{pki.P256, pki.Ed25519}, Total: 100, Register: &ra.NewIdentity{
-				Kind: pki.Device, Profile: "device", Labels: map[string]string{"line": "acme", "serial": "SN 17", "site": "North & South"},
+				Kind: pki.Device, Profile: "device", Labels: map[string]string{"line": "acme", "serial": "SN 17",
+					"site": "North & South"},
 				DNSNames: []string{"cam-17.fleet.example"},
 			},
 		}},
 		"two kinds, in another order": {ra.Claims{cam, tpm}, ra.Grant{
-			Rule: "sealed", Identity: identity(t, "sealed/02714941084f6563620119f55cf7da28"), Subject: tpm.Subject, HardwareKey: true,
+			Rule: "sealed", Identity: identity(t,
+				"sealed/02714941084f6563620119f55cf7da28"), Subject: tpm.Subject, HardwareKey: true,
 			Register: &ra.NewIdentity{Kind: pki.Workload, Profile: "workload"},
 		}},
-		"registered": {ra.Claims{tpm}, ra.Grant{Rule: "allow-listed", Identity: identity(t, "gateway/ab12"), Subject: tpm.Subject}},
-		"list fact": {ra.Claims{claim(kindJWT, "jwt.issuer", "https://ci.example", "jwt.audience", []string{"a", "brevet"})}, ra.Grant{
-			Rule: "gateway", Identity: identity(t, "ci/release"),
-		}},
-		"extract": {ra.Claims{claim(kindJWT, "jwt.source", "ci", "jwt.subject", "repo:fleet/pump:ref:refs/heads/main")}, ra.Grant{
-			Rule: "builds", Identity: identity(t, "ci/pump"),
-		}},
-		"number":               {ra.Claims{claim(kindJWT, "jwt.uses", int64(4), "jwt.subject", "repo:fleet/a:ref:")}, ra.Grant{Rule: "builds", Identity: identity(t, "ci/a")}},
-		"token":                {ra.Claims{tokenFor(t, "device/3")}, ra.Grant{Rule: "tokens", Identity: identity(t, "device/3")}},
-		"token that replaces":  {ra.Claims{replacing}, ra.Grant{Rule: "tokens", Identity: identity(t, "device/3"), Replace: true}},
-		"token tied to device": {ra.Claims{tokenFor(t, "device/3"), tpm}, ra.Grant{Rule: "known-device", Identity: identity(t, "device/3"), Subject: tpm.Subject}},
+		"registered": {ra.Claims{tpm}, ra.Grant{Rule: "allow-listed", Identity: identity(t, "gateway/ab12"),
+			Subject: tpm.Subject}},
+		"list fact": {ra.Claims{claim(kindJWT, "jwt.issuer", "https://ci.example", "jwt.audience", []string{"a", "brevet"})},
+			ra.Grant{
+				Rule: "gateway", Identity: identity(t, "ci/release"),
+			}},
+		"extract": {ra.Claims{claim(kindJWT, "jwt.source", "ci", "jwt.subject", "repo:fleet/pump:ref:refs/heads/main")},
+			ra.Grant{
+				Rule: "builds", Identity: identity(t, "ci/pump"),
+			}},
+		"number": {ra.Claims{claim(kindJWT, "jwt.uses", int64(4), "jwt.subject", "repo:fleet/a:ref:")},
+			ra.Grant{Rule: "builds", Identity: identity(t, "ci/a")}},
+		"token": {ra.Claims{tokenFor(t, "device/3")}, ra.Grant{Rule: "tokens", Identity: identity(t,
+			"device/3")}},
+		"token that replaces": {ra.Claims{replacing}, ra.Grant{Rule: "tokens", Identity: identity(t, "device/3"),
+			Replace: true}},
+		"token tied to device": {ra.Claims{tokenFor(t, "device/3"), tpm}, ra.Grant{Rule: "known-device",
+			Identity: identity(t, "device/3"), Subject: tpm.Subject}},
 	} {
 		c.want.Revision = 7
 		if c.want.Subject.IsZero() && c.claims[0].Kind == kindJWT {
 			c.want.Subject = c.claims[0].Subject
 		}
 		got, err := p.Grant(c.claims, now)
-		if diff := cmp.Diff(c.want, got, cmp.Comparer(func(a, b pki.SPIFFEID) bool { return a == b })); err != nil || diff != "" {
+		if diff := cmp.Diff(c.want, got, cmp.Comparer(func(a,
+			b pki.SPIFFEID) bool {
+			return a == b
+		})); err != nil || diff != "" {
 			t.Errorf("%s: %v, and the grant differs from the expected one:\n%s", name, err, diff)
 		}
 	}
@@ -107,21 +121,22 @@ func TestGrantRefuses(t *testing.T) {
 		claims ra.Claims
 		words  string
 	}{
-		"no claims":          {nil, none},
-		"three claims":       {ra.Claims{claim(kindX5C), claim(kindTPM), claim(kindJWT)}, none},
-		"other source":       {ra.Claims{claim(kindX5C, "x5c.source", "other", "x5c.serial", "CAM-17")}, none},
-		"other serial":       {cam("CAM-17x"), none},
-		"line break":         {cam("CAM-17\n"), none},
-		"no facts":           {ra.Claims{claim(kindX5C)}, none},
-		"additional kind":    {ra.Claims{claim(kindJWT, "jwt.source", "ci"), claim(kindX5C)}, none},
-		"long fact":          {cam(strings.Repeat("x", 513)), "the value of x5c.serial in the evidence is too long"},
-		"long list":          {ra.Claims{claim(kindJWT, "jwt.audience", make([]string, 65))}, "too long"},
-		"long item":          {ra.Claims{claim(kindJWT, "jwt.audience", []string{strings.Repeat("x", 513)})}, "too long"},
-		"value with a slash": {ra.Claims{claim(kindTPM, "tpm.ek", "a/b")}, "rule allow-listed matches, but its template does not accept the value of tpm.ek, which has a slash"},
-		"empty value":        {ra.Claims{claim(kindTPM)}, "which is empty"},
-		"no match":           {subject("repo:other/pump:ref:x"), "which does not match the pattern of extract"},
-		"unanchored":         {subject("xrepo:fleet/pump:ref:x"), "does not match the pattern"},
-		"token for nobody":   {ra.Claims{{Kind: pki.EvidenceToken}}, "rule tokens needs evidence that names the identity"},
+		"no claims":       {nil, none},
+		"three claims":    {ra.Claims{claim(kindX5C), claim(kindTPM), claim(kindJWT)}, none},
+		"other source":    {ra.Claims{claim(kindX5C, "x5c.source", "other", "x5c.serial", "CAM-17")}, none},
+		"other serial":    {cam("CAM-17x"), none},
+		"line break":      {cam("CAM-17\n"), none},
+		"no facts":        {ra.Claims{claim(kindX5C)}, none},
+		"additional kind": {ra.Claims{claim(kindJWT, "jwt.source", "ci"), claim(kindX5C)}, none},
+		"long fact":       {cam(strings.Repeat("x", 1025)), "the value of x5c.serial in the evidence is too long"},
+		"long list":       {ra.Claims{claim(kindJWT, "jwt.audience", make([]string, 257))}, "too long"},
+		"long item":       {ra.Claims{claim(kindJWT, "jwt.audience", []string{strings.Repeat("x", 1025)})}, "too long"},
+		"value with a slash": {ra.Claims{claim(kindTPM, "tpm.ek", "a/b")},
+			"rule allow-listed matches, but its template does not accept the value of tpm.ek, which has a slash"},
+		"empty value":      {ra.Claims{claim(kindTPM)}, "which is empty"},
+		"no match":         {subject("repo:other/pump:ref:x"), "which does not match the pattern of extract"},
+		"unanchored":       {subject("xrepo:fleet/pump:ref:x"), "does not match the pattern"},
+		"token for nobody": {ra.Claims{{Kind: pki.EvidenceToken}}, "rule tokens needs evidence that names the identity"},
 	} {
 		g, err := p.Grant(c.claims, now)
 		refused(t, name, err, pki.RulePolicy, c.words)
@@ -133,6 +148,25 @@ func TestGrantRefuses(t *testing.T) {
 	if _, ok := pki.AsRefusal(err); ok || err == nil {
 		t.Errorf("a fact of another type than declared: %v, want an error that is no refusal", err)
 	}
+}
+
+var _ ra.Policy = (*policy.Policy)(nil)
+
+func TestConcurrentGrants(t *testing.T) {
+	p := compile(t, fleet)
+	claims := ra.Claims{claim(kindJWT, "jwt.source", "ci", "jwt.uses", int64(4), "jwt.subject", "repo:fleet/pump:ref:x")}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 50 {
+				if g, err := p.Grant(claims, now); err != nil || g.Rule != "builds" {
+					t.Errorf("%v, %v, want rule builds", g.Rule, err)
+				}
+				p.Explain(claims)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // A request whose first matching rule cannot be evaluated must not get the grant of a later rule.
@@ -192,7 +226,8 @@ rules:
 	if _, err := p.Grant(ra.Claims{claim(kindTPM, "tpm.ek", "1")}, now); err != nil {
 		t.Errorf("a request for another rule: %v", err)
 	}
-	if _, err := p.Grant(ra.Claims{claim(kindTPM, "tpm.ek", "a/b", "tpm.certified", true)}, now.Add(30*time.Minute)); err == nil {
+	if _, err := p.Grant(ra.Claims{claim(kindTPM, "tpm.ek", "a/b", "tpm.certified", true)},
+		now.Add(30*time.Minute)); err == nil {
 		t.Error("a value with a slash is granted")
 	}
 	if _, err := p.Grant(slow, now.Add(30*time.Minute)); err != nil {
@@ -246,7 +281,7 @@ rules:
 		}},
 		"fails": {ra.Claims{claim(kindX5C, "x5c.source", "x", "x5c.serial", "CAM-1")}, []string{
 			"rule tokens is for other evidence", `rule cameras does not match: false is x5c.source == "acme"`,
-			"rule numbers cannot be evaluated: int(x5c.serial) > 7 (", "rule others was not tried",
+			"rule numbers cannot be evaluated: int(x5c.serial) > 7", "rule others was not tried",
 		}},
 		"other evidence": {ra.Claims{tokenFor(t, "device/1")}, []string{
 			"rule tokens matches", "rule cameras was not tried", "rule numbers was not tried", "rule others was not tried",

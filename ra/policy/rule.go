@@ -125,7 +125,8 @@ func checkName(name string) bool {
 func (c *compiler) readName(key string, v *yaml.Node) string {
 	name := c.text(v, key)
 	if name != "" && !checkName(name) {
-		c.fault(v, key, "%.80q is not a name: use at most %d letters, digits, dashes, dots and underscores", name, maxNameBytes)
+		c.fault(v, key, "%.80q is not a name: use at most %d letters, digits, dashes, dots and underscores", name,
+			maxNameBytes)
 		return ""
 	}
 	return name

@@ -47,9 +47,11 @@ type decision struct{ rule, identity, profile, refusal string }
 func (p *Policy) Test(table []byte) ([]Result, error) {
 	c := &compiler{env: Environment{TrustDomain: p.trustDomain, Kinds: p.kinds}, schemas: map[kindSet]*schema{}}
 	var results []Result
+	cases := 0
 	if root := c.root(table); root != nil {
 		c.keys(root, "", map[string]field{"cases": func(key string, v *yaml.Node) {
 			c.list(v, key, maxCases, func(_ string, item *yaml.Node) {
+				cases++
 				t := c.readCase(item)
 				c.within = "case " + t.name
 				claims := c.claims(t)
@@ -59,7 +61,7 @@ func (p *Policy) Test(table []byte) ([]Result, error) {
 				}
 			})
 		}})
-		if root.Kind == yaml.MappingNode && len(results) == 0 {
+		if root.Kind == yaml.MappingNode && cases == 0 && len(c.faults) == 0 {
 			c.fault(root, "cases", "there is no case: write at least one")
 		}
 	}
@@ -74,7 +76,8 @@ func (p *Policy) run(t testCase, claims ra.Claims) Result {
 	result := Result{Case: t.name, Line: t.line}
 	_, g, err := p.decide(claims)
 	if err == nil && g.HardwareKey && !t.hardware { // the registrar checks this
-		err = pki.Refuse(pki.RuleHardwareKey, "set hardware_key: true in the case", "rule %s requires a key in hardware", g.Rule)
+		err = pki.Refuse(pki.RuleHardwareKey, "set hardware_key: true in the case", "rule %s requires a key in hardware",
+			g.Rule)
 	}
 	if result.Problem = t.expect.compare(g, err); result.Problem != "" {
 		result.Trials = p.Explain(claims)
@@ -142,7 +145,8 @@ func (c *compiler) readCase(n *yaml.Node) testCase {
 		"hardware_key": func(key string, v *yaml.Node) { t.hardware = c.truth(v, key) },
 		"expect":       func(key string, v *yaml.Node) { t.expect = c.readDecision(key, v) },
 	})
-	for key, missing := range map[string]bool{"name": t.name == "", "evidence": t.kinds == nil, "expect": t.expect == decision{}} {
+	for key, missing := range map[string]bool{"name": t.name == "", "evidence": t.kinds == nil,
+		"expect": t.expect == decision{}} {
 		if missing && n.Kind == yaml.MappingNode {
 			c.fault(n, key, "the key is missing or not valid")
 		}

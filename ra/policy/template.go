@@ -157,7 +157,8 @@ func parsePlaceholder(text string, s *schema) (*placeholder, string, error) {
 		}
 	}
 	if !l.symbol('}') {
-		return nil, "", fmt.Errorf("a placeholder is {fact}, {split(fact, \"separator\", number)}, {extract(fact, \"pattern\")} "+
+		return nil, "", fmt.Errorf("a placeholder is {fact}, {split(fact, \"separator\", number)}, "+
+			"{extract(fact, \"pattern\")} "+
 			"or {digest(fact)}, and this is {%.40s", text)
 	}
 	d, ok := s.facts[p.fact]
@@ -165,7 +166,8 @@ func parsePlaceholder(text string, s *schema) (*placeholder, string, error) {
 	case !ok:
 		return nil, "", fmt.Errorf("%s", unknown("fact", p.fact, s.names))
 	case d.is != ra.FactString && (d.is != ra.FactInt || p.function != ""):
-		return nil, "", fmt.Errorf("%s is not a text: only texts and numbers can be in a template, and functions take texts", p.fact)
+		return nil, "", fmt.Errorf("%s is not a text: only texts and numbers can be in a template, and functions take texts",
+			p.fact)
 	}
 	return p, l.rest, nil
 }
@@ -258,6 +260,6 @@ func (l *lexer) quoted() (string, bool) {
 }
 
 func (l *lexer) number() (int, bool) {
-	n, err := strconv.ParseUint(l.word(), 10, 16)
-	return int(n), err == nil //nolint:gosec // n has 16 bits
+	n, err := strconv.Atoi(l.word())
+	return n, err == nil
 }

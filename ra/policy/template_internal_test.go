@@ -103,9 +103,11 @@ func TestExpand(t *testing.T) {
 
 // A value never adds, removes or changes another unit, and never changes its own characters.
 func TestValuesStayInTheirUnits(t *testing.T) {
-	values := rapid.OneOf(rapid.StringN(-1, 40, 200), rapid.StringMatching(`[ -~]{0,12}`), rapid.StringMatching(`[a-z0-9./\\*-]{0,6}`))
+	values := rapid.OneOf(rapid.StringN(-1, 40, 200), rapid.StringMatching(`[ -~]{0,12}`),
+		rapid.StringMatching(`[a-z0-9./\\*-]{0,6}`))
 	templates := map[use][]string{
-		usePath: {"device/{x.a}", "{x.a}/{x.b}", "a/b-{x.a}.c/{x.b}/d"}, useDNS: {"{x.a}.{x.b}.example", "a-{x.a}.example"}, useLabel: {"{x.a}", "a/{x.a}"},
+		usePath: {"device/{x.a}", "{x.a}/{x.b}", "a/b-{x.a}.c/{x.b}/d"}, useDNS: {"{x.a}.{x.b}.example",
+			"a-{x.a}.example"}, useLabel: {"{x.a}", "a/{x.a}"},
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		u := rapid.SampledFrom([]use{usePath, useDNS, useLabel}).Draw(t, "use")
@@ -153,7 +155,8 @@ func TestValuesStayInTheirUnits(t *testing.T) {
 func TestDifferentValuesFormDifferentTexts(t *testing.T) {
 	value := rapid.StringMatching(`[a-zA-Z0-9._-]{1,4}`)
 	rapid.Check(t, func(t *rapid.T) {
-		text := rapid.SampledFrom([]string{"{x.a}/{x.b}", "a-{x.a}-b/{x.b}", "{digest(x.a)}/{x.b}", ".{x.a}/-{x.b}"}).Draw(t, "template")
+		text := rapid.SampledFrom([]string{"{x.a}/{x.b}", "a-{x.a}-b/{x.b}", "{digest(x.a)}/{x.b}", ".{x.a}/-{x.b}"}).Draw(t,
+			"template")
 		parsed, err := parseTemplate(text, usePath, testSchema())
 		if err != nil {
 			t.Fatal(err)

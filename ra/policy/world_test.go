@@ -41,10 +41,12 @@ func kinds() []policy.Kind {
 			},
 		},
 		{
-			Evidence: kindJWT, Name: "jwt", Unique: []string{"jwt.subject"},
+			Evidence: kindJWT, Name: "jwt", Unique: []string{"jwt.subject", "jwt.kubernetes.service_account"},
 			Facts: map[string]ra.FactType{
 				"jwt.source": ra.FactString, "jwt.issuer": ra.FactString, "jwt.subject": ra.FactString, "jwt.audience": ra.FactStrings,
-				"jwt.expires_at": ra.FactTime, "jwt.uses": ra.FactInt,
+				"jwt.expires_at": ra.FactTime, "jwt.issued_at": ra.FactTime, "jwt.uses": ra.FactInt,
+				"jwt.kubernetes.namespace": ra.FactString, "jwt.kubernetes.service_account": ra.FactString, "jwt.kubernetes.pod": ra.FactString,
+				"jwt.kubernetes.pod_uid": ra.FactString, "jwt.kubernetes.node": ra.FactString,
 			},
 		},
 	}
@@ -86,7 +88,8 @@ func compile(t testing.TB, document string) *policy.Policy {
 
 // claim returns the claim of a kind with facts, as name and value in turn. The subject is the hash of the facts.
 func claim(kind pki.EvidenceKind, facts ...any) ra.KindClaim {
-	c := ra.Claim{Facts: map[string]any{}, Subject: pki.EvidenceSubject{Kind: kind, Hash: sha256.Sum256(fmt.Append(nil, facts...))}}
+	c := ra.Claim{Facts: map[string]any{}, Subject: pki.EvidenceSubject{Kind: kind, Hash: sha256.Sum256(fmt.Append(nil,
+		facts...))}}
 	for i := 0; i < len(facts); i += 2 {
 		c.Facts[facts[i].(string)] = facts[i+1]
 	}
@@ -97,7 +100,7 @@ func claim(kind pki.EvidenceKind, facts ...any) ra.KindClaim {
 func tokenFor(t testing.TB, path string) ra.KindClaim {
 	t.Helper()
 	return ra.KindClaim{Kind: pki.EvidenceToken, Claim: ra.Claim{
-		Identity: identity(t, path), Facts: map[string]any{"token.identity": path, "token.creator": "identity:alice"},
+		Identity: identity(t, path), Facts: map[string]any{"token.identity": path, "token.creator": "spiffe://fleet.example/brevet/operator/alice"},
 	}}
 }
 

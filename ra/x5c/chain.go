@@ -80,12 +80,15 @@ func parse(ders [][]byte) ([]*x509.Certificate, error) {
 
 // verify returns the source that vouches for the device, and the chain from the device to its root.
 func (a *Authenticator) verify(presented []*x509.Certificate, at time.Time) (*source, []*x509.Certificate, error) {
-	sources, between := a.candidates(presented)
-	if err := check(between, at); err != nil {
+	if err := checkDevice(presented[0], at); err != nil {
 		return nil, nil, err
 	}
 	var refused error
-	for _, s := range sources {
+	for _, s := range a.sources {
+		between, ok := s.between(presented)
+		if !ok {
+			continue
+		}
 		chain, err := s.verify(between, at)
 		if err == nil {
 			return s, chain, nil
@@ -96,7 +99,7 @@ func (a *Authenticator) verify(presented []*x509.Certificate, at time.Time) (*so
 		}
 	}
 	if refused == nil {
-		top := between[len(between)-1]
+		top := presented[len(presented)-1]
 		refused = refuseUntrusted("no trust source vouches for the chain, which ends with %s, issued by %s",
 			top.Subject, top.Issuer)
 	}
@@ -108,6 +111,9 @@ var errUnknown = errors.New("unknown authority")
 
 // verify returns the chain from the device to a root of the source.
 func (s *source) verify(between []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
+	if err := checkIssuers(between, at); err != nil {
+		return nil, err
+	}
 	if n := len(between) + 1; n > s.maxChain {
 		return nil, s.refuseLength(n)
 	}
@@ -125,7 +131,7 @@ func (s *source) verify(between []*x509.Certificate, at time.Time) ([]*x509.Cert
 		}
 	}
 	chains, err := device.Verify(x509.VerifyOptions{
-		Roots: s.rootPool, Intermediates: intermediates, CurrentTime: at,
+		Roots: s.roots, Intermediates: intermediates, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
@@ -172,8 +178,11 @@ func (s *source) refusal(err error, at time.Time) error {
 		return refused
 	}
 	switch invalid.Reason {
-	case x509.Expired:
-		return checkTime(invalid.Cert, at)
+	case x509.Expired: // of a certificate that was not sent
+		if refused := checkTime(invalid.Cert, at); refused != nil {
+			return refused
+		}
+		return refuseUntrusted("the chain does not verify: %v", err)
 	case x509.TooManyIntermediates:
 		return refuseUntrusted("the chain is longer than one of its CA certificates allows (pathLenConstraint)")
 	case x509.IncompatibleUsage:
@@ -183,24 +192,17 @@ func (s *source) refusal(err error, at time.Time) error {
 	}
 }
 
-// check checks what does not depend on a source: certificates are for devices or CAs, are valid at the time, and have
-// keys and signatures that are accepted.
-func check(between []*x509.Certificate, at time.Time) error {
-	for i, c := range between {
+// checkIssuers checks the CA certificates that were sent, before their keys are used.
+func checkIssuers(between []*x509.Certificate, at time.Time) error {
+	for i, c := range between[1:] {
 		if err := checkAlgorithms(c); err != nil {
-			return pki.Refuse(pki.RuleEvidenceAlgorithm,
-				"use ECDSA on P-256, P-384 or P-521, RSA of 2048 to 4096 bits, or Ed25519, and SHA-256 or longer",
-				"certificate %d: %v", i+1, err)
+			return err
 		}
 		if err := checkTime(c, at); err != nil {
 			return err
 		}
-		if i == 0 {
-			if err := checkDevice(c); err != nil {
-				return err
-			}
-		} else if err := checkCA(c); err != nil {
-			return refuseUntrusted("certificate %d, of %s, certifies the one before it: %v", i+1, c.Subject, err)
+		if err := checkCA(c); err != nil {
+			return refuseUntrusted("certificate %d, of %s, certifies the one before it: %v", i+2, c.Subject, err)
 		}
 	}
 	return nil
@@ -220,9 +222,15 @@ func checkTime(c *x509.Certificate, at time.Time) error {
 	return nil
 }
 
-// checkDevice checks a certificate of a device. It removes the subject alternative name from the unhandled critical
+// checkDevice checks the certificate of a device. It removes the subject alternative name from the unhandled critical
 // extensions of c if it understands every name.
-func checkDevice(c *x509.Certificate) error {
+func checkDevice(c *x509.Certificate, at time.Time) error {
+	if err := checkAlgorithms(c); err != nil {
+		return err
+	}
+	if err := checkTime(c, at); err != nil {
+		return err
+	}
 	if c.IsCA || c.KeyUsage&x509.KeyUsageCertSign != 0 {
 		return refuseUntrusted("certificate 1 is that of a CA, not of a device")
 	}
@@ -264,11 +272,18 @@ var signatures = []x509.SignatureAlgorithm{
 	x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS,
 }
 
+// checkAlgorithms refuses keys and signatures that are not accepted.
 func checkAlgorithms(c *x509.Certificate) error {
-	if !slices.Contains(signatures, c.SignatureAlgorithm) {
-		return fmt.Errorf("the algorithm of its signature, %s, is not accepted", c.SignatureAlgorithm)
+	err := checkKey(c.PublicKey)
+	if err == nil && !slices.Contains(signatures, c.SignatureAlgorithm) {
+		err = fmt.Errorf("its signature has the algorithm %s", c.SignatureAlgorithm)
 	}
-	return checkKey(c.PublicKey)
+	if err == nil {
+		return nil
+	}
+	return pki.Refuse(pki.RuleEvidenceAlgorithm,
+		"use ECDSA on P-256, P-384 or P-521, RSA of 2048 to 4096 bits, or Ed25519, and SHA-256 or longer",
+		"the certificate of %s is not accepted: %v", c.Subject, err)
 }
 
 // checkKey returns an error for keys whose signatures are not accepted, or expensive to verify.

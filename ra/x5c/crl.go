@@ -44,18 +44,21 @@ type crl struct {
 // Load replaces the CRLs by those in a directory: each file whose name ends with .crl, in DER or PEM. If a file cannot
 // be used, Load returns an error and changes nothing.
 func (c *CRLs) Load(directory string) error {
-	paths, err := filepath.Glob(filepath.Join(directory, "*.crl"))
+	entries, err := os.ReadDir(directory)
 	if err != nil {
-		return fmt.Errorf("list the CRLs in %s: %w", directory, err)
-	}
-	if len(paths) > maxCRLs {
-		return fmt.Errorf("%s contains %d CRLs, and may contain %d", directory, len(paths), maxCRLs)
+		return fmt.Errorf("list the CRLs: %w", err)
 	}
 	var all [][]byte
-	for _, path := range paths {
-		content, err := readBounded(path)
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".crl" {
+			continue
+		}
+		if len(all) == maxCRLs {
+			return fmt.Errorf("%s contains more than %d CRLs", directory, maxCRLs)
+		}
+		content, err := readBounded(filepath.Join(directory, e.Name()))
 		if err != nil {
-			return err
+			return fmt.Errorf("read a CRL: %w", err)
 		}
 		all = append(all, content)
 	}
@@ -65,18 +68,21 @@ func (c *CRLs) Load(directory string) error {
 	return nil
 }
 
+// readBounded reads the beginning of a file. A file that is longer than a CRL may be does not parse then.
 func readBounded(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() { // opening a FIFO would block
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	// PEM has four characters for three bytes, and line feeds.
-	content, err := io.ReadAll(io.LimitReader(f, 2*maxCRL))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	return content, nil
+	return io.ReadAll(io.LimitReader(f, 2*maxCRL)) // PEM is longer than DER by a third
 }
 
 // Replace replaces the CRLs. Each is in DER or PEM, and complete: deltas and partitions are refused. If one cannot be
@@ -120,7 +126,7 @@ func parseCRL(content []byte) (issuer string, _ *crl, err error) {
 	if len(list.Raw) != len(content) {
 		return "", nil, errors.New("data follows the CRL")
 	}
-	if err := checkComplete(list); err != nil {
+	if err := checkUsable(list); err != nil {
 		return "", nil, fmt.Errorf("the CRL of %s: %w", list.Issuer, err)
 	}
 	c := &crl{
@@ -139,9 +145,12 @@ func parseCRL(content []byte) (issuer string, _ *crl, err error) {
 
 var oidDeltaCRL, oidIssuingDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 27}, asn1.ObjectIdentifier{2, 5, 29, 28}
 
-// checkComplete returns an error for a list that does not cover all certificates of its issuer, or that has critical
+// checkUsable returns an error for a list that does not cover all certificates of its issuer, or that has critical
 // extensions: no certificate may be called good because of such a list (RFC 5280 §5.2 and §5.3).
-func checkComplete(list *x509.RevocationList) error {
+func checkUsable(list *x509.RevocationList) error {
+	if !slices.Contains(signatures, list.SignatureAlgorithm) {
+		return fmt.Errorf("the algorithm of its signature, %s, is not accepted", list.SignatureAlgorithm)
+	}
 	for _, e := range list.Extensions {
 		if e.Critical || e.Id.Equal(oidDeltaCRL) || e.Id.Equal(oidIssuingDistributionPoint) {
 			return fmt.Errorf("it has the extension %s, so it may cover only a part: use the full CRL", e.Id)
@@ -179,7 +188,7 @@ func (l *crl) isSignedBy(issuer *x509.Certificate) bool {
 	defer l.mu.Unlock()
 	is, known := l.verified[id]
 	if !known {
-		is = slices.Contains(signatures, l.signed.SignatureAlgorithm) && l.signed.CheckSignatureFrom(issuer) == nil
+		is = l.signed.CheckSignatureFrom(issuer) == nil
 		l.verified[id] = is
 	}
 	return is

@@ -97,6 +97,22 @@ func (f *factory) issue(t testing.TB, name, parent string, s spec) *x509.Certifi
 	run(t, generate...)
 	run(t, "req", "-new", "-key", f.path(name+".key"), "-subj", or(s.subject, "/O=Acme/CN="+name), "-out", f.path(name+".csr"))
 	f.write(t, name+".ext", "[extensions]\n"+strings.Join(append(s.extensions, ""), "\n"))
+	f.sign(t, name, parent, s)
+	return f.certificate(t, name)
+}
+
+// renew makes another certificate for the key and the name of a CA.
+func (f *factory) renew(t testing.TB, name, earlier, parent string) {
+	t.Helper()
+	f.write(t, name+".key", string(f.read(t, earlier+".key")))
+	f.write(t, name+".csr", string(f.read(t, earlier+".csr")))
+	f.write(t, name+".ext", string(f.read(t, earlier+".ext")))
+	f.sign(t, name, parent, spec{})
+}
+
+// sign makes a certificate from a CSR.
+func (f *factory) sign(t testing.TB, name, parent string, s spec) {
+	t.Helper()
 	args := []string{
 		"ca", "-batch", "-notext", "-config", f.config(t, parent), "-keyfile", f.path(parent + ".key"), "-in", f.path(name + ".csr"), "-out", f.path(name + ".pem"),
 		"-startdate", or(s.start, "20260101000000Z"), "-enddate", or(s.end, "20270101000000Z"), "-extfile", f.path(name + ".ext"), "-extensions", "extensions", "-preserveDN",
@@ -110,7 +126,6 @@ func (f *factory) issue(t testing.TB, name, parent string, s spec) *x509.Certifi
 		args = append(args, "-cert", f.path(parent+".pem"))
 	}
 	run(t, args...)
-	return f.certificate(t, name)
 }
 
 // config writes the configuration of a CA for openssl ca.

@@ -130,9 +130,14 @@ func TestValidityEnds(t *testing.T) {
 // certify makes a certificate with crypto/x509, which makes those that OpenSSL does not.
 func certify(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) *x509.Certificate {
 	t.Helper()
+	return must(x509.ParseCertificate(certificateDER(t, template, parent, public, key)))(t)
+}
+
+func certificateDER(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) []byte {
+	t.Helper()
 	template.SerialNumber = must(rand.Int(rand.Reader, big.NewInt(1<<62)))(t)
 	template.NotBefore, template.NotAfter = now.Add(-time.Hour), now.Add(time.Hour)
-	return must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, template, parent, public, key))(t)))(t)
+	return must(x509.CreateCertificate(rand.Reader, template, parent, public, key))(t)
 }
 
 func newKey(t testing.TB) *ecdsa.PrivateKey {

@@ -40,8 +40,8 @@ var sourceName = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
 // source is a trust source that was checked.
 type source struct {
 	name          string
-	roots         []*x509.Certificate
-	rootPool      *x509.CertPool
+	anchors       map[pki.IssuerID]bool // the roots
+	roots         *x509.CertPool
 	intermediates *x509.CertPool
 	issuers       map[string]bool // the subjects of roots and intermediates, in DER
 	keys          []pki.KeyType
@@ -57,8 +57,8 @@ func (s Source) compile(earlier []*source) (*source, error) {
 			s.Name)
 	}
 	c := &source{
-		name: s.Name, rootPool: x509.NewCertPool(), intermediates: x509.NewCertPool(), issuers: map[string]bool{},
-		roots: s.Roots, keys: s.Keys, maxChain: s.MaxChain, crls: s.CRLs, requireCRLs: s.RequireCRLs,
+		name: s.Name, anchors: map[pki.IssuerID]bool{}, roots: x509.NewCertPool(), intermediates: x509.NewCertPool(),
+		issuers: map[string]bool{}, keys: s.Keys, maxChain: s.MaxChain, crls: s.CRLs, requireCRLs: s.RequireCRLs,
 	}
 	if c.maxChain == 0 {
 		c.maxChain = DefaultMaxChain
@@ -82,7 +82,8 @@ func (s Source) compile(earlier []*source) (*source, error) {
 		c.issuers[string(cert.RawSubject)] = true
 	}
 	for _, root := range s.Roots {
-		c.rootPool.AddCert(root)
+		c.roots.AddCert(root)
+		c.anchors[pki.IssuerOf(root)] = true
 	}
 	for _, cert := range s.Intermediates {
 		c.intermediates.AddCert(cert)
@@ -92,7 +93,7 @@ func (s Source) compile(earlier []*source) (*source, error) {
 			return nil, fmt.Errorf("two sources have the name %s", s.Name)
 		}
 		for _, root := range s.Roots {
-			if slices.ContainsFunc(other.roots, root.Equal) {
+			if other.anchors[pki.IssuerOf(root)] {
 				return nil, fmt.Errorf("the sources %s and %s have the same root, %s: "+
 					"give each source the issuing CA of its product line as root", other.name, s.Name, root.Subject)
 			}
@@ -101,31 +102,15 @@ func (s Source) compile(earlier []*source) (*source, error) {
 	return c, nil
 }
 
-// trusts reports whether the certificate is a root of the source.
-func (s *source) trusts(c *x509.Certificate) bool { return slices.ContainsFunc(s.roots, c.Equal) }
-
-// candidates returns the sources to which a chain may lead, judging by names alone. It also returns the certificates
-// between device and root: the chain without a trusted root, and without what follows this root.
-func (a *Authenticator) candidates(chain []*x509.Certificate) ([]*source, []*x509.Certificate) {
-	var found []*source
+// between returns the certificates between the device and a root of the source: the chain without the root, and without
+// what follows the root. A certificate with the name and the key of a root counts as this root, because a trust anchor is
+// a name and a key (RFC 5280 §6.1.1). If names alone show that the chain does not lead to the source, ok is false.
+func (s *source) between(chain []*x509.Certificate) (_ []*x509.Certificate, ok bool) {
 	for i, c := range chain[1:] {
-		for _, s := range a.sources {
-			if s.trusts(c) {
-				found = append(found, s)
-			}
-		}
-		if len(found) > 0 {
-			return found, chain[:i+1]
+		if s.anchors[pki.IssuerOf(c)] {
+			return chain[:i+1], true
 		}
 	}
 	top := chain[len(chain)-1]
-	if bytes.Equal(top.RawIssuer, top.RawSubject) {
-		return nil, chain
-	}
-	for _, s := range a.sources {
-		if s.issuers[string(top.RawIssuer)] {
-			found = append(found, s)
-		}
-	}
-	return found, chain
+	return chain, s.issuers[string(top.RawIssuer)] && !bytes.Equal(top.RawIssuer, top.RawSubject)
 }

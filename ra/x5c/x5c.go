@@ -22,8 +22,8 @@ type Authenticator struct {
 	nonces  *nonce.Sealer
 }
 
-// New returns an Authenticator that trusts the sources. If a certificate is valid for several of them, it belongs to
-// the first. New returns an error for sources that are not usable, such as two with the same root.
+// New returns an Authenticator that trusts the sources. A device belongs to the first source that its chain leads to.
+// New returns an error for sources that are not usable, such as two with the same root.
 func New(sources []Source, nonces *nonce.Sealer) (*Authenticator, error) {
 	a := &Authenticator{nonces: nonces}
 	if len(sources) == 0 {

@@ -232,6 +232,7 @@ func TestChainsToSources(t *testing.T) {
 	f.issue(t, "deep", "policy", spec{subject: "/O=Acme/CN=Acme Deep", extensions: []string{caExtensions}})
 	f.issue(t, "device", "issuing", spec{})
 	f.issue(t, "low", "deep", spec{})
+	f.renew(t, "renewed", "issuing", "root")
 	root, issuing, policy, deep := f.certificate(t, "root"), f.certificate(t, "issuing"), f.certificate(t, "policy"), f.certificate(t, "deep")
 	of := func(certs ...*x509.Certificate) []*x509.Certificate { return certs }
 	for name, c := range map[string]struct {
@@ -247,6 +248,8 @@ func TestChainsToSources(t *testing.T) {
 		"with an issuing CA as root":            {[]x5c.Source{{Name: "a", Roots: of(issuing)}}, []string{"device"}, "a", ""},
 		"with more than the root":               {[]x5c.Source{{Name: "a", Roots: of(issuing)}}, []string{"device", "issuing", "root"}, "a", ""},
 		"of the second source":                  {[]x5c.Source{{Name: "a", Roots: of(deep)}, {Name: "b", Roots: of(issuing)}}, []string{"device", "issuing"}, "b", ""},
+		"of a source for all":                   {[]x5c.Source{{Name: "b", Roots: of(root)}, {Name: "a", Roots: of(issuing)}}, []string{"device", "issuing", "root"}, "b", ""},
+		"with the CA's other certificate":       {[]x5c.Source{{Name: "a", Roots: of(issuing)}, {Name: "b", Roots: of(root)}}, []string{"device", "renewed"}, "a", ""},
 		"of two sources":                        {[]x5c.Source{{Name: "a", Roots: of(issuing)}, {Name: "b", Roots: of(root)}}, []string{"device", "issuing"}, "a", ""},
 		"of no source":                          {[]x5c.Source{{Name: "a", Roots: of(deep)}}, []string{"device", "issuing", "root"}, "", pki.RuleEvidenceUntrusted},
 		"as long as the default":                {[]x5c.Source{{Name: "a", Roots: of(root)}}, []string{"low", "deep", "policy"}, "a", ""},

@@ -56,7 +56,8 @@ type policyFlags struct{ config string }
 
 func (f *policyFlags) add(cmd *cobra.Command) {
 	output.Flag(cmd)
-	cmd.Flags().StringVar(&f.config, "config", "", "path of the configuration file (default: none, and the default profiles)")
+	cmd.Flags().StringVar(&f.config, "config", "",
+		"path of the configuration file (default: none, and the default profiles)")
 }
 
 // compiler returns a compiler that only checks.
