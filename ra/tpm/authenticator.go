@@ -136,8 +136,8 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 		return ra.Claim{}, fmt.Errorf("decode a challenge for a TPM: %w", err)
 	}
 	if secret := sha256.Sum256(r.Secret); subtle.ConstantTimeCompare(secret[:], s.secret[:]) != 1 {
-		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature, "activate the credential in the TPM that the challenge was made for",
-			"the decrypted secret is not the secret of the challenge")
+		const hint = "activate the credential in the TPM that the challenge was made for"
+		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature, hint, "the decrypted secret is not the secret of the challenge")
 	}
 	digits := hex.EncodeToString(s.ek[:])
 	claim := ra.Claim{

@@ -40,8 +40,8 @@ func FuzzChallenge(f *testing.F) {
 	})
 }
 
-// FuzzStatement changes everything that an attacker with a TPM can send. The attestation key of the challenge and the key
-// of the request are those of a forgery that nobody else can sign for.
+// FuzzStatement changes everything that an attacker with a TPM can send. The attestation key of the challenge and the
+// key of the request are those of a forgery.
 func FuzzStatement(f *testing.F) {
 	a, good := newAuthenticator(f), newForgery(f)
 	r := must(attest.ParseResponse(good.evidence(f, a)))(f)

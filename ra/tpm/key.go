@@ -33,17 +33,23 @@ func (p public) hash() [32]byte { return sha256.Sum256(p.spki) }
 type role struct{ name, hint string }
 
 var (
-	endorsing  = role{"the endorsement key", "use the endorsement key of a TCG template: RSA-2048, P-256 or P-384 (tpm2_createek)"}
-	attesting  = role{"the attestation key", "make a restricted signing key in the TPM, with SHA-256 or longer (tpm2_createak)"}
-	identified = role{"the certified key", "make a signing key in the TPM with fixedtpm, fixedparent and sensitivedataorigin (tpm2_create)"}
+	endorsing = role{
+		"the endorsement key", "use the endorsement key of a TCG template: RSA-2048, P-256 or P-384 (tpm2_createek)",
+	}
+	attesting = role{
+		"the attestation key", "make a restricted signing key in the TPM, with SHA-256 or longer (tpm2_createak)",
+	}
+	identified = role{
+		"the certified key", "make a signing key in the TPM, fixedtpm, fixedparent and sensitivedataorigin (tpm2_create)",
+	}
 )
 
 // parsePublic decodes a TPMT_PUBLIC.
 func parsePublic(b []byte, what role) (public, error) {
 	a, err := parseArea(b)
 	if err != nil {
-		return public{}, pki.Refuse(pki.RuleEvidenceMalformed, "send the TPMT_PUBLIC of an RSA or ECC key, without the length in front",
-			"%s does not parse: %v", what.name, err)
+		const hint = "send the TPMT_PUBLIC of an RSA or ECC key, without the length in front"
+		return public{}, pki.Refuse(pki.RuleEvidenceMalformed, hint, "%s does not parse: %v", what.name, err)
 	}
 	p := public{area: a}
 	if p.name, err = nameOf(a.nameAlg, b); err != nil {

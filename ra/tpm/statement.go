@@ -21,7 +21,7 @@ func checkStatement(r attest.Response, ak []byte, key pki.KeyHash) error {
 		return err
 	}
 	if !bytes.Equal(signer.name, ak) {
-		return pki.Refuse(pki.RuleEvidenceKey, "certify the key with the attestation key that the challenge was requested for",
+		return pki.Refuse(pki.RuleEvidenceKey, "certify the key with the attestation key of the challenge",
 			"the attestation key is not the one of the challenge")
 	}
 	if err := signer.verify(r.Statement, r.Signature); err != nil {
@@ -42,7 +42,8 @@ func checkStatement(r attest.Response, ak []byte, key pki.KeyHash) error {
 // checkCertify verifies the content of a statement whose signature was verified.
 func checkCertify(r attest.Response, name []byte) error {
 	malformed := func(detail string) error {
-		return pki.Refuse(pki.RuleEvidenceMalformed, "send the TPMS_ATTEST of TPM2_Certify, without the length in front", "%s", detail)
+		const hint = "send the TPMS_ATTEST of TPM2_Certify, without the length in front"
+		return pki.Refuse(pki.RuleEvidenceMalformed, hint, "%s", detail)
 	}
 	// An attestation key signs data from outside of the TPM only if it does not begin with the magic number.
 	rest, generated := bytes.CutPrefix(r.Statement, []byte(magic))
