@@ -6,50 +6,47 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
+	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/enroll/tpm"
 	"github.com/brevet-pki/brevet/enroll/tpm/tpmtest"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra"
-	"github.com/brevet-pki/brevet/ra/nonce"
-	ratpm "github.com/brevet-pki/brevet/ra/tpm"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// allowedTPM is a policy that gives one TPM, whose endorsement key it names, the identity device/gateway with a key in
-// hardware.
-type allowedTPM struct {
-	ra.OwnIdentities
-	ek string
-}
-
-// Grant implements ra.Policy.
-func (p allowedTPM) Grant(claims ra.Claims, at time.Time) (ra.Grant, error) {
-	if claims[0].Facts["tpm.ek"] != p.ek {
-		return p.OwnIdentities.Grant(claims, at)
-	}
-	id, err := pki.SPIFFEIDIn(servertest.TrustDomain, "device/gateway")
-	return ra.Grant{Rule: "gateways", Identity: id, Subject: claims[0].Subject, Register: &ra.NewIdentity{Kind: pki.Device}, HardwareKey: true}, err
-}
-
-// attestationWorld starts a server that enrolls one TPM.
+// attestationWorld starts a server that enrolls one TPM as device/gateway, with a key in hardware.
 func attestationWorld(t *testing.T, m *tpmtest.Manufacturer, allowed *tpmtest.TPM) *servertest.World {
 	t.Helper()
 	root, intermediate := m.CAs(t)
-	source := ratpm.Source{Name: "acme", Roots: []*x509.Certificate{root}, Intermediates: []*x509.Certificate{intermediate}}
-	nonces := servertest.Must(nonce.FromKey([32]byte{1}, [16]byte{}))(t)
 	ek := servertest.Must(tpm.New(allowed.Path).Endorsement())(t)
-	return servertest.New(t, ground, servertest.Options{
-		Evidence: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceTPM: servertest.Must(ratpm.New([]ratpm.Source{source}, nonces))(t)},
-		Policy:   allowedTPM{ek: hex.EncodeToString(ek.Hash[:])},
-	})
+	return servertest.New(t, ground, servertest.Options{Policy: fmt.Appendf(nil, `
+tpm:
+  acme:
+    roots: %q
+    intermediates: %q
+rules:
+- name: tokens
+  evidence: [token]
+- name: gateways
+  evidence: [tpm]
+  when: tpm.ek == "%x"
+  identity: device/gateway
+  register: true
+  profile: device
+  hardware_key: true
+`, pemOf(root), pemOf(intermediate), ek.Hash)})
+}
+
+// pemOf returns a certificate in PEM.
+func pemOf(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 }
 
 // attestingAgent returns an agent without a token, whose keys are in a TPM.
