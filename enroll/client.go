@@ -172,6 +172,8 @@ func wireEvidence(all []pki.Evidence) ([]*brevetv1.Evidence, error) {
 			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_X5C{X5C: &brevetv1.X5CEvidence{
 				Certificates: x.Certificates, Challenge: x.Challenge, Signature: x.Signature,
 			}}})
+		case pki.EvidenceJWT:
+			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Jwt{Jwt: &brevetv1.JWTEvidence{Token: string(e.Value)}}})
 		default:
 			return nil, fmt.Errorf("this client cannot send evidence of the kind %s", e.Kind)
 		}

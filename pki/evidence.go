@@ -17,10 +17,11 @@ const (
 	EvidenceToken EvidenceKind = 1 // the 32 bytes of the secret in an enrollment token
 	EvidenceX5C   EvidenceKind = 2 // a certificate of the manufacturer and a signature with its key, see X5CEvidence
 	EvidenceTPM   EvidenceKind = 3 // the attestation of a key in a TPM 2.0, see attest.Response
+	EvidenceJWT   EvidenceKind = 4 // a JSON Web Token in compact serialization, in ASCII
 )
 
 // evidenceNames are the names of the kinds. They are the prefixes of actors.
-var evidenceNames = map[EvidenceKind]string{EvidenceToken: "token", EvidenceX5C: "x5c", EvidenceTPM: "tpm"}
+var evidenceNames = map[EvidenceKind]string{EvidenceToken: "token", EvidenceX5C: "x5c", EvidenceTPM: "tpm", EvidenceJWT: "jwt"}
 
 // EvidenceKinds returns all kinds.
 func EvidenceKinds() []EvidenceKind { return slices.Sorted(maps.Keys(evidenceNames)) }

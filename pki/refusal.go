@@ -127,6 +127,7 @@ const (
 	RuleEvidenceAlgorithm  Rule = "evidence.algorithm"          // a key or signature in the evidence has an unsupported algorithm
 	RuleEvidenceSignature  Rule = "evidence.signature"          // a signature in the evidence does not verify
 	RuleEvidenceKey        Rule = "evidence.key"                // the evidence is for another key or request
+	RuleEvidenceAudience   Rule = "evidence.audience"           // the evidence is for another service
 	RuleToken              Rule = "token.invalid"               // the token is unknown, expired or used; the log says which
 	RuleTokenBound         Rule = "token.bound"                 // the token is bound to another request or key
 	RuleTokenRevoked       Rule = "token.revoked"               // the token was revoked, or its creator is no longer trusted
@@ -165,7 +166,7 @@ var classes = map[Rule]Class{
 	RuleCertificate: Unauthenticated, RuleCertificateUnknown: Unauthenticated, RuleEvidenceMismatch: Unauthenticated,
 	RuleExpired: Unauthenticated, RuleKeyPossession: Unauthenticated, RuleChallengeInvalid: Unauthenticated,
 	RuleChallengeExpired: Unauthenticated, RuleEvidenceExpired: Unauthenticated, RuleEvidenceNotYet: Unauthenticated,
-	RuleEvidenceUntrusted: Unauthenticated, RuleEvidenceRevoked: Unauthenticated,
+	RuleEvidenceUntrusted: Unauthenticated, RuleEvidenceRevoked: Unauthenticated, RuleEvidenceAudience: Unauthenticated,
 	RuleEvidenceAlgorithm: Unauthenticated, RuleEvidenceSignature: Unauthenticated, RuleEvidenceKey: Unauthenticated,
 	RuleKeyReserved: PermissionDenied, RuleKeyInUse: PermissionDenied, RuleKeyCompromised: PermissionDenied,
 	RuleReserved: PermissionDenied, RuleEvidenceConflict: PermissionDenied, RulePolicy: PermissionDenied,

@@ -36,9 +36,6 @@ func endorsement(t *testing.T, p *tpmtest.TPM) string {
 func attestationWorld(t *testing.T, m *tpmtest.Manufacturer, when string) *servertest.World {
 	t.Helper()
 	root, intermediate := m.CAs(t)
-	text := func(c *x509.Certificate) []byte {
-		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
-	}
 	return servertest.New(t, ground, servertest.Options{Policy: fmt.Appendf(nil, `
 tpm:
   acme:
@@ -55,7 +52,12 @@ rules:
   replace: true
   profile: device
   hardware_key: true
-`, text(root), text(intermediate), when)})
+`, pemOf(root), pemOf(intermediate), when)})
+}
+
+// pemOf returns a certificate in PEM.
+func pemOf(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 }
 
 // attestingAgent returns an agent without a token, whose keys are in a TPM.

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -60,7 +59,7 @@ rules:
   identity: device/{x5c.serial}
   register: true
   profile: device
-`, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw}))})
+`, pemOf(root))})
 }
 
 // factoryRequest returns a new request of a device that knows the server and its root.

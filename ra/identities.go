@@ -112,7 +112,8 @@ func (r *Registrar) UpdateIdentity(ctx context.Context, u IdentityUpdate, by pki
 		return Identity{}, have.CheckRevision(u.Revision)
 	}
 	n := NewIdentity{
-		Kind: have.Kind, Profile: have.Profile, Labels: have.Labels, DNSNames: have.DNSNames, IPAddresses: have.IPAddresses, Subject: have.Subject,
+		Kind: have.Kind, Profile: have.Profile, Labels: have.Labels, Subject: have.Subject,
+		DNSNames: have.DNSNames, IPAddresses: have.IPAddresses,
 	}
 	if u.Profile != nil {
 		n.Profile = *u.Profile
@@ -154,7 +155,7 @@ func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error)
 		return Identity{}, pki.Refuse(pki.RuleAccess, "choose another profile", "profile %s is not for identities of the kind %s", n.Profile, n.Kind)
 	}
 	if n.Subject.Kind == pki.EvidenceToken {
-		return Identity{}, pki.Refuse(pki.RuleRequest, "name the subject of evidence of another kind, such as "+pki.EvidenceTPM.String()+":…",
+		return Identity{}, pki.Refuse(pki.RuleRequest, "name the subject of evidence of another kind, such as a TPM",
 			"%s cannot be tied to a token, which enrolls an identity only once", id)
 	}
 	if err := checkLabels(n.Labels); err != nil {

@@ -14,16 +14,16 @@ const MaxPolicy = 1 << 20
 // methods are safe for concurrent use.
 type PolicyStore interface {
 	// ApplyPolicy records a document as the newest revision, with its log entry (action policy.applied), in one durable
-	// transaction. If another revision than c.Based is the newest, the change is refused (rule policy.revision). If the newest
-	// revision has the same document, ApplyPolicy returns it and changes nothing. A document that is empty or larger than
-	// MaxPolicy is refused (rule policy.invalid).
+	// transaction. If another revision than c.Based is the newest, the change is refused (rule policy.revision). If the
+	// newest revision has the same document, ApplyPolicy returns it and changes nothing. A document that is empty or
+	// larger than MaxPolicy is refused (rule policy.invalid).
 	ApplyPolicy(ctx context.Context, c PolicyChange) (PolicyRevision, error)
-	// Policy returns a revision with its document. For revision 0 it returns the newest one. If there is no such revision, or
-	// a replay of the log has restored it without its document, Policy returns a [*pki.Refusal] of the class NotFound.
+	// Policy returns a revision with its document. For revision 0 it returns the newest one. If there is no such revision,
+	// or a replay of the log has restored it without its document, Policy returns a [*pki.Refusal] of the class NotFound.
 	Policy(ctx context.Context, revision uint64) (PolicyRevision, error)
 	// Policies returns up to limit revisions without their documents, newest first. The page has revisions below after, or
-	// begins with the newest one if after is 0. The second result is the revision after which the next page starts, and 0 if
-	// there is none.
+	// begins with the newest one if after is 0. The second result is the revision after which the next page starts, and 0
+	// if there is none.
 	Policies(ctx context.Context, after uint64, limit int) ([]PolicyRevision, uint64, error)
 }
 

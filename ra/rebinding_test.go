@@ -18,8 +18,8 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// twins starts a server, and returns two cameras of different manufacturers with the same serial number, which the policy
-// gives the same identity.
+// twins starts a server, and returns two cameras of different manufacturers with the same serial number, which the
+// policy gives the same identity.
 func twins(t *testing.T) (w *servertest.World, first, second tls.Certificate) {
 	t.Helper()
 	rootA, first := manufacturer(t)

@@ -29,7 +29,8 @@ type Identity struct {
 	Subject pki.EvidenceSubject
 }
 
-// SameAttributes reports whether two identities have the same profile, subject of evidence, labels and names, in any order.
+// SameAttributes reports whether two identities have the same profile, subject of evidence, labels and names, in any
+// order.
 func (i Identity) SameAttributes(o Identity) bool {
 	return i.Profile == o.Profile && i.Subject == o.Subject && maps.Equal(i.Labels, o.Labels) &&
 		sameElements(i.DNSNames, o.DNSNames, cmp.Compare[string]) && sameElements(i.IPAddresses, o.IPAddresses, netip.Addr.Compare)
@@ -230,14 +231,15 @@ type IdentityStore interface {
 	// CreateIdentity registers an identity with revision 1. If the identity exists with the same kind, profile, labels and
 	// names, CreateIdentity returns its record. If it exists and differs, it is refused (rule identity.exists).
 	//
-	// The subject of id is one of the attributes. If it is zero, an existing identity may have any. If the existing identity
-	// has another subject, or another identity has this one, id is refused (rule identity.evidence_conflict).
+	// The subject of id is one of the attributes. If it is zero, an existing identity may have any. If the existing
+	// identity has another subject, or another identity has this one, id is refused (rule identity.evidence_conflict).
 	CreateIdentity(ctx context.Context, id Identity, by pki.Actor) (Identity, error)
-	// UpdateIdentity replaces the profile, labels, names and subject of an identity that is not retired, and returns the new
-	// revision (log action identity.updated). The kind, state and creation time do not change. If the attributes are equal
-	// already, UpdateIdentity succeeds and changes nothing. If id.Revision is not zero and not the revision on record, the
-	// update is refused (rule identity.revision). If another identity has the subject, the update is refused (rule
-	// identity.evidence_conflict). The subject of a retired identity can be removed, so that another identity can have it.
+	// UpdateIdentity replaces the profile, labels, names and subject of an identity that is not retired, and returns the
+	// new revision (log action identity.updated). The kind, state and creation time do not change. If the attributes are
+	// equal already, UpdateIdentity succeeds and changes nothing. If id.Revision is not zero and not the revision on
+	// record, the update is refused (rule identity.revision). If another identity has the subject, the update is refused
+	// (rule identity.evidence_conflict). The subject of a retired identity can be removed, so that another identity can
+	// have it.
 	UpdateIdentity(ctx context.Context, id Identity, by pki.Actor, at time.Time) (Identity, error)
 	Identity(ctx context.Context, id pki.SPIFFEID) (Identity, error)
 	// Identities returns up to limit identities that match f at the given time, in the order of their IDs. The page starts

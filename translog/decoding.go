@@ -179,9 +179,8 @@ func (d *decoder) issued(m *brevetv1.IssuedCertificate, at time.Time) *IssuedCer
 
 // evidence decodes the evidence of a certificate. The digest of the token that was spent is omitted in the entry.
 func (d *decoder) evidence(m *brevetv1.IssuanceEvidence, spent []byte) IssuanceEvidence {
-	e := IssuanceEvidence{
-		Rule: m.GetRule(), Policy: uint64(d.count(m.GetPolicyRevision())), Subject: d.subject(m.GetSubject()), //nolint:gosec // not negative
-	}
+	e := IssuanceEvidence{Rule: m.GetRule(), Subject: d.subject(m.GetSubject())}
+	e.Policy = uint64(d.count(m.GetPolicyRevision())) //nolint:gosec // not negative
 	for _, p := range m.GetPieces() {
 		kind, hash := d.kind(p.GetKind()), p.GetHash()
 		if len(hash) == 0 && kind == pki.EvidenceToken {
@@ -376,7 +375,8 @@ func (d *decoder) expired(m *brevetv1.ExpiredRecords) *ExpiredRecords {
 }
 
 func (d *decoder) policy(m *brevetv1.AppliedPolicy) *AppliedPolicy {
-	p := &AppliedPolicy{Revision: uint64(d.count(m.GetRevision())), Digest: d.hashOf(m.GetDigest()), Comment: m.GetComment()} //nolint:gosec // not negative
+	p := &AppliedPolicy{Digest: d.hashOf(m.GetDigest()), Comment: m.GetComment()}
+	p.Revision = uint64(d.count(m.GetRevision())) //nolint:gosec // not negative
 	if p.Revision == 0 {
 		d.fail(errors.New("a policy has no revision"))
 	}

@@ -51,16 +51,19 @@ func (i *IssuedCertificate) encode(m *brevetv1.LogEntry, at time.Time) {
 	m.Event = &brevetv1.LogEntry_IssuedCertificate{IssuedCertificate: &brevetv1.IssuedCertificate{
 		Profile: i.Profile, KeyHash: bytesOf(i.Key), SinceNotBefore: at.UnixMilli() - i.NotBefore.UnixMilli(),
 		SinceIssue: at.UnixMilli() - i.IssueTime.UnixMilli(), CrlPartition: int32(i.Partition),
-		PredecessorSerial: bytesOf(i.Predecessor), TokenId: bytesOf(i.Token), Enrolls: i.Enrolls, Evidence: i.Evidence.message(i.Token),
+		PredecessorSerial: bytesOf(i.Predecessor), TokenId: bytesOf(i.Token), Enrolls: i.Enrolls,
+		Evidence: i.Evidence.message(i.Token),
 	}}
 }
 
-// message returns nil if there was no evidence. It omits the digest of the token that was spent, which is the token's ID.
+// message returns nil if there was no evidence. It omits the digest of the token that was spent, which is the token's
+// ID.
 func (e IssuanceEvidence) message(spent pki.TokenID) *brevetv1.IssuanceEvidence {
 	if e.isZero() {
 		return nil
 	}
-	out := &brevetv1.IssuanceEvidence{Rule: e.Rule, PolicyRevision: int64(e.Policy), Subject: subjectMessage(e.Subject)} //nolint:gosec // counts changes
+	out := &brevetv1.IssuanceEvidence{Rule: e.Rule, Subject: subjectMessage(e.Subject)}
+	out.PolicyRevision = int64(e.Policy) //nolint:gosec // counts changes
 	for _, p := range e.Pieces {
 		h := &brevetv1.EvidenceHash{Kind: p.Kind.String(), Hash: p.Digest[:]}
 		if p.Kind == pki.EvidenceToken && bytes.Equal(p.Digest[:], bytesOf(spent)) {

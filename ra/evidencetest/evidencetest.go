@@ -41,6 +41,9 @@ type Sample struct {
 	Foreign ra.Challenger
 	// Identity is the record with which single-use evidence is bound. It may be zero for other kinds.
 	Identity ra.Identity
+	// Bearer means that the evidence is not made for one key and request, so that its holder chooses both. Its claim can
+	// have a nonce without a challenge, which the store consumes.
+	Bearer bool
 }
 
 // Request is the request that evidence is made for.
@@ -58,7 +61,11 @@ func Run(t *testing.T, s Sample) {
 	evidence := s.Make(t, r)
 	t.Run("valid", func(t *testing.T) { s.checkClaim(t, r, evidence) })
 	t.Run("damaged", func(t *testing.T) { s.damaged(t, r, evidence) })
-	t.Run("other request", func(t *testing.T) { s.otherRequest(t, r, evidence) })
+	if s.Bearer {
+		t.Run("other request", func(t *testing.T) { s.sameClaim(t, r, evidence) })
+	} else {
+		t.Run("other request", func(t *testing.T) { s.otherRequest(t, r, evidence) })
+	}
 	t.Run("expired", func(t *testing.T) { refused(t, "expired", s.use(t, r, evidence, s.Expired), evidence) })
 	if challenger, ok := s.Authenticator.(ra.Challenger); ok {
 		t.Run("challenges", func(t *testing.T) { s.challenges(t, challenger, r) })
@@ -159,7 +166,8 @@ func (s Sample) checkClaim(t *testing.T, r Request, evidence []byte) {
 		t.Errorf("the actor is %s, want one of the kind %s", actor, s.Kind)
 	}
 	_, challenged := s.Authenticator.(ra.Challenger)
-	if challenged == claim.Nonce.IsZero() || challenged && !claim.Nonce.ExpiresAt.After(s.At) {
+	hasNonce := !claim.Nonce.IsZero()
+	if hasNonce != challenged && !s.Bearer || hasNonce && !claim.Nonce.ExpiresAt.After(s.At) {
 		t.Errorf("the nonce is %+v", claim.Nonce)
 	}
 	s.checkFacts(t, claim.Facts)
@@ -236,6 +244,16 @@ func (s Sample) otherRequest(t *testing.T, r Request, evidence []byte) {
 		"another of both": {ID: requestID(t), Key: pki.HashSPKI([]byte("another key"))},
 	} {
 		refused(t, name, s.use(t, other, evidence, s.At), evidence)
+	}
+}
+
+// sameClaim checks that bearer evidence proves the same for every request, so that its nonce or its subject limits it.
+func (s Sample) sameClaim(t *testing.T, r Request, evidence []byte) {
+	claim, err := s.identify(r, evidence, s.At)
+	another := Request{ID: requestID(t), Key: pki.HashSPKI([]byte("another key"))}
+	other, otherErr := s.identify(another, evidence, s.At)
+	if err != nil || otherErr != nil || !reflect.DeepEqual(claim, other) {
+		t.Errorf("for another request, the claims are %+v and %+v, %v, %v", claim, other, err, otherErr)
 	}
 }
 

@@ -29,6 +29,7 @@ var samples = map[pki.EvidenceKind]func(testing.TB) evidencetest.Sample{
 	pki.EvidenceToken: tokenSample,
 	pki.EvidenceX5C:   x5cSample,
 	pki.EvidenceTPM:   tpmSample,
+	pki.EvidenceJWT:   jwtSample,
 }
 
 func TestEveryKind(t *testing.T) {

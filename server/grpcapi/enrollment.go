@@ -50,6 +50,8 @@ func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
 			out = append(out, pki.Evidence{Kind: pki.EvidenceX5C, Value: x.Encode()})
 		case *brevetv1.Evidence_Tpm:
 			out = append(out, pki.Evidence{Kind: pki.EvidenceTPM, Value: k.Tpm.GetResponse()})
+		case *brevetv1.Evidence_Jwt:
+			out = append(out, pki.Evidence{Kind: pki.EvidenceJWT, Value: []byte(k.Jwt.GetToken())})
 		default:
 			out = append(out, pki.Evidence{})
 		}
@@ -62,6 +64,7 @@ var evidenceKinds = map[brevetv1.EvidenceKind]pki.EvidenceKind{
 	brevetv1.EvidenceKind_EVIDENCE_KIND_TOKEN: pki.EvidenceToken,
 	brevetv1.EvidenceKind_EVIDENCE_KIND_X5C:   pki.EvidenceX5C,
 	brevetv1.EvidenceKind_EVIDENCE_KIND_TPM:   pki.EvidenceTPM,
+	brevetv1.EvidenceKind_EVIDENCE_KIND_JWT:   pki.EvidenceJWT,
 }
 
 // CreateChallenge serves the RPC of that name in brevet.v1.EnrollmentService.

@@ -47,7 +47,8 @@ func newIdentityOf(name string, spec *brevetv1.IdentitySpec) (ra.NewIdentity, er
 	}
 	subject, err := subjectIn(spec.GetEvidenceSubject())
 	return ra.NewIdentity{
-		Name: name, Kind: kind, Profile: spec.GetProfile(), Labels: spec.GetLabels(), DNSNames: dns, IPAddresses: ips, Subject: subject,
+		Name: name, Kind: kind, Profile: spec.GetProfile(), Labels: spec.GetLabels(), DNSNames: dns, IPAddresses: ips,
+		Subject: subject,
 	}, err
 }
 

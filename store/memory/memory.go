@@ -1,9 +1,9 @@
 // Package memory implements a store engine in memory, for tests that need neither SQL nor an HSM. A [Store] implements
-// ca.Journal, ra.Store, ra.PolicyStore, translog.Store and responder.Feed, and applies a revocation.Change. It uses the rules of
-// store/rules, and passes the tests in store/storetest for these interfaces.
+// ca.Journal, ra.Store, ra.PolicyStore, translog.Store and responder.Feed, and applies a revocation.Change. It uses the
+// rules of store/rules, and passes the tests in store/storetest for these interfaces.
 //
-// It has no bulk revocations, CRLs, installed CAs or retention. A change of an identity changes all of its certificates in
-// one transaction.
+// It has no bulk revocations, CRLs, installed CAs or retention. A change of an identity changes all of its certificates
+// in one transaction.
 package memory
 
 import (

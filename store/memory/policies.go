@@ -61,7 +61,9 @@ func (st *Store) Policy(ctx context.Context, revision uint64) (ra.PolicyRevision
 }
 
 // Policies implements ra.PolicyStore.
-func (st *Store) Policies(ctx context.Context, after uint64, limit int) (page []ra.PolicyRevision, next uint64, err error) {
+func (st *Store) Policies(
+	ctx context.Context, after uint64, limit int,
+) (page []ra.PolicyRevision, next uint64, err error) {
 	if err := rules.CheckLimit(limit); err != nil {
 		return nil, 0, err
 	}

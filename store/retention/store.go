@@ -20,8 +20,8 @@ type Store interface {
 	// A certificate is removed if it expired before the step's time and before the newest log entry. If it is revoked, on
 	// hold or was never delivered, a CRL must also have been issued after its expiry (RFC 5280 §3.3). Its request ID is
 	// removed with it, and so are its keys, unless another certificate has them or they are compromised. Tokens are
-	// removed after their own expiry, and so are consumed nonces, which are neither counted nor logged. Identities stay. Other writers that wait at the end of a step are served before the
-	// next.
+	// removed after their own expiry, and so are consumed nonces, which are neither counted nor logged. Identities stay.
+	// Other writers that wait at the end of a step are served before the next.
 	Expire(ctx context.Context, s Step) (Expired, error)
 	// Waiting counts the certificates that expired before a time, up to a maximum.
 	Waiting(ctx context.Context, before time.Time, most int) (int, error)

@@ -16,8 +16,9 @@ func NewIdentity(id ra.Identity) ra.Identity {
 	return id
 }
 
-// CheckSameIdentity refuses to register an identity that is on record with another kind, profile, labels, names or subject
-// of evidence. If want has no subject, have may have any, such as that of the evidence with which it was enrolled.
+// CheckSameIdentity refuses to register an identity that is on record with another kind, profile, labels, names or
+// subject of evidence. If want has no subject, have may have any, such as that of the evidence with which it was
+// enrolled.
 func CheckSameIdentity(have, want ra.Identity) error {
 	if want.Subject.IsZero() {
 		want.Subject = have.Subject
@@ -39,13 +40,13 @@ func CheckSubjectFree(holder pki.SPIFFEID) *pki.Refusal {
 		return nil
 	}
 	return pki.Refuse(pki.RuleEvidenceConflict,
-		"use that identity, or if the device changed hands, an operator frees its evidence (brevet identity update --evidence none)",
+		"use that identity; if the device changed hands, an operator frees it (brevet identity update --evidence none)",
 		"the evidence belongs to another identity, %s", holder)
 }
 
-// UpdateIdentity returns the next revision of have, with the profile, labels, names and subject of want. It returns false
-// if these are equal already. If want.Revision is not zero, it must be the revision of have. The only change of a retired
-// identity is to remove its subject.
+// UpdateIdentity returns the next revision of have, with the profile, labels, names and subject of want. It returns
+// false if these are equal already. If want.Revision is not zero, it must be the revision of have. The only change of a
+// retired identity is to remove its subject.
 func UpdateIdentity(have, want ra.Identity) (ra.Identity, bool, error) {
 	if have.State == pki.Retired {
 		freed := have

@@ -105,7 +105,8 @@ func CheckRecord(r *ca.Record) *pki.Refusal {
 		return pki.Refuse(pki.RuleRequest, "repeat the request", "the certificate was decided for another key")
 	}
 	if !r.Guard.Subject.IsZero() && !r.Guard.Enrolls {
-		return pki.Refuse(pki.RuleRequest, "repeat the request", "the certificate has a subject of evidence, but enrolls no identity")
+		return pki.Refuse(pki.RuleRequest, "repeat the request",
+			"the certificate has a subject of evidence, but enrolls no identity")
 	}
 	return nil
 }
@@ -192,7 +193,8 @@ func (s *Issuance) checkNonces(nonces []pki.Nonce, at time.Time) *pki.Refusal {
 	const hint = "request a new challenge, and respond to that"
 	for i, n := range nonces {
 		if !at.Before(n.ExpiresAt) {
-			return pki.Refuse(pki.RuleChallengeExpired, hint, "the challenge expired at %s", n.ExpiresAt.UTC().Format(time.RFC3339))
+			return pki.Refuse(pki.RuleChallengeExpired, hint,
+				"the challenge expired at %s", n.ExpiresAt.UTC().Format(time.RFC3339))
 		}
 		twice := slices.ContainsFunc(nonces[:i], func(o pki.Nonce) bool { return o.ID == n.ID })
 		if s.NonceUsed || twice {

@@ -17,8 +17,8 @@ func CheckPolicy(c ra.PolicyChange) error {
 	return pki.CheckText("the comment", c.Comment)
 }
 
-// NextPolicy returns the revision that c creates after the newest one, which is zero if there is none. If the newest one
-// has the same document, NextPolicy returns it and false.
+// NextPolicy returns the revision that c creates after the newest one, which is zero if there is none. If the newest
+// one has the same document, NextPolicy returns it and false.
 func NextPolicy(newest ra.PolicyRevision, c ra.PolicyChange) (ra.PolicyRevision, bool, error) {
 	sum := sha256.Sum256(c.Document)
 	if newest.Revision > 0 && newest.SHA256 == sum {
@@ -30,7 +30,8 @@ func NextPolicy(newest ra.PolicyRevision, c ra.PolicyChange) (ra.PolicyRevision,
 			"the new policy is based on revision %d, and the newest one is %d", c.Based, newest.Revision)
 	}
 	return ra.PolicyRevision{
-		Revision: newest.Revision + 1, SHA256: sum, AppliedBy: c.By.Named(), AppliedAt: c.At.Truncate(time.Millisecond).UTC(), Comment: c.Comment,
+		Revision: newest.Revision + 1, SHA256: sum, AppliedBy: c.By.Named(),
+		AppliedAt: c.At.Truncate(time.Millisecond).UTC(), Comment: c.Comment,
 	}, true, nil
 }
 
@@ -47,10 +48,12 @@ func NoPolicy(revision uint64) *pki.Refusal {
 	if revision == 0 {
 		return pki.Refuse(pki.RuleNotFound, "apply one (brevet policy apply)", "no policy is on record")
 	}
-	return pki.Refuse(pki.RuleNotFound, "see which there are (brevet policy list)", "the policy has no revision %d", revision)
+	return pki.Refuse(pki.RuleNotFound, "see which there are (brevet policy list)",
+		"the policy has no revision %d", revision)
 }
 
-// NoPolicyDocument returns the refusal of a revision of the policy that was restored from the log, which has no documents.
+// NoPolicyDocument returns the refusal of a revision of the policy that was restored from the log, which has no
+// documents.
 func NoPolicyDocument(revision uint64) *pki.Refusal {
 	return pki.Refuse(pki.RuleNotFound, "apply the document again (brevet policy apply)",
 		"the store was restored from the log, which does not have the document of revision %d of the policy", revision)

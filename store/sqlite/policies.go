@@ -22,7 +22,7 @@ func (r *RA) ApplyPolicy(ctx context.Context, c ra.PolicyChange) (ra.PolicyRevis
 	}
 	var next ra.PolicyRevision
 	err := r.db.writeBy(ctx, "apply a policy", c.By, c.At, func(ctx context.Context, tx *writeTx) error {
-		newest, err := scanPolicy(tx.QueryRowContext(ctx, `SELECT `+policyColumns+` FROM policies ORDER BY revision DESC LIMIT 1`))
+		newest, err := scanPolicy(tx.QueryRowContext(ctx, `SELECT `+policyColumns+newestPolicy, 0))
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
@@ -32,7 +32,8 @@ func (r *RA) ApplyPolicy(ctx context.Context, c ra.PolicyChange) (ra.PolicyRevis
 		}
 		tx.Pages += uint64(len(c.Document)) / pageSize
 		if next.Document = c.Document; !changed { // the document is missing if the revision was restored from the log
-			_, err := tx.ExecContext(ctx, `UPDATE policies SET document = ? WHERE revision = ? AND document IS NULL`, c.Document, next.Revision)
+			_, err := tx.ExecContext(ctx, `UPDATE policies SET document = ? WHERE revision = ? AND document IS NULL`,
+				c.Document, next.Revision)
 			return err
 		}
 		if err := tx.insertPolicy(ctx, next); err != nil {
@@ -48,12 +49,17 @@ func (r *RA) ApplyPolicy(ctx context.Context, c ra.PolicyChange) (ra.PolicyRevis
 
 // insertPolicy records a revision of the policy. Its document is NULL if the revision has none.
 func (tx *writeTx) insertPolicy(ctx context.Context, p ra.PolicyRevision) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO policies (revision, document, sha256, applied_by, applied_at, comment) VALUES (?, ?, ?, ?, ?, ?)`,
+	_, err := tx.ExecContext(ctx, `
+		INSERT INTO policies (revision, document, sha256, applied_by, applied_at, comment) VALUES (?, ?, ?, ?, ?, ?)`,
 		p.Revision, p.Document, p.SHA256[:], p.AppliedBy.String(), engine.Millis(p.AppliedAt), p.Comment)
 	return err
 }
 
-const policyColumns = `revision, sha256, applied_by, applied_at, comment`
+const (
+	policyColumns = `revision, sha256, applied_by, applied_at, comment`
+	// newestPolicy selects the newest revision. Its parameter is 0.
+	newestPolicy = ` FROM policies WHERE revision > ? ORDER BY revision DESC LIMIT 1`
+)
 
 // scanPolicy reads a row that begins with policyColumns.
 func scanPolicy(row engine.Scanner, more ...any) (ra.PolicyRevision, error) {
@@ -75,7 +81,7 @@ func (r *RA) Policy(ctx context.Context, revision uint64) (ra.PolicyRevision, er
 	err := r.db.file.Look(ctx, "read a policy", func(ctx context.Context, conn *sql.Conn) error {
 		query := `SELECT ` + policyColumns + `, document FROM policies WHERE revision = ?`
 		if revision == 0 {
-			query = `SELECT ` + policyColumns + `, document FROM policies WHERE revision > ? ORDER BY revision DESC LIMIT 1`
+			query = `SELECT ` + policyColumns + `, document` + newestPolicy
 		}
 		var document []byte
 		var err error
@@ -106,7 +112,8 @@ func (r *RA) Policies(ctx context.Context, after uint64, limit int) ([]ra.Policy
 	var page []ra.PolicyRevision
 	err := r.db.file.Read(ctx, "list the policies", func(ctx context.Context, tx *sql.Tx) error {
 		page = nil
-		rows := engine.Query(ctx, tx, `SELECT `+policyColumns+` FROM policies WHERE revision < ? ORDER BY revision DESC LIMIT ?`, after, limit)
+		rows := engine.Query(ctx, tx, `
+			SELECT `+policyColumns+` FROM policies WHERE revision < ? ORDER BY revision DESC LIMIT ?`, after, limit)
 		return rows.Each(func(rows *sql.Rows) error {
 			p, err := scanPolicy(rows)
 			page = append(page, p)

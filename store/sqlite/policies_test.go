@@ -12,8 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// TestPolicyIsAppliedAgainAfterReplay checks that a store that was restored from the log has the revisions of the policy
-// without their documents, and gets the newest document when the same policy is applied again.
+// TestPolicyIsAppliedAgainAfterReplay checks that a store that was restored from the log has the revisions of the
+// policy without their documents, and gets the newest document when the same policy is applied again.
 func TestPolicyIsAppliedAgainAfterReplay(t *testing.T) {
 	ctx := context.Background()
 	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
@@ -55,8 +55,8 @@ func TestPolicyIsAppliedAgainAfterReplay(t *testing.T) {
 	}
 }
 
-// TestSealingKeyIsInTheStoreAlone checks that the key of a store is random, and is not in a store that is restored from its
-// log.
+// TestSealingKeyIsInTheStoreAlone checks that the key of a store is random, and is not in a store that is restored from
+// its log.
 func TestSealingKeyIsInTheStoreAlone(t *testing.T) {
 	ctx := context.Background()
 	var keys [][32]byte

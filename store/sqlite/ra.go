@@ -8,7 +8,8 @@ import (
 	"github.com/brevet-pki/brevet/store/rules"
 )
 
-// RA is the registration authority's view of a DB. It implements ra.Store, ra.PolicyStore, audit.Store and retention.Store.
+// RA is the registration authority's view of a DB. It implements ra.Store, ra.PolicyStore, audit.Store and
+// retention.Store.
 type RA struct{ db *DB }
 
 // Refused writes a refusal to the log.

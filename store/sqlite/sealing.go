@@ -25,8 +25,8 @@ func (db *DB) makeSealingKey(ctx context.Context) error {
 	})
 }
 
-// SealingKey returns the secret key of the store that seals challenges. It was generated when the store was created, and
-// never changes. It is not in the log, so a store that is restored from the log has another one.
+// SealingKey returns the secret key of the store that seals challenges. It was generated when the store was created,
+// and never changes. It is not in the log, so a store that is restored from the log has another one.
 func (r *RA) SealingKey(ctx context.Context) ([32]byte, error) {
 	var key []byte
 	err := r.db.file.Look(ctx, "read the sealing key", func(ctx context.Context, conn *sql.Conn) error {

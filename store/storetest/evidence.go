@@ -57,7 +57,9 @@ func withNonces(nonces func(t *testing.T, w *world) []pki.Nonce) func(t *testing
 }
 
 var evidenceGuards = []guardCase{
-	{"subject of an identity without one", "", func(t *testing.T, w *world) ca.Record { return w.enrollmentAs(t, w.register(t), w.subject()) }},
+	{"subject of an identity without one", "", func(t *testing.T, w *world) ca.Record {
+		return w.enrollmentAs(t, w.register(t), w.subject())
+	}},
 	{"subject of the identity", "", func(t *testing.T, w *world) ca.Record {
 		id := w.registerAs(t, w.subject())
 		return w.enrollmentAs(t, id, id.Subject)
@@ -97,7 +99,9 @@ var evidenceGuards = []guardCase{
 		r.Guard.Enrolls = false
 		return r
 	}},
-	{"nonces that were not used", "", withNonces(func(_ *testing.T, w *world) []pki.Nonce { return []pki.Nonce{w.nonce(), w.nonce()} })},
+	{"nonces that were not used", "", withNonces(func(_ *testing.T, w *world) []pki.Nonce {
+		return []pki.Nonce{w.nonce(), w.nonce()}
+	})},
 	{"nonce twice in one guard", pki.RuleChallengeUsed, withNonces(func(_ *testing.T, w *world) []pki.Nonce {
 		n := w.nonce()
 		return []pki.Nonce{n, n}
@@ -132,10 +136,16 @@ var evidenceGuards = []guardCase{
 
 func testEvidence(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"the first evidence ties the identity": firstEvidenceTies, "an operator rebinds": operatorRebinds, "a retired identity frees its evidence": retiredFreesEvidence,
-		"registered evidence": registeredEvidence, "the log has the evidence": logHasEvidence, "devices claim one identity at once": devicesClaimOneIdentity,
-		"devices in one batch": devicesInOneBatch, "one device claims identities at once": deviceClaimsIdentities, "a nonce is used by one": nonceIsUsedByOne,
-		"a repeat is answered": repeatIsAnswered,
+		"the first evidence ties the identity":  firstEvidenceTies,
+		"an operator rebinds":                   operatorRebinds,
+		"a retired identity frees its evidence": retiredFreesEvidence,
+		"registered evidence":                   registeredEvidence,
+		"the log has the evidence":              logHasEvidence,
+		"devices claim one identity at once":    devicesClaimOneIdentity,
+		"devices in one batch":                  devicesInOneBatch,
+		"one device claims identities at once":  deviceClaimsIdentities,
+		"a nonce is used by one":                nonceIsUsedByOne,
+		"a repeat is answered":                  repeatIsAnswered,
 	})
 }
 
@@ -318,14 +328,17 @@ func devicesClaimOneIdentity(t *testing.T, w *world) {
 	}
 }
 
-// claim does what the registrar does before it issues: it registers the identity if that is necessary, and reads its state.
+// claim does what the registrar does before it issues: it registers the identity if that is necessary, and reads its
+// state.
 func (w *world) claim(wanted ra.Identity, registered bool, r *ca.Record) error {
 	if wanted.Subject = r.Guard.Subject; !registered {
 		if _, err := w.RA.CreateIdentity(context.Background(), wanted, operator); err != nil {
 			return err
 		}
 	}
-	st, err := w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{Identity: wanted.ID, Request: r.RequestID, Key: r.KeyHash, At: w.now})
+	st, err := w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{
+		Identity: wanted.ID, Request: r.RequestID, Key: r.KeyHash, At: w.now,
+	})
 	if err == nil && !st.Identity.Subject.IsZero() && st.Identity.Subject != r.Guard.Subject {
 		err = wanted.ID.EvidenceConflict()
 	}
@@ -395,7 +408,9 @@ func nonceIsUsedByOne(t *testing.T, w *world) {
 func repeatIsAnswered(t *testing.T, w *world) {
 	r := w.issue(t, w.enrollmentAs(t, w.register(t), w.subject(), w.nonce()))
 	w.now = w.now.Add(time.Hour)
-	st, err := w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash, At: w.now})
+	st, err := w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{
+		Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash, At: w.now,
+	})
 	must(t, err)
 	if st.Prior == nil || st.Prior.Certificate.Ref != r.Ref || st.Prior.Key != r.KeyHash {
 		t.Errorf("the earlier certificate is %+v, want %s", st.Prior, r.Ref.Serial)

@@ -19,6 +19,8 @@ func testLostCommits(t *testing.T, open func(t *testing.T) Store) {
 		tests["change, "+what] = func(t *testing.T, w *world) { lostChange(t, w, applies) }
 		tests["CRL number, "+what] = func(t *testing.T, w *world) { lostCRLNumber(t, w, applies) }
 		tests["sequencing, "+what] = func(t *testing.T, w *world) { lostSequencing(t, w, applies) }
+		tests["evidence, "+what] = func(t *testing.T, w *world) { lostEvidence(t, w, applies) }
+		tests["policy, "+what] = func(t *testing.T, w *world) { lostPolicy(t, w, applies) }
 		tests["token binding, "+what] = func(t *testing.T, w *world) { lostTokenBinding(t, w, applies) }
 	}
 	each(t, open, tests)
@@ -59,6 +61,37 @@ func lostBatchCommit(t *testing.T, w *world, applies bool) {
 		t.Errorf("the refused certificate is %+v", c)
 	}
 	mustEqual(t, "the pending intents", w.begin(t), []ca.Intent{next})
+}
+
+// lostEvidence loses the commit of an enrollment. Its nonce and its subject are on record if its certificate is.
+func lostEvidence(t *testing.T, w *world, applies bool) {
+	id, other := w.register(t), w.register(t)
+	r := w.enrollmentAs(t, id, w.subject(), w.nonce())
+	intent := w.writeIntent(t, r)
+	commits := []ca.BatchCommit{{Intent: intent, Records: []ca.Record{r}, At: w.now}}
+	w.LoseCommit(applies)
+	_, err := w.Journal.Write(context.Background(), w.epoch, commits, nil)
+	mustBeTemporary(t, err)
+	again := w.commit(t, w.enrollmentAs(t, other, w.subject(), r.Guard.Nonces...))
+	if applies {
+		mustRefuse(t, again, pki.RuleChallengeUsed)
+		mustEqual(t, "the subject of the identity", w.readIdentity(t, id.ID).Subject, r.Guard.Subject)
+		return
+	}
+	must(t, again)
+	mustEqual(t, "the subject of the identity", w.readIdentity(t, id.ID).Subject, pki.EvidenceSubject{})
+}
+
+// lostPolicy loses the commit of a revision of the policy. A repeat records it once.
+func lostPolicy(t *testing.T, w *world, applies bool) {
+	change := w.policy("one", 0)
+	w.LoseCommit(applies)
+	_, err := w.Policies.ApplyPolicy(context.Background(), change)
+	mustBeTemporary(t, err)
+	again, err := w.Policies.ApplyPolicy(context.Background(), change)
+	must(t, err)
+	mustEqual(t, "the revision", again.Revision, 1)
+	mustEqual(t, "the number of log entries", len(w.entries(t)), 1)
 }
 
 func lostIntent(t *testing.T, w *world, applies bool) {

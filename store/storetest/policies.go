@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -16,8 +17,8 @@ import (
 
 func testPolicies(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
-		"apply and read": applyPolicies, "pages": pagePolicies, "concurrent changes": concurrentPolicies, "refusals": refusedPolicies,
-		"sealing key": sealingKeyStays,
+		"apply and read": applyPolicies, "pages": pagePolicies, "concurrent changes": concurrentPolicies,
+		"refusals": refusedPolicies, "sealing key": sealingKeyStays,
 	})
 }
 
@@ -33,12 +34,13 @@ func applyPolicies(t *testing.T, w *world) {
 	first, err := w.Policies.ApplyPolicy(ctx, w.policy("one", 0))
 	must(t, err)
 	want := ra.PolicyRevision{
-		Revision: 1, Document: []byte("one"), SHA256: sha256.Sum256([]byte("one")), AppliedBy: operator, AppliedAt: w.now, Comment: "for one",
+		Revision: 1, Document: []byte("one"), SHA256: sha256.Sum256([]byte("one")),
+		AppliedBy: operator, AppliedAt: w.now, Comment: "for one",
 	}
 	mustEqual(t, "the first revision", first, want)
 	e := w.lastEntry(t)
-	if e.Action != translog.PolicyApplied || e.Actor != operator || !e.Time.Equal(w.now) || e.Facts()["sha256"] != fmt.Sprintf("%x", want.SHA256) ||
-		e.Facts()["revision"] != "1" || e.Facts()["comment"] != "for one" {
+	facts := map[string]string{"sha256": fmt.Sprintf("%x", want.SHA256), "revision": "1", "comment": "for one"}
+	if e.Action != translog.PolicyApplied || e.Actor != operator || !e.Time.Equal(w.now) || !maps.Equal(e.Facts(), facts) {
 		t.Errorf("log entry %+v", e)
 	}
 	w.now = w.now.Add(time.Minute)
@@ -137,8 +139,11 @@ func refusedPolicies(t *testing.T, w *world) {
 		change ra.PolicyChange
 		want   pki.Rule
 	}{
-		"too large": {larger, pki.RulePolicyInvalid}, "empty": {w.policy("", 1), pki.RulePolicyInvalid}, "a comment of two lines": {comment, pki.RuleRequest},
-		"of an older revision": {w.policy("two", 0), pki.RulePolicyRevision}, "of a later revision": {w.policy("two", 2), pki.RulePolicyRevision},
+		"too large":              {larger, pki.RulePolicyInvalid},
+		"empty":                  {w.policy("", 1), pki.RulePolicyInvalid},
+		"a comment of two lines": {comment, pki.RuleRequest},
+		"of an older revision":   {w.policy("two", 0), pki.RulePolicyRevision},
+		"of a later revision":    {w.policy("two", 2), pki.RulePolicyRevision},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := w.Policies.ApplyPolicy(ctx, c.change)

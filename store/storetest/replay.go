@@ -102,7 +102,8 @@ func (h *history) subject(t *rapid.T) pki.EvidenceSubject {
 
 func (h *history) policy(t *rapid.T) {
 	h.policies++
-	_, err := h.w.Policies.ApplyPolicy(context.Background(), h.w.policy(fmt.Sprint(h.policies), uint64(rapid.IntRange(0, h.policies).Draw(t, "based"))))
+	based := rapid.Uint64Range(0, uint64(h.policies)).Draw(t, "based") //nolint:gosec // small
+	_, err := h.w.Policies.ApplyPolicy(context.Background(), h.w.policy(fmt.Sprint(h.policies), based))
 	h.allowRefusal(t, err)
 	if err != nil {
 		h.policies--
@@ -140,7 +141,8 @@ func (h *history) issue(t *rapid.T) {
 		r.Guard.Identity, r.Guard.Revision, r.Guard.Enrolls = id.ID, id.Revision, true
 		if rapid.Bool().Draw(t, "evidence") {
 			r.Guard.Subject, r.Guard.Nonces = h.subject(t), []pki.Nonce{h.w.nonce()}
-			r.Evidence = ca.Evidence{Pieces: []ca.EvidenceDigest{{Kind: r.Guard.Subject.Kind, Digest: h.w.unique()}}, Rule: "a", Policy: 1}
+			piece := ca.EvidenceDigest{Kind: r.Guard.Subject.Kind, Digest: h.w.unique()}
+			r.Evidence = ca.Evidence{Pieces: []ca.EvidenceDigest{piece}, Rule: "a", Policy: 1}
 		}
 	}
 	h.add(t, r)

@@ -1,6 +1,6 @@
 // Package storetest is the conformance suite of the store engines. It tests the contracts of ca.Journal,
-// ca.Installations, ra.Store, ra.PolicyStore, audit.Store, retention.Store, revocation.Store, crl.Store, responder.Feed and
-// translog.Store against a real store.
+// ca.Installations, ra.Store, ra.PolicyStore, audit.Store, retention.Store, revocation.Store, crl.Store, responder.Feed
+// and translog.Store against a real store.
 //
 // The suite does not depend on the engine. Tests of one engine are in its package. A store that implements only the
 // interfaces of the registration authority runs [RunRegistration], which is a part of [Run].

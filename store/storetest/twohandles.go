@@ -13,6 +13,7 @@ import (
 func testTwoHandles(t *testing.T, open func(t *testing.T) Store) {
 	for name, test := range map[string]func(t *testing.T, first, second *world){
 		"a change is visible at once": changeIsVisible, "a newer epoch fences": newerEpochFences,
+		"a nonce is used once": nonceIsUsedOnce, "the handles have one sealing key": handlesHaveOneKey,
 		"a token is spent once": tokenIsSpentOnce, "a serial number is used once": serialIsUsedByOne,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -69,6 +70,24 @@ func tokenIsSpentOnce(t *testing.T, first, second *world) {
 	again := second.enrollment(t, second.readIdentity(t, id.ID))
 	again.Guard.Token = token.ID
 	mustRefuse(t, second.commit(t, again), pki.RuleToken)
+}
+
+func nonceIsUsedOnce(t *testing.T, first, second *world) {
+	n, s := first.nonce(), first.subject()
+	first.issue(t, first.enrollmentAs(t, first.register(t), s, n))
+	second.begin(t)
+	mustRefuse(t, second.commit(t, second.enrollmentAs(t, second.register(t), second.subject(), n)), pki.RuleChallengeUsed)
+	mustRefuse(t, second.commit(t, second.enrollmentAs(t, second.register(t), s)), pki.RuleEvidenceConflict)
+}
+
+func handlesHaveOneKey(t *testing.T, first, second *world) {
+	key, err := first.Keys.SealingKey(context.Background())
+	must(t, err)
+	other, err := second.Keys.SealingKey(context.Background())
+	must(t, err)
+	if key != other {
+		t.Error("two handles on one store have different sealing keys")
+	}
 }
 
 func serialIsUsedByOne(t *testing.T, first, second *world) {

@@ -57,11 +57,12 @@ func newIdentityCreate() *cobra.Command {
 		Use: "create NAME", Short: "Register an identity", Args: cobra.ExactArgs(1),
 		Long: "create registers an identity. Without --profile, its certificates have the profile that is named like its kind.\n" +
 			"--label may be given again, for several labels.\n\n" +
-			"--evidence names the one device whose evidence can enroll the identity, as KIND:SHA256. For a TPM, it is the SHA-256\n" +
-			"of the endorsement key's SubjectPublicKeyInfo. The registered identities are then an allow list of devices. Without\n" +
-			"--evidence, the identity belongs to the first device that the policy lets enroll.",
+			"--evidence names the one device whose evidence can enroll the identity, as KIND:SHA256. For a TPM, it is the\n" +
+			"SHA-256 of the endorsement key's SubjectPublicKeyInfo. Registered identities are then an allow list of devices.\n" +
+			"Without --evidence, the identity belongs to the first device that the policy lets enroll.",
 		Example: "  brevet identity create device/42 --kind device --label site=plant-7\n" +
-			"  brevet identity create device/43 --evidence tpm:$(openssl pkey -pubin -in ek.pem -outform DER | sha256sum | cut -c 1-64)\n" +
+			"  openssl pkey -pubin -in ek.pem -outform DER | sha256sum\n" +
+			"  brevet identity create device/43 --evidence tpm:SHA256\n" +
 			"  brevet identity create web/1 --kind workload --profile server --dns web.fleet.example",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error

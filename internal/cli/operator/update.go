@@ -45,10 +45,11 @@ func newIdentityUpdate() *cobra.Command {
 	cmd.Long = "update changes what is on record of an identity. Its next certificates follow; those that it has keep what they say.\n" +
 		"Tokens that were created for it before can enroll it no more.\n\n" +
 		"--label sets one label and --remove-label removes one; the others stay. --dns replaces all DNS names and --ip all IP\n" +
-		"addresses; --no-dns and --no-ip remove them. If somebody else changes the identity meanwhile, update changes nothing.\n\n" +
-		"--evidence ties the identity to another device, named as in create. The server then refuses evidence of the device\n" +
-		"before, but revokes no certificates. With --evidence none, the identity belongs to the next device that the policy\n" +
-		"lets enroll. That is the only change of a retired identity: its device can then enroll as another identity."
+		"addresses; --no-dns and --no-ip remove them. If somebody else changes the identity meanwhile, update changes\n" +
+		"nothing.\n\n" +
+		"--evidence ties the identity to another device, named as in create. The server then refuses evidence of the\n" +
+		"previous device, but revokes no certificates. With --evidence none, the identity belongs to the next device that\n" +
+		"the policy lets enroll. A retired identity allows only that: its device can then enroll as another identity."
 	cmd.Example = "  brevet identity update device/42 --label site=plant-9 --remove-label batch\n" +
 		"  brevet identity update web/1 --dns web.fleet.example --dns www.fleet.example\n" +
 		"  brevet identity update device/43 --evidence none"
@@ -78,7 +79,8 @@ func newIdentityUpdate() *cobra.Command {
 				return inner(cmd, args)
 			}
 		}
-		return cli.WrongUse("say what to change: --profile, --label, --remove-label, --dns, --no-dns, --ip, --no-ip or --evidence")
+		const flags = "--profile, --label, --remove-label, --dns, --no-dns, --ip, --no-ip or --evidence"
+		return cli.WrongUse("say what to change: " + flags)
 	}
 	return cmd
 }

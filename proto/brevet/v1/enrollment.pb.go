@@ -46,6 +46,8 @@ const (
 	//	  TPMT_SIGNATURE). The qualifying data is the SHA-256 of "brevet tpm attestation", a zero byte and the sealed
 	//	  challenge.
 	EvidenceKind_EVIDENCE_KIND_TPM EvidenceKind = 3
+	// A JSON Web Token of an OpenID provider or a Kubernetes cluster. It needs no challenge.
+	EvidenceKind_EVIDENCE_KIND_JWT EvidenceKind = 4
 )
 
 // Enum value maps for EvidenceKind.
@@ -55,12 +57,14 @@ var (
 		1: "EVIDENCE_KIND_TOKEN",
 		2: "EVIDENCE_KIND_X5C",
 		3: "EVIDENCE_KIND_TPM",
+		4: "EVIDENCE_KIND_JWT",
 	}
 	EvidenceKind_value = map[string]int32{
 		"EVIDENCE_KIND_UNSPECIFIED": 0,
 		"EVIDENCE_KIND_TOKEN":       1,
 		"EVIDENCE_KIND_X5C":         2,
 		"EVIDENCE_KIND_TPM":         3,
+		"EVIDENCE_KIND_JWT":         4,
 	}
 )
 
@@ -99,6 +103,7 @@ type Evidence struct {
 	//	*Evidence_Token
 	//	*Evidence_X5C
 	//	*Evidence_Tpm
+	//	*Evidence_Jwt
 	Kind          isEvidence_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -168,6 +173,15 @@ func (x *Evidence) GetTpm() *TPMEvidence {
 	return nil
 }
 
+func (x *Evidence) GetJwt() *JWTEvidence {
+	if x != nil {
+		if x, ok := x.Kind.(*Evidence_Jwt); ok {
+			return x.Jwt
+		}
+	}
+	return nil
+}
+
 type isEvidence_Kind interface {
 	isEvidence_Kind()
 }
@@ -184,11 +198,17 @@ type Evidence_Tpm struct {
 	Tpm *TPMEvidence `protobuf:"bytes,3,opt,name=tpm,proto3,oneof"`
 }
 
+type Evidence_Jwt struct {
+	Jwt *JWTEvidence `protobuf:"bytes,4,opt,name=jwt,proto3,oneof"`
+}
+
 func (*Evidence_Token) isEvidence_Kind() {}
 
 func (*Evidence_X5C) isEvidence_Kind() {}
 
 func (*Evidence_Tpm) isEvidence_Kind() {}
+
+func (*Evidence_Jwt) isEvidence_Kind() {}
 
 // TokenEvidence is the secret part of an enrollment token.
 type TokenEvidence struct {
@@ -352,6 +372,53 @@ func (x *TPMEvidence) GetResponse() []byte {
 	return nil
 }
 
+// JWTEvidence is a JSON Web Token (RFC 7519) that an OpenID provider or a Kubernetes cluster made for the caller.
+type JWTEvidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The token in compact serialization (RFC 7515 section 7.1), 16 KiB at most, signed for the audience that the server
+	// expects. It never appears in a log.
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTEvidence) Reset() {
+	*x = JWTEvidence{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTEvidence) ProtoMessage() {}
+
+func (x *JWTEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTEvidence.ProtoReflect.Descriptor instead.
+func (*JWTEvidence) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *JWTEvidence) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
 type EnrollRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The request ID: 16 random bytes, which the client stores to repeat this request.
@@ -368,7 +435,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +447,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[4]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +460,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EnrollRequest) GetRequestId() []byte {
@@ -433,7 +500,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -445,7 +512,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -458,7 +525,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EnrollResponse) GetCredential() *Credential {
@@ -482,7 +549,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +561,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +574,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RenewRequest) GetRequestId() []byte {
@@ -540,7 +607,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +619,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +632,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RenewResponse) GetCredential() *Credential {
@@ -591,7 +658,7 @@ type CreateChallengeRequest struct {
 
 func (x *CreateChallengeRequest) Reset() {
 	*x = CreateChallengeRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +670,7 @@ func (x *CreateChallengeRequest) String() string {
 func (*CreateChallengeRequest) ProtoMessage() {}
 
 func (x *CreateChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +683,7 @@ func (x *CreateChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateChallengeRequest.ProtoReflect.Descriptor instead.
 func (*CreateChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateChallengeRequest) GetKind() EvidenceKind {
@@ -658,7 +725,7 @@ type CreateChallengeResponse struct {
 
 func (x *CreateChallengeResponse) Reset() {
 	*x = CreateChallengeResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +737,7 @@ func (x *CreateChallengeResponse) String() string {
 func (*CreateChallengeResponse) ProtoMessage() {}
 
 func (x *CreateChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +750,7 @@ func (x *CreateChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateChallengeResponse.ProtoReflect.Descriptor instead.
 func (*CreateChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateChallengeResponse) GetChallenge() []byte {
@@ -701,7 +768,7 @@ type GetTrustBundleRequest struct {
 
 func (x *GetTrustBundleRequest) Reset() {
 	*x = GetTrustBundleRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +780,7 @@ func (x *GetTrustBundleRequest) String() string {
 func (*GetTrustBundleRequest) ProtoMessage() {}
 
 func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +793,7 @@ func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustBundleRequest.ProtoReflect.Descriptor instead.
 func (*GetTrustBundleRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
 }
 
 type GetTrustBundleResponse struct {
@@ -738,7 +805,7 @@ type GetTrustBundleResponse struct {
 
 func (x *GetTrustBundleResponse) Reset() {
 	*x = GetTrustBundleResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +817,7 @@ func (x *GetTrustBundleResponse) String() string {
 func (*GetTrustBundleResponse) ProtoMessage() {}
 
 func (x *GetTrustBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +830,7 @@ func (x *GetTrustBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustBundleResponse.ProtoReflect.Descriptor instead.
 func (*GetTrustBundleResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetTrustBundleResponse) GetTrustBundle() *TrustBundle {
@@ -789,7 +856,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +868,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +881,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{12}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Credential) GetCertificate() []byte {
@@ -858,7 +925,7 @@ type CertificateChain struct {
 
 func (x *CertificateChain) Reset() {
 	*x = CertificateChain{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +937,7 @@ func (x *CertificateChain) String() string {
 func (*CertificateChain) ProtoMessage() {}
 
 func (x *CertificateChain) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +950,7 @@ func (x *CertificateChain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateChain.ProtoReflect.Descriptor instead.
 func (*CertificateChain) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{13}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CertificateChain) GetIssuerId() []byte {
@@ -914,7 +981,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +993,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1006,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{14}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TrustBundle) GetRoots() [][]byte {
@@ -967,7 +1034,7 @@ type RenewalWindow struct {
 
 func (x *RenewalWindow) Reset() {
 	*x = RenewalWindow{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +1046,7 @@ func (x *RenewalWindow) String() string {
 func (*RenewalWindow) ProtoMessage() {}
 
 func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +1059,7 @@ func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewalWindow.ProtoReflect.Descriptor instead.
 func (*RenewalWindow) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{15}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RenewalWindow) GetStartTime() *timestamppb.Timestamp {
@@ -1013,11 +1080,12 @@ var File_brevet_v1_enrollment_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\n" +
-	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x01\n" +
+	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n" +
 	"\bEvidence\x120\n" +
 	"\x05token\x18\x01 \x01(\v2\x18.brevet.v1.TokenEvidenceH\x00R\x05token\x12*\n" +
 	"\x03x5c\x18\x02 \x01(\v2\x16.brevet.v1.X5CEvidenceH\x00R\x03x5c\x12*\n" +
-	"\x03tpm\x18\x03 \x01(\v2\x16.brevet.v1.TPMEvidenceH\x00R\x03tpmB\x06\n" +
+	"\x03tpm\x18\x03 \x01(\v2\x16.brevet.v1.TPMEvidenceH\x00R\x03tpm\x12*\n" +
+	"\x03jwt\x18\x04 \x01(\v2\x16.brevet.v1.JWTEvidenceH\x00R\x03jwtB\x06\n" +
 	"\x04kind\"'\n" +
 	"\rTokenEvidence\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\"m\n" +
@@ -1026,7 +1094,9 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\tchallenge\x18\x02 \x01(\fR\tchallenge\x12\x1c\n" +
 	"\tsignature\x18\x03 \x01(\fR\tsignature\")\n" +
 	"\vTPMEvidence\x12\x1a\n" +
-	"\bresponse\x18\x01 \x01(\fR\bresponse\"\xa8\x01\n" +
+	"\bresponse\x18\x01 \x01(\fR\bresponse\"#\n" +
+	"\vJWTEvidence\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"\xa8\x01\n" +
 	"\rEnrollRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12/\n" +
@@ -1072,12 +1142,13 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\rRenewalWindow\x129\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
-	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*t\n" +
+	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*\x8b\x01\n" +
 	"\fEvidenceKind\x12\x1d\n" +
 	"\x19EVIDENCE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13EVIDENCE_KIND_TOKEN\x10\x01\x12\x15\n" +
 	"\x11EVIDENCE_KIND_X5C\x10\x02\x12\x15\n" +
-	"\x11EVIDENCE_KIND_TPM\x10\x032\xbf\x02\n" +
+	"\x11EVIDENCE_KIND_TPM\x10\x03\x12\x15\n" +
+	"\x11EVIDENCE_KIND_JWT\x10\x042\xbf\x02\n" +
 	"\x11EnrollmentService\x12=\n" +
 	"\x06Enroll\x12\x18.brevet.v1.EnrollRequest\x1a\x19.brevet.v1.EnrollResponse\x12:\n" +
 	"\x05Renew\x12\x17.brevet.v1.RenewRequest\x1a\x18.brevet.v1.RenewResponse\x12X\n" +
@@ -1098,57 +1169,59 @@ func file_brevet_v1_enrollment_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_enrollment_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_brevet_v1_enrollment_proto_goTypes = []any{
 	(EvidenceKind)(0),               // 0: brevet.v1.EvidenceKind
 	(*Evidence)(nil),                // 1: brevet.v1.Evidence
 	(*TokenEvidence)(nil),           // 2: brevet.v1.TokenEvidence
 	(*X5CEvidence)(nil),             // 3: brevet.v1.X5CEvidence
 	(*TPMEvidence)(nil),             // 4: brevet.v1.TPMEvidence
-	(*EnrollRequest)(nil),           // 5: brevet.v1.EnrollRequest
-	(*EnrollResponse)(nil),          // 6: brevet.v1.EnrollResponse
-	(*RenewRequest)(nil),            // 7: brevet.v1.RenewRequest
-	(*RenewResponse)(nil),           // 8: brevet.v1.RenewResponse
-	(*CreateChallengeRequest)(nil),  // 9: brevet.v1.CreateChallengeRequest
-	(*CreateChallengeResponse)(nil), // 10: brevet.v1.CreateChallengeResponse
-	(*GetTrustBundleRequest)(nil),   // 11: brevet.v1.GetTrustBundleRequest
-	(*GetTrustBundleResponse)(nil),  // 12: brevet.v1.GetTrustBundleResponse
-	(*Credential)(nil),              // 13: brevet.v1.Credential
-	(*CertificateChain)(nil),        // 14: brevet.v1.CertificateChain
-	(*TrustBundle)(nil),             // 15: brevet.v1.TrustBundle
-	(*RenewalWindow)(nil),           // 16: brevet.v1.RenewalWindow
-	(*durationpb.Duration)(nil),     // 17: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 18: google.protobuf.Timestamp
+	(*JWTEvidence)(nil),             // 5: brevet.v1.JWTEvidence
+	(*EnrollRequest)(nil),           // 6: brevet.v1.EnrollRequest
+	(*EnrollResponse)(nil),          // 7: brevet.v1.EnrollResponse
+	(*RenewRequest)(nil),            // 8: brevet.v1.RenewRequest
+	(*RenewResponse)(nil),           // 9: brevet.v1.RenewResponse
+	(*CreateChallengeRequest)(nil),  // 10: brevet.v1.CreateChallengeRequest
+	(*CreateChallengeResponse)(nil), // 11: brevet.v1.CreateChallengeResponse
+	(*GetTrustBundleRequest)(nil),   // 12: brevet.v1.GetTrustBundleRequest
+	(*GetTrustBundleResponse)(nil),  // 13: brevet.v1.GetTrustBundleResponse
+	(*Credential)(nil),              // 14: brevet.v1.Credential
+	(*CertificateChain)(nil),        // 15: brevet.v1.CertificateChain
+	(*TrustBundle)(nil),             // 16: brevet.v1.TrustBundle
+	(*RenewalWindow)(nil),           // 17: brevet.v1.RenewalWindow
+	(*durationpb.Duration)(nil),     // 18: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
 }
 var file_brevet_v1_enrollment_proto_depIdxs = []int32{
 	2,  // 0: brevet.v1.Evidence.token:type_name -> brevet.v1.TokenEvidence
 	3,  // 1: brevet.v1.Evidence.x5c:type_name -> brevet.v1.X5CEvidence
 	4,  // 2: brevet.v1.Evidence.tpm:type_name -> brevet.v1.TPMEvidence
-	1,  // 3: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
-	17, // 4: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
-	13, // 5: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
-	17, // 6: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
-	13, // 7: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
-	0,  // 8: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
-	15, // 9: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
-	14, // 10: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
-	15, // 11: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
-	16, // 12: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
-	18, // 13: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
-	18, // 14: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
-	5,  // 15: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
-	7,  // 16: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
-	9,  // 17: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
-	11, // 18: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
-	6,  // 19: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
-	8,  // 20: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
-	10, // 21: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
-	12, // 22: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
-	19, // [19:23] is the sub-list for method output_type
-	15, // [15:19] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	5,  // 3: brevet.v1.Evidence.jwt:type_name -> brevet.v1.JWTEvidence
+	1,  // 4: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
+	18, // 5: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
+	14, // 6: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
+	18, // 7: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
+	14, // 8: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
+	0,  // 9: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
+	16, // 10: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
+	15, // 11: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
+	16, // 12: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
+	17, // 13: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
+	19, // 14: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
+	19, // 15: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
+	6,  // 16: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
+	8,  // 17: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
+	10, // 18: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
+	12, // 19: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
+	7,  // 20: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
+	9,  // 21: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
+	11, // 22: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
+	13, // 23: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
+	20, // [20:24] is the sub-list for method output_type
+	16, // [16:20] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_enrollment_proto_init() }
@@ -1160,6 +1233,7 @@ func file_brevet_v1_enrollment_proto_init() {
 		(*Evidence_Token)(nil),
 		(*Evidence_X5C)(nil),
 		(*Evidence_Tpm)(nil),
+		(*Evidence_Jwt)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1167,7 +1241,7 @@ func file_brevet_v1_enrollment_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_enrollment_proto_rawDesc), len(file_brevet_v1_enrollment_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,5 +1,5 @@
-// Package column encodes serial numbers, hashes, references, subjects of evidence and the items of intents as columns of the
-// store's tables, and decodes them. Package engine encodes times.
+// Package column encodes serial numbers, hashes, references, subjects of evidence and the items of intents as columns
+// of the store's tables, and decodes them. Package engine encodes times.
 package column
 
 import (
@@ -37,7 +37,8 @@ func ParseRef(issuer, serial []byte) (pki.CertRef, error) {
 	return pki.CertRef{Issuer: i, Serial: s}, err
 }
 
-// EncodeSubject encodes a subject of evidence as the number of its kind and its hash. The zero value is encoded as NULL.
+// EncodeSubject encodes a subject of evidence as the number of its kind and its hash. The zero value is encoded as
+// NULL.
 func EncodeSubject(s pki.EvidenceSubject) any {
 	if s.IsZero() {
 		return nil

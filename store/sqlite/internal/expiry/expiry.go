@@ -128,13 +128,17 @@ func releaseKey(ctx context.Context, tx *engine.Tx, key int64) (deleted bool, er
 // Statements that delete requests that were made before a time, and nonces that expired before it.
 const (
 	deleteRequests = `
-		DELETE FROM operator_requests WHERE id IN (SELECT id FROM operator_requests WHERE made_at < ? ORDER BY made_at LIMIT ?)`
+		DELETE FROM operator_requests
+		WHERE id IN (SELECT id FROM operator_requests WHERE made_at < ? ORDER BY made_at LIMIT ?)`
 	DeleteNonces = `
-		DELETE FROM nonces WHERE (expires_at, nonce) IN (SELECT expires_at, nonce FROM nonces WHERE expires_at < ? ORDER BY expires_at, nonce LIMIT ?)`
+		DELETE FROM nonces WHERE (expires_at, nonce) IN (
+			SELECT expires_at, nonce FROM nonces WHERE expires_at < ? ORDER BY expires_at, nonce LIMIT ?)`
 )
 
 // removeUnlogged deletes up to limit records that are not in the log, and reports whether it reached the limit.
-func removeUnlogged(ctx context.Context, tx *engine.Tx, statement string, limit int, before int64) (more bool, err error) {
+func removeUnlogged(
+	ctx context.Context, tx *engine.Tx, statement string, limit int, before int64,
+) (more bool, err error) {
 	result, err := tx.ExecContext(ctx, statement, before, limit)
 	if err != nil {
 		return false, err

@@ -1,0 +1,202 @@
+package jwt
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+const (
+	fetchTimeout  = 10 * time.Second // of one fetch of keys with its discovery, and of one TokenReview
+	maxResponse   = 1 << 20          // maximum bytes of the body of a response
+	maxHeader     = 64 << 10         // maximum bytes of the headers of a response
+	maxRedirects  = 3                // maximum number of redirects, which must stay on the host
+	maxURL        = 2048             // maximum bytes of a URL
+	maxCredential = 64 << 10         // maximum bytes of a file with a credential
+)
+
+// client sends bounded HTTP requests to one issuer or cluster.
+type client struct{ http http.Client }
+
+// newClient returns a client that verifies servers with roots, or with the roots of the system if roots is nil.
+func newClient(roots *x509.CertPool) *client {
+	return &client{http.Client{
+		Transport: &http.Transport{
+			Proxy:           http.ProxyFromEnvironment,
+			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
+			MaxIdleConns: 2, MaxConnsPerHost: maxReviews, IdleConnTimeout: time.Minute,
+			TLSHandshakeTimeout: fetchTimeout, MaxResponseHeaderBytes: maxHeader, DisableCompression: true,
+		},
+		CheckRedirect: checkRedirect,
+	}}
+}
+
+func (c *client) close() { c.http.CloseIdleConnections() }
+
+// checkRedirect allows redirects that stay on the host, so that an issuer cannot send requests into other networks.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	from := via[0]
+	switch {
+	case from.Method != http.MethodGet:
+		return errors.New("a redirect, which is not allowed here")
+	case req.URL.Scheme != from.URL.Scheme || req.URL.Host != from.URL.Host:
+		return errors.New("a redirect to another host")
+	case len(via) > maxRedirects:
+		return fmt.Errorf("more than %d redirects", maxRedirects)
+	}
+	return nil
+}
+
+// get returns the body of a resource. If credential is not empty, it is the path of a file with a bearer token.
+func (c *client) get(ctx context.Context, url, credential string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	return c.do(req, credential)
+}
+
+// post sends a JSON body, and returns the body of the response.
+func (c *client) post(ctx context.Context, url, credential string, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	return c.do(req, credential)
+}
+
+// do sends a request, and returns the body of the response. Its errors contain the URL, but neither the credential nor
+// the bodies.
+func (c *client) do(req *http.Request, credential string) ([]byte, error) {
+	req.Header.Set("Accept", "application/json")
+	if credential != "" {
+		secret, err := readCredential(credential)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Authorization", "Bearer "+secret)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
+		return nil, fmt.Errorf("%s %s: the status of the response is %d", req.Method, req.URL.Redacted(), resp.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: read the response: %w", req.Method, req.URL.Redacted(), err)
+	}
+	if len(body) > maxResponse {
+		return nil, fmt.Errorf("%s %s: the response is over 1 MiB", req.Method, req.URL.Redacted())
+	}
+	return body, nil
+}
+
+// readCredential reads a bearer token. Kubernetes replaces the file from time to time, so it is read for each request.
+func readCredential(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("read the credential for the cluster: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxCredential {
+		return "", fmt.Errorf("the credential for the cluster, %s, is not a file of 64 KiB at most", path)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the credential for the cluster: %w", err)
+	}
+	secret := strings.TrimSpace(string(content))
+	if secret == "" || strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", fmt.Errorf("the credential for the cluster, %s, is not a bearer token in one line", path)
+	}
+	return secret, nil
+}
+
+// parseURL parses the URL of a server. It must use HTTPS. HTTP is allowed for loopback addresses, on which no other
+// host can listen.
+func parseURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil || len(text) > maxURL || u.Host == "" || u.User != nil || u.Fragment != "" {
+		return nil, fmt.Errorf("%.200q is not a URL of a server: use https://, a host and a path", text)
+	}
+	if u.Scheme == "https" || u.Scheme == "http" && isLoopback(u) {
+		return u, nil
+	}
+	return nil, fmt.Errorf("%.200q does not use HTTPS: use https://, or http:// with 127.0.0.1 or [::1]", text)
+}
+
+func isLoopback(u *url.URL) bool {
+	a, err := netip.ParseAddr(u.Hostname())
+	return err == nil && a.Unmap().IsLoopback()
+}
+
+// parseBase parses a URL to which paths are added.
+func parseBase(text string) (*url.URL, error) {
+	u, err := parseURL(text)
+	if err == nil && (u.RawQuery != "" || u.ForceQuery) {
+		return nil, fmt.Errorf("%.200q has a query: use the URL without it", text)
+	}
+	return u, err
+}
+
+// discover fetches the keys of an issuer, as OpenID Connect Discovery 1.0 §4 describes.
+func discover(ctx context.Context, c *client, issuer string) (*keySet, error) {
+	base, err := parseBase(issuer)
+	if err != nil {
+		return nil, err
+	}
+	body, err := c.get(ctx, strings.TrimSuffix(issuer, "/")+"/.well-known/openid-configuration", "")
+	if err != nil {
+		return nil, err
+	}
+	document, err := parseObject(body)
+	if err != nil {
+		return nil, fmt.Errorf("the OpenID configuration of %s %w", issuer, err)
+	}
+	if got, _ := document.text("issuer"); got != issuer {
+		return nil, fmt.Errorf("the OpenID configuration of %s is that of the issuer %.200q", issuer, got)
+	}
+	location, _ := document.text("jwks_uri")
+	keys, err := parseURL(location)
+	if err != nil {
+		return nil, fmt.Errorf("the jwks_uri of %s: %w", issuer, err)
+	}
+	if keys.Scheme != "https" && base.Scheme == "https" {
+		return nil, fmt.Errorf("the jwks_uri of %s does not use HTTPS", issuer)
+	}
+	return fetchKeys(ctx, c, location, "")
+}
+
+func fetchKeys(ctx context.Context, c *client, url, credential string) (*keySet, error) {
+	body, err := c.get(ctx, url, credential)
+	if err != nil {
+		return nil, err
+	}
+	set, err := parseKeySet(body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", url, err)
+	}
+	return set, nil
+}
+
+// decodeJSON decodes a response of a cluster.
+func decodeJSON(body []byte, into any) error {
+	if err := json.Unmarshal(body, into); err != nil {
+		return errors.New("the response is not the JSON that was expected")
+	}
+	return nil
+}
