@@ -54,6 +54,11 @@ rules:
 `, pemOf(root), pemOf(intermediate), when)})
 }
 
+// pemOf returns a certificate in PEM.
+func pemOf(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+}
+
 // attestingAgent returns an agent without a token, whose keys are in a TPM.
 func attestingAgent(t *testing.T, w *servertest.World, directory, path string) *enroll.Agent {
 	t.Helper()

@@ -38,59 +38,93 @@ func TestIdentifyAcceptsForgeryThatIsNotChanged(t *testing.T) {
 	}
 }
 
-// TestIdentifyRefuses changes one thing about good evidence, and signs the statement again where an attacker could.
-func TestIdentifyRefuses(t *testing.T) {
+// A change is a change of good evidence, and the rule by which the result is refused.
+type change struct {
+	edit func(*forgery)
+	rule pki.Rule
+}
+
+// response changes the response after everything was signed.
+func response(edit func(*attest.Response)) func(*forgery) {
+	return func(f *forgery) { f.editResponse = edit }
+}
+
+// checkRefused makes each change of good evidence on its own.
+func checkRefused(t *testing.T, changes map[string]change) {
+	t.Helper()
 	a := newAuthenticator(t)
-	stranger := newP256(t)
-	response := func(edit func(*attest.Response)) func(*forgery) {
-		return func(f *forgery) { f.editResponse = edit }
+	for name, c := range changes {
+		f := newForgery(t)
+		c.edit(f)
+		claim, err := identify(t, a, f.evidence(t, a), requestID(t, 1), f.key.Public(), now)
+		refused(t, name, err, c.rule)
+		if claim.HardwareKey || len(claim.Facts) > 0 || !claim.Subject.IsZero() {
+			t.Errorf("%s: the refusal has the claim %+v", name, claim)
+		}
 	}
-	const (
-		algorithm, key       = pki.RuleEvidenceAlgorithm, pki.RuleEvidenceKey
-		signature, malformed = pki.RuleEvidenceSignature, pki.RuleEvidenceMalformed
-	)
-	for name, c := range map[string]struct {
-		edit func(*forgery)
-		rule pki.Rule
-	}{
-		"activated by another TPM": {
-			response(func(r *attest.Response) { r.Secret = make([]byte, secretSize) }), signature,
-		},
-		"no secret":                            {response(func(r *attest.Response) { r.Secret = nil }), signature},
-		"attestation key of another challenge": {func(f *forgery) { f.sealedAK = nameOfArea(t, f.keyArea) }, key},
+}
+
+// Short names of rules for the tables.
+const (
+	badKey, otherKey    = pki.RuleEvidenceAlgorithm, pki.RuleEvidenceKey
+	unproven, malformed = pki.RuleEvidenceSignature, pki.RuleEvidenceMalformed
+)
+
+func TestIdentifyRefusesKeys(t *testing.T) {
+	stranger := newP256(t)
+	checkRefused(t, map[string]change{
+		"attestation key of another challenge": {func(f *forgery) { f.sealedAK = nameOfArea(t, f.keyArea) }, otherKey},
 		"attestation key is not restricted": {func(f *forgery) {
 			f.akArea.ObjectAttributes.Restricted = false
-		}, algorithm},
-		"attestation key can be exported":   {func(f *forgery) { f.akArea.ObjectAttributes.FixedTPM = false }, algorithm},
-		"attestation key can be duplicated": {func(f *forgery) { f.akArea.ObjectAttributes.FixedParent = false }, algorithm},
+		}, badKey},
+		"attestation key can be exported":   {func(f *forgery) { f.akArea.ObjectAttributes.FixedTPM = false }, badKey},
+		"attestation key can be duplicated": {func(f *forgery) { f.akArea.ObjectAttributes.FixedParent = false }, badKey},
 		"attestation key was imported": {
-			func(f *forgery) { f.akArea.ObjectAttributes.SensitiveDataOrigin = false }, algorithm,
+			func(f *forgery) { f.akArea.ObjectAttributes.SensitiveDataOrigin = false }, badKey,
 		},
-		"attestation key decrypts":    {func(f *forgery) { f.akArea.ObjectAttributes.Decrypt = true }, algorithm},
-		"attestation key cannot sign": {func(f *forgery) { f.akArea.ObjectAttributes.SignEncrypt = false }, algorithm},
+		"attestation key decrypts":    {func(f *forgery) { f.akArea.ObjectAttributes.Decrypt = true }, badKey},
+		"attestation key cannot sign": {func(f *forgery) { f.akArea.ObjectAttributes.SignEncrypt = false }, badKey},
 		"attestation key signs SHA-1": {
-			func(f *forgery) { f.akArea = eccArea(t, &f.ak.PublicKey, akAttributes(), ecdsaScheme(tpm2.TPMAlgSHA1)) }, algorithm,
+			func(f *forgery) { f.akArea = eccArea(t, &f.ak.PublicKey, akAttributes(), ecdsaScheme(tpm2.TPMAlgSHA1)) }, badKey,
 		},
 		"attestation key has no scheme": {
-			func(f *forgery) { f.akArea = eccArea(t, &f.ak.PublicKey, akAttributes(), tpm2.TPMSECCParms{}) }, algorithm,
+			func(f *forgery) { f.akArea = eccArea(t, &f.ak.PublicKey, akAttributes(), tpm2.TPMSECCParms{}) }, badKey,
 		},
-		"statement signed by another key": {func(f *forgery) { f.signer = stranger }, signature},
-		"statement changed after signing": {response(func(r *attest.Response) { r.Statement[20] ^= 1 }), signature},
+		"certified key is not the CSR's": {
+			func(f *forgery) { f.keyArea = eccArea(t, &stranger.PublicKey, keyAttributes(), tpm2.TPMSECCParms{}) }, otherKey,
+		},
+		"certified key can be exported":   {func(f *forgery) { f.keyArea.ObjectAttributes.FixedTPM = false }, badKey},
+		"certified key can be duplicated": {func(f *forgery) { f.keyArea.ObjectAttributes.FixedParent = false }, badKey},
+		"certified key was imported": {
+			func(f *forgery) { f.keyArea.ObjectAttributes.SensitiveDataOrigin = false }, badKey,
+		},
+		"certified key cannot sign":    {func(f *forgery) { f.keyArea.ObjectAttributes.SignEncrypt = false }, badKey},
+		"certified key does not parse": {response(func(r *attest.Response) { r.Key = r.Key[:20] }), malformed},
+	})
+}
+
+// TestIdentifyRefuses signs the changed statement again where an attacker could.
+func TestIdentifyRefuses(t *testing.T) {
+	stranger := newP256(t)
+	checkRefused(t, map[string]change{
+		"activated by another TPM": {
+			response(func(r *attest.Response) { r.Secret = make([]byte, secretSize) }), unproven,
+		},
+		"no secret":                       {response(func(r *attest.Response) { r.Secret = nil }), unproven},
+		"statement signed by another key": {func(f *forgery) { f.signer = stranger }, unproven},
+		"statement changed after signing": {response(func(r *attest.Response) { r.Statement[20] ^= 1 }), unproven},
 		"signature of another algorithm": {func(f *forgery) {
 			f.editSignature = func(s *tpm2.TPMTSignature) {
 				s.SigAlg = tpm2.TPMAlgECDAA
 				s.Signature = tpm2.NewTPMUSignature(tpm2.TPMAlgECDAA, &tpm2.TPMSSignatureECC{Hash: tpm2.TPMAlgSHA256})
 			}
-		}, signature},
+		}, unproven},
 		"HMAC instead of a signature": {func(f *forgery) {
 			f.editResponse = func(r *attest.Response) { r.Signature = append([]byte{0, 5, 0, 11}, make([]byte, 32)...) }
-		}, signature},
-		"no signature":                {response(func(r *attest.Response) { r.Signature = nil }), signature},
-		"statement about another key": {func(f *forgery) { f.certified = nameOfArea(t, f.akArea) }, key},
-		"certified key is not the CSR's": {
-			func(f *forgery) { f.keyArea = eccArea(t, &stranger.PublicKey, keyAttributes(), tpm2.TPMSECCParms{}) }, key,
-		},
-		"statement for another challenge": {func(f *forgery) { f.otherChallenge = true }, key},
+		}, unproven},
+		"no signature":                    {response(func(r *attest.Response) { r.Signature = nil }), unproven},
+		"statement about another key":     {func(f *forgery) { f.certified = nameOfArea(t, f.akArea) }, otherKey},
+		"statement for another challenge": {func(f *forgery) { f.otherChallenge = true }, otherKey},
 		"statement of TPM2_Quote": {func(f *forgery) {
 			f.statement.Type = tpm2.TPMSTAttestQuote
 			f.statement.Attested = tpm2.NewTPMUAttest(tpm2.TPMSTAttestQuote, &tpm2.TPMSQuoteInfo{})
@@ -101,29 +135,14 @@ func TestIdentifyRefuses(t *testing.T) {
 		"statement that is cut off": {
 			func(f *forgery) { f.editStatement = func(b []byte) []byte { return b[:len(b)-40] } }, malformed,
 		},
-		"certified key can be exported":   {func(f *forgery) { f.keyArea.ObjectAttributes.FixedTPM = false }, algorithm},
-		"certified key can be duplicated": {func(f *forgery) { f.keyArea.ObjectAttributes.FixedParent = false }, algorithm},
-		"certified key was imported": {
-			func(f *forgery) { f.keyArea.ObjectAttributes.SensitiveDataOrigin = false }, algorithm,
-		},
-		"certified key cannot sign":    {func(f *forgery) { f.keyArea.ObjectAttributes.SignEncrypt = false }, algorithm},
-		"certified key does not parse": {response(func(r *attest.Response) { r.Key = r.Key[:20] }), malformed},
 		"challenge that was changed": {
 			response(func(r *attest.Response) { r.Sealed[len(r.Sealed)-1] ^= 1 }), pki.RuleChallengeInvalid,
 		},
 		"no challenge":                  {response(func(r *attest.Response) { r.Sealed = nil }), pki.RuleChallengeInvalid},
-		"challenge for another request": {func(f *forgery) { f.request = requestID(t, 2) }, key},
-		"challenge for another key":     {func(f *forgery) { f.challengeKey = pki.HashSPKI([]byte("other")) }, key},
-	} {
-		f := newForgery(t)
-		c.edit(f)
-		claim, err := identify(t, a, f.evidence(t, a), requestID(t, 1), f.key.Public(), now)
-		refused(t, name, err, c.rule)
-		if claim.HardwareKey || len(claim.Facts) > 0 || !claim.Subject.IsZero() {
-			t.Errorf("%s: the refusal has the claim %+v", name, claim)
-		}
-	}
-	f := newForgery(t)
+		"challenge for another request": {func(f *forgery) { f.request = requestID(t, 2) }, otherKey},
+		"challenge for another key":     {func(f *forgery) { f.challengeKey = pki.HashSPKI([]byte("other")) }, otherKey},
+	})
+	a, f := newAuthenticator(t), newForgery(t)
 	_, err := identify(t, a, f.evidence(t, a), f.request, f.key.Public(), now.Add(nonce.Lifetime+time.Second))
 	refused(t, "a late response", err, pki.RuleChallengeExpired)
 }
