@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -41,6 +42,11 @@ func manufacturer(t *testing.T) (root *x509.Certificate, camera tls.Certificate)
 	authority := request("root", "/O=Acme/CN=Acme Root", "CA:true")
 	camera = request("camera", "/O=Acme/serialNumber=SN-0042/CN=Camera", "CA:false", "-CA", in("root.pem"), "-CAkey", in("root.key"))
 	return authority.Leaf, camera
+}
+
+// pemOf returns a certificate in PEM.
+func pemOf(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 }
 
 // factoryWorld starts a server that enrolls the devices of a manufacturer, each as the identity with its serial number.
