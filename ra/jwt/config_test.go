@@ -46,7 +46,7 @@ func (accepted) Check(*yaml.Node) error { return nil }
 // TestDocumentedPolicies compiles the examples of the documentation.
 func TestDocumentedPolicies(t *testing.T) {
 	page := string(must(os.ReadFile("../../docs/evidence-jwt.md"))(t))
-	examples := regexp.MustCompile("(?ms)^```yaml policy\n(.*?)^```$").FindAllStringSubmatch(page, -1)
+	examples := regexp.MustCompile("(?s)\n```yaml policy\n(.*?)```\n").FindAllStringSubmatch(page, -1)
 	if len(examples) != 3 {
 		t.Fatalf("the page has %d examples of policies, want 3", len(examples))
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -58,7 +59,8 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// get returns the body of a resource. If credential is not empty, it is the path of a file with a bearer token.
+// get returns the body of a resource. If credential is not empty, it is the path of a file with a bearer token, which
+// need not exist.
 func (c *client) get(ctx context.Context, url, credential string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
@@ -86,14 +88,24 @@ func (c *client) do(req *http.Request, credential string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		req.Header.Set("Authorization", "Bearer "+secret)
+		if secret != "" {
+			req.Header.Set("Authorization", "Bearer "+secret)
+		}
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusCreated:
+	case http.StatusUnauthorized, http.StatusForbidden:
+		if credential != "" {
+			return nil, fmt.Errorf("%s %s: the status of the response is %d: check the credential in %s",
+				req.Method, req.URL.Redacted(), resp.StatusCode, credential)
+		}
+		fallthrough
+	default:
 		return nil, fmt.Errorf("%s %s: the status of the response is %d", req.Method, req.URL.Redacted(), resp.StatusCode)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
@@ -107,8 +119,12 @@ func (c *client) do(req *http.Request, credential string) ([]byte, error) {
 }
 
 // readCredential reads a bearer token. Kubernetes replaces the file from time to time, so it is read for each request.
+// If there is no file, readCredential returns an empty token: some clusters publish their keys without authentication.
 func readCredential(path string) (string, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
 	if err != nil {
 		return "", fmt.Errorf("read the credential for the cluster: %w", err)
 	}

@@ -16,7 +16,7 @@ type Kubernetes struct {
 	// Server is the URL of the API server. It is empty if the source does not need it.
 	Server string
 	// Credential is the path of a file with the bearer token for the API server. The file is read for each request. If
-	// it is empty, requests have no credential.
+	// the path is empty, or there is no file, requests have no credential.
 	Credential string
 	// Review asks the API server about each token with a TokenReview. Without it, the token of a deleted pod is accepted
 	// until it expires.

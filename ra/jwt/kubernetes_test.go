@@ -319,4 +319,18 @@ func TestClusterFails(t *testing.T) {
 	check(t, os.Remove(k.credential))
 	_, err = w.identify(t, token)
 	mustBeTemporary(t, "no credential", err)
+	if err != nil && !strings.Contains(err.Error(), "check the credential in "+k.credential) {
+		t.Errorf("the error does not name the file of the credential: %v", err)
+	}
+}
+
+// TestPublicKeysOfCluster checks a cluster that publishes its keys without authentication.
+func TestPublicKeysOfCluster(t *testing.T) {
+	s := newSigner(t, "cluster-key")
+	k := newAPIServer(t, s)
+	k.serves(keysPath, string(jwks(t, s)))
+	check(t, os.Remove(k.credential))
+	if _, err := newWorld(t, k.source(false, true)).identify(t, s.token(t, podClaims())); err != nil {
+		t.Error(err)
+	}
 }

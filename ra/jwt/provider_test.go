@@ -113,7 +113,8 @@ func TestRealProvider(t *testing.T) {
 		Claims: []jwt.ClaimFact{{Fact: "jwt.line", Pointer: "/line", Type: ra.FactString}, {Fact: "jwt.shift",
 			Pointer: "/shift", Type: ra.FactInt}},
 	})
-	w.sleep(time.Since(now))
+	w.AwaitFetch(server.URL)
+	w.sleep(time.Since(now)) // the provider's tokens have the time of the machine
 	claim, err := w.identify(t, requestToken(t, server))
 	check(t, err)
 	if claim.Subject != jwt.SubjectOf(server.URL,

@@ -36,12 +36,12 @@ func newForger(t *testing.T) forger {
 }
 
 func (f forger) withHeader(change set) string {
-	return f.sign(f.t, f.signer.header().with(change), encoded(f.t, f.base))
+	return f.sign(f.t, f.header().with(change), encoded(f.t, f.base))
 }
 
 func (f forger) claims(change set) string { return f.token(f.t, f.base.with(change)) }
 
-func (f forger) payload(text string) string { return f.sign(f.t, f.signer.header(), text) }
+func (f forger) payload(text string) string { return f.sign(f.t, f.header(), text) }
 
 // TestRefusedTokens has one line for each way in which a token can be wrong.
 func TestRefusedTokens(t *testing.T) {
@@ -132,7 +132,7 @@ func (f forger) wrongSyntax() []badToken {
 		{"a claim twice, written in two ways", f.payload(`{"s\u0075b":"a",` + encoded(f.t, f.base)[1:]),
 			pki.RuleEvidenceMalformed},
 		{"a header twice", f.signParts(f.t, base64url([]byte(`{"alg":"none",`+encoded(f.t,
-			f.signer.header())[1:]))+"."+f.part[1]),
+			f.header())[1:]))+"."+f.part[1]),
 			pki.RuleEvidenceMalformed},
 		{"a member twice, far inside", f.payload(`{"x":[{"y":1,"y":2}],` + encoded(f.t, f.base)[1:]),
 			pki.RuleEvidenceMalformed},
