@@ -46,7 +46,7 @@ func (s SPIFFEID) CheckMayHold(state IdentityState) *Refusal {
 // EvidenceConflict returns the refusal of evidence about another subject than the one that the identity is tied to.
 func (s SPIFFEID) EvidenceConflict() *Refusal {
 	return Refuse(RuleEvidenceConflict, "if the device or its TPM was replaced, an operator rebinds the identity (brevet identity update --evidence)",
-		"%s was enrolled with evidence of another device", s)
+		"%s is tied to evidence of another device", s)
 }
 
 // CheckRenewable returns a refusal if a certificate with this status may not be renewed. If the status is good, it

@@ -6,26 +6,35 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
 	"testing"
 
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/enroll/tpm"
 	"github.com/brevet-pki/brevet/enroll/tpm/tpmtest"
 	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// attestationWorld starts a server that enrolls one TPM as device/gateway, with a key in hardware.
-func attestationWorld(t *testing.T, m *tpmtest.Manufacturer, allowed *tpmtest.TPM) *servertest.World {
+// endorsement returns the SHA-256 of the endorsement key, in hexadecimal.
+func endorsement(t *testing.T, p *tpmtest.TPM) string {
+	t.Helper()
+	ek := servertest.Must(tpm.New(p.Path).Endorsement())(t)
+	return hex.EncodeToString(ek.Hash[:])
+}
+
+// attestationWorld starts a server that gives the TPMs of a manufacturer the identity device/gateway, if they fulfill a
+// condition, with a key in hardware.
+func attestationWorld(t *testing.T, m *tpmtest.Manufacturer, when string) *servertest.World {
 	t.Helper()
 	root, intermediate := m.CAs(t)
-	ek := servertest.Must(tpm.New(allowed.Path).Endorsement())(t)
 	return servertest.New(t, ground, servertest.Options{Policy: fmt.Appendf(nil, `
 tpm:
   acme:
@@ -36,17 +45,13 @@ rules:
   evidence: [token]
 - name: gateways
   evidence: [tpm]
-  when: tpm.ek == "%x"
+  when: %s
   identity: device/gateway
   register: true
+  replace: true
   profile: device
   hardware_key: true
-`, pemOf(root), pemOf(intermediate), ek.Hash)})
-}
-
-// pemOf returns a certificate in PEM.
-func pemOf(c *x509.Certificate) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+`, pemOf(root), pemOf(intermediate), when)})
 }
 
 // attestingAgent returns an agent without a token, whose keys are in a TPM.
@@ -70,7 +75,7 @@ func TestAgentEnrollsWithTPM(t *testing.T) {
 	t.Parallel()
 	m := tpmtest.NewManufacturer(t)
 	first, second := m.Make(t), m.Make(t)
-	w := attestationWorld(t, m, first)
+	w := attestationWorld(t, m, `tpm.ek == "`+endorsement(t, first)+`"`)
 	directory := filepath.Join(t.TempDir(), "device")
 	agent := attestingAgent(t, w, directory, first.Path)
 	if err := agent.Ensure(t.Context()); err != nil {
@@ -102,11 +107,42 @@ func TestAgentEnrollsWithTPM(t *testing.T) {
 		t.Errorf("another TPM enrolls: %v, want %s", err, pki.RulePolicy)
 	}
 	w.Status(t, enrolled.Certificate, "good")
-	ek := servertest.Must(tpm.New(first.Path).Endorsement())(t)
 	entries := servertest.Find(w.Entries(t, 0), translog.CertificateIssued, enrolled.ID().String())
-	if want := "tpm:" + hex.EncodeToString(ek.Hash[:8]); len(entries) == 0 || entries[0].Actor.String() != want {
+	if want := "tpm:" + endorsement(t, first)[:16]; len(entries) == 0 || entries[0].Actor.String() != want {
 		t.Errorf("the log has %+v, want a certificate that was issued to %s", entries, want)
 	}
+}
+
+// TestReplacedTPMIsRefusedUntilIdentityIsRebound gives an enrolled device another TPM.
+func TestReplacedTPMIsRefusedUntilIdentityIsRebound(t *testing.T) {
+	t.Parallel()
+	m := tpmtest.NewManufacturer(t)
+	first, second := m.Make(t), m.Make(t)
+	w := attestationWorld(t, m, `tpm.certified && tpm.source == "acme"`)
+	agent := attestingAgent(t, w, filepath.Join(t.TempDir(), "first"), first.Path)
+	if err := agent.Ensure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	replaced := attestingAgent(t, w, filepath.Join(t.TempDir(), "second"), second.Path)
+	err := replaced.Ensure(t.Context())
+	if refusal, _ := pki.AsRefusal(err); refusal == nil || refusal.Rule != pki.RuleEvidenceConflict {
+		t.Fatalf("another TPM enrolls as the same identity: %v, want %s", err, pki.RuleEvidenceConflict)
+	}
+	w.Status(t, agent.Pair().Certificate, "good")
+	id := agent.Pair().ID().String()
+	before := servertest.Must(w.Operator.GetIdentity(t.Context(), &brevetv1.GetIdentityRequest{Id: id}))(t).GetIdentity()
+	if want := "tpm:" + endorsement(t, first); before.GetEvidenceSubject() != want {
+		t.Errorf("the identity is tied to %s, want %s", before.GetEvidenceSubject(), want)
+	}
+	servertest.Must(w.Operator.UpdateIdentity(t.Context(), &brevetv1.UpdateIdentityRequest{
+		Id: id, Revision: before.GetRevision(), Spec: &brevetv1.IdentitySpec{EvidenceSubject: "tpm:" + endorsement(t, second)},
+		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"evidence_subject"}},
+	}))(t)
+	if err := replaced.Ensure(t.Context()); err != nil {
+		t.Fatalf("the TPM that the operator named is refused: %v", err)
+	}
+	w.Status(t, replaced.Pair().Certificate, "good")
+	w.Status(t, agent.Pair().Certificate, "superseded")
 }
 
 // handshake makes a TLS connection in memory, whose server has the pair.

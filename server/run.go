@@ -34,6 +34,7 @@ func (s *Server) Run(ctx context.Context) error {
 	part(s.sequencer.Run)
 	part(func(ctx context.Context) error { return s.responder.Follow(ctx, s.config.Stores.Feed) })
 	part(s.responder.Renew)
+	part(s.policy.Run)
 	part(s.crlUpdater.Run)
 	part(s.revocations.Run)
 	part(s.telemetry.WatchHSMs)

@@ -66,6 +66,8 @@ type Config struct {
 	// Policy is the document of the first revision of the policy, in YAML. It has no effect if the store has a policy. Nil
 	// means policy.Default.
 	Policy []byte
+	// EvidenceDirectory has the files of trust sources. See revisions.Files.
+	EvidenceDirectory string
 	// Retention is how long the store keeps the record of a certificate or token after its expiry.
 	Retention time.Duration
 	// Traces configures the export of traces; the zero value exports none.
@@ -222,8 +224,11 @@ func (s *Server) newPolicy(ctx context.Context) (*revisions.Revisions, error) {
 		first = policy.Default()
 	}
 	return revisions.New(ctx, revisions.Config{
-		Compiler: revisions.Compiler{TrustDomain: c.TrustDomain, Profiles: s.authority, Tokens: c.Stores.RA, Nonces: nonces},
-		Store:    c.Stores.Policies, First: first, Clock: c.Clock, Log: c.Log,
+		Compiler: revisions.Compiler{
+			TrustDomain: c.TrustDomain, Profiles: s.authority, Tokens: c.Stores.RA, Nonces: nonces,
+			Files: revisions.NewFiles(c.EvidenceDirectory, c.Log), Clock: c.Clock, Log: c.Log,
+		},
+		Store: c.Stores.Policies, First: first, Clock: c.Clock, Log: c.Log,
 	})
 }
 
@@ -322,6 +327,9 @@ func (s *Server) Close(ctx context.Context) error {
 	}
 	if s.auditor != nil {
 		s.auditor.Close(ctx)
+	}
+	if s.policy != nil {
+		s.policy.Close()
 	}
 	s.telemetry.Close(ctx)
 	return errors.Join(s.authority.Close(ctx), s.closeDirectories(), s.responder.Close())

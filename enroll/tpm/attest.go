@@ -118,7 +118,8 @@ func (s *session) certificate(index tpm2.TPMHandle) (*x509.Certificate, error) {
 	}
 	var stored []byte
 	for offset := uint16(0); offset < public.DataSize; offset += readSize {
-		r, err := tpm2.NVRead{AuthHandle: auth, NVIndex: nv, Size: min(readSize, public.DataSize-offset), Offset: offset}.Execute(s.tpm)
+		size := min(readSize, public.DataSize-offset)
+		r, err := tpm2.NVRead{AuthHandle: auth, NVIndex: nv, Size: size, Offset: offset}.Execute(s.tpm)
 		if err != nil {
 			return nil, explain("read a certificate", err)
 		}
@@ -192,12 +193,7 @@ func (d *Device) Respond(challenge []byte, key *Key) ([]byte, error) {
 func (s *session) activate(t template, ek, ak object, c attest.Challenge) ([]byte, error) {
 	auth := ek.auth()
 	if t.policy {
-		auth.Auth = tpm2.Policy(tpm2.TPMAlgSHA256, 16, func(tpm transport.TPM, handle tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
-			_, err := tpm2.PolicySecret{
-				AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(nil)}, PolicySession: handle, NonceTPM: nonce,
-			}.Execute(tpm)
-			return err
-		})
+		auth.Auth = tpm2.Policy(tpm2.TPMAlgSHA256, 16, secretOfEndorsement)
 	}
 	r, err := tpm2.ActivateCredential{
 		ActivateHandle: ak.auth(), KeyHandle: auth,
@@ -207,6 +203,14 @@ func (s *session) activate(t template, ek, ak object, c attest.Challenge) ([]byt
 		return nil, explain("decrypt the server's challenge, which may be for another TPM", err)
 	}
 	return r.CertInfo.Buffer, nil
+}
+
+// secretOfEndorsement fulfills the policy of an endorsement key in a session: the password of the endorsement hierarchy,
+// which is empty.
+func secretOfEndorsement(t transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
+	hierarchy := tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(nil)}
+	_, err := tpm2.PolicySecret{AuthHandle: hierarchy, PolicySession: session, NonceTPM: nonce}.Execute(t)
+	return err
 }
 
 // certify returns what the attestation key states about a key, and the signature.

@@ -160,8 +160,8 @@ func TestDeviceActivatesCredentialOfTools(t *testing.T) {
 	}
 }
 
-// TestServerAcceptsResponseOfTools makes all keys and the response with tpm2-tools. Only TPM2_Certify is sent byte by byte,
-// because tpm2_certify cannot set the qualifying data.
+// TestServerAcceptsResponseOfTools makes all keys and the response with tpm2-tools. Only TPM2_Certify is sent byte by
+// byte, because tpm2_certify cannot set the qualifying data.
 func TestServerAcceptsResponseOfTools(t *testing.T) {
 	m := tpmtest.NewManufacturer(t)
 	tpm := m.Make(t)

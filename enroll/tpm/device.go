@@ -199,7 +199,7 @@ func explain(what string, err error) error {
 	case errors.Is(err, tpm2.TPMRCLockout):
 		hint = ": the TPM is locked after wrong passwords (tpm2_dictionarylockout --clear-lockout)"
 	case errors.Is(err, tpm2.TPMRCObjectMemory), errors.Is(err, tpm2.TPMRCSessionMemory):
-		hint = ": the memory of the TPM is full; use " + DefaultPath + ", or remove what others have loaded (tpm2_flushcontext)"
+		hint = ": the memory of the TPM is full; use " + DefaultPath + ", or remove other keys from it (tpm2_flushcontext)"
 	case errors.Is(err, tpm2.TPMRCInitialize):
 		hint = ": the TPM was not started (tpm2_startup --clear)"
 	}

@@ -80,7 +80,8 @@ func (k *Key) load(s *session) (object, error) {
 		return object{}, err
 	}
 	r, err := tpm2.Load{
-		ParentHandle: parent.auth(), InPrivate: tpm2.TPM2BPrivate{Buffer: k.private}, InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](k.area),
+		ParentHandle: parent.auth(), InPrivate: tpm2.TPM2BPrivate{Buffer: k.private},
+		InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](k.area),
 	}.Execute(s.tpm)
 	if err != nil {
 		return object{}, fmt.Errorf("%w: the key was made in another TPM, or the TPM was cleared since",
@@ -94,7 +95,7 @@ func (k *Key) load(s *session) (object, error) {
 // random numbers. The result is an ECDSA signature in DER.
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if h := opts.HashFunc(); h == 0 || h.Size() < 32 || len(digest) != h.Size() {
-		return nil, fmt.Errorf("a key in a TPM signs digests of SHA-256, SHA-384 or SHA-512, not %d bytes of %v", len(digest), h)
+		return nil, fmt.Errorf("a key in a TPM signs digests of SHA-256 or longer, not %d bytes of %v", len(digest), h)
 	}
 	digest = digest[:32] // ECDSA on P-256 uses the first 256 bits (FIPS 186-5, section 6.4.1), and every TPM knows SHA-256
 	var signature *tpm2.TPMSSignatureECC
@@ -106,7 +107,8 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 		r, err := tpm2.Sign{
 			KeyHandle: key.auth(), Digest: tpm2.TPM2BDigest{Buffer: digest},
 			InScheme: tpm2.TPMTSigScheme{
-				Scheme: tpm2.TPMAlgECDSA, Details: tpm2.NewTPMUSigScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSchemeHash{HashAlg: tpm2.TPMAlgSHA256}),
+				Scheme:  tpm2.TPMAlgECDSA,
+				Details: tpm2.NewTPMUSigScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSchemeHash{HashAlg: tpm2.TPMAlgSHA256}),
 			},
 			Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck},
 		}.Execute(s.tpm)

@@ -16,15 +16,18 @@ const PEMType = "TSS2 PRIVATE KEY"
 // oidLoadableKey is the type of keys that TPM2_Load loads (draft-bottomley-tpm2-keys, section 3.1.1).
 var oidLoadableKey = encoding_asn1.ObjectIdentifier{2, 23, 133, 10, 1, 3}
 
+// emptyAuthTag is the tag of emptyAuth, which says that the key has no password.
+var emptyAuthTag = asn1.Tag(0).Constructed().ContextSpecific()
+
 // errKeyFile means that a key file is malformed, or has features that this package does not use.
-var errKeyFile = errors.New("it must be a TPM key without password and policy, below the owner hierarchy (draft-bottomley-tpm2-keys)")
+var errKeyFile = errors.New("it must be a TPM key without password and policy, below the owner hierarchy")
 
 // Marshal encodes the key in DER as a TPMKey. The private part in it is encrypted, and works only in this TPM.
 func (k *Key) Marshal() ([]byte, error) {
 	var b cryptobyte.Builder
 	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1ObjectIdentifier(oidLoadableKey)
-		b.AddASN1(asn1.Tag(0).Constructed().ContextSpecific(), func(b *cryptobyte.Builder) { b.AddASN1Boolean(true) }) // emptyAuth
+		b.AddASN1(emptyAuthTag, func(b *cryptobyte.Builder) { b.AddASN1Boolean(true) })
 		b.AddASN1Int64(int64(tpm2.TPMRHOwner))
 		for _, sized := range [][]byte{k.area, k.private} {
 			b.AddASN1(asn1.OCTET_STRING, func(b *cryptobyte.Builder) {
@@ -43,8 +46,9 @@ func (d *Device) ParseKey(der []byte) (*Key, error) {
 	var id encoding_asn1.ObjectIdentifier
 	var parent int64
 	var hasFlag bool
-	if !input.ReadASN1(&body, asn1.SEQUENCE) || !input.Empty() || !body.ReadASN1ObjectIdentifier(&id) || !id.Equal(oidLoadableKey) ||
-		!body.ReadOptionalASN1(&flag, &hasFlag, asn1.Tag(0).Constructed().ContextSpecific()) ||
+	if !input.ReadASN1(&body, asn1.SEQUENCE) || !input.Empty() ||
+		!body.ReadASN1ObjectIdentifier(&id) || !id.Equal(oidLoadableKey) ||
+		!body.ReadOptionalASN1(&flag, &hasFlag, emptyAuthTag) ||
 		hasFlag && (!flag.ReadASN1Boolean(&emptyAuth) || !flag.Empty()) || !emptyAuth ||
 		!body.ReadASN1Integer(&parent) || parent != int64(tpm2.TPMRHOwner) {
 		return nil, fmt.Errorf("the key file does not parse: %w", errKeyFile)

@@ -15,11 +15,14 @@ func aesCFB(bits tpm2.TPMKeyBits) tpm2.TPMTSymDefObject {
 }
 
 // ecc returns the template of a key on a curve. The unique part is empty.
-func ecc(curve tpm2.TPMECCCurve, nameAlg tpm2.TPMAlgID, attributes tpm2.TPMAObject, p tpm2.TPMSECCParms) tpm2.TPMTPublic {
+func ecc(
+	curve tpm2.TPMECCCurve, nameAlg tpm2.TPMAlgID, attributes tpm2.TPMAObject, p tpm2.TPMSECCParms,
+) tpm2.TPMTPublic {
 	p.CurveID = curve
 	return tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgECC, NameAlg: nameAlg, ObjectAttributes: attributes,
-		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &p), Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{}),
+		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &p),
+		Unique:     tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{}),
 	}
 }
 
@@ -27,16 +30,19 @@ func ecc(curve tpm2.TPMECCCurve, nameAlg tpm2.TPMAlgID, attributes tpm2.TPMAObje
 // the empty unique part that draft-bottomley-tpm2-keys, section 3.1.8, requires of the parents of keys in files.
 func storageTemplate() tpm2.TPMTPublic {
 	return ecc(tpm2.TPMECCNistP256, tpm2.TPMAlgSHA256, tpm2.TPMAObject{
-		FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, NoDA: true, Restricted: true, Decrypt: true,
+		FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, NoDA: true,
+		Restricted: true, Decrypt: true,
 	}, tpm2.TPMSECCParms{Symmetric: aesCFB(128)})
 }
 
 // attestationTemplate is the template of the attestation key, a primary key of the owner hierarchy.
 func attestationTemplate() tpm2.TPMTPublic {
 	return ecc(tpm2.TPMECCNistP256, tpm2.TPMAlgSHA256, tpm2.TPMAObject{
-		FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, NoDA: true, Restricted: true, SignEncrypt: true,
+		FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, NoDA: true,
+		Restricted: true, SignEncrypt: true,
 	}, tpm2.TPMSECCParms{Scheme: tpm2.TPMTECCScheme{
-		Scheme: tpm2.TPMAlgECDSA, Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256}),
+		Scheme:  tpm2.TPMAlgECDSA,
+		Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256}),
 	}})
 }
 
@@ -56,13 +62,13 @@ type template struct {
 	policy bool
 }
 
-// templates are the templates of endorsement keys in the order of preference. A TPM without a certificate uses the first,
-// which every TPM supports.
+// templates are the templates of endorsement keys in the order of preference. A TPM without a certificate uses the
+// first, which every TPM supports.
 var templates = []template{
 	{0x01c00002, func() tpm2.TPMTPublic { return tpm2.RSAEKTemplate }, true},
 	{0x01c0000a, func() tpm2.TPMTPublic { return tpm2.ECCEKTemplate }, true},
-	{0x01c00014, func() tpm2.TPMTPublic { return highECC(tpm2.TPMECCNistP256, tpm2.TPMAlgSHA256, 128, policyB256) }, false},
-	{0x01c00016, func() tpm2.TPMTPublic { return highECC(tpm2.TPMECCNistP384, tpm2.TPMAlgSHA384, 256, policyB384) }, false},
+	{0x01c00014, highP256, false},
+	{0x01c00016, highP384, false},
 	{0x01c00012, highRSA, false},
 }
 
@@ -74,11 +80,21 @@ const (
 
 func highAttributes() tpm2.TPMAObject {
 	return tpm2.TPMAObject{
-		FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, AdminWithPolicy: true, Restricted: true, Decrypt: true,
+		FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, AdminWithPolicy: true,
+		Restricted: true, Decrypt: true,
 	}
 }
 
-// highECC returns the templates H-2 and H-3.
+// highP256 returns the template H-2.
+func highP256() tpm2.TPMTPublic {
+	return highECC(tpm2.TPMECCNistP256, tpm2.TPMAlgSHA256, 128, policyB256)
+}
+
+// highP384 returns the template H-3.
+func highP384() tpm2.TPMTPublic {
+	return highECC(tpm2.TPMECCNistP384, tpm2.TPMAlgSHA384, 256, policyB384)
+}
+
 func highECC(curve tpm2.TPMECCCurve, nameAlg tpm2.TPMAlgID, bits tpm2.TPMKeyBits, policy string) tpm2.TPMTPublic {
 	t := ecc(curve, nameAlg, highAttributes(), tpm2.TPMSECCParms{Symmetric: aesCFB(bits)})
 	t.AuthPolicy.Buffer, _ = hex.DecodeString(policy) // a constant

@@ -2,6 +2,7 @@ package jwt
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -80,11 +81,11 @@ func readTime(value any) (time.Time, error) {
 	case json.Number:
 		seconds, err := v.Float64()
 		if err != nil || math.IsNaN(seconds) || seconds <= 0 || seconds > maxTime {
-			return time.Time{}, fmt.Errorf("is not between the years 1970 and 9999")
+			return time.Time{}, errors.New("is not between the years 1970 and 9999")
 		}
 		return time.Unix(int64(seconds), 0).UTC(), nil
 	default:
-		return time.Time{}, fmt.Errorf("is not a number")
+		return time.Time{}, errors.New("is not a number")
 	}
 }
 
@@ -157,8 +158,8 @@ type claimFact struct {
 }
 
 func (f ClaimFact) compile() (claimFact, error) {
-	if _, builtIn := standardFacts[f.Fact]; builtIn || !factName.MatchString(f.Fact) || slices.Contains(reservedNames,
-		f.Fact) {
+	_, isStandard := standardFacts[f.Fact]
+	if isStandard || !factName.MatchString(f.Fact) || slices.Contains(reservedNames, f.Fact) {
 		return claimFact{}, fmt.Errorf("%.100q cannot be the name of a claim's fact: use jwt. and an unused name of "+
 			"lower-case letters, digits and _, such as jwt.repository", f.Fact)
 	}
@@ -172,7 +173,7 @@ func (f ClaimFact) compile() (claimFact, error) {
 	}
 	unescape := strings.NewReplacer("~1", "/", "~0", "~")
 	c := claimFact{ClaimFact: f}
-	for _, name := range strings.Split(f.Pointer[1:], "/") {
+	for name := range strings.SplitSeq(f.Pointer[1:], "/") {
 		if strings.Contains(strings.NewReplacer("~0", "", "~1", "").Replace(name), "~") {
 			return claimFact{}, fmt.Errorf("%.100q is not a JSON pointer: write ~0 for ~, and ~1 for a slash in a name",
 				f.Pointer)

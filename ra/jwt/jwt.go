@@ -159,8 +159,9 @@ func newClaim(t *token, s *source) ra.Claim {
 	c := t.claims
 	subject := SubjectOf(c.issuer, c.subject)
 	claim := ra.Claim{
-		Subject: subject, Actor: pki.ActorEvidence(pki.EvidenceJWT,
-			hex.EncodeToString(subject.Hash[:8])), Digest: sha256.Sum256([]byte(t.raw)),
+		Subject: subject,
+		Actor:   pki.ActorEvidence(pki.EvidenceJWT, hex.EncodeToString(subject.Hash[:8])),
+		Digest:  sha256.Sum256([]byte(t.raw)),
 		Facts: map[string]any{
 			factSource: s.name, factIssuer: c.issuer, factSubject: c.subject, factAudience: c.audience, factExpiresAt: c.expires,
 		},

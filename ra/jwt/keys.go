@@ -124,13 +124,16 @@ func (k publicKey) equal(other publicKey) bool {
 	return ok && k.id == other.id && k.algorithm == other.algorithm && key.Equal(other.key)
 }
 
+// curves are the curves of the ECDSA algorithms (RFC 7518 §3.4).
+var curves = map[jose.SignatureAlgorithm]elliptic.Curve{
+	jose.ES256: elliptic.P256(), jose.ES384: elliptic.P384(), jose.ES512: elliptic.P521(),
+}
+
 // fits reports whether the key can be used with an algorithm.
 func (k publicKey) fits(a jose.SignatureAlgorithm) bool {
 	if k.algorithm != "" && k.algorithm != string(a) {
 		return false
 	}
-	curves := map[jose.SignatureAlgorithm]elliptic.Curve{jose.ES256: elliptic.P256(), jose.ES384: elliptic.P384(),
-		jose.ES512: elliptic.P521()}
 	switch key := k.key.(type) {
 	case *rsa.PublicKey:
 		return strings.HasPrefix(string(a), "RS") || strings.HasPrefix(string(a), "PS")

@@ -125,8 +125,8 @@ func (u reviewUser) extra(name string) string {
 // review asks the API server whether it accepts a token for an audience. It returns the workload that the server names.
 func (k *cluster) review(ctx context.Context, t *token, audience string) (workload, error) {
 	answer, err := k.send(ctx, tokenReview{
-		APIVersion: "authentication.k8s.io/v1", Kind: "TokenReview", Spec: reviewSpec{Token: t.raw,
-			Audiences: []string{audience}},
+		APIVersion: "authentication.k8s.io/v1", Kind: "TokenReview",
+		Spec: reviewSpec{Token: t.raw, Audiences: []string{audience}},
 	})
 	if ctx.Err() != nil {
 		return workload{}, ctx.Err()
@@ -142,12 +142,13 @@ func (k *cluster) review(ctx context.Context, t *token, audience string) (worklo
 	}
 	// A server that does not support audiences returns none. It accepts tokens for other services.
 	if !slices.Contains(status.Audiences, audience) {
-		return workload{}, pki.Refuse(pki.RuleEvidenceAudience, fmt.Sprintf("request a token for the audience %q",
-			audience), "the cluster does not accept the token for this audience")
+		return workload{}, pki.Refuse(pki.RuleEvidenceAudience,
+			fmt.Sprintf("request a token for the audience %q", audience),
+			"the cluster does not accept the token for this audience")
 	}
 	namespace, name, _ := strings.Cut(strings.TrimPrefix(status.User.Username, subjectPrefix), ":")
-	w := workload{namespace, name, status.User.extra("pod-name"), status.User.extra("pod-uid"),
-		status.User.extra("node-name")}
+	u := status.User
+	w := workload{namespace, name, u.extra("pod-name"), u.extra("pod-uid"), u.extra("node-name")}
 	if !w.has(status.User.Username) || !w.has(t.claims.subject) {
 		return workload{}, pki.Refuse(pki.RuleEvidenceUntrusted, "send the projected token of a service account",
 			"the cluster does not name the service account in the token")

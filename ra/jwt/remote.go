@@ -20,11 +20,10 @@ const (
 // again in the background: by age, and if a token names an unknown key.
 type remoteKeys struct {
 	source string
+	origin origin
 	fetch  func(context.Context) (*keySet, error)
 	clock  func() time.Time
 	log    *slog.Logger
-
-	origin origin
 
 	wake    chan struct{} // has a value if a fetch was requested
 	running sync.WaitGroup
@@ -47,9 +46,10 @@ type origin struct {
 	roots      *x509.CertPool
 }
 
-func newRemoteKeys(source string, fetch func(context.Context) (*keySet, error), clock func() time.Time,
-	log *slog.Logger) *remoteKeys {
-	return &remoteKeys{source: source, fetch: fetch, clock: clock, log: log, wake: make(chan struct{}, 1)}
+func newRemoteKeys(
+	source string, from origin, fetch func(context.Context) (*keySet, error), clock func() time.Time, log *slog.Logger,
+) *remoteKeys {
+	return &remoteKeys{source: source, origin: from, fetch: fetch, clock: clock, log: log, wake: make(chan struct{}, 1)}
 }
 
 // run starts the goroutine that fetches the keys, and checks their age. The caller holds the mutex.
@@ -188,10 +188,10 @@ func (r *remoteKeys) newer(set *keySet) (*keySet, error) {
 
 // unavailable returns a temporary error with the time until the next fetch can have ended. The caller holds the mutex.
 func (r *remoteKeys) unavailable(now time.Time) error {
-	after := time.Second
-	if r.ended == nil {
-		after += max(0, minInterval-now.Sub(r.begun))
+	if r.ended != nil {
+		return &unavailable{"the keys of the JWT source " + r.source + " are being fetched", time.Second, r.failure}
 	}
+	after := time.Second + max(0, minInterval-now.Sub(r.begun))
 	return &unavailable{"the keys of the JWT source " + r.source + " cannot be fetched now", after, r.failure}
 }
 

@@ -56,7 +56,7 @@ func (i *issuer) count() int {
 // run starts keys that are fetched from the issuer.
 func (i *issuer) run(t *testing.T, log *strings.Builder) *remoteKeys {
 	t.Helper()
-	r := newRemoteKeys("ci", i.fetch, time.Now, slog.New(slog.NewTextHandler(log, nil)))
+	r := newRemoteKeys("ci", origin{}, i.fetch, time.Now, slog.New(slog.NewTextHandler(log, nil)))
 	r.refresh()
 	t.Cleanup(r.close)
 	return r
@@ -202,7 +202,7 @@ func TestUnknownKeyFetchesOnce(t *testing.T) {
 func TestCloseEndsFetches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, log := &issuer{hangs: true}, &strings.Builder{}
-		r := newRemoteKeys("ci", i.fetch, time.Now, slog.New(slog.NewTextHandler(log, nil)))
+		r := newRemoteKeys("ci", origin{}, i.fetch, time.Now, slog.New(slog.NewTextHandler(log, nil)))
 		r.refresh()
 		answered := make(chan error)
 		go func() {

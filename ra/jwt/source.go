@@ -62,7 +62,6 @@ var sourceName = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
 // source is a Source that was checked.
 type source struct {
 	name       string
-	issuer     string
 	audience   string
 	algorithms []jose.SignatureAlgorithm
 	lifetime   time.Duration
@@ -79,8 +78,10 @@ func (s Source) compile(clock func() time.Time, log *slog.Logger) (*source, erro
 		return nil, fmt.Errorf("%.100q is not the name of a source: use 1 to 63 lower-case letters, digits and hyphens",
 			s.Name)
 	}
-	c := &source{name: s.Name, issuer: s.Issuer, audience: s.Audience, lifetime: s.MaxLifetime,
-		kubernetes: s.Kubernetes != nil, client: newClient(s.Roots)}
+	c := &source{
+		name: s.Name, audience: s.Audience, lifetime: s.MaxLifetime, kubernetes: s.Kubernetes != nil,
+		client: newClient(s.Roots),
+	}
 	if c.lifetime == 0 {
 		c.lifetime = DefaultMaxLifetime
 	}
@@ -148,8 +149,8 @@ func (s Source) compileCluster(c *source) error {
 	}
 	if k.Review {
 		c.cluster = &cluster{
-			source: s.Name, server: strings.TrimSuffix(k.Server,
-				"/"), credential: k.Credential, client: c.client, slots: make(chan struct{}, maxReviews),
+			source: s.Name, server: strings.TrimSuffix(k.Server, "/"), credential: k.Credential, client: c.client,
+			slots: make(chan struct{}, maxReviews),
 		}
 	}
 	return nil
@@ -175,17 +176,12 @@ func (s Source) compileKeys(c *client, clock func() time.Time, log *slog.Logger)
 		if _, err := parseBase(s.Issuer); err != nil {
 			return nil, fmt.Errorf("discovery needs an issuer that is a URL: %w", err)
 		}
-		r := newRemoteKeys(s.Name, func(ctx context.Context) (*keySet, error) { return discover(ctx, c, s.Issuer) }, clock,
-			log)
-		r.origin = origin{s.Issuer, "", s.Roots}
-		return r, nil
+		fetch := func(ctx context.Context) (*keySet, error) { return discover(ctx, c, s.Issuer) }
+		return newRemoteKeys(s.Name, origin{s.Issuer, "", s.Roots}, fetch, clock, log), nil
 	case s.Keys.Cluster:
 		from := origin{strings.TrimSuffix(s.Kubernetes.Server, "/") + clusterKeysPath, s.Kubernetes.Credential, s.Roots}
-		r := newRemoteKeys(s.Name, func(ctx context.Context) (*keySet, error) {
-			return fetchKeys(ctx, c, from.location, from.credential)
-		}, clock, log)
-		r.origin = from
-		return r, nil
+		fetch := func(ctx context.Context) (*keySet, error) { return fetchKeys(ctx, c, from.location, from.credential) }
+		return newRemoteKeys(s.Name, from, fetch, clock, log), nil
 	case s.Kubernetes == nil || !s.Kubernetes.Review:
 		return nil, errors.New("it has no keys: configure a JWK Set, or discovery")
 	}

@@ -2,11 +2,14 @@ package revisions
 
 import (
 	"fmt"
+	"log/slog"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/jwt"
 	"github.com/brevet-pki/brevet/ra/nonce"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/ra/token"
@@ -14,14 +17,15 @@ import (
 	"github.com/brevet-pki/brevet/ra/x5c"
 )
 
-// Compiler compiles documents. Its zero fields are for documents that are only checked, and serve no requests.
+// Compiler compiles documents. Tokens and Nonces may be nil for documents that are only checked, and serve no requests.
 type Compiler struct {
 	TrustDomain string
 	Profiles    policy.Profiles
 	Tokens      token.Store
 	Nonces      *nonce.Sealer
-	// CRLs returns the CRLs of the manufacturer that a source of factory certificates names. It may be nil.
-	CRLs func(source string) *x5c.CRLs
+	Files       *Files
+	Clock       func() time.Time
+	Log         *slog.Logger
 }
 
 // Compiled is a document that was compiled: a revision of the policy, and its rules.
@@ -60,6 +64,12 @@ func (c Compiler) Compile(document []byte, revision uint64) (Compiled, error) {
 	return Compiled{ra.Revision{Authenticators: all, Policy: p}, p}, nil
 }
 
+// jwts returns the authenticator of JWTs, or nil if the revision accepts none.
+func (c Compiled) jwts() *jwt.Authenticator {
+	a, _ := c.Authenticators[pki.EvidenceJWT].(*jwt.Authenticator)
+	return a
+}
+
 // sectionError is a policy.Section that was decoded before: it reports what was found.
 type sectionError struct{ err error }
 
@@ -78,14 +88,10 @@ type kind struct {
 
 // kinds returns all kinds of evidence.
 func (c Compiler) kinds() []kind {
-	crls := c.CRLs
-	if crls == nil {
-		crls = func(string) *x5c.CRLs { return new(x5c.CRLs) }
-	}
 	return []kind{
 		{pki.EvidenceToken, false, nil, func(*yaml.Node) (ra.Authenticator, error) { return token.New(c.Tokens), nil }},
 		{pki.EvidenceX5C, true, new(x5c.Authenticator), func(section *yaml.Node) (ra.Authenticator, error) {
-			from, err := x5cSources(section, crls)
+			from, err := x5cSources(section, c.Files.crlsOf)
 			if err != nil || section == nil {
 				return nil, err
 			}
@@ -97,6 +103,13 @@ func (c Compiler) kinds() []kind {
 				return nil, err
 			}
 			return orNil(tpm.New(from, c.Nonces))
+		}},
+		{pki.EvidenceJWT, true, new(jwt.Authenticator), func(section *yaml.Node) (ra.Authenticator, error) {
+			from, err := jwtSources(section, c.Files.credential)
+			if err != nil || section == nil {
+				return nil, err
+			}
+			return orNil(jwt.New(from, c.Clock, c.Log))
 		}},
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/jwt"
 	"github.com/brevet-pki/brevet/ra/policy"
 )
 
@@ -56,8 +57,50 @@ func New(ctx context.Context, c Config) (*Revisions, error) {
 	if err != nil {
 		return nil, fmt.Errorf("revision %d of the policy cannot serve with this configuration: %w", newest.Revision, err)
 	}
-	r.current.Store(&served{compiled, newest})
+	r.serve(compiled, newest)
 	return r, nil
+}
+
+// serve makes a revision the newest one. The sources of JWTs keep the keys that they have fetched.
+func (r *Revisions) serve(c Compiled, record ra.PolicyRevision) {
+	before := r.current.Load()
+	var fetched *jwt.Authenticator
+	if before != nil {
+		fetched = before.jwts()
+	}
+	if next := c.jwts(); next != nil {
+		next.Start(fetched)
+	}
+	r.current.Store(&served{c, record})
+	if fetched != nil {
+		fetched.Close() // it still verifies tokens of requests in progress, with the keys that it has
+	}
+}
+
+// reloadInterval is the interval at which Run reads the files of trust sources again.
+const reloadInterval = time.Minute
+
+// Run reads the files of trust sources again at intervals, until ctx ends.
+func (r *Revisions) Run(ctx context.Context) error {
+	tick := time.NewTicker(reloadInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			r.config.Compiler.Files.Reload()
+		}
+	}
+}
+
+// Close ends the fetching of keys.
+func (r *Revisions) Close() {
+	r.applying.Lock()
+	defer r.applying.Unlock()
+	if a := r.current.Load().jwts(); a != nil {
+		a.Close()
+	}
 }
 
 // Current returns the newest revision.
@@ -83,7 +126,7 @@ func (r *Revisions) Apply(ctx context.Context, c ra.PolicyChange) (ra.PolicyRevi
 		return recorded, nil // the same document again
 	}
 	recorded.Document = c.Document
-	r.current.Store(&served{compiled, recorded})
+	r.serve(compiled, recorded)
 	r.config.Log.Info("policy applied", "revision", recorded.Revision, "rules", len(compiled.Rules.Rules()), "by", recorded.AppliedBy.String())
 	return recorded, nil
 }

@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/jwt"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/ra/tpm"
 	"github.com/brevet-pki/brevet/ra/x5c"
@@ -58,6 +59,12 @@ func tpmSources(section *yaml.Node) ([]tpm.Source, error) {
 		roots, intermediates, err := authorities(raw.Roots, raw.Intermediates)
 		return tpm.Source{Name: name, Roots: roots, Intermediates: intermediates}, err
 	})
+}
+
+// jwtSources returns the sources in the section jwt. credential returns the path of the credential of the source with a
+// name.
+func jwtSources(section *yaml.Node, credential func(name string) string) ([]jwt.Source, error) {
+	return sources(section, func(name string, raw jwt.Config) (jwt.Source, error) { return raw.Source(name, credential(name)) })
 }
 
 // sources decodes a section: a map from the names of sources to their values.

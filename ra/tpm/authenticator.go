@@ -78,12 +78,7 @@ func (a *Authenticator) Challenge(_ context.Context, c ra.ChallengeRequest, at t
 	}
 	secret := make([]byte, secretSize)
 	_, _ = rand.Read(secret) // never fails: without randomness crypto/rand ends the process
-	encrypt, err := tpm2.ImportEncapsulationKey(ek.area)
-	if err != nil {
-		return nil, refuseKey(endorsing, "cannot be used for encryption: %v", err)
-	}
-	var challenge attest.Challenge
-	challenge.Credential, challenge.Secret, err = tpm2.CreateCredential(rand.Reader, encrypt, ak.name, secret)
+	challenge, err := ek.protect(secret, ak.name)
 	if err != nil {
 		return nil, fmt.Errorf("encrypt the secret of a challenge for a TPM: %w", err)
 	}
@@ -95,6 +90,34 @@ func (a *Authenticator) Challenge(_ context.Context, c ra.ChallengeRequest, at t
 		return nil, err
 	}
 	return challenge.Marshal()
+}
+
+// protect encrypts a secret so that only the TPM with this endorsement key can decrypt it, and only if it also has the
+// key with the name (TPM2_MakeCredential).
+func (p public) protect(secret, name []byte) (attest.Challenge, error) {
+	var c attest.Challenge
+	symmetric := tpm2.TPMTSymDefObject{
+		Algorithm: tpm2.TPMAlgAES, KeyBits: tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, tpm2.TPMKeyBits(p.cipher.bits)),
+		Mode: tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
+	}
+	area := tpm2.TPMTPublic{
+		Type: p.kind, NameAlg: p.nameAlg,
+		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{Symmetric: symmetric, CurveID: p.curve}),
+		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
+			X: tpm2.TPM2BECCParameter{Buffer: p.x}, Y: tpm2.TPM2BECCParameter{Buffer: p.y},
+		}),
+	}
+	if p.kind == tpm2.TPMAlgRSA {
+		parameters := tpm2.TPMSRSAParms{Symmetric: symmetric, KeyBits: tpm2.TPMKeyBits(p.bits)}
+		area.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &parameters)
+		area.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: p.modulus})
+	}
+	key, err := tpm2.ImportEncapsulationKey(&area)
+	if err != nil {
+		return c, err
+	}
+	c.Credential, c.Secret, err = tpm2.CreateCredential(rand.Reader, key, name, secret)
+	return c, err
 }
 
 // Identify verifies an [attest.Response]. The claim names its actor as soon as the TPM has proved that it holds the
@@ -113,8 +136,8 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 		return ra.Claim{}, fmt.Errorf("decode a challenge for a TPM: %w", err)
 	}
 	if secret := sha256.Sum256(r.Secret); subtle.ConstantTimeCompare(secret[:], s.secret[:]) != 1 {
-		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature, "activate the credential in the TPM that the challenge was made for",
-			"the decrypted secret is not the secret of the challenge")
+		const hint = "activate the credential in the TPM that the challenge was made for"
+		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature, hint, "the decrypted secret is not the secret of the challenge")
 	}
 	digits := hex.EncodeToString(s.ek[:])
 	claim := ra.Claim{

@@ -101,7 +101,8 @@ func (s sources) verify(stored []byte, ek public, at time.Time) (endorsement, er
 	}
 	for _, from := range s {
 		_, err := leaf.Verify(x509.VerifyOptions{
-			Roots: from.roots, Intermediates: from.intermediates, CurrentTime: valid, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+			Roots: from.roots, Intermediates: from.intermediates, CurrentTime: valid,
+			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 		})
 		if err != nil {
 			continue
@@ -151,7 +152,8 @@ func parseCertificate(stored []byte, ek crypto.PublicKey) (*x509.Certificate, pr
 			"the certificate is for another key than the endorsement key")
 	}
 	untrusted := func(detail string, args ...any) error {
-		return pki.Refuse(pki.RuleEvidenceUntrusted, withoutCertificate, "the certificate of the endorsement key "+detail, args...)
+		detail = "the certificate of the endorsement key " + detail
+		return pki.Refuse(pki.RuleEvidenceUntrusted, withoutCertificate, detail, args...)
 	}
 	names, present := altNames(c)
 	onlyDirectory := false
@@ -171,7 +173,7 @@ func parseCertificate(stored []byte, ek crypto.PublicKey) (*x509.Certificate, pr
 	case c.IsCA:
 		return nil, about, untrusted("is a CA certificate")
 	case usages > 0 && !slices.ContainsFunc(c.UnknownExtKeyUsage, oidEKCertificate.Equal):
-		return nil, about, untrusted("is for another use: its extended key usage does not contain tcg-kp-EKCertificate (%s)", oidEKCertificate)
+		return nil, about, untrusted("is for another use: its extended key usage does not contain %s", oidEKCertificate)
 	}
 	c.UnhandledCriticalExtensions = nil
 	return c, about, nil
@@ -306,9 +308,9 @@ func (m *product) readAttribute(set *cryptobyte.String) error {
 	if *to != "" {
 		return fmt.Errorf("the attribute %s is there twice", id)
 	}
-	isText := tag == cryptobyte_asn1.UTF8String || tag == cryptobyte_asn1.PrintableString || tag == cryptobyte_asn1.IA5String
+	texts := []cryptobyte_asn1.Tag{cryptobyte_asn1.UTF8String, cryptobyte_asn1.PrintableString, cryptobyte_asn1.IA5String}
 	notPlain := func(r rune) bool { return r < 0x20 || r > 0x7e }
-	if isText && len(value) <= maxAttribute && !strings.ContainsFunc(string(value), notPlain) {
+	if slices.Contains(texts, tag) && len(value) <= maxAttribute && !strings.ContainsFunc(string(value), notPlain) {
 		*to = string(value)
 	}
 	return nil

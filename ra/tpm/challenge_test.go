@@ -115,7 +115,7 @@ type ca struct {
 	key         *ecdsa.PrivateKey
 }
 
-// issue returns a certificate, in DER, for the endorsement key of a TPM. Without an issuer it is self-issued by a new key.
+// issue returns a certificate, in DER, for the endorsement key of a TPM. Without an issuer, a new key signs it.
 func issue(t testing.TB, by *ca, key any, edit func(*x509.Certificate)) []byte {
 	t.Helper()
 	template := &x509.Certificate{

@@ -45,8 +45,8 @@ func newP256(t testing.TB) *ecdsa.PrivateKey {
 	return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 }
 
-// ofTPM are the attributes of keys that were generated in a TPM and cannot leave it.
-var ofTPM = tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true}
+// objectOfTPM has the attributes of keys that were generated in a TPM and cannot leave it.
+var objectOfTPM = tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true}
 
 // aes128 is the cipher of endorsement keys.
 var aes128 = tpm2.TPMTSymDefObject{
@@ -80,15 +80,15 @@ func with(a tpm2.TPMAObject, edit func(*tpm2.TPMAObject)) tpm2.TPMAObject {
 }
 
 func ekAttributes() tpm2.TPMAObject {
-	return with(ofTPM, func(a *tpm2.TPMAObject) { a.Restricted, a.Decrypt = true, true })
+	return with(objectOfTPM, func(a *tpm2.TPMAObject) { a.Restricted, a.Decrypt = true, true })
 }
 
 func akAttributes() tpm2.TPMAObject {
-	return with(ofTPM, func(a *tpm2.TPMAObject) { a.Restricted, a.SignEncrypt = true, true })
+	return with(objectOfTPM, func(a *tpm2.TPMAObject) { a.Restricted, a.SignEncrypt = true, true })
 }
 
 func keyAttributes() tpm2.TPMAObject {
-	return with(ofTPM, func(a *tpm2.TPMAObject) { a.SignEncrypt = true })
+	return with(objectOfTPM, func(a *tpm2.TPMAObject) { a.SignEncrypt = true })
 }
 
 // forgery is evidence that a test makes in software. Its fields are what a TPM would return; a test changes them before

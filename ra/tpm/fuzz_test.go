@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"crypto/x509"
+	"strings"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -39,8 +40,8 @@ func FuzzChallenge(f *testing.F) {
 	})
 }
 
-// FuzzStatement changes everything that an attacker with a TPM can send. The attestation key of the challenge and the key
-// of the request are those of a forgery that nobody else can sign for.
+// FuzzStatement changes everything that an attacker with a TPM can send. The attestation key of the challenge and the
+// key of the request are those of a forgery.
 func FuzzStatement(f *testing.F) {
 	a, good := newAuthenticator(f), newForgery(f)
 	r := must(attest.ParseResponse(good.evidence(f, a)))(f)
@@ -72,6 +73,62 @@ func FuzzPublic(f *testing.F) {
 			isRefusal(t, err)
 		}
 	})
+}
+
+// FuzzStructures compares the decoder with package tpm2, which must read the same from what the decoder accepts.
+func FuzzStructures(f *testing.F) {
+	k, good := newKeys(f), newForgery(f)
+	f.Add(tpm2.Marshal(k.ekArea))
+	f.Add(tpm2.Marshal(k.akArea))
+	f.Add(tpm2.Marshal(rsaArea(modulus(2048), akAttributes(), tpm2.TPMSRSAParms{Scheme: tpm2.TPMTRSAScheme{
+		Scheme: tpm2.TPMAlgRSAPSS, Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgRSAPSS, &tpm2.TPMSSigSchemeRSAPSS{HashAlg: tpm2.TPMAlgSHA256}),
+	}})))
+	r := must(attest.ParseResponse(good.evidence(f, newAuthenticator(f))))(f)
+	f.Add(r.Statement)
+	f.Add(r.Signature)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if a, err := parseArea(b); err == nil {
+			compareArea(t, b, a)
+		}
+		if s, err := parseSignature(b); err == nil {
+			other := must(tpm2.Unmarshal[tpm2.TPMTSignature](b))(t)
+			if string(tpm2.Marshal(other)) != string(b) || other.SigAlg != s.algorithm {
+				t.Fatalf("%x is read as %+v, and by package tpm2 as %+v", b, s, other)
+			}
+		}
+		rest, ok := strings.CutPrefix(string(b), magic+"\x80\x17")
+		if c, err := parseCertification([]byte(rest)); ok && err == nil {
+			other := must(tpm2.Unmarshal[tpm2.TPMSAttest](b))(t)
+			certified := must(other.Attested.Certify())(t)
+			if string(other.ExtraData.Buffer) != string(c.qualifying) || string(certified.Name.Buffer) != string(c.name) {
+				t.Fatalf("%x is read as %+v, and by package tpm2 as %+v", b, c, other)
+			}
+		}
+	})
+}
+
+func compareArea(t *testing.T, b []byte, a area) {
+	other := must(tpm2.Unmarshal[tpm2.TPMTPublic](b))(t)
+	same := string(tpm2.Marshal(other)) == string(b) && other.Type == a.kind && other.NameAlg == a.nameAlg
+	if a.kind == tpm2.TPMAlgRSA {
+		parameters, modulus := must(other.Parameters.RSADetail())(t), must(other.Unique.RSA())(t)
+		same = same && uint16(parameters.KeyBits) == a.bits && parameters.Exponent == a.exponent && string(modulus.Buffer) == string(a.modulus) &&
+			parameters.Scheme.Scheme == a.scheme.algorithm && parameters.Symmetric.Algorithm == a.cipher.algorithm
+	} else {
+		parameters, point := must(other.Parameters.ECCDetail())(t), must(other.Unique.ECC())(t)
+		same = same && parameters.CurveID == a.curve && string(point.X.Buffer) == string(a.x) && string(point.Y.Buffer) == string(a.y) &&
+			parameters.Scheme.Scheme == a.scheme.algorithm && parameters.Symmetric.Algorithm == a.cipher.algorithm
+	}
+	o := other.ObjectAttributes
+	for bit, set := range map[attributes]bool{
+		fixedTPM: o.FixedTPM, fixedParent: o.FixedParent, sensitiveDataOrigin: o.SensitiveDataOrigin, userWithAuth: o.UserWithAuth,
+		encryptedDuplication: o.EncryptedDuplication, restricted: o.Restricted, decrypt: o.Decrypt, sign: o.SignEncrypt,
+	} {
+		same = same && a.attributes&bit != 0 == set
+	}
+	if !same {
+		t.Fatalf("%x is read as %+v, and by package tpm2 as %+v", b, a, other)
+	}
 }
 
 func FuzzCertificate(f *testing.F) {

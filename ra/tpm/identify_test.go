@@ -42,54 +42,78 @@ func TestIdentifyAcceptsForgeryThatIsNotChanged(t *testing.T) {
 func TestIdentifyRefuses(t *testing.T) {
 	a := newAuthenticator(t)
 	stranger := newP256(t)
-	at := func(edit func(*forgery)) func(*forgery) { return edit }
+	response := func(edit func(*attest.Response)) func(*forgery) {
+		return func(f *forgery) { f.editResponse = edit }
+	}
+	const (
+		algorithm, key       = pki.RuleEvidenceAlgorithm, pki.RuleEvidenceKey
+		signature, malformed = pki.RuleEvidenceSignature, pki.RuleEvidenceMalformed
+	)
 	for name, c := range map[string]struct {
 		edit func(*forgery)
 		rule pki.Rule
 	}{
-		"activated by another TPM":             {at(func(f *forgery) { f.editResponse = func(r *attest.Response) { r.Secret = make([]byte, secretSize) } }), pki.RuleEvidenceSignature},
-		"no secret":                            {at(func(f *forgery) { f.editResponse = func(r *attest.Response) { r.Secret = nil } }), pki.RuleEvidenceSignature},
-		"attestation key of another challenge": {at(func(f *forgery) { f.sealedAK = nameOfArea(t, f.keyArea) }), pki.RuleEvidenceKey},
-		"attestation key is not restricted": {at(func(f *forgery) {
+		"activated by another TPM": {
+			response(func(r *attest.Response) { r.Secret = make([]byte, secretSize) }), signature,
+		},
+		"no secret":                            {response(func(r *attest.Response) { r.Secret = nil }), signature},
+		"attestation key of another challenge": {func(f *forgery) { f.sealedAK = nameOfArea(t, f.keyArea) }, key},
+		"attestation key is not restricted": {func(f *forgery) {
 			f.akArea.ObjectAttributes.Restricted = false
-		}), pki.RuleEvidenceAlgorithm},
-		"attestation key can be exported":   {at(func(f *forgery) { f.akArea.ObjectAttributes.FixedTPM = false }), pki.RuleEvidenceAlgorithm},
-		"attestation key can be duplicated": {at(func(f *forgery) { f.akArea.ObjectAttributes.FixedParent = false }), pki.RuleEvidenceAlgorithm},
-		"attestation key was imported":      {at(func(f *forgery) { f.akArea.ObjectAttributes.SensitiveDataOrigin = false }), pki.RuleEvidenceAlgorithm},
-		"attestation key decrypts":          {at(func(f *forgery) { f.akArea.ObjectAttributes.Decrypt = true }), pki.RuleEvidenceAlgorithm},
-		"attestation key cannot sign":       {at(func(f *forgery) { f.akArea.ObjectAttributes.SignEncrypt = false }), pki.RuleEvidenceAlgorithm},
-		"attestation key signs SHA-1":       {at(func(f *forgery) { f.akArea = eccArea(t, &f.ak.PublicKey, akAttributes(), ecdsaScheme(tpm2.TPMAlgSHA1)) }), pki.RuleEvidenceAlgorithm},
-		"attestation key has no scheme":     {at(func(f *forgery) { f.akArea = eccArea(t, &f.ak.PublicKey, akAttributes(), tpm2.TPMSECCParms{}) }), pki.RuleEvidenceAlgorithm},
-		"statement signed by another key":   {at(func(f *forgery) { f.signer = stranger }), pki.RuleEvidenceSignature},
-		"statement changed after signing":   {at(func(f *forgery) { f.editResponse = func(r *attest.Response) { r.Statement[20] ^= 1 } }), pki.RuleEvidenceSignature},
-		"signature of another algorithm": {at(func(f *forgery) {
+		}, algorithm},
+		"attestation key can be exported":   {func(f *forgery) { f.akArea.ObjectAttributes.FixedTPM = false }, algorithm},
+		"attestation key can be duplicated": {func(f *forgery) { f.akArea.ObjectAttributes.FixedParent = false }, algorithm},
+		"attestation key was imported": {
+			func(f *forgery) { f.akArea.ObjectAttributes.SensitiveDataOrigin = false }, algorithm,
+		},
+		"attestation key decrypts":    {func(f *forgery) { f.akArea.ObjectAttributes.Decrypt = true }, algorithm},
+		"attestation key cannot sign": {func(f *forgery) { f.akArea.ObjectAttributes.SignEncrypt = false }, algorithm},
+		"attestation key signs SHA-1": {
+			func(f *forgery) { f.akArea = eccArea(t, &f.ak.PublicKey, akAttributes(), ecdsaScheme(tpm2.TPMAlgSHA1)) }, algorithm,
+		},
+		"attestation key has no scheme": {
+			func(f *forgery) { f.akArea = eccArea(t, &f.ak.PublicKey, akAttributes(), tpm2.TPMSECCParms{}) }, algorithm,
+		},
+		"statement signed by another key": {func(f *forgery) { f.signer = stranger }, signature},
+		"statement changed after signing": {response(func(r *attest.Response) { r.Statement[20] ^= 1 }), signature},
+		"signature of another algorithm": {func(f *forgery) {
 			f.editSignature = func(s *tpm2.TPMTSignature) {
 				s.SigAlg = tpm2.TPMAlgECDAA
 				s.Signature = tpm2.NewTPMUSignature(tpm2.TPMAlgECDAA, &tpm2.TPMSSignatureECC{Hash: tpm2.TPMAlgSHA256})
 			}
-		}), pki.RuleEvidenceSignature},
-		"HMAC instead of a signature": {at(func(f *forgery) {
+		}, signature},
+		"HMAC instead of a signature": {func(f *forgery) {
 			f.editResponse = func(r *attest.Response) { r.Signature = append([]byte{0, 5, 0, 11}, make([]byte, 32)...) }
-		}), pki.RuleEvidenceSignature},
-		"no signature":                    {at(func(f *forgery) { f.editResponse = func(r *attest.Response) { r.Signature = nil } }), pki.RuleEvidenceSignature},
-		"statement about another key":     {at(func(f *forgery) { f.certified = nameOfArea(t, f.akArea) }), pki.RuleEvidenceKey},
-		"certified key is not the CSR's":  {at(func(f *forgery) { f.keyArea = eccArea(t, &stranger.PublicKey, keyAttributes(), tpm2.TPMSECCParms{}) }), pki.RuleEvidenceKey},
-		"statement for another challenge": {at(func(f *forgery) { f.otherChallenge = true }), pki.RuleEvidenceKey},
-		"statement of TPM2_Quote": {at(func(f *forgery) {
+		}, signature},
+		"no signature":                {response(func(r *attest.Response) { r.Signature = nil }), signature},
+		"statement about another key": {func(f *forgery) { f.certified = nameOfArea(t, f.akArea) }, key},
+		"certified key is not the CSR's": {
+			func(f *forgery) { f.keyArea = eccArea(t, &stranger.PublicKey, keyAttributes(), tpm2.TPMSECCParms{}) }, key,
+		},
+		"statement for another challenge": {func(f *forgery) { f.otherChallenge = true }, key},
+		"statement of TPM2_Quote": {func(f *forgery) {
 			f.statement.Type = tpm2.TPMSTAttestQuote
 			f.statement.Attested = tpm2.NewTPMUAttest(tpm2.TPMSTAttestQuote, &tpm2.TPMSQuoteInfo{})
-		}), pki.RuleEvidenceMalformed},
-		"statement that no TPM generated": {at(func(f *forgery) { f.editStatement = func(b []byte) []byte { return append([]byte{0xfe}, b[1:]...) } }), pki.RuleEvidenceMalformed},
-		"statement that is cut off":       {at(func(f *forgery) { f.editStatement = func(b []byte) []byte { return b[:len(b)-40] } }), pki.RuleEvidenceMalformed},
-		"certified key can be exported":   {at(func(f *forgery) { f.keyArea.ObjectAttributes.FixedTPM = false }), pki.RuleEvidenceAlgorithm},
-		"certified key can be duplicated": {at(func(f *forgery) { f.keyArea.ObjectAttributes.FixedParent = false }), pki.RuleEvidenceAlgorithm},
-		"certified key was imported":      {at(func(f *forgery) { f.keyArea.ObjectAttributes.SensitiveDataOrigin = false }), pki.RuleEvidenceAlgorithm},
-		"certified key cannot sign":       {at(func(f *forgery) { f.keyArea.ObjectAttributes.SignEncrypt = false }), pki.RuleEvidenceAlgorithm},
-		"certified key does not parse":    {at(func(f *forgery) { f.editResponse = func(r *attest.Response) { r.Key = r.Key[:20] } }), pki.RuleEvidenceMalformed},
-		"challenge that was changed":      {at(func(f *forgery) { f.editResponse = func(r *attest.Response) { r.Sealed[len(r.Sealed)-1] ^= 1 } }), pki.RuleChallengeInvalid},
-		"no challenge":                    {at(func(f *forgery) { f.editResponse = func(r *attest.Response) { r.Sealed = nil } }), pki.RuleChallengeInvalid},
-		"challenge for another request":   {at(func(f *forgery) { f.request = requestID(t, 2) }), pki.RuleEvidenceKey},
-		"challenge for another key":       {at(func(f *forgery) { f.challengeKey = pki.HashSPKI([]byte("other")) }), pki.RuleEvidenceKey},
+		}, malformed},
+		"statement that no TPM generated": {
+			func(f *forgery) { f.editStatement = func(b []byte) []byte { return append([]byte{0xfe}, b[1:]...) } }, malformed,
+		},
+		"statement that is cut off": {
+			func(f *forgery) { f.editStatement = func(b []byte) []byte { return b[:len(b)-40] } }, malformed,
+		},
+		"certified key can be exported":   {func(f *forgery) { f.keyArea.ObjectAttributes.FixedTPM = false }, algorithm},
+		"certified key can be duplicated": {func(f *forgery) { f.keyArea.ObjectAttributes.FixedParent = false }, algorithm},
+		"certified key was imported": {
+			func(f *forgery) { f.keyArea.ObjectAttributes.SensitiveDataOrigin = false }, algorithm,
+		},
+		"certified key cannot sign":    {func(f *forgery) { f.keyArea.ObjectAttributes.SignEncrypt = false }, algorithm},
+		"certified key does not parse": {response(func(r *attest.Response) { r.Key = r.Key[:20] }), malformed},
+		"challenge that was changed": {
+			response(func(r *attest.Response) { r.Sealed[len(r.Sealed)-1] ^= 1 }), pki.RuleChallengeInvalid,
+		},
+		"no challenge":                  {response(func(r *attest.Response) { r.Sealed = nil }), pki.RuleChallengeInvalid},
+		"challenge for another request": {func(f *forgery) { f.request = requestID(t, 2) }, key},
+		"challenge for another key":     {func(f *forgery) { f.challengeKey = pki.HashSPKI([]byte("other")) }, key},
 	} {
 		f := newForgery(t)
 		c.edit(f)

@@ -1,11 +1,13 @@
 package x5c_test
 
 import (
+	"context"
 	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -153,6 +155,34 @@ func TestCRLsAreReplaced(t *testing.T) {
 	if err := crls.Load(dir); err == nil || !strings.Contains(err.Error(), "regular") {
 		t.Errorf("a directory with a FIFO: %v", err)
 	}
+}
+
+// The race detector checks this test: a server replaces CRLs while devices enroll.
+func TestCRLsAreReplacedWhileDevicesEnroll(t *testing.T) {
+	f := newFactory(t)
+	f.issue(t, "device", "issuing", spec{})
+	lists := [][]byte{f.crl(t, "root", now, now.Add(time.Hour)), f.crl(t, "issuing", now, now.Add(time.Hour))}
+	source := f.acme(t)
+	source.CRLs, source.RequireCRLs = new(x5c.CRLs), true
+	if err := source.CRLs.Replace(lists); err != nil {
+		t.Fatal(err)
+	}
+	a := newAuthenticator(t, source)
+	p := present(t, a, f.chain(t, "device", "issuing"), f.key(t, "device"), now)
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			for range 20 {
+				if _, err := a.Identify(context.Background(), p); err != nil {
+					t.Error(err)
+				}
+				if err := source.CRLs.Replace(lists); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
 }
 
 func TestUnusableCRLs(t *testing.T) {

@@ -84,6 +84,7 @@ func TestDevicesThatOpenSSLAccepts(t *testing.T) {
 		rule pki.Rule
 	}{
 		"a CA":                        {spec{extensions: []string{caExtensions}}, pki.RuleEvidenceUntrusted},
+		"a CA without key usage":      {spec{extensions: []string{"basicConstraints=critical,CA:true"}}, pki.RuleEvidenceUntrusted},
 		"unknown critical name":       {spec{extensions: []string{"subjectAltName=critical,otherName:1.2.3.4;UTF8:x"}}, pki.RuleEvidenceUntrusted},
 		"unknown name among known":    {spec{extensions: []string{"subjectAltName=critical,DNS:a.example,otherName:1.2.3.4;UTF8:x"}}, pki.RuleEvidenceUntrusted},
 		"registered ID":               {spec{extensions: []string{"subjectAltName=critical,RID:1.2.3.4"}}, pki.RuleEvidenceUntrusted},
@@ -163,6 +164,8 @@ func TestCostlyChains(t *testing.T) {
 	}
 	// It claims the name of a trusted CA as its issuer, so that only the size of its key is wrong.
 	large := certify(t, &x509.Certificate{Subject: name("x")}, issuing, huge, f.key(t, "issuing"))
+	weak := &rsa.PublicKey{N: new(big.Int).Rsh(huge.N, 16384-2048), E: 1} // each signature verifies
+	weakCA := certify(t, ca("y"), issuing, weak, f.key(t, "issuing"))
 	largeCA := certify(t, ca("y"), issuing, huge, f.key(t, "issuing"))
 	below := certify(t, &x509.Certificate{Subject: name("x")}, ca("y"), key.Public(), key)
 	bulky := certify(t, &x509.Certificate{Subject: name("x"), DNSNames: []string{strings.Repeat("a", 9000)}}, issuing, key.Public(), f.key(t, "issuing"))
@@ -179,6 +182,7 @@ func TestCostlyChains(t *testing.T) {
 		"data after a certificate":   {[][]byte{append(bytes.Clone(issuing.Raw), 0)}, pki.RuleEvidenceMalformed},
 		"RSA-16384":                  {[][]byte{large.Raw, issuing.Raw}, pki.RuleEvidenceAlgorithm},
 		"RSA-16384 of a CA":          {[][]byte{below.Raw, largeCA.Raw, issuing.Raw}, pki.RuleEvidenceAlgorithm},
+		"RSA with the exponent 1":    {[][]byte{below.Raw, weakCA.Raw, issuing.Raw}, pki.RuleEvidenceAlgorithm},
 		"a certificate of 9 KB":      {[][]byte{bulky.Raw, issuing.Raw}, pki.RuleEvidenceSize},
 		"a megabyte":                 {[][]byte{make([]byte, 1<<20)}, pki.RuleEvidenceSize},
 		"a negative serial number":   {[][]byte{negative(t, f.certificate(t, "issuing"))}, pki.RuleEvidenceMalformed},

@@ -1,6 +1,6 @@
 // Package tpmtest manufactures TPMs for tests: swtpm, an emulator, with endorsement keys that swtpm_localca has
-// certified, and tpm2-tools to use them with independent code. Everything is in temporary directories, and ends with the
-// test. The programs must be installed (deploy/setup.sh --test).
+// certified, and tpm2-tools to use them with independent code. Everything is in temporary directories, and ends with
+// the test. The programs must be installed (deploy/setup.sh --test).
 //
 // Only test files may import the package.
 package tpmtest
@@ -9,11 +9,11 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/pem"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -25,10 +25,15 @@ type Manufacturer struct{ dir string }
 func NewManufacturer(t testing.TB) *Manufacturer {
 	t.Helper()
 	m := &Manufacturer{t.TempDir()}
-	write(t, filepath.Join(m.dir, "localca.conf"), fmt.Sprintf("statedir = %[1]s\nsigningkey = %[1]s/signkey.pem\nissuercert = %[1]s/issuercert.pem\ncertserial = %[1]s/certserial\n", m.dir))
-	write(t, filepath.Join(m.dir, "localca.options"), "--platform-manufacturer Acme\n--platform-version 1\n--platform-model Board\n")
-	write(t, filepath.Join(m.dir, "setup.conf"), fmt.Sprintf("create_certs_tool = swtpm_localca\n"+
-		"create_certs_tool_config = %[1]s/localca.conf\ncreate_certs_tool_options = %[1]s/localca.options\nactive_pcr_banks = sha256\n", m.dir))
+	for name, text := range map[string]string{
+		"localca.conf": "statedir = {dir}\nsigningkey = {dir}/signkey.pem\n" +
+			"issuercert = {dir}/issuercert.pem\ncertserial = {dir}/certserial\n",
+		"localca.options": "", // the file must exist
+		"setup.conf": "create_certs_tool = swtpm_localca\ncreate_certs_tool_config = {dir}/localca.conf\n" +
+			"create_certs_tool_options = {dir}/localca.options\nactive_pcr_banks = sha256\n",
+	} {
+		write(t, filepath.Join(m.dir, name), strings.ReplaceAll(text, "{dir}", m.dir))
+	}
 	return m
 }
 

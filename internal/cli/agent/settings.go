@@ -79,7 +79,7 @@ type fingerprint [32]byte
 func (f *fingerprint) UnmarshalText(text []byte) error {
 	b, err := hex.DecodeString(strings.ReplaceAll(string(text), ":", ""))
 	if err != nil || len(b) != len(f) {
-		return fmt.Errorf("%.100q is not a fingerprint: use the 64 hexadecimal digits of the root certificate's SHA-256", text)
+		return fmt.Errorf("%.100q is not a fingerprint: use 64 hexadecimal digits, the SHA-256 of the root certificate", text)
 	}
 	copy(f[:], b)
 	return nil
@@ -186,7 +186,8 @@ func (s settings) attestation(client *enroll.Client) (*enroll.Attestation, error
 		"attestation.root_fingerprint": a.RootFingerprint == fingerprint{},
 	} {
 		if missing {
-			return nil, misusef("%s is missing: attestation needs server, key.tpm, attestation.trust_domain and attestation.root_fingerprint", key)
+			return nil, misusef("%s is missing: attestation needs server, key.tpm, attestation.trust_domain and "+
+				"attestation.root_fingerprint", key)
 		}
 	}
 	return &enroll.Attestation{Client: client, Bootstrap: enroll.Bootstrap{

@@ -49,6 +49,10 @@ type Config struct {
 	// By default an identity has the profile with the name of its kind; `brevet identity create --profile` chooses
 	// another.
 	Profiles map[string]ca.ProfileConfig `yaml:"profiles"`
+	// The path of the first policy, a document that says which evidence is accepted, and what it grants. A server with an
+	// empty store records it; later, `brevet policy apply` changes the policy, and this key has no effect. By default,
+	// the first policy accepts enrollment tokens.
+	Policy string `yaml:"policy"`
 	// The maximum rates of RPCs. The server refuses RPCs above these rates as `server.rate_limited`, with a retry
 	// delay.
 	RateLimits RateLimitsConfig `yaml:"rate_limits"`

@@ -45,6 +45,21 @@ func (c *Config) ArchivePath() string { return filepath.Join(c.StateDir, "log.ar
 func (c *Config) crlPath() string { return filepath.Join(c.StateDir, "crls") }
 func (c *Config) ownPath() string { return filepath.Join(c.StateDir, "own") }
 
+// evidencePath is the directory with the files of trust sources.
+func (c *Config) evidencePath() string { return filepath.Join(c.StateDir, "evidence") }
+
+// firstPolicy reads the configured first policy. It returns nil if none is configured.
+func (c *Config) firstPolicy() ([]byte, error) {
+	if c.Policy == "" {
+		return nil, nil
+	}
+	document, err := os.ReadFile(c.Policy)
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	return document, nil
+}
+
 // Open opens the HSMs, and then the store and the archive. pin is the PIN of c.HSM.
 func Open(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*Node, error) {
 	n := &Node{config: c, log: log}
@@ -198,11 +213,15 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 	if err != nil {
 		return server.Config{}, err
 	}
+	policy, err := n.config.firstPolicy()
+	if err != nil {
+		return server.Config{}, err
+	}
 	return server.Config{
 		TrustDomain: n.config.TrustDomain, Names: n.config.ServerNames, Address: n.config.AdvertiseAddress,
-		Directory: n.config.ownPath(),
-		CRLs:      server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
-		GRPC:      p.grpc, HTTP: p.http, Operations: p.operations,
+		Directory: n.config.ownPath(), EvidenceDirectory: n.config.evidencePath(), Policy: policy,
+		CRLs: server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
+		GRPC: p.grpc, HTTP: p.http, Operations: p.operations,
 		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), Profiles: profiles,
 		Stores: server.Stores{
 			CA: n.store.CA(), RA: n.store.RA(), Policies: n.store.RA(), Nonces: n.store.RA(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),

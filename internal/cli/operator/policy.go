@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -62,7 +64,8 @@ func (f *policyFlags) add(cmd *cobra.Command) {
 
 // compiler returns a compiler that only checks.
 func (f *policyFlags) compiler() (revisions.Compiler, error) {
-	e := revisions.Compiler{TrustDomain: offlineTrustDomain}
+	log := slog.New(slog.DiscardHandler)
+	e := revisions.Compiler{TrustDomain: offlineTrustDomain, Files: revisions.NewFiles("", log), Clock: time.Now, Log: log}
 	configs, err := ca.DefaultProfiles()
 	if err != nil {
 		return e, err
