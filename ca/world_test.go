@@ -122,9 +122,9 @@ func (w *world) register(t testing.TB, path string) ra.Identity {
 	if err != nil {
 		t.Fatal(err)
 	}
-	have, err := w.store.RA().CreateIdentity(t.Context(), ra.Identity{
+	have, err := w.store.RA().CreateIdentity(t.Context(), ra.Registration{Identity: ra.Identity{
 		ID: id, Kind: pki.Device, Profile: "device", State: pki.Registered, Revision: 1, CreatedAt: time.Now().Truncate(time.Millisecond),
-	}, pki.ActorCommand("test"))
+	}}, pki.ActorCommand("test"))
 	if err != nil {
 		t.Fatal(err)
 	}

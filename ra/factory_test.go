@@ -24,8 +24,16 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// manufacturer makes a root with OpenSSL, and a camera with a certificate of it. The serial number is in the subject.
+// manufacturer makes a root with OpenSSL, and a camera with a certificate of it.
 func manufacturer(t *testing.T) (root *x509.Certificate, camera tls.Certificate) {
+	t.Helper()
+	root, cameras := cameraFactory(t, "SN-0042")
+	return root, cameras[0]
+}
+
+// cameraFactory makes a root with OpenSSL, and a camera with a certificate of it for each serial number. The serial number
+// is in the subject.
+func cameraFactory(t *testing.T, serials ...string) (root *x509.Certificate, cameras []tls.Certificate) {
 	t.Helper()
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
@@ -40,8 +48,10 @@ func manufacturer(t *testing.T) (root *x509.Certificate, camera tls.Certificate)
 		return servertest.Must(tls.LoadX509KeyPair(in(name+".pem"), in(name+".key")))(t)
 	}
 	authority := request("root", "/O=Acme/CN=Acme Root", "CA:true")
-	camera = request("camera", "/O=Acme/serialNumber=SN-0042/CN=Camera", "CA:false", "-CA", in("root.pem"), "-CAkey", in("root.key"))
-	return authority.Leaf, camera
+	for _, serial := range serials {
+		cameras = append(cameras, request(serial, "/O=Acme/serialNumber="+serial+"/CN=Camera", "CA:false", "-CA", in("root.pem"), "-CAkey", in("root.key")))
+	}
+	return authority.Leaf, cameras
 }
 
 // pemOf returns a certificate in PEM.

@@ -140,7 +140,7 @@ func (r *Registrar) register(ctx context.Context, id pki.SPIFFEID, n NewIdentity
 	if err != nil {
 		return Identity{}, err
 	}
-	return r.store.CreateIdentity(ctx, want, by)
+	return r.store.CreateIdentity(ctx, Registration{Identity: want}, by)
 }
 
 func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error) {

@@ -102,7 +102,7 @@ func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueR
 			return st, err
 		}
 	}
-	if _, err := r.store.CreateIdentity(ctx, want, o.Actor); err != nil {
+	if _, err := r.store.CreateIdentity(ctx, Registration{Identity: want}, o.Actor); err != nil {
 		return st, err
 	}
 	return r.store.IssuanceState(ctx, q)

@@ -45,8 +45,8 @@ type Grant struct {
 	Keys []pki.KeyType
 	// HardwareKey requires evidence that the private key is in hardware, and cannot leave it.
 	HardwareKey bool
-	// Total is the maximum number of enrollments by the rule, over all revisions of the policy. Zero means that there is no
-	// limit.
+	// Total is the maximum number of identities that the rule may register, over all revisions of the policy. Zero means
+	// that there is no limit.
 	Total int
 }
 
@@ -102,11 +102,11 @@ func (r *Registrar) stateForEnroll(
 	if err != nil {
 		return st, err
 	}
-	want.Subject = g.Subject
+	want.Subject, want.Rule = g.Subject, g.Rule
 	if _, err := decide(IssuanceState{Identity: want}); err != nil {
 		return st, err
 	}
-	if _, err := r.store.CreateIdentity(ctx, want, by); err != nil {
+	if _, err := r.store.CreateIdentity(ctx, Registration{want, g.Total}, by); err != nil {
 		return st, err
 	}
 	return r.store.IssuanceState(ctx, q)

@@ -27,6 +27,17 @@ type Identity struct {
 	// Subject is the subject of the evidence that the identity is tied to. It is zero if there is none. No two identities
 	// have the same subject.
 	Subject pki.EvidenceSubject
+	// Rule is the name of the rule of the policy that registered the identity. It is empty if an operator or a part of
+	// Brevet did. It never changes.
+	Rule string
+}
+
+// Registration is a request to register an identity.
+type Registration struct {
+	Identity
+	// Total is the maximum number of identities that the rule Identity.Rule may register, including this one. Zero means
+	// that there is no limit. Without a rule it has no effect.
+	Total int
 }
 
 // SameAttributes reports whether two identities have the same profile, subject of evidence, labels and names, in any
@@ -231,12 +242,16 @@ type IdentityStore interface {
 	// CreateIdentity registers an identity with revision 1. If the identity exists with the same kind, profile, labels and
 	// names, CreateIdentity returns its record. If it exists and differs, it is refused (rule identity.exists).
 	//
-	// The subject of id is one of the attributes. If it is zero, an existing identity may have any. If the existing
-	// identity has another subject, or another identity has this one, id is refused (rule identity.evidence_conflict).
-	CreateIdentity(ctx context.Context, id Identity, by pki.Actor) (Identity, error)
+	// The subject of n is one of the attributes. If it is zero, an existing identity may have any. If the existing
+	// identity has another subject, or another identity has this one, it is refused (rule identity.evidence_conflict).
+	//
+	// An existing identity keeps the rule that registered it, and is not counted again. If the rule of a new identity has
+	// registered n.Total identities before, n is refused (rule policy.limit). All identities count that the rule has
+	// registered, whatever their state is now, and concurrent calls never exceed the total.
+	CreateIdentity(ctx context.Context, n Registration, by pki.Actor) (Identity, error)
 	// UpdateIdentity replaces the profile, labels, names and subject of an identity that is not retired, and returns the
-	// new revision (log action identity.updated). The kind, state and creation time do not change. If the attributes are
-	// equal already, UpdateIdentity succeeds and changes nothing. If id.Revision is not zero and not the revision on
+	// new revision (log action identity.updated). The kind, state, rule and creation time do not change. If the attributes
+	// are equal already, UpdateIdentity succeeds and changes nothing. If id.Revision is not zero and not the revision on
 	// record, the update is refused (rule identity.revision). If another identity has the subject, the update is refused
 	// (rule identity.evidence_conflict). The subject of a retired identity can be removed, so that another identity can
 	// have it.

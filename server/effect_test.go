@@ -40,9 +40,9 @@ type waitingRecords struct {
 	*waitingStore
 }
 
-func (r waitingRecords) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
+func (r waitingRecords) CreateIdentity(ctx context.Context, n ra.Registration, by pki.Actor) (ra.Identity, error) {
 	r.wait(by)
-	return r.Store.CreateIdentity(ctx, id, by)
+	return r.Store.CreateIdentity(ctx, n, by)
 }
 
 func (r waitingRecords) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {

@@ -236,7 +236,7 @@ func refusalOf(m *brevetv1.LogRefusal) *Refusal {
 func (d *decoder) attributes(m *brevetv1.IdentityAttributes) *IdentityAttributes {
 	i := &IdentityAttributes{
 		Profile: m.GetProfile(), Labels: m.GetLabels(), Revision: uint64(d.count(m.GetRevision())), //nolint:gosec // not negative
-		Subject: d.subject(m.GetEvidenceSubject()),
+		Subject: d.subject(m.GetEvidenceSubject()), Rule: m.GetRule(),
 	}
 	for kind, n := range kinds {
 		if n == m.GetKind() {

@@ -108,7 +108,7 @@ func (r *Refusal) encode(m *brevetv1.LogEntry, _ time.Time) {
 func (i *IdentityAttributes) encode(m *brevetv1.LogEntry, _ time.Time) {
 	out := &brevetv1.IdentityAttributes{
 		Kind: kinds[i.Kind], Profile: i.Profile, Labels: i.Labels, Revision: int64(i.Revision), //nolint:gosec // counts changes
-		EvidenceSubject: subjectMessage(i.Subject),
+		EvidenceSubject: subjectMessage(i.Subject), Rule: i.Rule,
 	}
 	for _, name := range i.DNSNames {
 		out.Names = append(out.Names, &brevetv1.Name{Kind: &brevetv1.Name_Dns{Dns: name}})

@@ -87,6 +87,7 @@ type IdentityAttributes struct {
 	IPAddresses []netip.Addr
 	Revision    uint64
 	Subject     pki.EvidenceSubject // that the identity is tied to; zero for none
+	Rule        string              // of the policy, that registered the identity; empty for none
 }
 
 // CreatedToken is the event of [TokenCreated].
@@ -341,6 +342,7 @@ func (i *IdentityAttributes) facts(f facts) {
 	}
 	f.addNumber("revision", int64(i.Revision)) //nolint:gosec // counts changes
 	f.addID("evidence_subject", i.Subject)
+	f.add("rule", i.Rule)
 }
 
 func (t *CreatedToken) facts(f facts) {

@@ -101,9 +101,9 @@ func (p *preloader) make(ctx context.Context, first int, made chan<- ca.Record) 
 		if err != nil {
 			return err
 		}
-		if _, err := p.db.RA().CreateIdentity(ctx, ra.Identity{
+		if _, err := p.db.RA().CreateIdentity(ctx, ra.Registration{Identity: ra.Identity{
 			ID: id, Kind: pki.Device, Profile: "device", Labels: p.labels, CreatedAt: time.Now(),
-		}, preloadActor); err != nil {
+		}}, preloadActor); err != nil {
 			return err
 		}
 		for range min(p.perIdentity, n-i*p.perIdentity) {

@@ -39,7 +39,8 @@ func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, l
 		if err != nil {
 			return err
 		}
-		if _, err := db.RA().CreateIdentity(ctx, ra.Identity{ID: id, Kind: pki.Device, Profile: "device", CreatedAt: begun}, preloadActor); err != nil {
+		device := ra.Registration{Identity: ra.Identity{ID: id, Kind: pki.Device, Profile: "device", CreatedAt: begun}}
+		if _, err := db.RA().CreateIdentity(ctx, device, preloadActor); err != nil {
 			return err
 		}
 		part := min(revokedEach, n-done)

@@ -63,7 +63,7 @@ func tokenSample(t testing.TB) evidencetest.Sample {
 	records := &memory.Store{}
 	id := ra.Identity{ID: must(pki.SPIFFEIDIn("fleet.example", "device/1"))(t), Kind: pki.Device, State: pki.Registered, Profile: "device", Revision: 1}
 	by := pki.ActorCommand("test")
-	id = must(records.CreateIdentity(t.Context(), id, by))(t)
+	id = must(records.CreateIdentity(t.Context(), ra.Registration{Identity: id}, by))(t)
 	random := make([]byte, 32)
 	_, _ = rand.Read(random)
 	secret := must(pki.TokenSecretFromBytes(random))(t)

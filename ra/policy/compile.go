@@ -190,6 +190,10 @@ func (c *compiler) rule(n *yaml.Node, raw *rawRule) *rule {
 			c.fault(node, key, "the key describes identities that the rule registers: add register: true, or remove the key")
 		}
 	}
+	if raw.limits.total > 0 {
+		c.fault(raw.nodes["limits"], "limits.total",
+			"the key limits how many identities the rule registers: add register: true, or remove the key")
+	}
 	return r
 }
 

@@ -85,6 +85,7 @@ func TestRuleFaults(t *testing.T) {
 		{one("evidence: [token], limits: {rate: 0/1h}"), "is not a rate"},
 		{one("evidence: [token], limits: {rate: 1/1ms}"), "is not a rate"},
 		{one("evidence: [token], limits: {total: 0}"), "limits.total: a whole number from 1"},
+		{one("evidence: [token], limits: {total: 1}"), "limits.total: the key limits how many identities the rule registers"},
 		{one("evidence: [token], limits: {totl: 1}"), `limits.totl: there is no key "totl"; the nearest is total`},
 		{one("evidence: [token], identity: {a: b}"), "put a text that starts with { between quotes"},
 		{one("evidence: [token], when: [a]"), "when: a text belongs here"},

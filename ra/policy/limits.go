@@ -21,7 +21,7 @@ const (
 // limits are the limits of a rule.
 type limits struct {
 	rate *rate.Limiter // nil if there is none
-	// total is the maximum number of enrollments by the rule, which the store counts. Zero means that there is none.
+	// total is the maximum number of identities that the rule registers, which the store counts. Zero means no limit.
 	total int
 }
 

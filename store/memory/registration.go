@@ -13,7 +13,8 @@ import (
 )
 
 // CreateIdentity implements ra.IdentityStore.
-func (st *Store) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
+func (st *Store) CreateIdentity(ctx context.Context, n ra.Registration, by pki.Actor) (ra.Identity, error) {
+	id := n.Identity
 	var have ra.Identity
 	err := st.writeOnce(ctx, by, id.CreatedAt, func(s *state) (none rules.Outcome, _ error) {
 		if on, ok := s.identities[id.ID]; ok {
@@ -21,6 +22,9 @@ func (st *Store) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Acto
 			return none, rules.CheckSameIdentity(have, id)
 		}
 		if refusal := rules.CheckSubjectFree(s.holder(id.Subject, id.ID)); refusal != nil {
+			return none, refusal
+		}
+		if refusal := rules.CheckTotal(n, s.registeredBy(id.Rule)); refusal != nil {
 			return none, refusal
 		}
 		have = rules.NewIdentity(id)
@@ -44,6 +48,17 @@ func (s *state) holder(subject pki.EvidenceSubject, id pki.SPIFFEID) pki.SPIFFEI
 		}
 	}
 	return pki.SPIFFEID{}
+}
+
+// registeredBy returns the number of identities that a rule of the policy has registered.
+func (s *state) registeredBy(rule string) int {
+	n := 0
+	for _, id := range s.identities {
+		if id.Rule == rule {
+			n++
+		}
+	}
+	return n
 }
 
 // UpdateIdentity implements ra.IdentityStore.

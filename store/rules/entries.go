@@ -140,7 +140,7 @@ func identityEntry(id ra.Identity, action translog.Action, by pki.Actor, at time
 		Time: at, Actor: by, Action: action, Outcome: translog.Done, Identity: id.ID,
 		Event: &translog.IdentityAttributes{
 			Kind: id.Kind, Profile: id.Profile, Labels: id.Labels, DNSNames: id.DNSNames, IPAddresses: id.IPAddresses, Revision: id.Revision,
-			Subject: id.Subject,
+			Subject: id.Subject, Rule: id.Rule,
 		},
 	}
 }

@@ -44,6 +44,16 @@ func CheckSubjectFree(holder pki.SPIFFEID) *pki.Refusal {
 		"the evidence belongs to another identity, %s", holder)
 }
 
+// CheckTotal refuses a new identity if its rule has registered its total before. registered is the number of identities
+// that the rule has registered. It need not be read if n has no rule or no total.
+func CheckTotal(n ra.Registration, registered int) *pki.Refusal {
+	if n.Rule == "" || n.Total == 0 || registered < n.Total {
+		return nil
+	}
+	return pki.Refuse(pki.RulePolicyLimit, "an operator raises limits.total of the rule, if more devices are to enroll (brevet policy apply)",
+		"rule %s has registered %d identities, and may register %d", n.Rule, registered, n.Total)
+}
+
 // UpdateIdentity returns the next revision of have, with the profile, labels, names and subject of want. It returns
 // false if these are equal already. If want.Revision is not zero, it must be the revision of have. The only change of a
 // retired identity is to remove its subject.

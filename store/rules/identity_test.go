@@ -89,6 +89,18 @@ func TestUpdates(t *testing.T) {
 	}
 }
 
+func TestTotals(t *testing.T) {
+	for _, c := range []struct {
+		total, registered int
+		refused           bool
+	}{{0, 0, false}, {0, 1 << 30, false}, {1, 0, false}, {1, 1, true}, {3, 2, false}, {3, 3, true}, {3, 4, true}} {
+		n := ra.Registration{Identity: ra.Identity{ID: identity(t), Rule: "cameras"}, Total: c.total}
+		if refusal := rules.CheckTotal(n, c.registered); (refusal != nil) != c.refused || refusal != nil && refusal.Rule != pki.RulePolicyLimit {
+			t.Errorf("a rule with the total %d that has registered %d identities: %v, want a refusal: %t", c.total, c.registered, refusal, c.refused)
+		}
+	}
+}
+
 func TestTokens(t *testing.T) {
 	request, _ := pki.RequestIDFromBytes([]byte("0123456789abcdef"))
 	key := pki.HashSPKI([]byte("key"))

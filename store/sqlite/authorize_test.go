@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 )
 
@@ -20,7 +21,10 @@ func TestSharedTransactionRefusesRevokedCaller(t *testing.T) {
 	}
 	good, robbed := pki.ActorCaller(records[0].Identity, records[0].Ref), pki.ActorCaller(records[1].Identity, records[1].Ref)
 	registerBy := func(by pki.Actor, n uint64) func() error {
-		return func() error { _, err := m.db.RA().CreateIdentity(ctx, device(n), by); return err }
+		return func() error {
+			_, err := m.db.RA().CreateIdentity(ctx, ra.Registration{Identity: device(n)}, by)
+			return err
+		}
 	}
 	errs := together(t, m.db, registerBy(robbed, 3),
 		func() error {

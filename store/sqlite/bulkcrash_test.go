@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/store/sqlite"
@@ -46,7 +47,7 @@ func revokeUntilKilled(path string) error {
 	for n := range uint64(crashMembers / 2) {
 		id := device(n)
 		id.Labels = map[string]string{"batch": "7"}
-		if id, err = db.RA().CreateIdentity(ctx, id, pki.ActorCommand("test")); err != nil {
+		if id, err = db.RA().CreateIdentity(ctx, ra.Registration{Identity: id}, pki.ActorCommand("test")); err != nil {
 			return err
 		}
 		ids = append(ids, id.ID)

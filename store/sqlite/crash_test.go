@@ -53,7 +53,7 @@ func issueUntilKilled(path string) error {
 	if err != nil {
 		return err
 	}
-	id, err := db.RA().CreateIdentity(ctx, device(0), pki.ActorCommand("test"))
+	id, err := db.RA().CreateIdentity(ctx, ra.Registration{Identity: device(0)}, pki.ActorCommand("test"))
 	if err != nil {
 		return err
 	}

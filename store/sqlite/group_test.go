@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
@@ -40,7 +41,7 @@ func together(t *testing.T, db *sqlite.DB, jobs ...func() error) []error {
 
 func register(db *sqlite.DB, n uint64) func() error {
 	return func() error {
-		_, err := db.RA().CreateIdentity(context.Background(), device(n), pki.ActorCommand("test"))
+		_, err := db.RA().CreateIdentity(context.Background(), ra.Registration{Identity: device(n)}, pki.ActorCommand("test"))
 		return err
 	}
 }
@@ -62,7 +63,7 @@ func differing(db *sqlite.DB, n uint64) func() error {
 	return func() error {
 		id := device(n)
 		id.Labels = map[string]string{"site": "elsewhere"}
-		_, err := db.RA().CreateIdentity(context.Background(), id, pki.ActorCommand("test"))
+		_, err := db.RA().CreateIdentity(context.Background(), ra.Registration{Identity: id}, pki.ActorCommand("test"))
 		return err
 	}
 }

@@ -17,10 +17,12 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.revision, n.created_at, n.subject`
+const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.revision, n.created_at, n.subject, ` +
+	`(SELECT name FROM policy_rules WHERE id = n.rule)`
 
 // CreateIdentity registers an identity, or returns the registered one if it has the same kind and attributes.
-func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (ra.Identity, error) {
+func (r *RA) CreateIdentity(ctx context.Context, n ra.Registration, by pki.Actor) (ra.Identity, error) {
+	id := n.Identity
 	var have ra.Identity
 	err := r.db.writeOnce(ctx, "register an identity", by, id.CreatedAt, func(ctx context.Context, tx *writeTx) (none rules.Outcome, _ error) {
 		var err error
@@ -32,6 +34,9 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 			return none, err
 		}
 		if err := tx.checkSubjectFree(ctx, id); err != nil {
+			return none, err
+		}
+		if err := tx.checkTotal(ctx, n); err != nil {
 			return none, err
 		}
 		have = rules.NewIdentity(id)
@@ -46,16 +51,50 @@ func (r *RA) CreateIdentity(ctx context.Context, id ra.Identity, by pki.Actor) (
 	return have, nil
 }
 
+// selectRegistered selects the number of identities that a rule of the policy has registered.
+const selectRegistered = `SELECT identities FROM policy_rules WHERE name = ?`
+
+// checkTotal refuses a new identity if its rule has registered its total before.
+func (tx *writeTx) checkTotal(ctx context.Context, n ra.Registration) error {
+	if n.Rule == "" || n.Total == 0 {
+		return nil
+	}
+	var registered int
+	if err := tx.QueryRowContext(ctx, selectRegistered, n.Rule).Scan(&registered); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if refusal := rules.CheckTotal(n, registered); refusal != nil {
+		return refusal
+	}
+	return nil
+}
+
+// countRule counts a new identity for the rule that registers it, and returns the ID of the rule. It returns NULL if no
+// rule does.
+func (tx *writeTx) countRule(ctx context.Context, name string) (sql.NullInt64, error) {
+	var rule sql.NullInt64
+	if name == "" {
+		return rule, nil
+	}
+	return rule, tx.QueryRowContext(ctx, `
+		INSERT INTO policy_rules (name, identities) VALUES (?, 1)
+		ON CONFLICT (name) DO UPDATE SET identities = identities + 1 RETURNING id`, name).Scan(&rule)
+}
+
 func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity) error {
 	p, err := encodeParticulars(id)
 	if err != nil {
 		return err
 	}
+	rule, err := tx.countRule(ctx, id.Rule)
+	if err != nil {
+		return err
+	}
 	_, err = tx.ExecContext(ctx, `
-		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at, subject)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at, subject, rule)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Revision, engine.Millis(id.CreatedAt),
-		column.EncodeSubject(id.Subject))
+		column.EncodeSubject(id.Subject), rule)
 	if err != nil {
 		return err
 	}
@@ -302,14 +341,17 @@ type identityRow struct {
 	revision         uint64
 	created          int64
 	subject          []byte
+	rule             sql.NullString
 }
 
 func (r *identityRow) columns() []any {
-	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created, &r.subject}
+	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created, &r.subject, &r.rule}
 }
 
 func (r *identityRow) identity() (ra.Identity, error) {
-	id := ra.Identity{Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.revision, CreatedAt: engine.FromMillis(r.created)}
+	id := ra.Identity{
+		Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.revision, CreatedAt: engine.FromMillis(r.created), Rule: r.rule.String,
+	}
 	var err error
 	if id.ID, err = pki.ParseSPIFFEID(r.name); err != nil {
 		return ra.Identity{}, err

@@ -62,7 +62,7 @@ func TestSealingKeyIsInTheStoreAlone(t *testing.T) {
 	var keys [][32]byte
 	for range 2 {
 		db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
-		if _, err := db.RA().CreateIdentity(ctx, device(1), pki.ActorCommand("test")); err != nil {
+		if _, err := db.RA().CreateIdentity(ctx, ra.Registration{Identity: device(1)}, pki.ActorCommand("test")); err != nil {
 			t.Fatal(err)
 		}
 		log, err := db.Log().Sequence(ctx, 100)

@@ -81,7 +81,7 @@ func newMill(tb testing.TB, path string) *mill {
 
 func (m *mill) identity(n uint64) pki.SPIFFEID {
 	m.tb.Helper()
-	id, err := m.db.RA().CreateIdentity(context.Background(), device(n), pki.ActorCommand("test"))
+	id, err := m.db.RA().CreateIdentity(context.Background(), ra.Registration{Identity: device(n)}, pki.ActorCommand("test"))
 	if err != nil {
 		m.tb.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
@@ -38,7 +39,7 @@ func (w *world) issueLabelled(t *testing.T, n int) []ca.Record {
 	t.Helper()
 	id := w.newIdentity(t)
 	id.Labels = map[string]string{"batch": "7"}
-	id, err := w.RA.CreateIdentity(context.Background(), id, operator)
+	id, err := w.RA.CreateIdentity(context.Background(), ra.Registration{Identity: id}, operator)
 	must(t, err)
 	return w.issueCertificates(t, id.ID, n)
 }

@@ -368,7 +368,7 @@ func testBulkModel(t *testing.T, open func(t *testing.T) Store) {
 			if i == 2 {
 				id.Labels = map[string]string{"batch": ""}
 			}
-			id, err := w.RA.CreateIdentity(context.Background(), id, operator)
+			id, err := w.RA.CreateIdentity(context.Background(), ra.Registration{Identity: id}, operator)
 			must(rt, err)
 			m.identities = append(m.identities, id)
 		}

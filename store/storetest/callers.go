@@ -58,7 +58,7 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		return w.Installations.Remove(t.Context(), issuerOf(t, der), w.now, by)
 	},
 	"ra.Store.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
-		_, err := w.RA.CreateIdentity(t.Context(), w.newIdentity(t), by)
+		_, err := w.RA.CreateIdentity(t.Context(), ra.Registration{Identity: w.newIdentity(t)}, by)
 		return err
 	},
 	"ra.Store.UpdateIdentity": func(t *testing.T, w *world, by pki.Actor) error {

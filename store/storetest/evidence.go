@@ -43,7 +43,7 @@ func (w *world) registerAs(t rapid.TB, s pki.EvidenceSubject) ra.Identity {
 	t.Helper()
 	id := w.newIdentity(t)
 	id.Subject = s
-	have, err := w.RA.CreateIdentity(context.Background(), id, operator)
+	have, err := w.RA.CreateIdentity(context.Background(), ra.Registration{Identity: id}, operator)
 	must(t, err)
 	return have
 }
@@ -170,7 +170,7 @@ func registeredEvidence(t *testing.T, w *world) {
 	s := w.subject()
 	wanted := w.newIdentity(t)
 	wanted.Subject = s
-	made, err := w.RA.CreateIdentity(ctx, wanted, operator)
+	made, err := w.RA.CreateIdentity(ctx, ra.Registration{Identity: wanted}, operator)
 	must(t, err)
 	if made.Subject != s || w.readIdentity(t, wanted.ID).Subject != s {
 		t.Errorf("the registered identity is %+v, want the subject %s", made, s)
@@ -178,22 +178,22 @@ func registeredEvidence(t *testing.T, w *world) {
 	same, free, other := wanted, wanted, wanted
 	free.Subject, other.Subject = pki.EvidenceSubject{}, w.subject()
 	for _, id := range []ra.Identity{same, free} {
-		again, err := w.RA.CreateIdentity(ctx, id, operator)
+		again, err := w.RA.CreateIdentity(ctx, ra.Registration{Identity: id}, operator)
 		must(t, err)
 		mustEqual(t, "the identity, created again", again, made)
 	}
-	_, err = w.RA.CreateIdentity(ctx, other, operator)
+	_, err = w.RA.CreateIdentity(ctx, ra.Registration{Identity: other}, operator)
 	mustRefuse(t, err, pki.RuleEvidenceConflict)
 	second := w.newIdentity(t)
 	second.Subject = s
-	_, err = w.RA.CreateIdentity(ctx, second, operator)
+	_, err = w.RA.CreateIdentity(ctx, ra.Registration{Identity: second}, operator)
 	mustRefuse(t, err, pki.RuleEvidenceConflict)
 	_, err = w.RA.Identity(ctx, second.ID)
 	mustNotFind(t, err)
 
 	untied := w.register(t)
 	untied.Subject = w.subject()
-	_, err = w.RA.CreateIdentity(ctx, untied, operator)
+	_, err = w.RA.CreateIdentity(ctx, ra.Registration{Identity: untied}, operator)
 	mustRefuse(t, err, pki.RuleIdentityExists)
 	list := w.identities(t, ra.IdentityFilter{}, 10)
 	for _, id := range list {
@@ -283,7 +283,7 @@ func devicesClaimOneIdentity(t *testing.T, w *world) {
 	for _, registered := range []bool{false, true} {
 		wanted := w.newIdentity(t)
 		if registered { // without a subject: then only the enrollment decides
-			_, err := w.RA.CreateIdentity(context.Background(), wanted, operator)
+			_, err := w.RA.CreateIdentity(context.Background(), ra.Registration{Identity: wanted}, operator)
 			must(t, err)
 		}
 		const devices = 8
@@ -332,7 +332,7 @@ func devicesClaimOneIdentity(t *testing.T, w *world) {
 // state.
 func (w *world) claim(wanted ra.Identity, registered bool, r *ca.Record) error {
 	if wanted.Subject = r.Guard.Subject; !registered {
-		if _, err := w.RA.CreateIdentity(context.Background(), wanted, operator); err != nil {
+		if _, err := w.RA.CreateIdentity(context.Background(), ra.Registration{Identity: wanted}, operator); err != nil {
 			return err
 		}
 	}
@@ -366,7 +366,9 @@ func deviceClaimsIdentities(t *testing.T, w *world) {
 	errs := make([]error, len(ids))
 	var run []func()
 	for i := range ids {
-		run = append(run, func() { _, errs[i] = w.RA.CreateIdentity(context.Background(), ids[i], operator) })
+		run = append(run, func() {
+			_, errs[i] = w.RA.CreateIdentity(context.Background(), ra.Registration{Identity: ids[i]}, operator)
+		})
 	}
 	together(run...)
 	made := 0

@@ -114,7 +114,7 @@ func removeCA(t *testing.T, w *world) {
 	must(t, w.CRLs.Compact(ctx, first))
 	w.advance(t, 3*time.Hour)
 	delegate := ra.Identity{ID: delegateID(t, w.newIdentity(t).ID), Kind: pki.VA, Profile: "ocsp", State: pki.Registered, CreatedAt: w.now}
-	_, err := w.RA.CreateIdentity(ctx, delegate, operator)
+	_, err := w.RA.CreateIdentity(ctx, ra.Registration{Identity: delegate}, operator)
 	must(t, err)
 	w.issuedBy(t, first, delegate.ID)
 	w.mustChangeOnce(t, w.Installations.Remove, first, translog.CARemoved)

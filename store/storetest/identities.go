@@ -100,7 +100,7 @@ func createIdentity(t *testing.T, w *world) {
 	wanted := fullIdentity(t, w)
 	_, err := w.RA.Identity(ctx, wanted.ID)
 	mustNotFind(t, err)
-	made, err := w.RA.CreateIdentity(ctx, wanted, operator)
+	made, err := w.RA.CreateIdentity(ctx, ra.Registration{Identity: wanted}, operator)
 	must(t, err)
 	want := wanted
 	want.State, want.Revision = pki.Registered, 1
@@ -116,7 +116,7 @@ func createIdentity(t *testing.T, w *world) {
 func createIdentityAgain(t *testing.T, w *world) {
 	ctx := context.Background()
 	wanted := fullIdentity(t, w)
-	_, err := w.RA.CreateIdentity(ctx, wanted, operator)
+	_, err := w.RA.CreateIdentity(ctx, ra.Registration{Identity: wanted}, operator)
 	must(t, err)
 	w.issue(t, w.enrollment(t, w.readIdentity(t, wanted.ID)))
 	have := w.readIdentity(t, wanted.ID)
@@ -124,7 +124,7 @@ func createIdentityAgain(t *testing.T, w *world) {
 
 	later := wanted
 	later.CreatedAt = w.now.Add(time.Hour)
-	again, err := w.RA.CreateIdentity(ctx, later, operator)
+	again, err := w.RA.CreateIdentity(ctx, ra.Registration{Identity: later}, operator)
 	must(t, err)
 	mustEqual(t, "the identity, created again after its enrollment", again, have)
 
@@ -141,7 +141,7 @@ func createIdentityAgain(t *testing.T, w *world) {
 	} {
 		other := wanted
 		change(&other)
-		if _, err := w.RA.CreateIdentity(ctx, other, operator); err == nil {
+		if _, err := w.RA.CreateIdentity(ctx, ra.Registration{Identity: other}, operator); err == nil {
 			t.Errorf("%s: an identity that differs from the one on record was accepted", name)
 		} else {
 			mustRefuse(t, err, pki.RuleIdentityExists)
@@ -239,7 +239,7 @@ func filterIdentities(t *testing.T, w *world) {
 	register := func(edit func(id *ra.Identity)) pki.SPIFFEID {
 		id := w.newIdentity(t)
 		edit(&id)
-		_, err := w.RA.CreateIdentity(context.Background(), id, operator)
+		_, err := w.RA.CreateIdentity(context.Background(), ra.Registration{Identity: id}, operator)
 		must(t, err)
 		return id.ID
 	}

@@ -46,7 +46,7 @@ func (l *lister) history(r *rapid.T) {
 	for range 3 {
 		id := l.newIdentity(r)
 		id.Labels = map[string]string{"site": rapid.SampledFrom(listedSites).Draw(r, "site")}
-		id, err := l.RA.CreateIdentity(context.Background(), id, operator)
+		id, err := l.RA.CreateIdentity(context.Background(), ra.Registration{Identity: id}, operator)
 		must(r, err)
 		l.identities, l.labels[id.ID] = append(l.identities, id), id.Labels
 	}

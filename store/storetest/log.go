@@ -142,7 +142,7 @@ func pagesOfLargeEntries(t *testing.T, w *world) {
 	create := func(label int) {
 		id := w.newIdentity(t)
 		id.Labels = map[string]string{"text": strings.Repeat("x", label)}
-		_, err := w.RA.CreateIdentity(ctx, id, operator)
+		_, err := w.RA.CreateIdentity(ctx, ra.Registration{Identity: id}, operator)
 		must(t, err)
 	}
 	for range 5 {

@@ -125,7 +125,9 @@ func registerAtOnce(t *testing.T, w *world) {
 	errs := make([]error, len(wantedes))
 	var run []func()
 	for i := range wantedes {
-		run = append(run, func() { _, errs[i] = w.RA.CreateIdentity(context.Background(), wantedes[i], operator) })
+		run = append(run, func() {
+			_, errs[i] = w.RA.CreateIdentity(context.Background(), ra.Registration{Identity: wantedes[i]}, operator)
+		})
 	}
 	together(run...)
 	have := w.readIdentity(t, wanted.ID)

@@ -85,7 +85,9 @@ func (h *history) register(t *rapid.T) {
 		id.ID = delegateID(t, id.ID)
 	}
 	h.attributes(t, &id)
-	_, err := h.w.RA.CreateIdentity(context.Background(), id, operator)
+	n := ra.Registration{Identity: id, Total: rapid.IntRange(0, 5).Draw(t, "total")}
+	n.Rule = rapid.SampledFrom([]string{"", "cameras", "pumps"}).Draw(t, "rule")
+	_, err := h.w.RA.CreateIdentity(context.Background(), n, operator)
 	h.allowRefusal(t, err)
 	if err == nil {
 		h.identities = append(h.identities, id.ID)

@@ -65,7 +65,7 @@ var repeatables = map[string]func(t *testing.T, w *world) repeatable{
 	"create an identity": func(t *testing.T, w *world) repeatable {
 		wanted := w.newIdentity(t)
 		return repeatable{func(by pki.Actor) ([]int64, error) {
-			_, err := w.RA.CreateIdentity(t.Context(), wanted, by)
+			_, err := w.RA.CreateIdentity(t.Context(), ra.Registration{Identity: wanted}, by)
 			return nil, err
 		}, func() {
 			changed := wanted
@@ -271,7 +271,7 @@ func refusedIsNotRecorded(t *testing.T, w *world) {
 	_, err := w.RA.UpdateIdentity(t.Context(), w.newIdentity(t), caller.WithRequest(request), w.now)
 	mustNotFind(t, err)
 	request.Content = sha256.Sum256([]byte("another"))
-	_, err = w.RA.CreateIdentity(t.Context(), w.newIdentity(t), caller.WithRequest(request))
+	_, err = w.RA.CreateIdentity(t.Context(), ra.Registration{Identity: w.newIdentity(t)}, caller.WithRequest(request))
 	must(t, err)
 }
 
@@ -282,7 +282,7 @@ func requestsExpire(t *testing.T, w *world) {
 	early, late := w.newRequest(t, "early"), w.newRequest(t, "late")
 	create := func(r pki.Request) error {
 		id := w.newIdentity(t)
-		_, err := w.RA.CreateIdentity(ctx, id, caller.WithRequest(r))
+		_, err := w.RA.CreateIdentity(ctx, ra.Registration{Identity: id}, caller.WithRequest(r))
 		return err
 	}
 	must(t, create(early))

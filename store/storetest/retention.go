@@ -33,7 +33,7 @@ func (w *world) passTime(t testing.TB, d time.Duration) {
 	t.Helper()
 	w.now = w.now.Add(d)
 	id := w.newIdentity(t)
-	_, err := w.RA.CreateIdentity(context.Background(), id, operator)
+	_, err := w.RA.CreateIdentity(context.Background(), ra.Registration{Identity: id}, operator)
 	must(t, err)
 }
 

@@ -96,7 +96,7 @@ func (w *world) requestID(t rapid.TB) pki.RequestID {
 // register registers a new device.
 func (w *world) register(t rapid.TB) ra.Identity {
 	t.Helper()
-	id, err := w.RA.CreateIdentity(context.Background(), w.newIdentity(t), operator)
+	id, err := w.RA.CreateIdentity(context.Background(), ra.Registration{Identity: w.newIdentity(t)}, operator)
 	must(t, err)
 	return id
 }

@@ -18,6 +18,12 @@ CREATE TABLE issuers (
     issuer BLOB    NOT NULL UNIQUE CHECK (length(issuer) = 32)
 ) STRICT;
 
+CREATE TABLE policy_rules (
+    id         INTEGER PRIMARY KEY,
+    name       TEXT    NOT NULL UNIQUE,
+    identities INTEGER NOT NULL CHECK (identities > 0)
+) STRICT;
+
 CREATE TABLE identities (
     id           INTEGER PRIMARY KEY,
     spiffe_id    TEXT    NOT NULL UNIQUE,
@@ -31,6 +37,7 @@ CREATE TABLE identities (
     revision     INTEGER NOT NULL CHECK (revision > 0),
     created_at   INTEGER NOT NULL,
     subject      BLOB CHECK (length(subject) = 33),
+    rule         INTEGER REFERENCES policy_rules (id),
     CHECK ((state = 3) = (resumes IS NOT NULL))
 ) STRICT;
 CREATE UNIQUE INDEX identities_by_subject ON identities (subject) WHERE subject IS NOT NULL;

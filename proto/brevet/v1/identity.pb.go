@@ -168,8 +168,11 @@ type Identity struct {
 	// (identity.evidence_conflict) until UpdateIdentity changes it. No two identities have the same subject. Empty if there
 	// is none.
 	EvidenceSubject string `protobuf:"bytes,9,opt,name=evidence_subject,json=evidenceSubject,proto3" json:"evidence_subject,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The name of the rule of the policy that registered the identity. It never changes. Empty if an operator or the server
+	// itself registered the identity.
+	Rule          string `protobuf:"bytes,10,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Identity) Reset() {
@@ -261,6 +264,13 @@ func (x *Identity) GetRevision() int64 {
 func (x *Identity) GetEvidenceSubject() string {
 	if x != nil {
 		return x.EvidenceSubject
+	}
+	return ""
+}
+
+func (x *Identity) GetRule() string {
+	if x != nil {
+		return x.Rule
 	}
 	return ""
 }
@@ -1195,7 +1205,7 @@ var File_brevet_v1_identity_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x03\n" +
+	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x03\n" +
 	"\bIdentity\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
@@ -1206,7 +1216,9 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x1a\n" +
 	"\brevision\x18\b \x01(\x03R\brevision\x12)\n" +
-	"\x10evidence_subject\x18\t \x01(\tR\x0fevidenceSubject\x1a9\n" +
+	"\x10evidence_subject\x18\t \x01(\tR\x0fevidenceSubject\x12\x12\n" +
+	"\x04rule\x18\n" +
+	" \x01(\tR\x04rule\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9f\x02\n" +

@@ -1266,8 +1266,10 @@ type IdentityAttributes struct {
 	Revision int64                  `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The subject of evidence that the identity is tied to. Unset if there is none.
 	EvidenceSubject *EvidenceHash `protobuf:"bytes,6,opt,name=evidence_subject,json=evidenceSubject,proto3" json:"evidence_subject,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The name of the rule of the policy that registered the identity. Empty if an operator or a part of Brevet did.
+	Rule          string `protobuf:"bytes,7,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IdentityAttributes) Reset() {
@@ -1340,6 +1342,13 @@ func (x *IdentityAttributes) GetEvidenceSubject() *EvidenceHash {
 		return x.EvidenceSubject
 	}
 	return nil
+}
+
+func (x *IdentityAttributes) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
 }
 
 // CreatedToken is a new enrollment token. Its secret is not in the log.
@@ -2762,14 +2771,15 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"LogRefusal\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x16\n" +
-	"\x06detail\x18\x02 \x01(\tR\x06detail\"\xe0\x02\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\"\xf4\x02\n" +
 	"\x12IdentityAttributes\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
 	"\aprofile\x18\x02 \x01(\tR\aprofile\x12A\n" +
 	"\x06labels\x18\x03 \x03(\v2).brevet.v1.IdentityAttributes.LabelsEntryR\x06labels\x12%\n" +
 	"\x05names\x18\x04 \x03(\v2\x0f.brevet.v1.NameR\x05names\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x03R\brevision\x12B\n" +
-	"\x10evidence_subject\x18\x06 \x01(\v2\x17.brevet.v1.EvidenceHashR\x0fevidenceSubject\x1a9\n" +
+	"\x10evidence_subject\x18\x06 \x01(\v2\x17.brevet.v1.EvidenceHashR\x0fevidenceSubject\x12\x12\n" +
+	"\x04rule\x18\a \x01(\tR\x04rule\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\x01\n" +

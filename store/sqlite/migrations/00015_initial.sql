@@ -37,6 +37,14 @@ CREATE TABLE ca_certificates (
 ) STRICT;
 CREATE INDEX ca_certificates_by_key ON ca_certificates (key_hash);
 
+-- The rules of all revisions of the policy that have registered identities. The count makes it cheap to enforce the total
+-- of a rule, however many identities it has registered.
+CREATE TABLE policy_rules (
+    id         INTEGER PRIMARY KEY,
+    name       TEXT    NOT NULL UNIQUE,
+    identities INTEGER NOT NULL CHECK (identities > 0) -- that the rule has registered
+) STRICT;
+
 CREATE TABLE identities (
     id           INTEGER PRIMARY KEY,
     spiffe_id    TEXT    NOT NULL UNIQUE,
@@ -50,6 +58,7 @@ CREATE TABLE identities (
     revision     INTEGER NOT NULL CHECK (revision > 0),
     created_at   INTEGER NOT NULL,
     subject      BLOB CHECK (length(subject) = 33), -- of its evidence: the number of the kind, and the hash
+    rule         INTEGER REFERENCES policy_rules (id), -- that registered it; NULL for an operator or a part of Brevet
     CHECK ((state = 3) = (resumes IS NOT NULL))
 ) STRICT;
 CREATE UNIQUE INDEX identities_by_subject ON identities (subject) WHERE subject IS NOT NULL;
