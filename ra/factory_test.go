@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -52,11 +51,6 @@ func cameraFactory(t *testing.T, serials ...string) (root *x509.Certificate, cam
 		cameras = append(cameras, request(serial, "/O=Acme/serialNumber="+serial+"/CN=Camera", "CA:false", "-CA", in("root.pem"), "-CAkey", in("root.key")))
 	}
 	return authority.Leaf, cameras
-}
-
-// pemOf returns a certificate in PEM.
-func pemOf(c *x509.Certificate) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 }
 
 // factoryWorld starts a server that enrolls the devices of a manufacturer, each as the identity with its serial number.

@@ -187,6 +187,8 @@ type IssuanceQuery struct {
 	Caller pki.SPIFFEID
 	// At is the time of the request.
 	At time.Time
+	// Nonces are those that the evidence of an enrollment responds to.
+	Nonces []pki.Nonce
 	// MaxUnexpired is the number at which the count of unexpired certificates stops.
 	MaxUnexpired int
 }
@@ -200,6 +202,8 @@ type IssuanceState struct {
 	Prior *PriorIssuance
 	// KeyRefusal is the refusal that a guard for the key and this identity would return, or nil.
 	KeyRefusal *pki.Refusal
+	// NonceRefusal is the refusal that a guard for the nonces in the query would return, or nil.
+	NonceRefusal *pki.Refusal
 	// Unexpired is the number of certificates of the identity, in any state, whose NotAfter is later than the query's At.
 	// It is at most the query's MaxUnexpired.
 	Unexpired int

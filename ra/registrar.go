@@ -146,7 +146,7 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * r.maxUnexpired,
 	}
 	guard := claims.guard()
-	guard.Subject = g.Subject
+	guard.Subject, q.Nonces = g.Subject, guard.Nonces
 	decide := func(st IssuanceState) (*ca.Draft, error) {
 		if err := g.check(st.Identity, c, &e); err != nil {
 			return nil, err
@@ -170,6 +170,9 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	if id.State == pki.Enrolled && !g.Replace {
 		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
 			"%s is already enrolled", id.ID)
+	}
+	if st.NonceRefusal != nil { // before the certificates of the identity are revoked
+		return none, st.NonceRefusal
 	}
 	if err := rev.bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, id, r.clock()}); err != nil {
 		return none, err

@@ -58,6 +58,8 @@ func FuzzRPC(f *testing.F) {
 		"GetBulkRevocation":    &brevetv1.GetBulkRevocationRequest{Id: "4611686018427387904"},
 		"RevokeCompromisedKey": statementOf(f, device.Key, servertest.TrustDomain),
 		"ImportCRL":            &brevetv1.ImportCRLRequest{Crl: w.RootCRL},
+		"ApplyPolicy":          &brevetv1.ApplyPolicyRequest{Document: []byte("rules: [{name: a, evidence: [token]}]"), BasedRevision: -1},
+		"ExplainPolicy":        &brevetv1.ExplainPolicyRequest{Facts: []byte("evidence: [token]\nfacts: {token.identity: a}")},
 		"ListEntries":          &brevetv1.ListEntriesRequest{Start: &brevetv1.LogPosition{Epoch: []byte("old"), Index: 1<<63 - 1}, Limit: -1},
 		"CreateChallenge":      &brevetv1.CreateChallengeRequest{Kind: brevetv1.EvidenceKind_EVIDENCE_KIND_TOKEN, RequestId: make([]byte, 16), KeyHash: make([]byte, 32), PublicEvidence: []byte{0}},
 		"GetCertificateChain":  &brevetv1.GetCertificateChainRequest{IssuerId: make([]byte, 32)},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
@@ -78,6 +79,10 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 		{"RevocationService.CreateBulkRevocation", &brevetv1.CreateBulkRevocationRequest{Reason: servertest.Reason("superseded"), Comment: "broken", Selection: &brevetv1.CertificateSelection{IssuerId: issuer, Identity: device.ID, LineageSerial: servertest.SerialBytes(device.Certificate), Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}, KeyHash: servertest.Must(pki.HashKey(device.Key.Public()))(t).Bytes()}}},
 		{"RevocationService.GetBulkRevocation", &brevetv1.GetBulkRevocationRequest{Id: "1"}},
 		{"CRLService.ListCRLs", &brevetv1.ListCRLsRequest{IssuerId: issuer}},
+		{"PolicyService.ApplyPolicy", &brevetv1.ApplyPolicyRequest{Document: policy.Default(), BasedRevision: 1, Comment: "as before"}},
+		{"PolicyService.GetPolicy", &brevetv1.GetPolicyRequest{}},
+		{"PolicyService.ListPolicies", &brevetv1.ListPoliciesRequest{}},
+		{"PolicyService.ExplainPolicy", &brevetv1.ExplainPolicyRequest{Facts: []byte("evidence: [token]\nidentity: device/1\n")}},
 		{"IdentityService.RetireIdentity", &brevetv1.RetireIdentityRequest{Id: device.ID, Comment: "over"}},
 	}
 }

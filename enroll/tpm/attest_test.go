@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -130,7 +131,7 @@ func refused(t testing.TB, name string, err error, rule pki.Rule) {
 const credentialHeader = "\xba\xdc\xc0\xde\x00\x00\x00\x01"
 
 func sized(b []byte) []byte {
-	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...) //nolint:gosec // structures of a TPM are short
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)
 }
 
 // TestDeviceActivatesCredentialOfTools lets tpm2_makecredential encrypt a secret for the keys of the device.
@@ -216,14 +217,14 @@ func certifyWithTools(t *testing.T, tpm *tpmtest.TPM, qualifying []byte) (statem
 		if out, err := tpm.Command("tpm2_readpublic", "-c", name).CombinedOutput(); err != nil {
 			t.Fatalf("load %s: %v\n%s", name, err, out)
 		}
-		handles = binary.BigEndian.AppendUint32(handles, 0x80000000+uint32(i)) //nolint:gosec // two keys
+		handles = binary.BigEndian.AppendUint32(handles, 0x80000000+uint32(i))
 	}
-	body := append(handles, 0, 0, 0, 18) // two passwords, both empty
+	body := append(slices.Clone(handles), 0, 0, 0, 18) // two passwords, both empty
 	for range 2 {
 		body = append(body, "\x40\x00\x00\x09\x00\x00\x00\x00\x00"...)
 	}
-	body = append(append(body, sized(qualifying)...), 0, 0x10)                                             // the scheme of the key
-	command := append(binary.BigEndian.AppendUint32([]byte{0x80, 2}, uint32(10+len(body))), 0, 0, 1, 0x48) //nolint:gosec // short
+	body = append(append(body, sized(qualifying)...), 0, 0x10) // the scheme of the key
+	command := append(binary.BigEndian.AppendUint32([]byte{0x80, 2}, uint32(10+len(body))), 0, 0, 1, 0x48)
 	tpm.Write(t, "command", append(command, body...))
 	tpm.Tool(t, "tpm2_send", "command", "-o", "response")
 	response := tpm.File(t, "response")

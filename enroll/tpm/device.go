@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -67,7 +68,8 @@ func open(path string) (*connection, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open the TPM: %w", err)
 	case info.Mode()&fs.ModeSocket != 0:
-		conn, err := net.DialTimeout("unix", path, commandTimeout)
+		dialer := net.Dialer{Timeout: commandTimeout}
+		conn, err := dialer.DialContext(context.Background(), "unix", path)
 		if err != nil {
 			return nil, fmt.Errorf("connect to the TPM: %w", err)
 		}
@@ -83,7 +85,7 @@ func open(path string) (*connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the TPM %s: %w", path, err)
 	}
-	file := os.NewFile(uintptr(fd), path) //nolint:gosec // descriptors are not negative
+	file := os.NewFile(uintptr(fd), path)
 	return &connection{file, func(time.Time) error { return nil }}, nil
 }
 

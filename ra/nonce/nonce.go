@@ -92,7 +92,7 @@ func (s *Sealer) Seal(b Binding, payload []byte, at time.Time) ([]byte, error) {
 	content := make([]byte, 16, fixedSize+len(payload))
 	_, _ = rand.Read(content)
 	expiry := at.Add(Lifetime).UnixMilli()
-	content = binary.BigEndian.AppendUint64(content, uint64(expiry)) //nolint:gosec // Open reverses the conversion
+	content = binary.BigEndian.AppendUint64(content, uint64(expiry))
 	content = append(content, b.Request.Bytes()...)
 	content = append(content, b.Key.Bytes()...)
 	content = append(content, payload...)

@@ -63,7 +63,7 @@ func TestRuleFaults(t *testing.T) {
 		{one("evidence: [tokn]"), `evidence[0]: there is no kind of evidence "tokn"; the nearest is token`},
 		{one("evidence: [tpm, tpm]"), "the kind tpm occurs twice"},
 		{one("evidence: [tpm, x5c, jwt]"), "the list has 3 items: write at most 2"},
-		{one("evidence: [token], wehn: x"), `wehn: there is no key "wehn"; the nearest is when`},
+		{one("evidence: [token], whne: x"), `whne: there is no key "whne"; the nearest is when`},
 		{one("evidence: [token], name: b"), "name: this key occurs twice"},
 		{one("evidence: [token], ? [a] : b"), "a key must be a plain word"},
 		{"rules: [{name: a b, evidence: [token]}]", `a rule: name: "a b" is not a name`},
@@ -383,7 +383,7 @@ func TestSections(t *testing.T) {
 }
 
 // declaring is a section that declares a fact for each key, of type text.
-type declaring struct{ section }
+type declaring struct{}
 
 func (declaring) Check(*yaml.Node) error { return nil }
 

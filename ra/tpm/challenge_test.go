@@ -99,7 +99,7 @@ func TestChallengeRefusesKeys(t *testing.T) {
 // modulus returns an RSA public key of n bits, whose private key does not exist.
 func modulus(n int) *rsa.PublicKey {
 	one := big.NewInt(1)
-	return &rsa.PublicKey{N: new(big.Int).Add(new(big.Int).Lsh(one, uint(n-1)), one), E: exponent} //nolint:gosec // n is positive
+	return &rsa.PublicKey{N: new(big.Int).Add(new(big.Int).Lsh(one, uint(n-1)), one), E: exponent}
 }
 
 func otherCurve(t testing.TB, key *ecdsa.PublicKey, curve tpm2.TPMECCCurve) tpm2.TPMTPublic {

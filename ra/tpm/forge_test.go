@@ -186,7 +186,7 @@ func refused(t testing.TB, name string, err error, rule pki.Rule) {
 
 // rsaArea returns the public area of an RSA key.
 func rsaArea(key *rsa.PublicKey, attributes tpm2.TPMAObject, p tpm2.TPMSRSAParms) tpm2.TPMTPublic {
-	p.KeyBits = tpm2.TPMKeyBits(key.N.BitLen()) //nolint:gosec // at most 16384
+	p.KeyBits = tpm2.TPMKeyBits(key.N.BitLen())
 	return tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgRSA, NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: attributes, Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &p),
 		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: key.N.Bytes()}),

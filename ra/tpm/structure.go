@@ -35,10 +35,8 @@ func (r *reader) u32() (v uint32) {
 	return v
 }
 
-func (r *reader) u64() (v uint64) {
-	r.failed = !r.rest.ReadUint64(&v) || r.failed
-	return v
-}
+// skip64 skips a number of 64 bits.
+func (r *reader) skip64() { r.failed = !r.rest.Skip(8) || r.failed }
 
 func (r *reader) alg() tpm2.TPMAlgID { return tpm2.TPMAlgID(r.u16()) }
 
@@ -168,11 +166,11 @@ func parseCertification(rest []byte) (certification, error) {
 	r := reader{rest: rest}
 	r.sized() // the qualified name of the signer
 	c.qualifying = r.sized()
-	r.u64() // the clock, and how often it was reset
+	r.skip64() // the clock, and how often it was reset
 	r.u32()
 	r.u32()
 	r.u8()
-	r.u64() // the version of the firmware
+	r.skip64() // the version of the firmware
 	c.name = r.sized()
 	r.sized() // the qualified name of the certified key
 	return c, r.end()

@@ -221,6 +221,11 @@ func (s *state) addIssued(r *ca.Record, effects rules.Effects) {
 	}
 }
 
+// anyUsed reports whether one of the nonces was consumed.
+func (s *state) anyUsed(nonces []pki.Nonce) bool {
+	return slices.ContainsFunc(nonces, func(n pki.Nonce) bool { return s.nonces[nonceOf(n)] })
+}
+
 // issuance returns the records that the guard of r depends on.
 func (s *state) issuance(r *ca.Record, at time.Time) *rules.Issuance {
 	id, registered := s.identities[r.Identity]
@@ -228,7 +233,7 @@ func (s *state) issuance(r *ca.Record, at time.Time) *rules.Issuance {
 		Registered: registered, State: id.State, Revision: id.Revision, Key: s.keyState(r.Guard.Key, r.Identity),
 		Answered: s.answer(r.Identity, r.RequestID) >= 0,
 		Subject:  id.Subject, Holder: s.holder(r.Guard.Subject, r.Identity),
-		NonceUsed: slices.ContainsFunc(r.Guard.Nonces, func(n pki.Nonce) bool { return s.nonces[nonceOf(n)] }),
+		NonceUsed: s.anyUsed(r.Guard.Nonces),
 	}
 	if p := s.certificateOf(r.Identity, r.Guard.Predecessor); p != nil {
 		on.Predecessor = rules.Predecessor{

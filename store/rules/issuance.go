@@ -190,15 +190,20 @@ func (s *Issuance) checkSubject(r *ca.Record) *pki.Refusal {
 
 // checkNonces refuses an expired nonce before a used one, because the retention removes used nonces after they expire.
 func (s *Issuance) checkNonces(nonces []pki.Nonce, at time.Time) *pki.Refusal {
-	const hint = "request a new challenge, and respond to that"
+	return CheckNonces(nonces, s.NonceUsed, at)
+}
+
+// CheckNonces refuses nonces that have expired, or of which one was consumed before or occurs twice.
+func CheckNonces(nonces []pki.Nonce, used bool, at time.Time) *pki.Refusal {
+	const hint = "request a new challenge or a new token of its issuer, and send new evidence"
 	for i, n := range nonces {
 		if !at.Before(n.ExpiresAt) {
 			return pki.Refuse(pki.RuleChallengeExpired, hint,
 				"the challenge expired at %s", n.ExpiresAt.UTC().Format(time.RFC3339))
 		}
 		twice := slices.ContainsFunc(nonces[:i], func(o pki.Nonce) bool { return o.ID == n.ID })
-		if s.NonceUsed || twice {
-			return pki.Refuse(pki.RuleChallengeUsed, hint, "the challenge was used before")
+		if used || twice {
+			return pki.Refuse(pki.RuleChallengeUsed, hint, "the evidence was used before")
 		}
 	}
 	return nil

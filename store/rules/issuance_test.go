@@ -77,10 +77,10 @@ func withToken(change func(t *ra.Token)) func(f fixture) {
 // withEvidence turns the renewal into an enrollment with evidence.
 func withEvidence(change func(f fixture)) func(f fixture) {
 	return func(f fixture) {
-		f.Record.Guard.Predecessor, f.Issuance.Predecessor, f.Record.Actor = pki.CertRef{}, rules.Predecessor{}, pki.ActorSystem("test")
-		f.Record.Guard.Enrolls, f.Issuance.State = true, pki.Registered
-		f.Record.Guard.Subject = subject(1)
-		f.Record.Guard.Nonces = []pki.Nonce{{ID: [16]byte{1}, ExpiresAt: now.Add(time.Minute)}}
+		f.Guard.Predecessor, f.Predecessor, f.Actor = pki.CertRef{}, rules.Predecessor{}, pki.ActorSystem("test")
+		f.Guard.Enrolls, f.State = true, pki.Registered
+		f.Guard.Subject = subject(1)
+		f.Guard.Nonces = []pki.Nonce{{ID: [16]byte{1}, ExpiresAt: now.Add(time.Minute)}}
 		change(f)
 	}
 }
@@ -129,10 +129,10 @@ func TestGuards(t *testing.T) {
 		"token bound to a request":     {withToken(func(t *ra.Token) { t.Request = pki.RequestID{} }), pki.RuleTokenBound},
 		"token bound to a key":         {withToken(func(t *ra.Token) { t.Key = pki.KeyHash{} }), pki.RuleTokenBound},
 		"evidence":                     {withEvidence(func(fixture) {}), ""},
-		"evidence of the identity":     {withEvidence(func(f fixture) { f.Issuance.Subject = subject(1) }), ""},
-		"evidence of another device":   {withEvidence(func(f fixture) { f.Issuance.Subject = subject(2) }), pki.RuleEvidenceConflict},
-		"conflict after a change":      {withEvidence(func(f fixture) { f.Issuance.Subject, f.Revision = subject(2), 3 }), pki.RuleEvidenceConflict},
-		"evidence of another identity": {withEvidence(func(f fixture) { f.Holder = f.Record.Identity }), pki.RuleEvidenceConflict},
+		"evidence of the identity":     {withEvidence(func(f fixture) { f.Subject = subject(1) }), ""},
+		"evidence of another device":   {withEvidence(func(f fixture) { f.Subject = subject(2) }), pki.RuleEvidenceConflict},
+		"conflict after a change":      {withEvidence(func(f fixture) { f.Subject, f.Revision = subject(2), 3 }), pki.RuleEvidenceConflict},
+		"evidence of another identity": {withEvidence(func(f fixture) { f.Holder = f.Identity }), pki.RuleEvidenceConflict},
 		"nonce used":                   {withEvidence(func(f fixture) { f.NonceUsed = true }), pki.RuleChallengeUsed},
 		"nonce twice":                  {withEvidence(func(f fixture) { f.Guard.Nonces = append(f.Guard.Nonces, f.Guard.Nonces[0]) }), pki.RuleChallengeUsed},
 		"nonce expired":                {withEvidence(func(f fixture) { f.Guard.Nonces[0].ExpiresAt = now }), pki.RuleChallengeExpired},

@@ -128,14 +128,21 @@ func (f *found) readEvidence(ctx context.Context, q engine.Querier, guard *pki.G
 			return err
 		}
 	}
-	for _, n := range guard.Nonces {
+	var err error
+	f.NonceUsed, err = nonceUsed(ctx, q, guard.Nonces)
+	return err
+}
+
+// nonceUsed reports whether one of the nonces was consumed.
+func nonceUsed(ctx context.Context, q engine.Querier, nonces []pki.Nonce) (bool, error) {
+	for _, n := range nonces {
 		var used bool
-		if err := q.QueryRowContext(ctx, selectNonce, engine.Millis(n.ExpiresAt), n.ID[:]).Scan(&used); err != nil {
-			return err
+		err := q.QueryRowContext(ctx, selectNonce, engine.Millis(n.ExpiresAt), n.ID[:]).Scan(&used)
+		if err != nil || used {
+			return used, err
 		}
-		f.NonceUsed = f.NonceUsed || used
 	}
-	return nil
+	return false, nil
 }
 
 // applyOpenBulk applies the open bulk revocations to the predecessor and the key.

@@ -75,6 +75,13 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issuance
 		return ra.IssuanceState{Caller: row.caller}, err
 	}
 	st, err := row.issuanceState(q)
+	if err == nil && len(q.Nonces) > 0 {
+		err = r.db.file.Look(ctx, what, func(ctx context.Context, conn *sql.Conn) error {
+			used, err := nonceUsed(ctx, conn, q.Nonces)
+			st.NonceRefusal = rules.CheckNonces(q.Nonces, used, q.At)
+			return err
+		})
+	}
 	return st, engine.Fail(what, err)
 }
 

@@ -21,7 +21,7 @@ func TestPolicyIsAppliedAgainAfterReplay(t *testing.T) {
 		return db.RA().ApplyPolicy(ctx, ra.PolicyChange{Document: []byte(document), Based: based, By: pki.ActorCommand("test"), At: at})
 	}
 	for i, document := range []string{"one", "two"} {
-		if _, err := apply(db, document, uint64(i)); err != nil { //nolint:gosec // small
+		if _, err := apply(db, document, uint64(i)); err != nil {
 			t.Fatal(err)
 		}
 	}

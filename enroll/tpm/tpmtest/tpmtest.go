@@ -7,6 +7,7 @@ package tpmtest
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"net"
@@ -69,7 +70,7 @@ type TPM struct {
 func (m *Manufacturer) Make(t testing.TB) *TPM {
 	t.Helper()
 	state := t.TempDir()
-	setup := exec.Command("swtpm_setup", "--tpm2", "--tpmstate", state, "--create-ek-cert", "--lock-nvram", "--overwrite",
+	setup := exec.CommandContext(t.Context(), "swtpm_setup", "--tpm2", "--tpmstate", state, "--create-ek-cert", "--lock-nvram", "--overwrite",
 		"--config", filepath.Join(m.dir, "setup.conf"))
 	if os.Geteuid() == 0 {
 		setup.Args = append(setup.Args, "--runas", "root") // or it becomes another user, who may not write here
@@ -88,7 +89,8 @@ func start(t testing.TB, state string) *TPM {
 	}
 	tpm := &TPM{filepath.Join(dir, "tpm"), dir}
 	var output bytes.Buffer
-	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, "--server", "type=unixio,path="+tpm.Path,
+	// The TPM runs until the cleanup, when the test's own context has ended.
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, "--server", "type=unixio,path="+tpm.Path,
 		"--ctrl", "type=unixio,path="+tpm.Path+".ctrl", "--flags", "not-need-init,startup-clear")
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Start(); err != nil {
@@ -98,11 +100,11 @@ func start(t testing.TB, state string) *TPM {
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		<-ended
+		_ = <-ended // killed
 		_ = os.RemoveAll(dir)
 	})
 	for {
-		if conn, err := net.Dial("unix", tpm.Path); err == nil {
+		if conn, err := new(net.Dialer).DialContext(t.Context(), "unix", tpm.Path); err == nil {
 			_ = conn.Close()
 			return tpm
 		}
@@ -131,7 +133,7 @@ func (p *TPM) Tool(t testing.TB, name string, args ...string) string {
 
 // Command returns a command that uses the TPM, and runs in Dir.
 func (p *TPM) Command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(name, args...)
+	cmd := exec.CommandContext(context.Background(), name, args...)
 	cmd.Dir, cmd.Env = p.Dir, p.Environment()
 	return cmd
 }
