@@ -173,7 +173,7 @@ func wireEvidence(all []pki.Evidence) ([]*brevetv1.Evidence, error) {
 				Certificates: x.Certificates, Challenge: x.Challenge, Signature: x.Signature,
 			}}})
 		case pki.EvidenceJWT:
-			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Jwt{Jwt: &brevetv1.JWTEvidence{Token: string(e.Value)}}})
+			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Jwt{Jwt: &brevetv1.JWTEvidence{Token: e.Value}}})
 		default:
 			return nil, fmt.Errorf("this client cannot send evidence of the kind %s", e.Kind)
 		}

@@ -80,9 +80,7 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 		{"RevocationService.GetBulkRevocation", &brevetv1.GetBulkRevocationRequest{Id: "1"}},
 		{"CRLService.ListCRLs", &brevetv1.ListCRLsRequest{IssuerId: issuer}},
 		{"PolicyService.ApplyPolicy", &brevetv1.ApplyPolicyRequest{Document: policy.Default(), BasedRevision: 1, Comment: "as before"}},
-		{"PolicyService.GetPolicy", &brevetv1.GetPolicyRequest{}},
 		{"PolicyService.ListPolicies", &brevetv1.ListPoliciesRequest{}},
-		{"PolicyService.ExplainPolicy", &brevetv1.ExplainPolicyRequest{Facts: []byte("evidence: [token]\nidentity: device/1\n")}},
 		{"IdentityService.RetireIdentity", &brevetv1.RetireIdentityRequest{Id: device.ID, Comment: "over"}},
 	}
 }

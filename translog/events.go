@@ -308,7 +308,7 @@ func (e IssuanceEvidence) facts(f facts) {
 	}
 	f.add("evidence", strings.Join(pieces, " "))
 	f.addID("evidence_subject", e.Subject)
-	f.add("rule", e.Rule)
+	f.add("policy_rule", e.Rule)
 	f.addNumber("policy_revision", int64(e.Policy)) //nolint:gosec // counts changes
 }
 
@@ -342,7 +342,7 @@ func (i *IdentityAttributes) facts(f facts) {
 	}
 	f.addNumber("revision", int64(i.Revision)) //nolint:gosec // counts changes
 	f.addID("evidence_subject", i.Subject)
-	f.add("rule", i.Rule)
+	f.add("policy_rule", i.Rule)
 }
 
 func (t *CreatedToken) facts(f facts) {

@@ -51,7 +51,7 @@ func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
 		case *brevetv1.Evidence_Tpm:
 			out = append(out, pki.Evidence{Kind: pki.EvidenceTPM, Value: k.Tpm.GetResponse()})
 		case *brevetv1.Evidence_Jwt:
-			out = append(out, pki.Evidence{Kind: pki.EvidenceJWT, Value: []byte(k.Jwt.GetToken())})
+			out = append(out, pki.Evidence{Kind: pki.EvidenceJWT, Value: k.Jwt.GetToken()})
 		default:
 			out = append(out, pki.Evidence{})
 		}

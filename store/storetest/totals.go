@@ -52,7 +52,7 @@ func ruleIsOnRecord(t *testing.T, w *world) {
 	n := w.registrationBy(t, "cameras", 0)
 	made := w.mustRegister(t, n)
 	mustEqual(t, "the rule of the new identity", made.Rule, "cameras")
-	if e := w.lastEntry(t); e.Action != translog.IdentityRegistered || e.Facts()["rule"] != "cameras" {
+	if e := w.lastEntry(t); e.Action != translog.IdentityRegistered || e.Facts()["policy_rule"] != "cameras" {
 		t.Errorf("log entry %+v, want the rule", e)
 	}
 	for _, rule := range []string{"", "pumps"} {
@@ -65,7 +65,7 @@ func ruleIsOnRecord(t *testing.T, w *world) {
 	updated, err := w.RA.UpdateIdentity(ctx, rebound, operator, w.now)
 	must(t, err)
 	mustEqual(t, "the rule after an update", updated.Rule, "cameras")
-	if e := w.lastEntry(t); e.Action != translog.IdentityUpdated || e.Facts()["rule"] != "cameras" {
+	if e := w.lastEntry(t); e.Action != translog.IdentityUpdated || e.Facts()["policy_rule"] != "cameras" {
 		t.Errorf("log entry %+v, want the rule", e)
 	}
 	w.issue(t, w.enrollmentAs(t, updated, updated.Subject))

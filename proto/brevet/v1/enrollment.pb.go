@@ -377,7 +377,7 @@ type JWTEvidence struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The token in compact serialization (RFC 7515 section 7.1), 16 KiB at most, signed for the audience that the server
 	// expects. It never appears in a log.
-	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Token         []byte `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -412,11 +412,11 @@ func (*JWTEvidence) Descriptor() ([]byte, []int) {
 	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *JWTEvidence) GetToken() string {
+func (x *JWTEvidence) GetToken() []byte {
 	if x != nil {
 		return x.Token
 	}
-	return ""
+	return nil
 }
 
 type EnrollRequest struct {
@@ -1096,7 +1096,7 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\vTPMEvidence\x12\x1a\n" +
 	"\bresponse\x18\x01 \x01(\fR\bresponse\"#\n" +
 	"\vJWTEvidence\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\tR\x05token\"\xa8\x01\n" +
+	"\x05token\x18\x01 \x01(\fR\x05token\"\xa8\x01\n" +
 	"\rEnrollRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12/\n" +
