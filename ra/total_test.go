@@ -74,7 +74,7 @@ func TestRuleRegistersItsTotal(t *testing.T) {
 		t.Errorf("the identity was registered by the rule %q, want cameras", got)
 	}
 	entries := servertest.Find(w.Entries(t, 0), translog.IdentityRegistered, "spiffe://"+servertest.TrustDomain+"/"+id)
-	if len(entries) != 1 || entries[0].Facts()["rule"] != "cameras" {
+	if len(entries) != 1 || entries[0].Facts()["policy_rule"] != "cameras" {
 		t.Errorf("the log has %+v, want one registration by the rule cameras", entries)
 	}
 

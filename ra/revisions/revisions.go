@@ -3,6 +3,7 @@ package revisions
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -44,11 +45,7 @@ func New(ctx context.Context, c Config) (*Revisions, error) {
 	r := &Revisions{config: c}
 	newest, err := c.Store.Policy(ctx, 0)
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule.Class() == pki.NotFound {
-		first := ra.PolicyChange{Document: c.First, By: pki.ActorSystem("policy"), At: c.Clock(), Comment: "the first policy of this CA"}
-		if _, err := r.Apply(ctx, first); err != nil {
-			return nil, fmt.Errorf("record the first policy: %w", err)
-		}
-		return r, nil
+		return r, r.begin(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the policy: %w", err)
@@ -59,6 +56,28 @@ func New(ctx context.Context, c Config) (*Revisions, error) {
 	}
 	r.serve(compiled, newest)
 	return r, nil
+}
+
+// begin records the first document, if the store has no revision. A store that was recreated from the log has revisions
+// without documents. Then the first document must be that of the newest revision.
+func (r *Revisions) begin(ctx context.Context) error {
+	first := ra.PolicyChange{Document: r.config.First, By: pki.ActorSystem("policy"), At: r.config.Clock(), Comment: "the first policy of this CA"}
+	known, _, err := r.config.Store.Policies(ctx, 0, 1)
+	if err != nil {
+		return fmt.Errorf("read the policy: %w", err)
+	}
+	if len(known) > 0 {
+		newest := known[0]
+		if sha256.Sum256(first.Document) != newest.SHA256 {
+			return fmt.Errorf("revision %d of the policy has no document, because the store was recreated from the log: "+
+				"set policy in the configuration to the document with the SHA-256 %x", newest.Revision, newest.SHA256)
+		}
+		first.Based = newest.Revision
+	}
+	if _, err := r.Apply(ctx, first); err != nil {
+		return fmt.Errorf("record the first policy: %w", err)
+	}
+	return nil
 }
 
 // serve makes a revision the newest one. The sources of JWTs keep the keys that they have fetched.

@@ -76,9 +76,10 @@ func (tx *writeTx) countRule(ctx context.Context, name string) (sql.NullInt64, e
 	if name == "" {
 		return rule, nil
 	}
-	return rule, tx.QueryRowContext(ctx, `
+	err := tx.QueryRowContext(ctx, `
 		INSERT INTO policy_rules (name, identities) VALUES (?, 1)
 		ON CONFLICT (name) DO UPDATE SET identities = identities + 1 RETURNING id`, name).Scan(&rule)
+	return rule, err
 }
 
 func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity) error {

@@ -100,7 +100,7 @@ func start(t testing.TB, state string) *TPM {
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = <-ended // killed
+		<-ended //nolint:errcheck // the TPM was killed
 		_ = os.RemoveAll(dir)
 	})
 	for {
