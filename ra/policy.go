@@ -76,18 +76,6 @@ func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 	return g, nil
 }
 
-// OwnIdentities is a Policy that grants only the identities that the evidence itself names, as tokens do.
-type OwnIdentities struct{}
-
-// Grant implements Policy.
-func (OwnIdentities) Grant(claims Claims, _ time.Time) (Grant, error) {
-	named, err := claims.named()
-	if err == nil && named.IsZero() {
-		err = pki.Refuse(pki.RulePolicy, "ask the operator for a rule for this evidence (brevet policy explain)", "no rule of the policy matches the evidence")
-	}
-	return Grant{Identity: named, Replace: claims.replaces()}, err
-}
-
 // stateForEnroll returns the state that a decision about an enrollment is based on. If the identity is not registered, and
 // the grant describes it, stateForEnroll registers it, unless decide refuses the request.
 func (r *Registrar) stateForEnroll(

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -242,20 +243,15 @@ func TestDefaultGrantsTokens(t *testing.T) {
 	}
 	replacing := tokenFor(t, "device/3")
 	replacing.Replace = true
-	for name, claims := range map[string]ra.Claims{
-		"token": {tokenFor(t, "device/3")}, "replacing": {replacing}, "factory": {claim(kindX5C)},
-	} {
-		want, wantErr := ra.OwnIdentities{}.Grant(claims, now)
-		got, err := p.Grant(claims, now)
-		if got.Identity != want.Identity || got.Replace != want.Replace || got.Register != nil || (err == nil) != (wantErr == nil) {
-			t.Errorf("%s: %+v, %v, want %+v, %v", name, got, err, want, wantErr)
+	for _, token := range []ra.KindClaim{tokenFor(t, "device/3"), replacing} {
+		want := ra.Grant{Rule: "tokens", Revision: 1, Identity: token.Identity, Replace: token.Replace}
+		if got, err := p.Grant(ra.Claims{token}, now); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("a token is granted %+v, %v, want %+v", got, err, want)
 		}
-		if err == nil && (got.Rule != "tokens" || got.Revision != 1) {
-			t.Errorf("%s: rule %s of revision %d, want tokens of 1", name, got.Rule, got.Revision)
-		}
-		if err != nil && err.Error() != wantErr.Error() {
-			t.Errorf("%s: the refusal is %q, want %q", name, err, wantErr)
-		}
+	}
+	_, err = p.Grant(ra.Claims{claim(kindX5C)}, now)
+	if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RulePolicy {
+		t.Errorf("a factory certificate: %v, want %s", err, pki.RulePolicy)
 	}
 }
 

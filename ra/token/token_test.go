@@ -46,7 +46,7 @@ func newWorld(t *testing.T) *world {
 	w.Registrar = ra.New(ra.Config{
 		TrustDomain: "fleet.example", Store: w.store, CA: authority, Superseder: w, MaxUnexpired: authority.MaxUnexpired(),
 		Revision: func() ra.Revision {
-			return ra.Revision{Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(w.store)}, Policy: ra.OwnIdentities{}}
+			return ra.Revision{Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(w.store)}, Policy: named{}}
 		},
 		Clock: w.clock, Auditor: auditor,
 	})
@@ -193,6 +193,14 @@ func requestID(t *testing.T) pki.RequestID {
 		t.Fatal(err)
 	}
 	return id
+}
+
+// named is a policy that grants the identity that a token names.
+type named struct{}
+
+// Grant implements ra.Policy.
+func (named) Grant(claims ra.Claims, _ time.Time) (ra.Grant, error) {
+	return ra.Grant{Identity: claims[0].Identity, Replace: claims[0].Replace}, nil
 }
 
 func mustRefuse(t *testing.T, what string, err error, want pki.Rule) {
