@@ -59,8 +59,8 @@ func newPolicyApply() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
-	cmd.Flags().StringVar(&comment, "comment", "", "text for the log")
-	cmd.Flags().Int64Var(&based, "based", 0, "newest revision that you have read (default: the newest one)")
+	cmd.Flags().StringVar(&comment, "comment", "", "free text that the log records as the reason")
+	cmd.Flags().Int64Var(&based, "based", 0, "newest revision of the policy that you have read (default: the newest one)")
 	return cmd
 }
 
