@@ -105,7 +105,7 @@ func TestDeviceEnrollsWithFactoryCertificate(t *testing.T) {
 		t.Error("the request repeated after the first challenge has expired returned another certificate")
 	}
 	entries := servertest.Find(w.Entries(t, 0), translog.CertificateIssued, id)
-	want := "x5c:" + strings.TrimPrefix(x5c.SubjectOf(camera.Leaf).String(), "x5c:")[:16]
+	want := "x5c:" + strings.TrimPrefix(x5c.SubjectOf(camera.Leaf, root).String(), "x5c:")[:16]
 	if len(entries) != 1 || entries[0].Actor.String() != want {
 		t.Errorf("the log has %+v, want one certificate that was issued to %s", entries, want)
 	}

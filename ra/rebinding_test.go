@@ -20,7 +20,7 @@ import (
 
 // twins starts a server, and returns two cameras of different manufacturers with the same serial number, which the
 // policy gives the same identity.
-func twins(t *testing.T) (w *servertest.World, first, second tls.Certificate) {
+func twins(t *testing.T) (w *servertest.World, first, second tls.Certificate, roots [2]*x509.Certificate) {
 	t.Helper()
 	rootA, first := manufacturer(t)
 	rootB, second := manufacturer(t)
@@ -32,7 +32,7 @@ func twins(t *testing.T) (w *servertest.World, first, second tls.Certificate) {
 		text := strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})))
 		document += "  " + name + ":\n    roots: |\n      " + strings.ReplaceAll(text, "\n", "\n      ") + "\n"
 	}
-	return servertest.New(t, ground, servertest.Options{Policy: []byte(document)}), first, second
+	return servertest.New(t, ground, servertest.Options{Policy: []byte(document)}), first, second, [2]*x509.Certificate{rootA, rootB}
 }
 
 // enrollCamera enrolls a camera with a new key, and returns its certificate or the rule of the refusal.
@@ -54,10 +54,10 @@ func enrollCamera(t *testing.T, w *servertest.World, camera tls.Certificate) (*x
 // identity, and from then on the first device is refused.
 func TestIdentityIsTiedToItsDevice(t *testing.T) {
 	t.Parallel()
-	w, first, second := twins(t)
+	w, first, second, roots := twins(t)
 	old, _ := enrollCamera(t, w, first)
 	w.Status(t, old, "good")
-	subjects := []string{x5c.SubjectOf(first.Leaf).String(), x5c.SubjectOf(second.Leaf).String()}
+	subjects := []string{x5c.SubjectOf(first.Leaf, roots[0]).String(), x5c.SubjectOf(second.Leaf, roots[1]).String()}
 	const id = "device/SN-0042"
 	have := func() *brevetv1.Identity {
 		return servertest.Must(w.Operator.GetIdentity(t.Context(), &brevetv1.GetIdentityRequest{Id: id}))(t).GetIdentity()
@@ -103,7 +103,7 @@ func TestIdentityIsTiedToItsDevice(t *testing.T) {
 // Of two devices that claim one identity at the same moment, exactly one enrolls.
 func TestDevicesClaimOneIdentityAtOnce(t *testing.T) {
 	t.Parallel()
-	w, first, second := twins(t)
+	w, first, second, _ := twins(t)
 	certificates, rules := make([]*x509.Certificate, 2), make([]pki.Rule, 2)
 	var both sync.WaitGroup
 	for i, camera := range []tls.Certificate{first, second} {
@@ -118,4 +118,16 @@ func TestDevicesClaimOneIdentityAtOnce(t *testing.T) {
 			w.Status(t, c, "good")
 		}
 	}
+}
+
+// TestUntiedIdentityIsNotTakenOver enrolls an identity with a token, so that it is tied to no device. A rule that replaces
+// does not give it to a device that has its name.
+func TestUntiedIdentityIsNotTakenOver(t *testing.T) {
+	t.Parallel()
+	w, first, _, _ := twins(t)
+	device := w.Enrolled(t, "device", "device/SN-0042")
+	if _, rule := enrollCamera(t, w, first); rule != pki.RuleEvidenceConflict {
+		t.Errorf("a device takes the identity over: %q, want %s", rule, pki.RuleEvidenceConflict)
+	}
+	w.Status(t, device.Certificate, "good")
 }

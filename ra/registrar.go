@@ -171,6 +171,9 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
 			"%s is already enrolled", id.ID)
 	}
+	if id.State == pki.Enrolled && !claims.replaces() && id.Subject != g.Subject {
+		return none, id.ID.EvidenceConflict() // an identity that is tied to no device needs the operator's word
+	}
 	if st.NonceRefusal != nil { // before the certificates of the identity are revoked
 		return none, st.NonceRefusal
 	}

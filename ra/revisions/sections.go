@@ -39,7 +39,11 @@ type tpmSource struct {
 // x5cSources returns the sources in the section x5c. crls returns the CRLs of the source with a name.
 func x5cSources(section *yaml.Node, crls func(name string) *x5c.CRLs) ([]x5c.Source, error) {
 	return sources(section, func(name string, raw x5cSource) (x5c.Source, error) {
-		s := x5c.Source{Name: name, MaxChain: raw.MaxChain, CRLs: crls(name), RequireCRLs: raw.RequireCRLs}
+		s := x5c.Source{Name: name, MaxChain: raw.MaxChain, RequireCRLs: raw.RequireCRLs}
+		if err := x5c.CheckName(name); err != nil { // the name becomes a part of a path
+			return s, err
+		}
+		s.CRLs = crls(name)
 		for _, text := range raw.Keys {
 			k, err := pki.ParseKeyType(text)
 			if err != nil {

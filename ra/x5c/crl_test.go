@@ -77,7 +77,7 @@ func TestRevokedDevices(t *testing.T) {
 				t.Errorf("with optional CRLs: %v", err)
 			} else if c.optional != "" {
 				mustRefuse(t, "with optional CRLs", err, c.optional)
-				if claim.Actor != pki.ActorEvidence(pki.EvidenceX5C, x5c.SubjectOf(f.certificate(t, c.device)).String()[4:20]) {
+				if claim.Actor != pki.ActorEvidence(pki.EvidenceX5C, x5c.SubjectOf(f.certificate(t, c.device), f.certificate(t, chain[1])).String()[4:20]) {
 					t.Errorf("the refusal is attributed to %s", claim.Actor)
 				}
 			}

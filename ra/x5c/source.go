@@ -50,11 +50,18 @@ type source struct {
 	requireCRLs   bool
 }
 
+// CheckName returns an error if a text is not the name of a source.
+func CheckName(name string) error {
+	if sourceName.MatchString(name) {
+		return nil
+	}
+	return fmt.Errorf("%.100q is not the name of a source: use 1 to 63 lower-case letters, digits and hyphens", name)
+}
+
 // compile checks the source, also against the sources before it.
 func (s Source) compile(earlier []*source) (*source, error) {
-	if !sourceName.MatchString(s.Name) {
-		return nil, fmt.Errorf("%.100q is not the name of a source: use 1 to 63 lower-case letters, digits and hyphens",
-			s.Name)
+	if err := CheckName(s.Name); err != nil {
+		return nil, err
 	}
 	c := &source{
 		name: s.Name, anchors: map[pki.IssuerID]bool{}, roots: x509.NewCertPool(), intermediates: x509.NewCertPool(),

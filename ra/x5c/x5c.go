@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
-	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
@@ -90,7 +89,7 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 	if err != nil {
 		return ra.Claim{}, err
 	}
-	subject := SubjectOf(device)
+	subject := SubjectOf(device, chain[1])
 	claim := ra.Claim{
 		Subject: subject, Facts: facts, Digest: sha256.Sum256(p.Evidence), Nonce: challenge,
 		Actor: pki.ActorEvidence(pki.EvidenceX5C, hex.EncodeToString(subject.Hash[:8])),
@@ -106,14 +105,11 @@ func bindingOf(request pki.RequestID, key pki.KeyHash) nonce.Binding {
 	return nonce.Binding{Purpose: nonce.Enroll, Kind: pki.EvidenceX5C, Request: request, Key: key}
 }
 
-// SubjectOf returns the subject of a device's certificate: the SHA-256 of its issuer and serial number, as
-// IssuerAndSerialNumber (RFC 5652 §10.2.4) in DER.
-func SubjectOf(device *x509.Certificate) pki.EvidenceSubject {
-	var b cryptobyte.Builder
-	b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(device.RawIssuer)
-		b.AddASN1BigInt(device.SerialNumber)
-	})
-	der := b.BytesOrPanic() // a parsed certificate is far from the size limit
-	return pki.EvidenceSubject{Kind: pki.EvidenceX5C, Hash: sha256.Sum256(der)}
+// SubjectOf returns the subject of a device's certificate: the SHA-256 of the issuer ID of the CA that issued it, and of
+// its serial number in DER. The issuer ID contains the key of the CA, because another manufacturer can use its name.
+func SubjectOf(device, issuer *x509.Certificate) pki.EvidenceSubject {
+	b := cryptobyte.NewBuilder(pki.IssuerOf(issuer).Bytes())
+	b.AddASN1BigInt(device.SerialNumber)
+	content := b.BytesOrPanic() // a parsed certificate is far from the size limit
+	return pki.EvidenceSubject{Kind: pki.EvidenceX5C, Hash: sha256.Sum256(content)}
 }

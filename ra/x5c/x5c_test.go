@@ -207,9 +207,10 @@ func TestFactsOfDevices(t *testing.T) {
 			if claim.Facts["x5c.certificate_serial"] != serial {
 				t.Errorf("x5c.certificate_serial is %s, and %s in OpenSSL", claim.Facts["x5c.certificate_serial"], serial)
 			}
-			both, err := asn1.Marshal([]asn1.RawValue{{FullBytes: device.RawIssuer}, {FullBytes: must(asn1.Marshal(device.SerialNumber))(t)}})
-			if err != nil || claim.Subject.Hash != sha256.Sum256(both) || claim.Subject != x5c.SubjectOf(device) {
-				t.Errorf("the subject is %s, want the hash of issuer and serial number: %v", claim.Subject, err)
+			issuing := f.certificate(t, "issuing")
+			both := append(pki.IssuerOf(issuing).Bytes(), must(asn1.Marshal(device.SerialNumber))(t)...)
+			if claim.Subject.Hash != sha256.Sum256(both) || claim.Subject != x5c.SubjectOf(device, issuing) {
+				t.Errorf("the subject is %s, want the hash of the issuer ID and the serial number", claim.Subject)
 			}
 		})
 	}

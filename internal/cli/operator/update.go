@@ -48,8 +48,9 @@ func newIdentityUpdate() *cobra.Command {
 		"addresses; --no-dns and --no-ip remove them. If somebody else changes the identity meanwhile, update changes\n" +
 		"nothing.\n\n" +
 		"--evidence ties the identity to another device, named as in create. The server then refuses evidence of the\n" +
-		"previous device, but revokes no certificates. With --evidence none, the identity belongs to the next device that\n" +
-		"the policy lets enroll. A retired identity allows only that: its device can then enroll as another identity."
+		"previous device, but revokes no certificates. With --evidence none, an identity without certificates belongs to the\n" +
+		"next device that the policy lets enroll; an enrolled one needs a token. A retired identity allows only that: its\n" +
+		"device can then enroll as another identity."
 	cmd.Example = "  brevet identity update device/42 --label site=plant-9 --remove-label batch\n" +
 		"  brevet identity update web/1 --dns web.fleet.example --dns www.fleet.example\n" +
 		"  brevet identity update device/43 --evidence none"
