@@ -45,7 +45,10 @@ func New(ctx context.Context, c Config) (*Revisions, error) {
 	r := &Revisions{config: c}
 	newest, err := c.Store.Policy(ctx, 0)
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule.Class() == pki.NotFound {
-		return r, r.begin(ctx)
+		if err := r.begin(ctx); err != nil {
+			return nil, err
+		}
+		return r, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the policy: %w", err)
