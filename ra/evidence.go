@@ -139,7 +139,7 @@ func (r Revision) identify(ctx context.Context, e EnrollRequest, key pki.KeyHash
 	}
 	claims := Claims{}
 	for _, evidence := range e.Evidence {
-		if _, ok := claims.of(evidence.Kind); ok {
+		if slices.ContainsFunc(claims, func(k KindClaim) bool { return k.Kind == evidence.Kind }) {
 			return claims, pki.Refuse(pki.RuleRequest, "send one of each kind", "the request has two pieces of evidence of the kind %s", evidence.Kind)
 		}
 		a, err := r.authenticator(evidence.Kind)
@@ -164,16 +164,6 @@ type KindClaim struct {
 // Claims are the claims of one request, each of another kind of evidence.
 type Claims []KindClaim
 
-// of returns the claim of a kind.
-func (c Claims) of(kind pki.EvidenceKind) (Claim, bool) {
-	for _, k := range c {
-		if k.Kind == kind {
-			return k.Claim, true
-		}
-	}
-	return Claim{}, false
-}
-
 // named returns the identity that the evidence itself names, and zero if no piece names one. It refuses pieces that name
 // different identities.
 func (c Claims) named() (pki.SPIFFEID, error) {
@@ -197,7 +187,7 @@ func (c Claims) actor() pki.Actor {
 	return c[0].Actor
 }
 
-// guard returns the conditions that follow from the evidence.
+// guard returns the conditions that follow from the evidence alone, without the grant.
 func (c Claims) guard() pki.Guard {
 	g := pki.Guard{Enrolls: true}
 	for _, k := range c {
@@ -206,9 +196,6 @@ func (c Claims) guard() pki.Guard {
 		}
 		if !k.Nonce.IsZero() {
 			g.Nonces = append(g.Nonces, k.Nonce)
-		}
-		if g.Subject.IsZero() {
-			g.Subject = k.Subject
 		}
 	}
 	return g

@@ -50,7 +50,7 @@ func newFleet(t *testing.T) *fleet {
 	log := slog.New(slog.NewTextHandler(&f.log, nil))
 	authority := must(ca.New(t.Context(), ca.Config{
 		IssuingCAs: []ca.IssuingCA{issuing(t)}, Profiles: profiles(t), Partitions: 1, Journal: f.store,
-		Observer: nobody{}, Meter: nobody{}, Clock: f.clock, Log: log,
+		Observer: ignoring{}, Meter: ignoring{}, Clock: f.clock, Log: log,
 	}))(t)
 	rules := must(policy.Compile([]byte(podPolicy), 1, policy.Environment{
 		TrustDomain: "fleet.example", Profiles: authority, Kinds: []policy.Kind{policy.KindOf(pki.EvidenceJWT,
@@ -80,12 +80,12 @@ func (f *fleet) Supersede(ctx context.Context, id pki.SPIFFEID, by pki.Actor) er
 	return err
 }
 
-// nobody is an Observer and a Meter.
-type nobody struct{}
+// ignoring is an Observer and a Meter.
+type ignoring struct{}
 
-func (nobody) Apply(...pki.StatusChange)                                {}
-func (nobody) Begin(context.Context, ca.Step, pki.IssuerID) func(error) { return func(error) {} }
-func (nobody) Issued(string)                                            {}
+func (ignoring) Apply(...pki.StatusChange)                                {}
+func (ignoring) Begin(context.Context, ca.Step, pki.IssuerID) func(error) { return func(error) {} }
+func (ignoring) Issued(string)                                            {}
 
 func profiles(t *testing.T) map[string]*ca.Profile {
 	t.Helper()

@@ -144,13 +144,13 @@ func (r *Revisions) Apply(ctx context.Context, c ra.PolicyChange) (ra.PolicyRevi
 	if err != nil {
 		return ra.PolicyRevision{}, err
 	}
-	if recorded.Revision != c.Based+1 { // the newest revision has the same document
+	if now := r.current.Load(); now != nil && now.record.Revision == recorded.Revision && bytes.Equal(now.record.Document, c.Document) {
+		return recorded, nil // the same document again
+	}
+	if recorded.Revision != c.Based+1 { // a store that was recreated from the log has it already
 		if compiled, err = r.config.Compiler.Compile(c.Document, recorded.Revision); err != nil {
 			return ra.PolicyRevision{}, err
 		}
-	}
-	if now := r.current.Load(); now != nil && now.record.Revision == recorded.Revision && bytes.Equal(now.record.Document, c.Document) {
-		return recorded, nil // the same document again
 	}
 	recorded.Document = c.Document
 	r.serve(compiled, recorded)
