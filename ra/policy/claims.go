@@ -13,12 +13,7 @@ func (p *Policy) ReadClaims(document []byte) (ra.Claims, error) {
 	var claims ra.Claims
 	if root := c.root(document); root != nil {
 		t := testCase{line: root.Line}
-		c.keys(root, "", map[string]field{
-			"evidence":     func(key string, v *yaml.Node) { t.kinds = c.readEvidence(key, v) },
-			"facts":        func(_ string, v *yaml.Node) { t.facts = v },
-			"identity":     func(key string, v *yaml.Node) { t.identity = c.text(v, key) },
-			"hardware_key": func(key string, v *yaml.Node) { t.hardware = c.truth(v, key) },
-		})
+		c.keys(root, "", c.evidenceFields(&t))
 		if t.kinds == nil {
 			c.fault(root, "evidence", "the key is missing or not valid")
 		}
@@ -28,4 +23,14 @@ func (p *Policy) ReadClaims(document []byte) (ra.Claims, error) {
 		return nil, err
 	}
 	return claims, nil
+}
+
+// evidenceFields returns the keys of a case that describe its evidence.
+func (c *compiler) evidenceFields(t *testCase) map[string]field {
+	return map[string]field{
+		"evidence":     func(key string, v *yaml.Node) { t.kinds = c.readEvidence(key, v) },
+		"facts":        func(_ string, v *yaml.Node) { t.facts = v },
+		"identity":     func(key string, v *yaml.Node) { t.identity = c.text(v, key) },
+		"hardware_key": func(key string, v *yaml.Node) { t.hardware = c.truth(v, key) },
+	}
 }

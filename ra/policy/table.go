@@ -133,18 +133,14 @@ func (c *compiler) readCase(n *yaml.Node) testCase {
 			c.within = "case " + t.name
 		}
 	}
-	c.keys(n, "", map[string]field{
-		"name": func(key string, v *yaml.Node) {
-			if c.text(v, key) != "" && t.name == "" {
-				c.fault(v, key, "use letters, digits, punctuation and spaces, %d bytes at most", pki.MaxText)
-			}
-		},
-		"evidence":     func(key string, v *yaml.Node) { t.kinds = c.readEvidence(key, v) },
-		"facts":        func(_ string, v *yaml.Node) { t.facts = v },
-		"identity":     func(key string, v *yaml.Node) { t.identity = c.text(v, key) },
-		"hardware_key": func(key string, v *yaml.Node) { t.hardware = c.truth(v, key) },
-		"expect":       func(key string, v *yaml.Node) { t.expect = c.readDecision(key, v) },
-	})
+	fields := c.evidenceFields(&t)
+	fields["name"] = func(key string, v *yaml.Node) {
+		if c.text(v, key) != "" && t.name == "" {
+			c.fault(v, key, "use letters, digits, punctuation and spaces, %d bytes at most", pki.MaxText)
+		}
+	}
+	fields["expect"] = func(key string, v *yaml.Node) { t.expect = c.readDecision(key, v) }
+	c.keys(n, "", fields)
 	for key, missing := range map[string]bool{"name": t.name == "", "evidence": t.kinds == nil,
 		"expect": t.expect == decision{}} {
 		if missing && n.Kind == yaml.MappingNode {
