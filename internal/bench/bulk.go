@@ -5,9 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/brevet-pki/brevet/enroll"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -49,77 +54,140 @@ func openStreams(ctx context.Context, operator *enroll.Pair, n int) (all []*bulk
 
 // requestWhile keeps one request for each device in progress while more returns true. It returns the latency of each
 // request. If a request fails, it stops and returns an error.
+//
+// A server ends each connection at its maximum age. Then requestWhile opens another stream, and sends the requests that
+// have no response again, with the same request IDs.
 func (o *bulkCaller) requestWhile(ctx context.Context, more func() bool) ([]time.Duration, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stream, err := o.client.IssueCertificates(ctx)
-	if err != nil {
-		return nil, err
+	r := &bulkRun{more: more, left: len(o.devices), free: make(chan *deviceSupply, len(o.devices)), begun: map[string]*begunRequest{}}
+	for _, d := range o.devices {
+		r.free <- d
 	}
-	var mu sync.Mutex // guards begun
-	begun := map[string]sent{}
-	free := make(chan *deviceSupply, len(o.devices))
-	send := func(from *deviceSupply) error {
-		id, err := newRequestID()
-		if err != nil {
-			return err
+	for {
+		answered := len(r.latencies)
+		err := r.stream(ctx, o.client)
+		if err == nil {
+			return r.latencies, nil
 		}
-		d, err := from.next()
-		if err != nil {
-			return err
-		}
-		mu.Lock()
-		begun[string(id.Bytes())] = sent{from, time.Now()}
-		mu.Unlock()
-		return stream.Send(&brevetv1.IssueCertificatesRequest{
-			RequestId: id.Bytes(), Identity: d.id, Csr: d.csr, Registration: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE},
-		})
-	}
-	go func() {
-		for _, d := range o.devices {
-			if send(d) != nil {
-				return // Recv returns the error
-			}
-		}
-		for d := range free {
-			if send(d) != nil {
-				return
-			}
-		}
-		_ = stream.CloseSend() // as above
-	}()
-	var latencies []time.Duration
-	for left := len(o.devices); ; {
-		resp, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return latencies, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if f := resp.GetError(); f != nil {
-			return nil, fmt.Errorf("a request failed: %s", f.GetMessage())
-		}
-		mu.Lock()
-		was, ok := begun[string(resp.GetRequestId())]
-		delete(begun, string(resp.GetRequestId()))
-		mu.Unlock()
-		if !ok || len(resp.GetCertificate()) == 0 {
-			return nil, errors.New("the server responded to a request that was not sent, or without a certificate")
-		}
-		latencies = append(latencies, time.Since(was.at))
-		if more() {
-			free <- was.device
-		} else if left--; left == 0 {
-			close(free)
+		if status.Code(err) != codes.Unavailable || len(r.latencies) == answered {
+			return nil, err // without a response, another stream would end the same way
 		}
 	}
 }
 
-// sent is a request in progress.
-type sent struct {
-	device *deviceSupply
-	at     time.Time
+// bulkRun is the state of one requestWhile.
+type bulkRun struct {
+	more      func() bool
+	left      int                // devices for which requests continue
+	free      chan *deviceSupply // devices without a request in progress; closed after the last request
+	latencies []time.Duration
+
+	mu    sync.Mutex
+	begun map[string]*begunRequest // requests in progress, by request ID
+}
+
+// begunRequest is a request in progress.
+type begunRequest struct {
+	device  *deviceSupply
+	at      time.Time
+	message *brevetv1.IssueCertificatesRequest
+}
+
+// stream sends requests over one stream, and returns nil when all of them have a response.
+func (r *bulkRun) stream(ctx context.Context, client brevetv1.CertificateServiceClient) error {
+	ctx, cancel := context.WithCancel(ctx)
+	stream, err := client.IssueCertificates(ctx)
+	if err != nil {
+		cancel()
+		return err
+	}
+	var sender sync.WaitGroup
+	sender.Go(func() {
+		// If sending fails, Recv returns the error.
+		if r.send(ctx, stream) == nil {
+			_ = stream.CloseSend()
+		}
+	})
+	defer func() { cancel(); sender.Wait() }() // so that one goroutine at a time sends
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.answered(resp); err != nil {
+			return err
+		}
+	}
+}
+
+// send sends the requests that a previous stream left without a response, then a request for each free device.
+func (r *bulkRun) send(ctx context.Context, stream brevetv1.CertificateService_IssueCertificatesClient) error {
+	r.mu.Lock()
+	again := slices.Collect(maps.Values(r.begun))
+	r.mu.Unlock()
+	for _, b := range again {
+		if err := stream.Send(b.message); err != nil {
+			return err
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case d, ok := <-r.free:
+			if !ok {
+				return nil
+			}
+			message, err := r.begin(d)
+			if err != nil {
+				return err
+			}
+			if err := stream.Send(message); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// begin makes a request for d, and records it as in progress.
+func (r *bulkRun) begin(d *deviceSupply) (*brevetv1.IssueCertificatesRequest, error) {
+	id, err := newRequestID()
+	if err != nil {
+		return nil, err
+	}
+	device, err := d.next()
+	if err != nil {
+		return nil, err
+	}
+	b := &begunRequest{device: d, at: time.Now(), message: requestFor(id, device)}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.begun[string(id.Bytes())] = b
+	return b.message, nil
+}
+
+// answered records a response, and frees its device.
+func (r *bulkRun) answered(resp *brevetv1.IssueCertificatesResponse) error {
+	if f := resp.GetError(); f != nil {
+		return fmt.Errorf("a request failed: %s", f.GetMessage())
+	}
+	id := string(resp.GetRequestId())
+	r.mu.Lock()
+	was := r.begun[id]
+	delete(r.begun, id)
+	r.mu.Unlock()
+	if was == nil || len(resp.GetCertificate()) == 0 {
+		return errors.New("the server responded to a request that was not sent, or without a certificate")
+	}
+	r.latencies = append(r.latencies, time.Since(was.at))
+	if r.more() {
+		r.free <- was.device
+	} else if r.left--; r.left == 0 {
+		close(r.free)
+	}
+	return nil
 }
 
 // putBulkLoad requests certificates on all streams, for d. If count is not 0, it requests count certificates in total
