@@ -83,6 +83,23 @@ func (db *DB) Hold(held chan<- struct{}, release <-chan struct{}) error {
 	return err
 }
 
+// HoldLooks has the short reads wait until release is closed, and says when they do.
+func (db *DB) HoldLooks(held chan<- struct{}, release <-chan struct{}) error {
+	return db.file.Look(context.Background(), "hold the short reads", func(context.Context, engine.Querier) error {
+		close(held)
+		<-release
+		return nil
+	})
+}
+
+// PanicLooking panics in a short read.
+func (db *DB) PanicLooking() error {
+	return db.file.Look(context.Background(), "panic", func(context.Context, engine.Querier) error { panic("on purpose") })
+}
+
+// WaitingLooks is how many short reads wait for the next transaction.
+func (db *DB) WaitingLooks() int { return db.file.WaitingLooks() }
+
 // Waiting is how many jobs wait for the next transaction.
 func (db *DB) Waiting() int { return db.file.Waiting() }
 

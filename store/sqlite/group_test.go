@@ -16,27 +16,82 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite"
 )
 
-// together runs jobs in one transaction, which begins when all of them are in the queue.
+// together runs jobs in one write transaction, which begins when all of them are in the queue.
 func together(t *testing.T, db *sqlite.DB, jobs ...func() error) []error {
+	t.Helper()
+	return queued(t, db.Hold, db.Waiting, func() {}, jobs...)
+}
+
+// queued runs jobs that wait for hold to end, and calls queued when all of them are in the queue.
+func queued(
+	t *testing.T, hold func(held chan<- struct{}, release <-chan struct{}) error, waiting func() int, queued func(), jobs ...func() error,
+) []error {
 	t.Helper()
 	held, release := make(chan struct{}), make(chan struct{})
 	errs := make([]error, len(jobs))
 	var all sync.WaitGroup
 	all.Go(func() {
-		if err := db.Hold(held, release); err != nil {
+		if err := hold(held, release); err != nil {
 			t.Error(err)
 		}
 	})
 	<-held
 	for i, job := range jobs {
 		all.Go(func() { errs[i] = job() })
-		for db.Waiting() <= i {
+		for waiting() <= i {
 			time.Sleep(time.Millisecond)
 		}
 	}
+	queued()
 	close(release)
 	all.Wait()
 	return errs
+}
+
+// TestLooksShareATransaction checks that each of the short reads in one transaction has its own result.
+func TestLooksShareATransaction(t *testing.T) {
+	db := mustOpen(t, filepath.Join(t.TempDir(), "brevet.db"))
+	for n := range uint64(2) {
+		if err := register(db, n+1)(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func(ctx context.Context, n uint64) func() error {
+		return func() error {
+			st, err := db.RA().IssuanceState(ctx, ra.IssuanceQuery{Identity: device(n).ID})
+			if err == nil && st.Identity.ID != device(n).ID {
+				return fmt.Errorf("read %s", st.Identity.ID)
+			}
+			return err
+		}
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	errs := queued(t, db.HoldLooks, db.WaitingLooks, func() {
+		cancel()
+		for db.WaitingLooks() == 5 {
+			time.Sleep(time.Millisecond)
+		}
+	},
+		look(t.Context(), 1),
+		look(t.Context(), 3), // not registered
+		look(canceled, 1),
+		func() (err error) {
+			defer func() { err = fmt.Errorf("recovered: %v", recover()) }()
+			return db.PanicLooking()
+		},
+		look(t.Context(), 2))
+	if errs[0] != nil || errs[4] != nil {
+		t.Errorf("the reads of registered identities failed: %v, %v", errs[0], errs[4])
+	}
+	if refusal, ok := pki.AsRefusal(errs[1]); !ok || refusal.Rule != pki.RuleIdentity {
+		t.Errorf("the read of another identity: %v, want a refusal by %s", errs[1], pki.RuleIdentity)
+	}
+	if !errors.Is(errs[2], context.Canceled) {
+		t.Errorf("the read that was canceled while it waited: %v", errs[2])
+	}
+	if !strings.Contains(fmt.Sprint(errs[3]), "recovered: on purpose") {
+		t.Errorf("the read that panicked: %v", errs[3])
+	}
 }
 
 func register(db *sqlite.DB, n uint64) func() error {

@@ -56,32 +56,30 @@ func unexpired(most int) string {
 // callerColumn selects the state of the identity q.caller, and zero if it is not registered.
 const callerColumn = `coalesce((SELECT state FROM identities WHERE spiffe_id = q.caller), 0)`
 
-// IssuanceState reads a consistent snapshot in one statement. While a bulk revocation is open, it needs a few statements, in
-// one transaction. If the identity is not registered, another statement reads the state of the caller.
+// IssuanceState reads a consistent snapshot, usually with one statement. If the identity is not registered, another statement
+// reads the state of the caller. Open bulk revocations and nonces need a few more.
 func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	const what = "read the state of an issuance"
 	var row issuanceRow
-	err := r.db.file.Look(ctx, what, func(ctx context.Context, conn *sql.Conn) error { return row.read(ctx, conn, q) })
-	if err == nil && row.revoking {
-		err = r.db.file.Read(ctx, what, func(ctx context.Context, tx *sql.Tx) error {
-			row = issuanceRow{}
-			if err := row.read(ctx, tx, q); err != nil {
+	var nonceRefusal *pki.Refusal
+	err := r.db.file.Look(ctx, what, func(ctx context.Context, from engine.Querier) error {
+		if err := row.read(ctx, from, q); err != nil {
+			return err
+		}
+		if row.revoking {
+			if err := row.applyOpenBulk(ctx, from, q); err != nil {
 				return err
 			}
-			return row.applyOpenBulk(ctx, tx, q)
-		})
-	}
+		}
+		used, err := nonceUsed(ctx, from, q.Nonces)
+		nonceRefusal = rules.CheckNonces(q.Nonces, used, q.At)
+		return err
+	})
 	if err != nil {
 		return ra.IssuanceState{Caller: row.caller}, err
 	}
 	st, err := row.issuanceState(q)
-	if err == nil && len(q.Nonces) > 0 {
-		err = r.db.file.Look(ctx, what, func(ctx context.Context, conn *sql.Conn) error {
-			used, err := nonceUsed(ctx, conn, q.Nonces)
-			st.NonceRefusal = rules.CheckNonces(q.Nonces, used, q.At)
-			return err
-		})
-	}
+	st.NonceRefusal = nonceRefusal
 	return st, engine.Fail(what, err)
 }
 

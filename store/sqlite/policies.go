@@ -78,14 +78,14 @@ func scanPolicy(row engine.Scanner, more ...any) (ra.PolicyRevision, error) {
 // Policy returns a revision of the policy with its document.
 func (r *RA) Policy(ctx context.Context, revision uint64) (ra.PolicyRevision, error) {
 	var p ra.PolicyRevision
-	err := r.db.file.Look(ctx, "read a policy", func(ctx context.Context, conn *sql.Conn) error {
+	err := r.db.file.Look(ctx, "read a policy", func(ctx context.Context, q engine.Querier) error {
 		query := `SELECT ` + policyColumns + `, document FROM policies WHERE revision = ?`
 		if revision == 0 {
 			query = `SELECT ` + policyColumns + `, document` + newestPolicy
 		}
 		var document []byte
 		var err error
-		p, err = scanPolicy(conn.QueryRowContext(ctx, query, revision), &document)
+		p, err = scanPolicy(q.QueryRowContext(ctx, query, revision), &document)
 		p.Document = document
 		return err
 	})

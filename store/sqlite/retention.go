@@ -72,8 +72,8 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 // Waiting counts certificates that expired before a time.
 func (r *RA) Waiting(ctx context.Context, before time.Time, most int) (int, error) {
 	var n int
-	err := r.db.file.Look(ctx, "count expired certificates", func(ctx context.Context, conn *sql.Conn) error {
-		return conn.QueryRowContext(ctx, countRange, -1<<62, engine.Millis(before), most).Scan(&n)
+	err := r.db.file.Read(ctx, "count expired certificates", func(ctx context.Context, tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, countRange, -1<<62, engine.Millis(before), most).Scan(&n)
 	})
 	return n, err
 }

@@ -3,16 +3,17 @@ package sqlite
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"fmt"
+
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // makeSealingKey generates the sealing key, if the store has none.
 func (db *DB) makeSealingKey(ctx context.Context) error {
 	const what = "make the sealing key"
 	var exists bool
-	err := db.file.Look(ctx, what, func(ctx context.Context, conn *sql.Conn) error {
-		return conn.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM sealing_key)`).Scan(&exists)
+	err := db.file.Look(ctx, what, func(ctx context.Context, q engine.Querier) error {
+		return q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM sealing_key)`).Scan(&exists)
 	})
 	if err != nil || exists {
 		return err
@@ -29,8 +30,8 @@ func (db *DB) makeSealingKey(ctx context.Context) error {
 // and never changes. It is not in the log, so a store that is restored from the log has another one.
 func (r *RA) SealingKey(ctx context.Context) ([32]byte, error) {
 	var key []byte
-	err := r.db.file.Look(ctx, "read the sealing key", func(ctx context.Context, conn *sql.Conn) error {
-		return conn.QueryRowContext(ctx, `SELECT key FROM sealing_key`).Scan(&key)
+	err := r.db.file.Look(ctx, "read the sealing key", func(ctx context.Context, q engine.Querier) error {
+		return q.QueryRowContext(ctx, `SELECT key FROM sealing_key`).Scan(&key)
 	})
 	if err != nil {
 		return [32]byte{}, err

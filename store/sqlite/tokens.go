@@ -90,9 +90,9 @@ const bindToken = `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? A
 // Token returns the record of a token.
 func (r *RA) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
 	var t ra.Token
-	err := r.db.file.Look(ctx, "read a token", func(ctx context.Context, conn *sql.Conn) error {
+	err := r.db.file.Look(ctx, "read a token", func(ctx context.Context, q engine.Querier) error {
 		var err error
-		t, err = readToken(ctx, conn, id)
+		t, err = readToken(ctx, q, id)
 		return err
 	})
 	return t, err

@@ -50,9 +50,9 @@ func (c *checkpointer) run(db *DB) {
 		seen, last = now, time.Now()
 		// On a disk error, the writer fails too and reports it. The next checkpoint copies the rest.
 		if pages, err := c.checkpoint(); err == nil && pages >= longWAL {
-			db.turn <- struct{}{}
+			db.writes.turn <- struct{}{}
 			_, _ = c.checkpoint() // the rest; the next transaction restarts the file unless a reader needs it
-			<-db.turn
+			<-db.writes.turn
 		}
 	}
 }

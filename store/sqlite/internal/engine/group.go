@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -14,19 +15,81 @@ import (
 // maxGroup is the maximum number of jobs in one transaction.
 const maxGroup = 64
 
-// job is the write of one caller.
+// job is what one caller does in a transaction.
 type job struct {
-	do       func(*Tx) error
+	do       func(*sql.Tx) error
 	done     chan struct{} // closed once the fields below are set
 	err      error
 	panicked any
-	pages    uint64 // approximate number of pages that it changed
 }
 
 // group holds the jobs that wait for the next transaction, in the order of arrival.
 type group struct {
+	runAll func([]*job)  // runs jobs in one transaction
+	turn   chan struct{} // holds one value while a transaction runs
+	yields int           // how often the processor is yielded to callers that may bring another job
+
 	mu   sync.Mutex
 	jobs []*job
+}
+
+// run runs do in the next transaction. The first caller to get the turn runs the jobs of all callers that wait. The context
+// limits the wait for the transaction.
+func (g *group) run(ctx context.Context, do func(*sql.Tx) error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	j := &job{do: do, done: make(chan struct{})}
+	g.join(j)
+	for {
+		select {
+		case <-j.done:
+			return j.result()
+		default:
+		}
+		select {
+		case <-j.done:
+		case g.turn <- struct{}{}: // the runtime serves senders in order
+			g.collect()
+			g.carryOut()
+			<-g.turn
+		case <-ctx.Done():
+			if g.leave(j) {
+				return ctx.Err()
+			}
+			<-j.done
+		}
+	}
+}
+
+// carryOut runs the jobs that wait. There are none if the previous transaction included all of them.
+func (g *group) carryOut() {
+	jobs := g.take()
+	if len(jobs) == 0 {
+		return
+	}
+	defer func() {
+		for _, j := range jobs {
+			close(j.done)
+		}
+	}()
+	g.runAll(jobs)
+}
+
+// collect yields the processor to callers as long as that brings jobs. If the processors are idle, it ends immediately.
+func (g *group) collect() {
+	for n, idle := g.waiting(), 0; idle < g.yields && n < maxGroup; idle++ {
+		runtime.Gosched()
+		if now := g.waiting(); now > n {
+			n, idle = now, -1
+		}
+	}
+}
+
+func (g *group) waiting() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.jobs)
 }
 
 func (g *group) join(j *job) {
@@ -62,29 +125,13 @@ func (g *group) take() []*job {
 // The context limits the wait for the transaction. A transaction that has started runs to its end, so that one caller's
 // deadline does not abort the writes of others. If Write returns an error, nothing was written, unless COMMIT failed.
 func (db *DB) Write(ctx context.Context, what string, do func(context.Context, *Tx) error) error {
-	if ctx.Err() != nil {
-		return Fail(what, ctx.Err())
-	}
-	j := &job{do: func(tx *Tx) error { return do(context.WithoutCancel(ctx), tx) }, done: make(chan struct{})}
-	db.next.join(j)
-	for {
-		select {
-		case <-j.done:
-			return Fail(what, j.result())
-		default:
-		}
-		select {
-		case <-j.done:
-		case db.turn <- struct{}{}: // the runtime serves senders in order
-			db.carryOut(db.next.take())
-			<-db.turn
-		case <-ctx.Done():
-			if db.next.leave(j) {
-				return Fail(what, ctx.Err())
-			}
-			<-j.done
-		}
-	}
+	detached := context.WithoutCancel(ctx)
+	return Fail(what, db.writes.run(ctx, func(tx *sql.Tx) error {
+		w := &Tx{Tx: tx}
+		err := do(detached, w)
+		db.written.Add(w.Pages)
+		return err
+	}))
 }
 
 // result returns the result of a finished job to its caller.
@@ -95,16 +142,8 @@ func (j *job) result() error {
 	return j.err
 }
 
-// carryOut runs jobs in one transaction on the writing connection.
-func (db *DB) carryOut(jobs []*job) {
-	if len(jobs) == 0 {
-		return // the previous transaction included all jobs
-	}
-	defer func() {
-		for _, j := range jobs {
-			close(j.done)
-		}
-	}()
+// writeAll runs jobs in one transaction on the writing connection.
+func (db *DB) writeAll(jobs []*job) {
 	ctx := context.Background() // not that of any one caller
 	conn, err := db.writer.Conn(ctx)
 	if err != nil {
@@ -115,11 +154,7 @@ func (db *DB) carryOut(jobs []*job) {
 	if err = transact(ctx, conn, jobs); err != nil {
 		failAll(jobs, err)
 	}
-	pages := uint64(pagesOfTransaction)
-	for _, j := range jobs {
-		pages += j.pages
-	}
-	db.written.Add(pages)
+	db.written.Add(pagesOfTransaction)
 	if isBroken(err) || slices.ContainsFunc(jobs, func(j *job) bool { return isBroken(j.err) }) {
 		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // closes it; the next caller gets a new one
 	}
@@ -179,8 +214,6 @@ func (j *job) run(tx *sql.Tx) (ok bool) {
 			ok = false
 		}
 	}()
-	w := &Tx{Tx: tx}
-	j.err = j.do(w)
-	j.pages = w.Pages
+	j.err = j.do(tx)
 	return j.err == nil
 }

@@ -1,7 +1,8 @@
 // Package engine runs transactions on the SQLite file of a store. It does not depend on the tables in it.
 //
 // [Open] takes the store's lock, refuses files of other programs, and migrates the tables. [DB.Write] runs the writes
-// of several callers with one durable commit. [DB.Read], [DB.ReadMany] and [DB.Look] read in parallel to it. [Fail]
+// of several callers with one durable commit. [DB.Look] runs the short reads of several callers in one transaction.
+// [DB.Read] and [DB.ReadMany] each have a transaction of their own. All of them read in parallel to the writes. [Fail]
 // turns errors of SQLite into errors that name the next step and report whether they are temporary.
 package engine
 
@@ -25,6 +26,7 @@ import (
 const (
 	maxReaders = 4               // concurrent read transactions; others wait
 	maxRead    = 5 * time.Minute // duration of a read transaction, which prevents checkpoints
+	lookYields = 4               // yields of the processor before a transaction for short reads
 	maxBusy    = 5 * time.Second // wait for a lock that another program holds on the file
 )
 
@@ -32,10 +34,10 @@ const (
 type DB struct {
 	path   string
 	lock   *os.File
-	writer *sql.DB       // one connection; its transactions begin IMMEDIATE
-	turn   chan struct{} // holds one value while the writing connection is in use
-	next   group         // the jobs that wait for it
+	writer *sql.DB // one connection; its transactions begin IMMEDIATE
+	writes *group  // the writes that wait for it
 	reader *sql.DB
+	looks  *group        // the short reads that wait for a transaction
 	many   chan struct{} // holds a value for each read of very many rows
 
 	written      atomic.Uint64 // approximate number of pages written to the WAL file
@@ -57,7 +59,9 @@ func Open(ctx context.Context, path string, schema Schema, d driver.Driver) (_ *
 	if dir := filepath.Dir(path); !isDirectory(dir) {
 		return nil, &MissingDirectoryError{Dir: dir}
 	}
-	db := &DB{path: path, turn: make(chan struct{}, 1), many: make(chan struct{}, maxReaders-1)}
+	db := &DB{path: path, many: make(chan struct{}, maxReaders-1)}
+	db.writes = &group{turn: make(chan struct{}, 1), runAll: db.writeAll}
+	db.looks = &group{turn: make(chan struct{}, 1), runAll: db.lookAll, yields: lookYields}
 	if db.lock, err = takeLock(path + ".lock"); err != nil {
 		return nil, err
 	}
@@ -120,12 +124,11 @@ func closeWriter(writer *sql.DB) error {
 // Writer returns the writing connection, for statements outside of transactions.
 func (db *DB) Writer() *sql.DB { return db.writer }
 
-// Waiting returns the number of jobs that wait for the next transaction.
-func (db *DB) Waiting() int {
-	db.next.mu.Lock()
-	defer db.next.mu.Unlock()
-	return len(db.next.jobs)
-}
+// Waiting returns the number of writes that wait for the next transaction.
+func (db *DB) Waiting() int { return db.writes.waiting() }
+
+// WaitingLooks returns the number of short reads that wait for the next transaction.
+func (db *DB) WaitingLooks() int { return db.looks.waiting() }
 
 func isDirectory(path string) bool {
 	info, err := os.Stat(path)

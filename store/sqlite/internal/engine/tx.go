@@ -39,15 +39,27 @@ func (db *DB) ReadMany(ctx context.Context, what string, do func(context.Context
 	}
 }
 
-// Look runs do, which must read with a single statement, and so needs no transaction for a consistent snapshot. The
-// context limits the wait for a connection. A statement that has started runs to its end.
-func (db *DB) Look(ctx context.Context, what string, do func(context.Context, *sql.Conn) error) error {
-	conn, err := db.reader.Conn(ctx)
+// Look runs do, which reads few rows, in a read-only transaction with a consistent snapshot. Calls that wait share one
+// transaction: SQLite discards the pages that a connection has cached at the first transaction after a write, and the
+// calls read mostly the same ones.
+//
+// The context limits the wait for the transaction. A call that has started runs to its end.
+func (db *DB) Look(ctx context.Context, what string, do func(context.Context, Querier) error) error {
+	detached := context.WithoutCancel(ctx)
+	return Fail(what, db.looks.run(ctx, func(tx *sql.Tx) error { return do(detached, tx) }))
+}
+
+// lookAll runs short reads in one transaction.
+func (db *DB) lookAll(jobs []*job) {
+	tx, err := db.reader.BeginTx(context.Background(), nil) // not the context of any one caller
 	if err != nil {
-		return Fail(what, err)
+		failAll(jobs, err)
+		return
 	}
-	defer conn.Close()
-	return Fail(what, do(context.WithoutCancel(ctx), conn))
+	defer func() { _ = tx.Rollback() }() // nothing was written
+	for _, j := range jobs {
+		j.run(tx)
+	}
 }
 
 // ExecOne runs a statement that must change exactly one row.
