@@ -19,18 +19,19 @@ import (
 
 // Authenticator is an [ra.Authenticator] and an [ra.Challenger] for TPM attestation. It is safe for concurrent use.
 type Authenticator struct {
-	sources sources
-	nonces  *nonce.Sealer
+	trustDomain string
+	sources     sources
+	nonces      *nonce.Sealer
 }
 
-// New returns an Authenticator that verifies certificates of endorsement keys against the sources. Without sources,
-// rules of the policy can only name endorsement keys.
-func New(from []Source, nonces *nonce.Sealer) (*Authenticator, error) {
+// New returns an Authenticator for devices that enroll in a trust domain. It verifies certificates of endorsement keys
+// against the sources. Without sources, rules of the policy can only name endorsement keys.
+func New(trustDomain string, from []Source, nonces *nonce.Sealer) (*Authenticator, error) {
 	s, err := newSources(from)
 	if err != nil {
 		return nil, err
 	}
-	return &Authenticator{s, nonces}, nil
+	return &Authenticator{trustDomain, s, nonces}, nil
 }
 
 // The facts of an attestation.
@@ -144,7 +145,7 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 		Subject: pki.EvidenceSubject{Kind: pki.EvidenceTPM, Hash: s.ek}, Digest: sha256.Sum256(p.Evidence), Nonce: used,
 		Actor: pki.ActorEvidence(pki.EvidenceTPM, digits[:16]),
 	}
-	if err := checkStatement(r, s.ak, p.Key); err != nil {
+	if err := checkStatement(a.trustDomain, r, s.ak, p.Key); err != nil {
 		return ra.Claim{Actor: claim.Actor}, err
 	}
 	claim.HardwareKey = true

@@ -122,8 +122,11 @@ func TestIdentifyRefuses(t *testing.T) {
 		"HMAC instead of a signature": {func(f *forgery) {
 			f.editResponse = func(r *attest.Response) { r.Signature = append([]byte{0, 5, 0, 11}, make([]byte, 32)...) }
 		}, unproven},
-		"no signature":                    {response(func(r *attest.Response) { r.Signature = nil }), unproven},
-		"statement about another key":     {func(f *forgery) { f.certified = nameOfArea(t, f.akArea) }, otherKey},
+		"no signature":                {response(func(r *attest.Response) { r.Signature = nil }), unproven},
+		"statement about another key": {func(f *forgery) { f.certified = nameOfArea(t, f.akArea) }, otherKey},
+		"statement for another trust domain": {
+			func(f *forgery) { f.trustDomain = "other.example" }, otherKey,
+		},
 		"statement for another challenge": {func(f *forgery) { f.otherChallenge = true }, otherKey},
 		"statement of TPM2_Quote": {func(f *forgery) {
 			f.statement.Type = tpm2.TPMSTAttestQuote
