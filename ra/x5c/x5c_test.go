@@ -293,7 +293,7 @@ func TestOpenSSLSignsStatements(t *testing.T) {
 			p := present(t, a, f.chain(t, "device", "issuing"), f.key(t, "device"), now)
 			e := must(pki.ParseX5CEvidence(p.Evidence))(t)
 			challenge := sha256.Sum256(e.Challenge)
-			text := "brevet: the device with this factory key enrolls a new key\n" + p.Key.String() + "\n" + p.Request.String() + "\n" + hex.EncodeToString(challenge[:]) + "\n"
+			text := "brevet: the device with this factory key enrolls a new key\nfleet.example\n" + p.Key.String() + "\n" + p.Request.String() + "\n" + hex.EncodeToString(challenge[:]) + "\n"
 			in, out := f.write(t, "statement", text), f.path("signature")
 			if c.command == nil {
 				run(t, "pkeyutl", "-sign", "-rawin", "-inkey", f.path("device.key"), "-in", in, "-out", out)
