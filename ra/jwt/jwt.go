@@ -111,14 +111,15 @@ func (a *Authenticator) Facts() map[string]ra.FactType {
 	return all
 }
 
-// Unique returns the names of the facts of which a template must contain one: the subject, and for Kubernetes the
-// service account. Service accounts of different namespaces can have the same name. They do not get the same identity,
-// because an identity keeps the subject that enrolled first.
-func (a *Authenticator) Unique() []string {
+// Unique returns the facts that distinguish two subjects: the claim sub, which is unique for one issuer, and for
+// Kubernetes the service account, which is unique for one namespace of an issuer. Each source has an issuer of its own.
+func (a *Authenticator) Unique() []ra.UniqueFact {
+	issuer := []string{factSource, factIssuer}
+	unique := []ra.UniqueFact{{Name: factSubject, Within: [][]string{issuer}}}
 	if _, ok := a.facts[factServiceAccount]; ok {
-		return []string{factSubject, factServiceAccount}
+		unique = append(unique, ra.UniqueFact{Name: factServiceAccount, Within: [][]string{issuer, {factNamespace}}})
 	}
-	return []string{factSubject}
+	return unique
 }
 
 // SubjectOf returns the subject of the tokens of an issuer (iss) for a subject (sub). It is the SHA-256 of both, each

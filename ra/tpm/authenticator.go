@@ -53,7 +53,12 @@ func (*Authenticator) Facts() map[string]ra.FactType {
 }
 
 // Unique returns the fact that is different for each TPM.
-func (*Authenticator) Unique() []string { return []string{factEK} }
+func (*Authenticator) Unique() []ra.UniqueFact { return []ra.UniqueFact{{Name: factEK}} }
+
+// Certified returns the facts that follow from the verified certificate of an endorsement key.
+func (*Authenticator) Certified() []string {
+	return []string{factCertified, factSource, factManufacturer, factModel, factVersion}
+}
 
 // secretSize is the length in bytes of the secret in a challenge. It is the maximum for an endorsement key whose names
 // are SHA-256.

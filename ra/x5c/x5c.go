@@ -49,9 +49,14 @@ func (*Authenticator) Facts() map[string]ra.FactType {
 	}
 }
 
-// Unique returns the facts of which the template of an identity must contain one, so that two devices do not get the
-// same identity. Serial numbers are unique for one source.
-func (*Authenticator) Unique() []string { return []string{factSerial, factCertificateSerial} }
+// Unique returns the facts that distinguish two devices. Serial numbers of devices are unique for one source, and those
+// of certificates for one issuer of a source.
+func (*Authenticator) Unique() []ra.UniqueFact {
+	return []ra.UniqueFact{
+		{Name: factSerial, Within: [][]string{{factSource}}},
+		{Name: factCertificateSerial, Within: [][]string{{factSource}, {factIssuer}}},
+	}
+}
 
 // Challenge implements ra.Challenger. The challenge depends on the request and the key only.
 func (a *Authenticator) Challenge(_ context.Context, c ra.ChallengeRequest, at time.Time) ([]byte, error) {
