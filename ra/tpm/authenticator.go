@@ -21,6 +21,7 @@ import (
 type Authenticator struct {
 	trustDomain string
 	sources     sources
+	digest      [32]byte // of the sources
 	nonces      *nonce.Sealer
 }
 
@@ -31,7 +32,7 @@ func New(trustDomain string, from []Source, nonces *nonce.Sealer) (*Authenticato
 	if err != nil {
 		return nil, err
 	}
-	return &Authenticator{trustDomain, s, nonces}, nil
+	return &Authenticator{trustDomain, s, digestOf(from), nonces}, nil
 }
 
 // The facts of an attestation.
@@ -88,7 +89,7 @@ func (a *Authenticator) Challenge(_ context.Context, c ra.ChallengeRequest, at t
 	if err != nil {
 		return nil, fmt.Errorf("encrypt the secret of a challenge for a TPM: %w", err)
 	}
-	payload, err := state{sha256.Sum256(secret), ek.hash(), ak.name, endorsed}.marshal()
+	payload, err := state{sha256.Sum256(secret), ek.hash(), ak.name, a.digest, endorsed}.marshal()
 	if err != nil {
 		return nil, fmt.Errorf("encode a challenge for a TPM: %w", err)
 	}
@@ -140,6 +141,10 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 	s, err := parseState(payload)
 	if err != nil {
 		return ra.Claim{}, fmt.Errorf("decode a challenge for a TPM: %w", err)
+	}
+	if s.sources != a.digest {
+		return ra.Claim{}, pki.Refuse(pki.RuleChallengeInvalid, "get a new challenge (CreateChallenge)",
+			"the trust sources have changed since the challenge was made")
 	}
 	if secret := sha256.Sum256(r.Secret); subtle.ConstantTimeCompare(secret[:], s.secret[:]) != 1 {
 		const hint = "activate the credential in the TPM that the challenge was made for"

@@ -139,7 +139,7 @@ func (f *forgery) evidence(t testing.TB, a *Authenticator) []byte {
 	if f.certified == nil {
 		f.certified = nameOfArea(t, f.keyArea)
 	}
-	s := state{sha256.Sum256(f.secret), sha256.Sum256([]byte("ek")), f.sealedAK, endorsement{"acme", product{"id:41434D45", "one", "id:1"}}}
+	s := state{sha256.Sum256(f.secret), sha256.Sum256([]byte("ek")), f.sealedAK, a.digest, endorsement{"acme", product{"id:41434D45", "one", "id:1"}}}
 	sealed := must(a.nonces.Seal(binding(f.request, f.challengeKey), must(s.marshal())(t), now))(t)
 	r := attest.Response{Sealed: sealed, Secret: f.secret, AK: tpm2.Marshal(f.akArea), Key: tpm2.Marshal(f.keyArea)}
 	f.statement.ExtraData.Buffer = attest.QualifyingData(cmp.Or(f.trustDomain, "fleet.example"), sealed)
