@@ -267,7 +267,7 @@ func TestRefusedRequestsAreExplained(t *testing.T) {
 	}
 	for n := range 255 {
 		refuse(fmt.Sprint(n))
-		refuse("0") // a device that tries again and again
+		refuse("0") // a device that retries
 	}
 	if _, err := r.ExplainRefused(actor); err != nil {
 		t.Errorf("after refusals of 255 others: %v", err)
