@@ -30,9 +30,10 @@ type Prover interface {
 
 // Proof is the request that a [Prover] makes evidence for.
 type Proof struct {
-	RequestID pki.RequestID
-	Key       pki.KeyHash // of the key in the CSR
-	Challenge []byte      // from the server
+	TrustDomain string // that the device enrolls in
+	RequestID   pki.RequestID
+	Key         pki.KeyHash // of the key in the CSR
+	Challenge   []byte      // from the server
 }
 
 // prove gets a challenge for each prover, and returns their evidence.
@@ -59,7 +60,7 @@ func prove(
 		if err != nil {
 			return nil, err // call converts the status
 		}
-		evidence, err := p.Prove(ctx, Proof{r.RequestID, key, challenge.GetChallenge()})
+		evidence, err := p.Prove(ctx, Proof{r.Bootstrap.TrustDomain, r.RequestID, key, challenge.GetChallenge()})
 		if err != nil {
 			return nil, fmt.Errorf("make evidence of the kind %s: %w", p.Kind(), err)
 		}
@@ -113,7 +114,7 @@ func (factory) Public(context.Context) ([]byte, error) { return nil, nil }
 
 // Prove implements Prover.
 func (f factory) Prove(_ context.Context, p Proof) (pki.Evidence, error) {
-	signature, err := signStatement(f.key, pki.X5CStatement(p.Key, p.RequestID, p.Challenge))
+	signature, err := signStatement(f.key, pki.X5CStatement(p.TrustDomain, p.Key, p.RequestID, p.Challenge))
 	if err != nil {
 		return pki.Evidence{}, fmt.Errorf("sign with the key of the factory certificate: %w", err)
 	}

@@ -81,7 +81,7 @@ func TestFactoryKeysOfEveryType(t *testing.T) {
 			t.Fatal(err)
 		}
 		request := pki.RequestID{}
-		evidence, err := p.Prove(t.Context(), Proof{request, pki.HashSPKI([]byte("key")), []byte("challenge")})
+		evidence, err := p.Prove(t.Context(), Proof{"fleet.example", request, pki.HashSPKI([]byte("key")), []byte("challenge")})
 		if err != nil || evidence.Kind != pki.EvidenceX5C {
 			t.Fatalf("%s: %v, %v", name, evidence, err)
 		}
@@ -93,7 +93,7 @@ func TestFactoryKeysOfEveryType(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		statement := pki.X5CStatement(pki.HashSPKI([]byte("key")), request, []byte("challenge"))
+		statement := pki.X5CStatement("fleet.example", pki.HashSPKI([]byte("key")), request, []byte("challenge"))
 		if err := device.CheckSignature(c.algorithm, statement, e.Signature); err != nil || string(e.Challenge) != "challenge" {
 			t.Errorf("%s: the signature does not verify with %s: %v", name, c.algorithm, err)
 		}

@@ -21,6 +21,6 @@ func (a attestation) Public(context.Context) ([]byte, error) { return a.key.Devi
 
 // Prove implements Prover.
 func (a attestation) Prove(_ context.Context, p Proof) (pki.Evidence, error) {
-	response, err := a.key.Device().Respond(p.Challenge, a.key)
+	response, err := a.key.Device().Respond(p.TrustDomain, p.Challenge, a.key)
 	return pki.Evidence{Kind: pki.EvidenceTPM, Value: response}, err
 }

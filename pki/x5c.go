@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"strings"
 )
 
 // X5CEvidence is evidence of the kind [EvidenceX5C]: the certificate that the manufacturer gave to a device (an IDevID
@@ -71,9 +72,13 @@ func cutSized(b []byte) (part, rest []byte, ok bool) {
 // the key, see compromiseText.
 const x5cText = "brevet: the device with this factory key enrolls a new key"
 
-// X5CStatement returns the text that a device signs with the key of its factory certificate. The text has four lines: a
-// fixed text, the hash of the key to certify, the request ID, and the SHA-256 of the challenge in hexadecimal.
-func X5CStatement(key KeyHash, request RequestID, challenge []byte) []byte {
+// X5CStatement returns the text that a device signs with the key of its factory certificate. The text has five lines: a
+// fixed text, the trust domain, the hash of the key to certify, the request ID, and the SHA-256 of the challenge in
+// hexadecimal. The trust domain is the one that the device enrolls in. So the server of another trust domain cannot use
+// a signature that the device made for it, even if it passes on a challenge.
+func X5CStatement(trustDomain string, key KeyHash, request RequestID, challenge []byte) []byte {
 	digest := sha256.Sum256(challenge)
-	return []byte(x5cText + "\n" + key.String() + "\n" + request.String() + "\n" + hex.EncodeToString(digest[:]) + "\n")
+	return []byte(strings.Join([]string{
+		x5cText, trustDomain, key.String(), request.String(), hex.EncodeToString(digest[:]), "",
+	}, "\n"))
 }

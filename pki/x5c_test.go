@@ -38,9 +38,9 @@ func TestX5CStatement(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := string(pki.X5CStatement(pki.HashSPKI(nil), request, nil))
+	got := string(pki.X5CStatement("fleet.example", pki.HashSPKI(nil), request, nil))
 	const sha256OfNothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-	want := "brevet: the device with this factory key enrolls a new key\n" + sha256OfNothing + "\n" + strings.Repeat("ab", 16) + "\n" + sha256OfNothing + "\n"
+	want := "brevet: the device with this factory key enrolls a new key\nfleet.example\n" + sha256OfNothing + "\n" + strings.Repeat("ab", 16) + "\n" + sha256OfNothing + "\n"
 	if got != want {
 		t.Errorf("the statement is %q, want %q", got, want)
 	}

@@ -50,6 +50,15 @@ const (
 	FactStrings
 )
 
+// UniqueFact is a fact that distinguishes two subjects of evidence within a scope.
+type UniqueFact struct {
+	Name string
+	// Within are the facts that form the scope, such as the source of the evidence: two subjects in different scopes can
+	// have the same value. The facts in one list are equivalent, so that one of them is enough. If Within is empty, no
+	// two subjects have the same value.
+	Within [][]string
+}
+
 // Presented is a piece of evidence, together with the request that it was sent in.
 type Presented struct {
 	Evidence []byte

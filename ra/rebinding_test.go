@@ -3,8 +3,7 @@ package ra_test
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
-	"strings"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -18,20 +17,16 @@ import (
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// twins starts a server, and returns two cameras of different manufacturers with the same serial number, which the
-// policy gives the same identity.
+// twins starts a server, and returns two cameras of different manufacturers with the same serial number. The policy takes
+// both for one source, and gives the cameras the same identity.
 func twins(t *testing.T) (w *servertest.World, first, second tls.Certificate, roots [2]*x509.Certificate) {
 	t.Helper()
 	rootA, first := manufacturer(t)
 	rootB, second := manufacturer(t)
 	document := "rules:\n" +
 		"  - {name: tokens, evidence: [token]}\n" +
-		"  - {name: cameras, evidence: [x5c], identity: 'device/{x5c.serial}', register: true, replace: true, profile: device}\n" +
-		"x5c:\n"
-	for name, root := range map[string]*x509.Certificate{"acme": rootA, "other": rootB} {
-		text := strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})))
-		document += "  " + name + ":\n    roots: |\n      " + strings.ReplaceAll(text, "\n", "\n      ") + "\n"
-	}
+		"  - {name: cameras, evidence: [x5c], when: x5c.source == 'both', identity: 'device/{x5c.serial}', register: true, replace: true, profile: device}\n" +
+		fmt.Sprintf("x5c:\n  both: {roots: %q}\n", string(pemOf(rootA))+string(pemOf(rootB)))
 	return servertest.New(t, ground, servertest.Options{Policy: []byte(document)}), first, second, [2]*x509.Certificate{rootA, rootB}
 }
 

@@ -23,6 +23,7 @@ rules:
 - {name: tokens, evidence: [token]}
 - name: cameras
   evidence: [x5c]
+  when: x5c.source == "cameras"
   identity: device/{x5c.serial}
   register: true
   replace: true

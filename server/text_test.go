@@ -79,10 +79,20 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 		{"RevocationService.CreateBulkRevocation", &brevetv1.CreateBulkRevocationRequest{Reason: servertest.Reason("superseded"), Comment: "broken", Selection: &brevetv1.CertificateSelection{IssuerId: issuer, Identity: device.ID, LineageSerial: servertest.SerialBytes(device.Certificate), Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}, KeyHash: servertest.Must(pki.HashKey(device.Key.Public()))(t).Bytes()}}},
 		{"RevocationService.GetBulkRevocation", &brevetv1.GetBulkRevocationRequest{Id: "1"}},
 		{"CRLService.ListCRLs", &brevetv1.ListCRLsRequest{IssuerId: issuer}},
+		{"PolicyService.ExplainPolicy", &brevetv1.ExplainPolicyRequest{Request: refusedRequest(t, w)}},
 		{"PolicyService.ApplyPolicy", &brevetv1.ApplyPolicyRequest{Document: policy.Default(), BasedRevision: 1, Comment: "as before"}},
 		{"PolicyService.ListPolicies", &brevetv1.ListPoliciesRequest{}},
 		{"IdentityService.RetireIdentity", &brevetv1.RetireIdentityRequest{Id: device.ID, Comment: "over"}},
 	}
+}
+
+// refusedRequest sends an enrollment that no rule grants, and returns its actor.
+func refusedRequest(t *testing.T, w *servertest.World) string {
+	t.Helper()
+	token := w.Token(t, w.Register(t, "device", "device/unwanted"), false)
+	_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, token, servertest.Key(t)))
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RulePolicy)
+	return pki.ActorToken(servertest.Must(pki.TokenSecretFromBytes(token))(t).ID()).String()
 }
 
 // hasTexts reports whether a message, or a message of brevet.v1 in it, has text fields.
@@ -148,7 +158,9 @@ func (m message) call(t *testing.T, w *servertest.World, req proto.Message) erro
 // do not contain these characters. The same request without them succeeds.
 func TestDeceptiveTextsAreRefused(t *testing.T) {
 	t.Parallel()
-	w := servertest.New(t, ground, servertest.Options{})
+	w := servertest.New(t, ground, servertest.Options{
+		Policy: []byte(`rules: [{name: tokens, evidence: [token], when: token.identity != "device/unwanted"}]`),
+	})
 	messages := wholeMessages(t, w)
 	before := len(w.Entries(t, 0))
 	for name, m := range listServed(t, w) {

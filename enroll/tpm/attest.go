@@ -150,9 +150,9 @@ func (d *Device) Describe() ([]byte, error) {
 	return m.Marshal()
 }
 
-// Respond responds to a challenge for a key in this TPM. challenge is an encoded [attest.Challenge], and the result an
-// encoded [attest.Response].
-func (d *Device) Respond(challenge []byte, key *Key) ([]byte, error) {
+// Respond responds to a challenge for a key in this TPM. trustDomain is the one that the device enrolls in. challenge is
+// an encoded [attest.Challenge], and the result an encoded [attest.Response].
+func (d *Device) Respond(trustDomain string, challenge []byte, key *Key) ([]byte, error) {
 	c, err := attest.ParseChallenge(challenge)
 	if err != nil {
 		return nil, fmt.Errorf("the server's challenge for the TPM is malformed: %w", err)
@@ -180,7 +180,7 @@ func (d *Device) Respond(challenge []byte, key *Key) ([]byte, error) {
 		if err := s.flush(ek); err != nil {
 			return err
 		}
-		r.Statement, r.Signature, err = s.certify(key, ak, attest.QualifyingData(c.Sealed))
+		r.Statement, r.Signature, err = s.certify(key, ak, attest.QualifyingData(trustDomain, c.Sealed))
 		return err
 	})
 	if err != nil {

@@ -28,7 +28,7 @@ func newServer(t testing.TB, m *tpmtest.Manufacturer) *server.Authenticator {
 	t.Helper()
 	root, intermediate := m.CAs(t)
 	nonces := must(nonce.FromKey([32]byte{1}, [16]byte{1}))(t)
-	return must(server.New([]server.Source{{Name: "acme", Roots: []*x509.Certificate{root}, Intermediates: []*x509.Certificate{intermediate}}}, nonces))(t)
+	return must(server.New("fleet.example", []server.Source{{Name: "acme", Roots: []*x509.Certificate{root}, Intermediates: []*x509.Certificate{intermediate}}}, nonces))(t)
 }
 
 var request = must(pki.RequestIDFromBytes([]byte("0123456789abcdef")))
@@ -54,7 +54,7 @@ func TestServerAcceptsEveryEndorsementKey(t *testing.T) {
 			device.ek = &templates[i]
 			key := must(device.NewKey())(t)
 			hash := must(pki.HashKey(key.Public()))(t)
-			response := must(device.Respond(challenge(t, a, must(device.Describe())(t), hash), key))(t)
+			response := must(device.Respond("fleet.example", challenge(t, a, must(device.Describe())(t), hash), key))(t)
 			claim, err := identify(t, a, response, hash)
 			if err != nil {
 				t.Fatal(err)
@@ -103,18 +103,18 @@ func TestTPMRespondsOnlyToItsOwnChallenge(t *testing.T) {
 	key, foreign := must(mine.NewKey())(t), must(other.NewKey())(t)
 	hash := must(pki.HashKey(key.Public()))(t)
 	forOther := challenge(t, a, must(other.Describe())(t), hash)
-	if _, err := mine.Respond(forOther, key); err == nil || !strings.Contains(err.Error(), "another TPM") {
+	if _, err := mine.Respond("fleet.example", forOther, key); err == nil || !strings.Contains(err.Error(), "another TPM") {
 		t.Errorf("a TPM responds to the challenge for another: %v", err)
 	}
-	if _, err := mine.Respond(forOther, foreign); err == nil || !strings.Contains(err.Error(), "another TPM") {
+	if _, err := mine.Respond("fleet.example", forOther, foreign); err == nil || !strings.Contains(err.Error(), "another TPM") {
 		t.Errorf("a TPM responds with the key of another: %v", err)
 	}
 	// The other TPM activates its challenge, and this TPM certifies the key.
-	helped := must(attest.ParseResponse(must(other.Respond(forOther, foreign))(t)))(t)
+	helped := must(attest.ParseResponse(must(other.Respond("fleet.example", forOther, foreign))(t)))(t)
 	helped.Key = key.area
 	_, err := identify(t, a, must(helped.Marshal())(t), hash)
 	refused(t, "a certified key of another TPM", err, pki.RuleEvidenceKey)
-	own := must(attest.ParseResponse(must(mine.Respond(challenge(t, a, must(mine.Describe())(t), hash), key))(t)))(t)
+	own := must(attest.ParseResponse(must(mine.Respond("fleet.example", challenge(t, a, must(mine.Describe())(t), hash), key))(t)))(t)
 	own.Secret = helped.Secret
 	_, err = identify(t, a, must(own.Marshal())(t), hash)
 	refused(t, "a challenge that another TPM activated", err, pki.RuleEvidenceSignature)
@@ -154,7 +154,7 @@ func TestDeviceActivatesCredentialOfTools(t *testing.T) {
 			*to, rest = rest[2:2+size], rest[2+size:]
 		}
 		key := must(device.NewKey())(t)
-		r := must(attest.ParseResponse(must(device.Respond(must(c.Marshal())(t), key))(t)))(t)
+		r := must(attest.ParseResponse(must(device.Respond("fleet.example", must(c.Marshal())(t), key))(t)))(t)
 		if string(r.Secret) != "the secret of the tools" {
 			t.Errorf("template %d: the device decrypts %q", i, r.Secret)
 		}
@@ -195,7 +195,7 @@ func respondWithTools(t *testing.T, tpm *tpmtest.TPM, a *server.Authenticator, e
 	tpm.Tool(t, "tpm2_flushcontext", "session.ctx")
 
 	r := attest.Response{Sealed: c.Sealed, Secret: tpm.File(t, "secret"), AK: area("ak.pub"), Key: area("key.pub")}
-	r.Statement, r.Signature = certifyWithTools(t, tpm, attest.QualifyingData(c.Sealed))
+	r.Statement, r.Signature = certifyWithTools(t, tpm, attest.QualifyingData("fleet.example", c.Sealed))
 	claim, err := identify(t, a, must(r.Marshal())(t), hash)
 	if err != nil || claim.Facts["tpm.certified"] != false {
 		t.Errorf("the response of the tools is refused: %v, %v", claim.Facts, err)

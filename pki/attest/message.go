@@ -115,11 +115,14 @@ func (r *Response) fields() []field {
 	}
 }
 
-// QualifyingData returns the argument of TPM2_Certify that binds a statement to one challenge: the SHA-256 of a text,
-// a zero byte and the sealed challenge. The sealed challenge contains random bytes, so it is also the nonce.
-func QualifyingData(sealed []byte) []byte {
+// QualifyingData returns the argument of TPM2_Certify that binds a statement to one challenge: the SHA-256 of a text that
+// says what the statement is for, a zero byte, the trust domain, a zero byte and the sealed challenge. The sealed
+// challenge contains random bytes, so it is also the nonce. The trust domain is the one that the device enrolls in. So
+// the server of another trust domain cannot use a statement that the device made for it, even if it passes on a
+// challenge.
+func QualifyingData(trustDomain string, sealed []byte) []byte {
 	h := sha256.New()
-	h.Write([]byte("brevet tpm attestation\x00"))
+	h.Write([]byte("brevet tpm enrollment\x00" + trustDomain + "\x00"))
 	h.Write(sealed)
 	return h.Sum(nil)
 }

@@ -83,10 +83,10 @@ func x5cSample(t testing.TB) evidencetest.Sample {
 	own, foreign := must(nonce.FromKey([32]byte{1}, [16]byte{}))(t), must(nonce.FromKey([32]byte{2}, [16]byte{}))(t)
 	sources := []x5c.Source{{Name: "cameras", Roots: []*x509.Certificate{root}}}
 	return evidencetest.Sample{
-		Kind: pki.EvidenceX5C, Authenticator: must(x5c.New(sources, own))(t), Foreign: must(x5c.New(sources, foreign))(t),
+		Kind: pki.EvidenceX5C, Authenticator: must(x5c.New("fleet.example", sources, own))(t), Foreign: must(x5c.New("fleet.example", sources, foreign))(t),
 		At: now, Expired: now.Add(nonce.Lifetime), Key: pki.HashSPKI([]byte("key")),
 		Make: func(t testing.TB, r evidencetest.Request) []byte {
-			digest := sha256.Sum256(pki.X5CStatement(r.Key, r.ID, r.Challenge))
+			digest := sha256.Sum256(pki.X5CStatement("fleet.example", r.Key, r.ID, r.Challenge))
 			signature := must(key.Sign(rand.Reader, digest[:], crypto.SHA256))(t)
 			return pki.X5CEvidence{Certificates: [][]byte{device.Raw, issuing.Raw}, Challenge: r.Challenge, Signature: signature}.Encode()
 		},
@@ -98,10 +98,10 @@ func tpmSample(t testing.TB) evidencetest.Sample {
 	key := must(device.NewKey())(t)
 	own, foreign := must(nonce.FromKey([32]byte{1}, [16]byte{}))(t), must(nonce.FromKey([32]byte{2}, [16]byte{}))(t)
 	return evidencetest.Sample{
-		Kind: pki.EvidenceTPM, Authenticator: must(tpm.New(nil, own))(t), Foreign: must(tpm.New(nil, foreign))(t),
+		Kind: pki.EvidenceTPM, Authenticator: must(tpm.New("fleet.example", nil, own))(t), Foreign: must(tpm.New("fleet.example", nil, foreign))(t),
 		At: now, Expired: now.Add(nonce.Lifetime), Key: must(pki.HashKey(key.Public()))(t), Public: must(device.Describe())(t),
 		Make: func(_ testing.TB, r evidencetest.Request) []byte {
-			response, err := device.Respond(r.Challenge, key)
+			response, err := device.Respond("fleet.example", r.Challenge, key)
 			if err != nil {
 				return nil // the challenge is not for this TPM
 			}

@@ -10,7 +10,8 @@ import (
 )
 
 // Config is a [Source] as an operator writes it in YAML. Unlike a Source, it does not contain the path of a credential:
-// the author of a policy must not be able to send a file of the server to a host of their choice.
+// the author of a policy must not be able to send a secret of the server to a host of their choice. The host of the API
+// server determines the credential.
 type Config struct {
 	Issuer      string        `yaml:"issuer"`
 	Audience    string        `yaml:"audience"`
@@ -36,9 +37,10 @@ var factTypes = map[string]ra.FactType{
 	"string": ra.FactString, "int": ra.FactInt, "bool": ra.FactBool, "strings": ra.FactStrings,
 }
 
-// Source converts the configuration of the source with a name. credential is the path of the file with the bearer token
-// for the source's API server, and may be empty. New checks the result.
-func (c Config) Source(name, credential string) (Source, error) {
+// Source converts the configuration of the source with a name. credential returns the path of the file with the bearer
+// token for a host, which is a name or an address with its port, such as 10.20.0.1:6443. The path may be empty. New checks
+// the result.
+func (c Config) Source(name string, credential func(host string) string) (Source, error) {
 	s := Source{
 		Name: name, Issuer: c.Issuer, Audience: c.Audience, Algorithms: c.Algorithms, MaxLifetime: c.MaxLifetime,
 		Keys: Keys{Discovery: c.Discovery},
@@ -54,7 +56,14 @@ func (c Config) Source(name, credential string) (Source, error) {
 	}
 	if k := c.Kubernetes; k != nil {
 		s.Keys.Cluster = k.Keys
-		s.Kubernetes = &Kubernetes{Server: k.Server, Review: k.Review, Credential: credential}
+		s.Kubernetes = &Kubernetes{Server: k.Server, Review: k.Review}
+		if k.Server != "" {
+			host, err := hostOf(k.Server)
+			if err != nil {
+				return s, fmt.Errorf("the API server: %w", err)
+			}
+			s.Kubernetes.Credential = credential(host)
+		}
 	}
 	for _, f := range c.Claims {
 		t, ok := factTypes[f.Type]

@@ -29,7 +29,7 @@ func configured(t *testing.T, document string) (*jwt.Authenticator, error) {
 	check(t, d.Decode(&content))
 	var sources []jwt.Source
 	for name, c := range content.JWT {
-		s, err := c.Source(name, "/run/credentials/"+name)
+		s, err := c.Source(name, func(host string) string { return "/run/credentials/" + host })
 		if err != nil {
 			return nil, err
 		}
@@ -75,9 +75,9 @@ func TestConfig(t *testing.T) {
 		claims: [{fact: jwt.n, pointer: /n, type: int}, {fact: jwt.l, pointer: /l, type: strings}],
 		kubernetes: {server: "https://k.example"},
 	}`), &config))
-	source := must(config.Source("ci", "/credential"))(t)
+	source := must(config.Source("ci", func(host string) string { return "/of/" + host }))(t)
 	if source.Name != "ci" || source.Roots == nil || source.MaxLifetime != time.Hour ||
-		source.Kubernetes.Credential != "/credential" ||
+		source.Kubernetes.Credential != "/of/k.example:443" ||
 		source.Claims[0].Type != ra.FactInt || source.Claims[1].Type != ra.FactStrings {
 		t.Errorf("the source is %+v", source)
 	}
@@ -85,8 +85,20 @@ func TestConfig(t *testing.T) {
 	if _, err := newWorld(t, source).identify(t, s.token(t, standard())); err != nil {
 		t.Error(err)
 	}
+	for server, host := range map[string]string{
+		"https://K.example:6443/k8s/c-1": "k.example:6443", "https://10.20.0.1": "10.20.0.1:443", "http://127.0.0.1": "127.0.0.1:80",
+		"https://[2001:DB8:0::1]:6443": "[2001:db8::1]:6443",
+		"https://:6443":                "", "https://../x": "", "https://..:1": "", "https://[fe80::1%25..]:1": "", "http://k.example": "", "k.example": "",
+		"https://a@k.example": "", "https://k.example?a": "", "https://k_.example": "",
+	} {
+		config.Kubernetes.Server = server
+		s, err := config.Source("ci", func(host string) string { return host })
+		if (err == nil) != (host != "") || err == nil && s.Kubernetes.Credential != host {
+			t.Errorf("%s has the credential of %v, %v, want that of %q", server, s.Kubernetes, err, host)
+		}
+	}
 	config.Roots = "none"
-	if _, err := config.Source("ci", ""); err == nil || !strings.Contains(err.Error(), "roots") {
+	if _, err := config.Source("ci", nil); err == nil || !strings.Contains(err.Error(), "roots") {
 		t.Errorf("roots that are not PEM: %v", err)
 	}
 	for _, document := range []string{

@@ -10,11 +10,17 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -28,22 +34,35 @@ const (
 )
 
 // client sends bounded HTTP requests to one issuer or cluster.
-type client struct{ http http.Client }
+type client struct {
+	http   http.Client
+	public http.Client // connects to addresses of the Internet only, see isPublic
+}
 
 // newClient returns a client that verifies servers with roots, or with the roots of the system if roots is nil.
 func newClient(roots *x509.CertPool) *client {
-	return &client{http.Client{
-		Transport: &http.Transport{
-			Proxy:           http.ProxyFromEnvironment,
-			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
-			MaxIdleConns: 2, MaxConnsPerHost: maxReviews, IdleConnTimeout: time.Minute,
-			TLSHandshakeTimeout: fetchTimeout, MaxResponseHeaderBytes: maxHeader, DisableCompression: true,
-		},
-		CheckRedirect: checkRedirect,
-	}}
+	direct := newTransport(roots)
+	direct.DialContext = (&net.Dialer{Control: checkPublic}).DialContext
+	proxied := newTransport(roots)
+	proxied.Proxy = http.ProxyFromEnvironment
+	return &client{
+		http.Client{Transport: proxied, CheckRedirect: checkRedirect},
+		http.Client{Transport: direct, CheckRedirect: checkRedirect},
+	}
 }
 
-func (c *client) close() { c.http.CloseIdleConnections() }
+func newTransport(roots *x509.CertPool) *http.Transport {
+	return &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
+		MaxIdleConns: 2, MaxConnsPerHost: maxReviews, IdleConnTimeout: time.Minute,
+		TLSHandshakeTimeout: fetchTimeout, MaxResponseHeaderBytes: maxHeader, DisableCompression: true,
+	}
+}
+
+func (c *client) close() {
+	c.http.CloseIdleConnections()
+	c.public.CloseIdleConnections()
+}
 
 // checkRedirect allows redirects that stay on the host, so that an issuer cannot send requests into other networks.
 func checkRedirect(req *http.Request, via []*http.Request) error {
@@ -66,7 +85,7 @@ func (c *client) get(ctx context.Context, url, credential string) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	return c.do(req, credential)
+	return do(&c.http, req, credential)
 }
 
 // post sends a JSON body, and returns the body of the response.
@@ -76,12 +95,12 @@ func (c *client) post(ctx context.Context, url, credential string, body []byte) 
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	return c.do(req, credential)
+	return do(&c.http, req, credential)
 }
 
 // do sends a request, and returns the body of the response. Its errors contain the URL, but neither the credential nor
 // the bodies.
-func (c *client) do(req *http.Request, credential string) ([]byte, error) {
+func do(by *http.Client, req *http.Request, credential string) ([]byte, error) {
 	req.Header.Set("Accept", "application/json")
 	if credential != "" {
 		secret, err := readCredential(credential)
@@ -92,7 +111,7 @@ func (c *client) do(req *http.Request, credential string) ([]byte, error) {
 			req.Header.Set("Authorization", "Bearer "+secret)
 		}
 	}
-	resp, err := c.http.Do(req)
+	resp, err := by.Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -169,13 +188,39 @@ func parseBase(text string) (*url.URL, error) {
 	return u, err
 }
 
-// discover fetches the keys of an issuer, as OpenID Connect Discovery 1.0 §4 describes.
+var hostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
+
+// hostOf returns the host of a server: its name in lower case, or its address, and its port.
+func hostOf(server string) (string, error) {
+	u, err := parseBase(server)
+	if err != nil {
+		return "", err
+	}
+	host, port := strings.ToLower(u.Hostname()), u.Port()
+	if a, err := netip.ParseAddr(host); err == nil && a.Zone() == "" {
+		host = a.String()
+	} else if !hostName.MatchString(host) {
+		return "", fmt.Errorf("%.200q has no name or address of a host: use one, such as https://10.20.0.1:6443", server)
+	}
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// discover fetches the keys of an issuer, as OpenID Connect Discovery 1.0 §4 describes. The keys can be at another host,
+// as those of Google are, but only on the Internet: an issuer on the Internet must not send requests into the server's
+// own network.
 func discover(ctx context.Context, c *client, issuer string) (*keySet, error) {
 	base, err := parseBase(issuer)
 	if err != nil {
 		return nil, err
 	}
-	body, err := c.get(ctx, strings.TrimSuffix(issuer, "/")+"/.well-known/openid-configuration", "")
+	var inside atomic.Bool // whether the issuer itself is in a network that is not public
+	found := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(g httptrace.GotConnInfo) {
+		inside.Store(checkPublic("", g.Conn.RemoteAddr().String(), nil) != nil)
+	}})
+	body, err := c.get(found, strings.TrimSuffix(issuer, "/")+"/.well-known/openid-configuration", "")
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +239,47 @@ func discover(ctx context.Context, c *client, issuer string) (*keySet, error) {
 	if keys.Scheme != "https" && base.Scheme == "https" {
 		return nil, fmt.Errorf("the jwks_uri of %s does not use HTTPS", issuer)
 	}
-	return fetchKeys(ctx, c, location, "")
+	if keys.Host == base.Host || inside.Load() && !isProxied(base) || isProxied(keys) {
+		return fetchKeys(ctx, c, location, "")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, location, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	if body, err = do(&c.public, req, ""); err != nil {
+		return nil, fmt.Errorf("the jwks_uri of %s: %w", issuer, err)
+	}
+	return keysOf(location, body)
+}
+
+// isProxied reports whether requests to a URL go to the proxy in the environment, which decides where they may go.
+func isProxied(u *url.URL) bool {
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u})
+	return err == nil && proxy != nil
+}
+
+// special are the networks that are not a part of the Internet, beside those that package netip knows (RFC 6890).
+var special = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("64:ff9b::/96"),
+	netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("fec0::/10"),
+}
+
+// isPublic reports whether an address is one of the Internet.
+func isPublic(a netip.Addr) bool {
+	a = a.Unmap()
+	return a.IsGlobalUnicast() && !a.IsPrivate() &&
+		!slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// checkPublic implements net.Dialer.Control: it refuses connections to addresses that are not public. The name of the
+// host was resolved before.
+func checkPublic(_, address string, _ syscall.RawConn) error {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil || !isPublic(a.Addr()) {
+		return fmt.Errorf("%s is not an address of the Internet, as that of the issuer is", address)
+	}
+	return nil
 }
 
 func fetchKeys(ctx context.Context, c *client, url, credential string) (*keySet, error) {
@@ -202,6 +287,11 @@ func fetchKeys(ctx context.Context, c *client, url, credential string) (*keySet,
 	if err != nil {
 		return nil, err
 	}
+	return keysOf(url, body)
+}
+
+// keysOf parses the keys in the response of a server.
+func keysOf(url string, body []byte) (*keySet, error) {
 	set, err := parseKeySet(body)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", url, err)

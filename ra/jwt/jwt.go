@@ -111,14 +111,15 @@ func (a *Authenticator) Facts() map[string]ra.FactType {
 	return all
 }
 
-// Unique returns the names of the facts of which a template must contain one: the subject, and for Kubernetes the
-// service account. Service accounts of different namespaces can have the same name. They do not get the same identity,
-// because an identity keeps the subject that enrolled first.
-func (a *Authenticator) Unique() []string {
+// Unique returns the facts that distinguish two subjects: the claim sub, which is unique for one issuer, and for
+// Kubernetes the service account, which is unique for one namespace of an issuer. Each source has an issuer of its own.
+func (a *Authenticator) Unique() []ra.UniqueFact {
+	issuer := []string{factSource, factIssuer}
+	unique := []ra.UniqueFact{{Name: factSubject, Within: [][]string{issuer}}}
 	if _, ok := a.facts[factServiceAccount]; ok {
-		return []string{factSubject, factServiceAccount}
+		unique = append(unique, ra.UniqueFact{Name: factServiceAccount, Within: [][]string{issuer, {factNamespace}}})
 	}
-	return []string{factSubject}
+	return unique
 }
 
 // SubjectOf returns the subject of the tokens of an issuer (iss) for a subject (sub). It is the SHA-256 of both, each
@@ -141,13 +142,13 @@ func (a *Authenticator) Identify(ctx context.Context, p ra.Presented) (ra.Claim,
 	s, ok := a.sources[t.claims.issuer]
 	if !ok {
 		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceUntrusted, "request a token from an issuer that a source names",
-			"the token is from %.200q, which no source names", t.claims.issuer)
+			"the token is from an issuer that no source names")
 	}
 	if err := s.verify(ctx, t); err != nil {
 		return ra.Claim{}, err
 	}
 	claim := newClaim(t, s)
-	err = s.complete(ctx, &claim, t, p.At)
+	err = s.complete(ctx, &claim, t, p)
 	if err != nil && s.keys == nil { // the signature of the token is not verified
 		claim = ra.Claim{}
 	}
@@ -183,11 +184,11 @@ func (t *token) nonce() pki.Nonce {
 }
 
 // complete checks the claims of a token, and adds the facts that only some sources have.
-func (s *source) complete(ctx context.Context, claim *ra.Claim, t *token, at time.Time) error {
+func (s *source) complete(ctx context.Context, claim *ra.Claim, t *token, p ra.Presented) error {
 	if err := t.claims.checkAudience(s.audience); err != nil {
 		return err
 	}
-	if err := t.claims.checkTimes(at, s.lifetime); err != nil {
+	if err := t.claims.checkTimes(p.At, s.lifetime); err != nil {
 		return err
 	}
 	for _, f := range s.facts {
@@ -202,12 +203,9 @@ func (s *source) complete(ctx context.Context, claim *ra.Claim, t *token, at tim
 	if !s.kubernetes {
 		return nil
 	}
-	var w workload
-	var err error
-	if s.cluster != nil {
-		w, err = s.cluster.review(ctx, t, s.audience)
-	} else {
-		w, err = workloadOf(t.claims)
+	w, err := workloadOf(t.claims)
+	if err == nil && s.cluster != nil { // the cluster gets only what has the form of its tokens
+		w, err = s.cluster.review(ctx, t, s.audience, p)
 	}
 	if err != nil {
 		return err

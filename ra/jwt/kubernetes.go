@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 )
 
 // Kubernetes describes the cluster whose service-account tokens a source accepts.
@@ -24,7 +25,7 @@ type Kubernetes struct {
 }
 
 const (
-	maxReviews       = 8               // maximum number of concurrent TokenReviews of a source
+	maxReviews       = 8               // maximum number of concurrent connections to a server
 	reviewRetryAfter = 5 * time.Second // time to wait after a TokenReview failed
 	reviewPath       = "/apis/authentication.k8s.io/v1/tokenreviews"
 	clusterKeysPath  = "/openid/v1/jwks"
@@ -87,7 +88,7 @@ type cluster struct {
 	server     string
 	credential string
 	client     *client
-	slots      chan struct{} // a value for each TokenReview in progress
+	limits     *reviewLimits
 }
 
 // tokenReview is a TokenReview of the API authentication.k8s.io/v1, reduced to the members that are used.
@@ -123,7 +124,15 @@ func (u reviewUser) extra(name string) string {
 }
 
 // review asks the API server whether it accepts a token for an audience. It returns the workload that the server names.
-func (k *cluster) review(ctx context.Context, t *token, audience string) (workload, error) {
+// If the server has refused the same token a moment ago, or many tokens from the same network, review does not ask it.
+func (k *cluster) review(ctx context.Context, t *token, audience string, p ra.Presented) (workload, error) {
+	if k.limits.refusedBefore(t, p.At) {
+		return workload{}, refuseToken()
+	}
+	if after := k.limits.begin(p.From, p.At); after > 0 {
+		return workload{}, &unavailable{"the cluster of the JWT source " + k.source + " gets too many tokens to review",
+			after, nil}
+	}
 	answer, err := k.send(ctx, tokenReview{
 		APIVersion: "authentication.k8s.io/v1", Kind: "TokenReview",
 		Spec: reviewSpec{Token: t.raw, Audiences: []string{audience}},
@@ -135,10 +144,22 @@ func (k *cluster) review(ctx context.Context, t *token, audience string) (worklo
 		return workload{}, &unavailable{"the cluster of the JWT source " + k.source + " does not review tokens",
 			reviewRetryAfter, err}
 	}
-	status := answer.Status
+	w, err := answer.Status.workload(t, audience)
+	if err != nil {
+		k.limits.refused(t, p.From, p.At)
+	}
+	return w, err
+}
+
+func refuseToken() error {
+	return pki.Refuse(pki.RuleEvidenceRevoked, "send the current token of a running pod",
+		"the cluster does not accept the token")
+}
+
+// workload returns the workload that an API server names for a token.
+func (status reviewStatus) workload(t *token, audience string) (workload, error) {
 	if !status.Authenticated {
-		return workload{}, pki.Refuse(pki.RuleEvidenceRevoked, "send the current token of a running pod",
-			"the cluster does not accept the token")
+		return workload{}, refuseToken()
 	}
 	// A server that does not support audiences returns none. It accepts tokens for other services.
 	if !slices.Contains(status.Audiences, audience) {
@@ -161,8 +182,8 @@ func (k *cluster) send(ctx context.Context, request tokenReview) (answer tokenRe
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	select {
-	case k.slots <- struct{}{}:
-		defer func() { <-k.slots }()
+	case k.limits.slots <- struct{}{}:
+		defer func() { <-k.limits.slots }()
 	case <-ctx.Done():
 		return answer, fmt.Errorf("%d other TokenReviews are in progress: %w", maxReviews, ctx.Err())
 	}

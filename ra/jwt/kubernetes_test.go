@@ -2,15 +2,19 @@ package jwt_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/jwt"
 )
 
@@ -262,6 +266,63 @@ func TestReviewedTokensThatAreRefused(t *testing.T) {
 	} {
 		_, err := newWorld(t, k.source(false, true)).identify(t, s.token(t, podClaims().with(change)))
 		mustRefuse(t, what, err, pki.RuleEvidenceMalformed)
+	}
+}
+
+// TestJunkIsNotRelayed sends tokens that were made up to a source without keys, as every caller can.
+func TestJunkIsNotRelayed(t *testing.T) {
+	s := newSigner(t, "cluster-key")
+	k := newAPIServer(t, s)
+	w := newWorld(t, k.source(true, false))
+	from := func(address, token string) error {
+		_, err := w.Identify(t.Context(), ra.Presented{Evidence: []byte(token), At: w.clock(), From: netip.MustParseAddr(address)})
+		return err
+	}
+	reviews := func() int {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.reviews
+	}
+	good := s.token(t, podClaims())
+	k.runs(good, podStatus)
+	junk := func(n int) string { return s.token(t, podClaims().with(set{"jti": fmt.Sprint(n)})) }
+	for what, change := range map[string]set{
+		"another audience": {"aud": "other"}, "an expired token": {"exp": now.Unix() - 100, "iat": now.Unix() - 200},
+		"no service account": {"sub": "alice"}, "no names": {"kubernetes.io": nil}, "another name": {"sub": "system:serviceaccount:prod:db"},
+		"another issuer": {"iss": "https://other.example"},
+	} {
+		if err := from("192.0.2.1", s.token(t, podClaims().with(change))); err == nil || reviews() != 0 {
+			t.Errorf("%s: %v, and %d reviews", what, err, reviews())
+		}
+	}
+	same := junk(0)
+	for range 20 {
+		mustRefuse(t, "one token again and again", from("192.0.2.1", same), pki.RuleEvidenceRevoked)
+	}
+	if reviews() != 1 {
+		t.Errorf("a refused token was reviewed %d times", reviews())
+	}
+	for n := range 100 {
+		if err := from("192.0.2.1", junk(n)); n >= 9 {
+			mustBeTemporary(t, "many tokens from one address", err)
+		}
+	}
+	if reviews() != 10 {
+		t.Errorf("110 refused tokens from one address were reviewed %d times, want 10", reviews())
+	}
+	if err := from("192.0.2.2", good); err != nil {
+		t.Errorf("a token from another address: %v", err)
+	}
+	w.sleep(6 * time.Second)
+	if err := from("192.0.2.1", good); err != nil {
+		t.Errorf("after some time: %v", err)
+	}
+	before := reviews()
+	for n := range 400 {
+		_ = from(fmt.Sprintf("198.51.%d.%d", n/256, n%256), junk(1000+n))
+	}
+	if n := reviews() - before; n > 200 {
+		t.Errorf("400 tokens from as many addresses were reviewed %d times at once", n)
 	}
 }
 

@@ -150,7 +150,7 @@ func (s Source) compileCluster(c *source) error {
 	if k.Review {
 		c.cluster = &cluster{
 			source: s.Name, server: strings.TrimSuffix(k.Server, "/"), credential: k.Credential, client: c.client,
-			slots: make(chan struct{}, maxReviews),
+			limits: newReviewLimits(s.Keys.Static == nil && !s.Keys.Discovery && !s.Keys.Cluster),
 		}
 	}
 	return nil

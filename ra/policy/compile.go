@@ -177,6 +177,9 @@ func (c *compiler) rule(n *yaml.Node, raw *rawRule) *rule {
 		}
 	}
 	c.identity(n, raw, r, s)
+	if raw.hardware && (r.identity != nil || raw.nodes["identity"] == nil) {
+		c.hardware(raw, r)
+	}
 	if raw.replace && !slices.ContainsFunc(raw.kinds, func(k Kind) bool { return !k.namesIdentity() }) {
 		c.fault(raw.nodes["replace"], "replace",
 			"the evidence itself says whether it replaces certificates (brevet token create --replace): remove the key")
@@ -227,30 +230,26 @@ func (c *compiler) identity(n *yaml.Node, raw *rawRule, r *rule, s *schema) {
 	if node == nil {
 		if !named {
 			c.fault(n, "identity", "add the path of the identity, such as device/{%s}: the evidence does not name one",
-				raw.kinds[0].Unique[0])
+				raw.kinds[0].Unique[0].Name)
 		}
 		return
 	}
-	var unique []string
-	for _, k := range raw.kinds {
-		unique = append(unique, k.Unique...)
-	}
+	unique := uniqueFacts(raw.kinds)
 	if len(unique) == 0 {
 		c.fault(node, "identity", "the evidence names the identity itself: remove the key")
 		return
 	}
 	if strings.HasPrefix(node.Value, "/") || strings.Contains(node.Value, "://") {
 		c.fault(node, "identity",
-			"write the path without the trust domain and without a slash at its start, such as device/{%s}", unique[0])
+			"write the path without the trust domain and without a slash at its start, such as device/{%s}", unique[0].Name)
 		return
 	}
 	t := c.template(node, "identity", usePath, s)
 	if t == nil {
 		return
 	}
-	if !t.fixed() && !slices.ContainsFunc(unique, func(name string) bool { return slices.Contains(t.facts(), name) }) {
-		c.fault(node, "identity", "two devices could get the same identity: add one of %s to the path", strings.Join(unique,
-			", "))
+	if problem := r.ambiguous(t, unique, false); problem != "" && !t.fixed() {
+		c.fault(node, "identity", "two devices could get the same identity: %s the path", problem)
 	}
 	r.identity = t
 }
@@ -282,6 +281,9 @@ func (c *compiler) registration(n *yaml.Node, raw *rawRule, r *rule, s *schema) 
 	for _, node := range raw.dnsNames {
 		if t := c.template(node, "dns_names", useDNS, s); t != nil {
 			r.register.dnsNames = append(r.register.dnsNames, t)
+			if problem := r.ambiguousName(t, uniqueFacts(raw.kinds)); problem != "" {
+				c.fault(node, "dns_names", "two devices could get the same DNS name: %s the name", problem)
+			}
 		}
 	}
 	at := n

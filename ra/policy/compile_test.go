@@ -208,6 +208,8 @@ func TestConditionFaults(t *testing.T) {
 		{one("evidence: [token], when: token.identity =="), "when: mismatched input"},
 		{one("evidence: [token], when: token.identity == token"), `there is no function or fact "token"`},
 		{one(`evidence: [token], when: "true"`), "true is constant: remove it"},
+		{one(`evidence: [token], when: token.creator == ""`), "no fact is the empty text"},
+		{one(`evidence: [token], when: 'token.creator in ["", "a"]'`), "no fact is the empty text"},
 		{one(`evidence: [token], when: "token.identity.matches('a')"`), "matches would accept a longer value"},
 		{one(`evidence: [token], when: "token.identity.matches('^a|b$')"`), "matches would accept a longer value"},
 		{one(`evidence: [token], when: "token.identity.matches('(?m)^a$')"`), "matches would accept a longer value"},
@@ -296,7 +298,7 @@ extra: 1
 }
 
 func TestUnreachableRules(t *testing.T) {
-	const evidence = "evidence: [jwt], identity: 'a/{jwt.subject}'"
+	const evidence = "evidence: [jwt], identity: 'a/{jwt.source}/{jwt.subject}'"
 	for name, c := range map[string]struct{ first, second, want string }{
 		"after a rule without a condition": {"", "when: jwt.uses > 1", "first"},
 		"same condition":                   {"when: jwt.uses > 1", "when: jwt.uses > 1", "first"},
@@ -387,12 +389,12 @@ type declaring struct{}
 
 func (declaring) Check(*yaml.Node) error { return nil }
 
-func (declaring) Declare(values *yaml.Node) (map[string]ra.FactType, []string) {
+func (declaring) Declare(values *yaml.Node) (map[string]ra.FactType, []ra.UniqueFact) {
 	facts := map[string]ra.FactType{}
 	for i := 0; i < len(values.Content); i += 2 {
 		facts[values.Content[i].Value] = ra.FactString
 	}
-	return facts, []string{values.Content[0].Value}
+	return facts, []ra.UniqueFact{{Name: values.Content[0].Value}}
 }
 
 func TestSectionsDeclareFacts(t *testing.T) {
@@ -428,7 +430,8 @@ func TestEnvironmentsThatContradictThemselves(t *testing.T) {
 	for name, change := range map[string]func(*policy.Environment){
 		"fact of another kind": func(e *policy.Environment) { e.Kinds[1].Facts["tpm.x"] = 1 },
 		"unknown type":         func(e *policy.Environment) { e.Kinds[1].Facts["x5c.x"] = 9 },
-		"unique fact":          func(e *policy.Environment) { e.Kinds[1].Unique = []string{"x5c.x"} },
+		"unique fact":          func(e *policy.Environment) { e.Kinds[1].Unique = []ra.UniqueFact{{Name: "x5c.x"}} },
+		"scope of unique fact": func(e *policy.Environment) { e.Kinds[2].Unique[0].Within = [][]string{{"tpm.x"}} },
 		"two kinds":            func(e *policy.Environment) { e.Kinds[2].Evidence = kindX5C },
 		"two names": func(e *policy.Environment) {
 			e.Kinds = append(e.Kinds, policy.Kind{Evidence: 9,

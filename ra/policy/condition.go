@@ -1,9 +1,11 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strings"
 
 	"cel.dev/cel-go/cel"
@@ -322,6 +324,10 @@ func (c *conditions) conjunct(checked *ast.AST, e ast.Expr) (conjunct, error) {
 		return conjunct{}, fmt.Errorf("%s is constant: remove it", text)
 	}
 	if test := newTextTest(e, c.schema); test != nil {
+		if slices.Contains(test.values, "") {
+			return conjunct{}, fmt.Errorf("%s: no fact is the empty text, because the evidence does not have it then: remove "+
+				"the comparison", text)
+		}
 		return conjunct{text: test.name(text), test: test}, nil
 	}
 	result := conjunct{text: text, program: c.programs[text]}
@@ -337,12 +343,17 @@ func (c *conditions) conjunct(checked *ast.AST, e ast.Expr) (conjunct, error) {
 	return result, nil
 }
 
-// holds reports whether a conjunct is true.
+// holds reports whether a conjunct is true. It is false if it depends on a fact that the evidence does not have. So a
+// negation is not true for evidence that says nothing.
 func (c conjunct) holds(f *facts) (bool, error) {
 	if c.test != nil {
-		return c.test.holds(f.texts[c.test.position]), nil
+		text := f.texts[c.test.position]
+		return text != "" && c.test.holds(text), nil
 	}
 	result, _, err := c.program.Eval(f)
+	if errors.Is(err, errAbsent) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}

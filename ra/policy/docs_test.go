@@ -50,9 +50,9 @@ func TestFactsAreInTheDocument(t *testing.T) {
 				t.Errorf("docs/policy.md has no row for the fact %s", name)
 			}
 		}
-		for _, name := range k.Unique {
-			if !strings.Contains(string(text), "\n| `"+name+"` | text, unique |") {
-				t.Errorf("docs/policy.md does not say that the fact %s is unique", name)
+		for _, u := range k.Unique {
+			if !strings.Contains(string(text), "\n| `"+u.Name+"` | text, unique |") {
+				t.Errorf("docs/policy.md does not say that the fact %s is unique", u.Name)
 			}
 		}
 	}

@@ -23,9 +23,16 @@ const (
 // Distinguisher is implemented by an [ra.Authenticator] whose claims have a subject. The claims of other authenticators
 // name the identity themselves.
 type Distinguisher interface {
-	// Unique returns the names of the facts that distinguish two subjects. The template of an identity must contain at
-	// least one of them, so that two devices do not get the same identity.
-	Unique() []string
+	// Unique returns the facts that distinguish two subjects. The template of an identity must contain at least one of
+	// them, and the rule must fix its scope, so that two devices do not get the same identity.
+	Unique() []ra.UniqueFact
+}
+
+// HardwareProver is implemented by an [ra.Authenticator] whose claims can say that a key is in hardware.
+type HardwareProver interface {
+	// Certified returns the names of the facts that a claim has only if a manufacturer has certified the hardware. Other
+	// hardware can be a simulation.
+	Certified() []string
 }
 
 // Section checks the part of a document that configures one kind of evidence, such as its trust sources. It is safe for
@@ -40,7 +47,7 @@ type Section interface {
 type Declarer interface {
 	// Declare returns the facts that valid values declare, and which of them distinguish two subjects. The names begin
 	// with the name of the kind and a dot.
-	Declare(values *yaml.Node) (facts map[string]ra.FactType, unique []string)
+	Declare(values *yaml.Node) (facts map[string]ra.FactType, unique []ra.UniqueFact)
 }
 
 // Profiles returns the certificate profiles: a *ca.Authority. It is safe for concurrent use.
@@ -54,7 +61,9 @@ type Kind struct {
 	Name     string // as in the list evidence of a rule
 	Facts    map[string]ra.FactType
 	// Unique are the facts that distinguish two subjects. It is empty if the evidence names the identity itself.
-	Unique []string
+	Unique []ra.UniqueFact
+	// Certified are the facts of HardwareProver. It is empty if the evidence says nothing about hardware.
+	Certified []string
 	// Section checks the top-level key with the name of the kind. If it is nil, the document cannot have that key.
 	Section Section
 }
@@ -64,6 +73,9 @@ func KindOf(kind pki.EvidenceKind, a ra.Authenticator, section Section) Kind {
 	k := Kind{Evidence: kind, Name: kind.String(), Facts: a.Facts(), Section: section}
 	if d, ok := a.(Distinguisher); ok {
 		k.Unique = d.Unique()
+	}
+	if h, ok := a.(HardwareProver); ok {
+		k.Certified = h.Certified()
 	}
 	return k
 }
@@ -100,16 +112,18 @@ func (k Kind) check() error {
 			return fmt.Errorf("evidence of the kind %s cannot have the fact %q of type %d", k.Name, name, t)
 		}
 	}
-	for _, name := range k.Unique {
-		if t := k.Facts[name]; t != ra.FactString && t != ra.FactInt {
-			return fmt.Errorf("the unique fact %q of the kind %s is neither a text nor a number", name, k.Name)
+	for _, u := range k.Unique {
+		for _, name := range slices.Concat([]string{u.Name}, slices.Concat(u.Within...)) {
+			if t := k.Facts[name]; t != ra.FactString && t != ra.FactInt {
+				return fmt.Errorf("the unique fact %q of the kind %s, or its scope, is neither a text nor a number", name, k.Name)
+			}
 		}
 	}
 	return nil
 }
 
 // with returns the kind with the facts that a document declares. It returns an error if they are not valid.
-func (k Kind) with(facts map[string]ra.FactType, unique []string) (Kind, error) {
+func (k Kind) with(facts map[string]ra.FactType, unique []ra.UniqueFact) (Kind, error) {
 	all := maps.Clone(k.Facts)
 	for _, name := range slices.Sorted(maps.Keys(facts)) {
 		if _, exists := all[name]; exists {

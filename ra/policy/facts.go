@@ -1,24 +1,33 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// facts are the facts of one request. They implement [cel.Activation]. If the evidence does not have a declared fact, the
-// fact has the zero value of its type.
+// facts are the facts of one request. They implement [cel.Activation]. The evidence may not have all declared facts. An
+// empty text counts as a fact that it does not have.
 type facts struct {
 	*schema
 	claims ra.Claims
-	values []any    // by the position of the fact
-	texts  []string // the values as texts; empty for facts that are neither texts nor numbers
+	values []any    // by the position of the fact; absent if the evidence does not have it
+	texts  []string // the values as texts; empty for absent facts, and for those that are neither texts nor numbers
 }
+
+// errAbsent is the result of an expression that depends on a fact that the evidence does not have.
+var errAbsent = errors.New("the evidence does not have the fact")
+
+// absent is the value of such a fact in CEL. An expression that reads it has the same result, unless the value does not
+// matter, as in a || b if b is true.
+var absent = types.WrapErr(errAbsent)
 
 // newFacts returns the facts of claims of the kinds in s. It refuses facts that are too long. It returns another error if
 // a fact does not have the declared type.
@@ -28,7 +37,8 @@ func newFacts(s *schema, claims ra.Claims) (*facts, error) {
 		d := s.facts[name]
 		value, ok := claimOf(claims, d.kind).Facts[name]
 		if !ok {
-			value = zero(d.is)
+			f.values[i] = absent
+			continue
 		}
 		text, size, fits := measure(value, d.is)
 		if !fits {
@@ -40,6 +50,9 @@ func newFacts(s *schema, claims ra.Claims) (*facts, error) {
 				"the value of %s in the evidence is too long", name)
 		}
 		f.values[i], f.texts[i] = value, text
+		if value == "" {
+			f.values[i] = absent
+		}
 	}
 	return f, nil
 }
@@ -66,22 +79,6 @@ func measure(value any, is ra.FactType) (text string, size int, fits bool) {
 		return "", size, is == ra.FactStrings
 	default:
 		return "", 0, false
-	}
-}
-
-// zero returns the value of a fact that the evidence does not have.
-func zero(is ra.FactType) any {
-	switch is {
-	case ra.FactInt:
-		return int64(0)
-	case ra.FactBool:
-		return false
-	case ra.FactTime:
-		return time.Time{}
-	case ra.FactStrings:
-		return []string(nil)
-	default:
-		return ""
 	}
 }
 

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"sync"
@@ -24,13 +25,13 @@ rules:
     replace: true
     profile: device
     labels: {line: "{x5c.source}", serial: "SN {split(x5c.serial, '-', 1)}", site: North & South}
-    dns_names: ["cam-{split(x5c.serial, '-', 1)}.fleet.example"]
+    dns_names: ["cam-{digest(x5c.serial)}.fleet.example"]
     lifetime: 12h
     keys: [P-256, Ed25519]
     limits: {total: 100}
   - name: sealed
     evidence: [tpm, x5c]
-    when: tpm.certified
+    when: tpm.certified && x5c.source in ["acme"]
     identity: sealed/{digest(x5c.serial)}
     register: true
     kind: workload
@@ -47,7 +48,7 @@ rules:
   - name: builds
     evidence: [jwt]
     when: jwt.source in ["ci", "nightly"] || jwt.uses > 3
-    identity: ci/{extract(jwt.subject, "repo:fleet/([a-z]+):ref:.*")}
+    identity: "{jwt.source}/{extract(jwt.subject, 'repo:fleet/([a-z]+):ref:.*')}"
   - name: tokens
     evidence: [token]
   - name: known-device
@@ -70,7 +71,7 @@ func TestGrant(t *testing.T) {
 			Keys: []pki.KeyType{pki.P256, pki.Ed25519}, Total: 100, Register: &ra.NewIdentity{
 				Kind: pki.Device, Profile: "device", Labels: map[string]string{"line": "acme", "serial": "SN 17",
 					"site": "North & South"},
-				DNSNames: []string{"cam-17.fleet.example"},
+				DNSNames: []string{"cam-02714941084f6563620119f55cf7da28.fleet.example"},
 			},
 		}},
 		"two kinds, in another order": {ra.Claims{cam, tpm}, ra.Grant{
@@ -88,7 +89,7 @@ func TestGrant(t *testing.T) {
 			ra.Grant{
 				Rule: "builds", Identity: identity(t, "ci/pump"),
 			}},
-		"number": {ra.Claims{claim(kindJWT, "jwt.uses", int64(4), "jwt.subject", "repo:fleet/a:ref:")},
+		"number": {ra.Claims{claim(kindJWT, "jwt.source", "ci", "jwt.uses", int64(4), "jwt.subject", "repo:fleet/a:ref:")},
 			ra.Grant{Rule: "builds", Identity: identity(t, "ci/a")}},
 		"token": {ra.Claims{tokenFor(t, "device/3")}, ra.Grant{Rule: "tokens", Identity: identity(t,
 			"device/3")}},
@@ -174,11 +175,11 @@ func TestConcurrentGrants(t *testing.T) {
 func TestFailingConditionRefuses(t *testing.T) {
 	p := compile(t, `
 rules:
-  - {name: old, evidence: [x5c], when: int(x5c.serial) < 1000, identity: "old/{x5c.serial}"}
-  - {name: new, evidence: [x5c], identity: "new/{x5c.serial}"}
+  - {name: old, evidence: [x5c], when: int(x5c.serial) < 1000, identity: "old/{x5c.source}/{x5c.serial}"}
+  - {name: new, evidence: [x5c], identity: "new/{x5c.source}/{x5c.serial}"}
 `)
-	for serial, want := range map[string]string{"17": "old/17", "2000": "new/2000"} {
-		if g, err := p.Grant(ra.Claims{claim(kindX5C, "x5c.serial", serial)}, now); err != nil || g.Identity.Path() != want {
+	for serial, want := range map[string]string{"17": "old/acme/17", "2000": "new/acme/2000"} {
+		if g, err := p.Grant(ra.Claims{claim(kindX5C, "x5c.source", "acme", "x5c.serial", serial)}, now); err != nil || g.Identity.Path() != want {
 			t.Errorf("serial %s: %v, %v, want %s", serial, g.Identity, err, want)
 		}
 	}
@@ -190,18 +191,46 @@ rules:
   - name: old
     evidence: [x5c]
     when: int(x5c.serial) < 1000 && x5c.serial.matches("^[0-9]+$")
-    identity: "old/{x5c.serial}"
-  - {name: new, evidence: [x5c], identity: "new/{x5c.serial}"}
+    identity: "old/{x5c.source}/{x5c.serial}"
+  - {name: new, evidence: [x5c], identity: "new/{x5c.source}/{x5c.serial}"}
 `)
-	if g, err := guarded.Grant(ra.Claims{claim(kindX5C, "x5c.serial", "A17")}, now); err != nil || g.Rule != "new" {
+	if g, err := guarded.Grant(ra.Claims{claim(kindX5C, "x5c.source", "acme", "x5c.serial", "A17")}, now); err != nil || g.Rule != "new" {
 		t.Errorf("a guarded condition: %v, %v, want rule new", g.Rule, err)
 	}
 }
 
+// A rule must not match evidence because the evidence says nothing. A part of a condition that depends on a fact that the
+// evidence does not have is false, also if it is negated.
+func TestAbsentFactsMatchNothing(t *testing.T) {
+	full := claim(kindJWT, "jwt.source", "ci", "jwt.subject", "a", "jwt.uses", int64(1), "jwt.issued_at", now,
+		"jwt.audience", []string{}, "jwt.kubernetes.pod", "web-0")
+	empty := claim(kindJWT, "jwt.source", "ci", "jwt.subject", "a", "jwt.kubernetes.pod", "")
+	for _, when := range []string{
+		"jwt.uses < 5", "jwt.uses == 1", "!(jwt.uses > 5)", "jwt.kubernetes.pod != 'x'", "!(jwt.kubernetes.pod == 'x')",
+		"jwt.kubernetes.pod < 'x'", "jwt.kubernetes.pod != ''", "size(jwt.kubernetes.pod) < 9", "jwt.kubernetes.pod.startsWith('')",
+		"jwt.issued_at < timestamp('2030-01-31T12:00:00Z')", "!('x' in jwt.audience)", "size(jwt.audience) == 0",
+		"(jwt.uses > 5 ? false : true)", "jwt.uses > 5 || jwt.kubernetes.pod != 'x'", "jwt.kubernetes.pod.matches('^.*$')",
+	} {
+		p := compile(t, fmt.Sprintf("rules: [{name: a, evidence: [jwt], identity: a, when: %q}]", when))
+		if _, err := p.Grant(ra.Claims{full}, now); err != nil {
+			t.Errorf("%s: evidence with all facts: %v", when, err)
+		}
+		_, err := p.Grant(ra.Claims{empty}, now)
+		refused(t, when+" without the fact", err, pki.RulePolicy, "no rule of the policy matches")
+	}
+	p := compile(t, `rules: [{name: a, evidence: [jwt], identity: a, when: jwt.uses > 5 || jwt.source == "ci"}]`)
+	if _, err := p.Grant(ra.Claims{empty}, now); err != nil {
+		t.Errorf("a condition that is true without the fact: %v", err)
+	}
+	p = compile(t, `rules: [{name: a, evidence: [jwt], identity: "a/{jwt.source}/{jwt.subject}/{jwt.uses}"}]`)
+	_, err := p.Grant(ra.Claims{empty}, now)
+	refused(t, "a number in a template", err, pki.RulePolicy, "does not accept the value of jwt.uses, which is empty")
+}
+
 func TestReservedPathsAreRefused(t *testing.T) {
-	p := compile(t, "rules: [{name: a, evidence: [jwt], identity: '{jwt.subject}/x'}]")
+	p := compile(t, "rules: [{name: a, evidence: [jwt], identity: '{jwt.subject}/{jwt.source}'}]")
 	for _, subject := range []string{"brevet", "Brevet"} {
-		_, err := p.Grant(ra.Claims{claim(kindJWT, "jwt.subject", subject)}, now)
+		_, err := p.Grant(ra.Claims{claim(kindJWT, "jwt.source", "ci", "jwt.subject", subject)}, now)
 		refused(t, subject, err, pki.RuleReserved, "under brevet/")
 	}
 }
@@ -263,8 +292,8 @@ rules:
     evidence: [x5c]
     when: x5c.source == "acme" && x5c.serial.startsWith("CAM-") && size(x5c.serial) > 4
     identity: device/{x5c.serial}
-  - {name: numbers, evidence: [x5c], when: int(x5c.serial) > 7, identity: "device/{x5c.serial}"}
-  - {name: others, evidence: [x5c], identity: "other/{x5c.serial}"}
+  - {name: numbers, evidence: [x5c], when: int(x5c.serial) > 7, identity: "device/{x5c.source}/{x5c.serial}"}
+  - {name: others, evidence: [x5c], identity: "other/{x5c.source}/{x5c.serial}"}
 `)
 	for name, c := range map[string]struct {
 		claims ra.Claims

@@ -18,12 +18,12 @@ cases:
     expect: {rule: cameras, identity: device/cam/CAM-17, profile: device}
   - name: "2"
     evidence: [x5c, tpm]
-    facts: {tpm.certified: true, x5c.serial: "1"}
+    facts: {tpm.certified: true, x5c.source: acme, x5c.serial: "1"}
     hardware_key: true
     expect: {rule: sealed, profile: workload}
   - name: "3"
     evidence: [jwt]
-    facts: {jwt.uses: 4, jwt.audience: [a], jwt.expires_at: 2030-01-31T12:00:00Z, jwt.subject: "repo:fleet/pump:ref:x"}
+    facts: {jwt.source: ci, jwt.uses: 4, jwt.audience: [a], jwt.expires_at: 2030-01-31T12:00:00Z, jwt.subject: "repo:fleet/pump:ref:x"}
     expect: {rule: builds, identity: ci/pump}
   - {name: "4", evidence: [x5c], facts: {x5c.source: other}, expect: {refusal: policy.no_rule}}
   - {name: "5", evidence: [token], identity: device/3, expect: {rule: tokens, identity: device/3}}
@@ -33,7 +33,7 @@ cases:
   - {name: not refused, evidence: [token], identity: device/3, expect: {refusal: policy.no_rule}}
   - {name: other refusal, evidence: [x5c], expect: {refusal: policy.limit}}
   - {name: refused, evidence: [x5c], expect: {rule: cameras}}
-  - {name: software, evidence: [x5c, tpm], facts: {tpm.certified: true, x5c.serial: "1"}, expect: {rule: sealed}}
+  - {name: software, evidence: [x5c, tpm], facts: {tpm.certified: true, x5c.source: acme, x5c.serial: "1"}, expect: {rule: sealed}}
 `))
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/ra/token"
+	"github.com/brevet-pki/brevet/ra/tpm"
+	"github.com/brevet-pki/brevet/ra/x5c"
 )
 
 const trustDomain = "fleet.example"
@@ -27,21 +29,24 @@ func kinds() []policy.Kind {
 	return []policy.Kind{
 		policy.KindOf(pki.EvidenceToken, token.New(nil), nil),
 		{
-			Evidence: kindX5C, Name: "x5c", Unique: []string{"x5c.serial", "x5c.certificate_serial"},
+			Evidence: kindX5C, Name: "x5c", Unique: new(x5c.Authenticator).Unique(),
 			Facts: map[string]ra.FactType{
 				"x5c.source": ra.FactString, "x5c.serial": ra.FactString, "x5c.hardware_type": ra.FactString, "x5c.common_name": ra.FactString,
 				"x5c.organization": ra.FactString, "x5c.issuer": ra.FactString, "x5c.certificate_serial": ra.FactString, "x5c.not_after": ra.FactTime,
 			},
 		},
 		{
-			Evidence: kindTPM, Name: "tpm", Unique: []string{"tpm.ek"},
+			Evidence: kindTPM, Name: "tpm", Unique: new(tpm.Authenticator).Unique(), Certified: new(tpm.Authenticator).Certified(),
 			Facts: map[string]ra.FactType{
 				"tpm.ek": ra.FactString, "tpm.source": ra.FactString, "tpm.manufacturer": ra.FactString, "tpm.model": ra.FactString,
 				"tpm.version": ra.FactString, "tpm.certified": ra.FactBool,
 			},
 		},
 		{
-			Evidence: kindJWT, Name: "jwt", Unique: []string{"jwt.subject", "jwt.kubernetes.service_account"},
+			Evidence: kindJWT, Name: "jwt", Unique: []ra.UniqueFact{
+				{Name: "jwt.subject", Within: [][]string{{"jwt.source", "jwt.issuer"}}},
+				{Name: "jwt.kubernetes.service_account", Within: [][]string{{"jwt.source", "jwt.issuer"}, {"jwt.kubernetes.namespace"}}},
+			},
 			Facts: map[string]ra.FactType{
 				"jwt.source": ra.FactString, "jwt.issuer": ra.FactString, "jwt.subject": ra.FactString, "jwt.audience": ra.FactStrings,
 				"jwt.expires_at": ra.FactTime, "jwt.issued_at": ra.FactTime, "jwt.uses": ra.FactInt,

@@ -95,14 +95,14 @@ func (c Compiler) kinds() []kind {
 			if err != nil || section == nil {
 				return nil, err
 			}
-			return orNil(x5c.New(from, c.Nonces))
+			return orNil(x5c.New(c.TrustDomain, from, c.Nonces))
 		}},
 		{pki.EvidenceTPM, true, new(tpm.Authenticator), func(section *yaml.Node) (ra.Authenticator, error) {
 			from, err := tpmSources(section)
 			if err != nil {
 				return nil, err
 			}
-			return orNil(tpm.New(from, c.Nonces))
+			return orNil(tpm.New(c.TrustDomain, from, c.Nonces))
 		}},
 		{pki.EvidenceJWT, true, new(jwt.Authenticator), func(section *yaml.Node) (ra.Authenticator, error) {
 			from, err := jwtSources(section, c.Files.credential)

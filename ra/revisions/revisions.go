@@ -30,6 +30,7 @@ type Config struct {
 type Revisions struct {
 	config  Config
 	current atomic.Pointer[served]
+	refused refusals
 
 	applying sync.Mutex // serializes changes
 }
@@ -93,6 +94,7 @@ func (r *Revisions) serve(c Compiled, record ra.PolicyRevision) {
 	if next := c.jwts(); next != nil {
 		next.Start(fetched)
 	}
+	c.Policy = remembering{c.Rules, &r.refused}
 	r.current.Store(&served{c, record})
 	if fetched != nil {
 		fetched.Close() // it still verifies tokens of requests in progress, with the keys that it has
@@ -162,6 +164,9 @@ func (r *Revisions) Apply(ctx context.Context, c ra.PolicyChange) (ra.PolicyRevi
 type Explanation struct {
 	Revision uint64
 	Trials   []policy.Trial
+	// RefusedBy is the revision that refused the request at RefusedAt. Both are zero if the facts are not from a request.
+	RefusedBy uint64
+	RefusedAt time.Time
 }
 
 // Explain returns what the newest revision decides about facts in YAML, and why. See [policy.Policy.ReadClaims] for the
@@ -172,5 +177,19 @@ func (r *Revisions) Explain(facts []byte) (Explanation, error) {
 	if err != nil {
 		return Explanation{}, err
 	}
-	return Explanation{now.record.Revision, now.Rules.Explain(claims)}, nil
+	return Explanation{Revision: now.record.Revision, Trials: now.Rules.Explain(claims)}, nil
+}
+
+// ExplainRefused returns what the newest revision decides about a request that no rule has granted, and why. The request
+// is named by its actor in the log, such as x5c:9c5f35ae5b1b4bd4, or by the SHA-256 of a piece of evidence in
+// hexadecimal. Only the last requests since the start of this process are known.
+func (r *Revisions) ExplainRefused(request string) (Explanation, error) {
+	refused, ok := r.refused.find(request)
+	if !ok {
+		return Explanation{}, pki.Refuse(pki.RuleNotFound, "let the device repeat the request, or write its facts into a file",
+			"this server does not know the facts of the request: it has started since, has refused %d others, or a rule of the "+
+				"policy matched", maxRefusals)
+	}
+	now := r.current.Load()
+	return Explanation{now.record.Revision, now.Rules.Explain(refused.claims), refused.revision, refused.at}, nil
 }

@@ -2,7 +2,23 @@ package revisions_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
 	"log/slog"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +41,7 @@ func (p profiles) Profile(name string) (*ca.Profile, error) {
 	return nil, pki.Refuse(pki.RuleProfile, "use another", "there is no profile %q", name)
 }
 
-func compiler(t *testing.T) revisions.Compiler {
+func compiler(t testing.TB) revisions.Compiler {
 	t.Helper()
 	configs, err := ca.DefaultProfiles()
 	if err != nil {
@@ -54,7 +70,7 @@ const onlyLab = "rules:\n- name: lab\n  evidence: [token]\n  when: token.identit
 // rulesOf returns the names of the rules in effect.
 func rulesOf(t *testing.T, r *revisions.Revisions) string {
 	t.Helper()
-	p, ok := r.Current().Policy.(*policy.Policy)
+	p, ok := r.Current().Policy.(interface{ Rules() []string })
 	if !ok {
 		t.Fatalf("the policy is a %T", r.Current().Policy)
 	}
@@ -105,6 +121,176 @@ func TestRevisionsChangeTogether(t *testing.T) {
 	if _, err := r.Explain([]byte("facts: {}")); err == nil {
 		t.Error("facts of no evidence are explained")
 	}
+}
+
+// TestCredentialsStayWithTheirHost applies a policy that names another API server than the one of a credential.
+func TestCredentialsStayWithTheirHost(t *testing.T) {
+	sent := make(chan string, 16)
+	newServer := func() *httptest.Server {
+		s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { sent <- r.Header.Get("Authorization") }))
+		t.Cleanup(s.Close)
+		return s
+	}
+	own, other := newServer(), newServer()
+	c := configOf(t, new(memory.Store))
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "jwt"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "jwt", own.Listener.Addr().String()), []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Compiler.Files = revisions.NewFiles(dir, c.Log)
+	r, err := revisions.New(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for i, want := range []string{"Bearer secret", "", "Bearer secret"} {
+		server := []*httptest.Server{own, other, own}[i]
+		document := fmt.Sprintf("jwt: {berlin: {issuer: i%d, audience: b, algorithms: [RS256], kubernetes: {server: %q, keys: true}}}\n%s", i, server.URL, onlyLab)
+		if _, err := r.Apply(t.Context(), ra.PolicyChange{Document: []byte(document), Based: uint64(i + 1), By: pki.ActorSystem("test"), At: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-sent; got != want {
+			t.Errorf("%s gets the credential %q, want %q", server.URL, got, want)
+		}
+	}
+}
+
+// TestFilesOfOldDocumentsAreReleased checks documents with many sources. Only the CRLs of the newest revision stay.
+func TestFilesOfOldDocumentsAreReleased(t *testing.T) {
+	c := configOf(t, new(memory.Store))
+	r, err := revisions.New(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: newRoot(t).Raw})
+	document := func(source, rules string) []byte {
+		return fmt.Appendf(nil, "x5c: {%s: {roots: %q}}\n%s", source, root, rules)
+	}
+	apply := func(document []byte, based uint64) error {
+		_, err := r.Apply(t.Context(), ra.PolicyChange{Document: document, Based: based, By: pki.ActorSystem("test"), At: time.Now()})
+		return err
+	}
+	for i := range 500 {
+		if err := apply(document(fmt.Sprintf("refused-%d", i), "rules: [{name: a}]"), 1); err == nil {
+			t.Fatal("a policy with a fault is applied")
+		}
+	}
+	for i := range 20 {
+		if err := apply(document(fmt.Sprintf("source-%d", i), onlyLab), uint64(i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.GC()
+	c.Compiler.Files.Reload()
+	if got := c.Compiler.Files.Sources(); !slices.Equal(got, []string{"source-19"}) {
+		t.Errorf("the files of %q are in memory", got)
+	}
+	runtime.KeepAlive(r)
+}
+
+func newRoot(t testing.TB) *x509.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// TestRefusedRequestsAreExplained sends requests that no rule grants.
+func TestRefusedRequestsAreExplained(t *testing.T) {
+	c := configOf(t, new(memory.Store))
+	c.First = []byte(onlyLab)
+	r, err := revisions.New(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	grant := func(path string, n int) (actor, digest string) {
+		t.Helper()
+		id, err := pki.SPIFFEIDIn("fleet.example", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(fmt.Append(nil, path, n))
+		by := pki.ActorEvidence(pki.EvidenceToken, fmt.Sprint(n))
+		_, err = r.Current().Policy.Grant(ra.Claims{{Kind: pki.EvidenceToken, Claim: ra.Claim{
+			Identity: id, Facts: map[string]any{"token.identity": path}, Actor: by, Digest: sum,
+		}}}, at)
+		if granted := strings.HasPrefix(path, "lab/"); granted != (err == nil) {
+			t.Errorf("%s: %v", path, err)
+		}
+		return by.String(), hex.EncodeToString(sum[:])
+	}
+	actor, digest := grant("device/1", 1)
+	good, _ := grant("lab/1", 2)
+	for _, request := range []string{actor, digest} {
+		e, err := r.ExplainRefused(request)
+		if err != nil || e.Revision != 1 || e.RefusedBy != 1 || !e.RefusedAt.Equal(at) || e.Trials[0].Outcome != policy.Unmatched {
+			t.Errorf("%s is explained as %+v: %v", request, e, err)
+		}
+	}
+	for _, request := range []string{"", good, "token:3", strings.ToUpper(digest), "unknown"} {
+		if e, err := r.ExplainRefused(request); err == nil {
+			t.Errorf("%q is explained as %+v", request, e)
+		} else if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleNotFound {
+			t.Errorf("%q: %v, want %s", request, err, pki.RuleNotFound)
+		}
+	}
+	change := ra.PolicyChange{Document: []byte(strings.Replace(onlyLab, "lab/", "device/", 1)), Based: 1, By: pki.ActorSystem("test"), At: at}
+	if _, err := r.Apply(t.Context(), change); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := r.ExplainRefused(actor); err != nil || e.Revision != 2 || e.RefusedBy != 1 || e.Trials[0].Outcome != policy.Matched {
+		t.Errorf("with the next revision, explained as %+v: %v", e, err)
+	}
+	refuse := func(name string) {
+		t.Helper()
+		claims := ra.Claims{{Kind: pki.EvidenceTPM, Claim: ra.Claim{Actor: pki.ActorEvidence(pki.EvidenceTPM, name)}}}
+		if _, err := r.Current().Policy.Grant(claims, at); err == nil {
+			t.Errorf("the TPM %s is granted an identity", name)
+		}
+	}
+	for n := range 255 {
+		refuse(fmt.Sprint(n))
+		refuse("0") // a device that retries
+	}
+	if _, err := r.ExplainRefused(actor); err != nil {
+		t.Errorf("after refusals of 255 others: %v", err)
+	}
+	refuse("more")
+	if _, err := r.ExplainRefused(actor); err == nil {
+		t.Error("257 refused requests are remembered")
+	}
+}
+
+func FuzzDocument(f *testing.F) {
+	root := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: newRoot(f).Raw}))
+	f.Add([]byte(onlyLab))
+	f.Add(fmt.Appendf(nil, "x5c: {acme: {roots: %q, keys: [P-256], max_chain: 3, require_crls: true}}\ntpm: {acme: {roots: %q}}\n%s", root, root, onlyLab))
+	f.Add([]byte("jwt: {ci: {issuer: i, audience: a, algorithms: [RS256], claims: [{fact: jwt.a, pointer: /a, type: string}], " +
+		"kubernetes: {server: 'https://10.0.0.1', review: true}}}\n" + onlyLab))
+	c := compiler(f)
+	f.Fuzz(func(t *testing.T, document []byte) {
+		_, err := c.Compile(document, 1)
+		if refusal, ok := pki.AsRefusal(err); err != nil && (!ok || refusal.Rule != pki.RulePolicyInvalid) {
+			t.Errorf("the error %v is not a refusal of the document", err)
+		}
+	})
 }
 
 // withoutDocuments is a store that was recreated from the log.

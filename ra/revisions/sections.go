@@ -65,10 +65,9 @@ func tpmSources(section *yaml.Node) ([]tpm.Source, error) {
 	})
 }
 
-// jwtSources returns the sources in the section jwt. credential returns the path of the credential of the source with a
-// name.
-func jwtSources(section *yaml.Node, credential func(name string) string) ([]jwt.Source, error) {
-	return sources(section, func(name string, raw jwt.Config) (jwt.Source, error) { return raw.Source(name, credential(name)) })
+// jwtSources returns the sources in the section jwt. credential returns the path of the credential for a host.
+func jwtSources(section *yaml.Node, credential func(host string) string) ([]jwt.Source, error) {
+	return sources(section, func(name string, raw jwt.Config) (jwt.Source, error) { return raw.Source(name, credential) })
 }
 
 // sources decodes a section: a map from the names of sources to their values.

@@ -19,18 +19,20 @@ import (
 
 // Authenticator is an [ra.Authenticator] and an [ra.Challenger] for TPM attestation. It is safe for concurrent use.
 type Authenticator struct {
-	sources sources
-	nonces  *nonce.Sealer
+	trustDomain string
+	sources     sources
+	digest      [32]byte // of the sources
+	nonces      *nonce.Sealer
 }
 
-// New returns an Authenticator that verifies certificates of endorsement keys against the sources. Without sources,
-// rules of the policy can only name endorsement keys.
-func New(from []Source, nonces *nonce.Sealer) (*Authenticator, error) {
+// New returns an Authenticator for devices that enroll in a trust domain. It verifies certificates of endorsement keys
+// against the sources. Without sources, rules of the policy can only name endorsement keys.
+func New(trustDomain string, from []Source, nonces *nonce.Sealer) (*Authenticator, error) {
 	s, err := newSources(from)
 	if err != nil {
 		return nil, err
 	}
-	return &Authenticator{s, nonces}, nil
+	return &Authenticator{trustDomain, s, digestOf(from), nonces}, nil
 }
 
 // The facts of an attestation.
@@ -52,7 +54,12 @@ func (*Authenticator) Facts() map[string]ra.FactType {
 }
 
 // Unique returns the fact that is different for each TPM.
-func (*Authenticator) Unique() []string { return []string{factEK} }
+func (*Authenticator) Unique() []ra.UniqueFact { return []ra.UniqueFact{{Name: factEK}} }
+
+// Certified returns the facts that follow from the verified certificate of an endorsement key.
+func (*Authenticator) Certified() []string {
+	return []string{factCertified, factSource, factManufacturer, factModel, factVersion}
+}
 
 // secretSize is the length in bytes of the secret in a challenge. It is the maximum for an endorsement key whose names
 // are SHA-256.
@@ -82,7 +89,7 @@ func (a *Authenticator) Challenge(_ context.Context, c ra.ChallengeRequest, at t
 	if err != nil {
 		return nil, fmt.Errorf("encrypt the secret of a challenge for a TPM: %w", err)
 	}
-	payload, err := state{sha256.Sum256(secret), ek.hash(), ak.name, endorsed}.marshal()
+	payload, err := state{sha256.Sum256(secret), ek.hash(), ak.name, a.digest, endorsed}.marshal()
 	if err != nil {
 		return nil, fmt.Errorf("encode a challenge for a TPM: %w", err)
 	}
@@ -135,6 +142,10 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 	if err != nil {
 		return ra.Claim{}, fmt.Errorf("decode a challenge for a TPM: %w", err)
 	}
+	if s.sources != a.digest {
+		return ra.Claim{}, pki.Refuse(pki.RuleChallengeInvalid, "get a new challenge (CreateChallenge)",
+			"the trust sources have changed since the challenge was made")
+	}
 	if secret := sha256.Sum256(r.Secret); subtle.ConstantTimeCompare(secret[:], s.secret[:]) != 1 {
 		const hint = "activate the credential in the TPM that the challenge was made for"
 		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature, hint, "the decrypted secret is not the secret of the challenge")
@@ -144,7 +155,7 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 		Subject: pki.EvidenceSubject{Kind: pki.EvidenceTPM, Hash: s.ek}, Digest: sha256.Sum256(p.Evidence), Nonce: used,
 		Actor: pki.ActorEvidence(pki.EvidenceTPM, digits[:16]),
 	}
-	if err := checkStatement(r, s.ak, p.Key); err != nil {
+	if err := checkStatement(a.trustDomain, r, s.ak, p.Key); err != nil {
 		return ra.Claim{Actor: claim.Actor}, err
 	}
 	claim.HardwareKey = true

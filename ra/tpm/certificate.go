@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
@@ -64,6 +65,18 @@ func newSources(from []Source) (sources, error) {
 		s = append(s, source{f.Name, poolOf(f.Roots), poolOf(f.Intermediates)})
 	}
 	return s, nil
+}
+
+// digestOf returns a digest that changes with every change of the sources.
+func digestOf(from []Source) [32]byte {
+	h := sha256.New()
+	for _, f := range from {
+		_, _ = fmt.Fprintf(h, "%s %d %d\n", f.Name, len(f.Roots), len(f.Intermediates)) // a hash returns no error
+		for _, c := range slices.Concat(f.Roots, f.Intermediates) {
+			_, _ = fmt.Fprintf(h, "%x\n", sha256.Sum256(c.Raw))
+		}
+	}
+	return [32]byte(h.Sum(nil))
 }
 
 func poolOf(all []*x509.Certificate) *x509.CertPool {
@@ -189,9 +202,9 @@ func parseDER(stored []byte) (*x509.Certificate, error) {
 		return nil, pki.Refuse(pki.RuleEvidenceMalformed, withoutCertificate, "the certificate of the endorsement key has a "+
 			"serial number that is negative or not encoded as DER requires (RFC 5280 section 4.1.2.2)")
 	}
-	if err != nil {
+	if err != nil { // the error may contain names
 		return nil, pki.Refuse(pki.RuleEvidenceMalformed, withoutCertificate,
-			"the certificate of the endorsement key does not parse: %v", err)
+			"the certificate of the endorsement key does not parse (openssl x509 -text)")
 	}
 	return c, nil
 }

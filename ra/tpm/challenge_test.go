@@ -229,7 +229,7 @@ func TestSourcesAreChecked(t *testing.T) {
 		"no name": {{Roots: roots}}, "a name with a space": {{Name: "a b", Roots: roots}}, "a long name": {{Name: strings.Repeat("a", 65), Roots: roots}},
 		"no roots": {{Name: "acme"}}, "two of one name": {{Name: "acme", Roots: roots}, {Name: "acme", Roots: roots}}, "too many": make([]Source, maxSources+1),
 	} {
-		if _, err := New(from, nil); err == nil {
+		if _, err := New("fleet.example", from, nil); err == nil {
 			t.Errorf("%s: the sources are accepted", name)
 		}
 	}

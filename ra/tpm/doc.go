@@ -5,7 +5,7 @@
 // attestation key (AK). The server encrypts a random secret so that only a TPM that holds both can decrypt it
 // (TPM2_MakeCredential; TPM 2.0 Library, Part 1, section 24). Then the device sends the decrypted secret, and a
 // statement about the key to certify that the AK has signed (TPM2_Certify; Part 3, section 18.2). The statement
-// contains a nonce.
+// contains a nonce and the trust domain, so that it serves for no other CA.
 //
 // A claim says which TPM it is, not that the TPM is genuine: software can imitate one. A rule of the policy therefore
 // names the endorsement key (fact tpm.ek), or requires that its certificate was verified (tpm.certified, tpm.source).
@@ -20,6 +20,7 @@
 //     (RFC 5280 section 4.2; TCG EK Credential Profile 2.5)
 //   - an EK certificate of an imported manufacturer that is expired or not yet valid
 //   - a secret that another TPM decrypted, and a challenge that was made for another key or request
+//   - a challenge that was made before the trust sources changed
 //   - a statement that no TPM generated, that is not from TPM2_Certify, or that is about another key or challenge
 //   - a key that can be exported, was not generated in the TPM, or cannot sign
 package tpm

@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -32,7 +33,7 @@ func must[T any](value T, err error) func(testing.TB) T {
 
 func newAuthenticator(t testing.TB, from ...Source) *Authenticator {
 	t.Helper()
-	return must(New(from, must(nonce.FromKey([32]byte{1}, [16]byte{1}))(t)))(t)
+	return must(New("fleet.example", from, must(nonce.FromKey([32]byte{1}, [16]byte{1}))(t)))(t)
 }
 
 func requestID(t testing.TB, first byte) pki.RequestID {
@@ -107,7 +108,8 @@ type forgery struct {
 	editStatement  func([]byte) []byte // before it is signed
 	editSignature  func(*tpm2.TPMTSignature)
 	editResponse   func(*attest.Response)
-	otherChallenge bool // the statement is for another challenge
+	otherChallenge bool   // the statement is for another challenge
+	trustDomain    string // that the statement is for; empty for that of the authenticator
 }
 
 func nameOfArea(t testing.TB, area tpm2.TPMTPublic) []byte {
@@ -137,12 +139,12 @@ func (f *forgery) evidence(t testing.TB, a *Authenticator) []byte {
 	if f.certified == nil {
 		f.certified = nameOfArea(t, f.keyArea)
 	}
-	s := state{sha256.Sum256(f.secret), sha256.Sum256([]byte("ek")), f.sealedAK, endorsement{"acme", product{"id:41434D45", "one", "id:1"}}}
+	s := state{sha256.Sum256(f.secret), sha256.Sum256([]byte("ek")), f.sealedAK, a.digest, endorsement{"acme", product{"id:41434D45", "one", "id:1"}}}
 	sealed := must(a.nonces.Seal(binding(f.request, f.challengeKey), must(s.marshal())(t), now))(t)
 	r := attest.Response{Sealed: sealed, Secret: f.secret, AK: tpm2.Marshal(f.akArea), Key: tpm2.Marshal(f.keyArea)}
-	f.statement.ExtraData.Buffer = attest.QualifyingData(sealed)
+	f.statement.ExtraData.Buffer = attest.QualifyingData(cmp.Or(f.trustDomain, "fleet.example"), sealed)
 	if f.otherChallenge {
-		f.statement.ExtraData.Buffer = attest.QualifyingData(must(a.nonces.Seal(binding(f.request, f.challengeKey), nil, now))(t))
+		f.statement.ExtraData.Buffer = attest.QualifyingData("fleet.example", must(a.nonces.Seal(binding(f.request, f.challengeKey), nil, now))(t))
 	}
 	if f.statement.Type == tpm2.TPMSTAttestCertify {
 		f.statement.Attested = tpm2.NewTPMUAttest(tpm2.TPMSTAttestCertify, &tpm2.TPMSCertifyInfo{Name: tpm2.TPM2BName{Buffer: f.certified}})

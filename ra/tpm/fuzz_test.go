@@ -50,12 +50,12 @@ func FuzzStatement(f *testing.F) {
 	ak, key := nameOfArea(f, good.akArea), good.challengeKey
 	f.Fuzz(func(t *testing.T, akArea, keyArea, statement, signature []byte) {
 		changed := attest.Response{Sealed: r.Sealed, Secret: r.Secret, AK: akArea, Key: keyArea, Statement: statement, Signature: signature}
-		err := checkStatement(changed, ak, key)
+		err := checkStatement("fleet.example", changed, ak, key)
 		if isRefusal(t, err); err == nil && (string(akArea) != string(r.AK) || string(keyArea) != string(r.Key) || string(statement) != string(r.Statement)) {
 			t.Fatal("a forged statement is accepted")
 		}
 		// The content of a statement is parsed only after its signature was verified, so it is tried without.
-		isRefusal(t, checkCertify(changed, ak))
+		isRefusal(t, checkCertify("fleet.example", changed, ak))
 		if p, err := attestationKey(akArea); err == nil {
 			_ = p.verify(statement, signature)
 		}

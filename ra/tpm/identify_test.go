@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"bytes"
+	"crypto/x509"
 	"testing"
 	"time"
 
@@ -122,8 +123,11 @@ func TestIdentifyRefuses(t *testing.T) {
 		"HMAC instead of a signature": {func(f *forgery) {
 			f.editResponse = func(r *attest.Response) { r.Signature = append([]byte{0, 5, 0, 11}, make([]byte, 32)...) }
 		}, unproven},
-		"no signature":                    {response(func(r *attest.Response) { r.Signature = nil }), unproven},
-		"statement about another key":     {func(f *forgery) { f.certified = nameOfArea(t, f.akArea) }, otherKey},
+		"no signature":                {response(func(r *attest.Response) { r.Signature = nil }), unproven},
+		"statement about another key": {func(f *forgery) { f.certified = nameOfArea(t, f.akArea) }, otherKey},
+		"statement for another trust domain": {
+			func(f *forgery) { f.trustDomain = "other.example" }, otherKey,
+		},
 		"statement for another challenge": {func(f *forgery) { f.otherChallenge = true }, otherKey},
 		"statement of TPM2_Quote": {func(f *forgery) {
 			f.statement.Type = tpm2.TPMSTAttestQuote
@@ -145,6 +149,27 @@ func TestIdentifyRefuses(t *testing.T) {
 	a, f := newAuthenticator(t), newForgery(t)
 	_, err := identify(t, a, f.evidence(t, a), f.request, f.key.Public(), now.Add(nonce.Lifetime+time.Second))
 	refused(t, "a late response", err, pki.RuleChallengeExpired)
+}
+
+// A challenge contains what the sources said about the endorsement key. It is not accepted after they have changed.
+func TestChallengesEndWithTheirSources(t *testing.T) {
+	one, other := newCA(t).certificate, newCA(t).certificate
+	source := func(name string, roots ...*x509.Certificate) Source { return Source{Name: name, Roots: roots} }
+	before := []Source{source("acme", one), source("other", other)}
+	a, f := newAuthenticator(t, before...), newForgery(t)
+	evidence := f.evidence(t, a)
+	if _, err := identify(t, newAuthenticator(t, before...), evidence, f.request, f.key.Public(), now); err != nil {
+		t.Errorf("with the same sources: %v", err)
+	}
+	for name, after := range map[string][]Source{
+		"none": nil, "one removed": before[1:], "another root": {source("acme", other), before[1]},
+		"a root added": {before[0], source("other", other, one)}, "another name": {source("acmes", one), before[1]},
+		"another order": {before[1], before[0]}, "one more": append(before[:2:2], source("third", one)),
+		"a root is an intermediate": {before[0], {Name: "other", Roots: []*x509.Certificate{one}, Intermediates: []*x509.Certificate{other}}},
+	} {
+		_, err := identify(t, newAuthenticator(t, after...), evidence, f.request, f.key.Public(), now)
+		refused(t, name, err, pki.RuleChallengeInvalid)
+	}
 }
 
 func TestIdentifyRefusesMessages(t *testing.T) {

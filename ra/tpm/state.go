@@ -11,6 +11,8 @@ type state struct {
 	secret [32]byte // SHA-256 of the secret
 	ek     [32]byte // SHA-256 of the EK's SubjectPublicKeyInfo
 	ak     []byte   // name of the AK
+	// sources is the digest of the sources that the EK's certificate was verified with.
+	sources [32]byte
 	endorsement
 }
 
@@ -22,6 +24,7 @@ func (s state) marshal() ([]byte, error) {
 	b.AddUint8(stateVersion)
 	b.AddBytes(s.secret[:])
 	b.AddBytes(s.ek[:])
+	b.AddBytes(s.sources[:])
 	for _, value := range [][]byte{s.ak, []byte(s.source), []byte(s.manufacturer), []byte(s.model), []byte(s.version)} {
 		b.AddUint8LengthPrefixed(func(c *cryptobyte.Builder) { c.AddBytes(value) })
 	}
@@ -33,7 +36,8 @@ func parseState(b []byte) (state, error) {
 	var s state
 	var version uint8
 	rest := cryptobyte.String(b)
-	if !rest.ReadUint8(&version) || version != stateVersion || !rest.CopyBytes(s.secret[:]) || !rest.CopyBytes(s.ek[:]) {
+	if !rest.ReadUint8(&version) || version != stateVersion || !rest.CopyBytes(s.secret[:]) || !rest.CopyBytes(s.ek[:]) ||
+		!rest.CopyBytes(s.sources[:]) {
 		return s, errors.New("the payload has another version, or is too short")
 	}
 	var values [5]cryptobyte.String

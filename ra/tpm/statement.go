@@ -14,8 +14,9 @@ import (
 	"github.com/brevet-pki/brevet/pki/attest"
 )
 
-// checkStatement verifies that the attestation key with the name ak has certified the key of the request.
-func checkStatement(r attest.Response, ak []byte, key pki.KeyHash) error {
+// checkStatement verifies that the attestation key with the name ak has certified the key of the request, for an
+// enrollment in the trust domain.
+func checkStatement(trustDomain string, r attest.Response, ak []byte, key pki.KeyHash) error {
 	signer, err := attestationKey(r.AK)
 	if err != nil {
 		return err
@@ -36,11 +37,11 @@ func checkStatement(r attest.Response, ak []byte, key pki.KeyHash) error {
 		return pki.Refuse(pki.RuleEvidenceKey, "certify the key of the CSR with TPM2_Certify",
 			"the evidence is about another key than that of the CSR")
 	}
-	return checkCertify(r, certified.name)
+	return checkCertify(trustDomain, r, certified.name)
 }
 
 // checkCertify verifies the content of a statement whose signature was verified.
-func checkCertify(r attest.Response, name []byte) error {
+func checkCertify(trustDomain string, r attest.Response, name []byte) error {
 	malformed := func(detail string) error {
 		const hint = "send the TPMS_ATTEST of TPM2_Certify, without the length in front"
 		return pki.Refuse(pki.RuleEvidenceMalformed, hint, "%s", detail)
@@ -58,9 +59,9 @@ func checkCertify(r attest.Response, name []byte) error {
 	if err != nil {
 		return malformed("the attestation statement does not parse")
 	}
-	if !bytes.Equal(c.qualifying, attest.QualifyingData(r.Sealed)) {
-		return pki.Refuse(pki.RuleEvidenceKey, "pass the qualifying data of this challenge to TPM2_Certify",
-			"the attestation statement was made for another challenge")
+	if !bytes.Equal(c.qualifying, attest.QualifyingData(trustDomain, r.Sealed)) {
+		return pki.Refuse(pki.RuleEvidenceKey, "pass the qualifying data of this challenge and trust domain to TPM2_Certify",
+			"the attestation statement was made for another challenge or trust domain")
 	}
 	if !bytes.Equal(c.name, name) {
 		return pki.Refuse(pki.RuleEvidenceKey, "certify the key of the CSR with TPM2_Certify",

@@ -63,15 +63,15 @@ func parse(ders [][]byte) ([]*x509.Certificate, error) {
 	chain := make([]*x509.Certificate, len(ders))
 	for i, der := range ders {
 		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, refuseMalformed("certificate %d does not parse: %v", i+1, err)
+		if err != nil { // the error may contain names
+			return nil, refuseMalformed("certificate %d does not parse (openssl x509 -text)", i+1)
 		}
 		if i > 0 && !bytes.Equal(chain[i-1].RawIssuer, c.RawSubject) {
 			return nil, refuseMalformed("certificate %d is not of the issuer of certificate %d", i+1, i)
 		}
 		same := func(other *x509.Certificate) bool { return bytes.Equal(other.RawSubject, c.RawSubject) }
 		if slices.ContainsFunc(chain[:i], same) {
-			return nil, refuseMalformed("two of the certificates have the subject %s", c.Subject)
+			return nil, refuseMalformed("certificate %d has the subject of another", i+1)
 		}
 		chain[i] = c
 	}
@@ -99,9 +99,7 @@ func (a *Authenticator) verify(presented []*x509.Certificate, at time.Time) (*so
 		}
 	}
 	if refused == nil {
-		top := presented[len(presented)-1]
-		refused = refuseUntrusted("no trust source vouches for the chain, which ends with %s, issued by %s",
-			top.Subject, top.Issuer)
+		refused = refuseUntrusted("no trust source has the issuer of certificate %d, the last one", len(presented))
 	}
 	return nil, nil, refused
 }
@@ -179,45 +177,50 @@ func (s *source) refusal(err error, at time.Time) error {
 	}
 	switch invalid.Reason {
 	case x509.Expired: // of a certificate that was not sent
-		if refused := checkTime(invalid.Cert, at); refused != nil {
+		if refused := checkTime("a CA certificate of source "+s.name, invalid.Cert, at); refused != nil {
 			return refused
 		}
-		return refuseUntrusted("the chain does not verify: %v", err)
+		return refuseUntrusted("the chain does not verify at %s", at.UTC().Format(time.RFC3339))
 	case x509.TooManyIntermediates:
 		return refuseUntrusted("the chain is longer than one of its CA certificates allows (pathLenConstraint)")
 	case x509.IncompatibleUsage:
 		return refuseUntrusted("the extended key usage of the certificates does not allow TLS clients")
-	default:
-		return refuseUntrusted("the chain does not verify: %v", err)
+	case x509.CANotAuthorizedForThisName, x509.NameConstraintsWithoutSANs, x509.TooManyConstraints:
+		return refuseUntrusted("the name constraints of a CA certificate do not allow a name in the chain")
+	default: // the error may contain names
+		return refuseUntrusted("the chain does not verify (openssl verify)")
 	}
 }
 
 // checkIssuers checks the CA certificates that were sent, before their keys are used.
 func checkIssuers(between []*x509.Certificate, at time.Time) error {
 	for i, c := range between[1:] {
-		if err := checkAlgorithms(c); err != nil {
+		name := fmt.Sprintf("certificate %d", i+2)
+		if err := checkAlgorithms(name, c); err != nil {
 			return err
 		}
-		if err := checkTime(c, at); err != nil {
+		if err := checkTime(name, c, at); err != nil {
 			return err
 		}
 		if err := checkCA(c); err != nil {
-			return refuseUntrusted("certificate %d, of %s, certifies the one before it: %v", i+2, c.Subject, err)
+			return refuseUntrusted("%s certifies the one before it: %v", name, err)
 		}
 	}
 	return nil
 }
 
-func checkTime(c *x509.Certificate, at time.Time) error {
+// checkTime refuses a certificate that is not valid at a time. Its subject is not in the refusal, because it can be
+// personal data.
+func checkTime(name string, c *x509.Certificate, at time.Time) error {
 	if at.Before(c.NotBefore) {
 		return pki.Refuse(pki.RuleEvidenceNotYet, "check the server's clock",
-			"the certificate of %s is not valid before %s, and the server's time is %s",
-			c.Subject, c.NotBefore.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+			"%s is not valid before %s, and the server's time is %s",
+			name, c.NotBefore.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 	}
 	if at.After(c.NotAfter) {
 		return pki.Refuse(pki.RuleEvidenceExpired, "check the server's clock, or enroll the device with a token",
-			"the certificate of %s was valid until %s, and the server's time is %s",
-			c.Subject, c.NotAfter.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+			"%s was valid until %s, and the server's time is %s",
+			name, c.NotAfter.Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
@@ -225,10 +228,11 @@ func checkTime(c *x509.Certificate, at time.Time) error {
 // checkDevice checks the certificate of a device. It removes the subject alternative name from the unhandled critical
 // extensions of c if it understands every name.
 func checkDevice(c *x509.Certificate, at time.Time) error {
-	if err := checkAlgorithms(c); err != nil {
+	const name = "certificate 1"
+	if err := checkAlgorithms(name, c); err != nil {
 		return err
 	}
-	if err := checkTime(c, at); err != nil {
+	if err := checkTime(name, c, at); err != nil {
 		return err
 	}
 	if c.IsCA || c.KeyUsage&x509.KeyUsageCertSign != 0 {
@@ -273,7 +277,7 @@ var signatures = []x509.SignatureAlgorithm{
 }
 
 // checkAlgorithms refuses keys and signatures that are not accepted.
-func checkAlgorithms(c *x509.Certificate) error {
+func checkAlgorithms(name string, c *x509.Certificate) error {
 	err := checkKey(c.PublicKey)
 	if err == nil && !slices.Contains(signatures, c.SignatureAlgorithm) {
 		err = fmt.Errorf("its signature has the algorithm %s", c.SignatureAlgorithm)
@@ -283,7 +287,7 @@ func checkAlgorithms(c *x509.Certificate) error {
 	}
 	return pki.Refuse(pki.RuleEvidenceAlgorithm,
 		"use ECDSA on P-256, P-384 or P-521, RSA of 2048 to 4096 bits, or Ed25519, and SHA-256 or longer",
-		"the certificate of %s is not accepted: %v", c.Subject, err)
+		"%s is not accepted: %v", name, err)
 }
 
 // checkKey returns an error for keys whose signatures are not accepted, or expensive to verify.

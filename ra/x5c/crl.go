@@ -1,6 +1,7 @@
 package x5c
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
@@ -29,9 +30,13 @@ type CRLs struct {
 	byIssuer map[string][]*crl // by the DER of the issuer's name, the newest first
 }
 
+// maxVerified is the maximum number of CAs with the name of a CRL's issuer whose signature is remembered.
+const maxVerified = 16
+
 // crl is a CRL. Its signature is not verified before it is used, because only the chain of a device shows the
 // certificate of its issuer.
 type crl struct {
+	keyID      []byte               // the authority key identifier (RFC 5280 §5.2.1), or nil
 	signed     *x509.RevocationList // without its entries
 	thisUpdate time.Time
 	nextUpdate time.Time           // zero if there is none
@@ -134,6 +139,7 @@ func parseCRL(content []byte) (issuer string, _ *crl, err error) {
 			RawTBSRevocationList: list.RawTBSRevocationList,
 			Signature:            list.Signature, SignatureAlgorithm: list.SignatureAlgorithm,
 		},
+		keyID:      list.AuthorityKeyId,
 		thisUpdate: list.ThisUpdate, nextUpdate: list.NextUpdate,
 		revoked: make(map[string]struct{}, len(list.RevokedCertificateEntries)), verified: map[pki.IssuerID]bool{},
 	}
@@ -180,15 +186,21 @@ func (c *CRLs) of(issuer *x509.Certificate, at time.Time) *crl {
 	return nil
 }
 
-// isSignedBy reports whether the CA signed the CRL. It verifies the signature once for each CA with the issuer's name,
-// as a CRL may have megabytes.
+// isSignedBy reports whether the CA signed the CRL. Another CA can have the same name. So isSignedBy compares the key
+// identifiers if both have one, and verifies the signature. It does that once for each CA, as a CRL may have megabytes.
 func (l *crl) isSignedBy(issuer *x509.Certificate) bool {
+	if len(l.keyID) > 0 && len(issuer.SubjectKeyId) > 0 && !bytes.Equal(l.keyID, issuer.SubjectKeyId) {
+		return false
+	}
 	id := pki.IssuerOf(issuer)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	is, known := l.verified[id]
 	if !known {
 		is = l.signed.CheckSignatureFrom(issuer) == nil
+		if len(l.verified) >= maxVerified {
+			clear(l.verified)
+		}
 		l.verified[id] = is
 	}
 	return is
@@ -210,7 +222,7 @@ func (s *source) checkRevocation(chain []*x509.Certificate, at time.Time) error 
 		if _, revoked := list.revoked[string(chain[i].SerialNumber.Bytes())]; revoked {
 			return pki.Refuse(pki.RuleEvidenceRevoked,
 				"find out from the manufacturer why, and do not enroll this device",
-				"source %s: the manufacturer has revoked the certificate of %s", s.name, chain[i].Subject)
+				"source %s: the manufacturer has revoked certificate %d", s.name, i+1)
 		}
 		if !at.Before(list.nextUpdate) {
 			since := list.nextUpdate.Format(time.RFC3339)

@@ -4,7 +4,8 @@
 // An operator configures a trust source (see [Source]) for each product line: the manufacturer's CA certificates, and
 // what else the manufacturer's certificates must satisfy. The device sends its certificate with the CA certificates
 // between it and the root. It proves possession of the key with a signature over [pki.X5CStatement], which contains the
-// key to certify, the request ID and a challenge of package nonce. A signature therefore serves for one request only.
+// trust domain, the key to certify, the request ID and a challenge of package nonce. A signature therefore serves for one
+// request only, and for no other CA.
 //
 // An [Authenticator] refuses:
 //

@@ -216,7 +216,7 @@ func TestPossession(t *testing.T) {
 	f.issue(t, "rsa", "issuing", spec{key: "RSA-2048"})
 	chain, key := f.chain(t, "device", "issuing"), f.key(t, "device")
 	statement := func(p *pki.X5CEvidence, request pki.RequestID, hash pki.KeyHash) []byte {
-		return pki.X5CStatement(hash, request, p.Challenge)
+		return pki.X5CStatement(trustDomain, hash, request, p.Challenge)
 	}
 	for name, edit := range map[string]func(e *pki.X5CEvidence, request pki.RequestID){
 		"key of another device": func(e *pki.X5CEvidence, r pki.RequestID) {
@@ -234,7 +234,10 @@ func TestPossession(t *testing.T) {
 			e.Signature = sign(t, key, statement(e, requestID(t), certified))
 		},
 		"statement for another challenge": func(e *pki.X5CEvidence, r pki.RequestID) {
-			e.Signature = sign(t, key, pki.X5CStatement(certified, r, append(bytes.Clone(e.Challenge), 0)))
+			e.Signature = sign(t, key, pki.X5CStatement(trustDomain, certified, r, append(bytes.Clone(e.Challenge), 0)))
+		},
+		"statement for another trust domain": func(e *pki.X5CEvidence, r pki.RequestID) {
+			e.Signature = sign(t, key, pki.X5CStatement("other.example", certified, r, e.Challenge))
 		},
 		"the challenge alone": func(e *pki.X5CEvidence, _ pki.RequestID) { e.Signature = sign(t, key, e.Challenge) },
 		"no signature":        func(e *pki.X5CEvidence, _ pki.RequestID) { e.Signature = nil },

@@ -17,14 +17,16 @@ import (
 
 // Authenticator is an ra.Authenticator and an ra.Challenger for factory certificates. It is safe for concurrent use.
 type Authenticator struct {
-	sources []*source
-	nonces  *nonce.Sealer
+	trustDomain string
+	sources     []*source
+	nonces      *nonce.Sealer
 }
 
-// New returns an Authenticator that trusts the sources. A device belongs to the first source that its chain leads to.
-// New returns an error for sources that are not usable, such as two with the same root.
-func New(sources []Source, nonces *nonce.Sealer) (*Authenticator, error) {
-	a := &Authenticator{nonces: nonces}
+// New returns an Authenticator for devices that enroll in a trust domain. It trusts the sources. A device belongs to the
+// first source that its chain leads to. New returns an error for sources that are not usable, such as two with the same
+// root.
+func New(trustDomain string, sources []Source, nonces *nonce.Sealer) (*Authenticator, error) {
+	a := &Authenticator{trustDomain: trustDomain, nonces: nonces}
 	if len(sources) == 0 {
 		return nil, errors.New("factory certificates have no source: configure the roots of a manufacturer")
 	}
@@ -47,9 +49,14 @@ func (*Authenticator) Facts() map[string]ra.FactType {
 	}
 }
 
-// Unique returns the facts of which the template of an identity must contain one, so that two devices do not get the
-// same identity. Serial numbers are unique for one source.
-func (*Authenticator) Unique() []string { return []string{factSerial, factCertificateSerial} }
+// Unique returns the facts that distinguish two devices. Serial numbers of devices are unique for one source, and those
+// of certificates for one issuer of a source.
+func (*Authenticator) Unique() []ra.UniqueFact {
+	return []ra.UniqueFact{
+		{Name: factSerial, Within: [][]string{{factSource}}},
+		{Name: factCertificateSerial, Within: [][]string{{factSource}, {factIssuer}}},
+	}
+}
 
 // Challenge implements ra.Challenger. The challenge depends on the request and the key only.
 func (a *Authenticator) Challenge(_ context.Context, c ra.ChallengeRequest, at time.Time) ([]byte, error) {
@@ -80,7 +87,7 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 		return ra.Claim{}, err
 	}
 	device := chain[0]
-	if !proves(device.PublicKey, pki.X5CStatement(p.Key, p.Request, e.Challenge), e.Signature) {
+	if !proves(device.PublicKey, pki.X5CStatement(a.trustDomain, p.Key, p.Request, e.Challenge), e.Signature) {
 		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature,
 			"sign the statement of this request with the key of the device's certificate, and the hash for its type",
 			"the signature does not prove possession of the key of the factory certificate")

@@ -36,6 +36,8 @@ func requestID(t testing.TB) pki.RequestID {
 	return id
 }
 
+const trustDomain = "fleet.example"
+
 func newAuthenticator(t testing.TB, sources ...x5c.Source) *x5c.Authenticator {
 	t.Helper()
 	return withKey(t, 1, sources...)
@@ -48,7 +50,7 @@ func withKey(t testing.TB, key byte, sources ...x5c.Source) *x5c.Authenticator {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := x5c.New(sources, nonces)
+	a, err := x5c.New(trustDomain, sources, nonces)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +108,7 @@ func present(t testing.TB, a *x5c.Authenticator, certificates [][]byte, key cryp
 	if err != nil {
 		t.Fatal(err)
 	}
-	signature := sign(t, key, pki.X5CStatement(p.Key, p.Request, challenge))
+	signature := sign(t, key, pki.X5CStatement(trustDomain, p.Key, p.Request, challenge))
 	p.Evidence = pki.X5CEvidence{Certificates: certificates, Challenge: challenge, Signature: signature}.Encode()
 	return p
 }
@@ -138,7 +140,7 @@ func TestConformance(t *testing.T) {
 				Kind: pki.EvidenceX5C, Authenticator: newAuthenticator(t, f.acme(t)), Foreign: withKey(t, 2, f.acme(t)),
 				At: now, Expired: now.Add(nonce.Lifetime), Key: certified,
 				Make: func(t testing.TB, r evidencetest.Request) []byte {
-					signature := sign(t, key, pki.X5CStatement(r.Key, r.ID, r.Challenge))
+					signature := sign(t, key, pki.X5CStatement(trustDomain, r.Key, r.ID, r.Challenge))
 					return pki.X5CEvidence{Certificates: chain, Challenge: r.Challenge, Signature: signature}.Encode()
 				},
 			})
@@ -291,7 +293,7 @@ func TestOpenSSLSignsStatements(t *testing.T) {
 			p := present(t, a, f.chain(t, "device", "issuing"), f.key(t, "device"), now)
 			e := must(pki.ParseX5CEvidence(p.Evidence))(t)
 			challenge := sha256.Sum256(e.Challenge)
-			text := "brevet: the device with this factory key enrolls a new key\n" + p.Key.String() + "\n" + p.Request.String() + "\n" + hex.EncodeToString(challenge[:]) + "\n"
+			text := "brevet: the device with this factory key enrolls a new key\nfleet.example\n" + p.Key.String() + "\n" + p.Request.String() + "\n" + hex.EncodeToString(challenge[:]) + "\n"
 			in, out := f.write(t, "statement", text), f.path("signature")
 			if c.command == nil {
 				run(t, "pkeyutl", "-sign", "-rawin", "-inkey", f.path("device.key"), "-in", in, "-out", out)
@@ -343,7 +345,7 @@ func TestUnusableSources(t *testing.T) {
 		"chain of 1":             {[]x5c.Source{{Name: "a", Roots: of(root), MaxChain: 1}}, "allow 2 to 8"},
 		"chain of 9":             {[]x5c.Source{{Name: "a", Roots: of(root), MaxChain: 9}}, "allow 2 to 8"},
 	} {
-		if _, err := x5c.New(c.sources, nil); err == nil || !strings.Contains(err.Error(), c.says) {
+		if _, err := x5c.New(trustDomain, c.sources, nil); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: got the error %v, want one that contains %q", name, err, c.says)
 		}
 	}

@@ -24,6 +24,7 @@ const (
 type PolicyKeeper interface {
 	Apply(ctx context.Context, c ra.PolicyChange) (ra.PolicyRevision, error)
 	Explain(facts []byte) (revisions.Explanation, error)
+	ExplainRefused(request string) (revisions.Explanation, error)
 }
 
 // Policies serves brevet.v1.PolicyService.
@@ -99,14 +100,24 @@ func (s *Policies) ListPolicies(ctx context.Context, req *brevetv1.ListPoliciesR
 
 // ExplainPolicy serves the RPC of that name in brevet.v1.PolicyService.
 func (s *Policies) ExplainPolicy(_ context.Context, req *brevetv1.ExplainPolicyRequest) (*brevetv1.ExplainPolicyResponse, error) {
-	if n := len(req.GetFacts()); n == 0 || n > maxFacts {
-		return nil, pki.Refuse(pki.RuleRequest, "send facts of 64 KiB at most", "the facts have %d bytes", n)
+	var e revisions.Explanation
+	var err error
+	if n := len(req.GetFacts()); (n == 0) == (req.GetRequest() == "") || n > maxFacts {
+		return nil, pki.Refuse(pki.RuleRequest, "send facts of 64 KiB at most, or the actor or the digest of a refused request",
+			"the facts have %d bytes", n)
 	}
-	e, err := s.Revisions.Explain(req.GetFacts())
+	if req.GetRequest() != "" {
+		e, err = s.Revisions.ExplainRefused(req.GetRequest())
+	} else {
+		e, err = s.Revisions.Explain(req.GetFacts())
+	}
 	if err != nil {
 		return nil, err
 	}
 	resp := &brevetv1.ExplainPolicyResponse{Revision: int64(e.Revision)} //nolint:gosec // a small number
+	if e.RefusedBy != 0 {
+		resp.RefusedRevision, resp.RefuseTime = int64(e.RefusedBy), timestamppb.New(e.RefusedAt) //nolint:gosec // a small number
+	}
 	for _, t := range e.Trials {
 		resp.Rules = append(resp.Rules, &brevetv1.RuleExplanation{Rule: t.Rule, Matches: t.Outcome == policy.Matched, Explanation: t.String()})
 	}

@@ -25,7 +25,7 @@ var notInLog = map[string]string{
 	"age":                 "time that has passed, not a record; without it the newest entry's time is taken",
 	"chain":               "has a row for each batch that was sequenced; the chain values are checked by the replay",
 	"log_epoch":           "belongs to the store, and a log that forks has another one",
-	"nonces":              "expire after minutes; a restored store has another sealing key, so it accepts no earlier challenge",
+	"nonces":              "expire after minutes; a restored store has another sealing key, so it accepts no earlier challenge; JWTs: see docs/threat-model.md",
 	"sealing_key":         "a secret; without it, challenges that are minutes old are requested again",
 	"policies.document":   "of up to 1 MiB; the log has its digest",
 	"operator_requests":   "for repeats after lost answers; entries have the request ID, and a call that changes nothing has no entry",

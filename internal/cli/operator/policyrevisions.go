@@ -106,25 +106,37 @@ func newPolicyList() *cobra.Command {
 }
 
 func newPolicyExplain() *cobra.Command {
+	req := new(brevetv1.ExplainPolicyRequest)
 	cmd := &cobra.Command{
-		Use: "explain FILE", Short: "Say what each rule decides about facts of evidence, and why", Args: cobra.ExactArgs(1),
+		Use: "explain [FILE]", Short: "Say what each rule decides about evidence, and why", Args: cobra.MaximumNArgs(1),
 		Long: "explain reads facts from FILE, a YAML document with the keys evidence and facts of a case in a table of brevet\n" +
 			"policy test. For each rule of the newest revision it says whether it matches, and which parts of its condition are\n" +
-			"false. It issues nothing.",
-		Example: "  brevet policy explain facts.yaml",
+			"false. It issues nothing.\n\n" +
+			"With --request, explain does so for an enrollment that no rule has granted. The server knows the last 256 since it\n" +
+			"was started, and prints no facts of them.",
+		Example: "  brevet policy explain facts.yaml\n  brevet policy explain --request x5c:9c5f35ae5b1b4bd4",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			facts, err := readPolicyFile(args[0])
-			if err != nil {
-				return err
+			if (len(args) == 1) == (req.GetRequest() != "") {
+				return errors.New("give a file with facts, or --request with the actor of a refused request from brevet log list")
+			}
+			var err error
+			if len(args) == 1 {
+				if req.Facts, err = readPolicyFile(args[0]); err != nil {
+					return err
+				}
 			}
 			p, err := output.New(cmd)
 			if err != nil {
 				return err
 			}
 			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				resp, err := brevetv1.NewPolicyServiceClient(conn).ExplainPolicy(ctx, &brevetv1.ExplainPolicyRequest{Facts: facts})
+				resp, err := brevetv1.NewPolicyServiceClient(conn).ExplainPolicy(ctx, req)
 				if err != nil {
 					return err
+				}
+				if by := resp.GetRefusedRevision(); by != 0 && by != resp.GetRevision() {
+					_, err = fmt.Fprintf(cmd.ErrOrStderr(), "revision %d refused the request at %s; this is what revision %d decides\n",
+						by, resp.GetRefuseTime().AsTime().UTC().Format(time.RFC3339), resp.GetRevision())
 				}
 				for _, r := range resp.GetRules() {
 					err = errors.Join(err, p.Sentence(r, r.GetExplanation()))
@@ -134,5 +146,6 @@ func newPolicyExplain() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
+	cmd.Flags().StringVar(&req.Request, "request", "", "actor of the refused request in the log, or SHA-256 of its evidence")
 	return cmd
 }

@@ -43,8 +43,8 @@ const (
 	//	  and of a TPM2B_ENCRYPTED_SECRET).
 	//	TPMEvidence.response: the sealed challenge, the result of TPM2_ActivateCredential, the AK and the key of the CSR
 	//	  (TPMT_PUBLIC), and the two results of TPM2_Certify, made by the AK about that key (TPMS_ATTEST and
-	//	  TPMT_SIGNATURE). The qualifying data is the SHA-256 of "brevet tpm attestation", a zero byte and the sealed
-	//	  challenge.
+	//	  TPMT_SIGNATURE). The qualifying data is the SHA-256 of "brevet tpm enrollment", a zero byte, the trust domain, a
+	//	  zero byte and the sealed challenge.
 	EvidenceKind_EVIDENCE_KIND_TPM EvidenceKind = 3
 	// A JSON Web Token of an OpenID provider or a Kubernetes cluster. It needs no challenge.
 	EvidenceKind_EVIDENCE_KIND_JWT EvidenceKind = 4
@@ -265,11 +265,11 @@ type X5CEvidence struct {
 	Certificates [][]byte `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
 	// The challenge for this request, from CreateChallenge.
 	Challenge []byte `protobuf:"bytes,2,opt,name=challenge,proto3" json:"challenge,omitempty"`
-	// A signature by the key of the device's certificate over a text of four lines, each with a line feed at its end:
-	// "brevet: the device with this factory key enrolls a new key", the SHA-256 of the SubjectPublicKeyInfo in the CSR,
-	// the request ID, and the SHA-256 of the challenge. The last three are in lower-case hexadecimal. The algorithm
-	// depends on the key: ECDSA with SHA-256 for P-256 and with SHA-384 for P-384, in DER; Ed25519 (RFC 8032); RSASSA-PSS
-	// or RSASSA-PKCS1-v1_5 with SHA-256 for RSA (RFC 8017).
+	// A signature by the key of the device's certificate over a text of five lines, each with a line feed at its end:
+	// "brevet: the device with this factory key enrolls a new key", the trust domain, the SHA-256 of the
+	// SubjectPublicKeyInfo in the CSR, the request ID, and the SHA-256 of the challenge. The last three are in lower-case
+	// hexadecimal. The algorithm depends on the key: ECDSA with SHA-256 for P-256 and with SHA-384 for P-384, in DER;
+	// Ed25519 (RFC 8032); RSASSA-PSS or RSASSA-PKCS1-v1_5 with SHA-256 for RSA (RFC 8017).
 	Signature     []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

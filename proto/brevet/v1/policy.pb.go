@@ -419,7 +419,11 @@ type ExplainPolicyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The facts of the evidence in YAML, with the keys evidence, facts, identity and hardware_key of a case in a table of
 	// brevet policy test. At most 64 KiB.
-	Facts         []byte `protobuf:"bytes,1,opt,name=facts,proto3" json:"facts,omitempty"`
+	Facts []byte `protobuf:"bytes,1,opt,name=facts,proto3" json:"facts,omitempty"`
+	// Instead of facts: the actor of a refused enrollment in the log, such as x5c:9c5f35ae5b1b4bd4, or the SHA-256 of a
+	// piece of its evidence in lower-case hexadecimal. The newest enrollment with it is explained that no rule granted. A
+	// server knows the last 256 since its start, one for each actor.
+	Request       string `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -461,14 +465,24 @@ func (x *ExplainPolicyRequest) GetFacts() []byte {
 	return nil
 }
 
+func (x *ExplainPolicyRequest) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
 type ExplainPolicyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The revision that was read.
 	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// All rules, in the order of the document.
-	Rules         []*RuleExplanation `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Rules []*RuleExplanation `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	// The revision that refused the request, and when. Unset if the RPC has facts.
+	RefusedRevision int64                  `protobuf:"varint,3,opt,name=refused_revision,json=refusedRevision,proto3" json:"refused_revision,omitempty"`
+	RefuseTime      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=refuse_time,json=refuseTime,proto3" json:"refuse_time,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ExplainPolicyResponse) Reset() {
@@ -511,6 +525,20 @@ func (x *ExplainPolicyResponse) GetRevision() int64 {
 func (x *ExplainPolicyResponse) GetRules() []*RuleExplanation {
 	if x != nil {
 		return x.Rules
+	}
+	return nil
+}
+
+func (x *ExplainPolicyResponse) GetRefusedRevision() int64 {
+	if x != nil {
+		return x.RefusedRevision
+	}
+	return 0
+}
+
+func (x *ExplainPolicyResponse) GetRefuseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RefuseTime
 	}
 	return nil
 }
@@ -608,12 +636,16 @@ const file_brevet_v1_policy_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"m\n" +
 	"\x14ListPoliciesResponse\x12-\n" +
 	"\bpolicies\x18\x01 \x03(\v2\x11.brevet.v1.PolicyR\bpolicies\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\",\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"F\n" +
 	"\x14ExplainPolicyRequest\x12\x14\n" +
-	"\x05facts\x18\x01 \x01(\fR\x05facts\"e\n" +
+	"\x05facts\x18\x01 \x01(\fR\x05facts\x12\x18\n" +
+	"\arequest\x18\x02 \x01(\tR\arequest\"\xcd\x01\n" +
 	"\x15ExplainPolicyResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x120\n" +
-	"\x05rules\x18\x02 \x03(\v2\x1a.brevet.v1.RuleExplanationR\x05rules\"a\n" +
+	"\x05rules\x18\x02 \x03(\v2\x1a.brevet.v1.RuleExplanationR\x05rules\x12)\n" +
+	"\x10refused_revision\x18\x03 \x01(\x03R\x0frefusedRevision\x12;\n" +
+	"\vrefuse_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"refuseTime\"a\n" +
 	"\x0fRuleExplanation\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x18\n" +
 	"\amatches\x18\x02 \x01(\bR\amatches\x12 \n" +
@@ -657,19 +689,20 @@ var file_brevet_v1_policy_proto_depIdxs = []int32{
 	0,  // 2: brevet.v1.GetPolicyResponse.policy:type_name -> brevet.v1.Policy
 	0,  // 3: brevet.v1.ListPoliciesResponse.policies:type_name -> brevet.v1.Policy
 	9,  // 4: brevet.v1.ExplainPolicyResponse.rules:type_name -> brevet.v1.RuleExplanation
-	1,  // 5: brevet.v1.PolicyService.ApplyPolicy:input_type -> brevet.v1.ApplyPolicyRequest
-	3,  // 6: brevet.v1.PolicyService.GetPolicy:input_type -> brevet.v1.GetPolicyRequest
-	5,  // 7: brevet.v1.PolicyService.ListPolicies:input_type -> brevet.v1.ListPoliciesRequest
-	7,  // 8: brevet.v1.PolicyService.ExplainPolicy:input_type -> brevet.v1.ExplainPolicyRequest
-	2,  // 9: brevet.v1.PolicyService.ApplyPolicy:output_type -> brevet.v1.ApplyPolicyResponse
-	4,  // 10: brevet.v1.PolicyService.GetPolicy:output_type -> brevet.v1.GetPolicyResponse
-	6,  // 11: brevet.v1.PolicyService.ListPolicies:output_type -> brevet.v1.ListPoliciesResponse
-	8,  // 12: brevet.v1.PolicyService.ExplainPolicy:output_type -> brevet.v1.ExplainPolicyResponse
-	9,  // [9:13] is the sub-list for method output_type
-	5,  // [5:9] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	10, // 5: brevet.v1.ExplainPolicyResponse.refuse_time:type_name -> google.protobuf.Timestamp
+	1,  // 6: brevet.v1.PolicyService.ApplyPolicy:input_type -> brevet.v1.ApplyPolicyRequest
+	3,  // 7: brevet.v1.PolicyService.GetPolicy:input_type -> brevet.v1.GetPolicyRequest
+	5,  // 8: brevet.v1.PolicyService.ListPolicies:input_type -> brevet.v1.ListPoliciesRequest
+	7,  // 9: brevet.v1.PolicyService.ExplainPolicy:input_type -> brevet.v1.ExplainPolicyRequest
+	2,  // 10: brevet.v1.PolicyService.ApplyPolicy:output_type -> brevet.v1.ApplyPolicyResponse
+	4,  // 11: brevet.v1.PolicyService.GetPolicy:output_type -> brevet.v1.GetPolicyResponse
+	6,  // 12: brevet.v1.PolicyService.ListPolicies:output_type -> brevet.v1.ListPoliciesResponse
+	8,  // 13: brevet.v1.PolicyService.ExplainPolicy:output_type -> brevet.v1.ExplainPolicyResponse
+	10, // [10:14] is the sub-list for method output_type
+	6,  // [6:10] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_policy_proto_init() }

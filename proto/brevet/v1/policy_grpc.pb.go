@@ -40,8 +40,8 @@ type PolicyServiceClient interface {
 	GetPolicy(ctx context.Context, in *GetPolicyRequest, opts ...grpc.CallOption) (*GetPolicyResponse, error)
 	// ListPolicies returns all revisions without their documents, newest first, one page at a time.
 	ListPolicies(ctx context.Context, in *ListPoliciesRequest, opts ...grpc.CallOption) (*ListPoliciesResponse, error)
-	// ExplainPolicy returns what the rules of the newest revision decide about facts of evidence, and why each rule
-	// matches or not. It issues nothing.
+	// ExplainPolicy returns what the rules of the newest revision decide about facts of evidence, or about a refused
+	// enrollment, and why each rule matches or not. It issues nothing, and returns no facts.
 	ExplainPolicy(ctx context.Context, in *ExplainPolicyRequest, opts ...grpc.CallOption) (*ExplainPolicyResponse, error)
 }
 
@@ -108,8 +108,8 @@ type PolicyServiceServer interface {
 	GetPolicy(context.Context, *GetPolicyRequest) (*GetPolicyResponse, error)
 	// ListPolicies returns all revisions without their documents, newest first, one page at a time.
 	ListPolicies(context.Context, *ListPoliciesRequest) (*ListPoliciesResponse, error)
-	// ExplainPolicy returns what the rules of the newest revision decide about facts of evidence, and why each rule
-	// matches or not. It issues nothing.
+	// ExplainPolicy returns what the rules of the newest revision decide about facts of evidence, or about a refused
+	// enrollment, and why each rule matches or not. It issues nothing, and returns no facts.
 	ExplainPolicy(context.Context, *ExplainPolicyRequest) (*ExplainPolicyResponse, error)
 	mustEmbedUnimplementedPolicyServiceServer()
 }
