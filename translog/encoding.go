@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -52,12 +53,27 @@ func (i *IssuedCertificate) encode(m *brevetv1.LogEntry, at time.Time) {
 		Profile: i.Profile, KeyHash: bytesOf(i.Key), SinceNotBefore: at.UnixMilli() - i.NotBefore.UnixMilli(),
 		SinceIssue: at.UnixMilli() - i.IssueTime.UnixMilli(), CrlPartition: int32(i.Partition),
 		PredecessorSerial: bytesOf(i.Predecessor), TokenId: bytesOf(i.Token), Enrolls: i.Enrolls,
-		Evidence: i.Evidence.message(i.Token),
+		Evidence: i.Evidence.message(i.Token), Terms: termsMessage(i.Terms),
 	}}
 }
 
-// message returns nil if there was no evidence. It omits the digest of the token that was spent, which is the token's
-// ID.
+// termsMessage returns nil if there are no terms.
+func termsMessage(t pki.Terms) *brevetv1.EnrollmentTerms {
+	if t.IsZero() {
+		return nil
+	}
+	m := &brevetv1.EnrollmentTerms{HardwareKey: t.HardwareKey}
+	for _, k := range t.Keys {
+		m.KeyTypes = append(m.KeyTypes, string(k))
+	}
+	if t.MaxLifetime > 0 {
+		m.MaxLifetime = durationpb.New(t.MaxLifetime)
+	}
+	return m
+}
+
+// message returns nil if there was no evidence. It omits a zero digest, and that of the token that was spent, which is
+// the token's ID.
 func (e IssuanceEvidence) message(spent pki.TokenID) *brevetv1.IssuanceEvidence {
 	if e.isZero() {
 		return nil
@@ -65,9 +81,13 @@ func (e IssuanceEvidence) message(spent pki.TokenID) *brevetv1.IssuanceEvidence 
 	out := &brevetv1.IssuanceEvidence{Rule: e.Rule, Subject: subjectMessage(e.Subject)}
 	out.PolicyRevision = int64(e.Policy) //nolint:gosec // counts changes
 	for _, p := range e.Pieces {
-		h := &brevetv1.EvidenceHash{Kind: p.Kind.String(), Hash: p.Digest[:]}
-		if p.Kind == pki.EvidenceToken && bytes.Equal(p.Digest[:], bytesOf(spent)) {
-			h.Hash = nil
+		omitted := p.Digest == (Hash{})
+		if p.Kind == pki.EvidenceToken && !spent.IsZero() {
+			omitted = bytes.Equal(p.Digest[:], spent.Bytes())
+		}
+		h := &brevetv1.EvidenceHash{Kind: p.Kind.String()}
+		if !omitted {
+			h.Hash = p.Digest[:]
 		}
 		out.Pieces = append(out.Pieces, h)
 	}
@@ -98,7 +118,7 @@ func (a *AbandonedCertificates) encode(m *brevetv1.LogEntry, at time.Time) {
 }
 
 func (r *Refusal) message() *brevetv1.LogRefusal {
-	return &brevetv1.LogRefusal{Rule: string(r.Rule), Detail: r.Detail}
+	return &brevetv1.LogRefusal{Rule: string(r.Rule), Detail: r.Detail, Evidence: r.Evidence.message(pki.TokenID{})}
 }
 
 func (r *Refusal) encode(m *brevetv1.LogEntry, _ time.Time) {
