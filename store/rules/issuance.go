@@ -105,7 +105,7 @@ func CheckRecord(r *ca.Record) *pki.Refusal {
 	if r.Guard.Key != r.KeyHash {
 		return pki.Refuse(pki.RuleRequest, "repeat the request", "the certificate was decided for another key")
 	}
-	if !r.Guard.Enrolls && !(r.Guard.Subject.IsZero() && r.Guard.Terms.IsZero()) {
+	if !r.Guard.Enrolls && (!r.Guard.Subject.IsZero() || !r.Guard.Terms.IsZero()) {
 		return pki.Refuse(pki.RuleRequest, "repeat the request",
 			"the certificate has a subject of evidence or terms, but enrolls no identity")
 	}
