@@ -172,7 +172,7 @@ func (d *decoder) issued(m *brevetv1.IssuedCertificate, at time.Time) *IssuedCer
 		Token: optional(d, m.GetTokenId(), pki.TokenIDFromBytes), Enrolls: m.GetEnrolls(),
 	}
 	if m.GetEvidence() != nil {
-		i.Evidence = d.evidence(m.GetEvidence(), m.GetTokenId())
+		i.Evidence = d.evidence(m.GetEvidence(), m.GetTokenId(), false)
 	}
 	if m.GetTerms() != nil {
 		i.Terms = d.terms(m.GetTerms())
@@ -197,8 +197,9 @@ func (d *decoder) terms(m *brevetv1.EnrollmentTerms) pki.Terms {
 	return t
 }
 
-// evidence decodes the evidence of a request. The digest of the token that was spent is omitted in the entry.
-func (d *decoder) evidence(m *brevetv1.IssuanceEvidence, spent []byte) IssuanceEvidence {
+// evidence decodes the evidence of a request. The digest of the token that was spent is omitted in the entry. If the
+// request was refused, other digests may be missing, too.
+func (d *decoder) evidence(m *brevetv1.IssuanceEvidence, spent []byte, refused bool) IssuanceEvidence {
 	e := IssuanceEvidence{Rule: m.GetRule(), Subject: d.subject(m.GetSubject())}
 	e.Policy = uint64(d.count(m.GetPolicyRevision())) //nolint:gosec // not negative
 	for _, p := range m.GetPieces() {
@@ -207,7 +208,7 @@ func (d *decoder) evidence(m *brevetv1.IssuanceEvidence, spent []byte) IssuanceE
 			hash = spent
 		}
 		piece := EvidenceDigest{Kind: kind}
-		if len(hash) > 0 {
+		if !refused || len(hash) > 0 {
 			piece.Digest = d.hashOf(hash)
 		}
 		e.Pieces = append(e.Pieces, piece)
@@ -256,7 +257,7 @@ func (d *decoder) abandoned(m *brevetv1.AbandonedCertificates, at time.Time, cha
 func (d *decoder) refusal(m *brevetv1.LogRefusal) *Refusal {
 	r := &Refusal{Rule: pki.Rule(m.GetRule()), Detail: m.GetDetail()}
 	if m.GetEvidence() != nil {
-		r.Evidence = d.evidence(m.GetEvidence(), nil)
+		r.Evidence = d.evidence(m.GetEvidence(), nil, true)
 	}
 	return r
 }

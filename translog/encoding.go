@@ -72,8 +72,8 @@ func termsMessage(t pki.Terms) *brevetv1.EnrollmentTerms {
 	return m
 }
 
-// message returns nil if there was no evidence. It omits a zero digest, and that of the token that was spent, which is
-// the token's ID.
+// message returns nil if there was no evidence. It omits the digest of the token that was spent, which is the token's
+// ID.
 func (e IssuanceEvidence) message(spent pki.TokenID) *brevetv1.IssuanceEvidence {
 	if e.isZero() {
 		return nil
@@ -81,13 +81,9 @@ func (e IssuanceEvidence) message(spent pki.TokenID) *brevetv1.IssuanceEvidence 
 	out := &brevetv1.IssuanceEvidence{Rule: e.Rule, Subject: subjectMessage(e.Subject)}
 	out.PolicyRevision = int64(e.Policy) //nolint:gosec // counts changes
 	for _, p := range e.Pieces {
-		omitted := p.Digest == (Hash{})
-		if p.Kind == pki.EvidenceToken && !spent.IsZero() {
-			omitted = bytes.Equal(p.Digest[:], spent.Bytes())
-		}
-		h := &brevetv1.EvidenceHash{Kind: p.Kind.String()}
-		if !omitted {
-			h.Hash = p.Digest[:]
+		h := &brevetv1.EvidenceHash{Kind: p.Kind.String(), Hash: p.Digest[:]}
+		if p.Kind == pki.EvidenceToken && bytes.Equal(p.Digest[:], bytesOf(spent)) {
+			h.Hash = nil
 		}
 		out.Pieces = append(out.Pieces, h)
 	}
@@ -118,7 +114,13 @@ func (a *AbandonedCertificates) encode(m *brevetv1.LogEntry, at time.Time) {
 }
 
 func (r *Refusal) message() *brevetv1.LogRefusal {
-	return &brevetv1.LogRefusal{Rule: string(r.Rule), Detail: r.Detail, Evidence: r.Evidence.message(pki.TokenID{})}
+	m := &brevetv1.LogRefusal{Rule: string(r.Rule), Detail: r.Detail, Evidence: r.Evidence.message(pki.TokenID{})}
+	for i, p := range r.Evidence.Pieces {
+		if p.Digest == (Hash{}) {
+			m.Evidence.Pieces[i].Hash = nil
+		}
+	}
+	return m
 }
 
 func (r *Refusal) encode(m *brevetv1.LogEntry, _ time.Time) {

@@ -136,9 +136,6 @@ func genEvidence(t *rapid.T, spent pki.TokenID) (e IssuanceEvidence) {
 	for range rapid.IntRange(0, 2).Draw(t, "pieces") {
 		e.Pieces = append(e.Pieces, EvidenceDigest{rapid.SampledFrom(pki.EvidenceKinds()).Draw(t, "kind of evidence"), Hash(gen(t, "digest", 32))})
 	}
-	if rapid.Bool().Draw(t, "without a digest") {
-		e.Pieces = append(e.Pieces, EvidenceDigest{Kind: pki.EvidenceX5C})
-	}
 	if !spent.IsZero() {
 		e.Pieces = append(e.Pieces, EvidenceDigest{pki.EvidenceToken, Hash(spent.Bytes())})
 	}
@@ -176,9 +173,14 @@ func genAbandoned(t *rapid.T, _ pki.SPIFFEID, changes int) Event {
 }
 
 func genRefusal(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
-	return &Refusal{
+	r := &Refusal{
 		Rule: pki.Rule(text.Draw(t, "rule")), Detail: text.Draw(t, "detail"), Evidence: genEvidence(t, pki.TokenID{}),
 	}
+	if rapid.Bool().Draw(t, "without a digest") {
+		kind := rapid.SampledFrom(pki.EvidenceKinds()).Draw(t, "kind without a digest")
+		r.Evidence.Pieces = append(r.Evidence.Pieces, EvidenceDigest{Kind: kind})
+	}
+	return r
 }
 
 func genAttributes(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
