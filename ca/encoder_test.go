@@ -54,7 +54,7 @@ func TestCertificatesAreEncodedAsByX509(t *testing.T) {
 		id := w.register(t, fmt.Sprintf("%s/%d", path, n))
 		key := rapid.SampledFrom(keys).Draw(rt, "key")(t)
 		req := ca.Request{
-			RequestID: requestID(t), Identity: id.ID, Profile: subject, Key: key,
+			RequestID: requestID(t), Identity: id.ID, Profile: w.profile(t, subject), Key: key,
 			Lifetime: time.Duration(rapid.IntRange(0, 30*24*3600).Draw(rt, "lifetime")) * time.Second,
 			Actor:    pki.ActorCommand("test"),
 		}

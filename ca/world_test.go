@@ -28,6 +28,7 @@ type world struct {
 	device   ra.Identity
 	signer   *countingSigner
 	observed *observer
+	profiles *ca.Profiles // of the Authority that was started last
 }
 
 func newWorld(t testing.TB) *world {
@@ -154,13 +155,36 @@ func (w *world) openWith(t testing.TB, journal ca.Journal, p *ca.Profile, partit
 func (w *world) openConfigured(t testing.TB, journal ca.Journal, clock func() time.Time, all map[string]*ca.Profile, partitions int) *ca.Authority {
 	t.Helper()
 	a, err := ca.New(t.Context(), ca.Config{
-		IssuingCAs: []ca.IssuingCA{w.issuer}, Profiles: all, Partitions: partitions, Journal: journal, Observer: w.observed, Meter: noMeter{},
+		TrustDomain: "fleet.example", IssuingCAs: []ca.IssuingCA{w.issuer}, Partitions: partitions, Journal: journal, Observer: w.observed, Meter: noMeter{},
 		Clock: clock, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	if w.profiles, err = a.Prepare(merged(t, all), nil); err != nil {
+		t.Fatal(err)
+	}
 	return a
+}
+
+// merged returns the default profiles and others.
+func merged(t testing.TB, others map[string]*ca.Profile) *ca.Profiles {
+	t.Helper()
+	all, err := ca.NewProfiles(others, publicURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// profile returns one of the profiles of the Authority that was started last.
+func (w *world) profile(t testing.TB, name string) *ca.Profile {
+	t.Helper()
+	p, err := w.profiles.Profile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 type noMeter struct{}

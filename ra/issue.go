@@ -47,26 +47,27 @@ func (r *Registrar) Issue(ctx context.Context, o IssueRequest) (ca.Certificate, 
 		return none, err
 	}
 	defer done()
+	rev := r.revision()
 	q := IssuanceQuery{
 		Identity: id, Request: o.RequestID, Key: c.keyHash, Caller: o.Actor.Caller().Identity, At: r.clock(),
-		MaxUnexpired: operatorFactor * r.maxUnexpired,
+		MaxUnexpired: operatorFactor * rev.Profiles.MaxUnexpired(),
 	}
-	st, err := r.stateForIssue(ctx, q, o, c)
+	st, err := r.stateForIssue(ctx, rev, q, o, c)
 	if err != nil {
 		return none, err
 	}
 	if st.Prior != nil {
 		return answered(st.Prior, c.keyHash)
 	}
-	d, err := r.decideIssue(st, c, o)
+	d, err := r.decideIssue(rev, st, c, o)
 	if err != nil {
 		return none, err
 	}
 	return r.issue(context.WithoutCancel(ctx), d, q)
 }
 
-func (r *Registrar) decideIssue(st IssuanceState, c csr, o IssueRequest) (*ca.Draft, error) {
-	return r.decide(st, c, ca.Request{
+func (r *Registrar) decideIssue(rev Revision, st IssuanceState, c csr, o IssueRequest) (*ca.Draft, error) {
+	return r.decide(rev, st, c, ca.Request{
 		RequestID: o.RequestID, Lifetime: o.Lifetime, Actor: o.Actor, MayWait: true,
 		Guard: pki.Guard{Enrolls: st.Identity.State == pki.Registered},
 	})
@@ -74,7 +75,7 @@ func (r *Registrar) decideIssue(st IssuanceState, c csr, o IssueRequest) (*ca.Dr
 
 // stateForIssue registers the identity of o if necessary, and returns the state that the decision is based on. It
 // registers nothing if the request would be refused. It refuses an operator who is not enrolled any more.
-func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueRequest, c csr) (IssuanceState, error) {
+func (r *Registrar) stateForIssue(ctx context.Context, rev Revision, q IssuanceQuery, o IssueRequest, c csr) (IssuanceState, error) {
 	st, err := r.store.IssuanceState(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
 	if err == nil || refusal != nil {
@@ -90,7 +91,7 @@ func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueR
 	if n.Kind != pki.Device && n.Kind != pki.Workload {
 		return st, pki.Refuse(pki.RuleReserved, "use the kind device or workload", "an issue request cannot register an identity of the kind %s", n.Kind)
 	}
-	want, err := r.identityOf(q.Identity, n)
+	want, err := r.identityOf(rev, q.Identity, n)
 	if err != nil {
 		return st, err
 	}
@@ -98,7 +99,7 @@ func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueR
 		return st, nil
 	}
 	if missing {
-		if _, err := r.decideIssue(IssuanceState{Identity: want}, c, o); err != nil {
+		if _, err := r.decideIssue(rev, IssuanceState{Identity: want}, c, o); err != nil {
 			return st, err
 		}
 	}

@@ -9,12 +9,14 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Revision is a revision of the policy: the kinds of evidence that it accepts, with their trust sources, and its rules. It
-// is not changed after it was made. A request is decided with one revision from its beginning to its end.
+// Revision is a revision of the policy: the kinds of evidence that it accepts, with their trust sources, its rules, and the
+// certificate profiles. It is not changed after it was made. A request is decided with one revision from its beginning to
+// its end.
 type Revision struct {
 	// Authenticators maps each accepted kind of evidence to the Authenticator that verifies it.
 	Authenticators map[pki.EvidenceKind]Authenticator
 	Policy         Policy
+	Profiles       *ca.Profiles
 }
 
 // Policy decides what verified evidence grants. It is safe for concurrent use.
@@ -79,14 +81,14 @@ func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 // stateForEnroll returns the state that a decision about an enrollment is based on. If the identity is not registered, and
 // the grant describes it, stateForEnroll registers it, unless decide refuses the request.
 func (r *Registrar) stateForEnroll(
-	ctx context.Context, q IssuanceQuery, g Grant, by pki.Actor, decide func(IssuanceState) (*ca.Draft, error),
+	ctx context.Context, rev Revision, q IssuanceQuery, g Grant, by pki.Actor, decide func(IssuanceState) (*ca.Draft, error),
 ) (IssuanceState, error) {
 	st, err := r.store.IssuanceState(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
 	if g.Register == nil || refusal == nil || refusal.Rule != pki.RuleIdentity {
 		return st, err
 	}
-	want, err := r.identityOf(g.Identity, *g.Register)
+	want, err := r.identityOf(rev, g.Identity, *g.Register)
 	if err != nil {
 		return st, err
 	}

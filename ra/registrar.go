@@ -16,7 +16,6 @@ type CA interface {
 	// Draft returns the certificate that Issue would sign for the request, or a refusal. It changes nothing.
 	Draft(req ca.Request) (*ca.Draft, error)
 	Issue(ctx context.Context, d *ca.Draft) (ca.Certificate, error)
-	Profile(name string) (*ca.Profile, error)
 	// CheckNames refuses names that the name constraints of the current CA exclude.
 	CheckNames(id pki.SPIFFEID, n ca.Names) error
 }
@@ -45,8 +44,6 @@ type Config struct {
 	Superseder  Superseder
 	// Revision returns the newest revision of the policy.
 	Revision func() Revision
-	// MaxUnexpired is the greatest max_unexpired of all profiles of CA.
-	MaxUnexpired int
 	// Retired lists the issuing CAs that no longer issue certificates. Their certificates can be renewed at any time.
 	Retired []pki.IssuerID
 	Clock   func() time.Time
@@ -55,21 +52,20 @@ type Config struct {
 
 // Registrar is the registration authority. It is safe for concurrent use.
 type Registrar struct {
-	trustDomain  string
-	store        Store
-	ca           CA
-	superseder   Superseder
-	revision     func() Revision
-	maxUnexpired int
-	retired      []pki.IssuerID
-	clock        func() time.Time
-	auditor      Auditor
-	perIdentity  *keyedMutex
+	trustDomain string
+	store       Store
+	ca          CA
+	superseder  Superseder
+	revision    func() Revision
+	retired     []pki.IssuerID
+	clock       func() time.Time
+	auditor     Auditor
+	perIdentity *keyedMutex
 }
 
 // New returns a Registrar.
 func New(c Config) *Registrar {
-	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Revision, c.MaxUnexpired, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
+	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Revision, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
 }
 
 // EnrollRequest asks for an identity's first certificate.
@@ -143,7 +139,7 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (id pki.SPIFFEI
 func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims Claims, c csr, e EnrollRequest) (ca.Certificate, error) {
 	none := ca.Certificate{}
 	q := IssuanceQuery{
-		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * r.maxUnexpired,
+		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * rev.Profiles.MaxUnexpired(),
 	}
 	guard := claims.guard()
 	guard.Subject, q.Nonces = g.Subject, guard.Nonces
@@ -151,11 +147,11 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 		if err := g.check(st.Identity, c, &e); err != nil {
 			return nil, err
 		}
-		return r.decide(st, c, ca.Request{
+		return r.decide(rev, st, c, ca.Request{
 			RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
 		})
 	}
-	st, err := r.stateForEnroll(ctx, q, g, claims.actor(), decide)
+	st, err := r.stateForEnroll(ctx, rev, q, g, claims.actor(), decide)
 	if err != nil {
 		return none, err
 	}
@@ -218,9 +214,10 @@ func (r *Registrar) renew(ctx context.Context, n RenewRequest) (ca.Certificate, 
 }
 
 func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Certificate, error) {
-	none := ca.Certificate{}
+	none, rev := ca.Certificate{}, r.revision()
 	q := IssuanceQuery{
-		Identity: n.Identity, Predecessor: n.Predecessor, Request: n.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: r.maxUnexpired,
+		Identity: n.Identity, Predecessor: n.Predecessor, Request: n.RequestID, Key: c.keyHash, At: r.clock(),
+		MaxUnexpired: rev.Profiles.MaxUnexpired(),
 	}
 	st, err := r.store.IssuanceState(ctx, q)
 	if err != nil {
@@ -244,7 +241,7 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 			return a.certificate(), err
 		}
 	}
-	d, err := r.decide(st, c, ca.Request{
+	d, err := r.decide(rev, st, c, ca.Request{
 		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor),
 		Guard: pki.Guard{Predecessor: n.Predecessor, Renewed: old.Successor == c.keyHash},
 	})
@@ -334,7 +331,7 @@ func answered(a *PriorIssuance, key pki.KeyHash) (ca.Certificate, error) {
 // decide applies the policy. It returns the certificate that the identity may have for the key, or a refusal. The caller
 // sets the fields of req that depend on the kind of request: the actor, the lifetime and some guards. decide sets the
 // others. The guards are the conditions that are checked again when the certificate is recorded.
-func (r *Registrar) decide(st IssuanceState, c csr, req ca.Request) (*ca.Draft, error) {
+func (r *Registrar) decide(rev Revision, st IssuanceState, c csr, req ca.Request) (*ca.Draft, error) {
 	id := st.Identity
 	if refusal := id.ID.CheckMayHold(id.State); refusal != nil {
 		return nil, refusal
@@ -342,7 +339,7 @@ func (r *Registrar) decide(st IssuanceState, c csr, req ca.Request) (*ca.Draft, 
 	if id.ID.TrustDomain() != r.trustDomain {
 		return nil, pki.Refuse(pki.RuleTrustDomain, "use an identity of "+r.trustDomain, "%s is of another trust domain", id.ID)
 	}
-	p, err := r.ca.Profile(id.Profile)
+	p, err := rev.Profiles.Profile(id.Profile)
 	if err != nil {
 		return nil, err
 	}
@@ -356,7 +353,7 @@ func (r *Registrar) decide(st IssuanceState, c csr, req ca.Request) (*ca.Draft, 
 	if req.IssuingCA, err = issueFor(id); err != nil {
 		return nil, err
 	}
-	req.Identity, req.Profile, req.Key = id.ID, id.Profile, c.key
+	req.Identity, req.Profile, req.Key = id.ID, p, c.key
 	req.Names = ca.Names{DNS: id.DNSNames, IPs: id.IPAddresses}
 	req.Guard.Identity, req.Guard.Revision, req.Guard.Key = id.ID, id.Revision, c.keyHash
 	req.Guard.Supersedes = p.RenewalRevokes() && !req.Guard.Predecessor.IsZero()

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/policy"
@@ -15,38 +14,18 @@ import (
 	"github.com/brevet-pki/brevet/store/memory"
 )
 
-// profiles are the default profiles.
-type profiles map[string]*ca.Profile
-
-func (p profiles) Profile(name string) (*ca.Profile, error) {
-	if found, ok := p[name]; ok {
-		return found, nil
-	}
-	return nil, pki.Refuse(pki.RuleProfile, "use another", "there is no profile %q", name)
-}
-
 func compiler(t *testing.T) revisions.Compiler {
 	t.Helper()
-	configs, err := ca.DefaultProfiles()
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := profiles{}
-	for name, config := range configs {
-		if all[name], err = ca.NewProfile(name, config, "http://pki.example"); err != nil {
-			t.Fatal(err)
-		}
-	}
 	log := slog.New(slog.DiscardHandler)
 	return revisions.Compiler{
-		TrustDomain: "fleet.example", Profiles: all, Files: revisions.NewFiles(t.TempDir(), log), Clock: time.Now, Log: log,
+		TrustDomain: "fleet.example", PublicURL: "http://pki.example", Files: revisions.NewFiles(t.TempDir(), log), Clock: time.Now, Log: log,
 	}
 }
 
-func configOf(t *testing.T, store ra.PolicyStore) revisions.Config {
+func configOf(t *testing.T, store *memory.Store) revisions.Config {
 	t.Helper()
 	c := compiler(t)
-	return revisions.Config{Compiler: c, Store: store, First: policy.Default(), Clock: c.Clock, Log: c.Log}
+	return revisions.Config{Compiler: c, Store: store, Identities: store, First: policy.Default(), Clock: c.Clock, Log: c.Log}
 }
 
 const onlyLab = "rules:\n- name: lab\n  evidence: [token]\n  when: token.identity.startsWith(\"lab/\")\n"
