@@ -39,6 +39,12 @@ func newWorld(t testing.TB) *world {
 // newWorldOf returns a world with an issuing CA that is signed after edit.
 func newWorldOf(t testing.TB, edit func(*ceremony.SignSpec)) *world {
 	t.Helper()
+	return newWorldFor(t, 365*24*time.Hour, edit)
+}
+
+// newWorldFor returns a world with an issuing CA that is valid for a lifetime, and is signed after edit.
+func newWorldFor(t testing.TB, lifetime time.Duration, edit func(*ceremony.SignSpec)) *world {
+	t.Helper()
 	store, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +55,7 @@ func newWorldOf(t testing.TB, edit func(*ceremony.SignSpec)) *world {
 		}
 	})
 	w := &world{store: store, observed: &observer{}}
-	w.root, w.issuer = hierarchy(t, elliptic.P256(), 365*24*time.Hour, edit)
+	w.root, w.issuer = hierarchy(t, elliptic.P256(), lifetime, edit)
 	w.signer = &countingSigner{Signer: w.issuer.Signer}
 	w.issuer.Signer = w.signer
 	now := time.Now()
