@@ -2,11 +2,13 @@ package revisions_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/policy"
@@ -107,5 +109,38 @@ func TestDocumentsAreMissing(t *testing.T) {
 	c.First = []byte(onlyLab)
 	if _, err := revisions.New(t.Context(), c); err == nil || !strings.Contains(err.Error(), "the document with the SHA-256") {
 		t.Errorf("with another document: %v", err)
+	}
+}
+
+// failingIssuer activates profiles, or fails.
+type failingIssuer struct{ fails error }
+
+func (i *failingIssuer) Prepare(all, _ *ca.Profiles) (*ca.Profiles, error) { return all, nil }
+func (i *failingIssuer) Activate(context.Context, *ca.Profiles) error      { return i.fails }
+
+// TestActivationFails applies a document while the URLs of its CRLs cannot be recorded. The revision before stays in effect,
+// until the document is applied again or the server restarts.
+func TestActivationFails(t *testing.T) {
+	store, issuer := new(memory.Store), new(failingIssuer)
+	c := configOf(t, store)
+	c.Compiler.Issuer = issuer
+	r, err := revisions.New(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	apply := func(based uint64) (ra.PolicyRevision, error) {
+		return r.Apply(t.Context(), ra.PolicyChange{Document: []byte(onlyLab), Based: based, By: pki.ActorSystem("test"), At: time.Now()})
+	}
+	issuer.fails = errors.New("the store is away")
+	if _, err := apply(1); !errors.Is(err, issuer.fails) || rulesOf(t, r) != "tokens" {
+		t.Errorf("with the rules %s: %v", rulesOf(t, r), err)
+	}
+	if _, err := revisions.New(t.Context(), c); !errors.Is(err, issuer.fails) {
+		t.Errorf("the store opened again: %v", err)
+	}
+	issuer.fails = nil
+	if p, err := apply(2); err != nil || p.Revision != 2 || rulesOf(t, r) != "lab" || r.Newest().Revision != 2 {
+		t.Errorf("applied again as %+v with the rules %s: %v", p, rulesOf(t, r), err)
 	}
 }
