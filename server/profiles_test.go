@@ -30,16 +30,6 @@ func applyPolicy(t *testing.T, w *servertest.World, based int64, document []byte
 	return err
 }
 
-// devices returns a policy with the default rules, which changes the profile device.
-func devices(t *testing.T, change func(c *ca.ProfileConfig)) []byte {
-	t.Helper()
-	return servertest.Policy(t, policy.Default(), func(name string, c *ca.ProfileConfig) {
-		if name == "device" {
-			change(c)
-		}
-	})
-}
-
 // lifetime returns the lifetime of a certificate that is not backdated.
 func lifetime(c *x509.Certificate) time.Duration { return c.NotAfter.Sub(c.NotBefore) }
 
