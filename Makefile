@@ -106,7 +106,7 @@ freeze-contract: setup-build ## take proto/ as it is now for the contract that m
 	$(BUF) build proto --exclude-source-info -o $(CONTRACT)
 
 # One package after the other: both write into the same page.
-generate: setup-build ## make proto/**/*.pb.go and docs/configuration.md again from what they are made of
+generate: setup-build ## make proto/**/*.pb.go and the references in docs/ again from what they are made of
 	$(BUF) generate
 	$(GO) test -p 1 -count 1 -run '^TestReferenceIsCurrent$$' ./internal/cli/node ./internal/cli/agent -update
 

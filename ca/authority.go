@@ -20,7 +20,8 @@ import (
 type Request struct {
 	RequestID pki.RequestID
 	Identity  pki.SPIFFEID
-	Profile   string
+	// Profile is one of those that Prepare has returned.
+	Profile *Profile
 	// IssuingCA selects an issuing CA; zero selects the current one.
 	IssuingCA pki.IssuerID
 	Names     Names
@@ -45,8 +46,8 @@ type Certificate struct {
 
 // Config configures an Authority. All fields are required.
 type Config struct {
-	IssuingCAs []IssuingCA // the last one is the current one
-	Profiles   map[string]*Profile
+	TrustDomain string      // of the identities that certificates are issued to
+	IssuingCAs  []IssuingCA // the last one is the current one
 	// Partitions is the number of partitions of each issuing CA's CRL, 1 to MaxPartitions. Certificates of partitioned
 	// profiles are spread over them. The number may change: certificates keep the partition that they were issued with.
 	Partitions int
@@ -61,18 +62,17 @@ type Config struct {
 type Authority struct {
 	issuingCAs map[pki.IssuerID]IssuingCA
 	current    pki.IssuerID
-	profiles   map[string]*Profile
 	lints      map[pki.IssuerID]lintSigner
 	trialCAs   map[pki.IssuerID]*trialCA
-	encoders   map[encoderKey]*tbsEncoder
-	parts      int // number of CRL partitions
+	sample     pki.SPIFFEID // the identity in samples that the trial CAs verify
+	parts      int          // number of CRL partitions
 	clock      func() time.Time
 	meter      Meter
 	writer     *writer
 }
 
-// New lints every profile and opens a new epoch of the journal. It commits the intents that earlier epochs left
-// pending, and starts the writer, which Close stops.
+// New opens a new epoch of the journal. It commits the intents that earlier epochs left pending, and starts the writer,
+// which Close stops. The Authority issues certificates of the profiles that Prepare returns.
 func New(ctx context.Context, c Config) (*Authority, error) {
 	if len(c.IssuingCAs) == 0 {
 		return nil, errors.New("no issuing CA is installed: run brevet ceremony install")
@@ -80,9 +80,13 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	if err := CheckPartitions(c.Partitions); err != nil {
 		return nil, fmt.Errorf("partitions of CRLs: %w", err)
 	}
+	sample, err := pki.ServerID(c.TrustDomain)
+	if err != nil {
+		return nil, err
+	}
 	a := &Authority{
 		issuingCAs: map[pki.IssuerID]IssuingCA{}, lints: map[pki.IssuerID]lintSigner{}, trialCAs: map[pki.IssuerID]*trialCA{},
-		encoders: map[encoderKey]*tbsEncoder{}, profiles: c.Profiles, parts: c.Partitions, clock: c.Clock, meter: c.Meter,
+		sample: sample, parts: c.Partitions, clock: c.Clock, meter: c.Meter,
 	}
 	for _, iss := range c.IssuingCAs {
 		u, err := newLintSigner(iss)
@@ -94,11 +98,7 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 		}
 		a.issuingCAs[iss.ID], a.lints[iss.ID], a.current = iss, u, iss.ID
 	}
-	now := c.Clock()
-	if err := a.Current().checkTime(now); err != nil {
-		return nil, err
-	}
-	if err := a.encoderFor(now); err != nil {
+	if err := a.Current().checkTime(c.Clock()); err != nil {
 		return nil, err
 	}
 	w, err := newWriter(ctx, c)
@@ -107,39 +107,6 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	}
 	a.writer = w
 	return a, nil
-}
-
-// encoderKey identifies the tbsEncoder of a profile under an issuing CA.
-type encoderKey struct {
-	issuer  pki.IssuerID
-	profile *Profile
-}
-
-// encoderFor creates the encoders of every CA, including CAs that are not valid now, and lints the profiles with the
-// current CA.
-func (a *Authority) encoderFor(now time.Time) error {
-	for id, u := range a.lints {
-		within := now
-		if c := u.issuer.Certificate; now.Before(c.NotBefore) {
-			within = c.NotBefore
-		} else if !now.Before(c.NotAfter) {
-			within = c.NotAfter.Add(-time.Second)
-		}
-		for _, p := range a.profiles {
-			l, err := u.encoder(p, within)
-			if err != nil {
-				return err
-			}
-			a.encoders[encoderKey{id, p}] = l
-			if id != a.current {
-				continue
-			}
-			if err := u.lintProfile(p, l, now); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // Chain returns the CA certificates that go with a certificate of an issuing CA, and their root. It refuses a CA that
@@ -154,24 +121,6 @@ func (a *Authority) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x50
 
 // Current returns the CA that issues if a request selects none.
 func (a *Authority) Current() IssuingCA { return a.issuingCAs[a.current] }
-
-// Profile returns a profile by its name.
-func (a *Authority) Profile(name string) (*Profile, error) {
-	p, ok := a.profiles[name]
-	if !ok {
-		return nil, pki.Refuse(pki.RuleProfile, "use one of "+names(a.profiles), "there is no profile %q", name)
-	}
-	return p, nil
-}
-
-// MaxUnexpired returns the greatest max_unexpired of all profiles.
-func (a *Authority) MaxUnexpired() int {
-	most := 0
-	for _, p := range a.profiles {
-		most = max(most, p.maxUnexpired)
-	}
-	return most
-}
 
 // CheckNames refuses names that a name constraint in the current CA's chain excludes.
 func (a *Authority) CheckNames(id pki.SPIFFEID, n Names) error {
@@ -202,9 +151,10 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 		return nil, pki.Refuse(pki.RuleNotFound, "leave the issuer unset",
 			"this server does not issue for %s", req.IssuingCA.Short())
 	}
-	p, err := a.Profile(req.Profile)
-	if err != nil {
-		return nil, err
+	p := req.Profile
+	l := p.encoders[req.IssuingCA]
+	if l == nil {
+		return nil, fmt.Errorf("profile %s was not prepared: this is a defect of brevet", p.name)
 	}
 	if err := a.trialCAs[req.IssuingCA].checkNames(req.Identity, req.Names); err != nil {
 		return nil, err
@@ -219,7 +169,6 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := a.encoders[encoderKey{req.IssuingCA, p}]
 	tbs, err := l.tbs(template)
 	if err != nil {
 		return nil, fmt.Errorf("write the certificate of %s: %w", req.Identity, err)
@@ -235,7 +184,7 @@ func (a *Authority) Draft(req Request) (*Draft, error) {
 		issuingCA: iss, encoder: l, tbs: tbs, message: message, mayWait: req.MayWait,
 		item: newItem(IntentItem{Ref: ref, Digest: digestOf(message, l.hash), IssuedAt: issuedAt, NotAfter: template.NotAfter, Partition: partition}),
 		record: Record{
-			Ref: ref, Identity: req.Identity, Profile: req.Profile, KeyHash: pki.HashSPKI(template.RawSubjectPublicKeyInfo),
+			Ref: ref, Identity: req.Identity, Profile: p.name, KeyHash: pki.HashSPKI(template.RawSubjectPublicKeyInfo),
 			IssuedAt: issuedAt, NotBefore: template.NotBefore, NotAfter: template.NotAfter, Partition: partition,
 			RequestID: req.RequestID, Actor: req.Actor, Guard: req.Guard, Evidence: req.Evidence,
 		},

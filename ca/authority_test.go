@@ -82,7 +82,6 @@ func TestRefusedRequestsSignNothing(t *testing.T) {
 		change func(*ca.Request)
 		rule   pki.Rule
 	}{
-		"unknown profile":  {func(r *ca.Request) { r.Profile = "toaster" }, pki.RuleProfile},
 		"unknown issuer":   {func(r *ca.Request) { r.IssuingCA = pki.IssuerOf(w.root) }, pki.RuleNotFound},
 		"lifetime over":    {func(r *ca.Request) { r.Lifetime = 31 * 24 * time.Hour }, pki.RuleLifetime},
 		"lifetime under":   {func(r *ca.Request) { r.Lifetime = time.Millisecond }, pki.RuleLifetime},
@@ -96,7 +95,7 @@ func TestRefusedRequestsSignNothing(t *testing.T) {
 		"RSA small factor": {func(r *ca.Request) { r.Key = keyDivisibleBy3(3072) }, pki.RuleKeyWeak},
 		"no key":           {func(r *ca.Request) { r.Key = nil }, pki.RuleKeyType},
 		"names forbidden": {func(r *ca.Request) {
-			r.Profile, r.Names = "client", ca.Names{DNS: []string{"pump-1.fleet.example"}}
+			r.Profile, r.Names = w.profile(t, "client"), ca.Names{DNS: []string{"pump-1.fleet.example"}}
 		}, pki.RuleNames},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -54,7 +55,7 @@ func TestCertificatesAreEncodedAsByX509(t *testing.T) {
 		id := w.register(t, fmt.Sprintf("%s/%d", path, n))
 		key := rapid.SampledFrom(keys).Draw(rt, "key")(t)
 		req := ca.Request{
-			RequestID: requestID(t), Identity: id.ID, Profile: subject, Key: key,
+			RequestID: requestID(t), Identity: id.ID, Profile: w.profile(t, subject), Key: key,
 			Lifetime: time.Duration(rapid.IntRange(0, 30*24*3600).Draw(rt, "lifetime")) * time.Second,
 			Actor:    pki.ActorCommand("test"),
 		}
@@ -78,10 +79,7 @@ func TestTimesAfter2049(t *testing.T) {
 	for _, at := range []time.Time{
 		time.Date(2049, 12, 31, 23, 59, 58, 0, time.UTC), time.Date(2049, 12, 31, 23, 0, 0, 0, time.UTC), time.Date(2050, 1, 1, 0, 0, 1, 0, time.UTC),
 	} {
-		w := newWorld(t)
-		long := *w.issuer.Certificate
-		long.NotAfter = at.AddDate(10, 0, 0)
-		w.issuer.Certificate = &long
+		w := newWorldFor(t, 30*365*24*time.Hour, func(*ceremony.SignSpec) {})
 		a := w.openAt(t, w.store.CA(), func() time.Time { return at })
 		req := w.request(t)
 		req.Lifetime = time.Hour

@@ -220,7 +220,7 @@ func (w *world) requestFor(t testing.TB, key crypto.PublicKey) ca.Request {
 		t.Fatal(err)
 	}
 	return ca.Request{
-		RequestID: requestID(t), Identity: w.device.ID, Profile: "device", Key: key,
+		RequestID: requestID(t), Identity: w.device.ID, Profile: w.profile(t, "device"), Key: key,
 		Guard: pki.Guard{Identity: w.device.ID, Revision: w.device.Revision, Key: hash}, Actor: pki.ActorCommand("test"),
 	}
 }

@@ -134,7 +134,7 @@ func TestPartitionsAreBounded(t *testing.T) {
 	w := newWorld(t)
 	for _, n := range []int{-1, 0, ca.MaxPartitions + 1} {
 		if _, err := ca.New(t.Context(), ca.Config{
-			IssuingCAs: []ca.IssuingCA{w.issuer}, Profiles: profiles(t), Partitions: n, Journal: w.store.CA(), Observer: w.observed, Meter: noMeter{}, Clock: time.Now,
+			TrustDomain: "fleet.example", IssuingCAs: []ca.IssuingCA{w.issuer}, Partitions: n, Journal: w.store.CA(), Observer: w.observed, Meter: noMeter{}, Clock: time.Now,
 		}); err == nil {
 			t.Errorf("New accepted %d partitions", n)
 		}

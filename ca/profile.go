@@ -21,11 +21,11 @@ const MaxDelegateLifetime = 7 * 24 * time.Hour
 // maxBackdate limits how far notBefore may precede the time of issue.
 const maxBackdate = 24 * time.Hour
 
-// Duration is a duration as written in the configuration, such as 90s, 24h or 7d. pki.ParseDuration parses it.
+// Duration is a duration as written in a document, such as 90s, 24h or 7d. pki.ParseDuration parses it.
 type Duration string
 
-// ProfileConfig is a profile in the configuration. NewProfile validates it and turns it into a Profile. The comments of
-// the fields are part of docs/configuration.md.
+// ProfileConfig is a profile in the document of the policy. NewProfile validates it and turns it into a Profile. The
+// comments of the fields are part of docs/policy.md.
 type ProfileConfig struct {
 	// Required. The kinds of identity that may have the profile: `device`, `workload`, `operator`, `server`, or `va`.
 	// `va` is for OCSP responders and cannot be combined with other kinds.
@@ -63,10 +63,10 @@ type ProfileConfig struct {
 	// subject alternative name is critical (RFC 5280 section 4.2.1.6).
 	Subject string `yaml:"subject"`
 	// The URL of the CRL that certificates contain, starting with `http://`. The server publishes full CRLs at
-	// `"{public_url}/crl/{issuer}.crl"`. It replaces `{public_url}` by the value of that key, and `{issuer}` by the
-	// issuing CA's identifier. With `{partition}`, as in `"{public_url}/crl/{issuer}/{partition}.crl"`, the server
-	// assigns each certificate to one of `crl.partitions` partitions, for the certificate's lifetime. By default
-	// certificates contain no CRL URL.
+	// `"{public_url}/crl/{issuer}.crl"`. It replaces `{public_url}` by the value of that key of its configuration, and
+	// `{issuer}` by the issuing CA's identifier. With `{partition}`, as in `"{public_url}/crl/{issuer}/{partition}.crl"`, the server
+	// assigns each certificate to one of `crl.partitions` partitions (in the configuration), for the certificate's
+	// lifetime. By default certificates contain no CRL URL.
 	CRLURL string `yaml:"crl_url"`
 	// The URL of the delta CRL of the certificate's partition (freshest CRL, RFC 5280 section 4.2.1.15), starting with
 	// `http://`. The server publishes delta CRLs at `"{public_url}/crl/{issuer}/{partition}-delta.crl"`. Both this URL
@@ -97,7 +97,7 @@ type ProfileConfig struct {
 	// certificates.
 	MaxUnexpired int `yaml:"max_unexpired"`
 	// Whether the server lints each certificate with zlint before it is signed, which takes time. By default the server
-	// lints only a sample of each profile when it starts.
+	// lints only samples of each profile, when it starts and when the policy is applied.
 	Lint bool `yaml:"lint"`
 }
 
@@ -145,26 +145,23 @@ type Profile struct {
 	renewalRevokes bool
 	maxUnexpired   int
 	lintEach       bool
+	// encoders encode the certificates of each issuing CA. They are nil unless Authority.Prepare has returned the profile.
+	encoders map[pki.IssuerID]*tbsEncoder
 }
 
 // NewProfile validates a profile. publicURL is the URL of the CA's public HTTP port, such as http://pki.fleet.example,
-// and replaces {public_url}. Errors start with the path of the key, such as profiles.device.lifetime, and say what is
-// accepted.
+// and replaces {public_url}. If the profile is not valid, the error is a [*ProfileError].
 func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error) {
 	p := &Profile{name: name, noRevAvail: c.NoRevAvail, renewalRevokes: c.RenewalRevokes, lintEach: c.Lint}
-	for _, step := range []func(ProfileConfig) error{p.readKinds, p.readTimes, p.readKeys, p.readUsages, p.readNames, p.readBound} {
-		if err := step(c); err != nil {
-			return nil, fmt.Errorf("profiles.%s.%w", name, err)
+	readURLs := func(c ProfileConfig) error { return p.readURLs(c, publicURL) }
+	checkDelegate := func(ProfileConfig) error { return p.checkDelegate() }
+	for _, step := range []func(ProfileConfig) error{
+		p.readKinds, p.readTimes, p.readKeys, p.readUsages, p.readNames, p.readBound, readURLs, p.checkNoRevAvail, checkDelegate,
+	} {
+		if err := step(c); err != nil { // its text begins with the key
+			key, problem, _ := strings.Cut(err.Error(), ": ")
+			return nil, &ProfileError{Profile: name, Key: key, Err: errors.New(problem)}
 		}
-	}
-	if err := p.readURLs(c, publicURL); err != nil {
-		return nil, fmt.Errorf("profiles.%s.%w", name, err)
-	}
-	if err := p.checkNoRevAvail(c); err != nil {
-		return nil, fmt.Errorf("profiles.%s.%w", name, err)
-	}
-	if err := p.checkDelegate(); err != nil {
-		return nil, fmt.Errorf("profiles.%s.%w", name, err)
 	}
 	return p, nil
 }
@@ -184,7 +181,7 @@ func (p *Profile) RenewalRevokes() bool { return p.renewalRevokes }
 // MaxUnexpired returns how many unexpired certificates an identity may have before early renewals are refused.
 func (p *Profile) MaxUnexpired() int { return p.maxUnexpired }
 
-// Keys returns the accepted types of keys in the order of the configuration. There is at least one.
+// Keys returns the accepted types of keys in the order of the document. There is at least one.
 func (p *Profile) Keys() []pki.KeyType { return slices.Clone(p.keys) }
 
 // Permits reports whether a kind of identity may have certificates of the profile.

@@ -1,8 +1,10 @@
 package ca_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
@@ -138,9 +140,79 @@ func TestBadProfilesAreRefusedByNameAndKey(t *testing.T) {
 			if err == nil {
 				t.Fatal("the profile was accepted")
 			}
+			var typed *ca.ProfileError
+			if !errors.As(err, &typed) || !strings.HasPrefix(err.Error(), "profiles.pumps."+typed.Key+": ") || strings.Contains(typed.Key, " ") {
+				t.Errorf("error %q does not begin with the key", err)
+			}
 			if !strings.Contains(err.Error(), "pumps") || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %q does not name both the profile and %q", err, c.want)
 			}
 		})
+	}
+}
+
+// TestProfilesReplaceDefaults adds a profile, and replaces a default profile.
+func TestProfilesReplaceDefaults(t *testing.T) {
+	pumps := profile(t, func(c *ca.ProfileConfig) { c.MaxUnexpired, c.Lifetime = 17, "2h" })
+	all := merged(t, map[string]*ca.Profile{"device": pumps, "pumps": pumps})
+	if p, err := all.Profile("device"); err != nil || p.Lifetime() != 2*time.Hour {
+		t.Errorf("the replaced profile is %+v: %v", p, err)
+	}
+	if n := len(all.Names()); n != len(defaults(t))+1 || all.MaxUnexpired() != 17 {
+		t.Errorf("there are %d profiles with a max_unexpired of %d, want one more than the default profiles and 17", n, all.MaxUnexpired())
+	}
+	_, err := all.Profile("toaster")
+	if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleProfile || !strings.Contains(refusal.Hint, "pumps") {
+		t.Errorf("an unknown profile: %v", err)
+	}
+}
+
+// TestOnlyChangedProfilesArePrepared prepares profiles twice. Those without a change are not linted again.
+func TestOnlyChangedProfilesArePrepared(t *testing.T) {
+	w := newWorld(t)
+	a := w.open(t, w.store.CA())
+	defer closeAuthority(t, a)
+	before := w.profiles
+	after, err := a.Prepare(merged(t, map[string]*ca.Profile{"device": profile(t, func(c *ca.ProfileConfig) { c.Lifetime = "2h" })}), before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range after.Names() {
+		was, err := before.Profile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now, err := after.Profile(name); err != nil || (now == was) != (name != "device") {
+			t.Errorf("profile %s is prepared again: %v, %v", name, now != was, err)
+		}
+	}
+	// A draft of the earlier profile can still be issued, and a request with each has the lifetime of its own.
+	for _, p := range []*ca.Profiles{before, after} {
+		w.profiles = p
+		req := w.request(t)
+		c, err := issue(t.Context(), a, req)
+		if err != nil || c.NotAfter.Sub(c.IssuedAt).Round(time.Minute) != req.Profile.Lifetime() {
+			t.Errorf("the certificate is valid for %s, want %s: %v", c.NotAfter.Sub(c.IssuedAt), req.Profile.Lifetime(), err)
+		}
+	}
+}
+
+// TestPrepareRefusesProfiles prepares profiles whose certificates break a rule, or which relying parties would refuse.
+func TestPrepareRefusesProfiles(t *testing.T) {
+	w := newWorld(t)
+	a := w.open(t, w.store.CA())
+	defer closeAuthority(t, a)
+	req := w.request(t)
+	req.Profile = profile(t, func(*ca.ProfileConfig) {})
+	if _, err := a.Draft(req); err == nil || !strings.Contains(err.Error(), "was not prepared") {
+		t.Errorf("a draft of a profile that was not prepared: %v", err)
+	}
+	bad := profile(t, func(c *ca.ProfileConfig) {
+		c.KeyUsage, c.ExtendedKeyUsage = []string{"keyAgreement"}, []string{"emailProtection"}
+	})
+	_, err := a.Prepare(merged(t, map[string]*ca.Profile{"pumps": bad}), w.profiles)
+	var typed *ca.ProfileError
+	if !errors.As(err, &typed) || typed.Profile != "pumps" {
+		t.Errorf("a profile that lint refuses: %v", err)
 	}
 }

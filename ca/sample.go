@@ -62,11 +62,11 @@ func (u lintSigner) encoder(p *Profile, now time.Time) (*tbsEncoder, error) {
 	parent.PublicKey = u.key.Public() // CreateCertificate verifies its signature with the parent's key
 	der, err := x509.CreateCertificate(rand.Reader, template, &parent, pub, u.key)
 	if err != nil {
-		return nil, fmt.Errorf("sign a sample of profile %s: %w", p.name, err)
+		return nil, fmt.Errorf("sign a sample: %w", err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("read a sample of profile %s: %w", p.name, err)
+		return nil, fmt.Errorf("read a sample: %w", err)
 	}
 	return newTBSEncoder(template, cert, p.partitioned)
 }
@@ -111,11 +111,7 @@ func (u lintSigner) sample(p *Profile, n Names, pub crypto.PublicKey, lifetime t
 	if err != nil {
 		return nil, err
 	}
-	template, err := p.template(u.issuer, Request{Identity: id, Names: n, Key: pub, Lifetime: lifetime}, serial, 1, now)
-	if err != nil {
-		return nil, fmt.Errorf("profile %s: %w", p.name, err)
-	}
-	return template, nil
+	return p.template(u.issuer, Request{Identity: id, Names: n, Key: pub, Lifetime: lifetime}, serial, 1, now)
 }
 
 // lintProfile lints samples of what a profile can issue: each type of key, with and without names, with the default and
@@ -141,7 +137,7 @@ func (u lintSigner) lintProfile(p *Profile, l *tbsEncoder, now time.Time) error 
 					return err
 				}
 				if err := u.lint(l, tbs); err != nil {
-					return fmt.Errorf("profile %s: %w", p.name, err)
+					return err
 				}
 			}
 		}

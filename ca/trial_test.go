@@ -65,7 +65,7 @@ func network(t *testing.T, text string) *net.IPNet {
 	return n
 }
 
-// TestCheckIssues checks chains, most of which relying parties would refuse. The error must start with the
+// TestCheckIssues checks chains and profiles, most of which relying parties would refuse. The error must start with the
 // configuration key that caused it, if there is one.
 func TestCheckIssues(t *testing.T) {
 	names := ca.Names{DNS: []string{"ca.fleet.example"}, IPs: []netip.Addr{netip.MustParseAddr("192.0.2.10")}}
@@ -99,7 +99,11 @@ func TestCheckIssues(t *testing.T) {
 		},
 		"clients, above": {func(p, _ *x509.Certificate) { p.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, []string{"profiles.device: "}},
 	} {
-		err := externalChain(t, c.edit).CheckIssues(profiles(t), serverID(t, "fleet.example"), names, time.Now())
+		chain, server := externalChain(t, c.edit), serverID(t, "fleet.example")
+		err := chain.CheckIssues(server, names, time.Now())
+		if err == nil {
+			err = chain.CheckProfiles(merged(t, nil), server, time.Now())
+		}
 		if c.want == nil && err != nil || c.want != nil && err == nil {
 			t.Errorf("%s: %v, want an error with %q", name, err, c.want)
 		}

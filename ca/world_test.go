@@ -28,6 +28,7 @@ type world struct {
 	device   ra.Identity
 	signer   *countingSigner
 	observed *observer
+	profiles *ca.Profiles // of the Authority that was started last
 }
 
 func newWorld(t testing.TB) *world {
@@ -37,6 +38,12 @@ func newWorld(t testing.TB) *world {
 
 // newWorldOf returns a world with an issuing CA that is signed after edit.
 func newWorldOf(t testing.TB, edit func(*ceremony.SignSpec)) *world {
+	t.Helper()
+	return newWorldFor(t, 365*24*time.Hour, edit)
+}
+
+// newWorldFor returns a world with an issuing CA that is valid for a lifetime, and is signed after edit.
+func newWorldFor(t testing.TB, lifetime time.Duration, edit func(*ceremony.SignSpec)) *world {
 	t.Helper()
 	store, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
 	if err != nil {
@@ -48,7 +55,7 @@ func newWorldOf(t testing.TB, edit func(*ceremony.SignSpec)) *world {
 		}
 	})
 	w := &world{store: store, observed: &observer{}}
-	w.root, w.issuer = hierarchy(t, elliptic.P256(), 365*24*time.Hour, edit)
+	w.root, w.issuer = hierarchy(t, elliptic.P256(), lifetime, edit)
 	w.signer = &countingSigner{Signer: w.issuer.Signer}
 	w.issuer.Signer = w.signer
 	now := time.Now()
@@ -154,13 +161,36 @@ func (w *world) openWith(t testing.TB, journal ca.Journal, p *ca.Profile, partit
 func (w *world) openConfigured(t testing.TB, journal ca.Journal, clock func() time.Time, all map[string]*ca.Profile, partitions int) *ca.Authority {
 	t.Helper()
 	a, err := ca.New(t.Context(), ca.Config{
-		IssuingCAs: []ca.IssuingCA{w.issuer}, Profiles: all, Partitions: partitions, Journal: journal, Observer: w.observed, Meter: noMeter{},
+		TrustDomain: "fleet.example", IssuingCAs: []ca.IssuingCA{w.issuer}, Partitions: partitions, Journal: journal, Observer: w.observed, Meter: noMeter{},
 		Clock: clock, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	if w.profiles, err = a.Prepare(merged(t, all), nil); err != nil {
+		t.Fatal(err)
+	}
 	return a
+}
+
+// merged returns the default profiles and others.
+func merged(t testing.TB, others map[string]*ca.Profile) *ca.Profiles {
+	t.Helper()
+	all, err := ca.NewProfiles(others, publicURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// profile returns one of the profiles of the Authority that was started last.
+func (w *world) profile(t testing.TB, name string) *ca.Profile {
+	t.Helper()
+	p, err := w.profiles.Profile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 type noMeter struct{}

@@ -99,6 +99,9 @@ server_names: [localhost, 127.0.0.1]
 public_url: $url
 listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: "127.0.0.1:$operations"}
 hsm: {label: demo, pin_file: $work/pin}
+policy: $work/policy.yaml
+EOF
+cat >policy.yaml <<'EOF'
 profiles:
   short: # valid for well under a minute, so that renewals can be watched
     kinds: [device]
@@ -111,6 +114,9 @@ profiles:
     crl_url: "{public_url}/crl/{issuer}.crl"
     ocsp_url: "{public_url}/ocsp"
     ca_url: "{public_url}/ca/{issuer}.cer"
+rules:
+  - name: tokens
+    evidence: [token]
 EOF
 quiet brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 \
   --root root.crt --crl root.crl --operator alice --out alice.token

@@ -74,7 +74,7 @@ func (r *Registrar) Reserve(ctx context.Context, id pki.SPIFFEID, n NewIdentity,
 	}
 	have, err := r.register(ctx, id, n, by)
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleIdentityExists {
-		want, err := r.identityOf(id, n)
+		want, err := r.identityOf(r.revision(), id, n)
 		if err != nil {
 			return Identity{}, err
 		}
@@ -127,7 +127,7 @@ func (r *Registrar) UpdateIdentity(ctx context.Context, u IdentityUpdate, by pki
 	if u.Subject != nil {
 		n.Subject = *u.Subject
 	}
-	want, err := r.identityOf(have.ID, n)
+	want, err := r.identityOf(r.revision(), have.ID, n)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -136,18 +136,19 @@ func (r *Registrar) UpdateIdentity(ctx context.Context, u IdentityUpdate, by pki
 }
 
 func (r *Registrar) register(ctx context.Context, id pki.SPIFFEID, n NewIdentity, by pki.Actor) (Identity, error) {
-	want, err := r.identityOf(id, n)
+	want, err := r.identityOf(r.revision(), id, n)
 	if err != nil {
 		return Identity{}, err
 	}
 	return r.store.CreateIdentity(ctx, Registration{Identity: want}, by)
 }
 
-func (r *Registrar) identityOf(id pki.SPIFFEID, n NewIdentity) (Identity, error) {
+// identityOf returns the identity to register, or a refusal if a revision of the policy does not allow it.
+func (r *Registrar) identityOf(rev Revision, id pki.SPIFFEID, n NewIdentity) (Identity, error) {
 	if n.Profile == "" {
 		n.Profile = n.Kind.String()
 	}
-	p, err := r.ca.Profile(n.Profile)
+	p, err := rev.Profiles.Profile(n.Profile)
 	if err != nil {
 		return Identity{}, err
 	}

@@ -47,18 +47,19 @@ func (r *Registrar) Issue(ctx context.Context, o IssueRequest) (ca.Certificate, 
 		return none, err
 	}
 	defer done()
+	rev := r.revision()
 	q := IssuanceQuery{
 		Identity: id, Request: o.RequestID, Key: c.keyHash, Caller: o.Actor.Caller().Identity, At: r.clock(),
-		MaxUnexpired: operatorFactor * r.maxUnexpired,
+		MaxUnexpired: operatorFactor * rev.Profiles.MaxUnexpired(),
 	}
-	st, register, err := r.stateForIssue(ctx, q, o)
+	st, register, err := r.stateForIssue(ctx, rev, q, o)
 	if err != nil {
 		return none, err
 	}
 	if st.Prior != nil {
 		return answered(st.Prior, c.keyHash)
 	}
-	d, err := r.decide(st, c, ca.Request{
+	d, err := r.decide(rev, st, c, ca.Request{
 		RequestID: o.RequestID, Lifetime: o.Lifetime, Actor: o.Actor, MayWait: true,
 		Guard: pki.Guard{Enrolls: st.Identity.State == pki.Registered},
 	}, false)
@@ -76,7 +77,9 @@ func (r *Registrar) Issue(ctx context.Context, o IssueRequest) (ca.Certificate, 
 // stateForIssue returns the state that the decision about o is based on. If the identity is to be registered, the state
 // has its attributes, and register is true. stateForIssue refuses an operator who is not enrolled any more, and an
 // identity that is registered with other attributes.
-func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueRequest) (st IssuanceState, register bool, err error) {
+func (r *Registrar) stateForIssue(
+	ctx context.Context, rev Revision, q IssuanceQuery, o IssueRequest,
+) (st IssuanceState, register bool, err error) {
 	st, err = r.store.IssuanceState(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
 	if err == nil || refusal != nil {
@@ -92,7 +95,7 @@ func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueR
 	if n.Kind != pki.Device && n.Kind != pki.Workload {
 		return st, false, pki.Refuse(pki.RuleReserved, "use the kind device or workload", "an issue request cannot register an identity of the kind %s", n.Kind)
 	}
-	want, err := r.identityOf(q.Identity, n)
+	want, err := r.identityOf(rev, q.Identity, n)
 	if err != nil {
 		return st, false, err
 	}

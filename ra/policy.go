@@ -4,15 +4,18 @@ import (
 	"context"
 	"time"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Revision is a revision of the policy: the kinds of evidence that it accepts, with their trust sources, and its rules. It
-// is not changed after it was made. A request is decided with one revision from its beginning to its end.
+// Revision is a revision of the policy: the kinds of evidence that it accepts, with their trust sources, its rules, and the
+// certificate profiles. It is not changed after it was made. A request is decided with one revision from its beginning to
+// its end.
 type Revision struct {
 	// Authenticators maps each accepted kind of evidence to the Authenticator that verifies it.
 	Authenticators map[pki.EvidenceKind]Authenticator
 	Policy         Policy
+	Profiles       *ca.Profiles
 }
 
 // Policy decides what verified evidence grants. It is safe for concurrent use.
@@ -92,13 +95,15 @@ func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 // stateForEnroll returns the state that a decision about an enrollment is based on. If the identity is not registered,
 // and the grant describes it, the state has the identity to register, and so has the registration. Otherwise the
 // registration is nil.
-func (r *Registrar) stateForEnroll(ctx context.Context, q IssuanceQuery, g Grant) (IssuanceState, *Registration, error) {
+func (r *Registrar) stateForEnroll(
+	ctx context.Context, rev Revision, q IssuanceQuery, g Grant,
+) (IssuanceState, *Registration, error) {
 	st, err := r.store.IssuanceState(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
 	if g.Register == nil || refusal == nil || refusal.Rule != pki.RuleIdentity {
 		return st, nil, err
 	}
-	if st.Identity, err = r.identityOf(g.Identity, *g.Register); err != nil {
+	if st.Identity, err = r.identityOf(rev, g.Identity, *g.Register); err != nil {
 		return st, nil, err
 	}
 	st.Identity.Subject, st.Identity.Rule = g.Subject, g.Rule

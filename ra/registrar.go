@@ -17,7 +17,6 @@ type CA interface {
 	// Draft returns the certificate that Issue would sign for the request, or a refusal. It changes nothing.
 	Draft(req ca.Request) (*ca.Draft, error)
 	Issue(ctx context.Context, d *ca.Draft) (ca.Certificate, error)
-	Profile(name string) (*ca.Profile, error)
 	// CheckNames refuses names that the name constraints of the current CA exclude.
 	CheckNames(id pki.SPIFFEID, n ca.Names) error
 }
@@ -49,8 +48,6 @@ type Config struct {
 	Superseder  Superseder
 	// Revision returns the newest revision of the policy.
 	Revision func() Revision
-	// MaxUnexpired is the greatest max_unexpired of all profiles of CA.
-	MaxUnexpired int
 	// Retired lists the issuing CAs that no longer issue certificates. Their certificates can be renewed at any time.
 	Retired []pki.IssuerID
 	Clock   func() time.Time
@@ -59,21 +56,20 @@ type Config struct {
 
 // Registrar is the registration authority. It is safe for concurrent use.
 type Registrar struct {
-	trustDomain  string
-	store        Store
-	ca           CA
-	superseder   Superseder
-	revision     func() Revision
-	maxUnexpired int
-	retired      []pki.IssuerID
-	clock        func() time.Time
-	auditor      Auditor
-	perIdentity  *keyedMutex
+	trustDomain string
+	store       Store
+	ca          CA
+	superseder  Superseder
+	revision    func() Revision
+	retired     []pki.IssuerID
+	clock       func() time.Time
+	auditor     Auditor
+	perIdentity *keyedMutex
 }
 
 // New returns a Registrar.
 func New(c Config) *Registrar {
-	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Revision, c.MaxUnexpired, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
+	return &Registrar{c.TrustDomain, c.Store, c.CA, c.Superseder, c.Revision, c.Retired, c.Clock, c.Auditor, newKeyedMutex()}
 }
 
 // EnrollRequest asks for an identity's first certificate.
@@ -178,10 +174,10 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	guard := claims.guard()
 	guard.Subject, guard.Terms = g.Subject, g.terms()
 	q := IssuanceQuery{
-		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * r.maxUnexpired,
+		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * rev.Profiles.MaxUnexpired(),
 		Subject: guard.Subject, Nonces: guard.Nonces,
 	}
-	st, register, err := r.stateForEnroll(ctx, q, g)
+	st, register, err := r.stateForEnroll(ctx, rev, q, g)
 	if err != nil {
 		return none, err
 	}
@@ -191,7 +187,7 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	if st.SubjectRefusal != nil {
 		return none, st.SubjectRefusal
 	}
-	d, err := r.decide(st, c, ca.Request{
+	d, err := r.decide(rev, st, c, ca.Request{
 		RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
 	}, claims.provesHardware())
 	if err != nil {
@@ -292,9 +288,10 @@ func (r *Registrar) renew(ctx context.Context, n RenewRequest) (ca.Certificate, 
 }
 
 func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Certificate, error) {
-	none := ca.Certificate{}
+	none, rev := ca.Certificate{}, r.revision()
 	q := IssuanceQuery{
-		Identity: n.Identity, Predecessor: n.Predecessor, Request: n.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: r.maxUnexpired,
+		Identity: n.Identity, Predecessor: n.Predecessor, Request: n.RequestID, Key: c.keyHash, At: r.clock(),
+		MaxUnexpired: rev.Profiles.MaxUnexpired(),
 	}
 	st, err := r.store.IssuanceState(ctx, q)
 	if err != nil {
@@ -322,7 +319,7 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 	if err != nil {
 		return none, err
 	}
-	d, err := r.decide(st, c, ca.Request{
+	d, err := r.decide(rev, st, c, ca.Request{
 		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor), Evidence: proof.evidence(Grant{}),
 		Guard: pki.Guard{Predecessor: n.Predecessor, Renewed: old.Successor == c.keyHash, Nonces: proof.guard().Nonces},
 	}, old.SameKey || proof.provesHardware())
@@ -413,7 +410,7 @@ func answered(a *PriorIssuance, key pki.KeyHash) (ca.Certificate, error) {
 // caller sets the fields of req that depend on the kind of request: the actor, the lifetime and some guards. decide
 // sets the others. The guards are the conditions that are checked again when the certificate is recorded. inHardware is
 // true if it is proven that the key is in hardware.
-func (r *Registrar) decide(st IssuanceState, c csr, req ca.Request, inHardware bool) (*ca.Draft, error) {
+func (r *Registrar) decide(rev Revision, st IssuanceState, c csr, req ca.Request, inHardware bool) (*ca.Draft, error) {
 	id := st.Identity
 	if refusal := id.ID.CheckMayHold(id.State); refusal != nil {
 		return nil, refusal
@@ -421,7 +418,7 @@ func (r *Registrar) decide(st IssuanceState, c csr, req ca.Request, inHardware b
 	if id.ID.TrustDomain() != r.trustDomain {
 		return nil, pki.Refuse(pki.RuleTrustDomain, "use an identity of "+r.trustDomain, "%s is of another trust domain", id.ID)
 	}
-	p, err := r.ca.Profile(id.Profile)
+	p, err := rev.Profiles.Profile(id.Profile)
 	if err != nil {
 		return nil, err
 	}
@@ -435,7 +432,7 @@ func (r *Registrar) decide(st IssuanceState, c csr, req ca.Request, inHardware b
 	if req.IssuingCA, err = issueFor(id); err != nil {
 		return nil, err
 	}
-	req.Identity, req.Profile, req.Key = id.ID, id.Profile, c.key
+	req.Identity, req.Profile, req.Key = id.ID, p, c.key
 	req.Names = ca.Names{DNS: id.DNSNames, IPs: id.IPAddresses}
 	req.Guard.Identity, req.Guard.Revision, req.Guard.Key = id.ID, id.Revision, c.keyHash
 	req.Guard.Supersedes = p.RenewalRevokes() && !req.Guard.Predecessor.IsZero()

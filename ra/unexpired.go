@@ -1,7 +1,6 @@
 package ra
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -57,9 +56,6 @@ func halfLife(p Predecessor) time.Time {
 
 // checkBound refuses a request if the identity already has the maximum number of unexpired certificates.
 func (r *Registrar) checkBound(st IssuanceState, req ca.Request) error {
-	if req.Guard.MaxUnexpired > operatorFactor*r.maxUnexpired {
-		return fmt.Errorf("the configured MaxUnexpired, %d, is less than that of profile %s: this is a defect of brevet", r.maxUnexpired, req.Profile)
-	}
 	refusal := req.Guard.CheckUnexpired(st.Identity.ID, min(st.Unexpired, req.Guard.MaxUnexpired))
 	if refusal == nil {
 		return nil

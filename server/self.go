@@ -133,7 +133,7 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.own, err = s.agentFor(ctx, r, "server", pki.P256); err != nil {
+	if s.own, err = s.agentFor(ctx, r, "server", serverKeys); err != nil {
 		return err
 	}
 	if hasNames(s.own.Pair(), have) {
@@ -160,9 +160,12 @@ func hasNames(p *enroll.Pair, id ra.Identity) bool {
 // delegateProfile is the profile of OCSP delegates.
 const delegateProfile = "ocsp"
 
-// delegateKeys returns the key type of OCSP delegates: the first one in their profile.
-func (s *Server) delegateKeys() (pki.KeyType, error) {
-	profile, err := s.authority.Profile(delegateProfile)
+// serverKeys is the type of the server's own keys.
+const serverKeys = pki.P256
+
+// keysOfDelegates returns the key type of OCSP delegates: the first one in their profile.
+func (s *Server) keysOfDelegates() (pki.KeyType, error) {
+	profile, err := s.policy.Current().Profiles.Profile(delegateProfile)
 	if err != nil {
 		return "", err
 	}
@@ -205,11 +208,10 @@ func (s *Server) enrollDelegate(ctx context.Context, iss ca.IssuingCA) error {
 	if _, err := s.registrar.Reserve(ctx, id, want, r.actor); err != nil {
 		return err
 	}
-	keys, err := s.delegateKeys()
-	if err != nil {
+	if s.delegateKeys, err = s.keysOfDelegates(); err != nil {
 		return err
 	}
-	agent, err := s.agentFor(ctx, r, delegateDirectory(iss.ID), keys)
+	agent, err := s.agentFor(ctx, r, delegateDirectory(iss.ID), s.delegateKeys)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -52,10 +51,11 @@ type Config struct {
 	// Authorities are all installed CA certificates, including roots and CAs whose keys the server does not have.
 	Authorities []*x509.Certificate
 	// Retired are the CAs that no longer issue certificates, whether or not the server has their keys.
-	Retired  []pki.IssuerID
-	Profiles map[string]*ca.Profile
-	Stores   Stores
-	Archive  *translog.Archive
+	Retired []pki.IssuerID
+	// PublicURL replaces {public_url} in the profiles. See [ca.NewProfile].
+	PublicURL string
+	Stores    Stores
+	Archive   *translog.Archive
 	// HSMs hold the keys of Issuers.
 	HSMs []telemetry.IssuingHSM
 	Disk telemetry.Disk
@@ -126,13 +126,15 @@ type Server struct {
 	admissions  *admissions
 	own         *enroll.Agent // the server's own certificate
 	delegates   []delegate    // the OCSP delegate of each issuing CA
-	api         *grpcapi.Server
-	telemetry   *telemetry.Recorder
-	health      *telemetry.Health
-	closers     []io.Closer // the credential directories
-	ready       func()
-	stopping    chan struct{} // closed when the server stops
-	serving     atomic.Bool
+	// delegateKeys is the type of the delegates' keys. It is empty until there is a delegate, and is not changed after New.
+	delegateKeys pki.KeyType
+	api          *grpcapi.Server
+	telemetry    *telemetry.Recorder
+	health       *telemetry.Health
+	closers      []io.Closer // the credential directories
+	ready        func()
+	stopping     chan struct{} // closed when the server stops
+	serving      atomic.Bool
 }
 
 // New creates the server's parts, completes the unfinished work of an earlier process, and updates the archive. It does
@@ -144,7 +146,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	s := &Server{config: c, log: c.Log, stopping: make(chan struct{})}
 	var err error
 	s.telemetry, err = telemetry.NewRecorder(ctx, telemetry.Config{
-		Profiles: c.Profiles, HSMs: c.HSMs, Issuer: c.issuing(), Traces: c.Traces, Clock: c.Clock, Log: c.Log,
+		HSMs: c.HSMs, Issuer: c.issuing(), Traces: c.Traces, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -190,7 +192,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
-		IssuingCAs: c.Issuers, Profiles: c.Profiles, Partitions: c.CRLs.partitions(),
+		TrustDomain: c.TrustDomain, IssuingCAs: c.Issuers, Partitions: c.CRLs.partitions(),
 		Journal: s.telemetry.Journal(c.Stores.CA), Observer: pki.StatusObservers{s.responder, s.crlUpdater}, Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
@@ -201,8 +203,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.registrar = ra.New(ra.Config{
-		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations},
-		MaxUnexpired: s.authority.MaxUnexpired(), Retired: c.Retired,
+		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
 		Revision: s.policy.Current, Clock: c.Clock, Auditor: s.auditor,
 	})
 	s.admissions = newAdmissions(c)
@@ -225,15 +226,14 @@ func (s *Server) newPolicy(ctx context.Context) (*revisions.Revisions, error) {
 	}
 	return revisions.New(ctx, revisions.Config{
 		Compiler: revisions.Compiler{
-			TrustDomain: c.TrustDomain, Profiles: s.authority, Tokens: c.Stores.RA, Nonces: nonces,
+			TrustDomain: c.TrustDomain, PublicURL: c.PublicURL, Issuer: issuer{s}, Tokens: c.Stores.RA, Nonces: nonces,
 			Files: revisions.NewFiles(c.EvidenceDirectory, c.Log), Clock: c.Clock, Log: c.Log,
 		},
-		Store: c.Stores.Policies, First: first, Clock: c.Clock, Log: c.Log,
+		Store: c.Stores.Policies, Identities: c.Stores.RA, First: first, Clock: c.Clock, Log: c.Log,
 	})
 }
 
-// newCRLs returns the CRL updater. The updater records the distribution points of future certificates, so it is created
-// before the authority that issues them.
+// newCRLs returns the CRL updater.
 func newCRLs(ctx context.Context, c Config, publisher crl.Publisher) (*crl.Updater, error) {
 	var signers []crl.Issuer
 	for _, iss := range c.Issuers {
@@ -241,27 +241,11 @@ func newCRLs(ctx context.Context, c Config, publisher crl.Publisher) (*crl.Updat
 	}
 	return crl.New(ctx, crl.Config{
 		Issuers: signers, Elsewhere: elsewhere(c), Store: c.Stores.CRLs, Publisher: publisher,
-		Directory: c.CRLs.Directory, Mirrors: c.CRLs.Directories, Points: pointsOf(c), Clock: c.Clock, Log: c.Log,
+		Directory: c.CRLs.Directory, Mirrors: c.CRLs.Directories, Clock: c.Clock, Log: c.Log,
 	})
 }
 
 func (c CRLs) partitions() int { return cmp.Or(c.Partitions, ca.DefaultPartitions) }
-
-// pointsOf returns the distribution points of future certificates. The store has those of earlier certificates.
-func pointsOf(c Config) []crl.Point {
-	var points []crl.Point
-	for _, iss := range c.Issuers {
-		for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
-			for n := range c.CRLs.partitions() {
-				partition := uint16(n + 1)
-				if url, delta := c.Profiles[name].CRLPoint(iss.ID, partition); url != "" {
-					points = append(points, crl.Point{Issuer: iss.ID, Partition: partition, URL: url, DeltaURL: delta})
-				}
-			}
-		}
-	}
-	return points
-}
 
 // trusted returns the installed CA certificates, to which callers' certificates may chain. They include CAs whose keys
 // the server no longer has, and their roots, because certificates from those CAs are valid until they expire.

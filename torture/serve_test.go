@@ -12,9 +12,12 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/servertest"
@@ -94,7 +97,7 @@ func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error
 	if err != nil {
 		return err
 	}
-	profiles, err := profiles()
+	first, err := firstPolicy()
 	if err != nil {
 		return err
 	}
@@ -109,7 +112,7 @@ func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error
 	s, err := server.New(ctx, server.Config{
 		TrustDomain: trustDomain, Names: []string{"localhost"}, Address: "localhost:7443", Directory: filepath.Join(o.Dir, selfName),
 		CRLs: server.CRLs{Directory: filepath.Join(o.Dir, crlsName), Directories: []string{filepath.Join(o.Dir, webName)}, Partitions: partitions},
-		GRPC: grpc, HTTP: public, Issuers: issuers, Authorities: all, Profiles: profiles,
+		GRPC: grpc, HTTP: public, Issuers: issuers, Authorities: all, PublicURL: publicURL, Policy: first,
 		Stores: steps.wrap(stores), Archive: archive, HSMs: []telemetry.IssuingHSM{{HSM: hsm.Watched{HSM: opened}, Name: hsmLabel, Issuers: []pki.IssuerID{issuers[0].ID}}}, Disk: &servertest.Disk{}, Retention: retention.Default, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
 	})
 	if err != nil {
@@ -178,7 +181,8 @@ func (o serverOptions) issuers(ctx context.Context, db *sqlite.DB, opened *hsm.H
 // revokingProfile is the device profile with renewal_revokes.
 const revokingProfile = "once"
 
-func profiles() (map[string]*ca.Profile, error) {
+// firstPolicy returns the default policy, with the profiles of the test.
+func firstPolicy() ([]byte, error) {
 	configs, err := ca.DefaultProfiles()
 	if err != nil {
 		return nil, err
@@ -186,16 +190,10 @@ func profiles() (map[string]*ca.Profile, error) {
 	device := configs["device"]
 	device.MaxUnexpired = 1000 // devices renew continuously
 	device.CRLURL, device.DeltaCRLURL = "{public_url}/crl/{issuer}/{partition}.crl", "{public_url}/crl/{issuer}/{partition}-delta.crl"
-	configs["device"] = device
-	device.RenewalRevokes = true
-	configs[revokingProfile] = device
-	made := map[string]*ca.Profile{}
-	for name, c := range configs {
-		if made[name], err = ca.NewProfile(name, c, publicURL); err != nil {
-			return nil, err
-		}
-	}
-	return made, nil
+	once := device
+	once.RenewalRevokes = true
+	profiles, err := yaml.Marshal(map[string]any{"profiles": map[string]ca.ProfileConfig{"device": device, revokingProfile: once}})
+	return append(profiles, policy.Default()...), err
 }
 
 // listen opens the listeners. Each write to a gRPC client is counted as a step.

@@ -53,7 +53,8 @@ func configFlag(cmd *cobra.Command) {
 	node.ConfigFlag(cmd)
 	cmd.Flags().Lookup("config").Usage = "configuration file with the HSM and the state_dir to measure (default: a new SoftHSM, and TMPDIR)"
 	cmd.Long += "\n\nWith --config it measures the configured HSM with hsm.sessions, and the disk of state_dir, in a new directory there.\n" +
-		"profiles and crl.partitions apply, too. rate_limits, server_names, addresses, log, tracing and crl.directories do not.\n" +
+		"crl.partitions and the profiles in the file of policy apply, too. rate_limits, server_names, addresses, log, tracing and\n" +
+		"crl.directories do not.\n" +
 		"It signs with a new P-256 key in the HSM. Directory and key are named brevet-bench-… and removed at the end. Store, log\n" +
 		"and issuing keys are not used, so a server may be running."
 }

@@ -19,12 +19,14 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/internal/cli/devca"
 	"github.com/brevet-pki/brevet/internal/cli/node"
 	"github.com/brevet-pki/brevet/internal/service"
+	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/server"
 )
 
@@ -61,7 +63,10 @@ func newServer() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c.HSM, c.Profiles, c.CRL.Partitions = like.HSM, like.Profiles, like.CRL.Partitions
+			c.HSM, c.CRL.Partitions = like.HSM, like.CRL.Partitions
+			if c.Policy, err = measuredPolicy(d.Dir, like.Policy); err != nil {
+				return err
+			}
 			if err := c.Check(); err != nil {
 				return err
 			}
@@ -74,6 +79,33 @@ func newServer() *cobra.Command {
 	f.StringVar(&d.KeyLabel, "key-label", "", "label of the issuing key")
 	f.StringVar(&config, "config", "", "configuration with the HSM")
 	return cmd
+}
+
+// measuredPolicy writes the first policy of a measured server to a directory, and returns its path. The policy has the
+// default rules, and the profiles of the policy in the file from. The path is empty if there are none.
+func measuredPolicy(dir, from string) (string, error) {
+	if from == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return "", fmt.Errorf("policy: %w", err)
+	}
+	var document struct {
+		Profiles yaml.Node `yaml:"profiles"`
+	}
+	if err := yaml.Unmarshal(text, &document); err != nil {
+		return "", fmt.Errorf("policy: %w", err)
+	}
+	if document.Profiles.IsZero() {
+		return "", nil
+	}
+	profiles, err := yaml.Marshal(map[string]*yaml.Node{"profiles": &document.Profiles})
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "policy.yaml")
+	return path, os.WriteFile(path, append(profiles, policy.Default()...), 0o600)
 }
 
 // serveMeasured runs the server of a development CA whose issuing keys sign at a pace.

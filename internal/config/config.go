@@ -26,7 +26,7 @@ type Error struct {
 	Line    int    // line in the file, starting with 1; 0 if unknown
 	Key     string // path of the key, such as "log.format"; empty for the whole configuration
 	Problem string // what was found, and what would pass
-	Instead string // the new key, if Key was renamed; otherwise empty
+	Instead string // the new key, or where else the value belongs, if Key was replaced; otherwise empty
 }
 
 // Error returns "source:line: key: problem". It omits unknown parts.
@@ -50,11 +50,11 @@ func (e *Error) Error() string {
 	return b.String() + e.Problem
 }
 
-// Renamer is a configuration with renamed keys. Decoding an old key fails with an [*Error] that
+// Replacer is a configuration with replaced keys. Decoding an old key fails with an [*Error] that
 // names the new key.
-type Renamer interface {
-	// RenamedKeys returns the new path of each old path.
-	RenamedKeys() map[string]string
+type Replacer interface {
+	// ReplacedKeys returns the new path of each old path, or where else its value belongs.
+	ReplacedKeys() map[string]string
 }
 
 // Load decodes a file into a pointer to a struct. Fields that the file does not name keep their values.

@@ -86,10 +86,10 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-func TestRenamedKeysNameTheNewKey(t *testing.T) {
+func TestReplacedKeysNameTheNewKey(t *testing.T) {
 	for text, want := range map[string]config.Error{
-		"dir: x":                  {Line: 1, Key: "dir", Problem: "this key was renamed: write directory", Instead: "directory"},
-		"count: 1\ngrpc: {at: x}": {Line: 2, Key: "grpc.at", Problem: "this key was renamed: write grpc.address", Instead: "grpc.address"},
+		"dir: x":                  {Line: 1, Key: "dir", Problem: "this key was replaced: write directory", Instead: "directory"},
+		"count: 1\ngrpc: {at: x}": {Line: 2, Key: "grpc.at", Problem: "this key was replaced: write grpc.address", Instead: "grpc.address"},
 	} {
 		var got sample
 		var typed *config.Error
@@ -99,7 +99,7 @@ func TestRenamedKeysNameTheNewKey(t *testing.T) {
 	}
 }
 
-func (*sample) RenamedKeys() map[string]string {
+func (*sample) ReplacedKeys() map[string]string {
 	return map[string]string{"dir": "directory", "grpc.at": "grpc.address"}
 }
 

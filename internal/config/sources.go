@@ -76,7 +76,7 @@ func matches(pattern, name string) bool {
 	return pattern == name || any && strings.HasPrefix(name, prefix)
 }
 
-// unknown returns the error text for an unknown variable. A key whose value is a group, such as a profile, has no
+// unknown returns the error text for an unknown variable. A key whose value is a group, such as a list of HSMs, has no
 // variable.
 func (e Environment) unknown(of any, name string, known []string) string {
 	for key := range fieldsOf(typeOf(of)) {

@@ -30,7 +30,7 @@ func decode(root *yaml.Node, into any) error {
 		return fmt.Errorf("decode into a pointer to a struct, not %T", into)
 	}
 	if err := check(root, target.Elem(), ""); err != nil {
-		return nameRenamed(err, into)
+		return nameReplaced(err, into)
 	}
 	if err := root.Decode(into); err != nil {
 		return syntaxError(err)
@@ -38,15 +38,15 @@ func decode(root *yaml.Node, into any) error {
 	return nil
 }
 
-// nameRenamed returns err. If err is about a renamed key, it adds the new key to the error.
-func nameRenamed(err error, into any) error {
+// nameReplaced returns err. If err is about a replaced key, it adds the new key to the error.
+func nameReplaced(err error, into any) error {
 	var e *Error
-	c, ok := into.(Renamer)
+	c, ok := into.(Replacer)
 	if !ok || !errors.As(err, &e) {
 		return err
 	}
-	if e.Instead = c.RenamedKeys()[e.Key]; e.Instead != "" {
-		e.Problem = "this key was renamed: write " + e.Instead
+	if e.Instead = c.ReplacedKeys()[e.Key]; e.Instead != "" {
+		e.Problem = "this key was replaced: write " + e.Instead
 	}
 	return err
 }

@@ -57,7 +57,7 @@ func TestDocumentedPolicies(t *testing.T) {
 			continue
 		}
 		if _, err := policy.Compile([]byte(example[1]), 1, policy.Environment{
-			TrustDomain: "fleet.example", Profiles: authority{profiles(t)},
+			TrustDomain: "fleet.example", PublicURL: publicURL,
 			Kinds: []policy.Kind{policy.KindOf(pki.EvidenceJWT, a, accepted{})},
 		}); err != nil {
 			t.Errorf("%v in\n%s", err, example[1])

@@ -41,6 +41,9 @@ type fleet struct {
 	store *memory.Store
 }
 
+// publicURL replaces {public_url} in the profiles.
+const publicURL = "http://ca.example"
+
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
 	s := newSigner(t, "cluster-key")
@@ -49,19 +52,20 @@ func newFleet(t *testing.T) *fleet {
 	f := &fleet{world: newWorld(t, source), signer: s, store: &memory.Store{}}
 	log := slog.New(slog.NewTextHandler(&f.log, nil))
 	authority := must(ca.New(t.Context(), ca.Config{
-		IssuingCAs: []ca.IssuingCA{issuing(t)}, Profiles: profiles(t), Partitions: 1, Journal: f.store,
+		TrustDomain: "fleet.example", IssuingCAs: []ca.IssuingCA{issuing(t)}, Partitions: 1, Journal: f.store,
 		Observer: ignoring{}, Meter: ignoring{}, Clock: f.clock, Log: log,
 	}))(t)
 	rules := must(policy.Compile([]byte(podPolicy), 1, policy.Environment{
-		TrustDomain: "fleet.example", Profiles: authority, Kinds: []policy.Kind{policy.KindOf(pki.EvidenceJWT,
+		TrustDomain: "fleet.example", PublicURL: publicURL, Kinds: []policy.Kind{policy.KindOf(pki.EvidenceJWT,
 			f.Authenticator, nil)},
+		Prepare: func(all *ca.Profiles) (*ca.Profiles, error) { return authority.Prepare(all, nil) },
 	}))(t)
 	auditor := audit.New(f.store, f.clock, log)
 	f.Registrar = ra.New(ra.Config{
-		TrustDomain: "fleet.example", Store: f.store, CA: authority, Superseder: f, MaxUnexpired: authority.MaxUnexpired(),
+		TrustDomain: "fleet.example", Store: f.store, CA: authority, Superseder: f,
 		Revision: func() ra.Revision {
 			return ra.Revision{Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceJWT: f.Authenticator},
-				Policy: rules}
+				Policy: rules, Profiles: rules.Profiles()}
 		},
 		Clock: f.clock, Auditor: auditor,
 	})
@@ -86,15 +90,6 @@ type ignoring struct{}
 func (ignoring) Apply(...pki.StatusChange)                                {}
 func (ignoring) Begin(context.Context, ca.Step, pki.IssuerID) func(error) { return func(error) {} }
 func (ignoring) Issued(string)                                            {}
-
-func profiles(t *testing.T) map[string]*ca.Profile {
-	t.Helper()
-	all := map[string]*ca.Profile{}
-	for name, c := range must(ca.DefaultProfiles())(t) {
-		all[name] = must(ca.NewProfile(name, c, "http://ca.example"))(t)
-	}
-	return all
-}
 
 // issuing makes a root and an issuing CA.
 func issuing(t *testing.T) ca.IssuingCA {
@@ -192,14 +187,4 @@ func accountClaims(namespace, name string) set {
 		"sub": "system:serviceaccount:" + namespace + ":" + name, "jti": namespace + name,
 		"kubernetes.io": set{"namespace": namespace, "serviceaccount": set{"name": name}},
 	})
-}
-
-// authority implements policy.Profiles.
-type authority struct{ profiles map[string]*ca.Profile }
-
-func (a authority) Profile(name string) (*ca.Profile, error) {
-	if p, ok := a.profiles[name]; ok {
-		return p, nil
-	}
-	return nil, pki.Refuse(pki.RuleProfile, "use another", "there is no profile %q", name)
 }

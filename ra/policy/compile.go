@@ -29,6 +29,8 @@ type compiler struct {
 	env        Environment
 	schemas    map[kindSet]*schema
 	conditions map[kindSet]*conditions
+	own        ownProfiles
+	profiles   *ca.Profiles
 	failed     error // an error in the program, and not in the document
 }
 
@@ -40,12 +42,15 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 	}
 	e.Kinds = slices.Clone(e.Kinds)
 	c := &compiler{env: e, schemas: map[kindSet]*schema{}, conditions: map[kindSet]*conditions{}}
-	p := &Policy{
-		revision: revision, trustDomain: e.TrustDomain,
-		sets: map[kindSet]*ruleSet{}, sections: map[pki.EvidenceKind]*yaml.Node{},
-	}
+	p := &Policy{revision: revision, trustDomain: e.TrustDomain, sets: map[kindSet]*ruleSet{}}
 	if root := c.root(document); root != nil {
 		c.document(root, p)
+	}
+	if c.failed == nil && len(c.faults) == 0 && e.Prepare != nil {
+		var err error
+		if p.profiles, err = e.Prepare(p.profiles); err != nil {
+			c.profileFault(err)
+		}
 	}
 	if c.failed != nil {
 		return nil, c.failed
@@ -67,23 +72,27 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 	return p, nil
 }
 
-// document checks the top-level keys, and adds the rules and sections to p.
+// document checks the top-level keys, and adds the rules and profiles to p.
 func (c *compiler) document(root *yaml.Node, p *Policy) {
-	var rules *yaml.Node
-	fields := map[string]field{"rules": func(_ string, v *yaml.Node) { rules = v }}
+	var rules, profiles *yaml.Node
+	fields := map[string]field{
+		"rules":    func(_ string, v *yaml.Node) { rules = v },
+		"profiles": func(_ string, v *yaml.Node) { profiles = v },
+	}
 	for i, k := range c.env.Kinds {
 		if k.Section == nil {
 			continue
 		}
-		fields[k.Name] = func(key string, v *yaml.Node) {
-			p.sections[k.Evidence] = v
-			c.section(key, v, &c.env.Kinds[i])
-		}
+		fields[k.Name] = func(key string, v *yaml.Node) { c.section(key, v, &c.env.Kinds[i]) }
 	}
 	c.keys(root, "", fields)
 	if root.Kind != yaml.MappingNode {
 		return
 	}
+	if c.profiles = c.readProfiles(profiles); c.failed != nil {
+		return
+	}
+	p.profiles = c.profiles
 	if rules == nil || rules.Kind == yaml.SequenceNode && len(rules.Content) == 0 {
 		c.fault(root, "rules", "there is no rule, so that nothing could enroll: write at least one")
 		return
@@ -290,12 +299,9 @@ func (c *compiler) registration(n *yaml.Node, raw *rawRule, r *rule, s *schema) 
 	if raw.nodes["profile"] != nil {
 		at = raw.nodes["profile"]
 	}
-	p, err := c.env.Profiles.Profile(r.register.profile)
-	if err != nil {
-		c.fault(at, "profile", "%s", err)
-		return
+	if p := c.profileOf(r, at); p != nil {
+		c.fitsProfile(at, raw, r, p)
 	}
-	c.fitsProfile(at, raw, r, p)
 }
 
 // fitsProfile checks that a profile allows what a rule grants.

@@ -18,7 +18,10 @@ func TestExamplesInTheDocument(t *testing.T) {
 	var p *policy.Policy
 	policies, cases := 0, 0
 	for _, block := range regexp.MustCompile("(?ms)^```yaml\n(.*?\n)```$").FindAllStringSubmatch(string(text), -1) {
-		if strings.HasPrefix(block[1], "rules:") {
+		if strings.HasPrefix(block[1], "# The default profiles.") {
+			continue
+		}
+		if strings.HasPrefix(block[1], "rules:") || strings.HasPrefix(block[1], "profiles:") {
 			p = compile(t, block[1])
 			policies++
 			continue
@@ -34,8 +37,8 @@ func TestExamplesInTheDocument(t *testing.T) {
 			}
 		}
 	}
-	if policies != 5 || cases != 15 {
-		t.Errorf("the document has %d policies and %d cases, want 5 and 15", policies, cases)
+	if policies != 6 || cases != 15 {
+		t.Errorf("the document has %d policies and %d cases, want 6 and 15", policies, cases)
 	}
 }
 

@@ -35,11 +35,10 @@ type HardwareProver interface {
 	Certified() []string
 }
 
-// Section checks the part of a document that configures one kind of evidence, such as its trust sources. It is safe for
-// concurrent use.
+// Section checks the part of one document that configures a kind of evidence, such as its trust sources.
 type Section interface {
-	// Check returns an error if the values are not valid. If the error is a [Faults], the faults keep their lines. Check
-	// changes nothing.
+	// Check returns an error if the values are not valid. If the error is a [Faults], the faults keep their lines. It is
+	// called at most once, and must not change the values.
 	Check(values *yaml.Node) error
 }
 
@@ -48,11 +47,6 @@ type Declarer interface {
 	// Declare returns the facts that valid values declare, and which of them distinguish two subjects. The names begin
 	// with the name of the kind and a dot.
 	Declare(values *yaml.Node) (facts map[string]ra.FactType, unique []ra.UniqueFact)
-}
-
-// Profiles returns the certificate profiles: a *ca.Authority. It is safe for concurrent use.
-type Profiles interface {
-	Profile(name string) (*ca.Profile, error)
 }
 
 // Kind describes a kind of evidence to the policy.
@@ -83,11 +77,16 @@ func KindOf(kind pki.EvidenceKind, a ra.Authenticator, section Section) Kind {
 // namesIdentity reports whether evidence of the kind names the identity itself.
 func (k Kind) namesIdentity() bool { return len(k.Unique) == 0 }
 
-// Environment is what a document is checked against. All fields are required.
+// Environment is what a document is checked against. All fields are required unless they say otherwise.
 type Environment struct {
 	TrustDomain string
 	Kinds       []Kind
-	Profiles    Profiles
+	// PublicURL replaces {public_url} in the profiles. See [ca.NewProfile].
+	PublicURL string
+	// Prepare returns the profiles in a form in which certificates of them can be issued, as [ca.Authority.Prepare] does. If
+	// certificates of a profile cannot be issued, the error is a [*ca.ProfileError]. Prepare is nil for documents that are
+	// only checked.
+	Prepare func(*ca.Profiles) (*ca.Profiles, error)
 }
 
 // check returns an error if the kinds contradict each other, which is an error in the program and not in the document.

@@ -4,8 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 )
@@ -17,8 +16,8 @@ type Policy struct {
 	trustDomain string
 	kinds       []Kind
 	rules       []*rule
+	profiles    *ca.Profiles
 	sets        map[kindSet]*ruleSet
-	sections    map[pki.EvidenceKind]*yaml.Node
 }
 
 // Revision returns the number of the document in the store.
@@ -33,6 +32,9 @@ func (p *Policy) Rules() []string {
 	return names
 }
 
+// Profiles returns the default profiles and those of the document.
+func (p *Policy) Profiles() *ca.Profiles { return p.profiles }
+
 // Kinds returns the kinds of evidence that rules name.
 func (p *Policy) Kinds() []pki.EvidenceKind {
 	var kinds []pki.EvidenceKind
@@ -42,10 +44,6 @@ func (p *Policy) Kinds() []pki.EvidenceKind {
 	slices.Sort(kinds)
 	return slices.Compact(kinds)
 }
-
-// Section returns the part of the document that configures a kind of evidence, or nil if the document has none. The
-// caller must not change it.
-func (p *Policy) Section(kind pki.EvidenceKind) *yaml.Node { return p.sections[kind] }
 
 // Grant returns what the first rule grants that the claims match. If the rule has a rate, the grant counts the
 // certificate when its Take is called.

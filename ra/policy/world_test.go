@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/policy"
@@ -57,29 +56,8 @@ func kinds() []policy.Kind {
 	}
 }
 
-// profiles are the built-in profiles.
-type profiles map[string]*ca.Profile
-
-func (p profiles) Profile(name string) (*ca.Profile, error) {
-	if found, ok := p[name]; ok {
-		return found, nil
-	}
-	return nil, pki.Refuse(pki.RuleProfile, "use device or workload", "there is no profile %q", name)
-}
-
-func environment(t testing.TB) policy.Environment {
-	t.Helper()
-	configs, err := ca.DefaultProfiles()
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := profiles{}
-	for name, config := range configs {
-		if all[name], err = ca.NewProfile(name, config, "http://pki.fleet.example"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return policy.Environment{TrustDomain: trustDomain, Kinds: kinds(), Profiles: all}
+func environment(testing.TB) policy.Environment {
+	return policy.Environment{TrustDomain: trustDomain, Kinds: kinds(), PublicURL: "http://pki.fleet.example"}
 }
 
 func compile(t testing.TB, document string) *policy.Policy {

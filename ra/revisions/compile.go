@@ -1,12 +1,15 @@
 package revisions
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/jwt"
@@ -17,10 +20,22 @@ import (
 	"github.com/brevet-pki/brevet/ra/x5c"
 )
 
-// Compiler compiles documents. Tokens and Nonces may be nil for documents that are only checked, and serve no requests.
+// Issuer issues the certificates of a revision's profiles. It is safe for concurrent use.
+type Issuer interface {
+	// Prepare returns the profiles in a form in which certificates of them can be issued. If they cannot be issued, the
+	// error is a [*ca.ProfileError]. Profiles that are the same in before, which is nil for the first revision, need no
+	// new checks. Prepare changes nothing.
+	Prepare(all, before *ca.Profiles) (*ca.Profiles, error)
+	// Activate makes durable what certificates of prepared profiles refer to, such as the URLs of CRLs. It may be repeated.
+	Activate(ctx context.Context, all *ca.Profiles) error
+}
+
+// Compiler compiles documents. Issuer, Tokens and Nonces may be nil for documents that are only checked, and serve no
+// requests.
 type Compiler struct {
 	TrustDomain string
-	Profiles    policy.Profiles
+	PublicURL   string // replaces {public_url} in profiles
+	Issuer      Issuer
 	Tokens      token.Store
 	Nonces      *nonce.Sealer
 	Files       *Files
@@ -37,31 +52,50 @@ type Compiled struct {
 // Compile checks a document, and returns what serves requests with it. If the document has faults, the error is a
 // [policy.Faults].
 func (c Compiler) Compile(document []byte, revision uint64) (Compiled, error) {
-	e := policy.Environment{TrustDomain: c.TrustDomain, Profiles: c.Profiles}
+	return c.compile(document, revision, nil)
+}
+
+// compile is Compile for a document that replaces one with the profiles before.
+func (c Compiler) compile(document []byte, revision uint64, before *ca.Profiles) (Compiled, error) {
+	e := policy.Environment{TrustDomain: c.TrustDomain, PublicURL: c.PublicURL}
+	if c.Issuer != nil {
+		e.Prepare = func(all *ca.Profiles) (*ca.Profiles, error) { return c.Issuer.Prepare(all, before) }
+	}
 	all := map[pki.EvidenceKind]ra.Authenticator{}
+	sections := map[pki.EvidenceKind]*section{}
 	for _, k := range c.kinds() {
-		a, err := k.make(sectionOf(document, k.kind.String()))
-		var section policy.Section
-		if k.configured {
-			section = sectionError{err}
-		}
-		if a == nil {
-			a = k.sample
-		} else {
+		if !k.configured {
+			a, err := k.make(nil)
+			if err != nil {
+				return Compiled{}, err
+			}
 			all[k.kind] = a
+			e.Kinds = append(e.Kinds, policy.KindOf(k.kind, a, nil))
+			continue
 		}
-		e.Kinds = append(e.Kinds, policy.KindOf(k.kind, a, section))
+		s := &section{of: k}
+		sections[k.kind] = s
+		e.Kinds = append(e.Kinds, policy.KindOf(k.kind, k.sample, s))
 	}
 	p, err := policy.Compile(document, revision, e)
 	if err != nil {
 		return Compiled{}, err
+	}
+	for k, s := range sections {
+		a, err := s.authenticator()
+		if err != nil {
+			return Compiled{}, err
+		}
+		if a != nil {
+			all[k] = a
+		}
 	}
 	for _, k := range p.Kinds() {
 		if all[k] == nil {
 			return Compiled{}, policy.Faults{{Key: k.String(), Problem: fmt.Sprintf("a rule is for evidence of the kind %s: add the section %s with its trust sources", k, k)}}
 		}
 	}
-	return Compiled{ra.Revision{Authenticators: all, Policy: p}, p}, nil
+	return Compiled{ra.Revision{Authenticators: all, Policy: p, Profiles: p.Profiles()}, p}, nil
 }
 
 // jwts returns the authenticator of JWTs, or nil if the revision accepts none.
@@ -70,11 +104,43 @@ func (c Compiled) jwts() *jwt.Authenticator {
 	return a
 }
 
-// sectionError is a policy.Section that was decoded before: it reports what was found.
-type sectionError struct{ err error }
+// section makes the authenticator of a kind of evidence from the part of a document that configures it. It implements
+// [policy.Section] and [policy.Declarer].
+type section struct {
+	of   kind
+	made ra.Authenticator // nil if the document has no such part
+}
 
 // Check implements policy.Section.
-func (s sectionError) Check(*yaml.Node) error { return s.err }
+func (s *section) Check(values *yaml.Node) (err error) {
+	s.made, err = s.of.make(values)
+	return err
+}
+
+// Declare implements policy.Declarer. It returns the facts that the sample does not have.
+func (s *section) Declare(*yaml.Node) (facts map[string]ra.FactType, unique []ra.UniqueFact) {
+	made, sample := policy.KindOf(s.of.kind, s.made, nil), policy.KindOf(s.of.kind, s.of.sample, nil)
+	facts = map[string]ra.FactType{}
+	for name, t := range made.Facts {
+		if _, known := sample.Facts[name]; !known {
+			facts[name] = t
+		}
+	}
+	for _, fact := range made.Unique {
+		if !slices.ContainsFunc(sample.Unique, func(known ra.UniqueFact) bool { return known.Name == fact.Name }) {
+			unique = append(unique, fact)
+		}
+	}
+	return facts, unique
+}
+
+// authenticator returns the authenticator for the document that was checked, or nil if it does not accept the kind.
+func (s *section) authenticator() (ra.Authenticator, error) {
+	if s.made != nil {
+		return s.made, nil
+	}
+	return s.of.make(nil)
+}
 
 // kind says how the authenticator of a kind of evidence is made.
 type kind struct {
@@ -120,23 +186,4 @@ func orNil[A ra.Authenticator](a A, err error) (ra.Authenticator, error) {
 		return nil, err
 	}
 	return a, nil
-}
-
-// sectionOf returns the value of a top-level key, or nil if the document has none or does not parse. policy.Compile
-// reports that it does not parse.
-func sectionOf(document []byte, key string) *yaml.Node {
-	if len(document) > ra.MaxPolicy {
-		return nil
-	}
-	var root yaml.Node
-	if err := yaml.Unmarshal(document, &root); err != nil || len(root.Content) != 1 || root.Content[0].Kind != yaml.MappingNode {
-		return nil
-	}
-	top := root.Content[0]
-	for i := 0; i+1 < len(top.Content); i += 2 {
-		if top.Content[i].Value == key {
-			return top.Content[i+1]
-		}
-	}
-	return nil
 }

@@ -6,10 +6,12 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/jwt"
@@ -18,12 +20,18 @@ import (
 
 // Config configures Revisions. All fields are required.
 type Config struct {
-	Compiler Compiler
-	Store    ra.PolicyStore
+	Compiler   Compiler
+	Store      ra.PolicyStore
+	Identities Identities
 	// First is the document of the first revision.
 	First []byte
 	Clock func() time.Time
 	Log   *slog.Logger
+}
+
+// Identities finds the identities that have a profile: an [ra.IdentityStore]. It is safe for concurrent use.
+type Identities interface {
+	Identities(ctx context.Context, f ra.IdentityFilter, at time.Time, after pki.SPIFFEID, limit int) ([]ra.Identity, pki.SPIFFEID, error)
 }
 
 // Revisions serves the newest revision of the policy. It is safe for concurrent use.
@@ -58,7 +66,9 @@ func New(ctx context.Context, c Config) (*Revisions, error) {
 	if err != nil {
 		return nil, fmt.Errorf("revision %d of the policy cannot serve with this configuration: %w", newest.Revision, err)
 	}
-	r.serve(compiled, newest)
+	if err := r.serve(ctx, compiled, newest); err != nil {
+		return nil, err
+	}
 	return r, nil
 }
 
@@ -85,7 +95,12 @@ func (r *Revisions) begin(ctx context.Context) error {
 }
 
 // serve makes a revision the newest one. The sources of JWTs keep the keys that they have fetched.
-func (r *Revisions) serve(c Compiled, record ra.PolicyRevision) {
+func (r *Revisions) serve(ctx context.Context, c Compiled, record ra.PolicyRevision) error {
+	if issuer := r.config.Compiler.Issuer; issuer != nil {
+		if err := issuer.Activate(ctx, c.Profiles); err != nil {
+			return fmt.Errorf("revision %d of the policy is on record, but the one before stays in effect until it is applied again: %w", record.Revision, err)
+		}
+	}
 	before := r.current.Load()
 	var fetched *jwt.Authenticator
 	if before != nil {
@@ -99,6 +114,7 @@ func (r *Revisions) serve(c Compiled, record ra.PolicyRevision) {
 	if fetched != nil {
 		fetched.Close() // it still verifies tokens of requests in progress, with the keys that it has
 	}
+	return nil
 }
 
 // reloadInterval is the interval at which Run reads the files of trust sources again.
@@ -135,29 +151,81 @@ func (r *Revisions) Newest() ra.PolicyRevision { return r.current.Load().record 
 
 // Apply checks a document and records it as the newest revision. Requests that begin after Apply has returned are decided
 // with it. If the document has faults, the error is a [policy.Faults], which wraps a refusal.
+//
+// A document without a profile that an identity has is refused. If an identity is registered with the profile while Apply
+// checks this, the document is recorded, and requests of the identity are refused (rule profile.unknown).
 func (r *Revisions) Apply(ctx context.Context, c ra.PolicyChange) (ra.PolicyRevision, error) {
 	r.applying.Lock()
 	defer r.applying.Unlock()
-	compiled, err := r.config.Compiler.Compile(c.Document, c.Based+1)
+	now := r.current.Load()
+	var profiles *ca.Profiles // those in effect
+	if now != nil {
+		profiles = now.Profiles
+	}
+	compiled, err := r.config.Compiler.compile(c.Document, c.Based+1, profiles)
 	if err != nil {
+		return ra.PolicyRevision{}, err
+	}
+	if err := r.checkRemoved(ctx, profiles, compiled.Profiles, c.At); err != nil {
 		return ra.PolicyRevision{}, err
 	}
 	recorded, err := r.config.Store.ApplyPolicy(ctx, c)
 	if err != nil {
 		return ra.PolicyRevision{}, err
 	}
-	if now := r.current.Load(); now != nil && now.record.Revision == recorded.Revision && bytes.Equal(now.record.Document, c.Document) {
+	if now != nil && now.record.Revision == recorded.Revision && bytes.Equal(now.record.Document, c.Document) {
 		return recorded, nil // the same document again
 	}
-	if recorded.Revision != c.Based+1 { // a store that was recreated from the log has it already
-		if compiled, err = r.config.Compiler.Compile(c.Document, recorded.Revision); err != nil {
+	if recorded.Revision != c.Based+1 { // the store had it already, because it was recreated from the log or serve failed
+		if compiled, err = r.config.Compiler.compile(c.Document, recorded.Revision, profiles); err != nil {
 			return ra.PolicyRevision{}, err
 		}
 	}
 	recorded.Document = c.Document
-	r.serve(compiled, recorded)
+	if err := r.serve(ctx, compiled, recorded); err != nil {
+		return ra.PolicyRevision{}, err
+	}
 	r.config.Log.Info("policy applied", "revision", recorded.Revision, "rules", len(compiled.Rules.Rules()), "by", recorded.AppliedBy.String())
 	return recorded, nil
+}
+
+// checkRemoved refuses profiles without one of before that an identity has. before is nil for the first revision.
+func (r *Revisions) checkRemoved(ctx context.Context, before, after *ca.Profiles, at time.Time) error {
+	if before == nil {
+		return nil
+	}
+	for _, name := range before.Names() {
+		if slices.Contains(after.Names(), name) {
+			continue
+		}
+		id, err := r.holder(ctx, name, at)
+		if err != nil {
+			return fmt.Errorf("look for identities with profile %s: %w", name, err)
+		}
+		if !id.IsZero() {
+			return policy.Faults{{Key: "profiles", Problem: fmt.Sprintf("profile %s is missing, and %s has it: keep the profile, or give "+
+				"its identities another one first (brevet identity list --profile %s)", name, id.Path(), name)}}
+		}
+	}
+	return nil
+}
+
+// holder returns an identity that has a profile and is not retired, or the zero ID if there is none.
+func (r *Revisions) holder(ctx context.Context, profile string, at time.Time) (pki.SPIFFEID, error) {
+	f := ra.IdentityFilter{Profile: profile, States: []pki.IdentityState{pki.Registered, pki.Enrolled, pki.Suspended}}
+	var after pki.SPIFFEID
+	for {
+		page, next, err := r.config.Identities.Identities(ctx, f, at, after, 1)
+		switch {
+		case err != nil:
+			return pki.SPIFFEID{}, err
+		case len(page) > 0:
+			return page[0].ID, nil
+		case next.IsZero():
+			return pki.SPIFFEID{}, nil
+		}
+		after = next
+	}
 }
 
 // Explanation is what the rules of a revision decide about facts.

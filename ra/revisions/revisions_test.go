@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/big"
@@ -31,38 +32,18 @@ import (
 	"github.com/brevet-pki/brevet/store/memory"
 )
 
-// profiles are the default profiles.
-type profiles map[string]*ca.Profile
-
-func (p profiles) Profile(name string) (*ca.Profile, error) {
-	if found, ok := p[name]; ok {
-		return found, nil
-	}
-	return nil, pki.Refuse(pki.RuleProfile, "use another", "there is no profile %q", name)
-}
-
 func compiler(t testing.TB) revisions.Compiler {
 	t.Helper()
-	configs, err := ca.DefaultProfiles()
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := profiles{}
-	for name, config := range configs {
-		if all[name], err = ca.NewProfile(name, config, "http://pki.example"); err != nil {
-			t.Fatal(err)
-		}
-	}
 	log := slog.New(slog.DiscardHandler)
 	return revisions.Compiler{
-		TrustDomain: "fleet.example", Profiles: all, Files: revisions.NewFiles(t.TempDir(), log), Clock: time.Now, Log: log,
+		TrustDomain: "fleet.example", PublicURL: "http://pki.example", Files: revisions.NewFiles(t.TempDir(), log), Clock: time.Now, Log: log,
 	}
 }
 
-func configOf(t *testing.T, store ra.PolicyStore) revisions.Config {
+func configOf(t *testing.T, store *memory.Store) revisions.Config {
 	t.Helper()
 	c := compiler(t)
-	return revisions.Config{Compiler: c, Store: store, First: policy.Default(), Clock: c.Clock, Log: c.Log}
+	return revisions.Config{Compiler: c, Store: store, Identities: store, First: policy.Default(), Clock: c.Clock, Log: c.Log}
 }
 
 const onlyLab = "rules:\n- name: lab\n  evidence: [token]\n  when: token.identity.startsWith(\"lab/\")\n"
@@ -314,5 +295,38 @@ func TestDocumentsAreMissing(t *testing.T) {
 	c.First = []byte(onlyLab)
 	if _, err := revisions.New(t.Context(), c); err == nil || !strings.Contains(err.Error(), "the document with the SHA-256") {
 		t.Errorf("with another document: %v", err)
+	}
+}
+
+// failingIssuer activates profiles, or fails.
+type failingIssuer struct{ fails error }
+
+func (i *failingIssuer) Prepare(all, _ *ca.Profiles) (*ca.Profiles, error) { return all, nil }
+func (i *failingIssuer) Activate(context.Context, *ca.Profiles) error      { return i.fails }
+
+// TestActivationFails applies a document while the URLs of its CRLs cannot be recorded. The revision before stays in effect,
+// until the document is applied again or the server restarts.
+func TestActivationFails(t *testing.T) {
+	store, issuer := new(memory.Store), new(failingIssuer)
+	c := configOf(t, store)
+	c.Compiler.Issuer = issuer
+	r, err := revisions.New(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	apply := func(based uint64) (ra.PolicyRevision, error) {
+		return r.Apply(t.Context(), ra.PolicyChange{Document: []byte(onlyLab), Based: based, By: pki.ActorSystem("test"), At: time.Now()})
+	}
+	issuer.fails = errors.New("the store is away")
+	if _, err := apply(1); !errors.Is(err, issuer.fails) || rulesOf(t, r) != "tokens" {
+		t.Errorf("with the rules %s: %v", rulesOf(t, r), err)
+	}
+	if _, err := revisions.New(t.Context(), c); !errors.Is(err, issuer.fails) {
+		t.Errorf("the store opened again: %v", err)
+	}
+	issuer.fails = nil
+	if p, err := apply(2); err != nil || p.Revision != 2 || rulesOf(t, r) != "lab" || r.Newest().Revision != 2 {
+		t.Errorf("applied again as %+v with the rules %s: %v", p, rulesOf(t, r), err)
 	}
 }

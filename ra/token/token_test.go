@@ -36,17 +36,26 @@ func newWorld(t *testing.T) *world {
 	w := &world{store: &memory.Store{}, now: time.Now().Truncate(time.Second)}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	authority, err := ca.New(t.Context(), ca.Config{
-		IssuingCAs: []ca.IssuingCA{issuer(t, w.now.Add(-10*time.Minute))}, Profiles: profiles(t), Partitions: 1, Journal: w.store,
+		TrustDomain: "fleet.example", IssuingCAs: []ca.IssuingCA{issuer(t, w.now.Add(-10*time.Minute))}, Partitions: 1, Journal: w.store,
 		Observer: nobody{}, Meter: nobody{}, Clock: w.clock, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	profiles, err := ca.NewProfiles(nil, "http://ca.example")
+	if err == nil {
+		profiles, err = authority.Prepare(profiles, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	auditor := audit.New(w.store, w.clock, log)
 	w.Registrar = ra.New(ra.Config{
-		TrustDomain: "fleet.example", Store: w.store, CA: authority, Superseder: w, MaxUnexpired: authority.MaxUnexpired(),
+		TrustDomain: "fleet.example", Store: w.store, CA: authority, Superseder: w,
 		Revision: func() ra.Revision {
-			return ra.Revision{Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(w.store)}, Policy: named{}}
+			return ra.Revision{
+				Authenticators: map[pki.EvidenceKind]ra.Authenticator{pki.EvidenceToken: token.New(w.store)}, Policy: named{}, Profiles: profiles,
+			}
 		},
 		Clock: w.clock, Auditor: auditor,
 	})
@@ -75,21 +84,6 @@ type nobody struct{}
 func (nobody) Apply(...pki.StatusChange)                                {}
 func (nobody) Begin(context.Context, ca.Step, pki.IssuerID) func(error) { return func(error) {} }
 func (nobody) Issued(string)                                            {}
-
-func profiles(t *testing.T) map[string]*ca.Profile {
-	t.Helper()
-	configs, err := ca.DefaultProfiles()
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[string]*ca.Profile{}
-	for name, c := range configs {
-		if all[name], err = ca.NewProfile(name, c, "http://ca.example"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return all
-}
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
 	t.Helper()

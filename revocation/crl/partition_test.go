@@ -315,6 +315,62 @@ func (s *scene) restart(t testing.TB) {
 	}
 }
 
+// TestPointsAreAddedWhileRunning adds a partition and a URL. The CRLs must be at the URLs in new certificates within a
+// second, and be signed again only for the partition that has another URL.
+func TestPointsAreAddedWhileRunning(t *testing.T) {
+	synctestScene(t, func(t *testing.T, s *scene) {
+		a1, b1 := s.pointIn(1, "a.example"), s.pointIn(1, "b.example")
+		s.points = []crl.Point{a1, s.pointIn(2, "a.example")}
+		s.start(t, revtest.Never)
+		s.running(t)
+		wait(time.Second)
+		if err := s.AddPoints(t.Context(), []crl.Point{a1, b1, s.pointIn(3, "b.example")}); err != nil {
+			t.Fatal(err)
+		}
+		wait(time.Second)
+		list, delta := s.last(t, 1, false), s.last(t, 1, true)
+		if want := []string{a1.URL, b1.URL}; !slices.Equal(names(t, list), want) || !slices.Equal(names(t, delta), want) {
+			t.Errorf("the CRL of partition 1 has the URLs %v, and its delta %v", names(t, list), names(t, delta))
+		}
+		if n := baseNumber(t, delta); n.Cmp(list.Number) != 0 {
+			t.Errorf("a delta with new URLs has base %v, which has other URLs (RFC 5280 section 5.2.4)", n)
+		}
+		_, ref := s.issueIn(t, s.pointIn(3, "b.example"))
+		s.revoke(t, ref, pki.Superseded)
+		wait(time.Second)
+		if !lists(s.last(t, 3, false), ref) {
+			t.Error("the CRL of the new partition does not list a certificate in it")
+		}
+		if n := len(s.all(t, 2, false)); n != 1 {
+			t.Errorf("%d CRLs of partition 2 were signed, want 1", n)
+		}
+		before := len(s.outlet.Published())
+		if err := s.AddPoints(t.Context(), []crl.Point{a1, b1}); err != nil {
+			t.Fatal(err)
+		}
+		wait(time.Second)
+		if after := len(s.outlet.Published()); after != before {
+			t.Errorf("adding known points published %d CRLs", after-before)
+		}
+	})
+}
+
+// TestPartitionHasFewURLs adds URLs until AddPoints refuses, and starts again with what is on record.
+func TestPartitionHasFewURLs(t *testing.T) {
+	s := newScene(t, revtest.Never)
+	var refused error
+	for n := range 65 {
+		refused = s.AddPoints(t.Context(), []crl.Point{s.pointIn(1, fmt.Sprintf("h%d.example", n))})
+		if refused != nil && n < 64 {
+			t.Fatalf("URL %d is refused: %v", n, refused)
+		}
+	}
+	if refused == nil || !strings.Contains(refused.Error(), "more than 64 URLs") {
+		t.Errorf("65 URLs: %v", refused)
+	}
+	s.start(t, revtest.Never)
+}
+
 func TestPartitionsHaveOwnSchedules(t *testing.T) {
 	synctestScene(t, func(t *testing.T, s *scene) {
 		s.points = []crl.Point{s.pointIn(1, "pki.example"), s.pointIn(2, "pki.example")}

@@ -44,9 +44,13 @@ func (p Point) check() error {
 	return nil
 }
 
-// recordPoints records the configured points, before a certificate contains them. It then adds to each issuer all
-// points that were ever recorded for it.
-func (u *Updater) recordPoints(ctx context.Context, wanted []Point) error {
+// AddPoints records the distribution points of new certificates, before a certificate contains them. From then on, the
+// Updater keeps the CRLs of these points current. It requests the CRLs of new points, which are signed within a second if
+// Run is running. AddPoints refuses a point that cannot be served, and then records none.
+func (u *Updater) AddPoints(ctx context.Context, wanted []Point) error {
+	u.adding.Lock()
+	defer u.adding.Unlock()
+	var added []Point
 	for _, p := range wanted {
 		if err := p.check(); err != nil {
 			return err
@@ -54,50 +58,110 @@ func (u *Updater) recordPoints(ctx context.Context, wanted []Point) error {
 		if u.issuers[p.Issuer] == nil {
 			return fmt.Errorf("the CRLs of %s are not signed here, and have no partitions", p.Issuer.Short())
 		}
-	}
-	if len(wanted) > 0 {
-		if err := u.store.PutPoints(ctx, wanted, u.now()); err != nil {
-			return fmt.Errorf("record the distribution points of CRLs: %w", err)
+		if !u.issuers[p.Issuer].has(p) {
+			added = append(added, p)
 		}
 	}
+	if len(added) == 0 {
+		return nil
+	}
+	next := u.with(added)
+	for id, all := range next {
+		for _, p := range all {
+			if len(p.names) > maxNames || len(p.deltas) > maxNames {
+				return fmt.Errorf("partition %d of %s has had more than %d URLs: use another partition",
+					p.partition, u.issuers[id].Certificate.Subject, maxNames)
+			}
+		}
+	}
+	if err := u.store.PutPoints(ctx, added, u.now()); err != nil {
+		return fmt.Errorf("record the distribution points of CRLs: %w", err)
+	}
+	if err := u.use(next); err != nil {
+		return err
+	}
+	for id := range next {
+		u.issuers[id].want()
+	}
+	return nil
+}
+
+// readPoints adds to each issuer all points that were ever recorded for it.
+func (u *Updater) readPoints(ctx context.Context) error {
 	recorded, err := u.store.Points(ctx)
 	if err != nil {
 		return fmt.Errorf("read the distribution points of CRLs: %w", err)
 	}
-	for _, p := range recorded {
-		if i := u.issuers[p.Issuer]; i != nil { // nil if the CA was removed
-			i.addPoint(p)
+	return u.use(u.with(recorded))
+}
+
+// with returns the points of each issuer that has one of added, together with those.
+func (u *Updater) with(added []Point) map[pki.IssuerID][]points {
+	next := map[pki.IssuerID][]points{}
+	for _, p := range added {
+		i := u.issuers[p.Issuer]
+		if i == nil { // the CA was removed
+			continue
 		}
+		all, found := next[p.Issuer]
+		if !found {
+			all = slices.Clone(i.distribution())
+		}
+		next[p.Issuer] = addPoint(all, p)
 	}
-	for _, i := range u.issuers {
-		for _, p := range i.points {
-			if len(p.names) > maxNames || len(p.deltas) > maxNames {
-				return fmt.Errorf("partition %d of %s has had more than %d URLs: use another partition", p.partition, i.Certificate.Subject, maxNames)
-			}
+	return next
+}
+
+// use makes these the points of the issuers.
+func (u *Updater) use(next map[pki.IssuerID][]points) error {
+	for id, all := range next {
+		i := u.issuers[id]
+		i.mu.Lock()
+		i.points.Store(&all)
+		err := u.findRenamed(i)
+		i.mu.Unlock()
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// addPoint adds a point to an issuer's points.
-func (i *issuer) addPoint(p Point) {
-	at, found := slices.BinarySearchFunc(i.points, p.Partition, func(q *points, n uint16) int { return int(q.partition) - int(n) })
+// addPoint returns points with p. It does not change the points in all.
+func addPoint(all []points, p Point) []points {
+	at, found := slices.BinarySearchFunc(all, p.Partition, func(q points, n uint16) int { return int(q.partition) - int(n) })
 	if !found {
-		i.points = slices.Insert(i.points, at, &points{partition: p.Partition})
+		all = slices.Insert(all, at, points{partition: p.Partition})
 	}
-	q := i.points[at]
+	q := &all[at]
 	if !slices.Contains(q.names, p.URL) {
-		q.names = append(q.names, p.URL)
+		q.names = append(slices.Clip(q.names), p.URL)
 	}
 	if p.DeltaURL != "" && !slices.Contains(q.deltas, p.DeltaURL) {
-		q.deltas = append(q.deltas, p.DeltaURL)
+		q.deltas = append(slices.Clip(q.deltas), p.DeltaURL)
 	}
+	return all
+}
+
+// distribution returns the points of an issuer, sorted by partition. The caller must not change them.
+func (i *issuer) distribution() []points {
+	if all := i.points.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+// has reports whether the issuer has a point.
+func (i *issuer) has(p Point) bool {
+	return slices.ContainsFunc(i.distribution(), func(q points) bool {
+		return q.partition == p.Partition && slices.Contains(q.names, p.URL) && (p.DeltaURL == "" || slices.Contains(q.deltas, p.DeltaURL))
+	})
 }
 
 // scopes returns the scopes of all CRLs of an issuer. The scope of each delta follows that of its base.
 func (i *issuer) scopes() []Scope {
 	all := []Scope{{Issuer: i.id}}
-	for _, p := range i.points {
+	for _, p := range i.distribution() {
 		all = append(all, Scope{Issuer: i.id, Partition: p.partition})
 		if len(p.deltas) > 0 {
 			all = append(all, Scope{Issuer: i.id, Partition: p.partition, Delta: true})
@@ -108,7 +172,7 @@ func (i *issuer) scopes() []Scope {
 
 // pointsOf returns the URLs of a scope's distribution point, and the URLs of its delta CRL.
 func (i *issuer) pointsOf(s Scope) (names, deltas []string) {
-	for _, p := range i.points {
+	for _, p := range i.distribution() {
 		if p.partition == s.Partition {
 			return p.names, p.deltas
 		}

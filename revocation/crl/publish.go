@@ -151,8 +151,8 @@ func (u *Updater) writeAll(ctx context.Context, i *issuer, number *big.Int, reas
 	return builders, position, err
 }
 
-// plan returns the scopes of the CRLs in a round. These are the CRLs that are due, those of changed partitions and,
-// after any change, the full CRL. If a base is in the round, its delta follows it.
+// plan returns the scopes of the CRLs in a round. These are the CRLs that are due, those of partitions with changes or new
+// URLs and, after any change, the full CRL. If a base is in the round, its delta follows it.
 func (i *issuer) plan(changed []uint16, reason cause, lifetime time.Duration, now time.Time) []Scope {
 	var planned []Scope
 	base := false // whether the last base that the loop reached is in the round
@@ -161,7 +161,7 @@ func (i *issuer) plan(changed []uint16, reason cause, lifetime time.Duration, no
 		if s.Partition == 0 {
 			wanted = wanted || reason == change || len(changed) > 0
 		} else if !s.Delta {
-			wanted = wanted || slices.Contains(changed, s.Partition)
+			wanted = wanted || slices.Contains(changed, s.Partition) || i.renamed[s.Partition]
 			base = wanted
 		}
 		if wanted {
@@ -255,9 +255,10 @@ func (u *Updater) onSchedule(last CRL, now time.Time) bool {
 	return last.Base.Number == nil || started.After(now) || !now.Before(started.Add(u.lifetime/2))
 }
 
-// findRenamed finds the partitions whose distribution point has other URLs than in their published CRLs.
+// findRenamed finds the partitions whose distribution point has other URLs than in their published CRLs. The caller holds
+// the issuer's mutex.
 func (u *Updater) findRenamed(i *issuer) error {
-	for _, p := range i.points {
+	for _, p := range i.distribution() {
 		scope := Scope{Issuer: i.id, Partition: p.partition}
 		b, err := u.begin(i, scope, Base{Number: new(big.Int), ThisUpdate: u.now()}, Base{})
 		if err != nil {

@@ -51,8 +51,11 @@ func (s *scene) start(t testing.TB, fail func(call string) (bool, error)) {
 	u, err := crl.New(t.Context(), crl.Config{
 		Issuers:   []crl.Issuer{{Certificate: s.ca.Certificate, Signer: revtest.FaultyKey{Signer: s.ca.Key, Fail: fail}}},
 		Elsewhere: []*x509.Certificate{s.root.Certificate},
-		Store:     store, Publisher: s.outlet, Directory: s.dir, Mirrors: s.further, Points: s.points, Clock: s.clock, Log: log,
+		Store:     store, Publisher: s.outlet, Directory: s.dir, Mirrors: s.further, Clock: s.clock, Log: log,
 	})
+	if err == nil {
+		err = u.AddPoints(t.Context(), s.points)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,11 +126,6 @@ func TestNewRefusesConfigurations(t *testing.T) {
 		"other key":          {Issuers: []crl.Issuer{{Certificate: root.Certificate, Signer: revtest.Key(t, "p256")}}},
 		"here and elsewhere": {Issuers: []crl.Issuer{own}, Elsewhere: []*x509.Certificate{root.Certificate}},
 		"no CA elsewhere":    {Elsewhere: []*x509.Certificate{root.Leaf(t, "leaf")}},
-		"full partition":     {Issuers: []crl.Issuer{own}, Points: []crl.Point{{Issuer: root.ID(), URL: "http://pki.example/a"}}},
-		"no partition":       {Issuers: []crl.Issuer{own}, Points: []crl.Point{{Issuer: root.ID(), Partition: 4097, URL: "http://pki.example/a"}}},
-		"no URL":             {Issuers: []crl.Issuer{own}, Points: []crl.Point{{Issuer: root.ID(), Partition: 1, URL: "/crl/1.crl"}}},
-		"delta URL only":     {Issuers: []crl.Issuer{own}, Points: []crl.Point{{Issuer: root.ID(), Partition: 1, DeltaURL: "http://pki.example/a"}}},
-		"point of other CA":  {Points: []crl.Point{{Issuer: root.ID(), Partition: 1, URL: "http://pki.example/a"}}},
 	} {
 		if name != "empty" {
 			c.Store, c.Publisher, c.Directory = revtest.NewBook(), &revtest.Outlet{}, t.TempDir()
@@ -135,5 +133,23 @@ func TestNewRefusesConfigurations(t *testing.T) {
 		if _, err := crl.New(t.Context(), c); err == nil {
 			t.Errorf("New accepts the configuration %q", name)
 		}
+	}
+}
+
+func TestAddPointsRefusesPoints(t *testing.T) {
+	s := newScene(t, nil)
+	for name, p := range map[string]crl.Point{
+		"full partition": {Issuer: s.ca.ID(), URL: "http://pki.example/a"},
+		"no partition":   {Issuer: s.ca.ID(), Partition: 4097, URL: "http://pki.example/a"},
+		"no URL":         {Issuer: s.ca.ID(), Partition: 1, URL: "/crl/1.crl"},
+		"delta URL only": {Issuer: s.ca.ID(), Partition: 1, DeltaURL: "http://pki.example/a"},
+		"other CA":       {Issuer: s.root.ID(), Partition: 1, URL: "http://pki.example/a"},
+	} {
+		if err := s.AddPoints(t.Context(), []crl.Point{s.pointIn(1, "pki.example"), p}); err == nil {
+			t.Errorf("AddPoints accepts the point %q", name)
+		}
+	}
+	if have, err := s.book.Points(t.Context()); err != nil || len(have) > 0 {
+		t.Errorf("refused points are on record: %v, %v", have, err)
 	}
 }

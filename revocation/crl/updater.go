@@ -42,9 +42,6 @@ type Config struct {
 	// Mirrors are existing directories to which CRLs are copied, for other web servers. Other processes may also copy
 	// CRLs to them. The CRL with the higher number stays.
 	Mirrors []string
-	// Points are the distribution points of new certificates. New records them before it returns. The Updater keeps the
-	// CRLs of all points current that were ever recorded.
-	Points []Point
 	// Lifetime is how long a CRL is valid, at least a minute. After half of it a new CRL is signed. A delta is valid
 	// for a quarter of it. Zero means DefaultLifetime.
 	Lifetime time.Duration
@@ -65,6 +62,7 @@ type Updater struct {
 	issuers   map[pki.IssuerID]*issuer
 	elsewhere []*x509.Certificate
 	importing sync.Mutex // held during an import, because all imports write the same files
+	adding    sync.Mutex // serializes AddPoints
 }
 
 // issuer is a CA whose CRLs this updater signs.
@@ -72,10 +70,11 @@ type issuer struct {
 	Issuer
 	id      pki.IssuerID
 	scheme  signatureScheme
-	points  []*points     // sorted by partition
 	wanted  chan struct{} // holds one element if new CRLs were requested; a request during a round causes another round
 	compact chan struct{} // holds one element if the index of revoked certificates must be compacted
 	ready   atomic.Bool   // whether Run has published the full CRL, or tried and failed
+
+	points atomic.Pointer[[]points] // distribution points; replaced with the mutex held, so that they do not change during a round
 
 	mu          sync.Mutex      // held during a round, so that CRLs are published in the order of their numbers
 	last        map[Scope]CRL   // newest known CRL of each scope
@@ -85,8 +84,8 @@ type issuer struct {
 	unpublished bool            // whether CRLs of the last round were recorded, but perhaps not published
 }
 
-// New returns an Updater, and records the distribution points of its configuration. It signs no CRLs: Run and
-// PublishNow do that.
+// New returns an Updater. It keeps the CRLs of all distribution points current that were ever recorded. It signs no CRLs:
+// Run and PublishNow do that.
 func New(ctx context.Context, c Config) (*Updater, error) {
 	if c.Store == nil || c.Publisher == nil || c.Directory == "" {
 		return nil, errors.New("an updater needs a store, a publisher and a directory")
@@ -113,13 +112,8 @@ func New(ctx context.Context, c Config) (*Updater, error) {
 	for _, path := range c.Mirrors {
 		u.mirrors = append(u.mirrors, newMirror(path, u.published, bundleOf(c)))
 	}
-	if err := u.recordPoints(ctx, c.Points); err != nil {
+	if err := u.readPoints(ctx); err != nil {
 		return nil, err
-	}
-	for _, i := range u.issuers {
-		if err := u.findRenamed(i); err != nil {
-			return nil, err
-		}
 	}
 	return u, nil
 }

@@ -23,10 +23,14 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
@@ -80,7 +84,7 @@ type Options struct {
 	OCSP server.OCSP
 	// Partitions is the number of CRL partitions of the issuing CA; zero means the default.
 	Partitions int
-	// Profile changes the configuration of each default profile. It is called with the profile's name.
+	// Profile changes each default profile in the policy. It is called with the profile's name.
 	Profile func(name string, c *ca.ProfileConfig)
 	// DelegateKeys are the key types of the profile ocsp; nil means the default.
 	DelegateKeys []string
@@ -216,16 +220,6 @@ func (w *World) install(t testing.TB) {
 // Config returns the configuration of the world's server, with new listeners.
 func (w *World) Config(t testing.TB, o Options) server.Config {
 	t.Helper()
-	profiles := map[string]*ca.Profile{}
-	for name, c := range Must(ca.DefaultProfiles())(t) {
-		if name == "ocsp" && o.DelegateKeys != nil {
-			c.Keys = o.DelegateKeys
-		}
-		if o.Profile != nil {
-			o.Profile(name, &c)
-		}
-		profiles[name] = Must(ca.NewProfile(name, c, publicURL))(t)
-	}
 	stores := w.Stores
 	if o.Wrap != nil {
 		stores = o.Wrap(stores)
@@ -245,15 +239,58 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	return server.Config{
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, Operations: operations,
-		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, Profiles: profiles,
-		Stores: stores, Archive: w.archive, HSMs: append([]telemetry.IssuingHSM{{HSM: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherHSMs...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces, Policy: o.Policy, EvidenceDirectory: filepath.Join(w.Dir, "evidence"),
+		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, PublicURL: publicURL,
+		Stores: stores, Archive: w.archive, HSMs: append([]telemetry.IssuingHSM{{HSM: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherHSMs...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces, Policy: o.policy(t), EvidenceDirectory: filepath.Join(w.Dir, "evidence"),
 		Clock: w.Clock.Now, Log: w.logger(),
+	}
+}
+
+// policy returns the document of the policy with the changed profiles, or nil if no option sets one.
+func (o Options) policy(t testing.TB) []byte {
+	t.Helper()
+	if o.Profile == nil && o.DelegateKeys == nil {
+		return o.Policy
+	}
+	rules := o.Policy
+	if rules == nil {
+		rules = policy.Default()
+	}
+	return Policy(t, rules, func(name string, c *ca.ProfileConfig) {
+		if name == "ocsp" && o.DelegateKeys != nil {
+			c.Keys = o.DelegateKeys
+		}
+		if o.Profile != nil {
+			o.Profile(name, c)
+		}
+	})
+}
+
+// Policy returns a policy with the given rules, which changes each default profile.
+func Policy(t testing.TB, rules []byte, change func(name string, c *ca.ProfileConfig)) []byte {
+	t.Helper()
+	profiles := Must(ca.DefaultProfiles())(t)
+	for name, c := range profiles {
+		change(name, &c)
+		profiles[name] = c
+	}
+	return append(Must(yaml.Marshal(map[string]any{"profiles": profiles}))(t), rules...)
+}
+
+// apply records the policy of the options as the newest revision, if the store has another one.
+func (w *World) apply(t testing.TB, o Options) {
+	t.Helper()
+	newest, err := w.Stores.Policies.Policy(t.Context(), 0)
+	if document := o.policy(t); err == nil && document != nil {
+		Must(w.Stores.Policies.ApplyPolicy(t.Context(), ra.PolicyChange{
+			Document: document, Based: newest.Revision, By: pki.ActorCommand("test"), At: w.Clock.Now(),
+		}))(t)
 	}
 }
 
 // Serve starts a server, and returns when it serves. No other server of the world may be running.
 func (w *World) Serve(t testing.TB, o Options) {
 	t.Helper()
+	w.apply(t, o)
 	c := w.Config(t, o)
 	w.GRPC, w.HTTP, w.Operations = c.GRPC.Addr().String(), c.HTTP.Addr().String(), c.Operations.Addr().String()
 	s := Must(server.New(t.Context(), c))(t)

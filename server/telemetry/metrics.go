@@ -50,7 +50,7 @@ const (
 // latencies are the histogram buckets, from 0.5 ms (a signature in software) to 8 s (an HSM that hangs).
 var latencies = prometheus.ExponentialBuckets(0.0005, 2, 15)
 
-func newMetrics(profiles map[string]*ca.Profile) *metrics {
+func newMetrics() *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		calls:    histograms("brevet_rpc_duration_seconds", "Duration of RPCs, by RPC and status code.", "rpc", "code"),
@@ -83,7 +83,7 @@ func newMetrics(profiles map[string]*ca.Profile) *metrics {
 	for _, o := range responder.Outcomes() {
 		m.answers[o] = answers.WithLabelValues(string(o))
 	}
-	m.fromZero(profiles)
+	m.fromZero()
 	m.registry.MustRegister(m.calls, m.failures, m.refusals, m.issued, m.signing, m.writes, m.writing, m.requests, m.handshakes, m.open, m.closed,
 		steps, ongoing, answers,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -100,14 +100,11 @@ func counters(name, help string, labels ...string) *prometheus.CounterVec {
 
 // fromZero creates series with the value 0 before their first event, because rate() in Prometheus ignores the first
 // value of a series.
-func (m *metrics) fromZero(profiles map[string]*ca.Profile) {
+func (m *metrics) fromZero() {
 	for _, result := range []string{resultOK, resultFailed} {
 		m.signing.WithLabelValues(result)
 		m.writes.WithLabelValues(result)
 		m.handshakes.WithLabelValues(result)
-	}
-	for name := range profiles {
-		m.issued.WithLabelValues(name)
 	}
 	for _, rule := range pki.Rules() {
 		m.refusals.WithLabelValues(string(rule))

@@ -17,7 +17,6 @@ import (
 
 // Config holds the configuration of a Recorder. All fields are required.
 type Config struct {
-	Profiles map[string]*ca.Profile
 	// HSMs hold the keys of the issuing CAs. Issuer is the current issuing CA.
 	HSMs   []IssuingHSM
 	Issuer pki.IssuerID
@@ -40,7 +39,7 @@ type Recorder struct {
 
 // NewRecorder returns a Recorder. If a trace endpoint is configured, the caller must close the Recorder.
 func NewRecorder(ctx context.Context, c Config) (*Recorder, error) {
-	r := &Recorder{metrics: newMetrics(c.Profiles), clock: c.Clock, log: c.Log}
+	r := &Recorder{metrics: newMetrics(), clock: c.Clock, log: c.Log}
 	for _, t := range c.HSMs {
 		r.hsms = append(r.hsms, &watchedHSM{IssuingHSM: t})
 	}
@@ -75,6 +74,13 @@ func (r *Recorder) Begin(ctx context.Context, step ca.Step, issuer pki.IssuerID)
 			r.metrics.signing.WithLabelValues(resultOf(err)).Inc()
 			r.noteHSM(r.hsmOf(issuer), err)
 		}
+	}
+}
+
+// AddProfiles creates the series of profiles with the value 0, like those of fromZero.
+func (r *Recorder) AddProfiles(names []string) {
+	for _, name := range names {
+		r.metrics.issued.WithLabelValues(name)
 	}
 }
 

@@ -101,8 +101,8 @@ type logSettings struct {
 	Level config.LogLevel `yaml:"level"`
 }
 
-// RenamedKeys implements [config.Renamer].
-func (*settings) RenamedKeys() map[string]string {
+// ReplacedKeys implements [config.Replacer].
+func (*settings) ReplacedKeys() map[string]string {
 	return map[string]string{
 		"directory": "state_dir", "key_type": "key.type", "key_group": "key.group", "key_mode": "key.mode", "log_format": "log.format",
 	}

@@ -11,7 +11,7 @@ import (
 var update = flag.Bool("update", false, "write the reference of the configuration, where it is not current")
 
 func TestReferenceIsCurrent(t *testing.T) {
-	configtest.Reference(t, "The agent: agent.yaml", configtest.Keys(t, defaultSettings()), "", *update)
+	configtest.Reference(t, "configuration.md", "The agent: agent.yaml", configtest.Keys(t, defaultSettings()), "", *update)
 }
 
 func TestExampleLoads(t *testing.T) {

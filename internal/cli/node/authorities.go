@@ -11,6 +11,8 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/policy"
+	"github.com/brevet-pki/brevet/ra/revisions"
 	"github.com/brevet-pki/brevet/server"
 )
 
@@ -155,12 +157,9 @@ func (as authorities) retired() []pki.IssuerID {
 	return ids
 }
 
-// checkIssues checks that relying parties will accept the certificates that the CA issues with this configuration.
+// checkIssues checks that relying parties will accept the certificates that the CA issues with this configuration. It does
+// not check profiles.
 func (c *Config) checkIssues(iss ca.IssuingCA) error {
-	profiles, err := c.profiles()
-	if err != nil {
-		return err
-	}
 	names, err := server.CheckNames(c.ServerNames)
 	if err != nil {
 		return err
@@ -169,5 +168,41 @@ func (c *Config) checkIssues(iss ca.IssuingCA) error {
 	if err != nil {
 		return err
 	}
-	return iss.CheckIssues(profiles, id, names, time.Now())
+	return iss.CheckIssues(id, names, time.Now())
+}
+
+// checkCA checks that relying parties will accept the certificates that the CA issues with this configuration, and with
+// the profiles of the policy. A server checks the profiles when it starts.
+func (n *Node) checkCA(ctx context.Context, iss ca.IssuingCA) error {
+	if err := n.config.checkIssues(iss); err != nil {
+		return err
+	}
+	profiles, err := n.profiles(ctx)
+	if err != nil {
+		return fmt.Errorf("read the profiles of the policy: %w", err)
+	}
+	id, err := pki.ServerID(n.config.TrustDomain)
+	if err != nil {
+		return err
+	}
+	return iss.CheckProfiles(profiles, id, time.Now())
+}
+
+// profiles returns the profiles of the newest policy in the store, or of the first policy if the store has none.
+func (n *Node) profiles(ctx context.Context) (*ca.Profiles, error) {
+	newest, err := n.store.RA().Policy(ctx, 0)
+	document := newest.Document
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule.Class() == pki.NotFound {
+		if document, err = n.config.firstPolicy(); document == nil {
+			document = policy.Default()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	compiled, err := revisions.Compiler{
+		TrustDomain: n.config.TrustDomain, PublicURL: n.config.PublicURL, Files: revisions.NewFiles(n.config.evidencePath(), n.log),
+		Clock: time.Now, Log: n.log,
+	}.Compile(document, newest.Revision)
+	return compiled.Profiles, err
 }

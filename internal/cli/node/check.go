@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -51,9 +50,6 @@ func (c *Config) Check() error {
 		if err := k.check(); err != nil {
 			return &config.Error{Key: k.key, Problem: err.Error()}
 		}
-	}
-	if _, err := c.profiles(); err != nil { // the error's text contains the key
-		return &config.Error{Problem: err.Error()}
 	}
 	return nil
 }
@@ -167,25 +163,6 @@ func (c HSMConfig) checkSessions() error {
 		return fmt.Errorf("%d is out of range: use 1 to %d", c.Sessions, hsm.MaxSessions)
 	}
 	return nil
-}
-
-// profiles returns the default profiles and the configured profiles. A configured profile replaces the default profile
-// of the same name.
-func (c *Config) profiles() (map[string]*ca.Profile, error) {
-	all, err := ca.DefaultProfiles()
-	if err != nil {
-		return nil, err
-	}
-	maps.Copy(all, c.Profiles)
-	profiles := make(map[string]*ca.Profile, len(all))
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		p, err := ca.NewProfile(name, all[name], c.PublicURL)
-		if err != nil {
-			return nil, err
-		}
-		profiles[name] = p
-	}
-	return profiles, nil
 }
 
 // checkEndpoint refuses URLs that the trace exporter would misinterpret.

@@ -44,14 +44,9 @@ type Config struct {
 	// the server starts, the server logs a warning. CAs with keys in that HSM then issue nothing, and the server renews
 	// none of their CRLs, until the server is restarted.
 	FurtherHSMs []HSMConfig `yaml:"further_hsms"`
-	// The certificate profiles, by name. A profile defines the content and the lifetime of certificates. These profiles
-	// are added to the default profiles below. A profile with the name of a default profile replaces all of its keys.
-	// By default an identity has the profile with the name of its kind; `brevet identity create --profile` chooses
-	// another.
-	Profiles map[string]ca.ProfileConfig `yaml:"profiles"`
-	// The path of the first policy, a document that says which evidence is accepted, and what it grants. A server with an
-	// empty store records it; later, `brevet policy apply` changes the policy, and this key has no effect. By default,
-	// the first policy accepts enrollment tokens.
+	// The path of the first policy, a document with certificate profiles and rules that say which evidence is accepted,
+	// and what it grants. A server with an empty store records it; later, `brevet policy apply` changes the policy, and
+	// this key has no effect. By default, the first policy accepts enrollment tokens, and has the default profiles.
 	Policy string `yaml:"policy"`
 	// The maximum rates of RPCs. The server refuses RPCs above these rates as `server.rate_limited`, with a retry
 	// delay.
@@ -185,11 +180,12 @@ type TracingConfig struct {
 	SampleRatio float64 `yaml:"sample_ratio"`
 }
 
-// RenamedKeys implements [config.Renamer].
-func (*Config) RenamedKeys() map[string]string {
+// ReplacedKeys implements [config.Replacer].
+func (*Config) ReplacedKeys() map[string]string {
 	return map[string]string{
 		"directory": "state_dir", "names": "server_names", "address": "advertise_address", "token": "hsm",
 		"further_tokens": "further_hsms", "limits": "rate_limits", "traces": "tracing", "tracing.share": "tracing.sample_ratio",
+		"profiles": "profiles in the document of the policy (brevet policy apply)",
 	}
 }
 

@@ -9,19 +9,21 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/config/configtest"
 )
 
-var update = flag.Bool("update", false, "update docs/configuration.md if it is not current")
+var update = flag.Bool("update", false, "update docs/configuration.md and docs/policy.md if they are not current")
 
 func TestReferenceIsCurrent(t *testing.T) {
+	configtest.Reference(t, "configuration.md", "The server: brevet.yaml", configtest.Keys(t, DefaultConfig()), "", *update)
 	profiles, err := os.ReadFile("../../../ca/profiles.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	after := "\n### The default profiles\n\n```yaml\n" + string(profiles) + "```\n"
-	configtest.Reference(t, "The server: brevet.yaml", configtest.Keys(t, DefaultConfig()), after, *update)
+	configtest.Reference(t, "policy.md", "The keys of a profile", configtest.Keys(t, ca.ProfileConfig{}), after, *update)
 }
 
 func TestExampleLoads(t *testing.T) {
@@ -53,7 +55,6 @@ public_url: http://pki.fleet.example
 listen: {grpc: ":7443"}
 hsm: {label: issuing}
 log: {format: text}
-profiles: {pump: {kinds: [device], lifetime: 1h, max_lifetime: 2h, keys: [P-256], key_usage: [digitalSignature], extended_key_usage: [clientAuth]}}
 `
 
 func TestWrongConfigurationsNameTheKey(t *testing.T) {
@@ -70,7 +71,7 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 	}
 	for change, want := range map[string]string{
 		"trust_domain: Fleet.example":                             `trust_domain: "Fleet.example" cannot be a trust domain`,
-		"trust_domin: fleet.example":                              `:9: trust_domin: there is no such key; the nearest is trust_domain`,
+		"trust_domin: fleet.example":                              `:8: trust_domin: there is no such key; the nearest is trust_domain`,
 		"state_dir: brevet":                                       `state_dir: "brevet" is not an absolute path`,
 		"server_names: ca.fleet.example":                          `:3: server_names: a list belongs here`,
 		"server_names: []":                                        `server_names: name at least one`,
@@ -113,13 +114,10 @@ func TestWrongConfigurationsNameTheKey(t *testing.T) {
 		"log: {format: xml}":                                      `:7: log.format: "xml" is not a format: use text or json`,
 		"log: {level: loud}":                                      `:7: log.level: "loud" is not a level: use debug, info, warn or error`,
 		"log: {level: [info]}":                                    `:7: log.level: `,
-		"profiles: {pump: {kinds: [toaster]}}":                    `profiles.pump.kinds: `,
+		"profiles: {pump: {kinds: [device]}}":                     `:8: profiles: this key was replaced: write profiles in the document of the policy`,
 		"crl: {directories: [www/crl]}":                           `crl.directories: "www/crl" is not an absolute path`,
 		"crl: {directories: [/srv/a, /srv/a]}":                    `crl.directories: "/srv/a" is there twice`,
 		"retention: 47h":                                          `retention: 47h0m0s is too short: keep records for 48h0m0s at least`,
-		"profiles: {pump: {kinds: [va], lifetime: 1h, max_lifetime: 2h, keys: [P-256], key_usage: [keyAgreement], extended_key_usage: [clientAuth]}}": `profiles.pump.kinds: va is for`,
-		"profiles: {pump: {kind: [device]}}":               `:8: profiles.pump.kind: there is no such key; the nearest is kinds`,
-		"profiles: {pump: {kinds: [device], lifetime: 1}}": `profiles.pump.lifetime: "1" is not a duration`,
 	} {
 		key, _, _ := strings.Cut(change, ":")
 		lines := strings.Split(strings.TrimSpace(sound), "\n")

@@ -68,7 +68,7 @@ func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) err
 			return fmt.Errorf("--root %s did not sign %s, nor what signed it: give the certificates of its chain alone", cert.Subject, inst.Certificate.Subject)
 		}
 	}
-	if err := n.config.checkIssues(iss); err != nil {
+	if err := n.checkCA(ctx, iss); err != nil {
 		return err
 	}
 	if err := n.newGeneration(ctx, inst.Certificate); err != nil {

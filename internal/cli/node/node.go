@@ -209,10 +209,6 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 	if err := n.config.checkIssues(*all.current().issuer); err != nil {
 		return server.Config{}, err
 	}
-	profiles, err := n.config.profiles()
-	if err != nil {
-		return server.Config{}, err
-	}
 	policy, err := n.config.firstPolicy()
 	if err != nil {
 		return server.Config{}, err
@@ -222,7 +218,7 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 		Directory: n.config.ownPath(), EvidenceDirectory: n.config.evidencePath(), Policy: policy,
 		CRLs: server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
 		GRPC: p.grpc, HTTP: p.http, Operations: p.operations,
-		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), Profiles: profiles,
+		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), PublicURL: n.config.PublicURL,
 		Stores: server.Stores{
 			CA: n.store.CA(), RA: n.store.RA(), Policies: n.store.RA(), Nonces: n.store.RA(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},

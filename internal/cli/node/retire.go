@@ -43,7 +43,7 @@ func (n *Node) Retire(ctx context.Context, id pki.IssuerID, by pki.Actor) error 
 	}
 	next := all.last(func(a *authority) bool { return a.issues() && a.id() != id })
 	if next != nil {
-		if err := n.config.checkIssues(*next.issuer); err != nil {
+		if err := n.checkCA(ctx, *next.issuer); err != nil {
 			return err
 		}
 		return n.store.CA().Retire(ctx, id, time.Now(), by)

@@ -5,17 +5,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/internal/cli/client"
-	"github.com/brevet-pki/brevet/internal/cli/node"
 	"github.com/brevet-pki/brevet/internal/cli/output"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/ra/revisions"
@@ -28,10 +24,10 @@ const maxPolicyFile = 1<<20 + 1
 func NewPolicy() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "policy", Short: "Check, test and apply the rules that decide what evidence grants",
-		Long: "A policy is a YAML document with rules from evidence to identities. check and test need no server, so that a\n" +
-			"policy can be reviewed and tested like code before it is applied.",
+		Long: "A policy is a YAML document with certificate profiles, and rules from evidence to identities. check and test need\n" +
+			"no server, so that a policy can be reviewed and tested like code before it is applied.",
 	}
-	for _, sub := range []*cobra.Command{newPolicyApply(), newPolicyShow(), newPolicyList(), newPolicyExplain()} {
+	for _, sub := range []*cobra.Command{newPolicyApply(), newPolicyShow(), newPolicyDiff(), newPolicyList(), newPolicyExplain()} {
 		client.Flags(sub)
 		cmd.AddCommand(sub)
 	}
@@ -39,54 +35,15 @@ func NewPolicy() *cobra.Command {
 	return cmd
 }
 
-// offlineTrustDomain stands in for the trust domain if no configuration is given.
-const offlineTrustDomain = "policy.example"
+// offlineDomain stands in for the trust domain and the host of the public URL. No decision depends on them.
+const offlineDomain = "policy.example"
 
-// offlineProfiles are the profiles of a configuration, or the default profiles.
-type offlineProfiles map[string]*ca.Profile
-
-// Profile implements policy.Profiles.
-func (p offlineProfiles) Profile(name string) (*ca.Profile, error) {
-	if found, ok := p[name]; ok {
-		return found, nil
-	}
-	return nil, fmt.Errorf("there is no profile %q: use one of %s", name, strings.Join(slices.Sorted(maps.Keys(p)), ", "))
-}
-
-// policyFlags are the flags of commands that read a policy from a file.
-type policyFlags struct{ config string }
-
-func (f *policyFlags) add(cmd *cobra.Command) {
-	output.Flag(cmd)
-	cmd.Flags().StringVar(&f.config, "config", "",
-		"path of the configuration file (default: none, and the default profiles)")
-}
-
-// compiler returns a compiler that only checks.
-func (f *policyFlags) compiler() (revisions.Compiler, error) {
+// offlineCompiler returns a compiler that only checks.
+func offlineCompiler() revisions.Compiler {
 	log := slog.New(slog.DiscardHandler)
-	e := revisions.Compiler{TrustDomain: offlineTrustDomain, Files: revisions.NewFiles("", log), Clock: time.Now, Log: log}
-	configs, err := ca.DefaultProfiles()
-	if err != nil {
-		return e, err
+	return revisions.Compiler{
+		TrustDomain: offlineDomain, PublicURL: "http://" + offlineDomain, Files: revisions.NewFiles("", log), Clock: time.Now, Log: log,
 	}
-	publicURL := "http://" + offlineTrustDomain
-	if f.config != "" {
-		c, err := node.ReadConfig(f.config)
-		if err != nil {
-			return e, err
-		}
-		maps.Copy(configs, c.Profiles)
-		e.TrustDomain, publicURL = c.TrustDomain, c.PublicURL
-	}
-	profiles := offlineProfiles{}
-	for name, config := range configs {
-		if profiles[name], err = ca.NewProfile(name, config, publicURL); err != nil {
-			return e, err
-		}
-	}
-	e.Profiles = profiles
-	return e, nil
 }
 
 // faultRecord is a fault as --output json prints it.
@@ -133,16 +90,12 @@ func counted(n int, noun string) string {
 }
 
 // readPolicy checks the policy in a file. It prints its faults.
-func (f *policyFlags) readPolicy(p *output.Printer, path string) (*policy.Policy, error) {
-	compiler, err := f.compiler()
-	if err != nil {
-		return nil, err
-	}
+func readPolicy(p *output.Printer, path string) (*policy.Policy, error) {
 	document, err := readPolicyFile(path)
 	if err != nil {
 		return nil, err
 	}
-	compiled, err := compiler.Compile(document, 0)
+	compiled, err := offlineCompiler().Compile(document, 0)
 	if err != nil {
 		return nil, reportFaults(p, path, err)
 	}
@@ -159,19 +112,18 @@ func readPolicyFile(path string) ([]byte, error) {
 }
 
 func newPolicyCheck() *cobra.Command {
-	var flags policyFlags
 	cmd := &cobra.Command{
 		Use: "check FILE", Short: "Check a policy, and print all its faults", Args: cobra.ExactArgs(1),
 		Long: "check finds unknown keys, repeated names, conditions with a wrong type or a high cost, templates in which two\n" +
-			"devices could get the same identity, unknown profiles, and rules that no request can reach. It exits with 1 if\n" +
-			"there is a fault. With --config, the profiles are those of the configuration.",
-		Example: "  brevet policy check policy.yaml --config /etc/brevet/brevet.yaml",
+			"devices could get the same identity, wrong and unknown profiles, and rules that no request can reach. It exits with\n" +
+			"1 if there is a fault. Whether the CA can issue certificates of the profiles is checked by brevet policy apply.",
+		Example: "  brevet policy check policy.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := output.New(cmd)
 			if err != nil {
 				return err
 			}
-			compiled, err := flags.readPolicy(p, args[0])
+			compiled, err := readPolicy(p, args[0])
 			if err != nil {
 				return err
 			}
@@ -182,12 +134,11 @@ func newPolicyCheck() *cobra.Command {
 			}{args[0], rules}, fmt.Sprintf("%s has %s and no faults", args[0], counted(len(rules), "rule")))
 		},
 	}
-	flags.add(cmd)
+	output.Flag(cmd)
 	return cmd
 }
 
 func newPolicyTest() *cobra.Command {
-	var flags policyFlags
 	cmd := &cobra.Command{
 		Use: "test FILE TABLE", Short: "Compare the decisions of a policy with expected ones", Args: cobra.ExactArgs(2),
 		Long: "test decides about every case in TABLE, a YAML document with the facts of evidence and the expected rule, identity\n" +
@@ -199,7 +150,7 @@ func newPolicyTest() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			compiled, err := flags.readPolicy(p, args[0])
+			compiled, err := readPolicy(p, args[0])
 			if err != nil {
 				return err
 			}
@@ -214,7 +165,7 @@ func newPolicyTest() *cobra.Command {
 			return printResults(p, args[1], results)
 		},
 	}
-	flags.add(cmd)
+	output.Flag(cmd)
 	return cmd
 }
 

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/rogpeppe/go-internal/diff"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
@@ -69,13 +70,13 @@ func newPolicyShow() *cobra.Command {
 		Use: "show [REVISION]", Short: "Print the document of a revision, or of the newest one", Args: cobra.MaximumNArgs(1),
 		Example: "  brevet policy show > policy.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			revisions, err := parseRevisions(args)
+			if err != nil {
+				return err
+			}
 			req := &brevetv1.GetPolicyRequest{}
-			if len(args) == 1 {
-				n, err := strconv.ParseInt(args[0], 10, 64)
-				if err != nil || n < 1 {
-					return fmt.Errorf("%q is not a revision: give a number from brevet policy list", args[0])
-				}
-				req.Revision = n
+			if len(revisions) == 1 {
+				req.Revision = revisions[0]
 			}
 			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
 				resp, err := brevetv1.NewPolicyServiceClient(conn).GetPolicy(ctx, req)
@@ -83,6 +84,51 @@ func newPolicyShow() *cobra.Command {
 					return err
 				}
 				_, err = cmd.OutOrStdout().Write(resp.GetPolicy().GetDocument())
+				return err
+			})
+		},
+	}
+}
+
+// parseRevisions parses the numbers of revisions.
+func parseRevisions(args []string) ([]int64, error) {
+	var revisions []int64
+	for _, arg := range args {
+		n, err := strconv.ParseInt(arg, 10, 64)
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("%q is not a revision: give a number from brevet policy list", arg)
+		}
+		revisions = append(revisions, n)
+	}
+	return revisions, nil
+}
+
+func newPolicyDiff() *cobra.Command {
+	return &cobra.Command{
+		Use: "diff OLD [NEW]", Short: "Print the differences between two revisions, or to the newest one", Args: cobra.RangeArgs(1, 2),
+		Long: "diff prints the lines in which the documents of two revisions differ, as a unified diff. It prints nothing if they\n" +
+			"are equal.",
+		Example: "  brevet policy diff 3 4",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			revisions, err := parseRevisions(args)
+			if err != nil {
+				return err
+			}
+			if len(revisions) == 1 {
+				revisions = append(revisions, 0)
+			}
+			return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+				var names [2]string
+				var documents [2][]byte
+				for i, n := range revisions {
+					resp, err := brevetv1.NewPolicyServiceClient(conn).GetPolicy(ctx, &brevetv1.GetPolicyRequest{Revision: n})
+					if err != nil {
+						return err
+					}
+					names[i] = fmt.Sprintf("revision-%d", resp.GetPolicy().GetRevision())
+					documents[i] = resp.GetPolicy().GetDocument()
+				}
+				_, err := cmd.OutOrStdout().Write(diff.Diff(names[0], documents[0], names[1], documents[1]))
 				return err
 			})
 		},

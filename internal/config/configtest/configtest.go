@@ -1,5 +1,5 @@
-// Package configtest helps tests to compare docs/configuration.md and the example files with the configuration types.
-// The comments of the types' fields are the text of docs/configuration.md.
+// Package configtest helps tests to compare docs/configuration.md, the profiles in docs/policy.md and the example files
+// with the configuration types. The comments of the types' fields are the text of these pages.
 package configtest
 
 import (
@@ -43,7 +43,7 @@ const AnyName = "NAME"
 
 // A Key is one configuration key, or a group of keys.
 type Key struct {
-	Path     string // such as "hsm.sessions" or "profiles.NAME.kinds"
+	Path     string // such as "hsm.sessions"
 	Type     string // description of the type; empty for a group
 	Default  string // empty if the key has none
 	Required bool
@@ -143,11 +143,11 @@ func written(v reflect.Value) string {
 	return config.Text(v)
 }
 
-// Reference checks the section of docs/configuration.md below a heading of the second level. The section must consist
-// of the keys, followed by the text after. If update is true, Reference writes the section instead.
-func Reference(t *testing.T, heading string, keys []Key, after string, update bool) {
+// Reference checks the section of a page in docs/ below a heading of the second level. The section must consist of the
+// keys, followed by the text after. If update is true, Reference writes the section instead.
+func Reference(t *testing.T, page, heading string, keys []Key, after string, update bool) {
 	t.Helper()
-	path := filepath.Join(moduleRoot(t), "docs", "configuration.md")
+	path := filepath.Join(moduleRoot(t), "docs", page)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
