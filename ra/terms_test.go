@@ -175,13 +175,13 @@ func TestHardwareKeyBindsRenewals(t *testing.T) {
 	}
 	keyIn := func(p *tpmtest.TPM) *tpm.Key { return servertest.Must(tpm.New(p.Path).NewKey())(t) }
 	before := rows(t, w, "certificates")
-	software, unproven, foreign, own := servertest.Key(t), keyIn(first), keyIn(second), keyIn(first)
+	software, withheld, foreign, own := servertest.Key(t), keyIn(first), keyIn(second), keyIn(first)
 	for name, c := range map[string]struct {
 		request enroll.RenewRequest
 		rule    pki.Rule
 	}{
 		"a key in software":           {request(software, nil), pki.RuleHardwareKey},
-		"a key in the TPM, unproven":  {request(unproven, nil), pki.RuleHardwareKey},
+		"a key in the TPM, withheld":  {request(withheld, nil), pki.RuleHardwareKey},
 		"evidence about another key":  {request(software, enroll.TPMKey(own)), pki.RuleEvidenceKey},
 		"a key in another TPM":        {request(foreign, enroll.TPMKey(foreign)), pki.RuleEvidenceConflict},
 		"a challenge that is refused": {request(software, unsupported{}), pki.RuleHardwareKey},

@@ -145,7 +145,9 @@ func genEvidence(t *rapid.T, spent pki.TokenID) (e IssuanceEvidence) {
 func genTerms(t *rapid.T) (terms pki.Terms) {
 	if rapid.Bool().Draw(t, "has terms") {
 		terms.HardwareKey = rapid.Bool().Draw(t, "hardware key")
-		terms.Keys = rapid.SliceOfN(rapid.SampledFrom(pki.KeyTypes()), 0, 3).Draw(t, "keys")
+		if rapid.Bool().Draw(t, "has keys") {
+			terms.Keys = rapid.SliceOfN(rapid.SampledFrom(pki.KeyTypes()), 1, 3).Draw(t, "keys")
+		}
 		terms.MaxLifetime = time.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "lifetime"))
 	}
 	return terms

@@ -85,7 +85,8 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (st ra.Issua
 	case row.id.id == 0:
 		return st, rules.NoIdentity(q.Identity)
 	}
-	return st, engine.Fail(what, row.complete(&st, q))
+	err = row.complete(&st, q)
+	return st, engine.Fail(what, err)
 }
 
 // checkEvidence returns the refusals of the subject and of the nonces in a query. The identity is tied to the subject
