@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,9 +14,59 @@ import (
 
 // Store writes refusals to the log. It is safe for concurrent use.
 type Store interface {
-	// Refused writes a log entry about a refusal. The caller is authenticated, or has named an identity or token. The
-	// entry is durable when Refused returns nil.
-	Refused(ctx context.Context, by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) error
+	// Refused writes a log entry about a refusal. The caller is authenticated, has named an identity or token, or has
+	// presented evidence. The entry is durable when Refused returns nil.
+	Refused(ctx context.Context, r Refusal) error
+}
+
+// Refusal is a refused request.
+type Refusal struct {
+	By       pki.Actor
+	Identity pki.SPIFFEID // zero if it is not known
+	Evidence pki.EvidenceRecord
+	Why      *pki.Refusal
+	At       time.Time
+}
+
+// kinds returns the names of the kinds of evidence.
+func (r Refusal) kinds() string {
+	var names []string
+	for _, p := range r.Evidence.Pieces {
+		names = append(names, p.Kind.String())
+	}
+	return strings.Join(names, " ")
+}
+
+// isAttributed reports whether the audit log has entries about the refusal.
+func (r Refusal) isAttributed() bool { return !r.Identity.IsZero() || len(r.Evidence.Pieces) > 0 }
+
+// attributes returns the attributes of a message in the operational log.
+func (r Refusal) attributes() []any {
+	all := []any{"identity", r.Identity.String(), "by", r.By.String(), "rule", string(r.Why.Rule)}
+	if kinds := r.kinds(); kinds != "" {
+		all = append(all, "evidence", kinds)
+	}
+	return all
+}
+
+// loggedDetail returns the detail for the audit log, which is kept forever. It is empty if the detail could repeat
+// personal data in the evidence, such as the subject of a certificate, or text of a caller without an identity.
+func (r Refusal) loggedDetail() string {
+	if r.Identity.IsZero() && len(r.Evidence.Pieces) > 0 || strings.HasPrefix(string(r.Why.Rule), evidenceRules) {
+		return ""
+	}
+	return r.Why.Detail
+}
+
+// evidenceRules begins the names of the rules about what evidence contains.
+const evidenceRules = "evidence."
+
+// with returns the refusal as the audit log records it, with a detail.
+func (r Refusal) with(detail string, at time.Time) Refusal {
+	why := *r.Why
+	why.Detail, r.At = detail, at
+	r.Why = &why
+	return r
 }
 
 // Limits on the entries in the log that one source of refused requests can cause.
@@ -56,12 +107,22 @@ type day struct {
 	entries int
 }
 
-// sourceKey identifies a source: an identity, which is zero for an unknown caller, and the rule that refused it.
-// Because the rule is part of the key, refusals by one rule do not suppress those by another. The zero sourceKey stands
+// sourceKey identifies a source: an identity, and the rule that refused it. Because the rule is part of the key,
+// refusals by one rule do not suppress those by another. All callers whose identity is not known, and who presented
+// evidence of the same kinds, are one source: what else tells them apart, they can choose. The zero sourceKey stands
 // for all sources beyond maxSources together.
 type sourceKey struct {
-	id   pki.SPIFFEID
-	rule pki.Rule
+	id    pki.SPIFFEID
+	kinds string // of evidence, if the identity is not known
+	rule  pki.Rule
+}
+
+func sourceOf(r Refusal) sourceKey {
+	key := sourceKey{id: r.Identity, rule: r.Why.Rule}
+	if r.Identity.IsZero() {
+		key.kinds = r.kinds()
+	}
+	return key
 }
 
 // source counts the refusals of one source in a window, which starts at the first of them.
@@ -69,8 +130,7 @@ type source struct {
 	written    int
 	suppressed int
 	window     time.Duration
-	last       pki.Refusal
-	by         pki.Actor
+	last       Refusal
 	close      *time.Timer
 }
 
@@ -91,13 +151,19 @@ func (r recorded) Unwrap() error { return r.error }
 // and whose entries would add load to an overloaded server. Record writes even if ctx has ended, because the client may
 // have given up.
 func (r *Recorder) Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
+	return r.RecordEvidence(ctx, by, id, pki.EvidenceRecord{}, err)
+}
+
+// RecordEvidence records the refusal of a request with evidence like Record. It writes to the audit log even if the
+// caller is not known.
+func (r *Recorder) RecordEvidence(ctx context.Context, by pki.Actor, id pki.SPIFFEID, e pki.EvidenceRecord, err error) error {
 	why, ok := pki.AsRefusal(err)
 	if !ok || why.Rule == pki.RuleOverloaded || errors.As(err, new(recorded)) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
-	if werr := r.write(ctx, by, id, why); werr != nil {
+	if werr := r.write(ctx, Refusal{By: by, Identity: id, Evidence: e, Why: why}); werr != nil {
 		r.log.ErrorContext(ctx, "writing a refusal to the audit log failed", "identity", id.String(), "rule", string(why.Rule), "error", werr)
 	}
 	return recorded{err}
@@ -113,30 +179,29 @@ func (r *Recorder) RecordOnce(ctx context.Context, by pki.Actor, id pki.SPIFFEID
 }
 
 // write writes a refusal to the operational log and the audit log, or only counts it. It writes refusals of unknown
-// callers to the operational log alone.
-func (r *Recorder) write(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) error {
-	admitted, last := r.admit(by, id, why)
+// callers without evidence to the operational log alone.
+func (r *Recorder) write(ctx context.Context, q Refusal) error {
+	admitted, last := r.admit(q)
 	if !admitted {
 		return nil
 	}
+	var note string
 	if last {
-		counted := *why
-		counted.Detail += fmt.Sprintf(" (entry %d within %s: further ones are only counted, by the hour)", refusalsPerDay, refusalDay)
-		why = &counted
+		note = fmt.Sprintf(" (entry %d within %s: further ones are only counted, by the hour)", refusalsPerDay, refusalDay)
 	}
-	r.log.WarnContext(ctx, "refused", "identity", id.String(), "by", by.String(), "rule", string(why.Rule), "detail", why.Detail)
-	if id.IsZero() {
+	r.log.WarnContext(ctx, "refused", append(q.attributes(), "detail", q.Why.Detail+note)...)
+	if !q.isAttributed() {
 		return nil
 	}
-	return r.store.Refused(ctx, by, id, why, r.clock())
+	return r.store.Refused(ctx, q.with(strings.TrimSpace(q.loggedDetail()+note), r.clock()))
 }
 
 // admit counts a refusal. It reports whether the refusal gets an entry of its own, and whether this entry is the
 // source's last one of the day.
-func (r *Recorder) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) (admitted, last bool) {
+func (r *Recorder) admit(q Refusal) (admitted, last bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := sourceKey{id, why.Rule}
+	key := sourceOf(q)
 	s := r.sources[key]
 	if s == nil && len(r.sources) >= maxSources {
 		key = sourceKey{}
@@ -153,7 +218,7 @@ func (r *Recorder) admit(by pki.Actor, id pki.SPIFFEID, why *pki.Refusal) (admit
 		return true, d.entries == refusalsPerDay
 	}
 	s.suppressed++
-	s.last, s.by = *why, by
+	s.last = q
 	return false, false
 }
 
@@ -212,13 +277,19 @@ func (r *Recorder) end(ctx context.Context, key sourceKey) {
 	if s == nil || s.suppressed == 0 {
 		return
 	}
-	why := s.last
-	r.log.Warn("more refusals counted", "identity", key.id.String(), "by", s.by.String(), "rule", string(why.Rule), "count", s.suppressed)
-	if key.id.IsZero() && key != (sourceKey{}) {
+	last := s.last
+	r.log.Warn("more refusals counted", append(last.attributes(), "count", s.suppressed)...)
+	if !last.isAttributed() && key != (sourceKey{}) {
 		return
 	}
-	why.Detail = fmt.Sprintf("%d more refusals within %s; the last: %s", s.suppressed, s.window, why.Detail)
-	if err := r.store.Refused(ctx, s.by, key.id, &why, r.clock()); err != nil {
+	detail := fmt.Sprintf("%d more refusals within %s", s.suppressed, s.window)
+	if of := last.loggedDetail(); of != "" {
+		detail += "; the last: " + of
+	}
+	if key == (sourceKey{}) {
+		last.Identity, last.Evidence = pki.SPIFFEID{}, pki.EvidenceRecord{} // the count is of several sources
+	}
+	if err := r.store.Refused(ctx, last.with(detail, r.clock())); err != nil {
 		r.log.Error("writing a count of refusals to the audit log failed", "identity", key.id.String(), "count", s.suppressed, "error", err)
 	}
 }

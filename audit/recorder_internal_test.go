@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,13 +24,13 @@ type memoryStore struct {
 	fail    error
 }
 
-func (b *memoryStore) Refused(_ context.Context, _ pki.Actor, id pki.SPIFFEID, why *pki.Refusal, _ time.Time) error {
+func (b *memoryStore) Refused(_ context.Context, r Refusal) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.fail != nil {
 		return b.fail
 	}
-	b.entries = append(b.entries, id.String()+" "+why.Detail)
+	b.entries = append(b.entries, r.Identity.String()+r.kinds()+" "+r.Why.Detail)
 	return nil
 }
 
@@ -48,6 +49,11 @@ func sourceID(t *testing.T, n int) pki.SPIFFEID {
 	return id
 }
 
+// of returns the refusal of a request of an identity.
+func of(id pki.SPIFFEID, why *pki.Refusal) Refusal {
+	return Refusal{By: pki.ActorIdentity(id), Identity: id, Why: why}
+}
+
 func TestRepeatedRefusalsAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, output := &memoryStore{}, &strings.Builder{}
@@ -55,11 +61,11 @@ func TestRepeatedRefusalsAreCounted(t *testing.T) {
 		loud, quiet := sourceID(t, 1), sourceID(t, 2)
 		why := pki.Refuse(pki.RuleRevoked, "ask an operator", "revoked")
 		for range 1000 {
-			if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, why); err != nil {
+			if err := r.write(t.Context(), of(loud, why)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := r.write(t.Context(), pki.ActorIdentity(quiet), quiet, why); err != nil {
+		if err := r.write(t.Context(), of(quiet, why)); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(b.all()); n != 11 {
@@ -77,21 +83,21 @@ func TestRepeatedRefusalsAreCounted(t *testing.T) {
 		if len(r.sources) != 0 {
 			t.Errorf("%d sources are still in memory", len(r.sources))
 		}
-		if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, why); err != nil || len(b.all()) != 13 {
+		if err := r.write(t.Context(), of(loud, why)); err != nil || len(b.all()) != 13 {
 			t.Errorf("no new window has started: %v, %d entries", err, len(b.all()))
 		}
 		r.Close(context.Background())
 	})
 }
 
-// Refusals of an unknown caller are limited in the operational log like those of other sources, and are not in the
-// audit log.
+// Refusals of an unknown caller without evidence are limited in the operational log like those of other sources, and
+// are not in the audit log.
 func TestUnknownCallersHaveNoEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, output := &memoryStore{}, &strings.Builder{}
 		r := New(b, time.Now, slog.New(slog.NewTextHandler(output, nil)))
 		for range 1000 {
-			if err := r.write(t.Context(), pki.Actor{}, pki.SPIFFEID{}, pki.Refuse(pki.RuleToken, "ask an operator", "unknown")); err != nil {
+			if err := r.write(t.Context(), Refusal{Why: pki.Refuse(pki.RuleToken, "ask an operator", "unknown")}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -106,12 +112,49 @@ func TestUnknownCallersHaveNoEntries(t *testing.T) {
 	})
 }
 
+// Callers whose identity is not known are one source for each kind of evidence and each rule, however many they are.
+// Their entries have no detail, and neither has an entry about what evidence of a known identity contains.
+func TestRefusedEvidenceIsLimitedByKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, output := &memoryStore{}, &strings.Builder{}
+		r := New(b, time.Now, slog.New(slog.NewTextHandler(output, nil)))
+		record := func(n int, id pki.SPIFFEID, rule pki.Rule, kinds ...pki.EvidenceKind) {
+			var e pki.EvidenceRecord
+			for _, k := range kinds {
+				e.Pieces = append(e.Pieces, pki.EvidenceDigest{Kind: k, Digest: [32]byte{byte(n)}})
+			}
+			why := pki.Refuse(rule, "send other evidence", "CN=alice %d", n)
+			if err := r.RecordEvidence(t.Context(), pki.ActorEvidence(kinds[0], fmt.Sprint(n)), id, e, why); !errors.As(err, new(recorded)) {
+				t.Errorf("RecordEvidence returns %v, without a mark", err)
+			}
+		}
+		for n := range 1000 {
+			record(n, pki.SPIFFEID{}, pki.RulePolicy, pki.EvidenceX5C)
+		}
+		record(0, pki.SPIFFEID{}, pki.RulePolicy, pki.EvidenceJWT)
+		record(0, pki.SPIFFEID{}, pki.RulePolicy, pki.EvidenceX5C, pki.EvidenceTPM)
+		record(0, sourceID(t, 1), pki.RuleEvidenceExpired, pki.EvidenceX5C)
+		record(0, sourceID(t, 1), pki.RuleAlreadyEnrolled, pki.EvidenceX5C)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		id := sourceID(t, 1).String() + "x5c "
+		want := append(slices.Repeat([]string{"x5c "}, 10), "jwt ", "x5c tpm ", id, id+"CN=alice 0", "x5c 990 more refusals within 1m0s")
+		if all := b.all(); !slices.Equal(all, want) {
+			t.Errorf("the audit log has %q, want %q", all, want)
+		}
+		if !strings.Contains(output.String(), "CN=alice 9") {
+			t.Error("the operational log lacks the detail")
+		}
+		r.Close(context.Background())
+	})
+}
+
 func TestCloseWritesCounts(t *testing.T) {
 	b := &memoryStore{}
 	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	id := sourceID(t, 1)
 	for range 15 {
-		if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err != nil {
+		if err := r.write(t.Context(), of(id, pki.Refuse(pki.RuleRevoked, "", "revoked"))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -127,7 +170,7 @@ func TestSourcesAreBounded(t *testing.T) {
 		r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 		for n := range maxSources + 500 {
 			id := sourceID(t, n)
-			if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err != nil {
+			if err := r.write(t.Context(), of(id, pki.Refuse(pki.RuleRevoked, "", "revoked"))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -148,7 +191,7 @@ func TestRefusalsPerDayAreBounded(t *testing.T) {
 		const seconds, days = 5, 3
 		refused := 0
 		for range days * 24 * 3600 / seconds {
-			if err := r.write(t.Context(), pki.ActorIdentity(loud), loud, pki.Refuse(pki.RuleRevoked, "", "revoked")); err != nil {
+			if err := r.write(t.Context(), of(loud, pki.Refuse(pki.RuleRevoked, "", "revoked"))); err != nil {
 				t.Fatal(err)
 			}
 			refused++
@@ -173,7 +216,7 @@ func TestRefusalsPerDayAreBounded(t *testing.T) {
 			t.Errorf("%d entries say that further refusals are only counted, want one a day", spent)
 		}
 		for _, rule := range []pki.Rule{pki.RuleRenewalKeyConflict, pki.RuleRevoked} {
-			if err := r.write(t.Context(), pki.ActorIdentity(quiet), quiet, pki.Refuse(rule, "", "another")); err != nil {
+			if err := r.write(t.Context(), of(quiet, pki.Refuse(rule, "", "another"))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -197,10 +240,10 @@ func TestRefusalsPerDayAreBounded(t *testing.T) {
 func TestDaysAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := New(&memoryStore{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
-		loud := sourceKey{sourceID(t, 0), pki.RuleRevoked}
+		loud := sourceKey{id: sourceID(t, 0), rule: pki.RuleRevoked}
 		r.days[loud] = &day{begun: time.Now(), entries: refusalsPerDay}
 		for n := range 2 * maxDays {
-			r.day(sourceKey{sourceID(t, n+1), pki.RuleRevoked}).entries++
+			r.day(sourceKey{id: sourceID(t, n+1), rule: pki.RuleRevoked}).entries++
 			if len(r.days) > maxDays {
 				t.Fatalf("%d days are in memory", len(r.days))
 			}
@@ -209,7 +252,7 @@ func TestDaysAreForgotten(t *testing.T) {
 			t.Error("the day of a source with many entries was removed before days with few")
 		}
 		for n := range maxDays {
-			r.day(sourceKey{sourceID(t, n+1), pki.RuleRenewalKeyConflict}).entries += refusalsPerDay
+			r.day(sourceKey{id: sourceID(t, n+1), rule: pki.RuleRenewalKeyConflict}).entries += refusalsPerDay
 		}
 		if n := len(r.days); n > maxDays {
 			t.Errorf("%d days of sources with many entries are in memory", n)
@@ -269,7 +312,7 @@ func TestWriteReturnsErrors(t *testing.T) {
 	r := New(b, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	id := sourceID(t, 1)
 	defer r.Close(context.Background())
-	if err := r.write(t.Context(), pki.ActorIdentity(id), id, pki.Refuse(pki.RuleRevoked, "", "revoked")); err == nil {
+	if err := r.write(t.Context(), of(id, pki.Refuse(pki.RuleRevoked, "", "revoked"))); err == nil {
 		t.Error("write returns no error although the entry is lost")
 	}
 }

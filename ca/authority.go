@@ -29,23 +29,10 @@ type Request struct {
 	Lifetime time.Duration
 	Guard    pki.Guard
 	Actor    pki.Actor
-	// Evidence is recorded in the log. It is zero unless the request enrolls an identity.
-	Evidence Evidence
+	// Evidence is recorded in the log. It is zero if the request has none.
+	Evidence pki.EvidenceRecord
 	// MayWait makes Issue wait for a slot, instead of refusing, if too many certificates are in flight.
 	MayWait bool
-}
-
-// Evidence describes the evidence for which a certificate was issued, and the decision about it.
-type Evidence struct {
-	Pieces []EvidenceDigest
-	Rule   string // of the policy; empty if no rule was necessary
-	Policy uint64 // revision of the policy
-}
-
-// EvidenceDigest is the kind and the SHA-256 of one piece of evidence.
-type EvidenceDigest struct {
-	Kind   pki.EvidenceKind
-	Digest [32]byte
 }
 
 // Certificate is an issued certificate that is on record.

@@ -56,7 +56,7 @@ type Record struct {
 	RequestID pki.RequestID
 	Actor     pki.Actor
 	Guard     pki.Guard
-	Evidence  Evidence
+	Evidence  pki.EvidenceRecord
 }
 
 // BatchCommit is the result of items of a batch. Records contains the certificates that were signed. An item without a

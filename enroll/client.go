@@ -82,15 +82,25 @@ func (c *Client) EnrollWith(ctx context.Context, r EnrollRequest, provers ...Pro
 	return credential, nil
 }
 
-// Renew requests a certificate over a mutual-TLS connection that it authenticates with the current credential.
+// Renew requests a certificate over a mutual-TLS connection that it authenticates with the current credential. If the
+// server refuses a challenge for the Prover, Renew sends the request without evidence, because only the server knows
+// whether the enrollment requires it.
 func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) {
 	config := ClientTLS(func() *Pair { return r.Current })
 	var answer *brevetv1.RenewResponse
 	server := c.serverOr(r.Current.Origin.Server)
 	err := c.call(ctx, server, config, func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
-		answer, err = s.Renew(ctx, &brevetv1.RenewRequest{
-			RequestId: r.RequestID.Bytes(), Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
-		})
+		req := &brevetv1.RenewRequest{RequestId: r.RequestID.Bytes(), Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime)}
+		if r.Prover != nil {
+			proven, err := prove(ctx, s, EnrollRequest{RequestID: r.RequestID, CSR: r.CSR}, []Prover{r.Prover})
+			if _, refused := pki.AsRefusal(CallError(server, err)); err != nil && !refused {
+				return err
+			}
+			if err == nil {
+				req.Evidence = proven[0]
+			}
+		}
+		answer, err = s.Renew(ctx, req)
 		return err
 	})
 	if err != nil {

@@ -147,15 +147,19 @@ func newTestClient(t *testing.T, server string) *Client {
 
 func enrollRequest(t *testing.T, token Token) EnrollRequest {
 	t.Helper()
-	r, err := (&Directory{}).newPending("test", pki.P256)
+	id, err := newRequestID()
 	if err != nil {
 		t.Fatal(err)
 	}
-	csr, err := newCSR(r.key)
+	key, err := newKey(pki.P256)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return EnrollRequest{RequestID: r.id, Bootstrap: token.Bootstrap, Evidence: []pki.Evidence{token.Secret.Evidence()}, CSR: csr}
+	csr, err := newCSR(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return EnrollRequest{RequestID: id, Bootstrap: token.Bootstrap, Evidence: []pki.Evidence{token.Secret.Evidence()}, CSR: csr}
 }
 
 // An agent enrolls and renews over real connections to the address in its token. After a restart it renews without the

@@ -48,6 +48,8 @@ type RenewRequest struct {
 	Current   *Pair         // authenticates the request; the new certificate replaces its certificate
 	CSR       []byte        // PKCS #10 in DER
 	Lifetime  time.Duration // zero for the profile's default
+	// Prover proves that the key of the CSR is in hardware. It is nil if the enrollment does not require that.
+	Prover Prover
 }
 
 // Credential is the certificate that an [Authority] issued, with its chain and the roots.

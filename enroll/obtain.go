@@ -111,7 +111,7 @@ func (a *Agent) attest(ctx context.Context) error {
 		r.Bootstrap = by.Bootstrap
 		return by.Client.EnrollWith(ctx, r, TPMKey(inTPM))
 	}
-	pair, err := a.first(ctx, "tpm "+hash, Origin{Server: by.Bootstrap.Server}, send)
+	pair, err := a.first(ctx, "tpm "+hash, Origin{Server: by.Bootstrap.Server, Attested: true}, send)
 	if err != nil {
 		return err
 	}
@@ -139,15 +139,31 @@ func (a *Agent) first(
 	return a.check(c, r, from)
 }
 
-// renew sends one Renew request with the current pair, and installs the issued credential.
+// renew sends a Renew request with the current pair, and installs the issued credential. If the server does not accept
+// that the new key is in hardware, renew sends another request, with the key of the current pair.
 func (a *Agent) renew(ctx context.Context, current *Pair) error {
-	r, csr, err := a.request("certificate " + current.Serial())
+	by := "certificate " + current.Serial()
+	r, csr, err := a.request(by)
 	if err != nil {
 		return err
 	}
+	req := RenewRequest{RequestID: r.id, Current: current, CSR: csr, Lifetime: a.config.Lifetime}
+	if key, ok := r.key.(*tpm.Key); ok && current.Origin.Attested {
+		if _, err := key.Device().Endorsement(); err != nil { // before the timeout starts, because the first call is slow
+			return err
+		}
+		req.Prover = TPMKey(key)
+	}
 	callCtx, cancel := context.WithTimeout(ctx, timeoutFor(current, a.now()))
 	defer cancel()
-	c, err := a.config.Authority.Renew(callCtx, RenewRequest{RequestID: r.id, Current: current, CSR: csr, Lifetime: a.config.Lifetime})
+	c, err := a.config.Authority.Renew(callCtx, req)
+	if refusal, _ := pki.AsRefusal(err); refusal != nil && refusal.Rule == pki.RuleHardwareKey && !sameKey(r.key, current.Key) {
+		a.config.Log.Warn("the server does not accept the new key, renewing with the current one", "error", err)
+		if _, err := a.config.Directory.newPending(by, current.Key); err != nil {
+			return err
+		}
+		return a.renew(ctx, current)
+	}
 	if err != nil {
 		return a.refused(err)
 	}
@@ -165,6 +181,12 @@ func (a *Agent) renew(ctx context.Context, current *Pair) error {
 			"check this machine's clock, then the server's", from.Format(time.RFC3339))
 	}
 	return a.install(pair)
+}
+
+// sameKey reports whether two keys have the same public key.
+func sameKey(a, b crypto.Signer) bool {
+	public, ok := a.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(b.Public())
 }
 
 // request returns the request in progress with this authorization, or else a new one. It also returns the request's

@@ -20,6 +20,9 @@ type Origin struct {
 	Token string `json:"token,omitempty"`
 	// TPM is the path of the TPM that the key is in. It is empty for a key in a file.
 	TPM string `json:"tpm,omitempty"`
+	// Attested is true if the identity enrolled with the attestation of its TPM. Then renewals attest their keys too,
+	// because the enrollment may require it.
+	Attested bool `json:"attested,omitempty"`
 	// Obtained is when the certificate arrived, by this machine's clock. This machine can use the certificate from then
 	// on. NotBefore is earlier, because certificates are back-dated.
 	Obtained time.Time `json:"obtained,omitzero"`

@@ -51,32 +51,34 @@ func (d *Directory) preparePending(by string, kind pki.KeyType) (pending, error)
 		}
 		return old, nil
 	}
-	r, err := d.newPending(by, kind)
+	key, err := d.newKey(kind)
 	if err != nil {
-		return pending{}, err
+		return pending{}, fmt.Errorf("make a key: %w", err)
+	}
+	return d.newPending(by, key)
+}
+
+// newPending records a new request with a key, in place of the one in progress if there is one.
+func (d *Directory) newPending(by string, key crypto.Signer) (pending, error) {
+	r := pending{by: by, key: key}
+	var err error
+	if r.id, err = newRequestID(); err != nil {
+		return r, err
 	}
 	data, err := r.encode()
 	if err != nil {
-		return pending{}, err
+		return r, err
 	}
 	if err := d.disk.replace(filepath.Join(d.path, pendingName), data); err != nil {
-		return pending{}, fmt.Errorf("record the request before making it: %w", err)
+		return r, fmt.Errorf("record the request before making it: %w", err)
 	}
 	return r, nil
 }
 
-func (d *Directory) newPending(by string, kind pki.KeyType) (pending, error) {
+func newRequestID() (pki.RequestID, error) {
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // never fails: without randomness crypto/rand ends the process
-	r := pending{by: by}
-	var err error
-	if r.id, err = pki.RequestIDFromBytes(id[:]); err != nil {
-		return r, err
-	}
-	if r.key, err = d.newKey(kind); err != nil {
-		return r, fmt.Errorf("make a key: %w", err)
-	}
-	return r, nil
+	return pki.RequestIDFromBytes(id[:])
 }
 
 func (r pending) encode() ([]byte, error) {

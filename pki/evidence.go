@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -83,6 +84,32 @@ func ParseEvidenceSubject(text string) (EvidenceSubject, error) {
 		return s, fmt.Errorf("%.100q does not identify a subject of evidence: give a kind, a colon, and 64 hexadecimal digits", text)
 	}
 	return EvidenceSubject{kind, [32]byte(hash)}, nil
+}
+
+// EvidenceRecord is what the log records about the evidence of a request, and the decision about it.
+type EvidenceRecord struct {
+	Pieces []EvidenceDigest
+	Rule   string // of the policy; empty if no rule was necessary, or none matched
+	Policy uint64 // revision of the policy; zero for none
+}
+
+// EvidenceDigest is the kind and the SHA-256 of one piece of evidence. The digest is zero if the evidence is so short
+// that it could be guessed from a digest.
+type EvidenceDigest struct {
+	Kind   EvidenceKind
+	Digest [32]byte
+}
+
+// minDigested is the minimum size in bytes of evidence that is digested.
+const minDigested = 32
+
+// DigestEvidence returns the kind and the digest of a piece of evidence.
+func DigestEvidence(e Evidence) EvidenceDigest {
+	d := EvidenceDigest{Kind: e.Kind}
+	if len(e.Value) >= minDigested {
+		d.Digest = sha256.Sum256(e.Value)
+	}
+	return d
 }
 
 // Nonce is a random value that a server put into a challenge. The response to the challenge is accepted until ExpiresAt,

@@ -17,6 +17,8 @@ type Guard struct {
 	// Subject is the subject of the evidence with which the identity enrolls. The identity must have this subject on record,
 	// or none, in which case the subject is recorded. No other identity may have it.
 	Subject EvidenceSubject
+	// Terms replace the terms of the identity when the certificate is recorded. They are zero unless Enrolls is set.
+	Terms Terms
 	// Nonces must not have been consumed. When the certificate is recorded, they are consumed.
 	Nonces []Nonce
 	// Predecessor, the certificate to renew, must be recorded and not revoked. It must not have been renewed with

@@ -35,8 +35,14 @@ func endorsement(t *testing.T, p *tpmtest.TPM) string {
 // condition, with a key in hardware.
 func attestationWorld(t *testing.T, m *tpmtest.Manufacturer, when string) *servertest.World {
 	t.Helper()
+	return servertest.New(t, ground, servertest.Options{Policy: attestationPolicy(t, m, when)})
+}
+
+// attestationPolicy returns the policy of attestationWorld.
+func attestationPolicy(t *testing.T, m *tpmtest.Manufacturer, when string) []byte {
+	t.Helper()
 	root, intermediate := m.CAs(t)
-	return servertest.New(t, ground, servertest.Options{Policy: fmt.Appendf(nil, `
+	return fmt.Appendf(nil, `
 tpm:
   acme:
     roots: %q
@@ -52,7 +58,7 @@ rules:
   replace: true
   profile: device
   hardware_key: true
-`, pemOf(root), pemOf(intermediate), when)})
+`, pemOf(root), pemOf(intermediate), when)
 }
 
 // pemOf returns a certificate in PEM.
@@ -63,17 +69,30 @@ func pemOf(c *x509.Certificate) []byte {
 // attestingAgent returns an agent without a token, whose keys are in a TPM.
 func attestingAgent(t *testing.T, w *servertest.World, directory, path string) *enroll.Agent {
 	t.Helper()
+	agent, dir := openAttestingAgent(t, w, directory, path, nil)
+	t.Cleanup(func() { _ = dir.Close() })
+	return agent
+}
+
+// openAttestingAgent is attestingAgent, and also returns the directory, which the caller closes. The authority replaces
+// the client, unless it is nil.
+func openAttestingAgent(
+	t *testing.T, w *servertest.World, directory, path string, authority enroll.Authority,
+) (*enroll.Agent, *enroll.Directory) {
+	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	dir := servertest.Must(enroll.OpenDirectory(directory, log))(t)
-	t.Cleanup(func() { _ = dir.Close() })
 	dir.KeepKeysIn(tpm.New(path))
 	client := servertest.Must(enroll.NewClient(""))(t)
+	if authority == nil {
+		authority = client
+	}
 	return servertest.Must(enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: client, Log: log,
+		Directory: dir, Authority: authority, Log: log,
 		Attestation: &enroll.Attestation{Client: client, Bootstrap: enroll.Bootstrap{
 			RootFingerprint: sha256.Sum256(w.Root.Raw), TrustDomain: servertest.TrustDomain, Server: w.GRPC,
 		}},
-	}))(t)
+	}))(t), dir
 }
 
 // TestAgentEnrollsWithTPM lets an agent enroll without any secret and renew. Another TPM is refused.
@@ -102,6 +121,7 @@ func TestAgentEnrollsWithTPM(t *testing.T) {
 	next := servertest.Must(tpm.New(first.Path).NewKey())(t)
 	renewed := servertest.Must(client.Renew(t.Context(), enroll.RenewRequest{
 		RequestID: servertest.Must(pki.RequestIDFromBytes(servertest.RequestID()))(t), Current: read, CSR: servertest.CSR(t, next),
+		Prover: enroll.TPMKey(next),
 	}))(t)
 	if renewed.Certificate.Equal(enrolled.Certificate) {
 		t.Error("the renewed certificate is the old one")

@@ -32,6 +32,8 @@ type Claim struct {
 	HardwareKey bool
 	// Token identifies the enrollment token, if the evidence is one. The guard of the certificate spends it.
 	Token pki.TokenID
+	// ExpiresAt is when the token expires. It is zero for other kinds of evidence.
+	ExpiresAt time.Time
 	// Replace allows the caller to enroll an identity that is already enrolled.
 	Replace bool
 	// Actor is recorded in the log as the author of the enrollment.

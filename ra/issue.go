@@ -51,61 +51,59 @@ func (r *Registrar) Issue(ctx context.Context, o IssueRequest) (ca.Certificate, 
 		Identity: id, Request: o.RequestID, Key: c.keyHash, Caller: o.Actor.Caller().Identity, At: r.clock(),
 		MaxUnexpired: operatorFactor * r.maxUnexpired,
 	}
-	st, err := r.stateForIssue(ctx, q, o, c)
+	st, register, err := r.stateForIssue(ctx, q, o)
 	if err != nil {
 		return none, err
 	}
 	if st.Prior != nil {
 		return answered(st.Prior, c.keyHash)
 	}
-	d, err := r.decideIssue(st, c, o)
+	d, err := r.decide(st, c, ca.Request{
+		RequestID: o.RequestID, Lifetime: o.Lifetime, Actor: o.Actor, MayWait: true,
+		Guard: pki.Guard{Enrolls: st.Identity.State == pki.Registered},
+	}, false)
 	if err != nil {
 		return none, err
+	}
+	if register {
+		if _, err := r.store.CreateIdentity(ctx, Registration{Identity: st.Identity}, o.Actor); err != nil {
+			return none, err
+		}
 	}
 	return r.issue(context.WithoutCancel(ctx), d, q)
 }
 
-func (r *Registrar) decideIssue(st IssuanceState, c csr, o IssueRequest) (*ca.Draft, error) {
-	return r.decide(st, c, ca.Request{
-		RequestID: o.RequestID, Lifetime: o.Lifetime, Actor: o.Actor, MayWait: true,
-		Guard: pki.Guard{Enrolls: st.Identity.State == pki.Registered},
-	})
-}
-
-// stateForIssue registers the identity of o if necessary, and returns the state that the decision is based on. It
-// registers nothing if the request would be refused. It refuses an operator who is not enrolled any more.
-func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueRequest, c csr) (IssuanceState, error) {
-	st, err := r.store.IssuanceState(ctx, q)
+// stateForIssue returns the state that the decision about o is based on. If the identity is to be registered, the state
+// has its attributes, and register is true. stateForIssue refuses an operator who is not enrolled any more, and an
+// identity that is registered with other attributes.
+func (r *Registrar) stateForIssue(ctx context.Context, q IssuanceQuery, o IssueRequest) (st IssuanceState, register bool, err error) {
+	st, err = r.store.IssuanceState(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
 	if err == nil || refusal != nil {
 		if refusal := checkOperator(o.Actor, st.Caller); refusal != nil {
-			return st, refusal
+			return st, false, refusal
 		}
 	}
 	missing := refusal != nil && refusal.Rule == pki.RuleIdentity
 	if o.Register == nil || st.Prior != nil || err != nil && !missing {
-		return st, err
+		return st, false, err
 	}
 	n := *o.Register
 	if n.Kind != pki.Device && n.Kind != pki.Workload {
-		return st, pki.Refuse(pki.RuleReserved, "use the kind device or workload", "an issue request cannot register an identity of the kind %s", n.Kind)
+		return st, false, pki.Refuse(pki.RuleReserved, "use the kind device or workload", "an issue request cannot register an identity of the kind %s", n.Kind)
 	}
 	want, err := r.identityOf(q.Identity, n)
 	if err != nil {
-		return st, err
-	}
-	if !missing && want.Kind == st.Identity.Kind && want.SameAttributes(st.Identity) {
-		return st, nil
+		return st, false, err
 	}
 	if missing {
-		if _, err := r.decideIssue(IssuanceState{Identity: want}, c, o); err != nil {
-			return st, err
-		}
+		st.Identity = want
+		return st, true, nil
 	}
-	if _, err := r.store.CreateIdentity(ctx, Registration{Identity: want}, o.Actor); err != nil {
-		return st, err
+	if want.Kind != st.Identity.Kind || !want.SameAttributes(st.Identity) {
+		_, err = r.store.CreateIdentity(ctx, Registration{Identity: want}, o.Actor) // compares them
 	}
-	return r.store.IssuanceState(ctx, q)
+	return st, false, err
 }
 
 // checkOperator refuses an actor that needs authorization, if the identity that it calls with is not enrolled. The state

@@ -2,10 +2,8 @@ package ra
 
 import (
 	"context"
-	"slices"
 	"time"
 
-	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -20,8 +18,8 @@ type Revision struct {
 // Policy decides what verified evidence grants. It is safe for concurrent use.
 type Policy interface {
 	// Grant returns what the first rule grants that the claims match. It refuses claims that no rule matches (rule
-	// policy.no_rule). What it grants depends on its arguments and on the revision of the policy only. If the rule has a
-	// rate, Grant counts the request, and refuses it above the rate (rule policy.limit). It changes nothing else.
+	// policy.no_rule). What it grants depends on its arguments and on the revision of the policy only. It changes
+	// nothing.
 	Grant(claims Claims, at time.Time) (Grant, error)
 }
 
@@ -39,15 +37,33 @@ type Grant struct {
 	// Replace allows the caller to enroll the identity again, which revokes its certificates. The evidence must have the
 	// subject that the identity is tied to.
 	Replace bool
-	// Lifetime is the maximum lifetime of the certificate. Zero means that only the profile limits it.
+	// Lifetime is the maximum lifetime of the identity's certificates, until it enrolls again. Zero means that only the
+	// profile limits it.
 	Lifetime time.Duration
-	// Keys are the types of keys that the rule allows. If it is empty, only the profile limits them.
+	// Keys are the types of keys that the rule allows for these certificates. If it is empty, only the profile limits
+	// them.
 	Keys []pki.KeyType
-	// HardwareKey requires evidence that the private key is in hardware, and cannot leave it.
+	// HardwareKey requires evidence that the private keys are in hardware, and cannot leave it.
 	HardwareKey bool
 	// Total is the maximum number of identities that the rule may register, over all revisions of the policy. Zero means
 	// that there is no limit.
 	Total int
+	// Take counts a new certificate for the rate of the rule, and refuses it above the rate (rule policy.limit). If no
+	// certificate is issued in the end, the caller calls undo. Take is nil if the rule has no rate.
+	Take func() (undo func(), err error)
+}
+
+// terms returns what the rule requires of all certificates of the enrollment.
+func (g Grant) terms() pki.Terms {
+	return pki.Terms{HardwareKey: g.HardwareKey, Keys: g.Keys, MaxLifetime: g.Lifetime}
+}
+
+// take counts a new certificate for the rate of the rule, if it has one.
+func (g Grant) take() (undo func(), err error) {
+	if g.Take == nil {
+		return func() {}, nil
+	}
+	return g.Take()
 }
 
 // grant returns what the claims grant. Evidence that names an identity under /brevet/ was made by an operator or by Brevet
@@ -70,62 +86,30 @@ func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 	if !named.IsZero() && g.Identity != named {
 		return g, pki.Refuse(pki.RuleEvidenceMismatch, "send evidence of one identity", "the pieces of evidence prove different identities")
 	}
-	if g.HardwareKey && !slices.ContainsFunc(claims, func(c KindClaim) bool { return c.HardwareKey }) {
-		return g, pki.Refuse(pki.RuleHardwareKey, "make the key in the TPM, and send evidence of it", "rule %s requires a key in hardware, which the evidence does not prove", g.Rule)
-	}
 	return g, nil
 }
 
-// stateForEnroll returns the state that a decision about an enrollment is based on. If the identity is not registered, and
-// the grant describes it, stateForEnroll registers it, unless decide refuses the request.
-func (r *Registrar) stateForEnroll(
-	ctx context.Context, q IssuanceQuery, g Grant, by pki.Actor, decide func(IssuanceState) (*ca.Draft, error),
-) (IssuanceState, error) {
+// stateForEnroll returns the state that a decision about an enrollment is based on. If the identity is not registered,
+// and the grant describes it, the state has the identity to register, and so has the registration. Otherwise the
+// registration is nil.
+func (r *Registrar) stateForEnroll(ctx context.Context, q IssuanceQuery, g Grant) (IssuanceState, *Registration, error) {
 	st, err := r.store.IssuanceState(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
 	if g.Register == nil || refusal == nil || refusal.Rule != pki.RuleIdentity {
-		return st, err
+		return st, nil, err
 	}
-	want, err := r.identityOf(g.Identity, *g.Register)
-	if err != nil {
-		return st, err
+	if st.Identity, err = r.identityOf(g.Identity, *g.Register); err != nil {
+		return st, nil, err
 	}
-	want.Subject, want.Rule = g.Subject, g.Rule
-	if _, err := decide(IssuanceState{Identity: want}); err != nil {
-		return st, err
-	}
-	if _, err := r.store.CreateIdentity(ctx, Registration{want, g.Total}, by); err != nil {
-		return st, err
-	}
-	return r.store.IssuanceState(ctx, q)
-}
-
-// check refuses a request that the rule does not allow. It reduces the requested lifetime to the rule's maximum if the
-// request names none.
-func (g Grant) check(id Identity, c csr, e *EnrollRequest) error {
-	if !g.Subject.IsZero() && !id.Subject.IsZero() && id.Subject != g.Subject {
-		return id.ID.EvidenceConflict()
-	}
-	if len(g.Keys) > 0 {
-		if t, err := ca.TypeOf(c.key); err != nil || !slices.Contains(g.Keys, t) {
-			return pki.Refuse(pki.RuleKeyType, "use one of "+pki.JoinKeyTypes(g.Keys), "rule %s does not allow this key", g.Rule)
-		}
-	}
-	switch {
-	case g.Lifetime == 0:
-	case e.Lifetime == 0:
-		e.Lifetime = g.Lifetime
-	case e.Lifetime > g.Lifetime:
-		return pki.Refuse(pki.RuleLifetime, "request at most "+g.Lifetime.String(), "rule %s allows %s, and the request asks for %s", g.Rule, g.Lifetime, e.Lifetime)
-	}
-	return nil
+	st.Identity.Subject, st.Identity.Rule = g.Subject, g.Rule
+	return st, &Registration{st.Identity, g.Total}, nil
 }
 
 // evidence returns what the log records about the evidence of a certificate.
-func (c Claims) evidence(g Grant) ca.Evidence {
-	e := ca.Evidence{Rule: g.Rule, Policy: g.Revision}
+func (c Claims) evidence(g Grant) pki.EvidenceRecord {
+	e := pki.EvidenceRecord{Rule: g.Rule, Policy: g.Revision}
 	for _, k := range c {
-		e.Pieces = append(e.Pieces, ca.EvidenceDigest{Kind: k.Kind, Digest: k.Digest})
+		e.Pieces = append(e.Pieces, pki.EvidenceDigest{Kind: k.Kind, Digest: k.Digest})
 	}
 	return e
 }

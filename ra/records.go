@@ -30,6 +30,8 @@ type Identity struct {
 	// Rule is the name of the rule of the policy that registered the identity. It is empty if an operator or a part of
 	// Brevet did. It never changes.
 	Rule string
+	// Terms are those of the rule of the policy with which the identity enrolled. Each enrollment replaces them.
+	Terms pki.Terms
 }
 
 // Registration is a request to register an identity.
@@ -187,8 +189,9 @@ type IssuanceQuery struct {
 	Caller pki.SPIFFEID
 	// At is the time of the request.
 	At time.Time
-	// Nonces are those that the evidence of an enrollment responds to.
-	Nonces []pki.Nonce
+	// Subject is the subject of the evidence of an enrollment, and Nonces are those that the evidence responds to.
+	Subject pki.EvidenceSubject
+	Nonces  []pki.Nonce
 	// MaxUnexpired is the number at which the count of unexpired certificates stops.
 	MaxUnexpired int
 }
@@ -202,6 +205,8 @@ type IssuanceState struct {
 	Prior *PriorIssuance
 	// KeyRefusal is the refusal that a guard for the key and this identity would return, or nil.
 	KeyRefusal *pki.Refusal
+	// SubjectRefusal is the refusal that a guard for the subject in the query and this identity would return, or nil.
+	SubjectRefusal *pki.Refusal
 	// NonceRefusal is the refusal that a guard for the nonces in the query would return, or nil.
 	NonceRefusal *pki.Refusal
 	// Unexpired is the number of certificates of the identity, in any state, whose NotAfter is later than the query's At.
@@ -219,6 +224,8 @@ type Predecessor struct {
 	IssuedAt, NotAfter time.Time
 	// Superseded is true if the renewal of the certificate revoked it. See pki.Guard.Supersedes.
 	Superseded bool
+	// SameKey is true if the certificate has the key of the query.
+	SameKey bool
 }
 
 // PriorIssuance is the certificate that was issued for an earlier request, and the hash of its key.
@@ -315,7 +322,8 @@ type CertificateStore interface {
 type IssuanceStore interface {
 	// IssuanceState returns a consistent snapshot of the records that q selects. It refuses an identity that is not
 	// registered, and a predecessor that was not delivered to the identity. The state of the caller is also set with a
-	// refusal.
+	// refusal. For an identity that is not registered, so are KeyRefusal, SubjectRefusal and NonceRefusal, which a
+	// guard would return if it were.
 	IssuanceState(ctx context.Context, q IssuanceQuery) (IssuanceState, error)
 	// Renewed returns the newest certificate of the identity and key in q that was recorded after the predecessor in q, is
 	// good, and has a NotAfter later than at. It returns nil if there is none.

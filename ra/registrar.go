@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -33,6 +34,9 @@ type Auditor interface {
 	// Record writes a refusal to the log if its caller is known. It returns err, marked so that a second Record has no
 	// effect. If err is not a refusal, Record returns it unchanged. If the write fails, Record logs the failure.
 	Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error
+	// RecordEvidence is like Record, for a request with evidence. It writes the refusal to the log even if the caller
+	// is not known.
+	RecordEvidence(ctx context.Context, by pki.Actor, id pki.SPIFFEID, e pki.EvidenceRecord, err error) error
 	// RecordOnce is like Record, but writes only one refusal for each certificate.
 	RecordOnce(ctx context.Context, by pki.Actor, id pki.SPIFFEID, certificate pki.Serial, err error) error
 }
@@ -91,6 +95,11 @@ type RenewRequest struct {
 	Predecessor pki.CertRef
 	CSR         []byte
 	Lifetime    time.Duration
+	// Evidence proves that the key of the CSR is in hardware. Its kind is zero if there is none. Renew reads it only if
+	// the terms of the enrollment require it.
+	Evidence pki.Evidence
+	// From is the address that the request came from. It is the zero Addr for requests of this process.
+	From netip.Addr
 	// Superseded is true if the certificate to renew is known to be superseded already. Then Renew can only repeat an
 	// earlier response, so it does not wait for the identity's other requests.
 	Superseded bool
@@ -99,23 +108,43 @@ type RenewRequest struct {
 // Enroll issues a certificate to a caller that proves an identity with evidence. It implements steps 1 and 2 of "The life
 // of a certificate" in docs/code-map.md.
 func (r *Registrar) Enroll(ctx context.Context, e EnrollRequest) (ca.Certificate, error) {
-	id, by, cert, err := r.enroll(ctx, e)
-	return cert, r.auditor.Record(ctx, by, id, err)
+	a, cert, err := r.enroll(ctx, e)
+	return cert, r.auditor.RecordEvidence(ctx, a.by, a.id, a.evidence, err)
 }
 
 // NoteEvidence writes a refused enrollment to the log if the server refuses it before it calls Enroll.
 func (r *Registrar) NoteEvidence(ctx context.Context, e EnrollRequest, err error) error {
 	claims, _ := r.revision().identify(ctx, e, pki.KeyHash{}, r.clock()) // empty if the evidence is not valid
-	id, _ := claims.named()
-	return r.auditor.Record(ctx, claims.actor(), id, err)
+	a := attempted(e, claims)
+	return r.auditor.RecordEvidence(ctx, a.by, a.id, a.evidence, err)
 }
 
-func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (id pki.SPIFFEID, by pki.Actor, cert ca.Certificate, err error) {
+// attempt is what the log says about a refused enrollment. The identity and the actor are zero if they are not known.
+type attempt struct {
+	id       pki.SPIFFEID
+	by       pki.Actor
+	evidence pki.EvidenceRecord
+}
+
+// attempted returns the attempt of a request whose evidence proved the claims. It has the digests of all evidence,
+// whether it is valid or not.
+func attempted(e EnrollRequest, claims Claims) attempt {
+	a := attempt{by: claims.actor()}
+	a.id, _ = claims.named()
+	for i, piece := range e.Evidence {
+		if i < maxEvidence && slices.Contains(pki.EvidenceKinds(), piece.Kind) {
+			a.evidence.Pieces = append(a.evidence.Pieces, pki.DigestEvidence(piece))
+		}
+	}
+	return a
+}
+
+func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (a attempt, cert ca.Certificate, err error) {
 	// The evidence is verified before the signature of the CSR, so that a caller without evidence costs little.
 	c, malformed := readCSR(e.CSR)
 	rev := r.revision()
 	claims, err := rev.identify(ctx, e, c.keyHash, r.clock())
-	id, _ = claims.named()
+	a = attempted(e, claims)
 	if err == nil {
 		err = malformed
 	}
@@ -123,72 +152,117 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (id pki.SPIFFEI
 		err = c.verify()
 	}
 	if err != nil {
-		return id, claims.actor(), cert, err
+		return a, cert, err
 	}
 	g, err := r.grant(rev, claims)
+	a.id, a.evidence.Rule, a.evidence.Policy = g.Identity, g.Rule, g.Revision
 	if err != nil {
-		return g.Identity, claims.actor(), cert, err
+		return a, cert, err
 	}
 	// Without the lock, the second of two concurrent enrollments would supersede the certificate of the first, even if it is
 	// a repeat of the same request.
 	done, err := r.perIdentity.take(ctx, g.Identity)
 	if err != nil {
-		return g.Identity, claims.actor(), cert, err
+		return a, cert, err
 	}
 	defer done()
 	cert, err = r.enrollAs(ctx, rev, g, claims, c, e)
-	return g.Identity, claims.actor(), cert, err
+	return a, cert, err
 }
 
+// enrollAs makes every check that can refuse the request before it changes anything. Then it binds the evidence, counts
+// the request for the rate of its rule, registers the identity, and revokes the certificates that the new one replaces.
+// The guard of the certificate then fails only if other requests change the same records meanwhile.
 func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims Claims, c csr, e EnrollRequest) (ca.Certificate, error) {
 	none := ca.Certificate{}
+	guard := claims.guard()
+	guard.Subject, guard.Terms = g.Subject, g.terms()
 	q := IssuanceQuery{
 		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * r.maxUnexpired,
+		Subject: guard.Subject, Nonces: guard.Nonces,
 	}
-	guard := claims.guard()
-	guard.Subject, q.Nonces = g.Subject, guard.Nonces
-	decide := func(st IssuanceState) (*ca.Draft, error) {
-		if err := g.check(st.Identity, c, &e); err != nil {
-			return nil, err
-		}
-		return r.decide(st, c, ca.Request{
-			RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
-		})
-	}
-	st, err := r.stateForEnroll(ctx, q, g, claims.actor(), decide)
+	st, register, err := r.stateForEnroll(ctx, q, g)
 	if err != nil {
 		return none, err
 	}
 	if st.Prior != nil {
 		return answered(st.Prior, c.keyHash)
 	}
-	id := st.Identity
-	d, err := decide(st)
+	if st.SubjectRefusal != nil {
+		return none, st.SubjectRefusal
+	}
+	d, err := r.decide(st, c, ca.Request{
+		RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
+	}, claims.provesHardware())
 	if err != nil {
 		return none, err
 	}
-	if id.State == pki.Enrolled && !g.Replace {
-		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
-			"%s is already enrolled", id.ID)
+	if err := checkReplaces(st.Identity, g, claims, q.At); err != nil {
+		return none, err
 	}
-	if id.State == pki.Enrolled && !claims.replaces() && id.Subject != g.Subject {
-		return none, id.ID.EvidenceConflict() // an identity that is tied to no device needs the operator's word
-	}
-	if st.NonceRefusal != nil { // before the certificates of the identity are revoked
+	if st.NonceRefusal != nil {
 		return none, st.NonceRefusal
 	}
-	if err := rev.bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, id, r.clock()}); err != nil {
+	if err := rev.bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, st.Identity, q.At}); err != nil {
+		return none, err
+	}
+	undo, err := g.take()
+	if err != nil {
 		return none, err
 	}
 	// From here on, a canceled request does not stop the work. The lock is held until the outcome is recorded.
-	ctx = context.WithoutCancel(ctx)
+	cert, err := r.issueEnrolled(context.WithoutCancel(ctx), d, q, st.Identity, register, claims.actor())
+	if err != nil {
+		undo()
+	}
+	return cert, err
+}
+
+// issueEnrolled issues the certificate of an enrollment. It first registers the identity, unless register is nil, and
+// revokes the certificates that the new one replaces. The caller holds the lock of the identity.
+func (r *Registrar) issueEnrolled(
+	ctx context.Context, d *ca.Draft, q IssuanceQuery, id Identity, register *Registration, by pki.Actor,
+) (ca.Certificate, error) {
+	if register != nil {
+		if _, err := r.store.CreateIdentity(ctx, *register, by); err != nil {
+			return ca.Certificate{}, err
+		}
+	}
 	if id.State == pki.Enrolled {
 		// The old certificates are revoked before the new one is issued, so that two holders never both have a good one.
-		if err := r.superseder.Supersede(ctx, id.ID, claims.actor()); err != nil {
-			return none, fmt.Errorf("supersede the certificates of %s: %w", id.ID, err)
+		if err := r.superseder.Supersede(ctx, id.ID, by); err != nil {
+			return ca.Certificate{}, fmt.Errorf("supersede the certificates of %s: %w", id.ID, err)
 		}
 	}
 	return r.issue(ctx, d, q)
+}
+
+// minEvidenceLife is the minimum time for which evidence that replaces certificates must still be valid, so that it
+// does not expire between the revocation of the old certificates and the record of the new one.
+const minEvidenceLife = 10 * time.Second
+
+// checkReplaces refuses to replace the certificates of an enrolled identity, unless the grant allows it, the evidence
+// is that of the device that the identity is tied to, and the evidence is valid for long enough.
+func checkReplaces(id Identity, g Grant, claims Claims, at time.Time) error {
+	if id.State != pki.Enrolled {
+		return nil
+	}
+	if !g.Replace {
+		return pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
+			"%s is already enrolled", id.ID)
+	}
+	if !claims.replaces() && id.Subject != g.Subject {
+		return id.ID.EvidenceConflict() // an identity that is tied to no device needs the operator's word
+	}
+	for _, k := range claims {
+		for _, end := range []time.Time{k.ExpiresAt, k.Nonce.ExpiresAt} {
+			if left := end.Sub(at); !end.IsZero() && left > 0 && left < minEvidenceLife {
+				return pki.Refuse(pki.RuleEvidenceExpired, "get a new challenge, or a new token, and send new evidence",
+					"the evidence expires in %s, and to replace certificates it must be valid for %s", left, minEvidenceLife)
+			}
+		}
+	}
+	return nil
 }
 
 // Renew issues the next certificate to the holder of one.
@@ -244,10 +318,14 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 			return a.certificate(), err
 		}
 	}
+	proof, err := r.proveHardware(ctx, st, n, c.keyHash)
+	if err != nil {
+		return none, err
+	}
 	d, err := r.decide(st, c, ca.Request{
-		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor),
-		Guard: pki.Guard{Predecessor: n.Predecessor, Renewed: old.Successor == c.keyHash},
-	})
+		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor), Evidence: proof.evidence(Grant{}),
+		Guard: pki.Guard{Predecessor: n.Predecessor, Renewed: old.Successor == c.keyHash, Nonces: proof.guard().Nonces},
+	}, old.SameKey || proof.provesHardware())
 	if err != nil {
 		return none, err
 	}
@@ -331,10 +409,11 @@ func answered(a *PriorIssuance, key pki.KeyHash) (ca.Certificate, error) {
 	return a.Certificate, nil
 }
 
-// decide applies the policy. It returns the certificate that the identity may have for the key, or a refusal. The caller
-// sets the fields of req that depend on the kind of request: the actor, the lifetime and some guards. decide sets the
-// others. The guards are the conditions that are checked again when the certificate is recorded.
-func (r *Registrar) decide(st IssuanceState, c csr, req ca.Request) (*ca.Draft, error) {
+// decide applies the policy. It returns the certificate that the identity may have for the key, or a refusal. The
+// caller sets the fields of req that depend on the kind of request: the actor, the lifetime and some guards. decide
+// sets the others. The guards are the conditions that are checked again when the certificate is recorded. inHardware is
+// true if it is proven that the key is in hardware.
+func (r *Registrar) decide(st IssuanceState, c csr, req ca.Request, inHardware bool) (*ca.Draft, error) {
 	id := st.Identity
 	if refusal := id.ID.CheckMayHold(id.State); refusal != nil {
 		return nil, refusal
@@ -362,6 +441,13 @@ func (r *Registrar) decide(st IssuanceState, c csr, req ca.Request) (*ca.Draft, 
 	req.Guard.Supersedes = p.RenewalRevokes() && !req.Guard.Predecessor.IsZero()
 	req.Guard.MaxUnexpired = r.bound(st, p, req)
 	if err := checkRenewalLifetime(p, req); err != nil {
+		return nil, err
+	}
+	terms := id.Terms
+	if req.Guard.Enrolls {
+		terms = req.Guard.Terms
+	}
+	if err := applyTerms(terms, p, inHardware, &req); err != nil {
 		return nil, err
 	}
 	d, err := r.ca.Draft(req)

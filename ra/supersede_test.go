@@ -236,6 +236,18 @@ func (d *lossyClient) Renew(ctx context.Context, r enroll.RenewRequest) (enroll.
 	return c, err
 }
 
+// forgetRenewalWindow removes the time of delivery and the renewal window from an agent's credential, so that a new
+// agent computes the time of renewal from the certificate.
+func forgetRenewalWindow(t *testing.T, directory string) {
+	t.Helper()
+	path := filepath.Join(directory, "current", "origin.json")
+	origin := servertest.Must(os.ReadFile(path))(t)
+	times := regexp.MustCompile(`,\s*"(obtained":\s*"[^"]*"|renewal_window":\s*\{[^}]*\})`)
+	if err := os.WriteFile(path, times.ReplaceAll(origin, nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // An agent that loses two responses obtains its new certificate, and only one is issued.
 func TestAgentLosesResponse(t *testing.T) {
 	t.Parallel()
@@ -261,12 +273,7 @@ func TestAgentLosesResponse(t *testing.T) {
 	first := run(func(a *enroll.Agent) error {
 		return a.Enroll(t.Context(), servertest.Must(enroll.ParseToken(resp.GetToken()))(t))
 	})
-	// Without the time of delivery and the renewal window, the agent computes the time of renewal from the certificate.
-	origins := servertest.Must(filepath.Glob(filepath.Join(path, "*", "origin.json")))(t)
-	origin := servertest.Must(os.ReadFile(origins[0]))(t)
-	if err := os.WriteFile(origins[0], regexp.MustCompile(`,\s*"(obtained":\s*"[^"]*"|renewal_window":\s*\{[^}]*\})`).ReplaceAll(origin, nil), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	forgetRenewalWindow(t, path)
 	for range 2 {
 		if now := run(func(a *enroll.Agent) error {
 			if err := a.Refresh(t.Context()); !errors.Is(err, errLost) {

@@ -241,7 +241,7 @@ func TestBulkIssuanceIsCancelled(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
-	// The server reads the issuance state twice per request: before and after it registers the identity.
+	// For each request, the server reads the issuance state, and registers the identity.
 	for _, reads := range []int64{1, 30, 80} {
 		reqs := issueRequests(t, fmt.Sprintf("cancelled-after-%d", reads), 40)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -354,7 +354,7 @@ func TestSuspendedDuringAStream(t *testing.T) {
 		}
 	}
 	<-arrived
-	store.AwaitDecided(21) // two reads for each of the ten requests that register their device, and one for held
+	store.AwaitDecided(21) // one for held, and two for each of the ten requests that register their device
 	w.Suspend(t, device.ID)
 	release()
 	answers := servertest.Answers{}

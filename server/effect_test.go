@@ -138,7 +138,7 @@ func TestIssueRequestsEndWithTheirOperator(t *testing.T) {
 		}
 	}
 	<-arrived
-	store.AwaitDecided(60) // two reads for each request, because each registers its identity
+	store.AwaitDecided(60) // a read and a registration for each request
 	w.Retire(t, factory.ID)
 	release()
 	answers, err := servertest.Deliver(t, stream)

@@ -126,7 +126,7 @@ func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
 	case *brevetv1.LogEntry_AbandonedCertificates:
 		e = d.abandoned(v.AbandonedCertificates, at, len(m.GetChanges()))
 	case *brevetv1.LogEntry_Refusal:
-		e = refusalOf(v.Refusal)
+		e = d.refusal(v.Refusal)
 	case *brevetv1.LogEntry_IdentityAttributes:
 		e = d.attributes(v.IdentityAttributes)
 	case *brevetv1.LogEntry_CreatedToken:
@@ -172,13 +172,34 @@ func (d *decoder) issued(m *brevetv1.IssuedCertificate, at time.Time) *IssuedCer
 		Token: optional(d, m.GetTokenId(), pki.TokenIDFromBytes), Enrolls: m.GetEnrolls(),
 	}
 	if m.GetEvidence() != nil {
-		i.Evidence = d.evidence(m.GetEvidence(), m.GetTokenId())
+		i.Evidence = d.evidence(m.GetEvidence(), m.GetTokenId(), false)
+	}
+	if m.GetTerms() != nil {
+		i.Terms = d.terms(m.GetTerms())
 	}
 	return i
 }
 
-// evidence decodes the evidence of a certificate. The digest of the token that was spent is omitted in the entry.
-func (d *decoder) evidence(m *brevetv1.IssuanceEvidence, spent []byte) IssuanceEvidence {
+func (d *decoder) terms(m *brevetv1.EnrollmentTerms) pki.Terms {
+	t := pki.Terms{HardwareKey: m.GetHardwareKey()}
+	for _, name := range m.GetKeyTypes() {
+		k, err := pki.ParseKeyType(name)
+		if err != nil {
+			d.fail(err)
+		}
+		t.Keys = append(t.Keys, k)
+	}
+	if m.GetMaxLifetime() != nil {
+		if t.MaxLifetime = m.GetMaxLifetime().AsDuration(); m.GetMaxLifetime().CheckValid() != nil || t.MaxLifetime <= 0 {
+			d.fail(errors.New("the maximum lifetime is not a positive duration"))
+		}
+	}
+	return t
+}
+
+// evidence decodes the evidence of a request. The digest of the token that was spent is omitted in the entry. If the
+// request was refused, other digests may be missing, too.
+func (d *decoder) evidence(m *brevetv1.IssuanceEvidence, spent []byte, refused bool) IssuanceEvidence {
 	e := IssuanceEvidence{Rule: m.GetRule(), Subject: d.subject(m.GetSubject())}
 	e.Policy = uint64(d.count(m.GetPolicyRevision())) //nolint:gosec // not negative
 	for _, p := range m.GetPieces() {
@@ -186,7 +207,11 @@ func (d *decoder) evidence(m *brevetv1.IssuanceEvidence, spent []byte) IssuanceE
 		if len(hash) == 0 && kind == pki.EvidenceToken {
 			hash = spent
 		}
-		e.Pieces = append(e.Pieces, EvidenceDigest{Kind: kind, Digest: d.hashOf(hash)})
+		piece := EvidenceDigest{Kind: kind}
+		if !refused || len(hash) > 0 {
+			piece.Digest = d.hashOf(hash)
+		}
+		e.Pieces = append(e.Pieces, piece)
 	}
 	return e
 }
@@ -216,7 +241,7 @@ func (d *decoder) hashOf(b []byte) (h Hash) {
 func (d *decoder) abandoned(m *brevetv1.AbandonedCertificates, at time.Time, changes int) *AbandonedCertificates {
 	a := &AbandonedCertificates{Duplicate: d.ref(m.GetDuplicateIssuerId(), m.GetDuplicateSerial()), Part: d.part(m.GetPart())}
 	if m.GetRefusal() != nil {
-		a.Refusal = refusalOf(m.GetRefusal())
+		a.Refusal = d.refusal(m.GetRefusal())
 	}
 	if len(m.GetCertificates()) != changes {
 		d.fail(fmt.Errorf("%d certificates were abandoned, in %d changes", len(m.GetCertificates()), changes))
@@ -229,8 +254,12 @@ func (d *decoder) abandoned(m *brevetv1.AbandonedCertificates, at time.Time, cha
 	return a
 }
 
-func refusalOf(m *brevetv1.LogRefusal) *Refusal {
-	return &Refusal{Rule: pki.Rule(m.GetRule()), Detail: m.GetDetail()}
+func (d *decoder) refusal(m *brevetv1.LogRefusal) *Refusal {
+	r := &Refusal{Rule: pki.Rule(m.GetRule()), Detail: m.GetDetail()}
+	if m.GetEvidence() != nil {
+		r.Evidence = d.evidence(m.GetEvidence(), nil, true)
+	}
+	return r
 }
 
 func (d *decoder) attributes(m *brevetv1.IdentityAttributes) *IdentityAttributes {

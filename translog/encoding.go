@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -52,8 +53,23 @@ func (i *IssuedCertificate) encode(m *brevetv1.LogEntry, at time.Time) {
 		Profile: i.Profile, KeyHash: bytesOf(i.Key), SinceNotBefore: at.UnixMilli() - i.NotBefore.UnixMilli(),
 		SinceIssue: at.UnixMilli() - i.IssueTime.UnixMilli(), CrlPartition: int32(i.Partition),
 		PredecessorSerial: bytesOf(i.Predecessor), TokenId: bytesOf(i.Token), Enrolls: i.Enrolls,
-		Evidence: i.Evidence.message(i.Token),
+		Evidence: i.Evidence.message(i.Token), Terms: termsMessage(i.Terms),
 	}}
+}
+
+// termsMessage returns nil if there are no terms.
+func termsMessage(t pki.Terms) *brevetv1.EnrollmentTerms {
+	if t.IsZero() {
+		return nil
+	}
+	m := &brevetv1.EnrollmentTerms{HardwareKey: t.HardwareKey}
+	for _, k := range t.Keys {
+		m.KeyTypes = append(m.KeyTypes, string(k))
+	}
+	if t.MaxLifetime > 0 {
+		m.MaxLifetime = durationpb.New(t.MaxLifetime)
+	}
+	return m
 }
 
 // message returns nil if there was no evidence. It omits the digest of the token that was spent, which is the token's
@@ -98,7 +114,13 @@ func (a *AbandonedCertificates) encode(m *brevetv1.LogEntry, at time.Time) {
 }
 
 func (r *Refusal) message() *brevetv1.LogRefusal {
-	return &brevetv1.LogRefusal{Rule: string(r.Rule), Detail: r.Detail}
+	m := &brevetv1.LogRefusal{Rule: string(r.Rule), Detail: r.Detail, Evidence: r.Evidence.message(pki.TokenID{})}
+	for i, p := range r.Evidence.Pieces {
+		if p.Digest == (Hash{}) {
+			m.Evidence.Pieces[i].Hash = nil
+		}
+	}
+	return m
 }
 
 func (r *Refusal) encode(m *brevetv1.LogEntry, _ time.Time) {

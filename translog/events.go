@@ -34,18 +34,20 @@ type IssuedCertificate struct {
 	Enrolls     bool        // the identity became enrolled, in a new revision
 	// Evidence is the evidence for which the certificate was issued; zero for none.
 	Evidence IssuanceEvidence
+	// Terms are those of the enrollment, from this entry on. They are zero unless Enrolls is set.
+	Terms pki.Terms
 }
 
-// IssuanceEvidence is the evidence for which a certificate was issued, and the decision about it.
+// IssuanceEvidence is the evidence for which a certificate was issued or refused, and the decision about it.
 type IssuanceEvidence struct {
 	Pieces []EvidenceDigest
-	Rule   string // of the policy; empty if no rule was necessary
+	Rule   string // of the policy; empty if no rule was necessary, or none matched
 	Policy uint64 // revision of the policy; zero for none
 	// Subject is the subject that the identity is tied to from this entry on; zero for none.
 	Subject pki.EvidenceSubject
 }
 
-// EvidenceDigest is the kind and the SHA-256 of one piece of evidence.
+// EvidenceDigest is the kind and the SHA-256 of one piece of evidence. The digest is zero if the log does not have it.
 type EvidenceDigest struct {
 	Kind   pki.EvidenceKind
 	Digest Hash
@@ -76,6 +78,8 @@ type AbandonedCertificate struct {
 type Refusal struct {
 	Rule   pki.Rule
 	Detail string
+	// Evidence is the evidence of a refused enrollment; zero for none.
+	Evidence IssuanceEvidence
 }
 
 // IdentityAttributes is the event of [IdentityRegistered] and [IdentityUpdated]: all attributes after the change.
@@ -299,12 +303,21 @@ func (i *IssuedCertificate) facts(f facts) {
 	f.addID("token", i.Token)
 	f.addFlag("enrolls", i.Enrolls)
 	i.Evidence.facts(f)
+	f.addFlag("hardware_key", i.Terms.HardwareKey)
+	f.add("key_types", pki.JoinKeyTypes(i.Terms.Keys))
+	if i.Terms.MaxLifetime > 0 {
+		f["max_lifetime"] = i.Terms.MaxLifetime.String()
+	}
 }
 
 func (e IssuanceEvidence) facts(f facts) {
 	var pieces []string
 	for _, p := range e.Pieces {
-		pieces = append(pieces, p.Kind.String()+":"+p.Digest.String())
+		text := p.Kind.String()
+		if p.Digest != (Hash{}) {
+			text += ":" + p.Digest.String()
+		}
+		pieces = append(pieces, text)
 	}
 	f.add("evidence", strings.Join(pieces, " "))
 	f.addID("evidence_subject", e.Subject)
@@ -326,6 +339,7 @@ func (a *AbandonedCertificates) facts(f facts) {
 func (r *Refusal) facts(f facts) {
 	f.add("rule", string(r.Rule))
 	f.add("detail", r.Detail)
+	r.Evidence.facts(f)
 }
 
 func (i *IdentityAttributes) facts(f facts) {

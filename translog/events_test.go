@@ -142,11 +142,22 @@ func genEvidence(t *rapid.T, spent pki.TokenID) (e IssuanceEvidence) {
 	return e
 }
 
+func genTerms(t *rapid.T) (terms pki.Terms) {
+	if rapid.Bool().Draw(t, "has terms") {
+		terms.HardwareKey = rapid.Bool().Draw(t, "hardware key")
+		if rapid.Bool().Draw(t, "has keys") {
+			terms.Keys = rapid.SliceOfN(rapid.SampledFrom(pki.KeyTypes()), 1, 3).Draw(t, "keys")
+		}
+		terms.MaxLifetime = time.Duration(rapid.Int64Range(0, math.MaxInt64).Draw(t, "lifetime"))
+	}
+	return terms
+}
+
 func genIssued(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
 	i := &IssuedCertificate{
 		Profile: text.Draw(t, "profile"), Key: genID(t, "key", 32, pki.KeyHashFromBytes), NotBefore: genTime(t, "not before"),
 		IssueTime: genTime(t, "issue time"), Partition: rapid.Uint16().Draw(t, "partition"), Predecessor: genOptional(t, "predecessor", 20, pki.SerialFromBytes),
-		Token: genOptional(t, "token", 32, pki.TokenIDFromBytes), Enrolls: rapid.Bool().Draw(t, "enrolls"),
+		Token: genOptional(t, "token", 32, pki.TokenIDFromBytes), Enrolls: rapid.Bool().Draw(t, "enrolls"), Terms: genTerms(t),
 	}
 	i.Evidence = genEvidence(t, i.Token)
 	return i
@@ -164,7 +175,14 @@ func genAbandoned(t *rapid.T, _ pki.SPIFFEID, changes int) Event {
 }
 
 func genRefusal(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
-	return &Refusal{Rule: pki.Rule(text.Draw(t, "rule")), Detail: text.Draw(t, "detail")}
+	r := &Refusal{
+		Rule: pki.Rule(text.Draw(t, "rule")), Detail: text.Draw(t, "detail"), Evidence: genEvidence(t, pki.TokenID{}),
+	}
+	if rapid.Bool().Draw(t, "without a digest") {
+		kind := rapid.SampledFrom(pki.EvidenceKinds()).Draw(t, "kind without a digest")
+		r.Evidence.Pieces = append(r.Evidence.Pieces, EvidenceDigest{Kind: kind})
+	}
+	return r
 }
 
 func genAttributes(t *rapid.T, _ pki.SPIFFEID, _ int) Event {

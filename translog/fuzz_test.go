@@ -29,8 +29,12 @@ func FuzzParseEntry(f *testing.F) {
 			Event: &IssuedCertificate{
 				Profile: "device", Key: pki.HashSPKI(nil), NotBefore: time.Unix(0, 0), IssueTime: time.Unix(1, 0), Predecessor: serial, Enrolls: true,
 				Evidence: IssuanceEvidence{Pieces: []EvidenceDigest{{pki.EvidenceToken, Hash{1}}}, Rule: "a", Policy: 2, Subject: pki.EvidenceSubject{Kind: pki.EvidenceToken}},
+				Terms:    pki.Terms{HardwareKey: true, Keys: []pki.KeyType{pki.P256}, MaxLifetime: time.Hour},
 			},
 		},
+		{Action: RequestRefused, Outcome: Refused, Event: &Refusal{
+			Rule: pki.RulePolicy, Evidence: IssuanceEvidence{Pieces: []EvidenceDigest{{pki.EvidenceX5C, Hash{1}}, {Kind: pki.EvidenceToken}}},
+		}},
 		{Action: PolicyApplied, Outcome: Done, Event: &AppliedPolicy{Revision: 1, Comment: "b"}},
 	} {
 		encoded, err := e.Marshal()

@@ -20,12 +20,12 @@ const (
 
 // limits are the limits of a rule.
 type limits struct {
-	rate *rate.Limiter // nil if there is none
+	rate *rate.Limiter // of certificates; nil if there is none
 	// total is the maximum number of identities that the rule registers, which the store counts. Zero means no limit.
 	total int
 }
 
-// parseRate parses a rate such as 100/1h: 100 requests at once, and 100 an hour on average.
+// parseRate parses a rate such as 100/1h: 100 certificates at once, and 100 an hour on average.
 func parseRate(text string) (*rate.Limiter, error) {
 	refuse := fmt.Errorf("%.40q is not a rate: write a number and a duration, such as 100/1h, "+
 		"from 1 to %d requests in 1s to 31d", text, maxRateCount)
@@ -41,14 +41,18 @@ func parseRate(text string) (*rate.Limiter, error) {
 	return rate.NewLimiter(rate.Limit(float64(count)/d.Seconds()), count), nil
 }
 
-// take counts a request, or refuses it with the delay after which it may be repeated.
-func (l limits) take(rule string, at time.Time) error {
-	if l.rate == nil || l.rate.AllowN(at, 1) {
-		return nil
+// take counts a certificate, or refuses it with the delay after which the request may be repeated. A call of undo takes
+// the count back.
+func (l limits) take(rule string, at time.Time) (undo func(), err error) {
+	taken := l.rate.ReserveN(at, 1)
+	undo = func() { taken.CancelAt(at) }
+	if taken.DelayFrom(at) == 0 {
+		return undo, nil
 	}
+	undo()
 	missing := max(0, 1-l.rate.TokensAt(at)) / float64(l.rate.Limit())
 	after := max(time.Second, time.Duration(missing*float64(time.Second)))
-	return &limitError{
+	return nil, &limitError{
 		pki.Refuse(pki.RulePolicyLimit,
 			"retry after "+after.Round(time.Second).String()+", or have the operator raise limits.rate of the rule",
 			"rule %s has reached its rate", rule),

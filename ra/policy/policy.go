@@ -10,8 +10,8 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// Policy decides what verified evidence grants. It implements [ra.Policy]. It does not change, except that it counts the
-// requests for the rates of its rules, and it is safe for concurrent use.
+// Policy decides what verified evidence grants. It implements [ra.Policy]. It does not change, except that its grants
+// count certificates for the rates of its rules, and it is safe for concurrent use.
 type Policy struct {
 	revision    uint64
 	trustDomain string
@@ -47,15 +47,15 @@ func (p *Policy) Kinds() []pki.EvidenceKind {
 // caller must not change it.
 func (p *Policy) Section(kind pki.EvidenceKind) *yaml.Node { return p.sections[kind] }
 
-// Grant returns what the first rule grants that the claims match. It counts the request for the rate of the rule, and
-// refuses it above the rate (rule policy.limit).
+// Grant returns what the first rule grants that the claims match. If the rule has a rate, the grant counts the
+// certificate when its Take is called.
 func (p *Policy) Grant(claims ra.Claims, at time.Time) (ra.Grant, error) {
 	r, g, err := p.decide(claims)
 	if err != nil {
 		return ra.Grant{}, err
 	}
-	if err := r.limits.take(r.name, at); err != nil {
-		return ra.Grant{}, err
+	if r.limits.rate != nil {
+		g.Take = func() (func(), error) { return r.limits.take(r.name, at) }
 	}
 	return g, nil
 }

@@ -239,7 +239,16 @@ func (r *rule) matches(f *facts) (bool, error) {
 }
 
 // subject returns the subject of evidence that the identity is tied to: that of the first kind in the rule that has one.
+// If the rule requires a key in hardware, it is that of the evidence that proves this, so that the device can prove it
+// again when it renews.
 func (r *rule) subject(claims ra.Claims) pki.EvidenceSubject {
+	if r.hardware {
+		for _, c := range claims {
+			if c.HardwareKey && !c.Subject.IsZero() {
+				return c.Subject
+			}
+		}
+	}
 	for _, kind := range r.kinds {
 		if c := claimOf(claims, kind); !c.Subject.IsZero() {
 			return c.Subject

@@ -44,7 +44,7 @@ func (a *Authenticator) Identify(ctx context.Context, p ra.Presented) (ra.Claim,
 		return ra.Claim{}, err
 	}
 	claim := ra.Claim{
-		Identity: t.Identity, Token: t.ID, Replace: t.Replace, Actor: pki.ActorToken(t.ID), Digest: sha256.Sum256(p.Evidence),
+		Identity: t.Identity, Token: t.ID, ExpiresAt: t.ExpiresAt, Replace: t.Replace, Actor: pki.ActorToken(t.ID), Digest: sha256.Sum256(p.Evidence),
 		Facts: map[string]any{factIdentity: t.Identity.Path(), factCreator: t.CreatedBy.String()},
 	}
 	if !p.At.Before(t.ExpiresAt) {

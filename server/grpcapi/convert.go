@@ -105,8 +105,23 @@ func identityOut(id ra.Identity) *brevetv1.Identity {
 	return &brevetv1.Identity{
 		Id: id.ID.String(), Kind: wireOf(kinds, id.Kind), Profile: id.Profile, Labels: id.Labels, Names: namesOut(id.DNSNames, id.IPAddresses),
 		State: wireOf(identityStates, id.State), CreateTime: timestamppb.New(id.CreatedAt), Revision: int64(id.Revision), //nolint:gosec // revisions count up from 1
-		EvidenceSubject: id.Subject.String(), Rule: id.Rule,
+		EvidenceSubject: id.Subject.String(), Rule: id.Rule, EnrollmentTerms: termsOut(id.Terms),
 	}
+}
+
+// termsOut converts the terms of an enrollment. It returns nil if there are none.
+func termsOut(t pki.Terms) *brevetv1.EnrollmentTerms {
+	if t.IsZero() {
+		return nil
+	}
+	out := &brevetv1.EnrollmentTerms{HardwareKey: t.HardwareKey}
+	for _, k := range t.Keys {
+		out.KeyTypes = append(out.KeyTypes, string(k))
+	}
+	if t.MaxLifetime > 0 {
+		out.MaxLifetime = durationpb.New(t.MaxLifetime)
+	}
+	return out
 }
 
 // subjectIn converts the optional subject of evidence of an identity.

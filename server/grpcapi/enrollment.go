@@ -93,9 +93,14 @@ func (e *Enrollment) Renew(ctx context.Context, req *brevetv1.RenewRequest) (*br
 		return nil, err
 	}
 	by := callerOf(ctx)
-	cert, err := e.Registrar.Renew(ctx, ra.RenewRequest{
+	renew := ra.RenewRequest{
 		RequestID: id, Identity: by.ID, Predecessor: by.Certificate, CSR: req.GetCsr(), Lifetime: lifetime, Superseded: by.Past,
-	})
+		From: clientAddress(ctx),
+	}
+	if e := req.GetEvidence(); e != nil {
+		renew.Evidence = evidenceIn([]*brevetv1.Evidence{e})[0]
+	}
+	cert, err := e.Registrar.Renew(ctx, renew)
 	if err != nil {
 		return nil, err
 	}

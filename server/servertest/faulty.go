@@ -27,7 +27,7 @@ type Faulty struct {
 	refusals atomic.Bool                   // logging refusals fails
 	held     atomic.Pointer[chan struct{}] // set by Hold
 	writing  atomic.Pointer[chan struct{}] // set by HoldRecords
-	decided  atomic.Int64                  // reads of the issuance state since HoldRecords
+	decided  atomic.Int64                  // reads of the issuance state, and registrations, since HoldRecords
 }
 
 // FailWrites makes the next n writes of the journal fail temporarily and without effect, as on a full disk.
@@ -42,8 +42,9 @@ func (f *Faulty) HoldRecords() (arrived <-chan struct{}, release func()) {
 	return gate, func() { f.writing.Store(nil); close(gate) }
 }
 
-// AwaitDecided waits until the server has read the issuance state n times since HoldRecords. Before it decides about a
-// request, the server reads this state once, or twice if an issue request registers its identity.
+// AwaitDecided waits until the server has n times read the issuance state, or registered an identity, since
+// HoldRecords. To decide about a request, the server reads this state once. Then it registers the identity, if an issue
+// request does.
 func (f *Faulty) AwaitDecided(n int64) {
 	for f.decided.Load() < n {
 		time.Sleep(time.Millisecond)
@@ -118,6 +119,11 @@ func (r faultyRecords) Identities(ctx context.Context, f ra.IdentityFilter, at t
 	return r.Store.Identities(ctx, f, at, after, limit)
 }
 
+func (r faultyRecords) CreateIdentity(ctx context.Context, n ra.Registration, by pki.Actor) (ra.Identity, error) {
+	defer r.decided.Add(1)
+	return r.Store.CreateIdentity(ctx, n, by)
+}
+
 func (r faultyRecords) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	if r.reads.Load() {
 		return ra.IssuanceState{}, fault{}
@@ -134,9 +140,9 @@ type faultyAudit struct {
 	*Faulty
 }
 
-func (r faultyAudit) Refused(ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal, at time.Time) error {
+func (r faultyAudit) Refused(ctx context.Context, refused audit.Refusal) error {
 	if r.refusals.Load() {
 		return fault{}
 	}
-	return r.Store.Refused(ctx, by, id, why, at)
+	return r.Store.Refused(ctx, refused)
 }

@@ -200,6 +200,7 @@ func (s *state) addIssued(r *ca.Record, effects rules.Effects) {
 		id := s.identities[r.Identity]
 		id.State = pki.Enrolled
 		id.Revision++
+		id.Terms = r.Guard.Terms
 		if !r.Guard.Subject.IsZero() {
 			id.Subject = r.Guard.Subject
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
@@ -332,12 +333,13 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 			have.Caller = caller.State
 		}
 		id, ok := s.identities[q.Identity]
+		have.KeyRefusal = s.keyState(q.Key, q.Identity).Check()
+		have.SubjectRefusal = rules.CheckSubject(q.Identity, id.Subject, q.Subject, s.holder(q.Subject, q.Identity))
+		have.NonceRefusal = rules.CheckNonces(q.Nonces, s.anyUsed(q.Nonces), q.At)
 		if !ok {
 			return rules.NoIdentity(q.Identity)
 		}
-		have.Identity, have.KeyRefusal = id.Identity, s.keyState(q.Key, q.Identity).Check()
-		have.Unexpired = s.unexpired(q.Identity, q.At, q.MaxUnexpired)
-		have.NonceRefusal = rules.CheckNonces(q.Nonces, s.anyUsed(q.Nonces), q.At)
+		have.Identity, have.Unexpired = id.Identity, s.unexpired(q.Identity, q.At, q.MaxUnexpired)
 		var before *cert
 		if !q.Predecessor.IsZero() {
 			if before = s.certificateOf(q.Identity, q.Predecessor); before == nil {
@@ -345,7 +347,7 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 			}
 			have.Predecessor = ra.Predecessor{
 				Status: before.Status, Successor: before.Successor, IssuedAt: before.IssuedAt, NotAfter: before.NotAfter,
-				Superseded: before.supersededBy >= 0,
+				Superseded: before.supersededBy >= 0, SameKey: before.KeyHash == q.Key,
 			}
 		}
 		if place := s.answer(q.Identity, q.Request); place >= 0 {
@@ -354,10 +356,7 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 		}
 		return nil
 	})
-	if err != nil {
-		return ra.IssuanceState{Caller: have.Caller}, err
-	}
-	return have, nil
+	return have, err
 }
 
 func answerOf(c *cert) *ra.PriorIssuance {
@@ -392,8 +391,6 @@ func (st *Store) Renewed(ctx context.Context, q ra.IssuanceQuery, at time.Time) 
 }
 
 // Refused implements audit.Store.
-func (st *Store) Refused(
-	ctx context.Context, by pki.Actor, id pki.SPIFFEID, why *pki.Refusal, at time.Time,
-) error {
-	return st.write(ctx, func(s *state) error { return s.append(rules.RefusedEntry(by, id, why, at)) })
+func (st *Store) Refused(ctx context.Context, r audit.Refusal) error {
+	return st.write(ctx, func(s *state) error { return s.append(rules.RefusedEntry(r)) })
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
@@ -62,7 +63,8 @@ func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) transl
 		RequestID: r.RequestID,
 		Event: &translog.IssuedCertificate{
 			Profile: r.Profile, Key: r.KeyHash, NotBefore: r.NotBefore, IssueTime: r.IssuedAt, Partition: r.Partition,
-			Predecessor: r.Guard.Predecessor.Serial, Token: r.Guard.Token, Enrolls: r.Guard.Enrolls, Evidence: evidenceEvent(r),
+			Predecessor: r.Guard.Predecessor.Serial, Token: r.Guard.Token, Enrolls: r.Guard.Enrolls,
+			Evidence: evidenceEvent(r.Evidence, r.Guard.Subject), Terms: r.Guard.Terms,
 		},
 	}
 	if !superseded.Ref.IsZero() {
@@ -71,9 +73,9 @@ func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) transl
 	return e
 }
 
-func evidenceEvent(r *ca.Record) translog.IssuanceEvidence {
-	e := translog.IssuanceEvidence{Rule: r.Evidence.Rule, Policy: r.Evidence.Policy, Subject: r.Guard.Subject}
-	for _, p := range r.Evidence.Pieces {
+func evidenceEvent(r pki.EvidenceRecord, subject pki.EvidenceSubject) translog.IssuanceEvidence {
+	e := translog.IssuanceEvidence{Rule: r.Rule, Policy: r.Policy, Subject: subject}
+	for _, p := range r.Pieces {
 		e.Pieces = append(e.Pieces, translog.EvidenceDigest{Kind: p.Kind, Digest: p.Digest})
 	}
 	return e
@@ -115,9 +117,11 @@ func DuplicateEntry(item ca.IntentItem, at time.Time) translog.Entry {
 }
 
 // RefusedEntry returns the entry of a refused request.
-func RefusedEntry(by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) translog.Entry {
+func RefusedEntry(r audit.Refusal) translog.Entry {
+	event := refusal(r.Why)
+	event.Evidence = evidenceEvent(r.Evidence, pki.EvidenceSubject{})
 	return translog.Entry{
-		Time: at, Actor: by, Action: translog.RequestRefused, Outcome: translog.Refused, Identity: identity, Event: refusal(why),
+		Time: r.At, Actor: r.By, Action: translog.RequestRefused, Outcome: translog.Refused, Identity: r.Identity, Event: event,
 	}
 }
 

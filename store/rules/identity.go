@@ -10,9 +10,10 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// NewIdentity returns the record of a new identity: registered, with revision 1.
+// NewIdentity returns the record of a new identity: registered, with revision 1 and without terms.
 func NewIdentity(id ra.Identity) ra.Identity {
 	id.State, id.Revision, id.CreatedAt = pki.Registered, 1, id.CreatedAt.Truncate(time.Millisecond).UTC()
+	id.Terms = pki.Terms{}
 	return id
 }
 

@@ -71,7 +71,8 @@ func (k Key) Check() *pki.Refusal {
 }
 
 // Effects holds the changes to other records when a certificate is recorded. More effects follow from the guard:
-//   - If Guard.Enrolls is set, the identity becomes enrolled in a new revision. It gets Guard.Subject, if that is not zero.
+//   - If Guard.Enrolls is set, the identity becomes enrolled in a new revision. It gets Guard.Terms, and Guard.Subject if
+//     that is not zero.
 //   - The token in Guard.Token is spent, and Guard.Nonces are consumed.
 type Effects struct {
 	// Succeeds is true if the guard's key is recorded as the successor of the predecessor.
@@ -104,9 +105,9 @@ func CheckRecord(r *ca.Record) *pki.Refusal {
 	if r.Guard.Key != r.KeyHash {
 		return pki.Refuse(pki.RuleRequest, "repeat the request", "the certificate was decided for another key")
 	}
-	if !r.Guard.Subject.IsZero() && !r.Guard.Enrolls {
+	if !r.Guard.Enrolls && (!r.Guard.Subject.IsZero() || !r.Guard.Terms.IsZero()) {
 		return pki.Refuse(pki.RuleRequest, "repeat the request",
-			"the certificate has a subject of evidence, but enrolls no identity")
+			"the certificate has a subject of evidence or terms, but enrolls no identity")
 	}
 	return nil
 }
@@ -169,7 +170,7 @@ func (s *Issuance) checkIdentity(r *ca.Record) *pki.Refusal {
 	}
 	// Of two devices that claim one identity at the same time, the second one learns that another device has it. That the
 	// identity has changed is true as well, but a repeat would not help.
-	if refusal := s.checkSubject(r); refusal != nil {
+	if refusal := CheckSubject(r.Identity, s.Subject, r.Guard.Subject, s.Holder); refusal != nil {
 		return refusal
 	}
 	if s.Revision != r.Guard.Revision {
@@ -178,14 +179,16 @@ func (s *Issuance) checkIdentity(r *ca.Record) *pki.Refusal {
 	return nil
 }
 
-func (s *Issuance) checkSubject(r *ca.Record) *pki.Refusal {
-	if r.Guard.Subject.IsZero() {
+// CheckSubject refuses evidence about a subject if the identity id is tied to another subject, which is have, or if
+// another identity is tied to this subject, which is holder. Each of the three is zero for none.
+func CheckSubject(id pki.SPIFFEID, have, subject pki.EvidenceSubject, holder pki.SPIFFEID) *pki.Refusal {
+	if subject.IsZero() {
 		return nil
 	}
-	if !s.Subject.IsZero() && s.Subject != r.Guard.Subject {
-		return r.Identity.EvidenceConflict()
+	if !have.IsZero() && have != subject {
+		return id.EvidenceConflict()
 	}
-	return CheckSubjectFree(s.Holder)
+	return CheckSubjectFree(holder)
 }
 
 // checkNonces refuses an expired nonce before a used one, because the retention removes used nonces after they expire.

@@ -55,7 +55,8 @@ type (
 // These operations are about certificates. Index is the index of the log entry in which their status changed.
 type (
 	// AddCertificate records a certificate without its DER. It also certifies the key, spends the token, enrolls the
-	// identity if Guard.Enrolls is set, ties it to Guard.Subject, and records the successor of the predecessor.
+	// identity with Guard.Terms if Guard.Enrolls is set, ties it to Guard.Subject, and records the successor of the
+	// predecessor.
 	// Guard.Predecessor has only a serial number. Record.Evidence is not set, because only the log keeps it.
 	AddCertificate struct {
 		ca.Record
@@ -295,7 +296,7 @@ func replayIssued(index uint64, e translog.Entry, event *translog.IssuedCertific
 			Partition: event.Partition, RequestID: e.RequestID, Actor: e.Actor,
 			Guard: pki.Guard{
 				Key: event.Key, Token: event.Token, Enrolls: event.Enrolls, Predecessor: pki.CertRef{Serial: event.Predecessor},
-				Supersedes: len(e.Changes) == 2, Subject: event.Evidence.Subject,
+				Supersedes: len(e.Changes) == 2, Subject: event.Evidence.Subject, Terms: event.Terms,
 			},
 		},
 		Index: index,

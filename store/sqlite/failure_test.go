@@ -10,6 +10,7 @@ import (
 
 	sqlite3 "github.com/mattn/go-sqlite3"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/sqlite"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
@@ -19,8 +20,9 @@ var at = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // fill writes a log entry of approximately the given number of bytes.
 func fill(db *sqlite.DB, octets int) error {
-	return db.RA().Refused(context.Background(), pki.ActorSystem("test"), pki.SPIFFEID{},
-		&pki.Refusal{Rule: pki.RuleAccess, Detail: strings.Repeat("x", octets)}, at)
+	return db.RA().Refused(context.Background(), audit.Refusal{
+		By: pki.ActorSystem("test"), Why: &pki.Refusal{Rule: pki.RuleAccess, Detail: strings.Repeat("x", octets)}, At: at,
+	})
 }
 
 func mustBeUnavailable(t *testing.T, err error, says string) {
@@ -130,7 +132,7 @@ func TestCanceledCallerLeavesQueue(t *testing.T) {
 }
 
 func fillFor(ctx context.Context, db *sqlite.DB) error {
-	return db.RA().Refused(ctx, pki.ActorSystem("test"), pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "no"), at)
+	return db.RA().Refused(ctx, audit.Refusal{By: pki.ActorSystem("test"), Why: pki.Refuse(pki.RuleAccess, "", "no"), At: at})
 }
 
 func TestCloseWaitsForTheWriter(t *testing.T) {

@@ -188,14 +188,18 @@ func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID)
 	return row, err
 }
 
-// consume makes the changes that follow from the guard of a new certificate: it enrolls the identity, ties it to the
-// subject of its evidence, spends the token and the nonces, and records the successor. checkGuard ran in the same
-// transaction, so its result still holds.
+// consume makes the changes that follow from the guard of a new certificate: it enrolls the identity with its terms,
+// ties it to the subject of its evidence, spends the token and the nonces, and records the successor. checkGuard ran in
+// the same transaction, so its result still holds.
 func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, certificate int64) error {
 	if guard.Enrolls {
-		err := tx.ExecOne(ctx, `
-			UPDATE identities SET state = ?, revision = revision + 1, subject = coalesce(?, subject) WHERE id = ?`,
-			pki.Enrolled, column.EncodeSubject(guard.Subject), g.identity)
+		terms, err := column.EncodeTerms(guard.Terms)
+		if err != nil {
+			return err
+		}
+		err = tx.ExecOne(ctx, `
+			UPDATE identities SET state = ?, revision = revision + 1, subject = coalesce(?, subject), terms = ? WHERE id = ?`,
+			pki.Enrolled, column.EncodeSubject(guard.Subject), terms, g.identity)
 		if err != nil {
 			return err
 		}

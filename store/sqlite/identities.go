@@ -18,7 +18,7 @@ import (
 )
 
 const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.revision, n.created_at, n.subject, ` +
-	`(SELECT name FROM policy_rules WHERE id = n.rule)`
+	`(SELECT name FROM policy_rules WHERE id = n.rule), n.terms`
 
 // CreateIdentity registers an identity, or returns the registered one if it has the same kind and attributes.
 func (r *RA) CreateIdentity(ctx context.Context, n ra.Registration, by pki.Actor) (ra.Identity, error) {
@@ -343,10 +343,11 @@ type identityRow struct {
 	created          int64
 	subject          []byte
 	rule             sql.NullString
+	terms            []byte
 }
 
 func (r *identityRow) columns() []any {
-	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created, &r.subject, &r.rule}
+	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created, &r.subject, &r.rule, &r.terms}
 }
 
 func (r *identityRow) identity() (ra.Identity, error) {
@@ -359,6 +360,9 @@ func (r *identityRow) identity() (ra.Identity, error) {
 	}
 	if id.Subject, err = column.DecodeSubject(r.subject); err != nil {
 		return ra.Identity{}, fmt.Errorf("read the subject of %s: %w", r.name, err)
+	}
+	if id.Terms, err = column.DecodeTerms(r.terms); err != nil {
+		return ra.Identity{}, fmt.Errorf("read the terms of %s: %w", r.name, err)
 	}
 	err = errors.Join(restoreJSON(r.labels, &id.Labels), restoreJSON(r.dns, &id.DNSNames), restoreJSON(r.ips, &id.IPAddresses))
 	if err != nil {

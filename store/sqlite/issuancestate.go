@@ -22,7 +22,7 @@ import (
 const selectIssuanceState = `
 	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `, ?8 AS caller)
 	SELECT ` + identityColumns + `, ` + callerColumn + `,
-	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, s.id, s.rest, ` + bulk.AnyOpen + `,
+	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, p.key = q.key, s.id, s.rest, ` + bulk.AnyOpen + `,
 	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.issued_at, a.not_after, a.der, ` + keyColumns + `, `
 
 // fromIssuanceState is the rest of the statement that begins with selectIssuanceState.
@@ -56,8 +56,14 @@ func unexpired(most int) string {
 // callerColumn selects the state of the identity q.caller, and zero if it is not registered.
 const callerColumn = `coalesce((SELECT state FROM identities WHERE spiffe_id = q.caller), 0)`
 
-// IssuanceState reads a consistent snapshot in one statement. While a bulk revocation is open, it needs a few statements, in
-// one transaction. If the identity is not registered, another statement reads the state of the caller.
+// selectUnregistered selects what a query needs about the caller and the key if its identity is not registered.
+const selectUnregistered = `
+	WITH q AS MATERIALIZED (SELECT ?1 AS key, ?2 AS hash, ?3 AS caller)
+	SELECT ` + callerColumn + `, ` + bulk.AnyOpen + `, ` + keyColumns + ` FROM q LEFT JOIN keys k ON k.id = q.key`
+
+// IssuanceState reads a consistent snapshot in one statement. If the identity is not registered, or a bulk revocation
+// is open, it needs a few statements, in the second case in one transaction. Another statement reads what is known
+// about the evidence of an enrollment.
 func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	const what = "read the state of an issuance"
 	var row issuanceRow
@@ -72,17 +78,43 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issuance
 		})
 	}
 	if err != nil {
-		return ra.IssuanceState{Caller: row.caller}, err
+		return ra.IssuanceState{}, err
 	}
-	st, err := row.issuanceState(q)
-	if err == nil && len(q.Nonces) > 0 {
+	st := ra.IssuanceState{Caller: row.caller, KeyRefusal: row.key.state(q.Key, row.id.id).Check()}
+	if row.id.id != 0 {
+		if st.Identity, err = row.id.identity(); err != nil {
+			return st, engine.Fail(what, err)
+		}
+	}
+	if !q.Subject.IsZero() || len(q.Nonces) > 0 {
 		err = r.db.file.Look(ctx, what, func(ctx context.Context, conn *sql.Conn) error {
-			used, err := nonceUsed(ctx, conn, q.Nonces)
-			st.NonceRefusal = rules.CheckNonces(q.Nonces, used, q.At)
+			st.SubjectRefusal, st.NonceRefusal, err = checkEvidence(ctx, conn, q, st.Identity.Subject)
 			return err
 		})
+		if err != nil {
+			return st, err
+		}
 	}
+	if row.id.id == 0 {
+		return st, rules.NoIdentity(q.Identity)
+	}
+	err = row.complete(&st, q)
 	return st, engine.Fail(what, err)
+}
+
+// checkEvidence returns the refusals of the subject and of the nonces in a query. The identity is tied to the subject
+// have, which no other identity can have.
+func checkEvidence(
+	ctx context.Context, from engine.Querier, q ra.IssuanceQuery, have pki.EvidenceSubject,
+) (subject, nonces *pki.Refusal, err error) {
+	var holder pki.SPIFFEID
+	if have.IsZero() && !q.Subject.IsZero() {
+		if holder, err = readHolder(ctx, from, q.Subject, q.Identity); err != nil {
+			return nil, nil, err
+		}
+	}
+	used, err := nonceUsed(ctx, from, q.Nonces)
+	return rules.CheckSubject(q.Identity, have, q.Subject, holder), rules.CheckNonces(q.Nonces, used, q.At), err
 }
 
 // issuanceRow is a row of selectIssuanceState.
@@ -94,6 +126,7 @@ type issuanceRow struct {
 	state, reason, revokedAt, version        sql.NullInt64
 	supersededBy                             sql.NullInt64
 	predecessorIssuedAt, predecessorNotAfter sql.NullInt64
+	sameKey                                  sql.NullBool
 	successor                                storedKey
 	revoking                                 bool
 	priorRow                                 sql.NullInt64
@@ -103,20 +136,18 @@ type issuanceRow struct {
 	key                                      keyRow
 }
 
+// read reads the row. If the identity is not registered, it reads only the caller and the key, and the ID stays zero.
 func (r *issuanceRow) read(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
 	row := from.QueryRowContext(ctx, selectIssuanceState+unexpired(q.MaxUnexpired)+fromIssuanceState,
 		append(queryArguments(q.Identity, q.Predecessor, q.Request, q.Key, q.At), q.Caller.String())...)
 	err := row.Scan(slices.Concat(r.id.columns(),
-		[]any{&r.caller, &r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.successor.id, &r.successor.rest, &r.revoking,
+		[]any{&r.caller, &r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.sameKey, &r.successor.id, &r.successor.rest, &r.revoking,
 			&r.priorRow, &r.priorSerial, &r.priorIssuer, &r.priorKey.id, &r.priorKey.rest, &r.priorIssuedAt, &r.priorNotAfter, &r.priorDER}, r.key.columns(), []any{&r.unexpired})...)
 	if !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
-	row = from.QueryRowContext(ctx, `SELECT `+callerColumn+` FROM (SELECT ? AS caller) q`, q.Caller.String())
-	if err := row.Scan(&r.caller); err != nil {
-		return err
-	}
-	return rules.NoIdentity(q.Identity)
+	row = from.QueryRowContext(ctx, selectUnregistered, column.KeyID(q.Key), q.Key.Bytes(), q.Caller.String())
+	return row.Scan(append([]any{&r.caller, &r.revoking}, r.key.columns()...)...)
 }
 
 // applyOpenBulk applies the open bulk revocations.
@@ -139,38 +170,35 @@ func (r *issuanceRow) applyOpenBulk(ctx context.Context, from engine.Querier, q 
 	return r.key.applyOpenBulk(ctx, from, open, q.Key)
 }
 
-func (r *issuanceRow) issuanceState(q ra.IssuanceQuery) (ra.IssuanceState, error) {
-	var st ra.IssuanceState
+// complete adds the predecessor, the prior certificate and the number of unexpired ones to the state.
+func (r *issuanceRow) complete(st *ra.IssuanceState, q ra.IssuanceQuery) error {
 	var err error
-	if st.Identity, err = r.id.identity(); err != nil {
-		return st, err
-	}
-	st.KeyRefusal = r.key.state(q.Key, r.id.id).Check()
-	st.Caller, st.Unexpired = r.caller, r.unexpired
+	st.Unexpired = r.unexpired
 	if !q.Predecessor.IsZero() {
 		if !r.state.Valid {
-			return st, rules.NoPredecessor(q.Predecessor)
+			return rules.NoPredecessor(q.Predecessor)
 		}
 		st.Predecessor.Status = statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
 		st.Predecessor.IssuedAt = engine.FromMillis(r.predecessorIssuedAt.Int64)
 		st.Predecessor.NotAfter, st.Predecessor.Superseded = engine.FromMillis(r.predecessorNotAfter.Int64), r.supersededBy.Valid
+		st.Predecessor.SameKey = r.sameKey.Bool
 		if st.Predecessor.Successor, err = r.successor.hash(); err != nil {
-			return st, err
+			return err
 		}
 	}
 	if r.priorSerial == nil {
-		return st, nil
+		return nil
 	}
 	st.Prior = &ra.PriorIssuance{Certificate: ca.Certificate{
 		DER: r.priorDER, IssuedAt: engine.FromMillis(r.priorIssuedAt.Int64), NotAfter: engine.FromMillis(r.priorNotAfter.Int64),
 	}}
 	if st.Prior.Certificate.Ref, err = column.ParseRef(r.priorIssuer, r.priorSerial); err != nil {
-		return st, err
+		return err
 	}
 	st.Prior.Key, err = r.priorKey.hash()
 	// SQLite reuses the IDs of deleted rows, so the key must be that of the renewal.
 	st.Prior.Supersedes = r.supersededBy.Valid && r.supersededBy == r.priorRow && r.successor.id == r.priorKey.id
-	return st, err
+	return err
 }
 
 func statusOf(state, reason, version int64, revokedAt sql.NullInt64) pki.Status {

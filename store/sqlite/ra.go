@@ -2,9 +2,8 @@ package sqlite
 
 import (
 	"context"
-	"time"
 
-	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/store/rules"
 )
 
@@ -13,8 +12,8 @@ import (
 type RA struct{ db *DB }
 
 // Refused writes a refusal to the log.
-func (r *RA) Refused(ctx context.Context, by pki.Actor, identity pki.SPIFFEID, why *pki.Refusal, at time.Time) error {
+func (r *RA) Refused(ctx context.Context, refused audit.Refusal) error {
 	return r.db.write(ctx, "log a refusal", func(ctx context.Context, tx *writeTx) error {
-		return tx.append(ctx, rules.RefusedEntry(by, identity, why, at))
+		return tx.append(ctx, rules.RefusedEntry(refused))
 	})
 }

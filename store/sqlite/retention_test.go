@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/retention"
@@ -29,7 +30,9 @@ func TestWritersWaitForOneStepAtMost(t *testing.T) {
 		}
 		after := at.Add(48 * time.Hour)
 		refuse := func() {
-			err := m.db.RA().Refused(context.Background(), pki.ActorCommand("test"), ids[0], pki.Refuse(pki.RuleOverloaded, "wait", "busy"), after)
+			err := m.db.RA().Refused(context.Background(), audit.Refusal{
+				By: pki.ActorCommand("test"), Identity: ids[0], Why: pki.Refuse(pki.RuleOverloaded, "wait", "busy"), At: after,
+			})
 			if err != nil {
 				t.Error(err)
 			}
@@ -95,7 +98,9 @@ func TestKeysAreCounted(t *testing.T) {
 		last = m.issue(ids, last)
 	}
 	after := at.Add(48 * time.Hour)
-	if err := m.db.RA().Refused(context.Background(), pki.ActorCommand("test"), ids[0], pki.Refuse(pki.RuleOverloaded, "wait", "busy"), after); err != nil {
+	if err := m.db.RA().Refused(context.Background(), audit.Refusal{
+		By: pki.ActorCommand("test"), Identity: ids[0], Why: pki.Refuse(pki.RuleOverloaded, "wait", "busy"), At: after,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	const wrong = `SELECT count(*) FROM keys k WHERE uses <>

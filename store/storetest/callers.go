@@ -307,7 +307,9 @@ func bulkStepsNeedNoAuthorization(t *testing.T, w *world) {
 		Selection: pki.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: callerOf(r), At: w.now,
 	})
 	must(t, err)
-	must(t, w.Audit.Refused(ctx, callerOf(r), r.Identity, pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), w.now))
+	must(t, w.Audit.Refused(ctx, audit.Refusal{
+		By: callerOf(r), Identity: r.Identity, Why: pki.Refuse(pki.RuleRevoked, "enroll", "revoked"), At: w.now,
+	}))
 	_, err = w.Revocation.NotifyBulk(ctx, bulk.ID, pki.StatusObserverFunc(func([]pki.StatusChange) {}))
 	must(t, err)
 	for !bulk.Done {

@@ -49,14 +49,18 @@ func testIssuanceState(t *testing.T, w *world) {
 		t.Errorf("a request of %s returns the certificate of %s", other.Identity, r.Identity)
 	}
 	renewal := ra.IssuanceQuery{Identity: r.Identity, Predecessor: r.Ref, Request: w.requestID(t), Key: r.KeyHash}
-	want.Predecessor = ra.Predecessor{Status: w.readCertificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter}
+	want.Predecessor = ra.Predecessor{
+		Status: w.readCertificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, SameKey: true,
+	}
 	mustEqual(t, "a renewal", w.issuanceState(t, renewal), want)
 
 	next := w.record(t, r.Identity)
 	next.Guard.Predecessor = r.Ref
 	w.issue(t, next)
 	w.apply(t, revocation.Change{Action: hold, Certificate: r.Ref, Reason: pki.CertificateHold})
-	want.Predecessor = ra.Predecessor{Status: w.readCertificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, Successor: next.KeyHash}
+	want.Predecessor = ra.Predecessor{
+		Status: w.readCertificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, Successor: next.KeyHash, SameKey: true,
+	}
 	mustEqual(t, "a second renewal of a certificate on hold", w.issuanceState(t, renewal), want)
 
 	for name, q := range map[string]ra.IssuanceQuery{

@@ -31,7 +31,7 @@ func (w *world) enrollmentAs(t rapid.TB, id ra.Identity, s pki.EvidenceSubject, 
 	t.Helper()
 	r := w.enrollment(t, id)
 	r.Guard.Subject, r.Guard.Nonces = s, nonces
-	r.Evidence = ca.Evidence{Pieces: []ca.EvidenceDigest{{Kind: s.Kind, Digest: w.unique()}}, Rule: "cameras", Policy: 3}
+	r.Evidence = pki.EvidenceRecord{Pieces: []pki.EvidenceDigest{{Kind: s.Kind, Digest: w.unique()}}, Rule: "cameras", Policy: 3}
 	if s.IsZero() {
 		r.Evidence.Pieces[0].Kind = pki.EvidenceToken
 	}
@@ -93,6 +93,11 @@ var evidenceGuards = []guardCase{
 	}},
 	{"enrollment without a subject of an identity with one", "", func(t *testing.T, w *world) ca.Record {
 		return w.enrollment(t, w.registerAs(t, w.subject()))
+	}},
+	{"terms without an enrollment", pki.RuleRequest, func(t *testing.T, w *world) ca.Record {
+		r := w.enrollment(t, w.register(t))
+		r.Guard.Enrolls, r.Guard.Terms.HardwareKey = false, true
+		return r
 	}},
 	{"subject without an enrollment", pki.RuleRequest, func(t *testing.T, w *world) ca.Record {
 		r := w.enrollmentAs(t, w.register(t), w.subject())

@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
@@ -109,7 +110,9 @@ func snapshotIsConsistent(t *testing.T, w *world) {
 func changesFollowLog(t *testing.T, w *world) {
 	ctx := context.Background()
 	first := w.enrollNew(t)
-	must(t, w.Audit.Refused(ctx, operator, first.Identity, pki.Refuse(pki.RuleAccess, "", "no"), w.now)) // an entry without changes
+	must(t, w.Audit.Refused(ctx, audit.Refusal{ // an entry without changes
+		By: operator, Identity: first.Identity, Why: pki.Refuse(pki.RuleAccess, "", "no"), At: w.now,
+	}))
 	w.abandon(t)
 	w.sequence(t)
 	head, err := w.Log.Head(ctx)

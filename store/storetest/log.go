@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
@@ -73,7 +74,7 @@ func (w *world) mustReplay(t *testing.T) {
 // logRefusal writes a log entry about a refused request.
 func (w *world) logRefusal(t rapid.TB, detail string) {
 	t.Helper()
-	must(t, w.Audit.Refused(context.Background(), operator, pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "%s", detail), w.now))
+	must(t, w.Audit.Refused(context.Background(), audit.Refusal{By: operator, Why: pki.Refuse(pki.RuleAccess, "", "%s", detail), At: w.now}))
 }
 
 func sequenceAndRead(t *testing.T, w *world) {
@@ -186,7 +187,7 @@ func manyWriters(t *testing.T, w *world) {
 	for range writers {
 		run = append(run, func() {
 			for range entries {
-				if err := w.Audit.Refused(context.Background(), operator, pki.SPIFFEID{}, pki.Refuse(pki.RuleAccess, "", "no"), w.now); err != nil {
+				if err := w.Audit.Refused(context.Background(), audit.Refusal{By: operator, Why: pki.Refuse(pki.RuleAccess, "", "no"), At: w.now}); err != nil {
 					t.Errorf("write an entry: %v", err)
 				}
 			}

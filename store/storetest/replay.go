@@ -143,8 +143,9 @@ func (h *history) issue(t *rapid.T) {
 		r.Guard.Identity, r.Guard.Revision, r.Guard.Enrolls = id.ID, id.Revision, true
 		if rapid.Bool().Draw(t, "evidence") {
 			r.Guard.Subject, r.Guard.Nonces = h.subject(t), []pki.Nonce{h.w.nonce()}
-			piece := ca.EvidenceDigest{Kind: r.Guard.Subject.Kind, Digest: h.w.unique()}
-			r.Evidence = ca.Evidence{Pieces: []ca.EvidenceDigest{piece}, Rule: "a", Policy: 1}
+			piece := pki.EvidenceDigest{Kind: r.Guard.Subject.Kind, Digest: h.w.unique()}
+			r.Guard.Terms = rapid.SampledFrom([]pki.Terms{{}, strict, {MaxLifetime: time.Hour}}).Draw(t, "terms")
+			r.Evidence = pki.EvidenceRecord{Pieces: []pki.EvidenceDigest{piece}, Rule: "a", Policy: 1}
 		}
 	}
 	h.add(t, r)
@@ -210,6 +211,7 @@ func (h *history) useToken(t *rapid.T) {
 	}
 	id := h.w.readIdentity(t, token.Identity)
 	r.Guard.Token, r.Guard.Identity, r.Guard.Revision, r.Guard.Enrolls = token.ID, id.ID, id.Revision, true
+	r.Guard.Terms.HardwareKey = rapid.Bool().Draw(t, "key in hardware") // an enrolled identity enrolls again
 	h.add(t, r)
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -81,13 +82,13 @@ func refusalsAreLogged(t *testing.T, w *world) {
 	ctx := context.Background()
 	id := w.register(t).ID
 	why := pki.Refuse(pki.RuleRenewalKeyConflict, "find out", "renewed before")
-	must(t, w.Audit.Refused(ctx, pki.ActorIdentity(id), id, why, w.now))
+	must(t, w.Audit.Refused(ctx, audit.Refusal{By: pki.ActorIdentity(id), Identity: id, Why: why, At: w.now}))
 	mustEqual(t, "the log entry", w.lastEntry(t), translog.Entry{
 		Time: w.now, Actor: pki.ActorIdentity(id), Action: translog.RequestRefused, Outcome: translog.Refused, Identity: id,
 		Event: &translog.Refusal{Rule: pki.RuleRenewalKeyConflict, Detail: "renewed before"},
 	})
 	unknown := w.newIdentity(t).ID // not registered
-	must(t, w.Audit.Refused(ctx, pki.Actor{}, unknown, why, w.now))
+	must(t, w.Audit.Refused(ctx, audit.Refusal{Identity: unknown, Why: why, At: w.now}))
 	if e := w.lastEntry(t); e.Identity != unknown || e.Actor.String() != "unknown" {
 		t.Errorf("log entry %+v", e)
 	}

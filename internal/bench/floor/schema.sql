@@ -38,6 +38,7 @@ CREATE TABLE identities (
     created_at   INTEGER NOT NULL,
     subject      BLOB CHECK (length(subject) = 33),
     rule         INTEGER REFERENCES policy_rules (id),
+    terms        TEXT,
     CHECK ((state = 3) = (resumes IS NOT NULL))
 ) STRICT;
 CREATE UNIQUE INDEX identities_by_subject ON identities (subject) WHERE subject IS NOT NULL;

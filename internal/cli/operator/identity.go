@@ -203,11 +203,31 @@ func newIdentityRetire() *cobra.Command {
 }
 
 func newIdentityShow() *cobra.Command {
-	return identityChange("show", "Show one identity",
+	var cmd *cobra.Command
+	cmd = identityChange("show", "Show one identity",
 		func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
 			r, err := c.GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: id})
+			if terms := r.GetIdentity().GetEnrollmentTerms(); terms != nil {
+				fmt.Fprintf(cmd.ErrOrStderr(), "The rule with which it enrolled requires of its certificates: %s.\n", termsText(terms))
+			}
 			return r.GetIdentity(), err
 		}, nil)
+	return cmd
+}
+
+// termsText describes the terms of an enrollment.
+func termsText(t *brevetv1.EnrollmentTerms) string {
+	var parts []string
+	if t.GetHardwareKey() {
+		parts = append(parts, "a key in hardware")
+	}
+	if len(t.GetKeyTypes()) > 0 {
+		parts = append(parts, "a key of the type "+strings.Join(t.GetKeyTypes(), " or "))
+	}
+	if t.GetMaxLifetime() != nil {
+		parts = append(parts, "a lifetime of at most "+t.GetMaxLifetime().AsDuration().String())
+	}
+	return strings.Join(parts, ", ")
 }
 
 // identityChange returns a command that calls do with one identity and then prints its record. If explain is not nil,

@@ -541,8 +541,13 @@ type RenewRequest struct {
 	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The CSR: PKCS #10 in DER (RFC 2986), at most 16 KiB.
 	Csr []byte `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
-	// The lifetime of the certificate. If unset, it is the profile's default. The profile also sets the maximum.
-	Lifetime      *durationpb.Duration `protobuf:"bytes,3,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// The lifetime of the certificate. If unset, it is the profile's default. The profile and the enrollment_terms of the
+	// identity set the maximum.
+	Lifetime *durationpb.Duration `protobuf:"bytes,3,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// Evidence that the key of the CSR is in hardware, about the same device as the identity's evidence_subject. It is
+	// necessary if the enrollment_terms of the identity require a key in hardware and the CSR has another key than the
+	// client certificate. Otherwise the server does not read it.
+	Evidence      *Evidence `protobuf:"bytes,4,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -598,6 +603,13 @@ func (x *RenewRequest) GetLifetime() *durationpb.Duration {
 	return nil
 }
 
+func (x *RenewRequest) GetEvidence() *Evidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
 type RenewResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Credential    *Credential            `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
@@ -646,7 +658,7 @@ type CreateChallengeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The kind of evidence that will respond to the challenge.
 	Kind EvidenceKind `protobuf:"varint,1,opt,name=kind,proto3,enum=brevet.v1.EvidenceKind" json:"kind,omitempty"`
-	// The request ID of the later Enroll request, 16 bytes.
+	// The request ID of the later Enroll or Renew request, 16 bytes.
 	RequestId []byte `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The SHA-256 of the SubjectPublicKeyInfo in the later CSR, 32 bytes.
 	KeyHash []byte `protobuf:"bytes,3,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
@@ -1106,12 +1118,13 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\x0eEnrollResponse\x125\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x15.brevet.v1.CredentialR\n" +
-	"credential\"v\n" +
+	"credential\"\xa7\x01\n" +
 	"\fRenewRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x125\n" +
-	"\blifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"F\n" +
+	"\blifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12/\n" +
+	"\bevidence\x18\x04 \x01(\v2\x13.brevet.v1.EvidenceR\bevidence\"F\n" +
 	"\rRenewResponse\x125\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x15.brevet.v1.CredentialR\n" +
@@ -1201,27 +1214,28 @@ var file_brevet_v1_enrollment_proto_depIdxs = []int32{
 	18, // 5: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
 	14, // 6: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
 	18, // 7: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
-	14, // 8: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
-	0,  // 9: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
-	16, // 10: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
-	15, // 11: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
-	16, // 12: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
-	17, // 13: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
-	19, // 14: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
-	19, // 15: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
-	6,  // 16: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
-	8,  // 17: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
-	10, // 18: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
-	12, // 19: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
-	7,  // 20: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
-	9,  // 21: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
-	11, // 22: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
-	13, // 23: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
-	20, // [20:24] is the sub-list for method output_type
-	16, // [16:20] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	1,  // 8: brevet.v1.RenewRequest.evidence:type_name -> brevet.v1.Evidence
+	14, // 9: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
+	0,  // 10: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
+	16, // 11: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
+	15, // 12: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
+	16, // 13: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
+	17, // 14: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
+	19, // 15: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
+	19, // 16: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
+	6,  // 17: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
+	8,  // 18: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
+	10, // 19: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
+	12, // 20: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
+	7,  // 21: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
+	9,  // 22: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
+	11, // 23: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
+	13, // 24: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
+	21, // [21:25] is the sub-list for method output_type
+	17, // [17:21] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_enrollment_proto_init() }

@@ -49,8 +49,8 @@ type EnrollmentServiceClient interface {
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
 	// CreateChallenge returns a challenge for kinds of evidence that include a response to one. The caller needs no
 	// client certificate. The challenge is authenticated and contains all data that the server needs, so that every
-	// server of the trust domain accepts it in Enroll. For kinds of evidence without a challenge, the server refuses the
-	// RPC with the rule challenge.not_needed.
+	// server of the trust domain accepts it in Enroll and Renew. For kinds of evidence without a challenge, the server
+	// refuses the RPC with the rule challenge.not_needed.
 	CreateChallenge(ctx context.Context, in *CreateChallengeRequest, opts ...grpc.CallOption) (*CreateChallengeResponse, error)
 	// GetTrustBundle returns the root certificates of the trust domain. Callers need any valid client certificate.
 	GetTrustBundle(ctx context.Context, in *GetTrustBundleRequest, opts ...grpc.CallOption) (*GetTrustBundleResponse, error)
@@ -128,8 +128,8 @@ type EnrollmentServiceServer interface {
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
 	// CreateChallenge returns a challenge for kinds of evidence that include a response to one. The caller needs no
 	// client certificate. The challenge is authenticated and contains all data that the server needs, so that every
-	// server of the trust domain accepts it in Enroll. For kinds of evidence without a challenge, the server refuses the
-	// RPC with the rule challenge.not_needed.
+	// server of the trust domain accepts it in Enroll and Renew. For kinds of evidence without a challenge, the server
+	// refuses the RPC with the rule challenge.not_needed.
 	CreateChallenge(context.Context, *CreateChallengeRequest) (*CreateChallengeResponse, error)
 	// GetTrustBundle returns the root certificates of the trust domain. Callers need any valid client certificate.
 	GetTrustBundle(context.Context, *GetTrustBundleRequest) (*GetTrustBundleResponse, error)

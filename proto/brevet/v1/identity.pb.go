@@ -9,6 +9,7 @@ package brevetv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -170,9 +171,12 @@ type Identity struct {
 	EvidenceSubject string `protobuf:"bytes,9,opt,name=evidence_subject,json=evidenceSubject,proto3" json:"evidence_subject,omitempty"`
 	// The name of the rule of the policy that registered the identity. It never changes. Empty if an operator or the server
 	// itself registered the identity.
-	Rule          string `protobuf:"bytes,10,opt,name=rule,proto3" json:"rule,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Rule string `protobuf:"bytes,10,opt,name=rule,proto3" json:"rule,omitempty"`
+	// What the rule of the policy with which the identity enrolled requires of its certificates. Unset if it requires
+	// nothing. Each enrollment replaces them.
+	EnrollmentTerms *EnrollmentTerms `protobuf:"bytes,11,opt,name=enrollment_terms,json=enrollmentTerms,proto3" json:"enrollment_terms,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Identity) Reset() {
@@ -275,6 +279,79 @@ func (x *Identity) GetRule() string {
 	return ""
 }
 
+func (x *Identity) GetEnrollmentTerms() *EnrollmentTerms {
+	if x != nil {
+		return x.EnrollmentTerms
+	}
+	return nil
+}
+
+// EnrollmentTerms are what an enrollment requires of all certificates of the identity, until it enrolls again. Renewals
+// and issue requests of operators that do not meet them are refused.
+type EnrollmentTerms struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether the private keys must be in hardware, and cannot leave it. Then a renewal has the key of its predecessor,
+	// or contains evidence about its new key (RenewRequest).
+	HardwareKey bool `protobuf:"varint,1,opt,name=hardware_key,json=hardwareKey,proto3" json:"hardware_key,omitempty"`
+	// The types of keys that are allowed, such as "P-256". Empty if only the profile limits them.
+	KeyTypes []string `protobuf:"bytes,2,rep,name=key_types,json=keyTypes,proto3" json:"key_types,omitempty"`
+	// The maximum lifetime of a certificate. Unset if only the profile limits it.
+	MaxLifetime   *durationpb.Duration `protobuf:"bytes,3,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrollmentTerms) Reset() {
+	*x = EnrollmentTerms{}
+	mi := &file_brevet_v1_identity_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrollmentTerms) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrollmentTerms) ProtoMessage() {}
+
+func (x *EnrollmentTerms) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_identity_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrollmentTerms.ProtoReflect.Descriptor instead.
+func (*EnrollmentTerms) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *EnrollmentTerms) GetHardwareKey() bool {
+	if x != nil {
+		return x.HardwareKey
+	}
+	return false
+}
+
+func (x *EnrollmentTerms) GetKeyTypes() []string {
+	if x != nil {
+		return x.KeyTypes
+	}
+	return nil
+}
+
+func (x *EnrollmentTerms) GetMaxLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.MaxLifetime
+	}
+	return nil
+}
+
 // IdentitySpec holds the attributes of an identity that operators choose.
 type IdentitySpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -293,7 +370,7 @@ type IdentitySpec struct {
 
 func (x *IdentitySpec) Reset() {
 	*x = IdentitySpec{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[1]
+	mi := &file_brevet_v1_identity_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -305,7 +382,7 @@ func (x *IdentitySpec) String() string {
 func (*IdentitySpec) ProtoMessage() {}
 
 func (x *IdentitySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[1]
+	mi := &file_brevet_v1_identity_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -318,7 +395,7 @@ func (x *IdentitySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentitySpec.ProtoReflect.Descriptor instead.
 func (*IdentitySpec) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{1}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *IdentitySpec) GetKind() IdentityKind {
@@ -372,7 +449,7 @@ type CreateIdentityRequest struct {
 
 func (x *CreateIdentityRequest) Reset() {
 	*x = CreateIdentityRequest{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[2]
+	mi := &file_brevet_v1_identity_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +461,7 @@ func (x *CreateIdentityRequest) String() string {
 func (*CreateIdentityRequest) ProtoMessage() {}
 
 func (x *CreateIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[2]
+	mi := &file_brevet_v1_identity_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +474,7 @@ func (x *CreateIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIdentityRequest.ProtoReflect.Descriptor instead.
 func (*CreateIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{2}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateIdentityRequest) GetId() string {
@@ -430,7 +507,7 @@ type CreateIdentityResponse struct {
 
 func (x *CreateIdentityResponse) Reset() {
 	*x = CreateIdentityResponse{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[3]
+	mi := &file_brevet_v1_identity_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +519,7 @@ func (x *CreateIdentityResponse) String() string {
 func (*CreateIdentityResponse) ProtoMessage() {}
 
 func (x *CreateIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[3]
+	mi := &file_brevet_v1_identity_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +532,7 @@ func (x *CreateIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIdentityResponse.ProtoReflect.Descriptor instead.
 func (*CreateIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{3}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateIdentityResponse) GetIdentity() *Identity {
@@ -475,7 +552,7 @@ type GetIdentityRequest struct {
 
 func (x *GetIdentityRequest) Reset() {
 	*x = GetIdentityRequest{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[4]
+	mi := &file_brevet_v1_identity_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +564,7 @@ func (x *GetIdentityRequest) String() string {
 func (*GetIdentityRequest) ProtoMessage() {}
 
 func (x *GetIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[4]
+	mi := &file_brevet_v1_identity_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +577,7 @@ func (x *GetIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIdentityRequest.ProtoReflect.Descriptor instead.
 func (*GetIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{4}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetIdentityRequest) GetId() string {
@@ -519,7 +596,7 @@ type GetIdentityResponse struct {
 
 func (x *GetIdentityResponse) Reset() {
 	*x = GetIdentityResponse{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[5]
+	mi := &file_brevet_v1_identity_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +608,7 @@ func (x *GetIdentityResponse) String() string {
 func (*GetIdentityResponse) ProtoMessage() {}
 
 func (x *GetIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[5]
+	mi := &file_brevet_v1_identity_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +621,7 @@ func (x *GetIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIdentityResponse.ProtoReflect.Descriptor instead.
 func (*GetIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{5}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetIdentityResponse) GetIdentity() *Identity {
@@ -580,7 +657,7 @@ type ListIdentitiesRequest struct {
 
 func (x *ListIdentitiesRequest) Reset() {
 	*x = ListIdentitiesRequest{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[6]
+	mi := &file_brevet_v1_identity_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +669,7 @@ func (x *ListIdentitiesRequest) String() string {
 func (*ListIdentitiesRequest) ProtoMessage() {}
 
 func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[6]
+	mi := &file_brevet_v1_identity_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +682,7 @@ func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesRequest.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{6}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListIdentitiesRequest) GetPageSize() int32 {
@@ -677,7 +754,7 @@ type ListIdentitiesResponse struct {
 
 func (x *ListIdentitiesResponse) Reset() {
 	*x = ListIdentitiesResponse{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[7]
+	mi := &file_brevet_v1_identity_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +766,7 @@ func (x *ListIdentitiesResponse) String() string {
 func (*ListIdentitiesResponse) ProtoMessage() {}
 
 func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[7]
+	mi := &file_brevet_v1_identity_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +779,7 @@ func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesResponse.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{7}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListIdentitiesResponse) GetIdentities() []*Identity {
@@ -739,7 +816,7 @@ type UpdateIdentityRequest struct {
 
 func (x *UpdateIdentityRequest) Reset() {
 	*x = UpdateIdentityRequest{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[8]
+	mi := &file_brevet_v1_identity_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +828,7 @@ func (x *UpdateIdentityRequest) String() string {
 func (*UpdateIdentityRequest) ProtoMessage() {}
 
 func (x *UpdateIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[8]
+	mi := &file_brevet_v1_identity_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +841,7 @@ func (x *UpdateIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateIdentityRequest.ProtoReflect.Descriptor instead.
 func (*UpdateIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{8}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateIdentityRequest) GetId() string {
@@ -811,7 +888,7 @@ type UpdateIdentityResponse struct {
 
 func (x *UpdateIdentityResponse) Reset() {
 	*x = UpdateIdentityResponse{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[9]
+	mi := &file_brevet_v1_identity_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +900,7 @@ func (x *UpdateIdentityResponse) String() string {
 func (*UpdateIdentityResponse) ProtoMessage() {}
 
 func (x *UpdateIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[9]
+	mi := &file_brevet_v1_identity_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +913,7 @@ func (x *UpdateIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateIdentityResponse.ProtoReflect.Descriptor instead.
 func (*UpdateIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{9}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateIdentityResponse) GetIdentity() *Identity {
@@ -860,7 +937,7 @@ type SuspendIdentityRequest struct {
 
 func (x *SuspendIdentityRequest) Reset() {
 	*x = SuspendIdentityRequest{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[10]
+	mi := &file_brevet_v1_identity_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +949,7 @@ func (x *SuspendIdentityRequest) String() string {
 func (*SuspendIdentityRequest) ProtoMessage() {}
 
 func (x *SuspendIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[10]
+	mi := &file_brevet_v1_identity_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +962,7 @@ func (x *SuspendIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendIdentityRequest.ProtoReflect.Descriptor instead.
 func (*SuspendIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{10}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SuspendIdentityRequest) GetId() string {
@@ -919,7 +996,7 @@ type SuspendIdentityResponse struct {
 
 func (x *SuspendIdentityResponse) Reset() {
 	*x = SuspendIdentityResponse{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[11]
+	mi := &file_brevet_v1_identity_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1008,7 @@ func (x *SuspendIdentityResponse) String() string {
 func (*SuspendIdentityResponse) ProtoMessage() {}
 
 func (x *SuspendIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[11]
+	mi := &file_brevet_v1_identity_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1021,7 @@ func (x *SuspendIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendIdentityResponse.ProtoReflect.Descriptor instead.
 func (*SuspendIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{11}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SuspendIdentityResponse) GetIdentity() *Identity {
@@ -975,7 +1052,7 @@ type ResumeIdentityRequest struct {
 
 func (x *ResumeIdentityRequest) Reset() {
 	*x = ResumeIdentityRequest{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[12]
+	mi := &file_brevet_v1_identity_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1064,7 @@ func (x *ResumeIdentityRequest) String() string {
 func (*ResumeIdentityRequest) ProtoMessage() {}
 
 func (x *ResumeIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[12]
+	mi := &file_brevet_v1_identity_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1077,7 @@ func (x *ResumeIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeIdentityRequest.ProtoReflect.Descriptor instead.
 func (*ResumeIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{12}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResumeIdentityRequest) GetId() string {
@@ -1034,7 +1111,7 @@ type ResumeIdentityResponse struct {
 
 func (x *ResumeIdentityResponse) Reset() {
 	*x = ResumeIdentityResponse{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[13]
+	mi := &file_brevet_v1_identity_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1123,7 @@ func (x *ResumeIdentityResponse) String() string {
 func (*ResumeIdentityResponse) ProtoMessage() {}
 
 func (x *ResumeIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[13]
+	mi := &file_brevet_v1_identity_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1136,7 @@ func (x *ResumeIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeIdentityResponse.ProtoReflect.Descriptor instead.
 func (*ResumeIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{13}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResumeIdentityResponse) GetIdentity() *Identity {
@@ -1093,7 +1170,7 @@ type RetireIdentityRequest struct {
 
 func (x *RetireIdentityRequest) Reset() {
 	*x = RetireIdentityRequest{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[14]
+	mi := &file_brevet_v1_identity_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1182,7 @@ func (x *RetireIdentityRequest) String() string {
 func (*RetireIdentityRequest) ProtoMessage() {}
 
 func (x *RetireIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[14]
+	mi := &file_brevet_v1_identity_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1195,7 @@ func (x *RetireIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireIdentityRequest.ProtoReflect.Descriptor instead.
 func (*RetireIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{14}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RetireIdentityRequest) GetId() string {
@@ -1159,7 +1236,7 @@ type RetireIdentityResponse struct {
 
 func (x *RetireIdentityResponse) Reset() {
 	*x = RetireIdentityResponse{}
-	mi := &file_brevet_v1_identity_proto_msgTypes[15]
+	mi := &file_brevet_v1_identity_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1248,7 @@ func (x *RetireIdentityResponse) String() string {
 func (*RetireIdentityResponse) ProtoMessage() {}
 
 func (x *RetireIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_identity_proto_msgTypes[15]
+	mi := &file_brevet_v1_identity_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1261,7 @@ func (x *RetireIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireIdentityResponse.ProtoReflect.Descriptor instead.
 func (*RetireIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{15}
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RetireIdentityResponse) GetIdentity() *Identity {
@@ -1205,7 +1282,7 @@ var File_brevet_v1_identity_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x03\n" +
+	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8b\x04\n" +
 	"\bIdentity\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
@@ -1218,10 +1295,15 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\brevision\x18\b \x01(\x03R\brevision\x12)\n" +
 	"\x10evidence_subject\x18\t \x01(\tR\x0fevidenceSubject\x12\x12\n" +
 	"\x04rule\x18\n" +
-	" \x01(\tR\x04rule\x1a9\n" +
+	" \x01(\tR\x04rule\x12E\n" +
+	"\x10enrollment_terms\x18\v \x01(\v2\x1a.brevet.v1.EnrollmentTermsR\x0fenrollmentTerms\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9f\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x01\n" +
+	"\x0fEnrollmentTerms\x12!\n" +
+	"\fhardware_key\x18\x01 \x01(\bR\vhardwareKey\x12\x1b\n" +
+	"\tkey_types\x18\x02 \x03(\tR\bkeyTypes\x12<\n" +
+	"\fmax_lifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vmaxLifetime\"\x9f\x02\n" +
 	"\fIdentitySpec\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
 	"\aprofile\x18\x02 \x01(\tR\aprofile\x12;\n" +
@@ -1328,80 +1410,84 @@ func file_brevet_v1_identity_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_identity_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_brevet_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_brevet_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_brevet_v1_identity_proto_goTypes = []any{
 	(IdentityKind)(0),               // 0: brevet.v1.IdentityKind
 	(IdentityState)(0),              // 1: brevet.v1.IdentityState
 	(*Identity)(nil),                // 2: brevet.v1.Identity
-	(*IdentitySpec)(nil),            // 3: brevet.v1.IdentitySpec
-	(*CreateIdentityRequest)(nil),   // 4: brevet.v1.CreateIdentityRequest
-	(*CreateIdentityResponse)(nil),  // 5: brevet.v1.CreateIdentityResponse
-	(*GetIdentityRequest)(nil),      // 6: brevet.v1.GetIdentityRequest
-	(*GetIdentityResponse)(nil),     // 7: brevet.v1.GetIdentityResponse
-	(*ListIdentitiesRequest)(nil),   // 8: brevet.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil),  // 9: brevet.v1.ListIdentitiesResponse
-	(*UpdateIdentityRequest)(nil),   // 10: brevet.v1.UpdateIdentityRequest
-	(*UpdateIdentityResponse)(nil),  // 11: brevet.v1.UpdateIdentityResponse
-	(*SuspendIdentityRequest)(nil),  // 12: brevet.v1.SuspendIdentityRequest
-	(*SuspendIdentityResponse)(nil), // 13: brevet.v1.SuspendIdentityResponse
-	(*ResumeIdentityRequest)(nil),   // 14: brevet.v1.ResumeIdentityRequest
-	(*ResumeIdentityResponse)(nil),  // 15: brevet.v1.ResumeIdentityResponse
-	(*RetireIdentityRequest)(nil),   // 16: brevet.v1.RetireIdentityRequest
-	(*RetireIdentityResponse)(nil),  // 17: brevet.v1.RetireIdentityResponse
-	nil,                             // 18: brevet.v1.Identity.LabelsEntry
-	nil,                             // 19: brevet.v1.IdentitySpec.LabelsEntry
-	(*Name)(nil),                    // 20: brevet.v1.Name
-	(*timestamppb.Timestamp)(nil),   // 21: google.protobuf.Timestamp
-	(*Label)(nil),                   // 22: brevet.v1.Label
-	(*fieldmaskpb.FieldMask)(nil),   // 23: google.protobuf.FieldMask
-	(*AffectedCertificates)(nil),    // 24: brevet.v1.AffectedCertificates
+	(*EnrollmentTerms)(nil),         // 3: brevet.v1.EnrollmentTerms
+	(*IdentitySpec)(nil),            // 4: brevet.v1.IdentitySpec
+	(*CreateIdentityRequest)(nil),   // 5: brevet.v1.CreateIdentityRequest
+	(*CreateIdentityResponse)(nil),  // 6: brevet.v1.CreateIdentityResponse
+	(*GetIdentityRequest)(nil),      // 7: brevet.v1.GetIdentityRequest
+	(*GetIdentityResponse)(nil),     // 8: brevet.v1.GetIdentityResponse
+	(*ListIdentitiesRequest)(nil),   // 9: brevet.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),  // 10: brevet.v1.ListIdentitiesResponse
+	(*UpdateIdentityRequest)(nil),   // 11: brevet.v1.UpdateIdentityRequest
+	(*UpdateIdentityResponse)(nil),  // 12: brevet.v1.UpdateIdentityResponse
+	(*SuspendIdentityRequest)(nil),  // 13: brevet.v1.SuspendIdentityRequest
+	(*SuspendIdentityResponse)(nil), // 14: brevet.v1.SuspendIdentityResponse
+	(*ResumeIdentityRequest)(nil),   // 15: brevet.v1.ResumeIdentityRequest
+	(*ResumeIdentityResponse)(nil),  // 16: brevet.v1.ResumeIdentityResponse
+	(*RetireIdentityRequest)(nil),   // 17: brevet.v1.RetireIdentityRequest
+	(*RetireIdentityResponse)(nil),  // 18: brevet.v1.RetireIdentityResponse
+	nil,                             // 19: brevet.v1.Identity.LabelsEntry
+	nil,                             // 20: brevet.v1.IdentitySpec.LabelsEntry
+	(*Name)(nil),                    // 21: brevet.v1.Name
+	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 23: google.protobuf.Duration
+	(*Label)(nil),                   // 24: brevet.v1.Label
+	(*fieldmaskpb.FieldMask)(nil),   // 25: google.protobuf.FieldMask
+	(*AffectedCertificates)(nil),    // 26: brevet.v1.AffectedCertificates
 }
 var file_brevet_v1_identity_proto_depIdxs = []int32{
 	0,  // 0: brevet.v1.Identity.kind:type_name -> brevet.v1.IdentityKind
-	18, // 1: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
-	20, // 2: brevet.v1.Identity.names:type_name -> brevet.v1.Name
+	19, // 1: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
+	21, // 2: brevet.v1.Identity.names:type_name -> brevet.v1.Name
 	1,  // 3: brevet.v1.Identity.state:type_name -> brevet.v1.IdentityState
-	21, // 4: brevet.v1.Identity.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 5: brevet.v1.IdentitySpec.kind:type_name -> brevet.v1.IdentityKind
-	19, // 6: brevet.v1.IdentitySpec.labels:type_name -> brevet.v1.IdentitySpec.LabelsEntry
-	20, // 7: brevet.v1.IdentitySpec.names:type_name -> brevet.v1.Name
-	3,  // 8: brevet.v1.CreateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
-	2,  // 9: brevet.v1.CreateIdentityResponse.identity:type_name -> brevet.v1.Identity
-	2,  // 10: brevet.v1.GetIdentityResponse.identity:type_name -> brevet.v1.Identity
-	0,  // 11: brevet.v1.ListIdentitiesRequest.kinds:type_name -> brevet.v1.IdentityKind
-	1,  // 12: brevet.v1.ListIdentitiesRequest.states:type_name -> brevet.v1.IdentityState
-	22, // 13: brevet.v1.ListIdentitiesRequest.label:type_name -> brevet.v1.Label
-	21, // 14: brevet.v1.ListIdentitiesRequest.not_renewed_since_time:type_name -> google.protobuf.Timestamp
-	2,  // 15: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
-	3,  // 16: brevet.v1.UpdateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
-	23, // 17: brevet.v1.UpdateIdentityRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 18: brevet.v1.UpdateIdentityResponse.identity:type_name -> brevet.v1.Identity
-	2,  // 19: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
-	24, // 20: brevet.v1.SuspendIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	2,  // 21: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
-	24, // 22: brevet.v1.ResumeIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	21, // 23: brevet.v1.RetireIdentityRequest.invalidity_time:type_name -> google.protobuf.Timestamp
-	2,  // 24: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
-	24, // 25: brevet.v1.RetireIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	4,  // 26: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
-	6,  // 27: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
-	8,  // 28: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
-	10, // 29: brevet.v1.IdentityService.UpdateIdentity:input_type -> brevet.v1.UpdateIdentityRequest
-	12, // 30: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
-	14, // 31: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
-	16, // 32: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
-	5,  // 33: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
-	7,  // 34: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
-	9,  // 35: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
-	11, // 36: brevet.v1.IdentityService.UpdateIdentity:output_type -> brevet.v1.UpdateIdentityResponse
-	13, // 37: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
-	15, // 38: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
-	17, // 39: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
-	33, // [33:40] is the sub-list for method output_type
-	26, // [26:33] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	22, // 4: brevet.v1.Identity.create_time:type_name -> google.protobuf.Timestamp
+	3,  // 5: brevet.v1.Identity.enrollment_terms:type_name -> brevet.v1.EnrollmentTerms
+	23, // 6: brevet.v1.EnrollmentTerms.max_lifetime:type_name -> google.protobuf.Duration
+	0,  // 7: brevet.v1.IdentitySpec.kind:type_name -> brevet.v1.IdentityKind
+	20, // 8: brevet.v1.IdentitySpec.labels:type_name -> brevet.v1.IdentitySpec.LabelsEntry
+	21, // 9: brevet.v1.IdentitySpec.names:type_name -> brevet.v1.Name
+	4,  // 10: brevet.v1.CreateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
+	2,  // 11: brevet.v1.CreateIdentityResponse.identity:type_name -> brevet.v1.Identity
+	2,  // 12: brevet.v1.GetIdentityResponse.identity:type_name -> brevet.v1.Identity
+	0,  // 13: brevet.v1.ListIdentitiesRequest.kinds:type_name -> brevet.v1.IdentityKind
+	1,  // 14: brevet.v1.ListIdentitiesRequest.states:type_name -> brevet.v1.IdentityState
+	24, // 15: brevet.v1.ListIdentitiesRequest.label:type_name -> brevet.v1.Label
+	22, // 16: brevet.v1.ListIdentitiesRequest.not_renewed_since_time:type_name -> google.protobuf.Timestamp
+	2,  // 17: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
+	4,  // 18: brevet.v1.UpdateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
+	25, // 19: brevet.v1.UpdateIdentityRequest.update_mask:type_name -> google.protobuf.FieldMask
+	2,  // 20: brevet.v1.UpdateIdentityResponse.identity:type_name -> brevet.v1.Identity
+	2,  // 21: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
+	26, // 22: brevet.v1.SuspendIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	2,  // 23: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
+	26, // 24: brevet.v1.ResumeIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	22, // 25: brevet.v1.RetireIdentityRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	2,  // 26: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
+	26, // 27: brevet.v1.RetireIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	5,  // 28: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
+	7,  // 29: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
+	9,  // 30: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
+	11, // 31: brevet.v1.IdentityService.UpdateIdentity:input_type -> brevet.v1.UpdateIdentityRequest
+	13, // 32: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
+	15, // 33: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
+	17, // 34: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
+	6,  // 35: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
+	8,  // 36: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
+	10, // 37: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
+	12, // 38: brevet.v1.IdentityService.UpdateIdentity:output_type -> brevet.v1.UpdateIdentityResponse
+	14, // 39: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
+	16, // 40: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
+	18, // 41: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
+	35, // [35:42] is the sub-list for method output_type
+	28, // [28:35] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_identity_proto_init() }
@@ -1416,7 +1502,7 @@ func file_brevet_v1_identity_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_identity_proto_rawDesc), len(file_brevet_v1_identity_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -830,8 +830,10 @@ type IssuedCertificate struct {
 	TokenId []byte `protobuf:"bytes,7,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	// Whether the identity became enrolled, with a new revision.
 	Enrolls bool `protobuf:"varint,8,opt,name=enrolls,proto3" json:"enrolls,omitempty"`
-	// The evidence for which the certificate was issued. Unset if there was none, as for renewals.
-	Evidence      *IssuanceEvidence `protobuf:"bytes,9,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	// The evidence for which the certificate was issued. Unset if there was none, as for most renewals.
+	Evidence *IssuanceEvidence `protobuf:"bytes,9,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	// The terms of the enrollment, from this entry on. Unset if there are none, or if enrolls is unset.
+	Terms         *EnrollmentTerms `protobuf:"bytes,10,opt,name=terms,proto3" json:"terms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -929,14 +931,21 @@ func (x *IssuedCertificate) GetEvidence() *IssuanceEvidence {
 	return nil
 }
 
-// IssuanceEvidence is the evidence for which a certificate was issued, and the decision about it. The evidence itself is
-// not in the log.
+func (x *IssuedCertificate) GetTerms() *EnrollmentTerms {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+// IssuanceEvidence is the evidence for which a certificate was issued or refused, and the decision about it. The
+// evidence itself is not in the log.
 type IssuanceEvidence struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The kind and the SHA-256 of each piece of evidence. The hash of a token is omitted, because it is the token_id of
-	// the entry.
+	// The kind and the SHA-256 of each piece of evidence. The hash of a token is omitted if it is the token_id of the
+	// entry. The hash of other evidence is omitted if the evidence has fewer than 32 bytes.
 	Pieces []*EvidenceHash `protobuf:"bytes,1,rep,name=pieces,proto3" json:"pieces,omitempty"`
-	// The rule of the policy that granted the certificate. Unset if no rule was necessary.
+	// The rule of the policy that granted the certificate. Unset if no rule was necessary, or none matched.
 	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
 	// The revision of the policy.
 	PolicyRevision int64 `protobuf:"varint,3,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
@@ -1205,9 +1214,13 @@ func (x *AbandonedCertificate) GetSinceIssue() int64 {
 
 // LogRefusal is the reason for a refusal.
 type LogRefusal struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
-	Detail        string                 `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rule  string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// What was found. Empty if the refusal is about the evidence of an enrollment, or if an enrollment was refused before
+	// its identity was known: the text could repeat personal data in the evidence.
+	Detail string `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
+	// The evidence of a refused enrollment, and the rule of the policy that it matched.
+	Evidence      *IssuanceEvidence `protobuf:"bytes,3,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1254,6 +1267,13 @@ func (x *LogRefusal) GetDetail() string {
 		return x.Detail
 	}
 	return ""
+}
+
+func (x *LogRefusal) GetEvidence() *IssuanceEvidence {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
 }
 
 // IdentityAttributes are the attributes of an identity from this entry on.
@@ -2737,7 +2757,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x13distribution_points\x18\x15 \x01(\v2\x1d.brevet.v1.DistributionPointsH\x00R\x12distributionPoints\x12D\n" +
 	"\x0fexpired_records\x18\x16 \x01(\v2\x19.brevet.v1.ExpiredRecordsH\x00R\x0eexpiredRecords\x12A\n" +
 	"\x0eapplied_policy\x18\x17 \x01(\v2\x18.brevet.v1.AppliedPolicyH\x00R\rappliedPolicyB\a\n" +
-	"\x05event\"\xd5\x02\n" +
+	"\x05event\"\x87\x03\n" +
 	"\x11IssuedCertificate\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x19\n" +
 	"\bkey_hash\x18\x02 \x01(\fR\akeyHash\x12(\n" +
@@ -2748,7 +2768,9 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x12predecessor_serial\x18\x06 \x01(\fR\x11predecessorSerial\x12\x19\n" +
 	"\btoken_id\x18\a \x01(\fR\atokenId\x12\x18\n" +
 	"\aenrolls\x18\b \x01(\bR\aenrolls\x127\n" +
-	"\bevidence\x18\t \x01(\v2\x1b.brevet.v1.IssuanceEvidenceR\bevidence\"\xb3\x01\n" +
+	"\bevidence\x18\t \x01(\v2\x1b.brevet.v1.IssuanceEvidenceR\bevidence\x120\n" +
+	"\x05terms\x18\n" +
+	" \x01(\v2\x1a.brevet.v1.EnrollmentTermsR\x05terms\"\xb3\x01\n" +
 	"\x10IssuanceEvidence\x12/\n" +
 	"\x06pieces\x18\x01 \x03(\v2\x17.brevet.v1.EvidenceHashR\x06pieces\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12'\n" +
@@ -2767,11 +2789,12 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\rcrl_partition\x18\x01 \x01(\x05R\fcrlPartition\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1f\n" +
 	"\vsince_issue\x18\x03 \x01(\x12R\n" +
-	"sinceIssue\"8\n" +
+	"sinceIssue\"q\n" +
 	"\n" +
 	"LogRefusal\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x16\n" +
-	"\x06detail\x18\x02 \x01(\tR\x06detail\"\xf4\x02\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\x127\n" +
+	"\bevidence\x18\x03 \x01(\v2\x1b.brevet.v1.IssuanceEvidenceR\bevidence\"\xf4\x02\n" +
 	"\x12IdentityAttributes\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
 	"\aprofile\x18\x02 \x01(\tR\aprofile\x12A\n" +
@@ -2976,12 +2999,13 @@ var file_brevet_v1_log_proto_goTypes = []any{
 	(*AppliedPolicy)(nil),         // 28: brevet.v1.AppliedPolicy
 	(*StatusChange)(nil),          // 29: brevet.v1.StatusChange
 	nil,                           // 30: brevet.v1.IdentityAttributes.LabelsEntry
-	(IdentityKind)(0),             // 31: brevet.v1.IdentityKind
-	(*Name)(nil),                  // 32: brevet.v1.Name
-	(RevocationReason)(0),         // 33: brevet.v1.RevocationReason
-	(*CertificateSelection)(nil),  // 34: brevet.v1.CertificateSelection
-	(BulkRevocationAction)(0),     // 35: brevet.v1.BulkRevocationAction
-	(CertificateState)(0),         // 36: brevet.v1.CertificateState
+	(*EnrollmentTerms)(nil),       // 31: brevet.v1.EnrollmentTerms
+	(IdentityKind)(0),             // 32: brevet.v1.IdentityKind
+	(*Name)(nil),                  // 33: brevet.v1.Name
+	(RevocationReason)(0),         // 34: brevet.v1.RevocationReason
+	(*CertificateSelection)(nil),  // 35: brevet.v1.CertificateSelection
+	(BulkRevocationAction)(0),     // 36: brevet.v1.BulkRevocationAction
+	(CertificateState)(0),         // 37: brevet.v1.CertificateState
 }
 var file_brevet_v1_log_proto_depIdxs = []int32{
 	1,  // 0: brevet.v1.ListEntriesRequest.start:type_name -> brevet.v1.LogPosition
@@ -3007,36 +3031,38 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	26, // 20: brevet.v1.LogEntry.expired_records:type_name -> brevet.v1.ExpiredRecords
 	28, // 21: brevet.v1.LogEntry.applied_policy:type_name -> brevet.v1.AppliedPolicy
 	8,  // 22: brevet.v1.IssuedCertificate.evidence:type_name -> brevet.v1.IssuanceEvidence
-	9,  // 23: brevet.v1.IssuanceEvidence.pieces:type_name -> brevet.v1.EvidenceHash
-	9,  // 24: brevet.v1.IssuanceEvidence.subject:type_name -> brevet.v1.EvidenceHash
-	11, // 25: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
-	12, // 26: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
-	17, // 27: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
-	31, // 28: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
-	30, // 29: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
-	32, // 30: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
-	9,  // 31: brevet.v1.IdentityAttributes.evidence_subject:type_name -> brevet.v1.EvidenceHash
-	33, // 32: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
-	19, // 33: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
-	17, // 34: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
-	34, // 35: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
-	35, // 36: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
-	33, // 37: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
-	17, // 38: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
-	25, // 39: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
-	27, // 40: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
-	27, // 41: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
-	36, // 42: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
-	33, // 43: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
-	2,  // 44: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
-	4,  // 45: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
-	3,  // 46: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
-	5,  // 47: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
-	46, // [46:48] is the sub-list for method output_type
-	44, // [44:46] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	31, // 23: brevet.v1.IssuedCertificate.terms:type_name -> brevet.v1.EnrollmentTerms
+	9,  // 24: brevet.v1.IssuanceEvidence.pieces:type_name -> brevet.v1.EvidenceHash
+	9,  // 25: brevet.v1.IssuanceEvidence.subject:type_name -> brevet.v1.EvidenceHash
+	11, // 26: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
+	12, // 27: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
+	17, // 28: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
+	8,  // 29: brevet.v1.LogRefusal.evidence:type_name -> brevet.v1.IssuanceEvidence
+	32, // 30: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
+	30, // 31: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
+	33, // 32: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
+	9,  // 33: brevet.v1.IdentityAttributes.evidence_subject:type_name -> brevet.v1.EvidenceHash
+	34, // 34: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
+	19, // 35: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
+	17, // 36: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
+	35, // 37: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
+	36, // 38: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
+	34, // 39: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
+	17, // 40: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
+	25, // 41: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
+	27, // 42: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
+	27, // 43: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
+	37, // 44: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
+	34, // 45: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
+	2,  // 46: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	4,  // 47: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	3,  // 48: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	5,  // 49: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	48, // [48:50] is the sub-list for method output_type
+	46, // [46:48] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_log_proto_init() }

@@ -1,5 +1,5 @@
-// Package column encodes serial numbers, hashes, references, subjects of evidence and the items of intents as columns
-// of the store's tables, and decodes them. Package engine encodes times.
+// Package column encodes serial numbers, hashes, references, subjects of evidence, terms of enrollments and the items
+// of intents as columns of the store's tables, and decodes them. Package engine encodes times.
 package column
 
 import (
@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 )
@@ -56,6 +57,32 @@ func DecodeSubject(b []byte) (pki.EvidenceSubject, error) {
 		return s, fmt.Errorf("the column has %d bytes, want %d", len(b), 1+len(s.Hash))
 	}
 	return pki.EvidenceSubject{Kind: pki.EvidenceKind(b[0]), Hash: [32]byte(b[1:])}, nil
+}
+
+// terms are the terms of an enrollment in JSON.
+type terms struct {
+	HardwareKey bool          `json:"hardware_key,omitempty"`
+	Keys        []pki.KeyType `json:"key_types,omitempty"`
+	MaxLifetime time.Duration `json:"max_lifetime,omitempty"` // in nanoseconds
+}
+
+// EncodeTerms encodes the terms of an enrollment in JSON. The zero value is encoded as NULL.
+func EncodeTerms(t pki.Terms) (any, error) {
+	if t.IsZero() {
+		return nil, nil
+	}
+	text, err := json.Marshal(terms(t))
+	return string(text), err
+}
+
+// DecodeTerms decodes the result of [EncodeTerms].
+func DecodeTerms(b []byte) (pki.Terms, error) {
+	var t terms
+	if b == nil {
+		return pki.Terms{}, nil
+	}
+	err := json.Unmarshal(b, &t)
+	return pki.Terms(t), err
 }
 
 // KeyID returns the row ID of a key, which is the first 8 bytes of its hash.
