@@ -17,17 +17,19 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// selectIssuanceState selects an identity, the certificate to renew, the certificate that was issued for the request ID, the
-// state of the key, and that of the caller. It needs one more column, the number of unexpired certificates (see unexpired).
+// selectIssuanceState selects an identity, the certificate to renew, the certificate that was issued for the request
+// ID, the state of the key, and the identity of the caller. It needs one more column, the number of unexpired
+// certificates (see unexpired).
 const selectIssuanceState = `
 	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `, ?8 AS caller)
-	SELECT ` + identityColumns + `, ` + callerColumn + `,
+	SELECT ` + identityColumns + `, ` + callerColumns + `,
 	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, s.id, s.rest, ` + bulk.AnyOpen + `,
 	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.issued_at, a.not_after, a.der, ` + keyColumns + `, `
 
 // fromIssuanceState is the rest of the statement that begins with selectIssuanceState.
 const fromIssuanceState = `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
+	LEFT JOIN identities o ON o.spiffe_id = q.caller
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
 	LEFT JOIN keys s ON s.id = p.successor
 	LEFT JOIN certificates a ON a.identity = n.id AND a.request = q.request
@@ -53,11 +55,12 @@ func unexpired(most int) string {
 		WHERE u.identity = n.id AND u.not_after > q.at LIMIT ` + strconv.Itoa(most) + `))`
 }
 
-// callerColumn selects the state of the identity q.caller, and zero if it is not registered.
-const callerColumn = `coalesce((SELECT state FROM identities WHERE spiffe_id = q.caller), 0)`
+// callerColumns selects the state, roles and labels of the identity o of the caller. They are zero if it is not
+// registered.
+const callerColumns = `coalesce(o.state, 0), coalesce(o.roles, 0), o.labels`
 
 // IssuanceState reads a consistent snapshot in one statement. While a bulk revocation is open, it needs a few statements, in
-// one transaction. If the identity is not registered, another statement reads the state of the caller.
+// one transaction. If the identity is not registered, another statement reads the identity of the caller.
 func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	const what = "read the state of an issuance"
 	var row issuanceRow
@@ -72,7 +75,7 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issuance
 		})
 	}
 	if err != nil {
-		return ra.IssuanceState{Caller: row.caller}, err
+		return ra.IssuanceState{Caller: row.caller.identity}, err
 	}
 	st, err := row.issuanceState(q)
 	if err == nil && len(q.Nonces) > 0 {
@@ -85,10 +88,23 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issuance
 	return st, engine.Fail(what, err)
 }
 
+// callerRow holds callerColumns.
+type callerRow struct {
+	identity pki.CallerIdentity
+	labels   []byte
+}
+
+func (r *callerRow) columns() []any { return []any{&r.identity.State, &r.identity.Roles, &r.labels} }
+
+func (r *callerRow) decode() (err error) {
+	r.identity.Labels, err = column.DecodeLabels(r.labels)
+	return err
+}
+
 // issuanceRow is a row of selectIssuanceState.
 type issuanceRow struct {
 	id                                       identityRow
-	caller                                   pki.IdentityState
+	caller                                   callerRow
 	unexpired                                int
 	predecessor                              sql.NullInt64
 	state, reason, revokedAt, version        sql.NullInt64
@@ -107,16 +123,22 @@ func (r *issuanceRow) read(ctx context.Context, from engine.Querier, q ra.Issuan
 	row := from.QueryRowContext(ctx, selectIssuanceState+unexpired(q.MaxUnexpired)+fromIssuanceState,
 		append(queryArguments(q.Identity, q.Predecessor, q.Request, q.Key, q.At), q.Caller.String())...)
 	err := row.Scan(slices.Concat(r.id.columns(),
-		[]any{&r.caller, &r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.successor.id, &r.successor.rest, &r.revoking,
+		r.caller.columns(), []any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.successor.id, &r.successor.rest, &r.revoking,
 			&r.priorRow, &r.priorSerial, &r.priorIssuer, &r.priorKey.id, &r.priorKey.rest, &r.priorIssuedAt, &r.priorNotAfter, &r.priorDER}, r.key.columns(), []any{&r.unexpired})...)
-	if !errors.Is(err, sql.ErrNoRows) {
-		return err
+	missing := errors.Is(err, sql.ErrNoRows)
+	if missing {
+		row = from.QueryRowContext(ctx, `
+			WITH q AS MATERIALIZED (SELECT ?1 AS caller)
+			SELECT `+callerColumns+` FROM q LEFT JOIN identities o ON o.spiffe_id = q.caller`, q.Caller.String())
+		err = row.Scan(r.caller.columns()...)
 	}
-	row = from.QueryRowContext(ctx, `SELECT `+callerColumn+` FROM (SELECT ? AS caller) q`, q.Caller.String())
-	if err := row.Scan(&r.caller); err != nil {
-		return err
+	if err == nil {
+		err = r.caller.decode()
 	}
-	return rules.NoIdentity(q.Identity)
+	if err == nil && missing {
+		return rules.NoIdentity(q.Identity)
+	}
+	return err
 }
 
 // applyOpenBulk applies the open bulk revocations.
@@ -130,7 +152,7 @@ func (r *issuanceRow) applyOpenBulk(ctx context.Context, from engine.Querier, q 
 		if err != nil {
 			return err
 		}
-		before := statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
+		before := column.DecodeStatus(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
 		if st := open.Status(before, masks[r.predecessor.Int64]); st != before {
 			r.state.Int64, r.reason.Int64, r.version.Int64 = int64(st.State), int64(st.Reason), int64(st.Version) //nolint:gosec // checked by the table
 			r.revokedAt = sql.NullInt64{Int64: engine.Millis(st.RevokedAt), Valid: st.State != pki.Good}
@@ -146,12 +168,12 @@ func (r *issuanceRow) issuanceState(q ra.IssuanceQuery) (ra.IssuanceState, error
 		return st, err
 	}
 	st.KeyRefusal = r.key.state(q.Key, r.id.id).Check()
-	st.Caller, st.Unexpired = r.caller, r.unexpired
+	st.Caller, st.Unexpired = r.caller.identity, r.unexpired
 	if !q.Predecessor.IsZero() {
 		if !r.state.Valid {
 			return st, rules.NoPredecessor(q.Predecessor)
 		}
-		st.Predecessor.Status = statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
+		st.Predecessor.Status = column.DecodeStatus(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
 		st.Predecessor.IssuedAt = engine.FromMillis(r.predecessorIssuedAt.Int64)
 		st.Predecessor.NotAfter, st.Predecessor.Superseded = engine.FromMillis(r.predecessorNotAfter.Int64), r.supersededBy.Valid
 		if st.Predecessor.Successor, err = r.successor.hash(); err != nil {
@@ -171,12 +193,4 @@ func (r *issuanceRow) issuanceState(q ra.IssuanceQuery) (ra.IssuanceState, error
 	// SQLite reuses the IDs of deleted rows, so the key must be that of the renewal.
 	st.Prior.Supersedes = r.supersededBy.Valid && r.supersededBy == r.priorRow && r.successor.id == r.priorKey.id
 	return st, err
-}
-
-func statusOf(state, reason, version int64, revokedAt sql.NullInt64) pki.Status {
-	s := pki.Status{State: pki.State(state), Reason: pki.Reason(reason), Version: uint64(version)} //nolint:gosec // checked by the table
-	if revokedAt.Valid {
-		s.RevokedAt = engine.FromMillis(revokedAt.Int64)
-	}
-	return s
 }

@@ -146,6 +146,68 @@ func (IdentityState) EnumDescriptor() ([]byte, []int) {
 	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{1}
 }
 
+// OperatorRole is a role of an operator. It determines which RPCs the operator may call.
+type OperatorRole int32
+
+const (
+	OperatorRole_OPERATOR_ROLE_UNSPECIFIED OperatorRole = 0
+	// An admin may do everything: also change operators, the policy and imported CRLs.
+	OperatorRole_OPERATOR_ROLE_ADMIN OperatorRole = 1
+	// A registrar registers and updates devices and workloads, creates tokens for them, and issues their certificates. If
+	// the registrar has labels, it may do so only for identities that have all of these labels, before and after an
+	// update (access.label).
+	OperatorRole_OPERATOR_ROLE_REGISTRAR OperatorRole = 2
+	// A revoker revokes and holds certificates, suspends, resumes and retires devices and workloads, and revokes tokens.
+	OperatorRole_OPERATOR_ROLE_REVOKER OperatorRole = 3
+	// An auditor reads everything, including the log, the policy and the statistics, and changes nothing.
+	OperatorRole_OPERATOR_ROLE_AUDITOR OperatorRole = 4
+)
+
+// Enum value maps for OperatorRole.
+var (
+	OperatorRole_name = map[int32]string{
+		0: "OPERATOR_ROLE_UNSPECIFIED",
+		1: "OPERATOR_ROLE_ADMIN",
+		2: "OPERATOR_ROLE_REGISTRAR",
+		3: "OPERATOR_ROLE_REVOKER",
+		4: "OPERATOR_ROLE_AUDITOR",
+	}
+	OperatorRole_value = map[string]int32{
+		"OPERATOR_ROLE_UNSPECIFIED": 0,
+		"OPERATOR_ROLE_ADMIN":       1,
+		"OPERATOR_ROLE_REGISTRAR":   2,
+		"OPERATOR_ROLE_REVOKER":     3,
+		"OPERATOR_ROLE_AUDITOR":     4,
+	}
+)
+
+func (x OperatorRole) Enum() *OperatorRole {
+	p := new(OperatorRole)
+	*p = x
+	return p
+}
+
+func (x OperatorRole) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OperatorRole) Descriptor() protoreflect.EnumDescriptor {
+	return file_brevet_v1_identity_proto_enumTypes[2].Descriptor()
+}
+
+func (OperatorRole) Type() protoreflect.EnumType {
+	return &file_brevet_v1_identity_proto_enumTypes[2]
+}
+
+func (x OperatorRole) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OperatorRole.Descriptor instead.
+func (OperatorRole) EnumDescriptor() ([]byte, []int) {
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{2}
+}
+
 // Identity is the record of a machine or person that can have certificates.
 type Identity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -170,7 +232,9 @@ type Identity struct {
 	EvidenceSubject string `protobuf:"bytes,9,opt,name=evidence_subject,json=evidenceSubject,proto3" json:"evidence_subject,omitempty"`
 	// The name of the rule of the policy that registered the identity. It never changes. Empty if an operator or the server
 	// itself registered the identity.
-	Rule          string `protobuf:"bytes,10,opt,name=rule,proto3" json:"rule,omitempty"`
+	Rule string `protobuf:"bytes,10,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The roles of an operator. Empty for other identities.
+	Roles         []OperatorRole `protobuf:"varint,12,rep,packed,name=roles,proto3,enum=brevet.v1.OperatorRole" json:"roles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -275,6 +339,13 @@ func (x *Identity) GetRule() string {
 	return ""
 }
 
+func (x *Identity) GetRoles() []OperatorRole {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
 // IdentitySpec holds the attributes of an identity that operators choose.
 type IdentitySpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -287,8 +358,10 @@ type IdentitySpec struct {
 	// The subject of evidence, as in Identity. If it is empty in CreateIdentity, the identity gets the subject of the first
 	// evidence with which it enrolls. If it is empty in UpdateIdentity, the identity becomes free for other evidence.
 	EvidenceSubject string `protobuf:"bytes,5,opt,name=evidence_subject,json=evidenceSubject,proto3" json:"evidence_subject,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The roles of an operator, one at least. They must be empty for other identities.
+	Roles         []OperatorRole `protobuf:"varint,6,rep,packed,name=roles,proto3,enum=brevet.v1.OperatorRole" json:"roles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IdentitySpec) Reset() {
@@ -354,6 +427,13 @@ func (x *IdentitySpec) GetEvidenceSubject() string {
 		return x.EvidenceSubject
 	}
 	return ""
+}
+
+func (x *IdentitySpec) GetRoles() []OperatorRole {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
 }
 
 type CreateIdentityRequest struct {
@@ -725,8 +805,8 @@ type UpdateIdentityRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The new values of the attributes that update_mask names. The server ignores other fields.
 	Spec *IdentitySpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	// The attributes that change: one or more of "profile", "labels", "names" and "evidence_subject". The new value
-	// replaces the whole attribute.
+	// The attributes that change: one or more of "profile", "labels", "names", "evidence_subject" and "roles". The new
+	// value replaces the whole attribute.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// The revision of the identity that the caller read. If the identity has changed since, the server refuses the RPC
 	// with the rule identity.revision. The caller then reads the identity again.
@@ -1205,7 +1285,7 @@ var File_brevet_v1_identity_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x03\n" +
+	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf3\x03\n" +
 	"\bIdentity\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
@@ -1218,16 +1298,18 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\brevision\x18\b \x01(\x03R\brevision\x12)\n" +
 	"\x10evidence_subject\x18\t \x01(\tR\x0fevidenceSubject\x12\x12\n" +
 	"\x04rule\x18\n" +
-	" \x01(\tR\x04rule\x1a9\n" +
+	" \x01(\tR\x04rule\x12-\n" +
+	"\x05roles\x18\f \x03(\x0e2\x17.brevet.v1.OperatorRoleR\x05roles\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9f\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xce\x02\n" +
 	"\fIdentitySpec\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
 	"\aprofile\x18\x02 \x01(\tR\aprofile\x12;\n" +
 	"\x06labels\x18\x03 \x03(\v2#.brevet.v1.IdentitySpec.LabelsEntryR\x06labels\x12%\n" +
 	"\x05names\x18\x04 \x03(\v2\x0f.brevet.v1.NameR\x05names\x12)\n" +
-	"\x10evidence_subject\x18\x05 \x01(\tR\x0fevidenceSubject\x1a9\n" +
+	"\x10evidence_subject\x18\x05 \x01(\tR\x0fevidenceSubject\x12-\n" +
+	"\x05roles\x18\x06 \x03(\x0e2\x17.brevet.v1.OperatorRoleR\x05roles\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"s\n" +
@@ -1304,7 +1386,13 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\x19IDENTITY_STATE_REGISTERED\x10\x01\x12\x1b\n" +
 	"\x17IDENTITY_STATE_ENROLLED\x10\x02\x12\x1c\n" +
 	"\x18IDENTITY_STATE_SUSPENDED\x10\x03\x12\x1a\n" +
-	"\x16IDENTITY_STATE_RETIRED\x10\x042\xec\x04\n" +
+	"\x16IDENTITY_STATE_RETIRED\x10\x04*\x99\x01\n" +
+	"\fOperatorRole\x12\x1d\n" +
+	"\x19OPERATOR_ROLE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13OPERATOR_ROLE_ADMIN\x10\x01\x12\x1b\n" +
+	"\x17OPERATOR_ROLE_REGISTRAR\x10\x02\x12\x19\n" +
+	"\x15OPERATOR_ROLE_REVOKER\x10\x03\x12\x19\n" +
+	"\x15OPERATOR_ROLE_AUDITOR\x10\x042\xec\x04\n" +
 	"\x0fIdentityService\x12U\n" +
 	"\x0eCreateIdentity\x12 .brevet.v1.CreateIdentityRequest\x1a!.brevet.v1.CreateIdentityResponse\x12L\n" +
 	"\vGetIdentity\x12\x1d.brevet.v1.GetIdentityRequest\x1a\x1e.brevet.v1.GetIdentityResponse\x12U\n" +
@@ -1327,81 +1415,84 @@ func file_brevet_v1_identity_proto_rawDescGZIP() []byte {
 	return file_brevet_v1_identity_proto_rawDescData
 }
 
-var file_brevet_v1_identity_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_brevet_v1_identity_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_brevet_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_brevet_v1_identity_proto_goTypes = []any{
 	(IdentityKind)(0),               // 0: brevet.v1.IdentityKind
 	(IdentityState)(0),              // 1: brevet.v1.IdentityState
-	(*Identity)(nil),                // 2: brevet.v1.Identity
-	(*IdentitySpec)(nil),            // 3: brevet.v1.IdentitySpec
-	(*CreateIdentityRequest)(nil),   // 4: brevet.v1.CreateIdentityRequest
-	(*CreateIdentityResponse)(nil),  // 5: brevet.v1.CreateIdentityResponse
-	(*GetIdentityRequest)(nil),      // 6: brevet.v1.GetIdentityRequest
-	(*GetIdentityResponse)(nil),     // 7: brevet.v1.GetIdentityResponse
-	(*ListIdentitiesRequest)(nil),   // 8: brevet.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil),  // 9: brevet.v1.ListIdentitiesResponse
-	(*UpdateIdentityRequest)(nil),   // 10: brevet.v1.UpdateIdentityRequest
-	(*UpdateIdentityResponse)(nil),  // 11: brevet.v1.UpdateIdentityResponse
-	(*SuspendIdentityRequest)(nil),  // 12: brevet.v1.SuspendIdentityRequest
-	(*SuspendIdentityResponse)(nil), // 13: brevet.v1.SuspendIdentityResponse
-	(*ResumeIdentityRequest)(nil),   // 14: brevet.v1.ResumeIdentityRequest
-	(*ResumeIdentityResponse)(nil),  // 15: brevet.v1.ResumeIdentityResponse
-	(*RetireIdentityRequest)(nil),   // 16: brevet.v1.RetireIdentityRequest
-	(*RetireIdentityResponse)(nil),  // 17: brevet.v1.RetireIdentityResponse
-	nil,                             // 18: brevet.v1.Identity.LabelsEntry
-	nil,                             // 19: brevet.v1.IdentitySpec.LabelsEntry
-	(*Name)(nil),                    // 20: brevet.v1.Name
-	(*timestamppb.Timestamp)(nil),   // 21: google.protobuf.Timestamp
-	(*Label)(nil),                   // 22: brevet.v1.Label
-	(*fieldmaskpb.FieldMask)(nil),   // 23: google.protobuf.FieldMask
-	(*AffectedCertificates)(nil),    // 24: brevet.v1.AffectedCertificates
+	(OperatorRole)(0),               // 2: brevet.v1.OperatorRole
+	(*Identity)(nil),                // 3: brevet.v1.Identity
+	(*IdentitySpec)(nil),            // 4: brevet.v1.IdentitySpec
+	(*CreateIdentityRequest)(nil),   // 5: brevet.v1.CreateIdentityRequest
+	(*CreateIdentityResponse)(nil),  // 6: brevet.v1.CreateIdentityResponse
+	(*GetIdentityRequest)(nil),      // 7: brevet.v1.GetIdentityRequest
+	(*GetIdentityResponse)(nil),     // 8: brevet.v1.GetIdentityResponse
+	(*ListIdentitiesRequest)(nil),   // 9: brevet.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),  // 10: brevet.v1.ListIdentitiesResponse
+	(*UpdateIdentityRequest)(nil),   // 11: brevet.v1.UpdateIdentityRequest
+	(*UpdateIdentityResponse)(nil),  // 12: brevet.v1.UpdateIdentityResponse
+	(*SuspendIdentityRequest)(nil),  // 13: brevet.v1.SuspendIdentityRequest
+	(*SuspendIdentityResponse)(nil), // 14: brevet.v1.SuspendIdentityResponse
+	(*ResumeIdentityRequest)(nil),   // 15: brevet.v1.ResumeIdentityRequest
+	(*ResumeIdentityResponse)(nil),  // 16: brevet.v1.ResumeIdentityResponse
+	(*RetireIdentityRequest)(nil),   // 17: brevet.v1.RetireIdentityRequest
+	(*RetireIdentityResponse)(nil),  // 18: brevet.v1.RetireIdentityResponse
+	nil,                             // 19: brevet.v1.Identity.LabelsEntry
+	nil,                             // 20: brevet.v1.IdentitySpec.LabelsEntry
+	(*Name)(nil),                    // 21: brevet.v1.Name
+	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
+	(*Label)(nil),                   // 23: brevet.v1.Label
+	(*fieldmaskpb.FieldMask)(nil),   // 24: google.protobuf.FieldMask
+	(*AffectedCertificates)(nil),    // 25: brevet.v1.AffectedCertificates
 }
 var file_brevet_v1_identity_proto_depIdxs = []int32{
 	0,  // 0: brevet.v1.Identity.kind:type_name -> brevet.v1.IdentityKind
-	18, // 1: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
-	20, // 2: brevet.v1.Identity.names:type_name -> brevet.v1.Name
+	19, // 1: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
+	21, // 2: brevet.v1.Identity.names:type_name -> brevet.v1.Name
 	1,  // 3: brevet.v1.Identity.state:type_name -> brevet.v1.IdentityState
-	21, // 4: brevet.v1.Identity.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 5: brevet.v1.IdentitySpec.kind:type_name -> brevet.v1.IdentityKind
-	19, // 6: brevet.v1.IdentitySpec.labels:type_name -> brevet.v1.IdentitySpec.LabelsEntry
-	20, // 7: brevet.v1.IdentitySpec.names:type_name -> brevet.v1.Name
-	3,  // 8: brevet.v1.CreateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
-	2,  // 9: brevet.v1.CreateIdentityResponse.identity:type_name -> brevet.v1.Identity
-	2,  // 10: brevet.v1.GetIdentityResponse.identity:type_name -> brevet.v1.Identity
-	0,  // 11: brevet.v1.ListIdentitiesRequest.kinds:type_name -> brevet.v1.IdentityKind
-	1,  // 12: brevet.v1.ListIdentitiesRequest.states:type_name -> brevet.v1.IdentityState
-	22, // 13: brevet.v1.ListIdentitiesRequest.label:type_name -> brevet.v1.Label
-	21, // 14: brevet.v1.ListIdentitiesRequest.not_renewed_since_time:type_name -> google.protobuf.Timestamp
-	2,  // 15: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
-	3,  // 16: brevet.v1.UpdateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
-	23, // 17: brevet.v1.UpdateIdentityRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 18: brevet.v1.UpdateIdentityResponse.identity:type_name -> brevet.v1.Identity
-	2,  // 19: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
-	24, // 20: brevet.v1.SuspendIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	2,  // 21: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
-	24, // 22: brevet.v1.ResumeIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	21, // 23: brevet.v1.RetireIdentityRequest.invalidity_time:type_name -> google.protobuf.Timestamp
-	2,  // 24: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
-	24, // 25: brevet.v1.RetireIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	4,  // 26: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
-	6,  // 27: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
-	8,  // 28: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
-	10, // 29: brevet.v1.IdentityService.UpdateIdentity:input_type -> brevet.v1.UpdateIdentityRequest
-	12, // 30: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
-	14, // 31: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
-	16, // 32: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
-	5,  // 33: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
-	7,  // 34: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
-	9,  // 35: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
-	11, // 36: brevet.v1.IdentityService.UpdateIdentity:output_type -> brevet.v1.UpdateIdentityResponse
-	13, // 37: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
-	15, // 38: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
-	17, // 39: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
-	33, // [33:40] is the sub-list for method output_type
-	26, // [26:33] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	22, // 4: brevet.v1.Identity.create_time:type_name -> google.protobuf.Timestamp
+	2,  // 5: brevet.v1.Identity.roles:type_name -> brevet.v1.OperatorRole
+	0,  // 6: brevet.v1.IdentitySpec.kind:type_name -> brevet.v1.IdentityKind
+	20, // 7: brevet.v1.IdentitySpec.labels:type_name -> brevet.v1.IdentitySpec.LabelsEntry
+	21, // 8: brevet.v1.IdentitySpec.names:type_name -> brevet.v1.Name
+	2,  // 9: brevet.v1.IdentitySpec.roles:type_name -> brevet.v1.OperatorRole
+	4,  // 10: brevet.v1.CreateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
+	3,  // 11: brevet.v1.CreateIdentityResponse.identity:type_name -> brevet.v1.Identity
+	3,  // 12: brevet.v1.GetIdentityResponse.identity:type_name -> brevet.v1.Identity
+	0,  // 13: brevet.v1.ListIdentitiesRequest.kinds:type_name -> brevet.v1.IdentityKind
+	1,  // 14: brevet.v1.ListIdentitiesRequest.states:type_name -> brevet.v1.IdentityState
+	23, // 15: brevet.v1.ListIdentitiesRequest.label:type_name -> brevet.v1.Label
+	22, // 16: brevet.v1.ListIdentitiesRequest.not_renewed_since_time:type_name -> google.protobuf.Timestamp
+	3,  // 17: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
+	4,  // 18: brevet.v1.UpdateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
+	24, // 19: brevet.v1.UpdateIdentityRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 20: brevet.v1.UpdateIdentityResponse.identity:type_name -> brevet.v1.Identity
+	3,  // 21: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
+	25, // 22: brevet.v1.SuspendIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	3,  // 23: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
+	25, // 24: brevet.v1.ResumeIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	22, // 25: brevet.v1.RetireIdentityRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	3,  // 26: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
+	25, // 27: brevet.v1.RetireIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	5,  // 28: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
+	7,  // 29: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
+	9,  // 30: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
+	11, // 31: brevet.v1.IdentityService.UpdateIdentity:input_type -> brevet.v1.UpdateIdentityRequest
+	13, // 32: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
+	15, // 33: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
+	17, // 34: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
+	6,  // 35: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
+	8,  // 36: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
+	10, // 37: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
+	12, // 38: brevet.v1.IdentityService.UpdateIdentity:output_type -> brevet.v1.UpdateIdentityResponse
+	14, // 39: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
+	16, // 40: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
+	18, // 41: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
+	35, // [35:42] is the sub-list for method output_type
+	28, // [28:35] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_identity_proto_init() }
@@ -1415,7 +1506,7 @@ func file_brevet_v1_identity_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_identity_proto_rawDesc), len(file_brevet_v1_identity_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
