@@ -17,11 +17,12 @@ type CallerState struct {
 	NotBefore, NotAfter time.Time // validity of the certificate
 	// Status is the certificate's status, including every bulk revocation in effect.
 	Status   Status
-	Identity IdentityState
+	Identity CallerIdentity
 }
 
 // Authorize returns a refusal if the caller may not change anything at the given time. Otherwise it returns nil. The
-// certificate must be valid and good, and the identity must be enrolled.
+// certificate must be valid and good, and the identity must be enrolled. Most changes also need a permission, see
+// [SPIFFEID.CheckPermission].
 func (c Caller) Authorize(s CallerState, at time.Time) error {
 	if refusal := CheckValidity(s.NotBefore, s.NotAfter, at); refusal != nil {
 		return refusal
@@ -29,7 +30,7 @@ func (c Caller) Authorize(s CallerState, at time.Time) error {
 	if refusal := c.Certificate.CheckStatus(s.Status); refusal != nil {
 		return refusal
 	}
-	if refusal := c.Identity.CheckEnrolled(s.Identity); refusal != nil {
+	if refusal := c.Identity.CheckEnrolled(s.Identity.State); refusal != nil {
 		return refusal
 	}
 	return nil

@@ -141,7 +141,9 @@ const (
 	RuleMaxUnexpired       Rule = "identity.max_unexpired"      // the identity has the maximum of unexpired certificates
 	RuleRequestIDReused    Rule = "request_id.reused"           // the request ID was used for another request
 	RuleUnauthenticated    Rule = "access.unauthenticated"      // the RPC needs a client certificate
-	RuleAccess             Rule = "access.denied"               // the caller's role may not call this RPC
+	RuleAccess             Rule = "access.denied"               // the roles or the kind of the identity do not permit this
+	RuleAccessLabel        Rule = "access.label"                // the identity lacks a label of the registrar
+	RuleAccessSelf         Rule = "access.self"                 // an admin cannot stop being one by itself
 	RuleLogEpoch           Rule = "log.epoch_changed"           // the position is in another log, such as before a restore
 	RuleNotFound           Rule = "not_found"                   // there is no such record
 	RuleAlreadyRevoked     Rule = "certificate.already_revoked" // the certificate is revoked for a reason that cannot change
@@ -172,6 +174,7 @@ var classes = map[Rule]Class{
 	RuleReserved: PermissionDenied, RuleEvidenceConflict: PermissionDenied, RulePolicy: PermissionDenied,
 	RuleHardwareKey: PermissionDenied, RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied,
 	RuleRenewalKeyConflict: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
+	RuleAccessLabel: PermissionDenied, RuleAccessSelf: PermissionDenied,
 	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition,
 	RuleAlreadyEnrolled: FailedPrecondition, RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition,

@@ -40,6 +40,8 @@ type NewIdentity struct {
 	// Subject is the subject of the evidence with which the identity can be enrolled. If it is zero, the first evidence
 	// decides.
 	Subject pki.EvidenceSubject
+	// Roles are those of an operator, who has one at least. Other identities have none.
+	Roles pki.Roles
 }
 
 // CreateIdentity registers a device, workload or operator. Identities of Brevet itself are registered with Reserve.
@@ -96,6 +98,7 @@ type IdentityUpdate struct {
 	// Subject ties the identity to the subject of other evidence. The zero subject ties it to the next evidence with which
 	// the identity enrolls.
 	Subject *pki.EvidenceSubject
+	Roles   *pki.Roles
 }
 
 // UpdateIdentity changes attributes of a device, workload or operator. If the identity has changed since the revision in
@@ -113,7 +116,7 @@ func (r *Registrar) UpdateIdentity(ctx context.Context, u IdentityUpdate, by pki
 	}
 	n := NewIdentity{
 		Kind: have.Kind, Profile: have.Profile, Labels: have.Labels, Subject: have.Subject,
-		DNSNames: have.DNSNames, IPAddresses: have.IPAddresses,
+		DNSNames: have.DNSNames, IPAddresses: have.IPAddresses, Roles: have.Roles,
 	}
 	if u.Profile != nil {
 		n.Profile = *u.Profile
@@ -126,6 +129,9 @@ func (r *Registrar) UpdateIdentity(ctx context.Context, u IdentityUpdate, by pki
 	}
 	if u.Subject != nil {
 		n.Subject = *u.Subject
+	}
+	if u.Roles != nil {
+		n.Roles = *u.Roles
 	}
 	want, err := r.identityOf(r.revision(), have.ID, n)
 	if err != nil {
@@ -155,6 +161,9 @@ func (r *Registrar) identityOf(rev Revision, id pki.SPIFFEID, n NewIdentity) (Id
 	if !p.Permits(n.Kind) {
 		return Identity{}, pki.Refuse(pki.RuleAccess, "choose another profile", "profile %s is not for identities of the kind %s", n.Profile, n.Kind)
 	}
+	if refusal := n.Kind.CheckRoles(n.Roles); refusal != nil {
+		return Identity{}, refusal
+	}
 	if n.Subject.Kind == pki.EvidenceToken {
 		return Identity{}, pki.Refuse(pki.RuleRequest, "name the subject of evidence of another kind, such as a TPM",
 			"%s cannot be tied to a token, which enrolls an identity only once", id)
@@ -174,7 +183,7 @@ func (r *Registrar) identityOf(rev Revision, id pki.SPIFFEID, n NewIdentity) (Id
 	}
 	return Identity{
 		ID: id, Kind: n.Kind, Profile: n.Profile, Labels: n.Labels, DNSNames: dns, IPAddresses: ips,
-		State: pki.Registered, Revision: 1, CreatedAt: r.clock().Truncate(time.Millisecond), Subject: n.Subject,
+		State: pki.Registered, Revision: 1, CreatedAt: r.clock().Truncate(time.Millisecond), Subject: n.Subject, Roles: n.Roles,
 	}, nil
 }
 

@@ -88,6 +88,9 @@ func (r *Registrar) stateForIssue(
 		}
 	}
 	missing := refusal != nil && refusal.Rule == pki.RuleIdentity
+	if refusal := o.checkLabels(st, missing); refusal != nil {
+		return st, false, refusal
+	}
 	if o.Register == nil || st.Prior != nil || err != nil && !missing {
 		return st, false, err
 	}
@@ -109,9 +112,22 @@ func (r *Registrar) stateForIssue(
 	return st, false, err
 }
 
-// checkOperator refuses an actor that needs authorization, if the identity that it calls with is not enrolled. The state
-// of that identity is zero if it is not on record.
-func checkOperator(by pki.Actor, state pki.IdentityState) *pki.Refusal {
+// checkLabels refuses a registrar whose labels the identity lacks. An identity that is missing has the labels with
+// which the request registers it.
+func (o IssueRequest) checkLabels(st IssuanceState, missing bool) *pki.Refusal {
+	labels := st.Identity.Labels
+	if missing {
+		if o.Register == nil {
+			return nil // the request is refused anyway
+		}
+		labels = o.Register.Labels
+	}
+	return o.Actor.Caller().Identity.CheckLabels(st.Caller, labels)
+}
+
+// checkOperator refuses an actor that needs authorization, if the identity that it calls with is not enrolled, or has
+// no role for issue requests. That identity is zero if it is not on record.
+func checkOperator(by pki.Actor, identity pki.CallerIdentity) *pki.Refusal {
 	if !by.NeedsAuthorization() {
 		return nil
 	}
@@ -119,8 +135,11 @@ func checkOperator(by pki.Actor, state pki.IdentityState) *pki.Refusal {
 	if caller.IsZero() {
 		return pki.NoCertificate()
 	}
-	if state == 0 {
+	if identity.State == 0 {
 		return caller.Certificate.NotOnRecord()
 	}
-	return caller.Identity.CheckEnrolled(state)
+	if refusal := caller.Identity.CheckEnrolled(identity.State); refusal != nil {
+		return refusal
+	}
+	return caller.Identity.CheckPermission(identity.Roles, pki.MayIssue)
 }

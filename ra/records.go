@@ -32,6 +32,8 @@ type Identity struct {
 	Rule string
 	// Terms are those of the rule of the policy with which the identity enrolled. Each enrollment replaces them.
 	Terms pki.Terms
+	// Roles are the roles of an operator. Other identities have none.
+	Roles pki.Roles
 }
 
 // Registration is a request to register an identity.
@@ -42,10 +44,10 @@ type Registration struct {
 	Total int
 }
 
-// SameAttributes reports whether two identities have the same profile, subject of evidence, labels and names, in any
-// order.
+// SameAttributes reports whether two identities have the same profile, subject of evidence, roles, labels and names, in
+// any order.
 func (i Identity) SameAttributes(o Identity) bool {
-	return i.Profile == o.Profile && i.Subject == o.Subject && maps.Equal(i.Labels, o.Labels) &&
+	return i.Profile == o.Profile && i.Subject == o.Subject && i.Roles == o.Roles && maps.Equal(i.Labels, o.Labels) &&
 		sameElements(i.DNSNames, o.DNSNames, cmp.Compare[string]) && sameElements(i.IPAddresses, o.IPAddresses, netip.Addr.Compare)
 }
 
@@ -212,8 +214,9 @@ type IssuanceState struct {
 	// Unexpired is the number of certificates of the identity, in any state, whose NotAfter is later than the query's At.
 	// It is at most the query's MaxUnexpired.
 	Unexpired int
-	// Caller is the state of the caller in the query. It is zero if the query names none, or one that is not registered.
-	Caller pki.IdentityState
+	// Caller is the identity of the caller in the query. It is zero if the query names none, or one that is not
+	// registered.
+	Caller pki.CallerIdentity
 }
 
 // Predecessor is the state of a certificate that a renewal request names.
@@ -239,9 +242,11 @@ type PriorIssuance struct {
 // MaxTokensCounted is the maximum number of tokens, newest first, that RevokeTokens reads to count the revoked ones.
 const MaxTokensCounted = 10_000
 
-// Store is the database of the registration authority. A method that changes a record writes the record and its log entry
-// in one durable transaction. A method that finds no record returns a [*pki.Refusal] of the class NotFound. Methods are
-// safe for concurrent use.
+// Store is the database of the registration authority. A method that changes a record writes the record and its log
+// entry in one durable transaction. The transaction also checks that the actor may make the change now: a caller needs
+// a good certificate, an enrolled identity, a role that permits the change, and for a registrar its labels on the
+// identity (rules access.denied and access.label). A method that finds no record returns a [*pki.Refusal] of the class
+// NotFound. Methods are safe for concurrent use.
 type Store interface {
 	IdentityStore
 	TokenStore
@@ -250,8 +255,9 @@ type Store interface {
 
 // IdentityStore keeps identities.
 type IdentityStore interface {
-	// CreateIdentity registers an identity with revision 1. If the identity exists with the same kind, profile, labels and
-	// names, CreateIdentity returns its record. If it exists and differs, it is refused (rule identity.exists).
+	// CreateIdentity registers an identity with revision 1. If the identity exists with the same kind, profile, labels,
+	// names and roles, CreateIdentity returns its record. If it exists and differs, it is refused (rule
+	// identity.exists).
 	//
 	// The subject of n is one of the attributes. If it is zero, an existing identity may have any. If the existing
 	// identity has another subject, or another identity has this one, it is refused (rule identity.evidence_conflict).
@@ -260,12 +266,13 @@ type IdentityStore interface {
 	// registered n.Total identities before, n is refused (rule policy.limit). All identities count that the rule has
 	// registered, whatever their state is now, and concurrent calls never exceed the total.
 	CreateIdentity(ctx context.Context, n Registration, by pki.Actor) (Identity, error)
-	// UpdateIdentity replaces the profile, labels, names and subject of an identity that is not retired, and returns the
-	// new revision (log action identity.updated). The kind, state, rule and creation time do not change. If the attributes
-	// are equal already, UpdateIdentity succeeds and changes nothing. If id.Revision is not zero and not the revision on
-	// record, the update is refused (rule identity.revision). If another identity has the subject, the update is refused
-	// (rule identity.evidence_conflict). The subject of a retired identity can be removed, so that another identity can
-	// have it.
+	// UpdateIdentity replaces the profile, labels, names, roles and subject of an identity that is not retired, and
+	// returns the new revision (log action identity.updated). The kind, state, rule and creation time do not change. If
+	// the attributes are equal already, UpdateIdentity succeeds and changes nothing. If id.Revision is not zero and not
+	// the revision on record, the update is refused (rule identity.revision). If another identity has the subject, the
+	// update is refused (rule identity.evidence_conflict). The subject of a retired identity can be removed, so that
+	// another identity can have it. An admin cannot take that role from itself (rule access.self). If an operator loses
+	// the permission to create tokens, those that it has created are revoked.
 	UpdateIdentity(ctx context.Context, id Identity, by pki.Actor, at time.Time) (Identity, error)
 	Identity(ctx context.Context, id pki.SPIFFEID) (Identity, error)
 	// Identities returns up to limit identities that match f at the given time, in the order of their IDs. The page starts
@@ -321,8 +328,8 @@ type CertificateStore interface {
 // A repeated renewal needs Renewed, too.
 type IssuanceStore interface {
 	// IssuanceState returns a consistent snapshot of the records that q selects. It refuses an identity that is not
-	// registered, and a predecessor that was not delivered to the identity. The state of the caller is also set with a
-	// refusal. For an identity that is not registered, so are KeyRefusal, SubjectRefusal and NonceRefusal, which a
+	// registered, and a predecessor that was not delivered to the identity. The identity of the caller is also set with
+	// a refusal. For an identity that is not registered, so are KeyRefusal, SubjectRefusal and NonceRefusal, which a
 	// guard would return if it were.
 	IssuanceState(ctx context.Context, q IssuanceQuery) (IssuanceState, error)
 	// Renewed returns the newest certificate of the identity and key in q that was recorded after the predecessor in q, is

@@ -265,17 +265,26 @@ func TestBulkIssuanceIsCancelled(t *testing.T) {
 	}
 }
 
-// If an issue request fails because of the server, the error has a retry delay, and the client can send the request
-// again.
+// If an issue request, or the first of a stream, fails because of the server, the error has a retry delay, and the client
+// can send the request again.
 func TestIssueRequestsFailTemporarily(t *testing.T) {
 	t.Parallel()
 	store := &servertest.Faulty{}
 	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
 	reqs := issueRequests(t, "device", 5)
-	store.FailReads(true)
-	for _, a := range w.Operator.Orders(t, reqs...) {
-		checkUnavailable(t, servertest.FailureOf(a))
+	stream := servertest.Must(w.Operator.IssueCertificates(t.Context()))(t)
+	if err := stream.Send(servertest.Order(t, "device/first", servertest.Key(t))); err != nil {
+		t.Fatal(err)
 	}
+	servertest.Must(stream.Recv())(t)
+	store.FailReads(true)
+	answers := servertest.Must(servertest.Deliver(t, stream, reqs...))(t)
+	for _, req := range reqs {
+		_, err := answers.Of(req)
+		checkUnavailable(t, err)
+	}
+	_, err := servertest.Deliver(t, servertest.Must(w.Operator.IssueCertificates(t.Context()))(t), reqs...)
+	checkUnavailable(t, err)
 	store.FailReads(false)
 	checkOneCertificateEach(t, w, reqs, w.Operator.Orders(t, reqs...))
 }

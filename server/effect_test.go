@@ -77,7 +77,7 @@ func TestCallsUnderWayEndWithTheirCaller(t *testing.T) {
 	seen := len(w.Entries(t, 0))
 	calls := map[string]func(ctx context.Context) error{
 		"CreateIdentity": func(ctx context.Context) error {
-			_, err := robbed.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: "mallory", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR}})
+			_, err := robbed.CreateIdentity(ctx, &brevetv1.CreateIdentityRequest{Id: "mallory", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR, Roles: []brevetv1.OperatorRole{brevetv1.OperatorRole_OPERATOR_ROLE_ADMIN}}})
 			return err
 		},
 		"CreateToken": func(ctx context.Context) error {

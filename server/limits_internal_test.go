@@ -19,7 +19,7 @@ func TestEveryOperationHasAQueue(t *testing.T) {
 		}
 	}
 	for op, w := range works {
-		access := authz.AccessOf(op)
+		access := authz.AccessOf(op).Callers
 		if access == authz.Nobody || sizes(1)[w].Slots == 0 {
 			t.Errorf("%s is not served, or the queue %s does not exist", op, w)
 		}

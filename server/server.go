@@ -330,11 +330,11 @@ func (s *Server) closeDirectories() error {
 // operatorTokenLifetime is the lifetime of a token that a ceremony creates for an operator.
 const operatorTokenLifetime = 24 * time.Hour
 
-// OperatorToken registers an operator and creates a one-time token that enrolls it. If there is an operator with this
-// name, the token replaces its credential. The method checks no authorization: its user runs this process, and can use
-// the issuing key anyway.
+// OperatorToken registers an admin and creates a one-time token that enrolls it. If there is an admin with this name,
+// and no other role, the token replaces its credential. The method checks no authorization: its user runs this process,
+// and can use the issuing key anyway.
 func (s *Server) OperatorToken(ctx context.Context, name string, by pki.Actor) (string, error) {
-	id, err := s.registrar.CreateIdentity(ctx, ra.NewIdentity{Name: name, Kind: pki.Operator}, by)
+	id, err := s.registrar.CreateIdentity(ctx, ra.NewIdentity{Name: name, Kind: pki.Operator, Roles: pki.RolesOf(pki.RoleAdmin)}, by)
 	if err != nil {
 		return "", err
 	}

@@ -60,7 +60,7 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 	return []message{
 		{"CertificateService.IssueCertificates", issue},
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "device/new", Spec: registration}},
-		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "bob", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR, Profile: "operator", Labels: labels}}},
+		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "bob", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR, Profile: "operator", Labels: labels, Roles: []brevetv1.OperatorRole{brevetv1.OperatorRole_OPERATOR_ROLE_AUDITOR}}}},
 		{"IdentityService.GetIdentity", &brevetv1.GetIdentityRequest{Id: device.ID}},
 		{"IdentityService.ListIdentities", &brevetv1.ListIdentitiesRequest{Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}}},
 		{"IdentityService.UpdateIdentity", &brevetv1.UpdateIdentityRequest{Id: device.ID, Spec: registration, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"profile", "labels", "names", "evidence_subject"}}, Revision: 2}},

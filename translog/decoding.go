@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/netip"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -262,6 +263,21 @@ func (d *decoder) refusal(m *brevetv1.LogRefusal) *Refusal {
 	return r
 }
 
+// roles returns the set of an operator's roles.
+func (d *decoder) roles(list []brevetv1.OperatorRole) pki.Roles {
+	var set pki.Roles
+	all := pki.AllRoles()
+	for _, n := range list {
+		i := slices.IndexFunc(all, func(r pki.Role) bool { return roles[r] == n })
+		if i < 0 {
+			d.fail(fmt.Errorf("%d is not a role of an operator", n))
+			return 0
+		}
+		set |= pki.RolesOf(all[i])
+	}
+	return set
+}
+
 func (d *decoder) attributes(m *brevetv1.IdentityAttributes) *IdentityAttributes {
 	i := &IdentityAttributes{
 		Profile: m.GetProfile(), Labels: m.GetLabels(), Revision: uint64(d.count(m.GetRevision())), //nolint:gosec // not negative
@@ -275,6 +291,7 @@ func (d *decoder) attributes(m *brevetv1.IdentityAttributes) *IdentityAttributes
 	if i.Kind == 0 {
 		d.fail(fmt.Errorf("%d is not a kind of identity", m.GetKind()))
 	}
+	i.Roles = d.roles(m.GetRoles())
 	for _, name := range m.GetNames() {
 		switch k := name.GetKind().(type) {
 		case *brevetv1.Name_Dns:

@@ -21,6 +21,14 @@ var kinds = map[pki.Kind]brevetv1.IdentityKind{
 	pki.VA:       brevetv1.IdentityKind_IDENTITY_KIND_VALIDATION_AUTHORITY,
 }
 
+// roles maps the roles of operators to their numbers in entries.
+var roles = map[pki.Role]brevetv1.OperatorRole{
+	pki.RoleAdmin:     brevetv1.OperatorRole_OPERATOR_ROLE_ADMIN,
+	pki.RoleRegistrar: brevetv1.OperatorRole_OPERATOR_ROLE_REGISTRAR,
+	pki.RoleRevoker:   brevetv1.OperatorRole_OPERATOR_ROLE_REVOKER,
+	pki.RoleAuditor:   brevetv1.OperatorRole_OPERATOR_ROLE_AUDITOR,
+}
+
 // bytesOf returns the bytes of an identifier, and nil if it is zero.
 func bytesOf[T interface {
 	IsZero() bool
@@ -137,6 +145,9 @@ func (i *IdentityAttributes) encode(m *brevetv1.LogEntry, _ time.Time) {
 	}
 	for _, ip := range i.IPAddresses {
 		out.Names = append(out.Names, &brevetv1.Name{Kind: &brevetv1.Name_Ip{Ip: ip.String()}})
+	}
+	for _, role := range i.Roles.List() {
+		out.Roles = append(out.Roles, roles[role])
 	}
 	m.Event = &brevetv1.LogEntry_IdentityAttributes{IdentityAttributes: out}
 }

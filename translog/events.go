@@ -92,6 +92,7 @@ type IdentityAttributes struct {
 	Revision    uint64
 	Subject     pki.EvidenceSubject // that the identity is tied to; zero for none
 	Rule        string              // of the policy, that registered the identity; empty for none
+	Roles       pki.Roles           // of an operator
 }
 
 // CreatedToken is the event of [TokenCreated].
@@ -357,6 +358,7 @@ func (i *IdentityAttributes) facts(f facts) {
 	f.addNumber("revision", int64(i.Revision)) //nolint:gosec // counts changes
 	f.addID("evidence_subject", i.Subject)
 	f.add("policy_rule", i.Rule)
+	f.add("roles", i.Roles.String())
 }
 
 func (t *CreatedToken) facts(f facts) {

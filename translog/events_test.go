@@ -190,7 +190,7 @@ func genAttributes(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
 		Kind: rapid.SampledFrom([]pki.Kind{pki.Device, pki.Workload, pki.Operator, pki.Server, pki.VA}).Draw(t, "kind"), Profile: text.Draw(t, "profile"),
 		DNSNames: rapid.SliceOfN(text, 1, 3).Draw(t, "names"), IPAddresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 		Labels: rapid.MapOfN(text, text, 1, 3).Draw(t, "labels"), Revision: genRevision(t), Subject: genSubject(t),
-		Rule: text.Draw(t, "rule"),
+		Rule: text.Draw(t, "rule"), Roles: pki.Roles(rapid.Uint8Range(1, 15).Draw(t, "roles")),
 	}
 	return i
 }

@@ -1,6 +1,6 @@
-// Command factory gets certificates for many devices over one stream, as an operator. It makes a key for each device;
-// one request registers the device and certifies the key. It verifies each certificate. Keys are written before they
-// are sent, so a run that was interrupted can be started again and gets the same certificates.
+// Command factory gets certificates for many devices over one stream, as an operator with the role registrar. It makes
+// a key for each device; one request registers the device and certifies the key. It verifies each certificate. Keys are
+// written before they are sent, so a run that was interrupted can be started again and gets the same certificates.
 package main
 
 import (

@@ -7,74 +7,85 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Access is a set of callers that may call an operation.
-type Access uint8
+// Callers is a set of callers.
+type Callers uint8
 
 // The sets of callers.
 const (
-	Nobody   Access = iota // the zero value: denies an operation that is not in the table
-	Anybody                // any caller, even without a certificate
-	Identity               // any caller with a valid certificate
+	Nobody   Callers = iota // the zero value: denies an operation that is not in the table
+	Anybody                 // any caller, even without a certificate
+	Identity                // any caller with a valid certificate
 	// Renewing is any caller with a valid certificate, or with a certificate that is revoked as superseded. The holder of
 	// a superseded certificate may have lost the response to its renewal, and repeats the request.
 	Renewing
-	Operators // callers with a valid operator's certificate
+	Operators // callers with a valid operator's certificate, who need a permission
 )
+
+// Access says who may call an operation. The zero value means nobody.
+type Access struct {
+	Callers Callers
+	// Permission is what Operators need. For other callers it is zero. The roles of an operator grant it
+	// ([pki.Role.Permits]).
+	Permission pki.Permission
+}
 
 // access maps each operation to the callers that may call it, whichever protocol they use. A test fails if the server
 // serves an operation that is not in this table.
+//
+// CreateIdentity, UpdateIdentity, SuspendIdentity, ResumeIdentity, RetireIdentity and CreateToken need another
+// permission for an operator's identity. The store checks it with the change (package store/rules).
 var access = map[Operation]Access{
-	Enroll:            Anybody, // evidence in the request authenticates the caller
-	CreateChallenge:   Anybody, // clients call it before Enroll, without a certificate
-	Renew:             Renewing,
-	GetTrustBundle:    Identity,
-	IssueCertificates: Operators,
+	Enroll:            {Callers: Anybody}, // evidence in the request authenticates the caller
+	CreateChallenge:   {Callers: Anybody}, // clients call it before Enroll, without a certificate
+	Renew:             {Callers: Renewing},
+	GetTrustBundle:    {Callers: Identity},
+	IssueCertificates: {Operators, pki.MayIssue},
 
-	CreateIdentity:  Operators,
-	GetIdentity:     Operators,
-	ListIdentities:  Operators,
-	UpdateIdentity:  Operators,
-	SuspendIdentity: Operators,
-	ResumeIdentity:  Operators,
-	RetireIdentity:  Operators,
-	CreateToken:     Operators,
-	ListTokens:      Operators,
-	RevokeToken:     Operators,
+	CreateIdentity:  {Operators, pki.MayRegister},
+	GetIdentity:     {Operators, pki.MayRead},
+	ListIdentities:  {Operators, pki.MayRead},
+	UpdateIdentity:  {Operators, pki.MayRegister},
+	SuspendIdentity: {Operators, pki.MayRevoke},
+	ResumeIdentity:  {Operators, pki.MayRevoke},
+	RetireIdentity:  {Operators, pki.MayRevoke},
+	CreateToken:     {Operators, pki.MayRegister},
+	ListTokens:      {Operators, pki.MayRead},
+	RevokeToken:     {Operators, pki.MayRevoke},
 
-	GetCertificate:      Operators,
-	ListCertificates:    Operators,
-	GetCertificateChain: Identity,
-	RevokeCertificate:   Operators,
-	HoldCertificate:     Operators,
-	UnholdCertificate:   Operators,
+	GetCertificate:      {Operators, pki.MayRead},
+	ListCertificates:    {Operators, pki.MayRead},
+	GetCertificateChain: {Callers: Identity},
+	RevokeCertificate:   {Operators, pki.MayRevoke},
+	HoldCertificate:     {Operators, pki.MayRevoke},
+	UnholdCertificate:   {Operators, pki.MayRevoke},
 
-	CreateBulkRevocation: Operators,
-	GetBulkRevocation:    Operators,
-	ListBulkRevocations:  Operators,
-	RevokeCompromisedKey: Anybody, // a signature in the request proves possession of the key
+	CreateBulkRevocation: {Operators, pki.MayRevoke},
+	GetBulkRevocation:    {Operators, pki.MayRead},
+	ListBulkRevocations:  {Operators, pki.MayRead},
+	RevokeCompromisedKey: {Callers: Anybody}, // a signature in the request proves possession of the key
 
-	ListCRLs:  Operators,
-	ImportCRL: Operators,
+	ListCRLs:  {Operators, pki.MayRead},
+	ImportCRL: {Operators, pki.MayAdminister},
 
-	ApplyPolicy:   Operators,
-	GetPolicy:     Operators,
-	ListPolicies:  Operators,
-	ExplainPolicy: Operators,
+	ApplyPolicy:   {Operators, pki.MayAdminister},
+	GetPolicy:     {Operators, pki.MayAudit},
+	ListPolicies:  {Operators, pki.MayAudit},
+	ExplainPolicy: {Operators, pki.MayAudit},
 
-	ListEntries: Operators,
-	GetHead:     Operators,
+	ListEntries: {Operators, pki.MayAudit},
+	GetHead:     {Operators, pki.MayAudit},
 
-	GetStats: Operators,
+	GetStats: {Operators, pki.MayAudit},
 
 	// Unknown callers may not use reflection: its responses are large, and gRPC buffers what a client does not read.
-	ReflectServices: Operators,
+	ReflectServices: {Operators, pki.MayRead},
 
-	CheckHealth: Anybody,
-	ListHealth:  Anybody,
-	WatchHealth: Anybody,
+	CheckHealth: {Callers: Anybody},
+	ListHealth:  {Callers: Anybody},
+	WatchHealth: {Callers: Anybody},
 }
 
-// AccessOf returns the callers that may call an operation. For an operation that is not in the table it returns Nobody.
+// AccessOf returns who may call an operation. For an operation that is not in the table it returns the zero Access.
 func AccessOf(op Operation) Access { return access[op] }
 
 // Operations returns every operation in the table, sorted by name.

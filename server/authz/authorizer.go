@@ -57,12 +57,14 @@ type Authorizer struct {
 func New(c Config) *Authorizer { return &Authorizer{config: c} }
 
 // Authorize checks a call after its message has arrived and before the message takes effect. First it does what
-// Authenticate does. If the operation's [Access] is Identity or Operators, Authorize also reads the caller's identity
-// from the store, and requires the state enrolled. For Renew it does not: [ra.Registrar.Renew] reads the identity
-// together with the other data for its decision, as [ra.Registrar.Issue] does for each issue request of a stream.
+// Authenticate does. If Identity or Operators may call the operation, Authorize also reads the caller's identity from
+// the store, and requires the state enrolled. Operators also need a role with the permission. For Renew, Authorize does
+// not read the identity: [ra.Registrar.Renew] reads it together with the other data for its decision, as
+// [ra.Registrar.Issue] does for each issue request of a stream.
 func (a *Authorizer) Authorize(ctx context.Context, op Operation, client *Client) (Caller, error) {
 	c, err := a.Authenticate(op, client)
-	if need := access[op]; err != nil || need != Operators && need != Identity {
+	need := access[op]
+	if err != nil || need.Callers != Operators && need.Callers != Identity {
 		return c, err
 	}
 	id, err := a.config.Identities.Identity(ctx, c.ID)
@@ -72,6 +74,12 @@ func (a *Authorizer) Authorize(ctx context.Context, op Operation, client *Client
 	if refusal := id.ID.CheckEnrolled(id.State); refusal != nil {
 		return c, refusal
 	}
+	if need.Callers != Operators {
+		return c, nil
+	}
+	if refusal := id.ID.CheckPermission(id.Roles, need.Permission); refusal != nil {
+		return c, refusal
+	}
 	return c, nil
 }
 
@@ -79,7 +87,7 @@ func (a *Authorizer) Authorize(ctx context.Context, op Operation, client *Client
 // reads memory only. The client is nil if it sent no certificate. If Authenticate refuses a certificate that
 // nevertheless identifies the caller, it returns the caller together with the refusal.
 func (a *Authorizer) Authenticate(op Operation, client *Client) (Caller, error) {
-	need := access[op]
+	need := access[op].Callers
 	switch {
 	case need == Anybody:
 		return Caller{}, nil

@@ -1,4 +1,5 @@
-// Package authz authenticates and authorizes callers. One table maps every operation to the callers that may call it.
+// Package authz authenticates and authorizes callers. One table maps every operation to the callers that may call it,
+// and to the permission that operators need.
 // An [Authorizer] authenticates callers by their client certificates and checks them against the table: when the
 // headers of a request arrive, when its message has arrived, and repeatedly while a stream is open.
 //

@@ -10,13 +10,15 @@ const authorizedEach = 100
 // If the client sends one message and receives many, Stream authorizes the caller when that message arrives, and again
 // after every authorizedEach messages that the server sends. Recheck authorizes it while the server sends nothing.
 //
-// If the client sends many messages, Stream authenticates the caller at each of them, so that a revocation of its
-// certificate ends the stream. Before a message takes effect, the caller and the state of its identity are checked again.
+// If the client sends many messages, Stream authorizes the caller at the first of them. It authenticates the caller at
+// each of the others, so that a revocation of its certificate ends the stream. Before a message takes effect, the
+// caller, the state of its identity and its roles are checked again.
 type Stream struct {
 	authorizer *Authorizer
 	operation  Operation
 	client     *Client
 	sendsMany  bool // whether the client sends many messages
+	begun      bool // whether the first message has arrived; only one goroutine uses it
 	sent       int  // messages that the server has sent, if not sendsMany; only one goroutine uses it
 }
 
@@ -27,10 +29,11 @@ func (a *Authorizer) NewStream(op Operation, client *Client, sendsMany bool) *St
 
 // Received checks the caller. It is called after a message from the client has arrived.
 func (s *Stream) Received(ctx context.Context) error {
-	if s.sendsMany {
+	if s.sendsMany && s.begun {
 		_, err := s.authorizer.Authenticate(s.operation, s.client)
 		return err
 	}
+	s.begun = true
 	_, err := s.authorizer.Authorize(ctx, s.operation, s.client)
 	return err
 }

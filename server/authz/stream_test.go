@@ -17,6 +17,7 @@ import (
 type records struct {
 	status     pki.Status
 	identity   pki.IdentityState
+	roles      pki.Roles
 	identities int // number of calls of Identity
 }
 
@@ -26,7 +27,7 @@ func (r *records) Status(pki.CertRef) (pki.Status, bool) { return r.status, true
 // Identity implements Identities.
 func (r *records) Identity(_ context.Context, id pki.SPIFFEID) (ra.Identity, error) {
 	r.identities++
-	return ra.Identity{ID: id, State: r.identity}, nil
+	return ra.Identity{ID: id, State: r.identity, Roles: r.roles}, nil
 }
 
 // operator returns an Authorizer with one operator on record, and the operator's client certificate.
@@ -63,7 +64,7 @@ func refused(t *testing.T, when string, err error, want pki.Rule) {
 // A caller that reads a long stream is authorized when its message arrives, and again after every authorizedEach
 // messages of the server.
 func TestStreamAuthorizesReadersRepeatedly(t *testing.T) {
-	r := &records{status: pki.Status{State: pki.Good}, identity: pki.Enrolled}
+	r := &records{status: pki.Status{State: pki.Good}, identity: pki.Enrolled, roles: pki.RolesOf(pki.RoleAuditor)}
 	a, client := operator(t, r)
 	s := a.NewStream(ListEntries, client, false)
 	if err := s.Received(t.Context()); err != nil || r.identities != 1 {
@@ -80,6 +81,8 @@ func TestStreamAuthorizesReadersRepeatedly(t *testing.T) {
 	if err := s.Recheck(t.Context()); err != nil || r.identities != 4 {
 		t.Errorf("a check while nothing is sent: %v, after %d reads of the identity", err, r.identities)
 	}
+	r.roles = pki.RolesOf(pki.RoleRegistrar)
+	refused(t, "an operator that is no auditor any more", s.Recheck(t.Context()), pki.RuleAccess)
 	r.identity = pki.Suspended
 	refused(t, "an operator that is suspended, while nothing is sent", s.Recheck(t.Context()), pki.RuleIdentityState)
 	for range authorizedEach - 1 {
@@ -90,13 +93,18 @@ func TestStreamAuthorizesReadersRepeatedly(t *testing.T) {
 	refused(t, "an operator that is suspended", s.Sent(t.Context()), pki.RuleIdentityState)
 }
 
-// A caller that sends many messages is authenticated at each of them, without reading the store.
+// A caller that sends many messages is authorized at the first, and authenticated at each of the others without reading
+// the store.
 func TestStreamAuthenticatesWritersAtEachMessage(t *testing.T) {
-	r := &records{status: pki.Status{State: pki.Good}, identity: pki.Enrolled}
+	r := &records{status: pki.Status{State: pki.Good}, identity: pki.Enrolled, roles: pki.RolesOf(pki.RoleAuditor)}
 	a, client := operator(t, r)
+	refused(t, "an auditor", a.NewStream(IssueCertificates, client, true).Received(t.Context()), pki.RuleAccess)
+	r.roles = pki.RolesOf(pki.RoleRegistrar)
 	s := a.NewStream(IssueCertificates, client, true)
-	if err := s.Received(t.Context()); err != nil {
-		t.Fatal(err)
+	for range 3 {
+		if err := s.Received(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	r.status = pki.Status{State: pki.Revoked, Reason: pki.KeyCompromise}
 	refused(t, "a revoked certificate", s.Received(t.Context()), pki.RuleRevoked)
@@ -105,7 +113,7 @@ func TestStreamAuthenticatesWritersAtEachMessage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if r.identities != 0 {
-		t.Errorf("the identity was read %d times, want 0", r.identities)
+	if r.identities != 2 {
+		t.Errorf("the identity was read %d times, want once for each stream", r.identities)
 	}
 }

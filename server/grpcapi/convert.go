@@ -105,7 +105,7 @@ func identityOut(id ra.Identity) *brevetv1.Identity {
 	return &brevetv1.Identity{
 		Id: id.ID.String(), Kind: wireOf(kinds, id.Kind), Profile: id.Profile, Labels: id.Labels, Names: namesOut(id.DNSNames, id.IPAddresses),
 		State: wireOf(identityStates, id.State), CreateTime: timestamppb.New(id.CreatedAt), Revision: int64(id.Revision), //nolint:gosec // revisions count up from 1
-		EvidenceSubject: id.Subject.String(), Rule: id.Rule, EnrollmentTerms: termsOut(id.Terms),
+		EvidenceSubject: id.Subject.String(), Rule: id.Rule, EnrollmentTerms: termsOut(id.Terms), Roles: rolesOut(id.Roles),
 	}
 }
 
@@ -122,6 +122,35 @@ func termsOut(t pki.Terms) *brevetv1.EnrollmentTerms {
 		out.MaxLifetime = durationpb.New(t.MaxLifetime)
 	}
 	return out
+}
+
+// roles maps the roles of operators in protobuf to those of package pki.
+var roles = map[brevetv1.OperatorRole]pki.Role{
+	brevetv1.OperatorRole_OPERATOR_ROLE_ADMIN:     pki.RoleAdmin,
+	brevetv1.OperatorRole_OPERATOR_ROLE_REGISTRAR: pki.RoleRegistrar,
+	brevetv1.OperatorRole_OPERATOR_ROLE_REVOKER:   pki.RoleRevoker,
+	brevetv1.OperatorRole_OPERATOR_ROLE_AUDITOR:   pki.RoleAuditor,
+}
+
+func rolesOut(set pki.Roles) []brevetv1.OperatorRole {
+	var out []brevetv1.OperatorRole
+	for _, role := range set.List() {
+		out = append(out, wireOf(roles, role))
+	}
+	return out
+}
+
+// rolesIn converts the roles of an operator.
+func rolesIn(list []brevetv1.OperatorRole) (pki.Roles, error) {
+	var set pki.Roles
+	for _, r := range list {
+		role, ok := roles[r]
+		if !ok {
+			return 0, pki.Refuse(pki.RuleRequest, "use admin, registrar, revoker or auditor", "%s is not a role", r)
+		}
+		set |= pki.RolesOf(role)
+	}
+	return set, nil
 }
 
 // subjectIn converts the optional subject of evidence of an identity.

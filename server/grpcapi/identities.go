@@ -45,10 +45,14 @@ func newIdentityOf(name string, spec *brevetv1.IdentitySpec) (ra.NewIdentity, er
 	if err != nil {
 		return ra.NewIdentity{}, err
 	}
+	set, err := rolesIn(spec.GetRoles())
+	if err != nil {
+		return ra.NewIdentity{}, err
+	}
 	subject, err := subjectIn(spec.GetEvidenceSubject())
 	return ra.NewIdentity{
 		Name: name, Kind: kind, Profile: spec.GetProfile(), Labels: spec.GetLabels(), DNSNames: dns, IPAddresses: ips,
-		Subject: subject,
+		Subject: subject, Roles: set,
 	}, err
 }
 
@@ -135,7 +139,7 @@ func (s *Identities) UpdateIdentity(ctx context.Context, req *brevetv1.UpdateIde
 }
 
 // hintMask is the hint of an update mask that does not name attributes.
-const hintMask = "name profile, labels, names or evidence_subject"
+const hintMask = "name profile, labels, names, evidence_subject or roles"
 
 // updateIn converts a request to update an identity. Only the attributes in its update mask change.
 func (s *Identities) updateIn(req *brevetv1.UpdateIdentityRequest) (ra.IdentityUpdate, error) {
@@ -171,6 +175,12 @@ func (s *Identities) updateIn(req *brevetv1.UpdateIdentityRequest) (ra.IdentityU
 				return u, err
 			}
 			u.Subject = &subject
+		case "roles":
+			set, err := rolesIn(req.GetSpec().GetRoles())
+			if err != nil {
+				return u, err
+			}
+			u.Roles = &set
 		default:
 			return u, pki.Refuse(pki.RuleRequest, hintMask, "update_mask names %.64q, which does not change", path)
 		}

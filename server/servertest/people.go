@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
@@ -113,10 +114,25 @@ func (w *World) Enroll(t testing.TB, token []byte, key crypto.Signer) *Holder {
 	return w.Holder(t, resp.GetCredential().GetCertificate(), key)
 }
 
-// NewOperator creates and enrolls an operator with a token that Server.OperatorToken creates, as after a ceremony.
+// NewOperator creates and enrolls an admin with a token that Server.OperatorToken creates, as after a ceremony.
 func (w *World) NewOperator(t testing.TB, name string) *Holder {
 	t.Helper()
 	return w.Enroll(t, w.Secret(t, Must(w.Server.OperatorToken(t.Context(), name, pki.ActorCommand("ceremony install")))(t)), Key(t))
+}
+
+// NewOperatorAs registers and enrolls an operator with labels and roles. NewOperator enrolls an admin.
+func (w *World) NewOperatorAs(t testing.TB, name string, labels map[string]string, roles ...brevetv1.OperatorRole) *Holder {
+	t.Helper()
+	return w.Enrolled(t, "operator", name, func(r *brevetv1.CreateIdentityRequest) { r.Spec.Labels, r.Spec.Roles = labels, roles })
+}
+
+// Update replaces attributes of an identity. The paths name them, as in UpdateIdentityRequest.
+func (w *World) Update(t testing.TB, id string, spec *brevetv1.IdentitySpec, paths ...string) {
+	t.Helper()
+	have := Must(w.Operator.GetIdentity(t.Context(), &brevetv1.GetIdentityRequest{Id: id}))(t).GetIdentity()
+	Must(w.Operator.UpdateIdentity(t.Context(), &brevetv1.UpdateIdentityRequest{
+		Id: id, Spec: spec, UpdateMask: &fieldmaskpb.FieldMask{Paths: paths}, Revision: have.GetRevision(),
+	}))(t)
 }
 
 // Enrollment returns a new request to enroll with a token and a key. It may be sent again as a retry.

@@ -15,7 +15,7 @@ import (
 // Apply implements revocation.StatusStore. It changes expired certificates too.
 func (st *Store) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	var out revocation.ChangeResult
-	err := st.writeOnce(ctx, o.Actor, o.At, func(s *state) (rules.Outcome, error) {
+	err := st.writeOnce(ctx, o.Actor, rules.ChangePermission(o, o.Identity), o.At, func(s *state) (rules.Outcome, error) {
 		err := o.CheckSubject()
 		switch {
 		case err != nil:
@@ -99,6 +99,9 @@ func (s *state) orderCertificate(o revocation.Change) (revocation.ChangeResult, 
 	c := s.certificate(o.Certificate)
 	if c == nil {
 		return out.ChangeResult, rules.NoCertificate(o.Certificate.Serial)
+	}
+	if err := s.authorize(o.Actor, rules.ChangePermission(o, c.Identity), o.At); err != nil {
+		return out.ChangeResult, err
 	}
 	next, invalidSince, changed, err := s.subject(c).Change(o)
 	if err != nil {

@@ -167,7 +167,10 @@ func (s *state) commit(b *ca.BatchCommit, results ca.Results) error {
 // issue records a certificate and its effects. If the error is a *pki.Refusal, issue changed nothing.
 func (s *state) issue(r *ca.Record, at time.Time) (superseded pki.StatusChange, err error) {
 	if !rules.Renews(r) {
-		if err := s.authorize(r.Actor, at); err != nil {
+		if err := s.authorize(r.Actor, pki.MayIssue, at); err != nil {
+			return superseded, err
+		}
+		if err := s.checkLabels(r.Actor, s.identities[r.Identity].Labels); err != nil {
 			return superseded, err
 		}
 	}

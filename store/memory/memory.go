@@ -115,10 +115,10 @@ func (st *Store) write(ctx context.Context, do func(s *state) error) error {
 	return nil
 }
 
-// writeBy is like write, but first authorizes the actor.
-func (st *Store) writeBy(ctx context.Context, by pki.Actor, at time.Time, do func(s *state) error) error {
+// writeBy is like write, but first authorizes the actor, who needs a permission.
+func (st *Store) writeBy(ctx context.Context, by pki.Actor, need pki.Permission, at time.Time, do func(s *state) error) error {
 	return st.write(ctx, func(s *state) error {
-		if err := s.authorize(by, at); err != nil {
+		if err := s.authorize(by, need, at); err != nil {
 			return err
 		}
 		return do(s)
@@ -128,9 +128,9 @@ func (st *Store) writeBy(ctx context.Context, by pki.Actor, at time.Time, do fun
 // writeOnce is like writeBy, for an RPC that may have a request ID. It calls the function
 // do for a new request, and the function again for a repeated one.
 func (st *Store) writeOnce(
-	ctx context.Context, by pki.Actor, at time.Time, do func(s *state) (rules.Outcome, error), again func(s *state, have *rules.RecordedRequest) error,
+	ctx context.Context, by pki.Actor, need pki.Permission, at time.Time, do func(s *state) (rules.Outcome, error), again func(s *state, have *rules.RecordedRequest) error,
 ) error {
-	return st.writeBy(ctx, by, at, func(s *state) error {
+	return st.writeBy(ctx, by, need, at, func(s *state) error {
 		r, name := by.Request(), requestID{by.Caller().Identity, by.Request().ID}
 		have, found := s.requests[name]
 		if found && !r.IsZero() {
@@ -159,8 +159,8 @@ func (st *Store) read(ctx context.Context, do func(s *state) error) error {
 	return do(&st.s)
 }
 
-// authorize refuses an actor that is not allowed to make changes at the given time.
-func (s *state) authorize(by pki.Actor, at time.Time) error {
+// authorize refuses an actor that is not allowed to make a change at the given time, or lacks the permission.
+func (s *state) authorize(by pki.Actor, need pki.Permission, at time.Time) error {
 	if !by.NeedsAuthorization() {
 		return nil
 	}
@@ -172,9 +172,30 @@ func (s *state) authorize(by pki.Actor, at time.Time) error {
 	if c == nil {
 		return caller.Certificate.NotOnRecord()
 	}
-	return caller.Authorize(pki.CallerState{
-		NotBefore: c.NotBefore, NotAfter: c.NotAfter, Status: c.Status, Identity: s.identities[caller.Identity].State,
-	}, at)
+	id := s.callerIdentity(caller.Identity)
+	err := caller.Authorize(pki.CallerState{NotBefore: c.NotBefore, NotAfter: c.NotAfter, Status: c.Status, Identity: id}, at)
+	if err != nil {
+		return err
+	}
+	if refusal := caller.Identity.CheckPermission(id.Roles, need); refusal != nil {
+		return refusal
+	}
+	return nil
+}
+
+// callerIdentity returns the state, roles and labels of an identity. They are zero if it is not registered.
+func (s *state) callerIdentity(id pki.SPIFFEID) pki.CallerIdentity {
+	on := s.identities[id]
+	return pki.CallerIdentity{State: on.State, Roles: on.Roles, Labels: on.Labels}
+}
+
+// checkLabels refuses a registrar that may not act on an identity with the given labels.
+func (s *state) checkLabels(by pki.Actor, labels map[string]string) error {
+	id := by.Caller().Identity
+	if refusal := id.CheckLabels(s.callerIdentity(id), labels); refusal != nil {
+		return refusal
+	}
+	return nil
 }
 
 // certificate returns a certificate, or nil if it is not on record.

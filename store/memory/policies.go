@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"slices"
 
+	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/rules"
 )
@@ -15,7 +16,7 @@ func (st *Store) ApplyPolicy(ctx context.Context, c ra.PolicyChange) (ra.PolicyR
 		return ra.PolicyRevision{}, err
 	}
 	var next ra.PolicyRevision
-	err := st.writeBy(ctx, c.By, c.At, func(s *state) error {
+	err := st.writeBy(ctx, c.By, pki.MayAdminister, c.At, func(s *state) error {
 		var newest ra.PolicyRevision
 		n := len(s.policies)
 		if n > 0 {

@@ -17,7 +17,10 @@ import (
 func (st *Store) CreateIdentity(ctx context.Context, n ra.Registration, by pki.Actor) (ra.Identity, error) {
 	id := n.Identity
 	var have ra.Identity
-	err := st.writeOnce(ctx, by, id.CreatedAt, func(s *state) (none rules.Outcome, _ error) {
+	err := st.writeOnce(ctx, by, rules.RegistrationPermission(id.ID), id.CreatedAt, func(s *state) (none rules.Outcome, _ error) {
+		if err := s.checkLabels(by, id.Labels); err != nil {
+			return none, err
+		}
 		if on, ok := s.identities[id.ID]; ok {
 			have = on.Identity
 			return none, rules.CheckSameIdentity(have, id)
@@ -65,24 +68,40 @@ func (s *state) registeredBy(rule string) int {
 // UpdateIdentity implements ra.IdentityStore.
 func (st *Store) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
 	var have ra.Identity
-	err := st.writeOnce(ctx, by, at, func(s *state) (none rules.Outcome, _ error) {
+	err := st.writeOnce(ctx, by, rules.RegistrationPermission(id.ID), at, func(s *state) (none rules.Outcome, _ error) {
 		on, ok := s.identities[id.ID]
 		if !ok {
 			return none, rules.NoIdentity(id.ID)
 		}
+		before := on.Identity
+		if err := s.checkLabels(by, before.Labels); err != nil {
+			return none, err
+		}
 		var changed bool
 		var err error
-		if on.Identity, changed, err = rules.UpdateIdentity(on.Identity, id); err != nil {
+		if on.Identity, changed, err = rules.UpdateIdentity(before, id); err != nil {
 			return none, err
 		}
 		if have = on.Identity; !changed {
 			return none, nil
 		}
+		if err := s.checkLabels(by, have.Labels); err != nil {
+			return none, err
+		}
+		if refusal := rules.CheckOwnRoles(by, before, have); refusal != nil {
+			return none, refusal
+		}
 		if refusal := rules.CheckSubjectFree(s.holder(have.Subject, id.ID)); refusal != nil {
 			return none, refusal
 		}
 		s.identities[id.ID] = on
-		return none, s.append(rules.UpdatedEntry(have, by, at))
+		if err := s.append(rules.UpdatedEntry(have, by, at)); err != nil {
+			return none, err
+		}
+		if why := rules.DistrustRoles(before, have); why != "" {
+			_, err = s.revokeTokensOf(id.ID, why, ra.TokenRevocation{By: by, At: at})
+		}
+		return none, err
 	}, func(s *state, _ *rules.RecordedRequest) error {
 		have = s.identities[id.ID].Identity
 		return nil
@@ -119,7 +138,7 @@ func (s *state) token(id pki.TokenID) *ra.Token {
 // CreateToken implements ra.TokenStore.
 func (st *Store) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
 	made := t
-	err := st.writeOnce(ctx, t.CreatedBy, t.CreatedAt, func(s *state) (rules.Outcome, error) {
+	err := st.writeOnce(ctx, t.CreatedBy, rules.RegistrationPermission(t.Identity), t.CreatedAt, func(s *state) (rules.Outcome, error) {
 		return rules.Outcome{Token: t.ID}, s.insertToken(&made)
 	}, func(s *state, have *rules.RecordedRequest) error {
 		lost := s.token(have.Outcome.Token)
@@ -143,6 +162,9 @@ func (st *Store) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) 
 }
 
 func (s *state) insertToken(t *ra.Token) error {
+	if err := s.checkLabels(t.CreatedBy, s.identities[t.Identity].Labels); err != nil {
+		return err
+	}
 	if _, ok := s.identities[t.Identity]; !ok {
 		return rules.NoIdentity(t.Identity)
 	}
@@ -208,7 +230,7 @@ func (st *Store) BindToken(
 // RevokeTokens implements ra.TokenInventory.
 func (st *Store) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error) {
 	var n int
-	err := st.writeOnce(ctx, v.By, v.At, func(s *state) (out rules.Outcome, _ error) {
+	err := st.writeOnce(ctx, v.By, pki.MayRevoke, v.At, func(s *state) (out rules.Outcome, _ error) {
 		err := rules.CheckTokenRevocation(v)
 		if err != nil {
 			return out, err
@@ -329,9 +351,7 @@ func (s *state) answer(id pki.SPIFFEID, request pki.RequestID) int {
 func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.IssuanceState, error) {
 	var have ra.IssuanceState
 	err := st.read(ctx, func(s *state) error {
-		if caller, ok := s.identities[q.Caller]; ok {
-			have.Caller = caller.State
-		}
+		have.Caller = s.callerIdentity(q.Caller)
 		id, ok := s.identities[q.Identity]
 		have.KeyRefusal = s.keyState(q.Key, q.Identity).Check()
 		have.SubjectRefusal = rules.CheckSubject(q.Identity, id.Subject, q.Subject, s.holder(q.Subject, q.Identity))

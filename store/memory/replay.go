@@ -45,7 +45,7 @@ func (s *state) carry(op rules.Operation) error {
 	case rules.SetIdentity:
 		id := s.identities[op.ID]
 		id.Profile, id.Labels, id.DNSNames, id.IPAddresses, id.Revision = op.Profile, op.Labels, op.DNSNames, op.IPAddresses, op.Revision
-		id.Subject = op.Subject
+		id.Subject, id.Roles = op.Subject, op.Roles
 		s.identities[op.ID] = id
 	case rules.ChangeIdentity:
 		_, err := s.moveIdentity(op.Change)

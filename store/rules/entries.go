@@ -134,7 +134,7 @@ func RegisteredEntry(id ra.Identity, by pki.Actor) translog.Entry {
 	return identityEntry(id, translog.IdentityRegistered, by, id.CreatedAt)
 }
 
-// UpdatedEntry returns the entry of an identity's new profile, labels, names or subject of evidence.
+// UpdatedEntry returns the entry of an identity's new profile, labels, names, roles or subject of evidence.
 func UpdatedEntry(id ra.Identity, by pki.Actor, at time.Time) translog.Entry {
 	return identityEntry(id, translog.IdentityUpdated, by, at)
 }
@@ -144,7 +144,7 @@ func identityEntry(id ra.Identity, action translog.Action, by pki.Actor, at time
 		Time: at, Actor: by, Action: action, Outcome: translog.Done, Identity: id.ID,
 		Event: &translog.IdentityAttributes{
 			Kind: id.Kind, Profile: id.Profile, Labels: id.Labels, DNSNames: id.DNSNames, IPAddresses: id.IPAddresses, Revision: id.Revision,
-			Subject: id.Subject, Rule: id.Rule,
+			Subject: id.Subject, Rule: id.Rule, Roles: id.Roles,
 		},
 	}
 }

@@ -17,8 +17,8 @@ func NewIdentity(id ra.Identity) ra.Identity {
 	return id
 }
 
-// CheckSameIdentity refuses to register an identity that is on record with another kind, profile, labels, names or
-// subject of evidence. If want has no subject, have may have any, such as that of the evidence with which it was
+// CheckSameIdentity refuses to register an identity that is on record with another kind, profile, labels, names, roles
+// or subject of evidence. If want has no subject, have may have any, such as that of the evidence with which it was
 // enrolled.
 func CheckSameIdentity(have, want ra.Identity) error {
 	if want.Subject.IsZero() {
@@ -31,7 +31,7 @@ func CheckSameIdentity(have, want ra.Identity) error {
 		return nil
 	}
 	return pki.Refuse(pki.RuleIdentityExists, "choose another name, or repeat the registration with the same attributes",
-		"%s is registered with another kind, profile, labels, names or evidence", want.ID)
+		"%s is registered with another kind, profile, labels, names, roles or evidence", want.ID)
 }
 
 // CheckSubjectFree refuses a subject of evidence that the identity holder is tied to. A zero holder means that no other
@@ -55,9 +55,9 @@ func CheckTotal(n ra.Registration, registered int) *pki.Refusal {
 		"rule %s has registered %d identities, and may register %d", n.Rule, registered, n.Total)
 }
 
-// UpdateIdentity returns the next revision of have, with the profile, labels, names and subject of want. It returns
-// false if these are equal already. If want.Revision is not zero, it must be the revision of have. The only change of a
-// retired identity is to remove its subject.
+// UpdateIdentity returns the next revision of have, with the profile, labels, names, roles and subject of want. It
+// returns false if these are equal already. If want.Revision is not zero, it must be the revision of have. The only
+// change of a retired identity is to remove its subject.
 func UpdateIdentity(have, want ra.Identity) (ra.Identity, bool, error) {
 	if have.State == pki.Retired {
 		freed := have
@@ -73,7 +73,7 @@ func UpdateIdentity(have, want ra.Identity) (ra.Identity, bool, error) {
 	if want.SameAttributes(have) {
 		return have, false, nil
 	}
-	have.Profile, have.Labels = want.Profile, want.Labels
+	have.Profile, have.Labels, have.Roles = want.Profile, want.Labels, want.Roles
 	have.DNSNames, have.IPAddresses, have.Subject = want.DNSNames, want.IPAddresses, want.Subject
 	have.Revision++
 	return have, true, nil
@@ -97,10 +97,15 @@ type IdentityMove struct {
 	Action translog.Action
 }
 
-// MoveIdentity returns the effect of the change o on an identity with the state from. The state that an unhold restores is
-// resumes. A retired identity stays retired. A revocation changes the state only if it retires the identity.
+// MoveIdentity returns the effect of the change o on an identity with the state from. The state that an unhold restores
+// is resumes. A retired identity stays retired. A revocation changes the state only if it retires the identity. An
+// operator cannot suspend or retire itself.
 func MoveIdentity(o revocation.Change, from, resumes pki.IdentityState) (IdentityMove, error) {
 	m := IdentityMove{State: from}
+	caller, ends := o.Actor.Caller(), o.State == pki.Suspended || o.State == pki.Retired
+	if ends && !caller.IsZero() && caller.Identity == o.Identity {
+		return m, ownAdmin(o.Identity)
+	}
 	switch {
 	case o.Action == revocation.Revoke && o.State == pki.Retired:
 		m.State, m.Action = pki.Retired, translog.IdentityRetired

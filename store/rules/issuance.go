@@ -245,7 +245,7 @@ func (p *Predecessor) check(g *pki.Guard) *pki.Refusal {
 func (s *Issuance) caller() pki.CallerState {
 	return pki.CallerState{
 		NotBefore: s.Predecessor.NotBefore, NotAfter: s.Predecessor.NotAfter,
-		Status: pki.Status{State: pki.Good}, Identity: s.State,
+		Status: pki.Status{State: pki.Good}, Identity: pki.CallerIdentity{State: s.State},
 	}
 }
 

@@ -329,7 +329,7 @@ func replayIdentity(e translog.Entry, event *translog.IdentityAttributes) ([]Ope
 	id := ra.Identity{
 		ID: e.Identity, Kind: event.Kind, Profile: event.Profile, Labels: event.Labels, DNSNames: event.DNSNames,
 		IPAddresses: event.IPAddresses, State: pki.Registered, Revision: event.Revision, CreatedAt: e.Time, Subject: event.Subject,
-		Rule: event.Rule,
+		Rule: event.Rule, Roles: event.Roles,
 	}
 	if e.Action == translog.IdentityRegistered {
 		return []Operation{AddIdentity{id}}, nil

@@ -16,7 +16,7 @@ func TestSharedTransactionRefusesRevokedCaller(t *testing.T) {
 	ctx := context.Background()
 	m := newMill(t, filepath.Join(t.TempDir(), "brevet.db"))
 	records := m.issue([]pki.SPIFFEID{m.identity(1), m.identity(2)}, nil)
-	if err := m.db.OnWriter(ctx, `UPDATE identities SET state = 2`); err != nil {
+	if err := m.db.OnWriter(ctx, `UPDATE identities SET state = 2, kind = 3, roles = 1`); err != nil {
 		t.Fatal(err)
 	}
 	good, robbed := pki.ActorCaller(records[0].Identity, records[0].Ref), pki.ActorCaller(records[1].Identity, records[1].Ref)

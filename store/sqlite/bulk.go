@@ -30,7 +30,7 @@ func (r *Revocation) CountBulk(ctx context.Context, request revocation.BulkReque
 func (r *Revocation) CreateBulk(ctx context.Context, request revocation.BulkRequest) (revocation.BulkRevocation, []pki.StatusChange, error) {
 	var row bulk.Row
 	var statuses []pki.StatusChange
-	err := r.db.writeOnce(ctx, "create a bulk revocation", request.Actor, request.At, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
+	err := r.db.writeOnce(ctx, "create a bulk revocation", request.Actor, pki.MayRevoke, request.At, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
 		var err error
 		row, statuses, err = tx.createBulk(ctx, request)
 		return rules.Outcome{Bulk: row.ID}, err

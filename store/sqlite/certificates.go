@@ -176,7 +176,7 @@ func scanCertificatePosition(rows *sql.Rows, open bulk.Open, states []pki.State)
 		return f, err
 	}
 	if len(states) > 0 && f.matches {
-		f.matches = slices.Contains(states, open.Status(statusOf(state, reason, version, revokedAt), mask).State)
+		f.matches = slices.Contains(states, open.Status(column.DecodeStatus(state, reason, version, revokedAt), mask).State)
 	}
 	var err error
 	f.place.IssuedAt = engine.FromMillis(issued)

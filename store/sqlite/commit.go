@@ -123,7 +123,7 @@ func (tx *writeTx) issue(ctx context.Context, r *ca.Record, at time.Time) (super
 		return superseded, nil, err
 	}
 	if superseded = g.effects.Superseded; !superseded.Ref.IsZero() {
-		clear(tx.callers) // the revoked predecessor may be among them
+		tx.callers.Forget() // the revoked predecessor may be among them
 	}
 	return superseded, nil, tx.append(ctx, rules.IssuedEntry(r, at, superseded))
 }

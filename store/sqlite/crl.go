@@ -58,7 +58,7 @@ func (r *Revocation) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, 
 			return err
 		}
 	}
-	return r.db.writeBy(ctx, "record CRLs", by, at, func(ctx context.Context, tx *writeTx) error {
+	return r.db.writeBy(ctx, "record CRLs", by, pki.MayAdminister, at, func(ctx context.Context, tx *writeTx) error {
 		for _, c := range crls {
 			if err := tx.putCRL(ctx, c); err != nil {
 				return err

@@ -10,12 +10,13 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/caller"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/expiry"
 )
 
 // The statements of an issuance.
-const SelectCaller = selectCaller
+const SelectCaller = caller.Select
 
 var (
 	SelectGuarded       = selectGuarded + unexpired(7) + fromGuarded

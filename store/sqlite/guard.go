@@ -87,7 +87,7 @@ func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Tim
 	if f.predecessor.Valid {
 		f.Predecessor = rules.Predecessor{
 			Found: true, NotBefore: engine.FromMillis(f.notBefore.Int64), NotAfter: engine.FromMillis(f.notAfter.Int64),
-			Status:  statusOf(f.predecessorState.Int64, f.predecessorReason.Int64, f.version.Int64, sql.NullInt64{}),
+			Status:  column.DecodeStatus(f.predecessorState.Int64, f.predecessorReason.Int64, f.version.Int64, sql.NullInt64{}),
 			Renewed: f.successor.Valid, SameKey: f.successor.Int64 == column.KeyID(r.Guard.Key),
 			Superseded: f.supersededBy.Valid,
 		}

@@ -18,14 +18,18 @@ import (
 )
 
 const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.revision, n.created_at, n.subject, ` +
-	`(SELECT name FROM policy_rules WHERE id = n.rule), n.terms`
+	`(SELECT name FROM policy_rules WHERE id = n.rule), n.terms, n.roles`
 
 // CreateIdentity registers an identity, or returns the registered one if it has the same kind and attributes.
 func (r *RA) CreateIdentity(ctx context.Context, n ra.Registration, by pki.Actor) (ra.Identity, error) {
 	id := n.Identity
 	var have ra.Identity
-	err := r.db.writeOnce(ctx, "register an identity", by, id.CreatedAt, func(ctx context.Context, tx *writeTx) (none rules.Outcome, _ error) {
-		var err error
+	need := rules.RegistrationPermission(id.ID)
+	err := r.db.writeOnce(ctx, "register an identity", by, need, id.CreatedAt, func(ctx context.Context, tx *writeTx) (none rules.Outcome, _ error) {
+		err := tx.callers.CheckLabels(by, id.Labels)
+		if err != nil {
+			return none, err
+		}
 		have, err = readIdentity(ctx, tx, id.ID)
 		if err == nil {
 			return none, rules.CheckSameIdentity(have, id)
@@ -92,10 +96,10 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity) error {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `
-		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at, subject, rule)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at, subject, rule, roles)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Revision, engine.Millis(id.CreatedAt),
-		column.EncodeSubject(id.Subject), rule)
+		column.EncodeSubject(id.Subject), rule, id.Roles)
 	if err != nil {
 		return err
 	}
@@ -173,10 +177,10 @@ func (tx *writeTx) replaceLabels(ctx context.Context, have, id ra.Identity) erro
 	return tx.insertLabels(ctx, id)
 }
 
-// UpdateIdentity replaces the profile, labels, names and subject of an identity, in a new revision.
+// UpdateIdentity replaces the profile, labels, names, roles and subject of an identity, in a new revision.
 func (r *RA) UpdateIdentity(ctx context.Context, id ra.Identity, by pki.Actor, at time.Time) (ra.Identity, error) {
 	var have ra.Identity
-	err := r.db.writeOnce(ctx, "update an identity", by, at, func(ctx context.Context, tx *writeTx) (none rules.Outcome, _ error) {
+	err := r.db.writeOnce(ctx, "update an identity", by, rules.RegistrationPermission(id.ID), at, func(ctx context.Context, tx *writeTx) (none rules.Outcome, _ error) {
 		var err error
 		have, err = tx.updateIdentity(ctx, id, by, at)
 		return none, err
@@ -202,8 +206,14 @@ func (tx *writeTx) updateIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	if err != nil {
 		return have, err
 	}
+	if err := tx.callers.CheckLabels(by, have.Labels); err != nil {
+		return have, err
+	}
 	next, changed, err := rules.UpdateIdentity(have, id)
 	if err != nil || !changed {
+		return have, err
+	}
+	if err := tx.checkUpdate(by, have, next); err != nil {
 		return have, err
 	}
 	if err := tx.checkSubjectFree(ctx, next); err != nil {
@@ -212,22 +222,35 @@ func (tx *writeTx) updateIdentity(ctx context.Context, id ra.Identity, by pki.Ac
 	if err := tx.changeLabels(ctx, have, id); err != nil {
 		return have, err
 	}
-	have = next
-	if err := tx.setAttributes(ctx, have); err != nil {
+	if err := tx.setAttributes(ctx, next); err != nil {
 		return have, err
 	}
-	return have, tx.append(ctx, rules.UpdatedEntry(have, by, at))
+	if err := tx.append(ctx, rules.UpdatedEntry(next, by, at)); err != nil {
+		return have, err
+	}
+	if why := rules.DistrustRoles(have, next); why != "" {
+		_, err = tx.revokeTokensOf(ctx, id.ID, why, ra.TokenRevocation{By: by, At: at})
+	}
+	return next, err
 }
 
-// setAttributes writes the profile, labels, names, subject and revision of an identity.
+// checkUpdate refuses an update of an identity that its caller is not allowed to make.
+func (tx *writeTx) checkUpdate(by pki.Actor, have, next ra.Identity) error {
+	if refusal := rules.CheckOwnRoles(by, have, next); refusal != nil {
+		return refusal
+	}
+	return tx.callers.CheckLabels(by, next.Labels)
+}
+
+// setAttributes writes the profile, labels, names, subject, roles and revision of an identity.
 func (tx *writeTx) setAttributes(ctx context.Context, id ra.Identity) error {
 	p, err := encodeParticulars(id)
 	if err != nil {
 		return err
 	}
 	return tx.ExecOne(ctx, `
-		UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, subject = ?, revision = ? WHERE spiffe_id = ?`,
-		id.Profile, p.labels, p.dnsNames, p.ipAddresses, column.EncodeSubject(id.Subject), id.Revision, id.ID.String())
+		UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, subject = ?, roles = ?, revision = ? WHERE spiffe_id = ?`,
+		id.Profile, p.labels, p.dnsNames, p.ipAddresses, column.EncodeSubject(id.Subject), id.Roles, id.Revision, id.ID.String())
 }
 
 // Identity returns one identity.
@@ -342,17 +365,19 @@ type identityRow struct {
 	revision         uint64
 	created          int64
 	subject          []byte
+	roles            pki.Roles
 	rule             sql.NullString
 	terms            []byte
 }
 
 func (r *identityRow) columns() []any {
-	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created, &r.subject, &r.rule, &r.terms}
+	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created, &r.subject, &r.rule, &r.terms, &r.roles}
 }
 
 func (r *identityRow) identity() (ra.Identity, error) {
 	id := ra.Identity{
-		Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.revision, CreatedAt: engine.FromMillis(r.created), Rule: r.rule.String,
+		Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.revision, CreatedAt: engine.FromMillis(r.created),
+		Roles: r.roles, Rule: r.rule.String,
 	}
 	var err error
 	if id.ID, err = pki.ParseSPIFFEID(r.name); err != nil {

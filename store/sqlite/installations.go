@@ -19,7 +19,7 @@ func (c *CA) Install(ctx context.Context, in ca.InstalledCA, by pki.Actor) error
 	if err != nil {
 		return err
 	}
-	return c.db.writeBy(ctx, "install a CA certificate", by, in.At, func(ctx context.Context, tx *writeTx) error {
+	return c.db.writeBy(ctx, "install a CA certificate", by, pki.MayAdminister, in.At, func(ctx context.Context, tx *writeTx) error {
 		before, found, err := installedAs(ctx, tx, pki.IssuerOf(cert.Parsed))
 		if err != nil {
 			return err

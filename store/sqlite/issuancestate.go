@@ -17,17 +17,19 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// selectIssuanceState selects an identity, the certificate to renew, the certificate that was issued for the request ID, the
-// state of the key, and that of the caller. It needs one more column, the number of unexpired certificates (see unexpired).
+// selectIssuanceState selects an identity, the certificate to renew, the certificate that was issued for the request
+// ID, the state of the key, and the identity of the caller. It needs one more column, the number of unexpired
+// certificates (see unexpired).
 const selectIssuanceState = `
 	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `, ?8 AS caller)
-	SELECT ` + identityColumns + `, ` + callerColumn + `,
+	SELECT ` + identityColumns + `, ` + callerColumns + `,
 	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, p.key = q.key, s.id, s.rest, ` + bulk.AnyOpen + `,
 	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.issued_at, a.not_after, a.der, ` + keyColumns + `, `
 
 // fromIssuanceState is the rest of the statement that begins with selectIssuanceState.
 const fromIssuanceState = `
 	FROM q JOIN identities n ON n.spiffe_id = q.spiffe_id
+	LEFT JOIN identities o ON o.spiffe_id = q.caller
 	LEFT JOIN certificates p ON p.serial = q.serial AND p.identity = n.id AND p.issuer = (SELECT id FROM issuers WHERE issuer = q.issuer)
 	LEFT JOIN keys s ON s.id = p.successor
 	LEFT JOIN certificates a ON a.identity = n.id AND a.request = q.request
@@ -53,13 +55,15 @@ func unexpired(most int) string {
 		WHERE u.identity = n.id AND u.not_after > q.at LIMIT ` + strconv.Itoa(most) + `))`
 }
 
-// callerColumn selects the state of the identity q.caller, and zero if it is not registered.
-const callerColumn = `coalesce((SELECT state FROM identities WHERE spiffe_id = q.caller), 0)`
+// callerColumns selects the state, roles and labels of the identity o of the caller. They are zero if it is not
+// registered.
+const callerColumns = `coalesce(o.state, 0), coalesce(o.roles, 0), o.labels`
 
 // selectUnregistered selects what a query needs about the caller and the key if its identity is not registered.
 const selectUnregistered = `
 	WITH q AS MATERIALIZED (SELECT ?1 AS key, ?2 AS hash, ?3 AS caller)
-	SELECT ` + callerColumn + `, ` + bulk.AnyOpen + `, ` + keyColumns + ` FROM q LEFT JOIN keys k ON k.id = q.key`
+	SELECT ` + callerColumns + `, ` + bulk.AnyOpen + `, ` + keyColumns + `
+	FROM q LEFT JOIN identities o ON o.spiffe_id = q.caller LEFT JOIN keys k ON k.id = q.key`
 
 // IssuanceState reads a consistent snapshot, usually with one statement. It needs a few more if the identity is not
 // registered, if a bulk revocation is open, and for the evidence of an enrollment.
@@ -75,7 +79,7 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (st ra.Issua
 				return err
 			}
 		}
-		st.Caller, st.KeyRefusal = row.caller, row.key.state(q.Key, row.id.id).Check()
+		st.Caller, st.KeyRefusal = row.caller.identity, row.key.state(q.Key, row.id.id).Check()
 		st.SubjectRefusal, st.NonceRefusal, err = checkEvidence(ctx, from, q, st.Identity.Subject)
 		return err
 	})
@@ -104,10 +108,23 @@ func checkEvidence(
 	return rules.CheckSubject(q.Identity, have, q.Subject, holder), rules.CheckNonces(q.Nonces, used, q.At), err
 }
 
+// callerRow holds callerColumns.
+type callerRow struct {
+	identity pki.CallerIdentity
+	labels   []byte
+}
+
+func (r *callerRow) columns() []any { return []any{&r.identity.State, &r.identity.Roles, &r.labels} }
+
+func (r *callerRow) decode() (err error) {
+	r.identity.Labels, err = column.DecodeLabels(r.labels)
+	return err
+}
+
 // issuanceRow is a row of selectIssuanceState.
 type issuanceRow struct {
 	id                                       identityRow
-	caller                                   pki.IdentityState
+	caller                                   callerRow
 	unexpired                                int
 	predecessor                              sql.NullInt64
 	state, reason, revokedAt, version        sql.NullInt64
@@ -136,13 +153,16 @@ func (r *issuanceRow) readRow(ctx context.Context, from engine.Querier, q ra.Iss
 	row := from.QueryRowContext(ctx, selectIssuanceState+unexpired(q.MaxUnexpired)+fromIssuanceState,
 		append(queryArguments(q.Identity, q.Predecessor, q.Request, q.Key, q.At), q.Caller.String())...)
 	err := row.Scan(slices.Concat(r.id.columns(),
-		[]any{&r.caller, &r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.sameKey, &r.successor.id, &r.successor.rest, &r.revoking,
+		r.caller.columns(), []any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.sameKey, &r.successor.id, &r.successor.rest, &r.revoking,
 			&r.priorRow, &r.priorSerial, &r.priorIssuer, &r.priorKey.id, &r.priorKey.rest, &r.priorIssuedAt, &r.priorNotAfter, &r.priorDER}, r.key.columns(), []any{&r.unexpired})...)
-	if !errors.Is(err, sql.ErrNoRows) {
+	if errors.Is(err, sql.ErrNoRows) {
+		row = from.QueryRowContext(ctx, selectUnregistered, column.KeyID(q.Key), q.Key.Bytes(), q.Caller.String())
+		err = row.Scan(slices.Concat(r.caller.columns(), []any{&r.revoking}, r.key.columns())...)
+	}
+	if err != nil {
 		return err
 	}
-	row = from.QueryRowContext(ctx, selectUnregistered, column.KeyID(q.Key), q.Key.Bytes(), q.Caller.String())
-	return row.Scan(append([]any{&r.caller, &r.revoking}, r.key.columns()...)...)
+	return r.caller.decode()
 }
 
 // applyOpenBulk applies the open bulk revocations.
@@ -156,7 +176,7 @@ func (r *issuanceRow) applyOpenBulk(ctx context.Context, from engine.Querier, q 
 		if err != nil {
 			return err
 		}
-		before := statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
+		before := column.DecodeStatus(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
 		if st := open.Status(before, masks[r.predecessor.Int64]); st != before {
 			r.state.Int64, r.reason.Int64, r.version.Int64 = int64(st.State), int64(st.Reason), int64(st.Version) //nolint:gosec // checked by the table
 			r.revokedAt = sql.NullInt64{Int64: engine.Millis(st.RevokedAt), Valid: st.State != pki.Good}
@@ -173,7 +193,7 @@ func (r *issuanceRow) complete(st *ra.IssuanceState, q ra.IssuanceQuery) error {
 		if !r.state.Valid {
 			return rules.NoPredecessor(q.Predecessor)
 		}
-		st.Predecessor.Status = statusOf(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
+		st.Predecessor.Status = column.DecodeStatus(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
 		st.Predecessor.IssuedAt = engine.FromMillis(r.predecessorIssuedAt.Int64)
 		st.Predecessor.NotAfter, st.Predecessor.Superseded = engine.FromMillis(r.predecessorNotAfter.Int64), r.supersededBy.Valid
 		st.Predecessor.SameKey = r.sameKey.Bool
@@ -194,12 +214,4 @@ func (r *issuanceRow) complete(st *ra.IssuanceState, q ra.IssuanceQuery) error {
 	// SQLite reuses the IDs of deleted rows, so the key must be that of the renewal.
 	st.Prior.Supersedes = r.supersededBy.Valid && r.supersededBy == r.priorRow && r.successor.id == r.priorKey.id
 	return err
-}
-
-func statusOf(state, reason, version int64, revokedAt sql.NullInt64) pki.Status {
-	s := pki.Status{State: pki.State(state), Reason: pki.Reason(reason), Version: uint64(version)} //nolint:gosec // checked by the table
-	if revokedAt.Valid {
-		s.RevokedAt = engine.FromMillis(revokedAt.Int64)
-	}
-	return s
 }

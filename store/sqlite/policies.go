@@ -21,7 +21,7 @@ func (r *RA) ApplyPolicy(ctx context.Context, c ra.PolicyChange) (ra.PolicyRevis
 		return ra.PolicyRevision{}, err
 	}
 	var next ra.PolicyRevision
-	err := r.db.writeBy(ctx, "apply a policy", c.By, c.At, func(ctx context.Context, tx *writeTx) error {
+	err := r.db.writeBy(ctx, "apply a policy", c.By, pki.MayAdminister, c.At, func(ctx context.Context, tx *writeTx) error {
 		newest, err := scanPolicy(tx.QueryRowContext(ctx, `SELECT `+policyColumns+newestPolicy, 0))
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err

@@ -26,7 +26,7 @@ func (c *CA) Remove(ctx context.Context, id pki.IssuerID, at time.Time, by pki.A
 
 // change moves an installed CA to a later state and writes the log entry, unless the change is refused.
 func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.InstallationState, at time.Time, by pki.Actor) error {
-	return c.db.writeBy(ctx, what, by, at, func(ctx context.Context, tx *writeTx) error {
+	return c.db.writeBy(ctx, what, by, pki.MayAdminister, at, func(ctx context.Context, tx *writeTx) error {
 		this, found, err := installedAs(ctx, tx, id)
 		if err != nil || found && this.State == to {
 			return err

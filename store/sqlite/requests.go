@@ -15,10 +15,10 @@ import (
 // writeOnce is like writeBy, for an RPC that may have a request ID. The transaction of the change also records the request.
 // If the request is a repeat, writeOnce runs again instead of do. A refused request is not recorded.
 func (db *DB) writeOnce(
-	ctx context.Context, what string, by pki.Actor, at time.Time,
+	ctx context.Context, what string, by pki.Actor, need pki.Permission, at time.Time,
 	do func(context.Context, *writeTx) (rules.Outcome, error), again func(context.Context, *writeTx, rules.Outcome) error,
 ) error {
-	return db.writeBy(ctx, what, by, at, func(ctx context.Context, tx *writeTx) error {
+	return db.writeBy(ctx, what, by, need, at, func(ctx context.Context, tx *writeTx) error {
 		if by.Request().IsZero() {
 			_, err := do(ctx, tx)
 			return err

@@ -22,7 +22,8 @@ type Revocation struct{ db *DB }
 // exception: the reason keyCompromise replaces their reason.
 func (r *Revocation) Apply(ctx context.Context, o revocation.Change) (revocation.ChangeResult, error) {
 	var out revocation.ChangeResult
-	err := r.db.writeOnce(ctx, "change the status", o.Actor, o.At, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
+	need := rules.ChangePermission(o, o.Identity)
+	err := r.db.writeOnce(ctx, "change the status", o.Actor, need, o.At, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
 		err := o.CheckSubject()
 		switch {
 		case err != nil:
@@ -84,6 +85,9 @@ func (tx *writeTx) changeCertificate(ctx context.Context, o revocation.Change) (
 	none := revocation.ChangeResult{}
 	c, err := bulk.ReadCertificate(ctx, tx, o.Certificate)
 	if err != nil {
+		return none, err
+	}
+	if err := tx.authorize(ctx, o.Actor, rules.ChangePermission(o, c.Identity), o.At); err != nil {
 		return none, err
 	}
 	change, invalidSince, changed, err := c.Change(o)

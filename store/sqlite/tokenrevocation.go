@@ -26,7 +26,7 @@ const (
 // RevokeTokens revokes one token, or all tokens that an identity has created so far.
 func (r *RA) RevokeTokens(ctx context.Context, v ra.TokenRevocation) (int, error) {
 	var n int
-	err := r.db.writeOnce(ctx, "revoke tokens", v.By, v.At, func(ctx context.Context, tx *writeTx) (out rules.Outcome, _ error) {
+	err := r.db.writeOnce(ctx, "revoke tokens", v.By, pki.MayRevoke, v.At, func(ctx context.Context, tx *writeTx) (out rules.Outcome, _ error) {
 		err := rules.CheckTokenRevocation(v)
 		if err != nil {
 			return out, err

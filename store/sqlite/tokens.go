@@ -16,7 +16,8 @@ import (
 // CreateToken records a new token, which is neither bound nor spent.
 func (r *RA) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
 	made := t
-	err := r.db.writeOnce(ctx, "record a token", t.CreatedBy, t.CreatedAt, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
+	need := rules.RegistrationPermission(t.Identity)
+	err := r.db.writeOnce(ctx, "record a token", t.CreatedBy, need, t.CreatedAt, func(ctx context.Context, tx *writeTx) (rules.Outcome, error) {
 		made = t
 		return rules.Outcome{Token: t.ID}, tx.createToken(ctx, &made)
 	}, func(ctx context.Context, tx *writeTx, have rules.Outcome) error {
@@ -32,6 +33,9 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
 
 // createToken records a token with its log entry.
 func (tx *writeTx) createToken(ctx context.Context, t *ra.Token) error {
+	if err := tx.callers.CheckLabelsOf(ctx, tx, t.CreatedBy, t.Identity); err != nil {
+		return err
+	}
 	if err := tx.insertToken(ctx, *t); err != nil {
 		return err
 	}

@@ -7,14 +7,15 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/caller"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
 // writeTx is the current write transaction, for one job in it. It is used by one goroutine.
 type writeTx struct {
 	*engine.Tx
-	issuers map[pki.IssuerID]int64         // cache of this job; nil if empty
-	callers map[pki.Caller]pki.CallerState // cache of this job; nil if empty
+	issuers map[pki.IssuerID]int64 // cache of this job; nil if empty
+	callers caller.Callers
 }
 
 // write runs do in a write transaction, and returns when the transaction is durable.
@@ -24,12 +25,12 @@ func (db *DB) write(ctx context.Context, what string, do func(context.Context, *
 	})
 }
 
-// writeBy is like write, but first authorizes the actor, in the same transaction.
+// writeBy is like write, but first authorizes the actor, who needs a permission, in the same transaction.
 func (db *DB) writeBy(
-	ctx context.Context, what string, by pki.Actor, at time.Time, do func(context.Context, *writeTx) error,
+	ctx context.Context, what string, by pki.Actor, need pki.Permission, at time.Time, do func(context.Context, *writeTx) error,
 ) error {
 	return db.write(ctx, what, func(ctx context.Context, tx *writeTx) error {
-		if err := tx.authorize(ctx, by, at); err != nil {
+		if err := tx.authorize(ctx, by, need, at); err != nil {
 			return err
 		}
 		return do(ctx, tx)

@@ -150,14 +150,16 @@ var callers = map[string]struct {
 	make func(t *testing.T, w *world) pki.Actor
 	want pki.Rule
 }{
-	"good":                {func(t *testing.T, w *world) pki.Actor { return callerOf(w.enrollNew(t)) }, ""},
-	"system":              {func(*testing.T, *world) pki.Actor { return pki.ActorSystem("server") }, ""},
-	"command":             {func(*testing.T, *world) pki.Actor { return pki.ActorCommand("ceremony install") }, ""},
-	"no actor":            {func(*testing.T, *world) pki.Actor { return pki.Actor{} }, pki.RuleUnauthenticated},
-	"no certificate":      {func(t *testing.T, w *world) pki.Actor { return callerOf(w.enrollNew(t)).Named() }, pki.RuleUnauthenticated},
-	"unknown certificate": {func(t *testing.T, w *world) pki.Actor { return callerOf(w.record(t, w.register(t).ID)) }, pki.RuleCertificateUnknown},
+	"good":           {func(t *testing.T, w *world) pki.Actor { return callerOf(w.enrollOperator(t, pki.RoleAdmin)) }, ""},
+	"system":         {func(*testing.T, *world) pki.Actor { return pki.ActorSystem("server") }, ""},
+	"command":        {func(*testing.T, *world) pki.Actor { return pki.ActorCommand("ceremony install") }, ""},
+	"no actor":       {func(*testing.T, *world) pki.Actor { return pki.Actor{} }, pki.RuleUnauthenticated},
+	"no certificate": {func(t *testing.T, w *world) pki.Actor { return callerOf(w.enrollOperator(t, pki.RoleAdmin)).Named() }, pki.RuleUnauthenticated},
+	"unknown certificate": {func(t *testing.T, w *world) pki.Actor {
+		return callerOf(w.record(t, w.create(t, w.newOperator(t, pki.RoleAdmin)).ID))
+	}, pki.RuleCertificateUnknown},
 	"certificate of another": {func(t *testing.T, w *world) pki.Actor {
-		return pki.ActorCaller(w.enrollNew(t).Identity, w.enrollNew(t).Ref)
+		return pki.ActorCaller(w.enrollOperator(t, pki.RoleAdmin).Identity, w.enrollOperator(t, pki.RoleAdmin).Ref)
 	}, pki.RuleCertificateUnknown},
 	"revoked":                     {afterChange(revocation.Change{Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn}, false), pki.RuleRevoked},
 	"held":                        {afterChange(revocation.Change{Action: revocation.Hold}, false), pki.RuleRevoked},
@@ -183,7 +185,7 @@ func callerOf(r ca.Record) pki.Actor { return pki.ActorCaller(r.Identity, r.Ref)
 func afterChange(change revocation.Change, identity bool) func(t *testing.T, w *world) pki.Actor {
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
-		r, change := w.enrollNew(t), change
+		r, change := w.enrollOperator(t, pki.RoleAdmin), change
 		if identity {
 			change.Identity = r.Identity
 		} else {
@@ -200,7 +202,7 @@ func goodCertificateAfter(change revocation.Change) func(t *testing.T, w *world)
 	return func(t *testing.T, w *world) pki.Actor {
 		t.Helper()
 		change := change
-		change.Identity = w.enrollNew(t).Identity
+		change.Identity = w.enrollOperator(t, pki.RoleAdmin).Identity
 		w.apply(t, change)
 		return callerOf(w.issue(t, w.record(t, change.Identity)))
 	}
@@ -208,7 +210,7 @@ func goodCertificateAfter(change revocation.Change) func(t *testing.T, w *world)
 
 func superseded(t *testing.T, w *world) pki.Actor {
 	t.Helper()
-	r := w.enrollNew(t)
+	r := w.enrollOperator(t, pki.RoleAdmin)
 	next := w.record(t, r.Identity)
 	next.Guard.Predecessor, next.Guard.Supersedes = r.Ref, true
 	w.issue(t, next)
@@ -217,7 +219,7 @@ func superseded(t *testing.T, w *world) pki.Actor {
 
 func bulkRevoked(t *testing.T, w *world) pki.Actor {
 	t.Helper()
-	r := w.enrollNew(t)
+	r := w.enrollOperator(t, pki.RoleAdmin)
 	_, _, err := w.Revocation.CreateBulk(t.Context(), revocation.BulkRequest{
 		Selection: pki.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: operator, At: w.now,
 	})
@@ -227,14 +229,14 @@ func bulkRevoked(t *testing.T, w *world) pki.Actor {
 
 func expired(t *testing.T, w *world) pki.Actor {
 	t.Helper()
-	r := w.enrollNew(t)
+	r := w.enrollOperator(t, pki.RoleAdmin)
 	w.now = r.NotAfter.Add(time.Second)
 	return callerOf(r)
 }
 
 func notYetValid(t *testing.T, w *world) pki.Actor {
 	t.Helper()
-	r := w.enrollNew(t)
+	r := w.enrollOperator(t, pki.RoleAdmin)
 	w.now = r.NotBefore.Add(-time.Second)
 	return callerOf(r)
 }
@@ -290,7 +292,7 @@ func twoCallersInOneBatch(t *testing.T, w *world) {
 // renewalBetweenIssueRequests commits records of a caller before and after a renewal that revokes the caller's
 // certificate.
 func renewalBetweenIssueRequests(t *testing.T, w *world) {
-	r := w.enrollNew(t)
+	r := w.enrollOperator(t, pki.RoleAdmin)
 	before, renewal, after := w.issueRequestBy(t, callerOf(r)), w.superseding(t, r, w.key()), w.issueRequestBy(t, callerOf(r))
 	refusals := w.commitBatch(t, w.writeIntent(t, before, renewal, after), before, renewal, after)
 	must(t, refusals[0])
@@ -302,7 +304,7 @@ func renewalBetweenIssueRequests(t *testing.T, w *world) {
 // must be applied, and the refusal of the caller must be logged.
 func bulkStepsNeedNoAuthorization(t *testing.T, w *world) {
 	ctx := context.Background()
-	r := w.enrollNew(t)
+	r := w.enrollOperator(t, pki.RoleAdmin)
 	bulk, _, err := w.Revocation.CreateBulk(ctx, revocation.BulkRequest{
 		Selection: pki.Selection{Issuer: issuerA}, Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Actor: callerOf(r), At: w.now,
 	})

@@ -118,7 +118,7 @@ func retireMany(t *testing.T, w *world) {
 // notified of each.
 func repeatMany(t *testing.T, w *world) {
 	id := w.issueMany(t, pki.KeyHash{})[0].Identity
-	by := callerOf(w.enrollNew(t))
+	by := callerOf(w.enrollOperator(t, pki.RoleAdmin))
 	retire := revocation.Change{
 		Action: revoke, Reason: pki.CessationOfOperation, Identity: id, State: pki.Retired, Actor: by.WithRequest(w.newRequest(t, "retire")), At: w.now,
 	}
@@ -301,7 +301,7 @@ func stateOfCaller(t *testing.T, w *world) {
 			} else {
 				mustRefuse(t, err, rule)
 			}
-			mustEqual(t, "the state of the caller", st.Caller, want)
+			mustEqual(t, "the state of the caller", st.Caller.State, want)
 		}
 	}
 }

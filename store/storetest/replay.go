@@ -67,6 +67,9 @@ func (h *history) anyIdentity(t *rapid.T) pki.SPIFFEID {
 func (h *history) attributes(t *rapid.T, id *ra.Identity) {
 	id.Profile = rapid.SampledFrom([]string{"device", "server"}).Draw(t, "profile")
 	id.Labels, id.DNSNames, id.IPAddresses, id.Subject = nil, nil, nil, pki.EvidenceSubject{}
+	if id.Kind == pki.Operator {
+		id.Roles = rapid.SampledFrom([]pki.Roles{pki.RolesOf(pki.RoleAdmin), pki.RolesOf(pki.RoleRegistrar), pki.RolesOf(pki.RoleRevoker, pki.RoleAuditor)}).Draw(t, "roles")
+	}
 	if rapid.Bool().Draw(t, "tied") {
 		id.Subject = h.subject(t)
 	}
@@ -80,9 +83,12 @@ func (h *history) attributes(t *rapid.T, id *ra.Identity) {
 
 func (h *history) register(t *rapid.T) {
 	id := h.w.newIdentity(t)
-	id.Kind = rapid.SampledFrom([]pki.Kind{pki.Device, pki.Workload, pki.VA}).Draw(t, "kind")
-	if id.Kind == pki.VA {
+	id.Kind = rapid.SampledFrom([]pki.Kind{pki.Device, pki.Workload, pki.VA, pki.Operator}).Draw(t, "kind")
+	switch id.Kind {
+	case pki.VA:
 		id.ID = delegateID(t, id.ID)
+	case pki.Operator:
+		id = h.w.newOperator(t)
 	}
 	h.attributes(t, &id)
 	n := ra.Registration{Identity: id, Total: rapid.IntRange(0, 5).Draw(t, "total")}

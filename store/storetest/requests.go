@@ -25,7 +25,7 @@ func testRequests(t *testing.T, open func(t *testing.T) Store) {
 		need(t, s.Second != nil, "second handle")
 		first := newWorld(t, s)
 		second := &world{Store: s.Second(t), now: first.now, uniqueCount: 1 << 32}
-		by := callerOf(first.enrollNew(t)).WithRequest(first.newRequest(t, "create"))
+		by := callerOf(first.enrollOperator(t, pki.RoleAdmin)).WithRequest(first.newRequest(t, "create"))
 		token := first.newToken(t, first.register(t).ID, by)
 		_, err := first.RA.CreateToken(t.Context(), token)
 		must(t, err)
@@ -170,7 +170,7 @@ func bulks(t *testing.T, w *world, req revocation.BulkRequest) func(by pki.Actor
 func repeatsChangeNothing(t *testing.T, w *world) {
 	for name, prepare := range repeatables {
 		t.Run(name, func(t *testing.T) {
-			caller, other := callerOf(w.enrollNew(t)), callerOf(w.enrollNew(t))
+			caller, other := callerOf(w.enrollOperator(t, pki.RoleAdmin)), callerOf(w.enrollOperator(t, pki.RoleAdmin))
 			r := prepare(t, w)
 			request := w.newRequest(t, name)
 			first, err := r.change(caller.WithRequest(request))
@@ -205,7 +205,7 @@ func repeatsChangeNothing(t *testing.T, w *world) {
 
 // lostTokenIsReplaced repeats the creation of a token twice, once after reopening the store.
 func lostTokenIsReplaced(t *testing.T, w *world) {
-	by := callerOf(w.enrollNew(t)).WithRequest(w.newRequest(t, "create"))
+	by := callerOf(w.enrollOperator(t, pki.RoleAdmin)).WithRequest(w.newRequest(t, "create"))
 	first := w.newToken(t, w.register(t).ID, by)
 	last := first
 	w.storeToken(t, first)
@@ -225,7 +225,7 @@ func lostTokenIsReplaced(t *testing.T, w *world) {
 	if have := w.readToken(t, last.ID); have.RevokedBecause != "" || !have.ExpiresAt.Equal(first.ExpiresAt) {
 		t.Errorf("the last token is %+v", have)
 	}
-	other := w.newToken(t, first.Identity, callerOf(w.enrollNew(t)).WithRequest(by.Request()))
+	other := w.newToken(t, first.Identity, callerOf(w.enrollOperator(t, pki.RoleAdmin)).WithRequest(by.Request()))
 	w.storeToken(t, other) // another caller uses the same request ID
 	if have := w.readToken(t, last.ID); have.RevokedBecause != "" {
 		t.Errorf("another caller's request revoked %+v", have)
@@ -248,7 +248,7 @@ func usedTokenIsNotReplaced(t *testing.T, w *world) {
 		"stale": func(token ra.Token) { w.issue(t, w.enrollment(t, w.readIdentity(t, token.Identity))) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			by := callerOf(w.enrollNew(t)).WithRequest(w.newRequest(t, "create"))
+			by := callerOf(w.enrollOperator(t, pki.RoleAdmin)).WithRequest(w.newRequest(t, "create"))
 			token := w.newToken(t, w.register(t).ID, by)
 			w.storeToken(t, token)
 			use(token)
@@ -266,7 +266,7 @@ func usedTokenIsNotReplaced(t *testing.T, w *world) {
 }
 
 func refusedIsNotRecorded(t *testing.T, w *world) {
-	caller := callerOf(w.enrollNew(t))
+	caller := callerOf(w.enrollOperator(t, pki.RoleAdmin))
 	request := w.newRequest(t, "refused")
 	_, err := w.RA.UpdateIdentity(t.Context(), w.newIdentity(t), caller.WithRequest(request), w.now)
 	mustNotFind(t, err)
@@ -278,7 +278,7 @@ func refusedIsNotRecorded(t *testing.T, w *world) {
 func requestsExpire(t *testing.T, w *world) {
 	need(t, w.Retention != nil, "retention")
 	ctx := context.Background()
-	caller := callerOf(w.enrollNew(t))
+	caller := callerOf(w.enrollOperator(t, pki.RoleAdmin))
 	early, late := w.newRequest(t, "early"), w.newRequest(t, "late")
 	create := func(r pki.Request) error {
 		id := w.newIdentity(t)

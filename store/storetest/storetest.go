@@ -71,7 +71,7 @@ type suite map[string]func(t *testing.T, open func(t *testing.T) Store)
 var registration = suite{
 	"journal": testJournal, "guards": testGuards, "races": testRaces, "identities": testIdentities, "tokens": testTokens,
 	"token revocations": testTokenRevocations, "certificates": testCertificates, "changes": testChanges,
-	"identity changes": testIdentityChanges, "log": testLog, "replay": testReplay, "evidence": testEvidence, "terms": testTerms, "policies": testPolicies,
+	"identity changes": testIdentityChanges, "log": testLog, "replay": testReplay, "evidence": testEvidence, "terms": testTerms, "roles": testRoles, "policies": testPolicies,
 	"two handles": testTwoHandles, "lists": testLists, "requests": testRequests, "totals": testTotals,
 }
 

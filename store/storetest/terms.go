@@ -184,7 +184,9 @@ func unregisteredRefusals(t *testing.T, w *world) {
 		mustRefuse(t, err, pki.RuleIdentity)
 		return st
 	}
-	none := ra.IssuanceState{Caller: pki.Enrolled}
+	caller, err := w.RA.Identity(context.Background(), holder.Identity)
+	must(t, err)
+	none := ra.IssuanceState{Caller: pki.CallerIdentity{State: pki.Enrolled, Labels: caller.Labels}}
 	mustEqual(t, "the state without a refusal", state(func(*ra.IssuanceQuery) {}), none)
 	for name, c := range map[string]struct {
 		edit func(q *ra.IssuanceQuery)

@@ -145,7 +145,7 @@ func (w *world) creatorChanges() []creatorChange {
 func revokedWithTheirCreator(t *testing.T, w *world) {
 	for _, c := range w.creatorChanges() {
 		t.Run(c.name, func(t *testing.T) {
-			creator, other := w.enrollNew(t), w.enrollNew(t)
+			creator, other := w.enrollOperator(t, pki.RoleRegistrar), w.enrollOperator(t, pki.RoleRegistrar)
 			token, otherToken := w.createTokenBy(t, creator), w.createTokenBy(t, other)
 			c.change(t, creator)
 			if !c.revokes {
@@ -161,7 +161,7 @@ func revokedWithTheirCreator(t *testing.T, w *world) {
 		})
 	}
 	t.Run("open bulk revocation", func(t *testing.T) {
-		creator := w.enrollNew(t)
+		creator := w.enrollOperator(t, pki.RoleRegistrar)
 		token := w.createTokenBy(t, creator)
 		w.bulkChange(selectProfile, pki.KeyCompromise)(t, creator)
 		w.mustBeRevoked(t, token)
@@ -177,7 +177,7 @@ func revokedWithTheirCreator(t *testing.T, w *world) {
 
 func revokedByAnOperator(t *testing.T, w *world) {
 	ctx := context.Background()
-	creator := w.enrollNew(t)
+	creator := w.enrollOperator(t, pki.RoleRegistrar)
 	first, second, third := w.createTokenBy(t, creator), w.createTokenBy(t, creator), w.createTokenBy(t, creator)
 	revoke := func(r ra.TokenRevocation, want int) {
 		t.Helper()
@@ -232,7 +232,7 @@ func (w *world) enrollmentWithToken(t *testing.T, token ra.Token) ca.Record {
 
 // revokedAfterSigning revokes a token after the intent of its enrollment was written. The commit must be refused.
 func revokedAfterSigning(t *testing.T, w *world) {
-	creator := w.enrollNew(t)
+	creator := w.enrollOperator(t, pki.RoleRegistrar)
 	r := w.enrollmentWithToken(t, w.createTokenBy(t, creator))
 	intent := w.writeIntent(t, r)
 	w.apply(t, revocation.Change{Action: revocation.Revoke, Reason: pki.KeyCompromise, Certificate: creator.Ref})
@@ -244,7 +244,7 @@ func revokedAfterSigning(t *testing.T, w *world) {
 
 // spentAreNotRevoked checks that a spent token is not revoked with its creator, because its enrollment may be repeated.
 func spentAreNotRevoked(t *testing.T, w *world) {
-	creator := w.enrollNew(t)
+	creator := w.enrollOperator(t, pki.RoleRegistrar)
 	token := w.createTokenBy(t, creator)
 	w.issue(t, w.enrollmentWithToken(t, token))
 	w.apply(t, revocation.Change{Action: revocation.Hold, Identity: creator.Identity, State: pki.Suspended})
@@ -256,7 +256,7 @@ func spentAreNotRevoked(t *testing.T, w *world) {
 
 func listTokens(t *testing.T, w *world) {
 	ctx := context.Background()
-	creator, other := w.enrollNew(t), w.enrollNew(t)
+	creator, other := w.enrollOperator(t, pki.RoleRegistrar), w.enrollOperator(t, pki.RoleRegistrar)
 	tokens := map[ra.TokenState]ra.Token{}
 	tokens[ra.TokenRevoked] = w.createTokenBy(t, creator)
 	_, err := w.RA.RevokeTokens(ctx, ra.TokenRevocation{CreatedBy: creator.Identity, By: operator, At: w.now})

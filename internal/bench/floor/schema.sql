@@ -39,7 +39,9 @@ CREATE TABLE identities (
     subject      BLOB CHECK (length(subject) = 33),
     rule         INTEGER REFERENCES policy_rules (id),
     terms        TEXT,
-    CHECK ((state = 3) = (resumes IS NOT NULL))
+    roles        INTEGER NOT NULL DEFAULT 0 CHECK (roles BETWEEN 0 AND 15),
+    CHECK ((state = 3) = (resumes IS NOT NULL)),
+    CHECK (roles = 0 OR kind = 3)
 ) STRICT;
 CREATE UNIQUE INDEX identities_by_subject ON identities (subject) WHERE subject IS NOT NULL;
 

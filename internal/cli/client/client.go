@@ -211,7 +211,7 @@ func operatorPair(cmd *cobra.Command, t Target) (*enroll.Pair, error) {
 		return nil, err
 	}
 	if pair.Expired(time.Now()) {
-		return nil, fmt.Errorf("the operator's certificate in %s expired at %s: ask another operator for a token "+
+		return nil, fmt.Errorf("the operator's certificate in %s expired at %s: ask an admin for a token "+
 			"(brevet token create brevet/operator/NAME --replace), then run brevet login --token-file FILE", t.Directory, pair.Certificate.NotAfter.UTC().Format(time.RFC3339))
 	}
 	agent, closeDir, err := OperatorAgent(cmd, t.Directory, t.Server, nil)

@@ -34,11 +34,11 @@ func NewIdentity() *cobra.Command {
 	return cmd
 }
 
-var identityHeading = []string{"IDENTITY", "KIND", "PROFILE", "STATE", "NAMES", "LABELS"}
+var identityHeading = []string{"IDENTITY", "KIND", "PROFILE", "STATE", "NAMES", "LABELS", "ROLES"}
 
 func printIdentity(p *output.Printer, id *brevetv1.Identity) error {
 	all := labels(id.GetLabels())
-	return p.Record(id, id.GetId(), output.Enum(id.GetKind()), id.GetProfile(), output.Enum(id.GetState()), dash(namesText(id.GetNames())), dash(all.list()))
+	return p.Record(id, id.GetId(), output.Enum(id.GetKind()), id.GetProfile(), output.Enum(id.GetState()), dash(namesText(id.GetNames())), dash(all.list()), dash(rolesText(id.GetRoles())))
 }
 
 func dash(list []string) string {
@@ -52,21 +52,27 @@ func newIdentityCreate() *cobra.Command {
 	spec := &brevetv1.IdentitySpec{}
 	var kind string
 	var given labels
-	var dns, ips []string
+	var dns, ips, roles []string
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Register an identity", Args: cobra.ExactArgs(1),
 		Long: "create registers an identity. Without --profile, its certificates have the profile that is named like its kind.\n" +
 			"--label may be given again, for several labels.\n\n" +
 			"--evidence names the one device whose evidence can enroll the identity, as KIND:SHA256. For a TPM, it is the\n" +
 			"SHA-256 of the endorsement key's SubjectPublicKeyInfo. Registered identities are then an allow list of devices.\n" +
-			"Without --evidence, the identity belongs to the first device that the policy lets enroll.",
+			"Without --evidence, the identity belongs to the first device that the policy lets enroll.\n\n" +
+			"An operator needs one --role at least: admin, registrar, revoker or auditor. With labels, a registrar acts only on\n" +
+			"identities that have the same labels.",
 		Example: "  brevet identity create device/42 --kind device --label site=plant-7\n" +
 			"  openssl pkey -pubin -in ek.pem -outform DER | sha256sum\n" +
 			"  brevet identity create device/43 --evidence tpm:SHA256\n" +
-			"  brevet identity create web/1 --kind workload --profile server --dns web.fleet.example",
+			"  brevet identity create web/1 --kind workload --profile server --dns web.fleet.example\n" +
+			"  brevet identity create line-3 --kind operator --role registrar --label line=3",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if spec.Kind, err = readKind("--kind", kind); err != nil {
+				return err
+			}
+			if spec.Roles, err = readRoles(roles); err != nil {
 				return err
 			}
 			spec.Labels, spec.Names = given, namesFrom(dns, ips)
@@ -94,6 +100,7 @@ func newIdentityCreate() *cobra.Command {
 	f.StringArrayVar(&dns, "dns", nil, "DNS name that certificates of the identity contain; may be given again")
 	f.StringArrayVar(&ips, "ip", nil, "IP address that certificates of the identity contain; may be given again")
 	f.StringVar(&spec.EvidenceSubject, "evidence", "", usageEvidence)
+	f.StringArrayVar(&roles, "role", nil, usageRole)
 	return cmd
 }
 

@@ -20,10 +20,12 @@ type update struct {
 	dns, ips    []string
 	noDNS, noIP bool
 	evidence    string
+	roles       []string
+	granted     []brevetv1.OperatorRole // roles, parsed
 }
 
 // updateFlags lists the flags that change an attribute of the identity.
-var updateFlags = []string{"profile", "label", "remove-label", "dns", "ip", "no-dns", "no-ip", "evidence"}
+var updateFlags = []string{"profile", "label", "remove-label", "dns", "ip", "no-dns", "no-ip", "evidence", "role"}
 
 // noEvidence is the value of --evidence for an identity that is tied to no device.
 const (
@@ -31,9 +33,12 @@ const (
 	usageEvidence = "device whose evidence can enroll the identity, as KIND:SHA256, or none"
 )
 
+// usageRole describes the flag --role.
+const usageRole = "role of an operator: admin, registrar, revoker or auditor; may be given again"
+
 func newIdentityUpdate() *cobra.Command {
 	var u update
-	cmd := identityChange("update", "Change profile, labels, names or evidence of an identity",
+	cmd := identityChange("update", "Change profile, labels, names, roles or evidence of an identity",
 		func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
 			read, err := c.GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: id})
 			if err != nil {
@@ -45,15 +50,16 @@ func newIdentityUpdate() *cobra.Command {
 	cmd.Long = "update changes what is on record of an identity. Its next certificates follow; those that it has keep what they say.\n" +
 		"Tokens that were created for it before can enroll it no more.\n\n" +
 		"--label sets one label and --remove-label removes one; the others stay. --dns replaces all DNS names and --ip all IP\n" +
-		"addresses; --no-dns and --no-ip remove them. If somebody else changes the identity meanwhile, update changes\n" +
-		"nothing.\n\n" +
+		"addresses; --no-dns and --no-ip remove them. --role replaces all roles of an operator. If somebody else changes the\n" +
+		"identity meanwhile, update changes nothing.\n\n" +
 		"--evidence ties the identity to another device, named as in create. The server then refuses evidence of the\n" +
 		"previous device, but revokes no certificates. With --evidence none, an identity without certificates belongs to the\n" +
 		"next device that the policy lets enroll; an enrolled one needs a token. A retired identity allows only that: its\n" +
 		"device can then enroll as another identity."
 	cmd.Example = "  brevet identity update device/42 --label site=plant-9 --remove-label batch\n" +
 		"  brevet identity update web/1 --dns web.fleet.example --dns www.fleet.example\n" +
-		"  brevet identity update device/43 --evidence none"
+		"  brevet identity update device/43 --evidence none\n" +
+		"  brevet identity update brevet/operator/bob --role revoker --role auditor"
 	f := cmd.Flags()
 	f.StringVar(&u.profile, "profile", "", "certificate profile")
 	f.Var(&u.set, "label", "label of the identity")
@@ -63,6 +69,7 @@ func newIdentityUpdate() *cobra.Command {
 	f.BoolVar(&u.noDNS, "no-dns", false, "remove all DNS names from the identity")
 	f.BoolVar(&u.noIP, "no-ip", false, "remove all IP addresses from the identity")
 	f.StringVar(&u.evidence, "evidence", "", usageEvidence)
+	f.StringArrayVar(&u.roles, "role", nil, usageRole)
 	cmd.MarkFlagsMutuallyExclusive("dns", "no-dns")
 	cmd.MarkFlagsMutuallyExclusive("ip", "no-ip")
 	inner := cmd.RunE
@@ -75,12 +82,16 @@ func newIdentityUpdate() *cobra.Command {
 		if cmd.Flags().Changed("evidence") && u.evidence == "" {
 			return cli.WrongUse("--evidence is empty: give KIND:SHA256, or " + noEvidence)
 		}
+		var err error
+		if u.granted, err = readRoles(u.roles); err != nil {
+			return err
+		}
 		for _, name := range updateFlags {
 			if cmd.Flags().Changed(name) {
 				return inner(cmd, args)
 			}
 		}
-		const flags = "--profile, --label, --remove-label, --dns, --no-dns, --ip, --no-ip or --evidence"
+		const flags = "--profile, --label, --remove-label, --dns, --no-dns, --ip, --no-ip, --evidence or --role"
 		return cli.WrongUse("say what to change: " + flags)
 	}
 	return cmd
@@ -110,6 +121,10 @@ func (u *update) request(name string, id *brevetv1.Identity) *brevetv1.UpdateIde
 		if u.evidence != noEvidence {
 			req.Spec.EvidenceSubject = u.evidence
 		}
+	}
+	if len(u.granted) > 0 {
+		mask("roles")
+		req.Spec.Roles = u.granted
 	}
 	changesDNS, changesIP := u.noDNS || len(u.dns) > 0, u.noIP || len(u.ips) > 0
 	if changesDNS || changesIP {

@@ -39,6 +39,27 @@ func readKind(flag, text string) (brevetv1.IdentityKind, error) {
 	return brevetv1.IdentityKind(n), nil
 }
 
+// readRoles parses the names of roles.
+func readRoles(names []string) ([]brevetv1.OperatorRole, error) {
+	var roles []brevetv1.OperatorRole
+	for _, name := range names {
+		n, err := enumNumber("--role", brevetv1.OperatorRole(0).Descriptor(), name)
+		if err != nil {
+			return nil, err
+		}
+		roles = append(roles, brevetv1.OperatorRole(n))
+	}
+	return roles, nil
+}
+
+func rolesText(roles []brevetv1.OperatorRole) []string {
+	var all []string
+	for _, r := range roles {
+		all = append(all, output.Enum(r))
+	}
+	return all
+}
+
 func readTokenState(flag, text string) (brevetv1.TokenState, error) {
 	n, err := enumNumber(flag, brevetv1.TokenState(0).Descriptor(), text)
 	return brevetv1.TokenState(n), err

@@ -147,6 +147,68 @@ func (IdentityState) EnumDescriptor() ([]byte, []int) {
 	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{1}
 }
 
+// OperatorRole is a role of an operator. It determines which RPCs the operator may call.
+type OperatorRole int32
+
+const (
+	OperatorRole_OPERATOR_ROLE_UNSPECIFIED OperatorRole = 0
+	// An admin may do everything: also change operators, the policy and imported CRLs.
+	OperatorRole_OPERATOR_ROLE_ADMIN OperatorRole = 1
+	// A registrar registers and updates devices and workloads, creates tokens for them, and issues their certificates. If
+	// the registrar has labels, it may do so only for identities that have all of these labels, before and after an
+	// update (access.label).
+	OperatorRole_OPERATOR_ROLE_REGISTRAR OperatorRole = 2
+	// A revoker revokes and holds certificates, suspends, resumes and retires devices and workloads, and revokes tokens.
+	OperatorRole_OPERATOR_ROLE_REVOKER OperatorRole = 3
+	// An auditor reads everything, including the log, the policy and the statistics, and changes nothing.
+	OperatorRole_OPERATOR_ROLE_AUDITOR OperatorRole = 4
+)
+
+// Enum value maps for OperatorRole.
+var (
+	OperatorRole_name = map[int32]string{
+		0: "OPERATOR_ROLE_UNSPECIFIED",
+		1: "OPERATOR_ROLE_ADMIN",
+		2: "OPERATOR_ROLE_REGISTRAR",
+		3: "OPERATOR_ROLE_REVOKER",
+		4: "OPERATOR_ROLE_AUDITOR",
+	}
+	OperatorRole_value = map[string]int32{
+		"OPERATOR_ROLE_UNSPECIFIED": 0,
+		"OPERATOR_ROLE_ADMIN":       1,
+		"OPERATOR_ROLE_REGISTRAR":   2,
+		"OPERATOR_ROLE_REVOKER":     3,
+		"OPERATOR_ROLE_AUDITOR":     4,
+	}
+)
+
+func (x OperatorRole) Enum() *OperatorRole {
+	p := new(OperatorRole)
+	*p = x
+	return p
+}
+
+func (x OperatorRole) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OperatorRole) Descriptor() protoreflect.EnumDescriptor {
+	return file_brevet_v1_identity_proto_enumTypes[2].Descriptor()
+}
+
+func (OperatorRole) Type() protoreflect.EnumType {
+	return &file_brevet_v1_identity_proto_enumTypes[2]
+}
+
+func (x OperatorRole) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OperatorRole.Descriptor instead.
+func (OperatorRole) EnumDescriptor() ([]byte, []int) {
+	return file_brevet_v1_identity_proto_rawDescGZIP(), []int{2}
+}
+
 // Identity is the record of a machine or person that can have certificates.
 type Identity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -175,8 +237,10 @@ type Identity struct {
 	// What the rule of the policy with which the identity enrolled requires of its certificates. Unset if it requires
 	// nothing. Each enrollment replaces them.
 	EnrollmentTerms *EnrollmentTerms `protobuf:"bytes,11,opt,name=enrollment_terms,json=enrollmentTerms,proto3" json:"enrollment_terms,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The roles of an operator. Empty for other identities.
+	Roles         []OperatorRole `protobuf:"varint,12,rep,packed,name=roles,proto3,enum=brevet.v1.OperatorRole" json:"roles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Identity) Reset() {
@@ -286,6 +350,13 @@ func (x *Identity) GetEnrollmentTerms() *EnrollmentTerms {
 	return nil
 }
 
+func (x *Identity) GetRoles() []OperatorRole {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
 // EnrollmentTerms are what an enrollment requires of all certificates of the identity, until it enrolls again. Renewals
 // and issue requests of operators that do not meet them are refused.
 type EnrollmentTerms struct {
@@ -364,8 +435,10 @@ type IdentitySpec struct {
 	// The subject of evidence, as in Identity. If it is empty in CreateIdentity, the identity gets the subject of the first
 	// evidence with which it enrolls. If it is empty in UpdateIdentity, the identity becomes free for other evidence.
 	EvidenceSubject string `protobuf:"bytes,5,opt,name=evidence_subject,json=evidenceSubject,proto3" json:"evidence_subject,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The roles of an operator, one at least. They must be empty for other identities.
+	Roles         []OperatorRole `protobuf:"varint,6,rep,packed,name=roles,proto3,enum=brevet.v1.OperatorRole" json:"roles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IdentitySpec) Reset() {
@@ -431,6 +504,13 @@ func (x *IdentitySpec) GetEvidenceSubject() string {
 		return x.EvidenceSubject
 	}
 	return ""
+}
+
+func (x *IdentitySpec) GetRoles() []OperatorRole {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
 }
 
 type CreateIdentityRequest struct {
@@ -802,8 +882,8 @@ type UpdateIdentityRequest struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The new values of the attributes that update_mask names. The server ignores other fields.
 	Spec *IdentitySpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	// The attributes that change: one or more of "profile", "labels", "names" and "evidence_subject". The new value
-	// replaces the whole attribute.
+	// The attributes that change: one or more of "profile", "labels", "names", "evidence_subject" and "roles". The new
+	// value replaces the whole attribute.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// The revision of the identity that the caller read. If the identity has changed since, the server refuses the RPC
 	// with the rule identity.revision. The caller then reads the identity again.
@@ -1282,7 +1362,7 @@ var File_brevet_v1_identity_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8b\x04\n" +
+	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x04\n" +
 	"\bIdentity\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
@@ -1296,20 +1376,22 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\x10evidence_subject\x18\t \x01(\tR\x0fevidenceSubject\x12\x12\n" +
 	"\x04rule\x18\n" +
 	" \x01(\tR\x04rule\x12E\n" +
-	"\x10enrollment_terms\x18\v \x01(\v2\x1a.brevet.v1.EnrollmentTermsR\x0fenrollmentTerms\x1a9\n" +
+	"\x10enrollment_terms\x18\v \x01(\v2\x1a.brevet.v1.EnrollmentTermsR\x0fenrollmentTerms\x12-\n" +
+	"\x05roles\x18\f \x03(\x0e2\x17.brevet.v1.OperatorRoleR\x05roles\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x01\n" +
 	"\x0fEnrollmentTerms\x12!\n" +
 	"\fhardware_key\x18\x01 \x01(\bR\vhardwareKey\x12\x1b\n" +
 	"\tkey_types\x18\x02 \x03(\tR\bkeyTypes\x12<\n" +
-	"\fmax_lifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vmaxLifetime\"\x9f\x02\n" +
+	"\fmax_lifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vmaxLifetime\"\xce\x02\n" +
 	"\fIdentitySpec\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
 	"\aprofile\x18\x02 \x01(\tR\aprofile\x12;\n" +
 	"\x06labels\x18\x03 \x03(\v2#.brevet.v1.IdentitySpec.LabelsEntryR\x06labels\x12%\n" +
 	"\x05names\x18\x04 \x03(\v2\x0f.brevet.v1.NameR\x05names\x12)\n" +
-	"\x10evidence_subject\x18\x05 \x01(\tR\x0fevidenceSubject\x1a9\n" +
+	"\x10evidence_subject\x18\x05 \x01(\tR\x0fevidenceSubject\x12-\n" +
+	"\x05roles\x18\x06 \x03(\x0e2\x17.brevet.v1.OperatorRoleR\x05roles\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"s\n" +
@@ -1386,7 +1468,13 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\x19IDENTITY_STATE_REGISTERED\x10\x01\x12\x1b\n" +
 	"\x17IDENTITY_STATE_ENROLLED\x10\x02\x12\x1c\n" +
 	"\x18IDENTITY_STATE_SUSPENDED\x10\x03\x12\x1a\n" +
-	"\x16IDENTITY_STATE_RETIRED\x10\x042\xec\x04\n" +
+	"\x16IDENTITY_STATE_RETIRED\x10\x04*\x99\x01\n" +
+	"\fOperatorRole\x12\x1d\n" +
+	"\x19OPERATOR_ROLE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13OPERATOR_ROLE_ADMIN\x10\x01\x12\x1b\n" +
+	"\x17OPERATOR_ROLE_REGISTRAR\x10\x02\x12\x19\n" +
+	"\x15OPERATOR_ROLE_REVOKER\x10\x03\x12\x19\n" +
+	"\x15OPERATOR_ROLE_AUDITOR\x10\x042\xec\x04\n" +
 	"\x0fIdentityService\x12U\n" +
 	"\x0eCreateIdentity\x12 .brevet.v1.CreateIdentityRequest\x1a!.brevet.v1.CreateIdentityResponse\x12L\n" +
 	"\vGetIdentity\x12\x1d.brevet.v1.GetIdentityRequest\x1a\x1e.brevet.v1.GetIdentityResponse\x12U\n" +
@@ -1409,85 +1497,88 @@ func file_brevet_v1_identity_proto_rawDescGZIP() []byte {
 	return file_brevet_v1_identity_proto_rawDescData
 }
 
-var file_brevet_v1_identity_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_brevet_v1_identity_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_brevet_v1_identity_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_brevet_v1_identity_proto_goTypes = []any{
 	(IdentityKind)(0),               // 0: brevet.v1.IdentityKind
 	(IdentityState)(0),              // 1: brevet.v1.IdentityState
-	(*Identity)(nil),                // 2: brevet.v1.Identity
-	(*EnrollmentTerms)(nil),         // 3: brevet.v1.EnrollmentTerms
-	(*IdentitySpec)(nil),            // 4: brevet.v1.IdentitySpec
-	(*CreateIdentityRequest)(nil),   // 5: brevet.v1.CreateIdentityRequest
-	(*CreateIdentityResponse)(nil),  // 6: brevet.v1.CreateIdentityResponse
-	(*GetIdentityRequest)(nil),      // 7: brevet.v1.GetIdentityRequest
-	(*GetIdentityResponse)(nil),     // 8: brevet.v1.GetIdentityResponse
-	(*ListIdentitiesRequest)(nil),   // 9: brevet.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil),  // 10: brevet.v1.ListIdentitiesResponse
-	(*UpdateIdentityRequest)(nil),   // 11: brevet.v1.UpdateIdentityRequest
-	(*UpdateIdentityResponse)(nil),  // 12: brevet.v1.UpdateIdentityResponse
-	(*SuspendIdentityRequest)(nil),  // 13: brevet.v1.SuspendIdentityRequest
-	(*SuspendIdentityResponse)(nil), // 14: brevet.v1.SuspendIdentityResponse
-	(*ResumeIdentityRequest)(nil),   // 15: brevet.v1.ResumeIdentityRequest
-	(*ResumeIdentityResponse)(nil),  // 16: brevet.v1.ResumeIdentityResponse
-	(*RetireIdentityRequest)(nil),   // 17: brevet.v1.RetireIdentityRequest
-	(*RetireIdentityResponse)(nil),  // 18: brevet.v1.RetireIdentityResponse
-	nil,                             // 19: brevet.v1.Identity.LabelsEntry
-	nil,                             // 20: brevet.v1.IdentitySpec.LabelsEntry
-	(*Name)(nil),                    // 21: brevet.v1.Name
-	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 23: google.protobuf.Duration
-	(*Label)(nil),                   // 24: brevet.v1.Label
-	(*fieldmaskpb.FieldMask)(nil),   // 25: google.protobuf.FieldMask
-	(*AffectedCertificates)(nil),    // 26: brevet.v1.AffectedCertificates
+	(OperatorRole)(0),               // 2: brevet.v1.OperatorRole
+	(*Identity)(nil),                // 3: brevet.v1.Identity
+	(*EnrollmentTerms)(nil),         // 4: brevet.v1.EnrollmentTerms
+	(*IdentitySpec)(nil),            // 5: brevet.v1.IdentitySpec
+	(*CreateIdentityRequest)(nil),   // 6: brevet.v1.CreateIdentityRequest
+	(*CreateIdentityResponse)(nil),  // 7: brevet.v1.CreateIdentityResponse
+	(*GetIdentityRequest)(nil),      // 8: brevet.v1.GetIdentityRequest
+	(*GetIdentityResponse)(nil),     // 9: brevet.v1.GetIdentityResponse
+	(*ListIdentitiesRequest)(nil),   // 10: brevet.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),  // 11: brevet.v1.ListIdentitiesResponse
+	(*UpdateIdentityRequest)(nil),   // 12: brevet.v1.UpdateIdentityRequest
+	(*UpdateIdentityResponse)(nil),  // 13: brevet.v1.UpdateIdentityResponse
+	(*SuspendIdentityRequest)(nil),  // 14: brevet.v1.SuspendIdentityRequest
+	(*SuspendIdentityResponse)(nil), // 15: brevet.v1.SuspendIdentityResponse
+	(*ResumeIdentityRequest)(nil),   // 16: brevet.v1.ResumeIdentityRequest
+	(*ResumeIdentityResponse)(nil),  // 17: brevet.v1.ResumeIdentityResponse
+	(*RetireIdentityRequest)(nil),   // 18: brevet.v1.RetireIdentityRequest
+	(*RetireIdentityResponse)(nil),  // 19: brevet.v1.RetireIdentityResponse
+	nil,                             // 20: brevet.v1.Identity.LabelsEntry
+	nil,                             // 21: brevet.v1.IdentitySpec.LabelsEntry
+	(*Name)(nil),                    // 22: brevet.v1.Name
+	(*timestamppb.Timestamp)(nil),   // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 24: google.protobuf.Duration
+	(*Label)(nil),                   // 25: brevet.v1.Label
+	(*fieldmaskpb.FieldMask)(nil),   // 26: google.protobuf.FieldMask
+	(*AffectedCertificates)(nil),    // 27: brevet.v1.AffectedCertificates
 }
 var file_brevet_v1_identity_proto_depIdxs = []int32{
 	0,  // 0: brevet.v1.Identity.kind:type_name -> brevet.v1.IdentityKind
-	19, // 1: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
-	21, // 2: brevet.v1.Identity.names:type_name -> brevet.v1.Name
+	20, // 1: brevet.v1.Identity.labels:type_name -> brevet.v1.Identity.LabelsEntry
+	22, // 2: brevet.v1.Identity.names:type_name -> brevet.v1.Name
 	1,  // 3: brevet.v1.Identity.state:type_name -> brevet.v1.IdentityState
-	22, // 4: brevet.v1.Identity.create_time:type_name -> google.protobuf.Timestamp
-	3,  // 5: brevet.v1.Identity.enrollment_terms:type_name -> brevet.v1.EnrollmentTerms
-	23, // 6: brevet.v1.EnrollmentTerms.max_lifetime:type_name -> google.protobuf.Duration
-	0,  // 7: brevet.v1.IdentitySpec.kind:type_name -> brevet.v1.IdentityKind
-	20, // 8: brevet.v1.IdentitySpec.labels:type_name -> brevet.v1.IdentitySpec.LabelsEntry
-	21, // 9: brevet.v1.IdentitySpec.names:type_name -> brevet.v1.Name
-	4,  // 10: brevet.v1.CreateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
-	2,  // 11: brevet.v1.CreateIdentityResponse.identity:type_name -> brevet.v1.Identity
-	2,  // 12: brevet.v1.GetIdentityResponse.identity:type_name -> brevet.v1.Identity
-	0,  // 13: brevet.v1.ListIdentitiesRequest.kinds:type_name -> brevet.v1.IdentityKind
-	1,  // 14: brevet.v1.ListIdentitiesRequest.states:type_name -> brevet.v1.IdentityState
-	24, // 15: brevet.v1.ListIdentitiesRequest.label:type_name -> brevet.v1.Label
-	22, // 16: brevet.v1.ListIdentitiesRequest.not_renewed_since_time:type_name -> google.protobuf.Timestamp
-	2,  // 17: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
-	4,  // 18: brevet.v1.UpdateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
-	25, // 19: brevet.v1.UpdateIdentityRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 20: brevet.v1.UpdateIdentityResponse.identity:type_name -> brevet.v1.Identity
-	2,  // 21: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
-	26, // 22: brevet.v1.SuspendIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	2,  // 23: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
-	26, // 24: brevet.v1.ResumeIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	22, // 25: brevet.v1.RetireIdentityRequest.invalidity_time:type_name -> google.protobuf.Timestamp
-	2,  // 26: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
-	26, // 27: brevet.v1.RetireIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
-	5,  // 28: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
-	7,  // 29: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
-	9,  // 30: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
-	11, // 31: brevet.v1.IdentityService.UpdateIdentity:input_type -> brevet.v1.UpdateIdentityRequest
-	13, // 32: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
-	15, // 33: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
-	17, // 34: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
-	6,  // 35: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
-	8,  // 36: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
-	10, // 37: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
-	12, // 38: brevet.v1.IdentityService.UpdateIdentity:output_type -> brevet.v1.UpdateIdentityResponse
-	14, // 39: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
-	16, // 40: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
-	18, // 41: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
-	35, // [35:42] is the sub-list for method output_type
-	28, // [28:35] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	23, // 4: brevet.v1.Identity.create_time:type_name -> google.protobuf.Timestamp
+	4,  // 5: brevet.v1.Identity.enrollment_terms:type_name -> brevet.v1.EnrollmentTerms
+	2,  // 6: brevet.v1.Identity.roles:type_name -> brevet.v1.OperatorRole
+	24, // 7: brevet.v1.EnrollmentTerms.max_lifetime:type_name -> google.protobuf.Duration
+	0,  // 8: brevet.v1.IdentitySpec.kind:type_name -> brevet.v1.IdentityKind
+	21, // 9: brevet.v1.IdentitySpec.labels:type_name -> brevet.v1.IdentitySpec.LabelsEntry
+	22, // 10: brevet.v1.IdentitySpec.names:type_name -> brevet.v1.Name
+	2,  // 11: brevet.v1.IdentitySpec.roles:type_name -> brevet.v1.OperatorRole
+	5,  // 12: brevet.v1.CreateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
+	3,  // 13: brevet.v1.CreateIdentityResponse.identity:type_name -> brevet.v1.Identity
+	3,  // 14: brevet.v1.GetIdentityResponse.identity:type_name -> brevet.v1.Identity
+	0,  // 15: brevet.v1.ListIdentitiesRequest.kinds:type_name -> brevet.v1.IdentityKind
+	1,  // 16: brevet.v1.ListIdentitiesRequest.states:type_name -> brevet.v1.IdentityState
+	25, // 17: brevet.v1.ListIdentitiesRequest.label:type_name -> brevet.v1.Label
+	23, // 18: brevet.v1.ListIdentitiesRequest.not_renewed_since_time:type_name -> google.protobuf.Timestamp
+	3,  // 19: brevet.v1.ListIdentitiesResponse.identities:type_name -> brevet.v1.Identity
+	5,  // 20: brevet.v1.UpdateIdentityRequest.spec:type_name -> brevet.v1.IdentitySpec
+	26, // 21: brevet.v1.UpdateIdentityRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 22: brevet.v1.UpdateIdentityResponse.identity:type_name -> brevet.v1.Identity
+	3,  // 23: brevet.v1.SuspendIdentityResponse.identity:type_name -> brevet.v1.Identity
+	27, // 24: brevet.v1.SuspendIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	3,  // 25: brevet.v1.ResumeIdentityResponse.identity:type_name -> brevet.v1.Identity
+	27, // 26: brevet.v1.ResumeIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	23, // 27: brevet.v1.RetireIdentityRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	3,  // 28: brevet.v1.RetireIdentityResponse.identity:type_name -> brevet.v1.Identity
+	27, // 29: brevet.v1.RetireIdentityResponse.affected:type_name -> brevet.v1.AffectedCertificates
+	6,  // 30: brevet.v1.IdentityService.CreateIdentity:input_type -> brevet.v1.CreateIdentityRequest
+	8,  // 31: brevet.v1.IdentityService.GetIdentity:input_type -> brevet.v1.GetIdentityRequest
+	10, // 32: brevet.v1.IdentityService.ListIdentities:input_type -> brevet.v1.ListIdentitiesRequest
+	12, // 33: brevet.v1.IdentityService.UpdateIdentity:input_type -> brevet.v1.UpdateIdentityRequest
+	14, // 34: brevet.v1.IdentityService.SuspendIdentity:input_type -> brevet.v1.SuspendIdentityRequest
+	16, // 35: brevet.v1.IdentityService.ResumeIdentity:input_type -> brevet.v1.ResumeIdentityRequest
+	18, // 36: brevet.v1.IdentityService.RetireIdentity:input_type -> brevet.v1.RetireIdentityRequest
+	7,  // 37: brevet.v1.IdentityService.CreateIdentity:output_type -> brevet.v1.CreateIdentityResponse
+	9,  // 38: brevet.v1.IdentityService.GetIdentity:output_type -> brevet.v1.GetIdentityResponse
+	11, // 39: brevet.v1.IdentityService.ListIdentities:output_type -> brevet.v1.ListIdentitiesResponse
+	13, // 40: brevet.v1.IdentityService.UpdateIdentity:output_type -> brevet.v1.UpdateIdentityResponse
+	15, // 41: brevet.v1.IdentityService.SuspendIdentity:output_type -> brevet.v1.SuspendIdentityResponse
+	17, // 42: brevet.v1.IdentityService.ResumeIdentity:output_type -> brevet.v1.ResumeIdentityResponse
+	19, // 43: brevet.v1.IdentityService.RetireIdentity:output_type -> brevet.v1.RetireIdentityResponse
+	37, // [37:44] is the sub-list for method output_type
+	30, // [30:37] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_identity_proto_init() }
@@ -1501,7 +1592,7 @@ func file_brevet_v1_identity_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_identity_proto_rawDesc), len(file_brevet_v1_identity_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -33,7 +33,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // IdentityService registers identities of machines and people, which can then get certificates. Only operators may call
-// it.
+// it, and only an admin may change operators. No admin can suspend or retire itself, or give up its role (access.self).
 //
 // Suspend, resume and retire return when every certificate of the identity has changed. The change of the identity is
 // durable before that: if the RPC is interrupted, the server completes the change.
@@ -52,7 +52,7 @@ type IdentityServiceClient interface {
 	ListIdentities(ctx context.Context, in *ListIdentitiesRequest, opts ...grpc.CallOption) (*ListIdentitiesResponse, error)
 	// UpdateIdentity changes attributes of an identity that is not retired. Issued certificates do not change. Tokens
 	// that were created for the identity before become invalid. Of a retired identity, it can only remove the
-	// evidence_subject.
+	// evidence_subject. If an operator can no longer create tokens, those that it has created are revoked.
 	UpdateIdentity(ctx context.Context, in *UpdateIdentityRequest, opts ...grpc.CallOption) (*UpdateIdentityResponse, error)
 	// SuspendIdentity suspends the identity and puts its certificates on hold.
 	SuspendIdentity(ctx context.Context, in *SuspendIdentityRequest, opts ...grpc.CallOption) (*SuspendIdentityResponse, error)
@@ -145,7 +145,7 @@ func (c *identityServiceClient) RetireIdentity(ctx context.Context, in *RetireId
 // for forward compatibility.
 //
 // IdentityService registers identities of machines and people, which can then get certificates. Only operators may call
-// it.
+// it, and only an admin may change operators. No admin can suspend or retire itself, or give up its role (access.self).
 //
 // Suspend, resume and retire return when every certificate of the identity has changed. The change of the identity is
 // durable before that: if the RPC is interrupted, the server completes the change.
@@ -164,7 +164,7 @@ type IdentityServiceServer interface {
 	ListIdentities(context.Context, *ListIdentitiesRequest) (*ListIdentitiesResponse, error)
 	// UpdateIdentity changes attributes of an identity that is not retired. Issued certificates do not change. Tokens
 	// that were created for the identity before become invalid. Of a retired identity, it can only remove the
-	// evidence_subject.
+	// evidence_subject. If an operator can no longer create tokens, those that it has created are revoked.
 	UpdateIdentity(context.Context, *UpdateIdentityRequest) (*UpdateIdentityResponse, error)
 	// SuspendIdentity suspends the identity and puts its certificates on hold.
 	SuspendIdentity(context.Context, *SuspendIdentityRequest) (*SuspendIdentityResponse, error)

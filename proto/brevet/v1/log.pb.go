@@ -1287,7 +1287,9 @@ type IdentityAttributes struct {
 	// The subject of evidence that the identity is tied to. Unset if there is none.
 	EvidenceSubject *EvidenceHash `protobuf:"bytes,6,opt,name=evidence_subject,json=evidenceSubject,proto3" json:"evidence_subject,omitempty"`
 	// The name of the rule of the policy that registered the identity. Empty if an operator or a part of Brevet did.
-	Rule          string `protobuf:"bytes,7,opt,name=rule,proto3" json:"rule,omitempty"`
+	Rule string `protobuf:"bytes,7,opt,name=rule,proto3" json:"rule,omitempty"`
+	// The roles of an operator.
+	Roles         []OperatorRole `protobuf:"varint,9,rep,packed,name=roles,proto3,enum=brevet.v1.OperatorRole" json:"roles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1369,6 +1371,13 @@ func (x *IdentityAttributes) GetRule() string {
 		return x.Rule
 	}
 	return ""
+}
+
+func (x *IdentityAttributes) GetRoles() []OperatorRole {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
 }
 
 // CreatedToken is a new enrollment token. Its secret is not in the log.
@@ -2794,7 +2803,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"LogRefusal\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x127\n" +
-	"\bevidence\x18\x03 \x01(\v2\x1b.brevet.v1.IssuanceEvidenceR\bevidence\"\xf4\x02\n" +
+	"\bevidence\x18\x03 \x01(\v2\x1b.brevet.v1.IssuanceEvidenceR\bevidence\"\xa3\x03\n" +
 	"\x12IdentityAttributes\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
 	"\aprofile\x18\x02 \x01(\tR\aprofile\x12A\n" +
@@ -2802,7 +2811,8 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x05names\x18\x04 \x03(\v2\x0f.brevet.v1.NameR\x05names\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x03R\brevision\x12B\n" +
 	"\x10evidence_subject\x18\x06 \x01(\v2\x17.brevet.v1.EvidenceHashR\x0fevidenceSubject\x12\x12\n" +
-	"\x04rule\x18\a \x01(\tR\x04rule\x1a9\n" +
+	"\x04rule\x18\a \x01(\tR\x04rule\x12-\n" +
+	"\x05roles\x18\t \x03(\x0e2\x17.brevet.v1.OperatorRoleR\x05roles\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\x01\n" +
@@ -3002,10 +3012,11 @@ var file_brevet_v1_log_proto_goTypes = []any{
 	(*EnrollmentTerms)(nil),       // 31: brevet.v1.EnrollmentTerms
 	(IdentityKind)(0),             // 32: brevet.v1.IdentityKind
 	(*Name)(nil),                  // 33: brevet.v1.Name
-	(RevocationReason)(0),         // 34: brevet.v1.RevocationReason
-	(*CertificateSelection)(nil),  // 35: brevet.v1.CertificateSelection
-	(BulkRevocationAction)(0),     // 36: brevet.v1.BulkRevocationAction
-	(CertificateState)(0),         // 37: brevet.v1.CertificateState
+	(OperatorRole)(0),             // 34: brevet.v1.OperatorRole
+	(RevocationReason)(0),         // 35: brevet.v1.RevocationReason
+	(*CertificateSelection)(nil),  // 36: brevet.v1.CertificateSelection
+	(BulkRevocationAction)(0),     // 37: brevet.v1.BulkRevocationAction
+	(CertificateState)(0),         // 38: brevet.v1.CertificateState
 }
 var file_brevet_v1_log_proto_depIdxs = []int32{
 	1,  // 0: brevet.v1.ListEntriesRequest.start:type_name -> brevet.v1.LogPosition
@@ -3042,27 +3053,28 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	30, // 31: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
 	33, // 32: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
 	9,  // 33: brevet.v1.IdentityAttributes.evidence_subject:type_name -> brevet.v1.EvidenceHash
-	34, // 34: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
-	19, // 35: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
-	17, // 36: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
-	35, // 37: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
-	36, // 38: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
-	34, // 39: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
-	17, // 40: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
-	25, // 41: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
-	27, // 42: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
-	27, // 43: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
-	37, // 44: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
-	34, // 45: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
-	2,  // 46: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
-	4,  // 47: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
-	3,  // 48: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
-	5,  // 49: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
-	48, // [48:50] is the sub-list for method output_type
-	46, // [46:48] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	34, // 34: brevet.v1.IdentityAttributes.roles:type_name -> brevet.v1.OperatorRole
+	35, // 35: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
+	19, // 36: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
+	17, // 37: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
+	36, // 38: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
+	37, // 39: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
+	35, // 40: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
+	17, // 41: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
+	25, // 42: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
+	27, // 43: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
+	27, // 44: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
+	38, // 45: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
+	35, // 46: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
+	2,  // 47: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	4,  // 48: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	3,  // 49: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	5,  // 50: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	49, // [49:51] is the sub-list for method output_type
+	47, // [47:49] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_log_proto_init() }

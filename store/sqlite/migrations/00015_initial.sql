@@ -60,7 +60,9 @@ CREATE TABLE identities (
     subject      BLOB CHECK (length(subject) = 33), -- of its evidence: the number of the kind, and the hash
     rule         INTEGER REFERENCES policy_rules (id), -- that registered it; NULL for an operator or a part of Brevet
     terms        TEXT, -- of its enrollment, JSON; NULL for none
-    CHECK ((state = 3) = (resumes IS NOT NULL))
+    roles        INTEGER NOT NULL DEFAULT 0 CHECK (roles BETWEEN 0 AND 15), -- of an operator: a bit for each role
+    CHECK ((state = 3) = (resumes IS NOT NULL)),
+    CHECK (roles = 0 OR kind = 3)
 ) STRICT;
 CREATE UNIQUE INDEX identities_by_subject ON identities (subject) WHERE subject IS NOT NULL;
 

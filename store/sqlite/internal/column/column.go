@@ -1,8 +1,10 @@
 // Package column encodes serial numbers, hashes, references, subjects of evidence, terms of enrollments and the items
-// of intents as columns of the store's tables, and decodes them. Package engine encodes times.
+// of intents as columns of the store's tables, and decodes them. It also decodes statuses and labels. Package engine
+// encodes times.
 package column
 
 import (
+	"database/sql"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -10,7 +12,26 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
+
+// DecodeStatus decodes the columns of a certificate's status.
+func DecodeStatus(state, reason, version int64, revokedAt sql.NullInt64) pki.Status {
+	return pki.Status{
+		State: pki.State(state), Reason: pki.Reason(reason), //nolint:gosec // checked by the table
+		Version: uint64(version), RevokedAt: engine.RestoreMillis(revokedAt), //nolint:gosec // checked by the table
+	}
+}
+
+// DecodeLabels decodes the labels of an identity, which are JSON. It returns nil if text is nil.
+func DecodeLabels(text []byte) (map[string]string, error) {
+	if text == nil {
+		return nil, nil //nolint:nilnil // there is no identity
+	}
+	var labels map[string]string
+	err := json.Unmarshal(text, &labels)
+	return labels, err
+}
 
 // EncodeRef encodes a reference as issuer and serial number. A zero reference is encoded as NULL.
 func EncodeRef(ref pki.CertRef) any {
