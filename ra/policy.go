@@ -36,6 +36,9 @@ type Grant struct {
 	// Register describes the identity to register if it does not exist yet. If Register is nil, the identity must exist.
 	// Register.Name is ignored.
 	Register *NewIdentity
+	// Chosen means that the caller has chosen the identity, within the limits of its evidence. Then Register is set, the
+	// identity must not be tied to a subject that the evidence lacks, and Authenticator.Bind registers it.
+	Chosen bool
 	// Replace allows the caller to enroll the identity again, which revokes its certificates. The evidence must have the
 	// subject that the identity is tied to.
 	Replace bool
@@ -70,6 +73,9 @@ func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 	if !named.IsZero() && g.Identity != named {
 		return g, pki.Refuse(pki.RuleEvidenceMismatch, "send evidence of one identity", "the pieces of evidence prove different identities")
 	}
+	if n := claims.registers(); n != nil {
+		g.Register, g.Chosen = n, true
+	}
 	if g.HardwareKey && !slices.ContainsFunc(claims, func(c KindClaim) bool { return c.HardwareKey }) {
 		return g, pki.Refuse(pki.RuleHardwareKey, "make the key in the TPM, and send evidence of it", "rule %s requires a key in hardware, which the evidence does not prove", g.Rule)
 	}
@@ -77,9 +83,11 @@ func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 }
 
 // stateForEnroll returns the state that a decision about an enrollment is based on. If the identity is not registered, and
-// the grant describes it, stateForEnroll registers it, unless decide refuses the request.
+// the grant describes it, stateForEnroll registers it, unless decide refuses the request. If the caller has chosen the
+// identity, bind registers it.
 func (r *Registrar) stateForEnroll(
 	ctx context.Context, q IssuanceQuery, g Grant, by pki.Actor, decide func(IssuanceState) (*ca.Draft, error),
+	bind func(Identity, *Registration) error,
 ) (IssuanceState, error) {
 	st, err := r.store.IssuanceState(ctx, q)
 	refusal, _ := pki.AsRefusal(err)
@@ -94,7 +102,13 @@ func (r *Registrar) stateForEnroll(
 	if _, err := decide(IssuanceState{Identity: want}); err != nil {
 		return st, err
 	}
-	if _, err := r.store.CreateIdentity(ctx, Registration{want, g.Total}, by); err != nil {
+	n := Registration{want, g.Total}
+	if g.Chosen {
+		err = bind(want, &n)
+	} else {
+		_, err = r.store.CreateIdentity(ctx, n, by)
+	}
+	if err != nil {
 		return st, err
 	}
 	return r.store.IssuanceState(ctx, q)
@@ -103,7 +117,7 @@ func (r *Registrar) stateForEnroll(
 // check refuses a request that the rule does not allow. It reduces the requested lifetime to the rule's maximum if the
 // request names none.
 func (g Grant) check(id Identity, c csr, e *EnrollRequest) error {
-	if !g.Subject.IsZero() && !id.Subject.IsZero() && id.Subject != g.Subject {
+	if !id.Subject.IsZero() && id.Subject != g.Subject && (g.Chosen || !g.Subject.IsZero()) {
 		return id.ID.EvidenceConflict()
 	}
 	if len(g.Keys) > 0 {

@@ -78,6 +78,8 @@ type EnrollRequest struct {
 	Evidence  []pki.Evidence // one piece, or two of different kinds
 	CSR       []byte         // PKCS #10, DER
 	Lifetime  time.Duration
+	// Identity is the identity that the request names. It is zero if the request names none.
+	Identity pki.SPIFFEID
 	// From is the address that the request came from. It is the zero Addr for requests of this process.
 	From netip.Addr
 }
@@ -126,6 +128,9 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (id pki.SPIFFEI
 		return id, claims.actor(), cert, err
 	}
 	g, err := r.grant(rev, claims)
+	if err == nil && !e.Identity.IsZero() && e.Identity != g.Identity {
+		err = pki.Refuse(pki.RuleEvidenceMismatch, "name the identity of the evidence, or none", "the evidence does not prove the identity that the request names")
+	}
 	if err != nil {
 		return g.Identity, claims.actor(), cert, err
 	}
@@ -155,7 +160,10 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 			RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
 		})
 	}
-	st, err := r.stateForEnroll(ctx, q, g, claims.actor(), decide)
+	bind := func(id Identity, n *Registration) error {
+		return rev.bind(ctx, e.Evidence, Binding{Request: e.RequestID, Key: c.keyHash, Identity: id, Register: n, At: r.clock()})
+	}
+	st, err := r.stateForEnroll(ctx, q, g, claims.actor(), decide, bind)
 	if err != nil {
 		return none, err
 	}
@@ -177,7 +185,7 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	if st.NonceRefusal != nil { // before the certificates of the identity are revoked
 		return none, st.NonceRefusal
 	}
-	if err := rev.bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, id, r.clock()}); err != nil {
+	if err := bind(id, nil); err != nil {
 		return none, err
 	}
 	// From here on, a canceled request does not stop the work. The lock is held until the outcome is recorded.

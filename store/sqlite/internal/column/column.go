@@ -1,5 +1,5 @@
-// Package column encodes serial numbers, hashes, references, subjects of evidence and the items of intents as columns
-// of the store's tables, and decodes them. Package engine encodes times.
+// Package column encodes serial numbers, hashes, references, subjects of evidence, tokens and the items of intents as
+// columns of the store's tables, and decodes them. Package engine encodes times.
 package column
 
 import (
