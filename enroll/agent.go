@@ -24,8 +24,11 @@ type Config struct {
 	// Attestation lets the Agent enroll with the attestation of its TPM, if it has no valid credential and no token. The
 	// directory must keep its keys in the TPM (see [Directory.KeepKeysIn]). If Attestation is nil, the Agent needs a token.
 	Attestation *Attestation
-	Lifetime    time.Duration // requested lifetime; zero for the profile's default
-	KeyType     pki.KeyType   // type of the generated keys; empty means P-256
+	// Identity is the identity to enroll, as a path or a SPIFFE ID. A token with a pattern needs it. If it is empty, the
+	// evidence alone says which identity is enrolled.
+	Identity string
+	Lifetime time.Duration // requested lifetime; zero for the profile's default
+	KeyType  pki.KeyType   // type of the generated keys; empty means P-256
 	// Reload is a command with its arguments. The Agent runs it without a shell after each new credential, and repeats
 	// it until it exits with 0. If Reload is empty, there is no command.
 	Reload []string

@@ -64,6 +64,7 @@ func (c *Client) EnrollWith(ctx context.Context, r EnrollRequest, provers ...Pro
 		}
 		answer, err = s.Enroll(ctx, &brevetv1.EnrollRequest{
 			RequestId: r.RequestID.Bytes(), Evidence: append(evidence, proven...), Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
+			Identity: r.Identity,
 		})
 		return err
 	})

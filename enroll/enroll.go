@@ -40,6 +40,7 @@ type EnrollRequest struct {
 	Evidence  []pki.Evidence // one kind of evidence, or two different kinds
 	CSR       []byte         // PKCS #10 in DER
 	Lifetime  time.Duration  // zero for the profile's default
+	Identity  string         // the identity to enroll, as a path or a SPIFFE ID; empty for the one that the evidence names
 }
 
 // RenewRequest is a request for a certificate that replaces the current one.

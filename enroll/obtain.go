@@ -132,7 +132,7 @@ func (a *Agent) first(
 	}
 	callCtx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	c, err := send(callCtx, EnrollRequest{RequestID: r.id, CSR: csr, Lifetime: a.config.Lifetime}, r.key)
+	c, err := send(callCtx, EnrollRequest{RequestID: r.id, CSR: csr, Lifetime: a.config.Lifetime, Identity: a.config.Identity}, r.key)
 	if err != nil {
 		return nil, a.refused(err)
 	}

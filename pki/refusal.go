@@ -131,6 +131,9 @@ const (
 	RuleToken              Rule = "token.invalid"               // the token is unknown, expired or used; the log says which
 	RuleTokenBound         Rule = "token.bound"                 // the token is bound to another request or key
 	RuleTokenRevoked       Rule = "token.revoked"               // the token was revoked, or its creator is no longer trusted
+	RuleTokenIdentity      Rule = "token.identity"              // the token cannot enroll the identity that the request names
+	RuleTokenKey           Rule = "token.key"                   // the token is for another key
+	RuleTokenNetwork       Rule = "token.network"               // the token cannot be used from this address
 	RuleRenewalUnknown     Rule = "renewal.certificate_unknown" // the certificate to renew is not on record
 	RuleCertificateUnknown Rule = "certificate.unknown"         // the caller's certificate is not on record
 	RuleRevoked            Rule = "certificate.revoked"         // the certificate is revoked or on hold
@@ -175,6 +178,7 @@ var classes = map[Rule]Class{
 	RuleHardwareKey: PermissionDenied, RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied,
 	RuleRenewalKeyConflict: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
 	RuleAccessLabel: PermissionDenied, RuleAccessSelf: PermissionDenied,
+	RuleTokenIdentity: PermissionDenied, RuleTokenKey: PermissionDenied, RuleTokenNetwork: PermissionDenied,
 	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition,
 	RuleAlreadyEnrolled: FailedPrecondition, RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition,

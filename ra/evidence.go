@@ -34,6 +34,9 @@ type Claim struct {
 	Token pki.TokenID
 	// ExpiresAt is when the token expires. It is zero for other kinds of evidence.
 	ExpiresAt time.Time
+	// Register describes the identity if the evidence lets the caller choose which one to enroll, as a token with a
+	// pattern does. Otherwise it is nil. Authenticator.Bind then registers the identity if it does not exist yet.
+	Register *NewIdentity
 	// Replace allows the caller to enroll an identity that is already enrolled.
 	Replace bool
 	// Actor is recorded in the log as the author of the enrollment.
@@ -67,6 +70,8 @@ type Presented struct {
 	Request  pki.RequestID
 	// Key is the hash of the key in the CSR. The signature of the CSR is not verified yet.
 	Key pki.KeyHash
+	// Identity is the identity that the request names. It is zero if the request names none.
+	Identity pki.SPIFFEID
 	// From is the address that the request came from. It is the zero Addr if it is not known.
 	From netip.Addr
 	At   time.Time
@@ -78,6 +83,10 @@ type Binding struct {
 	Key     pki.KeyHash
 	// Identity is the record of the claimed identity that the decision about the request was based on.
 	Identity Identity
+	// Register describes the identity if it is not registered yet, and is nil otherwise. It is only set for evidence whose
+	// claim has Register. Bind then registers the identity and binds the evidence in one transaction, so that no identity is
+	// left over if the evidence is bound to another one.
+	Register *Registration
 	At       time.Time
 }
 
@@ -157,7 +166,7 @@ func (r Revision) identify(ctx context.Context, e EnrollRequest, key pki.KeyHash
 		if err != nil {
 			return claims, err
 		}
-		c, err := a.Identify(ctx, Presented{Evidence: evidence.Value, Request: e.RequestID, Key: key, From: e.From, At: at})
+		c, err := a.Identify(ctx, Presented{Evidence: evidence.Value, Request: e.RequestID, Key: key, Identity: e.Identity, From: e.From, At: at})
 		claims = append(claims, KindClaim{evidence.Kind, c})
 		if err != nil {
 			return claims, err
@@ -210,6 +219,16 @@ func (c Claims) guard() pki.Guard {
 		}
 	}
 	return g
+}
+
+// registers returns the description of the identity, if a piece of evidence lets the caller choose it, and otherwise nil.
+func (c Claims) registers() *NewIdentity {
+	for _, k := range c {
+		if k.Register != nil {
+			return k.Register
+		}
+	}
+	return nil
 }
 
 // replaces reports whether a piece of evidence allows enrolling an identity that is already enrolled.

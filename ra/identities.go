@@ -2,7 +2,6 @@ package ra
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -20,12 +19,6 @@ import (
 const (
 	maxLabels = 64
 	maxNames  = 100 // of DNS names, and of IP addresses
-)
-
-// Default and maximum lifetime of an enrollment token.
-const (
-	DefaultTokenLifetime = time.Hour
-	maxTokenLifetime     = 30 * 24 * time.Hour
 )
 
 // NewIdentity is a request to register an identity.
@@ -151,15 +144,9 @@ func (r *Registrar) register(ctx context.Context, id pki.SPIFFEID, n NewIdentity
 
 // identityOf returns the identity to register, or a refusal if a revision of the policy does not allow it.
 func (r *Registrar) identityOf(rev Revision, id pki.SPIFFEID, n NewIdentity) (Identity, error) {
-	if n.Profile == "" {
-		n.Profile = n.Kind.String()
-	}
-	p, err := rev.Profiles.Profile(n.Profile)
+	p, err := checkSpec(rev, &n)
 	if err != nil {
 		return Identity{}, err
-	}
-	if !p.Permits(n.Kind) {
-		return Identity{}, pki.Refuse(pki.RuleAccess, "choose another profile", "profile %s is not for identities of the kind %s", n.Profile, n.Kind)
 	}
 	if refusal := n.Kind.CheckRoles(n.Roles); refusal != nil {
 		return Identity{}, refusal
@@ -167,9 +154,6 @@ func (r *Registrar) identityOf(rev Revision, id pki.SPIFFEID, n NewIdentity) (Id
 	if n.Subject.Kind == pki.EvidenceToken {
 		return Identity{}, pki.Refuse(pki.RuleRequest, "name the subject of evidence of another kind, such as a TPM",
 			"%s cannot be tied to a token, which enrolls an identity only once", id)
-	}
-	if err := checkLabels(n.Labels); err != nil {
-		return Identity{}, err
 	}
 	dns, ips, err := CheckNames(n.DNSNames, n.IPAddresses)
 	if err != nil {
@@ -185,6 +169,21 @@ func (r *Registrar) identityOf(rev Revision, id pki.SPIFFEID, n NewIdentity) (Id
 		ID: id, Kind: n.Kind, Profile: n.Profile, Labels: n.Labels, DNSNames: dns, IPAddresses: ips,
 		State: pki.Registered, Revision: 1, CreatedAt: r.clock().Truncate(time.Millisecond), Subject: n.Subject, Roles: n.Roles,
 	}, nil
+}
+
+// checkSpec sets the default profile of a new identity, and checks the profile and the labels. It returns the profile.
+func checkSpec(rev Revision, n *NewIdentity) (*ca.Profile, error) {
+	if n.Profile == "" {
+		n.Profile = n.Kind.String()
+	}
+	p, err := rev.Profiles.Profile(n.Profile)
+	if err != nil {
+		return nil, err
+	}
+	if !p.Permits(n.Kind) {
+		return nil, pki.Refuse(pki.RuleAccess, "choose another profile", "profile %s is not for identities of the kind %s", n.Profile, n.Kind)
+	}
+	return p, checkLabels(n.Labels)
 }
 
 // ParseID parses a path, such as device/42, or a full SPIFFE ID. It refuses an ID of another trust domain.
@@ -204,43 +203,6 @@ func (r *Registrar) ParseID(text string) (pki.SPIFFEID, error) {
 
 // Store returns the store of the Registrar. Callers must only read from it.
 func (r *Registrar) Store() Store { return r.store }
-
-// CreateToken creates a single-use enrollment token for an identity and returns its secret, which is not stored. The
-// lifetime is between one second and 30 days. If it is zero, DefaultTokenLifetime is used.
-func (r *Registrar) CreateToken(ctx context.Context, identity pki.SPIFFEID, lifetime time.Duration, replace bool, by pki.Actor) (pki.TokenSecret, Token, error) {
-	none := pki.TokenSecret{}
-	if lifetime == 0 {
-		lifetime = DefaultTokenLifetime
-	}
-	if lifetime < time.Second || lifetime > maxTokenLifetime {
-		return none, Token{}, pki.Refuse(pki.RuleLifetime, "choose one second to 30 days", "a token cannot be valid for %s", lifetime)
-	}
-	id, err := r.store.Identity(ctx, identity)
-	if err != nil {
-		return none, Token{}, err
-	}
-	switch {
-	case id.State == pki.Suspended:
-		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "resume it first (brevet identity resume)", "%s is suspended", id.ID)
-	case id.State == pki.Retired:
-		return none, Token{}, pki.Refuse(pki.RuleIdentityState, "register another identity", "%s is retired", id.ID)
-	case id.State == pki.Enrolled && !replace:
-		return none, Token{}, pki.Refuse(pki.RuleAlreadyEnrolled, "use --replace to revoke its certificates when the token is used", "%s is already enrolled", id.ID)
-	}
-	var random [32]byte
-	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the process if it cannot read random bytes
-	secret, err := pki.TokenSecretFromBytes(random[:])
-	if err != nil {
-		return none, Token{}, err
-	}
-	now := r.clock().Truncate(time.Millisecond)
-	t := Token{
-		ID: secret.ID(), Identity: id.ID, IdentityRevision: id.Revision, Profile: id.Profile, ExpiresAt: now.Add(lifetime),
-		Replace: replace, CreatedBy: by, CreatedAt: now,
-	}
-	t, err = r.store.CreateToken(ctx, t)
-	return secret, t, err
-}
 
 // RevokeTokens revokes tokens. It returns the number of those that were open, as TokenInventory.RevokeTokens does.
 func (r *Registrar) RevokeTokens(ctx context.Context, v TokenRevocation) (int, error) {

@@ -37,6 +37,9 @@ type Grant struct {
 	// Register describes the identity to register if it does not exist yet. If Register is nil, the identity must exist.
 	// Register.Name is ignored.
 	Register *NewIdentity
+	// Chosen means that the caller has chosen the identity, within the limits of its evidence. Then Register is set, the
+	// identity must not be tied to a subject that the evidence lacks, and Authenticator.Bind registers it.
+	Chosen bool
 	// Replace allows the caller to enroll the identity again, which revokes its certificates. The evidence must have the
 	// subject that the identity is tied to.
 	Replace bool
@@ -88,6 +91,9 @@ func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 	}
 	if !named.IsZero() && g.Identity != named {
 		return g, pki.Refuse(pki.RuleEvidenceMismatch, "send evidence of one identity", "the pieces of evidence prove different identities")
+	}
+	if n := claims.registers(); n != nil {
+		g.Register, g.Chosen = n, true
 	}
 	return g, nil
 }

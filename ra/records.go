@@ -3,6 +3,7 @@ package ra
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -66,12 +67,26 @@ func sameElements[T comparable](a, b []T, compare func(T, T) int) bool {
 
 // Token is the record of an enrollment token. It does not contain the secret.
 type Token struct {
-	ID       pki.TokenID
+	ID pki.TokenID
+	// Identity is the identity that the token enrolls. If the token has a pattern, it is zero until the token is bound.
 	Identity pki.SPIFFEID
-	// IdentityRevision is the revision of the identity when the token was created.
+	// IdentityRevision is the revision of the identity when the token was created, or when a token with a pattern was
+	// bound.
 	IdentityRevision uint64
-	Profile          string
-	ExpiresAt        time.Time
+	// Profile is the profile of the identity.
+	Profile string
+	// Pattern is a regular expression for the path of the identity, as pki.ParseIdentityPattern accepts it. It is empty for
+	// a token of one identity.
+	Pattern string
+	// Kind and Labels are those of an identity that matches the pattern. They are empty without a pattern.
+	Kind   pki.Kind
+	Labels map[string]string
+	// Networks are the networks from which the token can be used. If there are none, it can be used from everywhere.
+	Networks []netip.Prefix
+	// RequiredKey is the hash of the only key for which the token can be used. It is zero if the token can be used for any
+	// key.
+	RequiredKey pki.KeyHash
+	ExpiresAt   time.Time
 	// Replace allows the token to enroll an identity that is already enrolled.
 	Replace   bool
 	CreatedBy pki.Actor
@@ -104,6 +119,46 @@ func (t Token) CheckRevoked() error {
 	return pki.Refuse(pki.RuleTokenRevoked, hintToken, "the enrollment token was revoked: %s", t.RevokedBecause)
 }
 
+// CheckNetwork refuses a request from an address at which the token cannot be used. The zero Addr is in no network.
+func (t Token) CheckNetwork(from netip.Addr) error {
+	if len(t.Networks) == 0 || slices.ContainsFunc(t.Networks, func(n netip.Prefix) bool { return n.Contains(from) }) {
+		return nil
+	}
+	return pki.Refuse(pki.RuleTokenNetwork, "use it in the network for which an operator created it, or "+hintToken,
+		"the enrollment token cannot be used from %s", from)
+}
+
+// CheckKey refuses a request for a key for which the token cannot be used.
+func (t Token) CheckKey(key pki.KeyHash) error {
+	if t.RequiredKey.IsZero() || t.RequiredKey == key {
+		return nil
+	}
+	return pki.Refuse(pki.RuleTokenKey, "use the key for which an operator created it, or "+hintToken, "the enrollment token is for another key")
+}
+
+// CheckIdentity refuses an identity that a token with a pattern cannot enroll. A token that is bound can only enroll the
+// identity that it is bound to.
+func (t Token) CheckIdentity(id pki.SPIFFEID) error {
+	if id.IsZero() {
+		return pki.Refuse(pki.RuleTokenIdentity, "name the identity of this machine (brevet-agent enroll --identity)",
+			"the enrollment token is for one of several identities, and the request names none")
+	}
+	if !t.Identity.IsZero() {
+		if t.Identity != id {
+			return refuseBound()
+		}
+		return nil
+	}
+	pattern, err := pki.ParseIdentityPattern(t.Pattern)
+	if err != nil {
+		return fmt.Errorf("read the pattern of token %s: %w", t.ID, err)
+	}
+	if !pattern.Matches(id) {
+		return pki.Refuse(pki.RuleTokenIdentity, hintToken, "the enrollment token cannot enroll %s", id)
+	}
+	return nil
+}
+
 // CheckRevision refuses a token whose identity has changed since the token was created.
 func (t Token) CheckRevision(id Identity) error {
 	if t.IdentityRevision == id.Revision {
@@ -117,6 +172,10 @@ func (t Token) CheckBound(request pki.RequestID, key pki.KeyHash) error {
 	if t.Request == request && t.Key == key {
 		return nil
 	}
+	return refuseBound()
+}
+
+func refuseBound() *pki.Refusal {
 	return pki.Refuse(pki.RuleTokenBound, "repeat the first request with its key, or "+hintToken,
 		"the enrollment token was presented before, with another request or key")
 }
@@ -296,8 +355,13 @@ type TokenStore interface {
 	CreateToken(ctx context.Context, t Token) (Token, error)
 	Token(ctx context.Context, id pki.TokenID) (Token, error)
 	// BindToken durably binds a token to a request and key, if it is not bound yet. It returns the record of the token,
-	// with the request and key that it is bound to. A revoked token is refused (rule token.revoked).
-	BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (Token, error)
+	// with the request and key that it is bound to. A revoked token is refused (rule token.revoked), and a token for
+	// another key (rule token.key).
+	//
+	// A token with a pattern is also bound to the identity of b. If b.Register is set, BindToken registers the identity in
+	// the same transaction, as CreateIdentity does. If the identity exists already, or is not in the revision of b,
+	// BindToken refuses and changes nothing (rule identity.stale).
+	BindToken(ctx context.Context, id pki.TokenID, b Binding) (Token, error)
 	TokenInventory
 }
 

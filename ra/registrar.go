@@ -78,6 +78,8 @@ type EnrollRequest struct {
 	Evidence  []pki.Evidence // one piece, or two of different kinds
 	CSR       []byte         // PKCS #10, DER
 	Lifetime  time.Duration
+	// Identity is the identity that the request names. It is zero if the request names none.
+	Identity pki.SPIFFEID
 	// From is the address that the request came from. It is the zero Addr for requests of this process.
 	From netip.Addr
 }
@@ -152,6 +154,9 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (a attempt, cer
 	}
 	g, err := r.grant(rev, claims)
 	a.id, a.evidence.Rule, a.evidence.Policy = g.Identity, g.Rule, g.Revision
+	if err == nil && !e.Identity.IsZero() && e.Identity != g.Identity {
+		err = pki.Refuse(pki.RuleEvidenceMismatch, "name the identity of the evidence, or none", "the evidence does not prove the identity that the request names")
+	}
 	if err != nil {
 		return a, cert, err
 	}
@@ -187,6 +192,9 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	if st.SubjectRefusal != nil {
 		return none, st.SubjectRefusal
 	}
+	if have := st.Identity.Subject; g.Chosen && !have.IsZero() && have != g.Subject {
+		return none, g.Identity.EvidenceConflict() // the caller may not choose an identity of another device
+	}
 	d, err := r.decide(rev, st, c, ca.Request{
 		RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
 	}, claims.provesHardware())
@@ -199,7 +207,11 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	if st.NonceRefusal != nil {
 		return none, st.NonceRefusal
 	}
-	if err := rev.bind(ctx, e.Evidence, Binding{e.RequestID, c.keyHash, st.Identity, q.At}); err != nil {
+	binding := Binding{Request: e.RequestID, Key: c.keyHash, Identity: st.Identity, At: q.At}
+	if g.Chosen {
+		binding.Register, register = register, nil
+	}
+	if err := rev.bind(ctx, e.Evidence, binding); err != nil {
 		return none, err
 	}
 	undo, err := g.take()

@@ -196,6 +196,7 @@ func TestRateLimits(t *testing.T) {
 		return err
 	})
 	w.Revoke(t, stolen.Certificate, "keyCompromise") // revocations by operators have no rate limit
+	servertest.Must(w.Operator.CreateToken(t.Context(), pattern()))(t)
 	_, err := device.ListIdentities(t.Context(), &brevetv1.ListIdentitiesRequest{})
 	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleAccess)
 	for range slow.Burst - 1 { // refused calls count, including refused revocations

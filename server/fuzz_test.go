@@ -38,13 +38,13 @@ func FuzzRPC(f *testing.F) {
 	methods := slices.DeleteFunc(slices.Sorted(maps.Keys(rpcs)), func(name string) bool { return !strings.HasPrefix(name, "brevet.") })
 	device := w.Enrolled(f, "device", "device/1")
 	seeds := map[string]proto.Message{
-		"Enroll":            &brevetv1.EnrollRequest{RequestId: make([]byte, 16), Evidence: servertest.TokenEvidence(make([]byte, 32)), Csr: []byte{0x30, 0}, Lifetime: &durationpb.Duration{Seconds: 1 << 62, Nanos: -1}},
+		"Enroll":            &brevetv1.EnrollRequest{RequestId: make([]byte, 16), Evidence: servertest.TokenEvidence(make([]byte, 32)), Csr: []byte{0x30, 0}, Lifetime: &durationpb.Duration{Seconds: 1 << 62, Nanos: -1}, Identity: "device/../1"},
 		"Renew":             servertest.Renewal(f, device.Key),
 		"IssueCertificates": servertest.Order(f, "device/2", servertest.Key(f)),
 		"CreateIdentity":    &brevetv1.CreateIdentityRequest{Id: "device/\x00", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Labels: map[string]string{"": "\u202e"}, Names: servertest.Names([]string{"xn--a"}, []string{"fe80::1%eth0"})}},
 		"GetIdentity":       &brevetv1.GetIdentityRequest{Id: device.ID},
 		"ListIdentities":    &brevetv1.ListIdentitiesRequest{PageSize: -1, PageToken: "spiffe://a"},
-		"CreateToken":       &brevetv1.CreateTokenRequest{Identity: "device/1", Lifetime: durationpb.New(-time.Second), Replace: true},
+		"CreateToken":       &brevetv1.CreateTokenRequest{Pattern: "device/[0-9]{1,3}", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE}, Networks: []string{"10.2.0.0/33"}, KeyHash: make([]byte, 32), Lifetime: durationpb.New(-time.Second), Replace: true},
 		"ListTokens":        &brevetv1.ListTokensRequest{CreatedBy: "brevet/operator/alice", Identity: "device/1", States: []brevetv1.TokenState{brevetv1.TokenState_TOKEN_STATE_OPEN}, PageToken: "7"},
 		"RevokeToken":       &brevetv1.RevokeTokenRequest{Tokens: &brevetv1.RevokeTokenRequest_TokenId{TokenId: "0123456789abcdef"}, Comment: "lost"},
 		"GetCertificate":    &brevetv1.GetCertificateRequest{Serial: servertest.SerialBytes(device.Certificate), IssuerId: make([]byte, 32)},

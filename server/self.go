@@ -80,7 +80,7 @@ func (r *selfIdentity) credential(cert ca.Certificate) (enroll.Credential, error
 func (r *selfIdentity) token() (enroll.Token, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), selfTimeout)
 	defer cancel()
-	secret, _, err := r.registrar.CreateToken(ctx, r.id, selfTokenLifetime, true, r.actor)
+	secret, _, err := r.registrar.CreateToken(ctx, ra.NewToken{Identity: r.id, Lifetime: selfTokenLifetime, Replace: true}, r.actor)
 	return enroll.Token{Bootstrap: enroll.Bootstrap{TrustDomain: r.id.TrustDomain()}, Secret: secret}, err
 }
 

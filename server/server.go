@@ -338,7 +338,7 @@ func (s *Server) OperatorToken(ctx context.Context, name string, by pki.Actor) (
 	if err != nil {
 		return "", err
 	}
-	secret, _, err := s.registrar.CreateToken(ctx, id.ID, operatorTokenLifetime, true, by)
+	secret, _, err := s.registrar.CreateToken(ctx, ra.NewToken{Identity: id.ID, Lifetime: operatorTokenLifetime, Replace: true}, by)
 	if err != nil {
 		return "", err
 	}

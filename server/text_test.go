@@ -45,8 +45,8 @@ type message struct {
 	req proto.Message
 }
 
-// wholeMessages returns requests of operators. Each is valid if the test has sent those before it. Together they
-// contain every text field of the operators' RPCs.
+// wholeMessages returns requests. Each is valid if the test has sent those before it. Together they contain every text
+// field of the RPCs.
 func wholeMessages(t *testing.T, w *servertest.World) []message {
 	t.Helper()
 	labels := map[string]string{"site": "north"}
@@ -57,6 +57,8 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 	registration := &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Profile: "device", Labels: labels, Names: servertest.Names([]string{"a.example"}, []string{"192.0.2.1"})}
 	issue := servertest.Order(t, "device/issued", servertest.Key(t))
 	issue.Registration = registration
+	named := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/named"), false), servertest.Key(t))
+	named.Identity = "device/named"
 	return []message{
 		{"CertificateService.IssueCertificates", issue},
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "device/new", Spec: registration}},
@@ -67,6 +69,11 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 		{"IdentityService.SuspendIdentity", &brevetv1.SuspendIdentityRequest{Id: device.ID, Comment: "lost"}},
 		{"IdentityService.ResumeIdentity", &brevetv1.ResumeIdentityRequest{Id: device.ID, Comment: "found"}},
 		{"TokenService.CreateToken", &brevetv1.CreateTokenRequest{Identity: device.ID, Replace: true}},
+		{"TokenService.CreateToken", &brevetv1.CreateTokenRequest{
+			Pattern: "sensor/S[0-9]{6}", Networks: []string{"10.2.0.0/16"},
+			Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Profile: "device", Labels: labels},
+		}},
+		{"EnrollmentService.Enroll", named},
 		{"TokenService.ListTokens", &brevetv1.ListTokensRequest{CreatedBy: w.Operator.ID, Identity: device.ID, States: []brevetv1.TokenState{brevetv1.TokenState_TOKEN_STATE_OPEN}}},
 		{"TokenService.RevokeToken", &brevetv1.RevokeTokenRequest{Tokens: &brevetv1.RevokeTokenRequest_CreatedBy{CreatedBy: w.Operator.ID}, Comment: "lost"}},
 		{"CertificateService.ListCertificates", &brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: device.ID, Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}}}},
@@ -154,7 +161,7 @@ func (m message) call(t *testing.T, w *servertest.World, req proto.Message) erro
 	return send(t.Context(), w.Operator.Conn, "brevet.v1."+m.rpc, servertest.Must(proto.Marshal(req))(t))
 }
 
-// The server refuses deceptive characters in every text field of the operators' RPCs. The refusal and the log entries
+// The server refuses deceptive characters in every text field of the RPCs. The refusal and the log entries
 // do not contain these characters. The same request without them succeeds.
 func TestDeceptiveTextsAreRefused(t *testing.T) {
 	t.Parallel()

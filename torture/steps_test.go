@@ -126,8 +126,8 @@ type steppingStore struct {
 	steps *stepCounter
 }
 
-func (r *steppingStore) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (ra.Token, error) {
-	return around(r.steps, stepBind, func() (ra.Token, error) { return r.Store.BindToken(ctx, id, request, key, at) })
+func (r *steppingStore) BindToken(ctx context.Context, id pki.TokenID, b ra.Binding) (ra.Token, error) {
+	return around(r.steps, stepBind, func() (ra.Token, error) { return r.Store.BindToken(ctx, id, b) })
 }
 
 func (r *steppingStore) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {

@@ -280,16 +280,8 @@ func (d *decoder) roles(list []brevetv1.OperatorRole) pki.Roles {
 
 func (d *decoder) attributes(m *brevetv1.IdentityAttributes) *IdentityAttributes {
 	i := &IdentityAttributes{
-		Profile: m.GetProfile(), Labels: m.GetLabels(), Revision: uint64(d.count(m.GetRevision())), //nolint:gosec // not negative
+		Kind: d.identityKind(m.GetKind()), Profile: m.GetProfile(), Labels: m.GetLabels(), Revision: uint64(d.count(m.GetRevision())), //nolint:gosec // not negative
 		Subject: d.subject(m.GetEvidenceSubject()), Rule: m.GetRule(),
-	}
-	for kind, n := range kinds {
-		if n == m.GetKind() {
-			i.Kind = kind
-		}
-	}
-	if i.Kind == 0 {
-		d.fail(fmt.Errorf("%d is not a kind of identity", m.GetKind()))
 	}
 	i.Roles = d.roles(m.GetRoles())
 	for _, name := range m.GetNames() {
@@ -309,12 +301,34 @@ func (d *decoder) attributes(m *brevetv1.IdentityAttributes) *IdentityAttributes
 	return i
 }
 
+func (d *decoder) identityKind(n brevetv1.IdentityKind) pki.Kind {
+	for kind, have := range kinds {
+		if have == n {
+			return kind
+		}
+	}
+	d.fail(fmt.Errorf("%d is not a kind of identity", n))
+	return 0
+}
+
 func (d *decoder) createdToken(m *brevetv1.CreatedToken) *CreatedToken {
-	return &CreatedToken{
+	t := &CreatedToken{
 		ID: value(d, m.GetTokenId(), pki.TokenIDFromBytes), IdentityRevision: uint64(d.count(m.GetIdentityRevision())), //nolint:gosec // not negative
 		Profile: m.GetProfile(), ExpiresAt: d.requireTime(m.GetExpireTime()), Replace: m.GetReplace(),
 		CreatorCertificate: d.ref(m.GetCreatorIssuerId(), m.GetCreatorSerial()),
+		Pattern:            m.GetPattern(), Labels: m.GetLabels(), RequiredKey: optional(d, m.GetKeyHash(), pki.KeyHashFromBytes),
 	}
+	if t.Pattern != "" {
+		t.Kind = d.identityKind(m.GetKind())
+	}
+	for _, text := range m.GetNetworks() {
+		n, err := netip.ParsePrefix(text)
+		if err != nil {
+			d.fail(err)
+		}
+		t.Networks = append(t.Networks, n)
+	}
+	return t
 }
 
 func (d *decoder) part(m *brevetv1.LogPart) Part {

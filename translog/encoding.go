@@ -153,11 +153,16 @@ func (i *IdentityAttributes) encode(m *brevetv1.LogEntry, _ time.Time) {
 }
 
 func (t *CreatedToken) encode(m *brevetv1.LogEntry, _ time.Time) {
-	m.Event = &brevetv1.LogEntry_CreatedToken{CreatedToken: &brevetv1.CreatedToken{
+	out := &brevetv1.CreatedToken{
 		TokenId: bytesOf(t.ID), IdentityRevision: int64(t.IdentityRevision), Profile: t.Profile, //nolint:gosec // counts changes
 		ExpireTime: t.ExpiresAt.UnixMilli(), Replace: t.Replace,
 		CreatorIssuerId: bytesOf(t.CreatorCertificate.Issuer), CreatorSerial: bytesOf(t.CreatorCertificate.Serial),
-	}}
+		Pattern: t.Pattern, Kind: kinds[t.Kind], Labels: t.Labels, KeyHash: bytesOf(t.RequiredKey),
+	}
+	for _, n := range t.Networks {
+		out.Networks = append(out.Networks, n.String())
+	}
+	m.Event = &brevetv1.LogEntry_CreatedToken{CreatedToken: out}
 }
 
 func (t *BoundToken) encode(m *brevetv1.LogEntry, _ time.Time) {

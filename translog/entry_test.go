@@ -26,6 +26,7 @@ var sameValues = cmp.Options{
 	cmp.Comparer(func(a, b pki.IssuerID) bool { return a == b }),
 	cmp.Comparer(func(a, b pki.Serial) bool { return a == b }),
 	cmp.Comparer(func(a, b pki.KeyHash) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b pki.TokenID) bool { return a == b }),
 	cmp.Comparer(func(a, b pki.RequestID) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),

@@ -104,9 +104,15 @@ type CreatedToken struct {
 	Replace          bool
 	// CreatorCertificate is the certificate of the caller; zero if the server itself created the token.
 	CreatorCertificate pki.CertRef
+	// Pattern, Kind and Labels are those of the identities that the token can enroll; empty for a token of one identity.
+	Pattern     string
+	Kind        pki.Kind
+	Labels      map[string]string
+	Networks    []netip.Prefix // from which the token can be used; empty for all
+	RequiredKey pki.KeyHash    // the only key for which the token can be used; zero for any
 }
 
-// BoundToken is the event of [TokenBound].
+// BoundToken is the event of [TokenBound]. A token with a pattern was also bound to the identity of the entry.
 type BoundToken struct {
 	ID      pki.TokenID
 	Request pki.RequestID
@@ -367,6 +373,19 @@ func (t *CreatedToken) facts(f facts) {
 	f.addTime("expires", t.ExpiresAt)
 	f.addFlag("replace", t.Replace)
 	f.addID("creator_serial", t.CreatorCertificate.Serial)
+	f.add("pattern", t.Pattern)
+	if t.Pattern != "" {
+		f["kind"] = t.Kind.String()
+	}
+	for name, value := range t.Labels {
+		f["label."+name] = value
+	}
+	var networks []string
+	for _, n := range t.Networks {
+		networks = append(networks, n.String())
+	}
+	f.add("networks", strings.Join(networks, " "))
+	f.addID("required_key", t.RequiredKey)
 }
 
 func (t *BoundToken) facts(f facts) {

@@ -196,10 +196,19 @@ func genAttributes(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
 }
 
 func genCreatedToken(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
-	return &CreatedToken{
+	e := &CreatedToken{
 		ID: genID(t, "token", 32, pki.TokenIDFromBytes), IdentityRevision: genRevision(t), Profile: text.Draw(t, "profile"), ExpiresAt: genTime(t, "expires"),
 		Replace: rapid.Bool().Draw(t, "replace"), CreatorCertificate: genRef(t, "creator"),
+		RequiredKey: genOptional(t, "required key", 32, pki.KeyHashFromBytes),
 	}
+	if rapid.Bool().Draw(t, "has networks") {
+		e.Networks = []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16"), netip.MustParsePrefix("2001:db8::/32")}
+	}
+	if rapid.Bool().Draw(t, "has a pattern") {
+		e.Pattern, e.Labels = "sensor/S[0-9]{6}", rapid.MapOfN(text, text, 1, 3).Draw(t, "labels")
+		e.Kind = rapid.SampledFrom([]pki.Kind{pki.Device, pki.Workload}).Draw(t, "kind")
+	}
+	return e
 }
 
 func genBoundToken(t *rapid.T, _ pki.SPIFFEID, _ int) Event {

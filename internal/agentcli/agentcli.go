@@ -35,6 +35,7 @@ func Commands() []Command {
 	config := Flag{Name: "config", Value: "FILE", Usage: "path of the configuration file"}
 	directory := Flag{Name: "directory", Value: "DIR", Usage: "directory of the credential, in place of state_dir in the configuration"}
 	token := Flag{Name: "token-file", Value: "FILE", Usage: "enrollment token; enroll reads it from standard input with -"}
+	identity := Flag{Name: "identity", Value: "NAME", Usage: "identity of this machine, such as sensor/S000017; a token for a pattern of identities needs it"}
 	output := Flag{Name: "output", Value: "text|json", Default: "text", Usage: "form of what is shown"}
 	return []Command{
 		{
@@ -44,7 +45,7 @@ func Commands() []Command {
 			Example: "  brevet-agent run --config /etc/brevet-agent/agent.yaml",
 		},
 		{
-			Name: "enroll", Short: "spend an enrollment token, and end", Flags: []Flag{config, directory, token},
+			Name: "enroll", Short: "spend an enrollment token, and end", Flags: []Flag{config, directory, token, identity},
 			Long:    "The token comes from --token-file, or from the file that the configuration names.",
 			Example: "  brevet-agent enroll --directory device1 --token-file device1.token",
 		},

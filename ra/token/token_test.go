@@ -145,7 +145,7 @@ func (w *world) newToken(t *testing.T, replace bool) (pki.TokenSecret, ra.Token)
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret, made, err := w.CreateToken(t.Context(), id.ID, time.Minute, replace, operator)
+	secret, made, err := w.CreateToken(t.Context(), ra.NewToken{Identity: id.ID, Lifetime: time.Minute, Replace: replace}, operator)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func TestReplacement(t *testing.T) {
 	w := newWorld(t)
 	secret, made := w.newToken(t, false)
 	old := w.enroll(t, secret)
-	_, _, err := w.CreateToken(t.Context(), made.Identity, time.Minute, false, operator)
+	_, _, err := w.CreateToken(t.Context(), ra.NewToken{Identity: made.Identity, Lifetime: time.Minute}, operator)
 	mustRefuse(t, "a token for an enrolled identity", err, pki.RuleAlreadyEnrolled)
 	secret, _ = w.newToken(t, true)
 	w.enroll(t, secret)

@@ -26,7 +26,11 @@ type Enrollment struct {
 func (e *Enrollment) Enroll(ctx context.Context, req *brevetv1.EnrollRequest) (*brevetv1.EnrollResponse, error) {
 	enroll := ra.EnrollRequest{Evidence: evidenceIn(req.GetEvidence()), CSR: req.GetCsr(), From: clientAddress(ctx)}
 	var err error
-	if enroll.RequestID, enroll.Lifetime, err = requestOf(req); err != nil {
+	enroll.RequestID, enroll.Lifetime, err = requestOf(req)
+	if err == nil && req.GetIdentity() != "" {
+		enroll.Identity, err = e.Registrar.ParseID(req.GetIdentity())
+	}
+	if err != nil {
 		return nil, e.Registrar.NoteEvidence(ctx, enroll, err)
 	}
 	cert, err := e.Registrar.Enroll(ctx, enroll)

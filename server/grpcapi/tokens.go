@@ -2,6 +2,7 @@ package grpcapi
 
 import (
 	"context"
+	"net/netip"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -20,18 +21,7 @@ type Tokens struct {
 
 // CreateToken serves the RPC of that name in brevet.v1.TokenService.
 func (s *Tokens) CreateToken(ctx context.Context, req *brevetv1.CreateTokenRequest) (*brevetv1.CreateTokenResponse, error) {
-	id, err := s.Registrar.ParseID(req.GetIdentity())
-	if err != nil {
-		return nil, err
-	}
-	have, err := s.Registrar.Store().Identity(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	if have.Kind == pki.Server || have.Kind == pki.VA {
-		return nil, pki.Refuse(pki.RuleReserved, "make tokens for devices, workloads and operators", "%s enrolls itself", id)
-	}
-	lifetime, err := durationOf(req.GetLifetime(), "lifetime")
+	n, err := s.newTokenOf(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -39,11 +29,69 @@ func (s *Tokens) CreateToken(ctx context.Context, req *brevetv1.CreateTokenReque
 	if err != nil {
 		return nil, err
 	}
-	secret, t, err := s.Registrar.CreateToken(ctx, id, lifetime, req.GetReplace(), by)
+	secret, t, err := s.Registrar.CreateToken(ctx, n, by)
 	if err != nil {
 		return nil, err
 	}
 	return &brevetv1.CreateTokenResponse{Token: s.Text(secret), TokenId: t.ID.String(), ExpireTime: timestamppb.New(t.ExpiresAt)}, nil
+}
+
+// newTokenOf converts a request. It refuses a request that does not have exactly one of identity and pattern.
+func (s *Tokens) newTokenOf(ctx context.Context, req *brevetv1.CreateTokenRequest) (ra.NewToken, error) {
+	n := ra.NewToken{Pattern: req.GetPattern(), Replace: req.GetReplace()}
+	var err error
+	switch {
+	case (req.GetPattern() == "") != (req.GetSpec() == nil):
+		return n, pki.Refuse(pki.RuleRequest, "set pattern and spec, or identity alone", "one of pattern and spec is missing")
+	case req.GetPattern() != "" && req.GetIdentity() != "":
+		return n, pki.Refuse(pki.RuleRequest, "set pattern and spec, or identity alone", "the request has an identity and a pattern")
+	case req.GetPattern() != "":
+		n.Spec, err = newIdentityOf("", req.GetSpec())
+	default:
+		n.Identity, err = s.enrollable(ctx, req.GetIdentity())
+	}
+	if err != nil {
+		return n, err
+	}
+	if n.Lifetime, err = durationOf(req.GetLifetime(), "lifetime"); err != nil {
+		return n, err
+	}
+	if n.Networks, err = networksIn(req.GetNetworks()); err != nil {
+		return n, err
+	}
+	if len(req.GetKeyHash()) > 0 {
+		n.Key, err = keyHashIn(req.GetKeyHash())
+	}
+	return n, err
+}
+
+// enrollable parses the name of an identity, and refuses an identity that tokens cannot enroll.
+func (s *Tokens) enrollable(ctx context.Context, text string) (pki.SPIFFEID, error) {
+	id, err := s.Registrar.ParseID(text)
+	if err != nil {
+		return id, err
+	}
+	have, err := s.Registrar.Store().Identity(ctx, id)
+	if err != nil {
+		return id, err
+	}
+	if have.Kind == pki.Server || have.Kind == pki.VA {
+		return id, pki.Refuse(pki.RuleReserved, "make tokens for devices, workloads and operators", "%s enrolls itself", id)
+	}
+	return id, nil
+}
+
+// networksIn parses networks. Package ra limits their number.
+func networksIn(texts []string) ([]netip.Prefix, error) {
+	var networks []netip.Prefix
+	for _, text := range texts {
+		n, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, pki.Refuse(pki.RuleRequest, "use networks such as 10.2.0.0/16 or 2001:db8::/32", "%.80q is not a network", text)
+		}
+		networks = append(networks, n)
+	}
+	return networks, nil
 }
 
 // ListTokens serves the RPC of that name in brevet.v1.TokenService.
@@ -129,7 +177,13 @@ func tokenOut(t ra.ListedToken) *brevetv1.EnrollmentToken {
 	out := &brevetv1.EnrollmentToken{
 		Id: t.ID.String(), Identity: t.Identity.String(), Profile: t.Profile, Replace: t.Replace, State: wireOf(tokenStates, t.State),
 		CreatedBy: t.CreatedBy.String(), CreateTime: timestamppb.New(t.CreatedAt), ExpireTime: timestamppb.New(t.ExpiresAt),
-		RevocationCause: t.RevokedBecause,
+		RevocationCause: t.RevokedBecause, Pattern: t.Pattern, Kind: wireOf(kinds, t.Kind), Labels: t.Labels,
+	}
+	for _, n := range t.Networks {
+		out.Networks = append(out.Networks, n.String())
+	}
+	if !t.RequiredKey.IsZero() {
+		out.KeyHash = t.RequiredKey.Bytes()
 	}
 	if !t.CreatorCertificate.IsZero() {
 		out.CreatorSerial = t.CreatorCertificate.Serial.Bytes()

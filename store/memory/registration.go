@@ -25,15 +25,9 @@ func (st *Store) CreateIdentity(ctx context.Context, n ra.Registration, by pki.A
 			have = on.Identity
 			return none, rules.CheckSameIdentity(have, id)
 		}
-		if refusal := rules.CheckSubjectFree(s.holder(id.Subject, id.ID)); refusal != nil {
-			return none, refusal
-		}
-		if refusal := rules.CheckTotal(n, s.registeredBy(id.Rule)); refusal != nil {
-			return none, refusal
-		}
-		have = rules.NewIdentity(id)
-		s.identities[id.ID] = identity{Identity: have}
-		return none, s.append(rules.RegisteredEntry(have, by))
+		var err error
+		have, err = s.register(n, by)
+		return none, err
 	}, func(s *state, _ *rules.RecordedRequest) error {
 		have = s.identities[id.ID].Identity
 		return nil
@@ -42,6 +36,19 @@ func (st *Store) CreateIdentity(ctx context.Context, n ra.Registration, by pki.A
 		return ra.Identity{}, err
 	}
 	return have, nil
+}
+
+// register registers an identity that is not on record.
+func (s *state) register(n ra.Registration, by pki.Actor) (ra.Identity, error) {
+	if refusal := rules.CheckSubjectFree(s.holder(n.Subject, n.ID)); refusal != nil {
+		return ra.Identity{}, refusal
+	}
+	if refusal := rules.CheckTotal(n, s.registeredBy(n.Rule)); refusal != nil {
+		return ra.Identity{}, refusal
+	}
+	id := rules.NewIdentity(n.Identity)
+	s.identities[id.ID] = identity{Identity: id}
+	return id, s.append(rules.RegisteredEntry(id, by))
 }
 
 // holder returns the identity other than id that a subject of evidence is tied to, and zero if there is none.
@@ -162,10 +169,14 @@ func (st *Store) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) 
 }
 
 func (s *state) insertToken(t *ra.Token) error {
-	if err := s.checkLabels(t.CreatedBy, s.identities[t.Identity].Labels); err != nil {
+	labels := t.Labels // those of the identities of a pattern
+	if t.Pattern == "" {
+		labels = s.identities[t.Identity].Labels
+	}
+	if err := s.checkLabels(t.CreatedBy, labels); err != nil {
 		return err
 	}
-	if _, ok := s.identities[t.Identity]; !ok {
+	if _, ok := s.identities[t.Identity]; !ok && t.Pattern == "" {
 		return rules.NoIdentity(t.Identity)
 	}
 	if s.token(t.ID) != nil {
@@ -202,24 +213,31 @@ func named(t ra.Token) ra.Token {
 }
 
 // BindToken implements ra.TokenStore.
-func (st *Store) BindToken(
-	ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time,
-) (ra.Token, error) {
+func (st *Store) BindToken(ctx context.Context, id pki.TokenID, b ra.Binding) (ra.Token, error) {
 	var have ra.Token
 	err := st.write(ctx, func(s *state) error {
 		t := s.token(id)
 		if t == nil {
 			return rules.NoToken(id)
 		}
+		var on *ra.Identity
+		if claimed, ok := s.identities[b.Identity.ID]; ok {
+			on = &claimed.Identity
+		}
 		var bound bool
 		var err error
-		if *t, bound, err = rules.BindToken(*t, request, key); err != nil {
+		if *t, bound, err = rules.BindToken(*t, b, on); err != nil {
 			return err
 		}
 		if have = named(*t); !bound {
 			return nil
 		}
-		return s.append(rules.TokenBoundEntry(t, at))
+		if b.Register != nil {
+			if _, err := s.register(*b.Register, pki.ActorToken(id)); err != nil {
+				return err
+			}
+		}
+		return s.append(rules.TokenBoundEntry(t, b.At))
 	})
 	if err != nil {
 		return ra.Token{}, err

@@ -78,6 +78,9 @@ func (s *state) carryToken(op rules.Operation) error {
 			return rules.NoToken(op.ID)
 		}
 		t.Request, t.Key = op.Request, op.Key
+		if t.Identity.IsZero() {
+			t.Identity, t.IdentityRevision = op.Identity, s.identities[op.Identity].Revision
+		}
 	case rules.SetTokenRevoked:
 		t := s.token(op.ID)
 		if t == nil {

@@ -156,6 +156,7 @@ func TokenCreatedEntry(t *ra.Token) translog.Entry {
 		Event: &translog.CreatedToken{
 			ID: t.ID, IdentityRevision: t.IdentityRevision, Profile: t.Profile, ExpiresAt: t.ExpiresAt, Replace: t.Replace,
 			CreatorCertificate: t.CreatedBy.Caller().Certificate,
+			Pattern:            t.Pattern, Kind: t.Kind, Labels: t.Labels, Networks: t.Networks, RequiredKey: t.RequiredKey,
 		},
 	}
 }

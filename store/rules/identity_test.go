@@ -105,15 +105,15 @@ func TestTokens(t *testing.T) {
 	request, _ := pki.RequestIDFromBytes([]byte("0123456789abcdef"))
 	key := pki.HashSPKI([]byte("key"))
 	token := ra.Token{Identity: identity(t), IdentityRevision: 1, ExpiresAt: now.Add(time.Minute)}
-	bound, changed, err := rules.BindToken(token, request, key)
+	bound, changed, err := rules.BindToken(token, ra.Binding{Request: request, Key: key}, nil)
 	if err != nil || !changed || bound.CheckBound(request, key) != nil {
 		t.Fatalf("BindToken returned %+v, %v, %v", bound, changed, err)
 	}
-	if again, changed, err := rules.BindToken(bound, pki.RequestID{}, pki.KeyHash{}); err != nil || changed || again.Request != request {
+	if again, changed, err := rules.BindToken(bound, ra.Binding{}, nil); err != nil || changed || again.Request != request {
 		t.Errorf("the second BindToken returned %+v, %v, %v", again, changed, err)
 	}
 	token.RevokedBecause = "why"
-	if _, _, err := rules.BindToken(token, request, key); err == nil {
+	if _, _, err := rules.BindToken(token, ra.Binding{Request: request, Key: key}, nil); err == nil {
 		t.Error("a revoked token was bound")
 	}
 }

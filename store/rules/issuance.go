@@ -174,9 +174,13 @@ func (s *Issuance) checkIdentity(r *ca.Record) *pki.Refusal {
 		return refusal
 	}
 	if s.Revision != r.Guard.Revision {
-		return pki.Refuse(pki.RuleIdentityStale, "repeat the request", "%s changed while the request was in progress", r.Identity)
+		return identityChanged(r.Identity)
 	}
 	return nil
+}
+
+func identityChanged(id pki.SPIFFEID) *pki.Refusal {
+	return pki.Refuse(pki.RuleIdentityStale, "repeat the request", "%s changed while the request was in progress", id)
 }
 
 // CheckSubject refuses evidence about a subject if the identity id is tied to another subject, which is have, or if
@@ -217,6 +221,9 @@ func (s *Issuance) checkToken(r *ca.Record, at time.Time) *pki.Refusal {
 		return ra.RefuseToken()
 	}
 	if refusal, ok := pki.AsRefusal(s.Token.CheckRevoked()); ok {
+		return refusal
+	}
+	if refusal, ok := pki.AsRefusal(s.Token.CheckKey(r.KeyHash)); ok {
 		return refusal
 	}
 	refusal, _ := pki.AsRefusal(s.Token.CheckBound(r.RequestID, r.KeyHash))

@@ -6,7 +6,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 )
 
-// RegistrationPermission returns the permission to register or update an identity, or to create a token for it.
+// RegistrationPermission returns the permission to register or update an identity, or to create a token for it. A
+// token with a pattern has no identity yet, and no pattern matches a reserved one.
 func RegistrationPermission(id pki.SPIFFEID) pki.Permission {
 	if id.Reserved() {
 		return pki.MayAdminister

@@ -34,11 +34,13 @@ type (
 type (
 	// AddToken records a new token.
 	AddToken struct{ ra.Token }
-	// SetTokenBinding binds a token to a request and a key.
+	// SetTokenBinding binds a token to a request and a key. If the token has no identity yet, it gets this one, in its
+	// current revision.
 	SetTokenBinding struct {
-		ID      pki.TokenID
-		Request pki.RequestID
-		Key     pki.KeyHash
+		ID       pki.TokenID
+		Request  pki.RequestID
+		Key      pki.KeyHash
+		Identity pki.SPIFFEID
 	}
 	// SetTokenRevoked revokes one token.
 	SetTokenRevoked struct {
@@ -244,7 +246,7 @@ func replay(index uint64, e translog.Entry) ([]Operation, error) {
 	case *translog.CreatedToken:
 		return replayToken(e, event)
 	case *translog.BoundToken:
-		return []Operation{SetTokenBinding{event.ID, event.Request, event.Key}}, nil
+		return []Operation{SetTokenBinding{event.ID, event.Request, event.Key, e.Identity}}, nil
 	case *translog.RevokedTokens:
 		if event.ID.IsZero() {
 			return []Operation{SetTokensRevoked{e.Identity, event.Cause}}, nil
@@ -341,6 +343,7 @@ func replayToken(e translog.Entry, event *translog.CreatedToken) ([]Operation, e
 	t := ra.Token{
 		ID: event.ID, Identity: e.Identity, IdentityRevision: event.IdentityRevision, Profile: event.Profile, ExpiresAt: event.ExpiresAt,
 		Replace: event.Replace, CreatedBy: e.Actor, CreatedAt: e.Time, CreatorCertificate: event.CreatorCertificate,
+		Pattern: event.Pattern, Kind: event.Kind, Labels: event.Labels, Networks: event.Networks, RequiredKey: event.RequiredKey,
 	}
 	if !event.CreatorCertificate.IsZero() {
 		creator, err := pki.ParseSPIFFEID(e.Actor.String())

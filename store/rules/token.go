@@ -21,16 +21,27 @@ func TokenExists(id pki.TokenID) *pki.Refusal {
 }
 
 // BindToken binds a token to a request and key if it is not bound yet, and reports whether it did. It refuses a revoked
-// token.
-func BindToken(t ra.Token, request pki.RequestID, key pki.KeyHash) (ra.Token, bool, error) {
+// token, and a token for another key. It binds a token with a pattern also to the identity of b, whose record is have, or
+// nil if it is not registered. It refuses a binding that was decided on another record.
+func BindToken(t ra.Token, b ra.Binding, have *ra.Identity) (ra.Token, bool, error) {
 	if err := t.CheckRevoked(); err != nil || !t.Request.IsZero() {
 		return t, false, err
 	}
-	t.Request, t.Key = request, key
+	if err := t.CheckKey(b.Key); err != nil {
+		return t, false, err
+	}
+	if t.Pattern != "" {
+		if isNew := have == nil; isNew != (b.Register != nil) || !isNew && have.Revision != b.Identity.Revision {
+			return t, false, identityChanged(b.Identity.ID)
+		}
+		t.Identity, t.IdentityRevision = b.Identity.ID, b.Identity.Revision
+	}
+	t.Request, t.Key = b.Request, b.Key
 	return t, true, nil
 }
 
-// TokenState returns the state of a token at the given time, if its identity has the given revision.
+// TokenState returns the state of a token at the given time, if its identity has the given revision. A token with a
+// pattern has no identity before it is bound; then the revision is zero.
 func TokenState(t *ra.Token, revision uint64, at time.Time) ra.TokenState {
 	switch {
 	case t.Spent:

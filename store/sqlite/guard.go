@@ -163,25 +163,29 @@ func (f *found) applyOpenBulk(ctx context.Context, q engine.Querier, key pki.Key
 
 // readToken reads the token of the guard, if it was created for the identity, and returns its row ID.
 func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID) (int64, error) {
-	var row, owner, expires int64
-	var request, key []byte
+	var row, expires int64
+	var owner sql.NullInt64
+	var request, key, required []byte
 	var revoked sql.NullString
 	var t ra.Token
 	err := q.QueryRowContext(ctx, `
-		SELECT t.id, t.identity, t.expires_at, t.spent, t.request, t.key_hash, `+whyRevoked+` FROM tokens t WHERE t.token = ?`,
-		id.Bytes()).Scan(&row, &owner, &expires, &t.Spent, &request, &key, &revoked)
+		SELECT t.id, t.identity, t.expires_at, t.spent, t.request, t.key_hash, t.required_key, `+whyRevoked+` FROM tokens t WHERE t.token = ?`,
+		id.Bytes()).Scan(&row, &owner, &expires, &t.Spent, &request, &key, &required, &revoked)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	if owner != f.identity {
+	if owner.Int64 != f.identity { // also if a token with a pattern is not bound
 		return 0, nil
 	}
 	f.Token = &t
 	t.ExpiresAt, t.RevokedBecause = engine.FromMillis(expires), revoked.String
 	if t.Request, err = column.Restore(request, pki.RequestIDFromBytes); err != nil {
+		return 0, err
+	}
+	if t.RequiredKey, err = column.Restore(required, pki.KeyHashFromBytes); err != nil {
 		return 0, err
 	}
 	t.Key, err = column.Restore(key, pki.KeyHashFromBytes)

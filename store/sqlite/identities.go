@@ -37,22 +37,28 @@ func (r *RA) CreateIdentity(ctx context.Context, n ra.Registration, by pki.Actor
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleIdentity {
 			return none, err
 		}
-		if err := tx.checkSubjectFree(ctx, id); err != nil {
-			return none, err
-		}
-		if err := tx.checkTotal(ctx, n); err != nil {
-			return none, err
-		}
-		have = rules.NewIdentity(id)
-		if err := tx.insertIdentity(ctx, have); err != nil {
-			return none, err
-		}
-		return none, tx.append(ctx, rules.RegisteredEntry(have, by))
+		have, err = tx.register(ctx, n, by)
+		return none, err
 	}, rereadIdentity(id.ID, &have))
 	if err != nil {
 		return ra.Identity{}, err
 	}
 	return have, nil
+}
+
+// register registers an identity that is not on record.
+func (tx *writeTx) register(ctx context.Context, n ra.Registration, by pki.Actor) (ra.Identity, error) {
+	if err := tx.checkSubjectFree(ctx, n.Identity); err != nil {
+		return ra.Identity{}, err
+	}
+	if err := tx.checkTotal(ctx, n); err != nil {
+		return ra.Identity{}, err
+	}
+	id := rules.NewIdentity(n.Identity)
+	if err := tx.insertIdentity(ctx, id); err != nil {
+		return ra.Identity{}, err
+	}
+	return id, tx.append(ctx, rules.RegisteredEntry(id, by))
 }
 
 // selectRegistered selects the number of identities that a rule of the policy has registered.

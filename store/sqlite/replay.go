@@ -76,7 +76,7 @@ func (tx *writeTx) replayOperation(ctx context.Context, op rules.Operation) erro
 	case rules.AddToken:
 		return tx.insertToken(ctx, op.Token)
 	case rules.SetTokenBinding:
-		return tx.ExecOne(ctx, bindToken, op.Request.Bytes(), op.Key.Bytes(), op.ID.Bytes())
+		return tx.bindToken(ctx, op.ID, op.Request, op.Key, op.Identity)
 	case rules.SetTokenRevoked:
 		return tx.ExecOne(ctx, `UPDATE tokens SET revoked = ? WHERE token = ?`, op.Cause, op.ID.Bytes())
 	case rules.SetTokensRevoked:

@@ -12,6 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
@@ -54,7 +55,7 @@ func (tx *writeTx) revokeToken(ctx context.Context, v ra.TokenRevocation) (int, 
 		return 0, err
 	}
 	last := append(slices.Clone(first), bytes.Repeat([]byte{0xff}, 24)...)
-	t, id, err := scanToken(tx.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM tokens t WHERE t.token BETWEEN ? AND ?`, first, last))
+	t, id, err := column.ScanToken(tx.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM tokens t WHERE t.token BETWEEN ? AND ?`, first, last))
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, rules.NoTokenNamed(v.ID)
 	}

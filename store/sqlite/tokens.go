@@ -33,7 +33,13 @@ func (r *RA) CreateToken(ctx context.Context, t ra.Token) (ra.Token, error) {
 
 // createToken records a token with its log entry.
 func (tx *writeTx) createToken(ctx context.Context, t *ra.Token) error {
-	if err := tx.callers.CheckLabelsOf(ctx, tx, t.CreatedBy, t.Identity); err != nil {
+	var err error
+	if t.Pattern == "" {
+		err = tx.callers.CheckLabelsOf(ctx, tx, t.CreatedBy, t.Identity)
+	} else {
+		err = tx.callers.CheckLabels(t.CreatedBy, t.Labels)
+	}
+	if err != nil {
 		return err
 	}
 	if err := tx.insertToken(ctx, *t); err != nil {
@@ -48,9 +54,11 @@ func (tx *writeTx) replaceToken(ctx context.Context, first pki.TokenID, next ra.
 	if err != nil {
 		return ra.Token{}, err
 	}
-	id, err := readIdentity(ctx, tx, lost.Identity)
-	if err != nil {
-		return ra.Token{}, err
+	var id ra.Identity // zero for a token with a pattern that is not bound
+	if !lost.Identity.IsZero() {
+		if id, err = readIdentity(ctx, tx, lost.Identity); err != nil {
+			return ra.Token{}, err
+		}
 	}
 	if next, err = rules.ReplaceToken(lost, next, id.Revision); err != nil {
 		return ra.Token{}, err
@@ -70,18 +78,26 @@ const replaceRequestToken = `
 	UPDATE operator_requests SET token = ? WHERE caller = (SELECT id FROM identities WHERE spiffe_id = ?) AND request = ?`
 
 func (tx *writeTx) insertToken(ctx context.Context, t ra.Token) error {
-	var identity int64
-	err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, t.Identity.String()).Scan(&identity)
-	if errors.Is(err, sql.ErrNoRows) {
-		return rules.NoIdentity(t.Identity)
+	var identity sql.NullInt64
+	if t.Pattern == "" {
+		err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, t.Identity.String()).Scan(&identity)
+		if errors.Is(err, sql.ErrNoRows) {
+			return rules.NoIdentity(t.Identity)
+		}
+		if err != nil {
+			return err
+		}
 	}
+	limits, err := column.EncodeTokenLimits(t)
 	if err != nil {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `
-			INSERT INTO tokens (token, identity, revision, profile, expires_at, replaces, created_by, created_at, creator, creator_certificate, era)
-			SELECT ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
+			INSERT INTO tokens (token, identity, revision, profile, expires_at, replaces, created_by, created_at,
+			                    pattern, kind, labels, networks, required_key, creator, creator_certificate, era)
+			SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, m.id, ?, `+nextEra+` FROM (SELECT (SELECT id FROM identities WHERE spiffe_id = ?) AS id) m`,
 		t.ID.Bytes(), identity, int64(t.IdentityRevision), t.Profile, engine.Millis(t.ExpiresAt), t.Replace, t.CreatedBy.String(), engine.Millis(t.CreatedAt), //nolint:gosec // generations count up from 1
+		limits.Pattern, limits.Kind, limits.Labels, limits.Networks, limits.RequiredKey,
 		column.EncodeRef(t.CreatedBy.Caller().Certificate), t.CreatedBy.Caller().Identity.String())
 	if engine.IsDuplicate(err) {
 		return rules.TokenExists(t.ID)
@@ -89,7 +105,17 @@ func (tx *writeTx) insertToken(ctx context.Context, t ra.Token) error {
 	return err
 }
 
-const bindToken = `UPDATE tokens SET request = ?, key_hash = ? WHERE token = ? AND request IS NULL` //nolint:gosec // no secret
+// bindToken binds a token. A token with a pattern also gets the identity, in its current revision.
+//
+//nolint:gosec // no secret
+const bindToken = `
+	UPDATE tokens SET request = ?, key_hash = ?, identity = coalesce(identity, (SELECT id FROM identities WHERE spiffe_id = ?)),
+	       revision = CASE WHEN identity IS NULL THEN (SELECT revision FROM identities WHERE spiffe_id = ?) ELSE revision END
+	WHERE token = ? AND request IS NULL`
+
+func (tx *writeTx) bindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, identity pki.SPIFFEID) error {
+	return tx.ExecOne(ctx, bindToken, request.Bytes(), key.Bytes(), identity.String(), identity.String(), id.Bytes())
+}
 
 // Token returns the record of a token.
 func (r *RA) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
@@ -103,7 +129,7 @@ func (r *RA) Token(ctx context.Context, id pki.TokenID) (ra.Token, error) {
 }
 
 // BindToken binds a token if it is not bound yet, and returns its record.
-func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestID, key pki.KeyHash, at time.Time) (ra.Token, error) {
+func (r *RA) BindToken(ctx context.Context, id pki.TokenID, b ra.Binding) (ra.Token, error) {
 	var t ra.Token
 	err := r.db.write(ctx, "bind a token", func(ctx context.Context, tx *writeTx) error {
 		var err error
@@ -111,14 +137,23 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 		if err != nil {
 			return err
 		}
+		claimed, err := tx.claimed(ctx, t, b)
+		if err != nil {
+			return err
+		}
 		var bound bool
-		if t, bound, err = rules.BindToken(t, request, key); err != nil || !bound {
+		if t, bound, err = rules.BindToken(t, b, claimed); err != nil || !bound {
 			return err
 		}
-		if err := tx.ExecOne(ctx, bindToken, request.Bytes(), key.Bytes(), id.Bytes()); err != nil {
+		if b.Register != nil {
+			if _, err := tx.register(ctx, *b.Register, pki.ActorToken(id)); err != nil {
+				return err
+			}
+		}
+		if err := tx.bindToken(ctx, id, b.Request, b.Key, t.Identity); err != nil {
 			return err
 		}
-		return tx.append(ctx, rules.TokenBoundEntry(&t, at))
+		return tx.append(ctx, rules.TokenBoundEntry(&t, b.At))
 	})
 	if err != nil {
 		return ra.Token{}, err
@@ -126,45 +161,30 @@ func (r *RA) BindToken(ctx context.Context, id pki.TokenID, request pki.RequestI
 	return t, nil
 }
 
+// claimed returns the record of the identity that a token with a pattern is to be bound to. It returns nil if the identity
+// is not registered, and for other tokens.
+func (tx *writeTx) claimed(ctx context.Context, t ra.Token, b ra.Binding) (*ra.Identity, error) {
+	if t.Pattern == "" {
+		return nil, nil //nolint:nilnil // no record is needed
+	}
+	id, err := readIdentity(ctx, tx, b.Identity.ID)
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleIdentity {
+		return nil, nil //nolint:nilnil // there is no record
+	}
+	return &id, err
+}
+
+// tokenColumns are the columns that column.ScanToken reads.
 const tokenColumns = `
 	t.id, t.token, (SELECT spiffe_id FROM identities WHERE id = t.identity), t.revision, t.profile, t.expires_at, t.replaces, t.created_by, t.created_at,
-	t.request, t.key_hash, t.spent, t.creator_certificate, CASE t.spent WHEN 0 THEN ` + whyRevoked + ` END`
+	t.request, t.key_hash, t.spent, t.pattern, t.kind, t.labels, t.networks, t.required_key, t.creator_certificate, CASE t.spent WHEN 0 THEN ` + whyRevoked + ` END`
 
 func readToken(ctx context.Context, from engine.Querier, id pki.TokenID) (ra.Token, error) {
-	t, _, err := scanToken(from.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM tokens t WHERE t.token = ?`, id.Bytes()))
+	t, _, err := column.ScanToken(from.QueryRowContext(ctx, `SELECT `+tokenColumns+` FROM tokens t WHERE t.token = ?`, id.Bytes()))
 	if errors.Is(err, sql.ErrNoRows) {
 		return ra.Token{}, rules.NoToken(id)
 	}
 	return t, err
-}
-
-// scanToken reads a row that begins with tokenColumns, and returns the token and its row ID.
-func scanToken(row engine.Scanner, more ...any) (ra.Token, int64, error) {
-	var t ra.Token
-	var identity, by string
-	var id, expires, created int64
-	var token, request, key, madeWith []byte
-	var revoked sql.NullString
-	err := row.Scan(append([]any{&id, &token, &identity, &t.IdentityRevision, &t.Profile, &expires, &t.Replace, &by, &created, &request, &key, &t.Spent,
-		&madeWith, &revoked}, more...)...)
-	if err != nil {
-		return ra.Token{}, 0, err
-	}
-	t.ExpiresAt, t.CreatedAt, t.CreatedBy, t.RevokedBecause = engine.FromMillis(expires), engine.FromMillis(created), pki.ActorFromText(by), revoked.String
-	if t.ID, err = pki.TokenIDFromBytes(token); err != nil {
-		return ra.Token{}, 0, err
-	}
-	if t.Identity, err = pki.ParseSPIFFEID(identity); err != nil {
-		return ra.Token{}, 0, err
-	}
-	if t.CreatorCertificate, err = column.DecodeRef(madeWith); err != nil {
-		return ra.Token{}, 0, err
-	}
-	if t.Request, err = column.Restore(request, pki.RequestIDFromBytes); err != nil {
-		return ra.Token{}, 0, err
-	}
-	t.Key, err = column.Restore(key, pki.KeyHashFromBytes)
-	return t, id, err
 }
 
 // tokenState is an SQL expression for rules.TokenState of a token t of the identity n, at a time.
@@ -196,12 +216,12 @@ func (r *RA) Tokens(ctx context.Context, f ra.TokenFilter, at time.Time, after r
 			return err
 		}
 		rows := engine.Query(ctx, tx, `
-			SELECT `+tokenColumns+`, `+tokenState+` FROM tokens t JOIN identities n ON n.id = t.identity
+			SELECT `+tokenColumns+`, `+tokenState+` FROM tokens t LEFT JOIN identities n ON n.id = t.identity
 			WHERE t.id IN (SELECT value FROM json_each(?)) ORDER BY t.created_at DESC, t.token DESC`, engine.Millis(at), list)
 		return rows.Each(func(rows *sql.Rows) error {
 			var t ra.ListedToken
 			var err error
-			t.Token, _, err = scanToken(rows, &t.State)
+			t.Token, _, err = column.ScanToken(rows, &t.State)
 			page = append(page, t)
 			return err
 		})
@@ -225,7 +245,7 @@ func selectTokens(q *engine.Clause, f ra.TokenFilter, at time.Time, after ra.Tok
 		q.Add(` AND t.creator IS (SELECT id FROM identities WHERE spiffe_id = ?)`, f.CreatedBy.String())
 	}
 	if f.Identity.IsZero() {
-		q.Add(`) FROM tokens t INDEXED BY tokens_by_creation CROSS JOIN identities n ON n.id = t.identity WHERE 1`)
+		q.Add(`) FROM tokens t INDEXED BY tokens_by_creation LEFT JOIN identities n ON n.id = t.identity WHERE 1`)
 	} else {
 		q.Add(`) FROM tokens t INDEXED BY tokens_by_identity CROSS JOIN identities n ON n.id = t.identity
 			WHERE t.identity = (SELECT id FROM identities WHERE spiffe_id = ?)`, f.Identity.String())

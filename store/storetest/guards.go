@@ -116,7 +116,7 @@ func withToken(change func(w *world, token *ra.Token), after func(t *testing.T, 
 			change(w, &token)
 		}
 		w.storeToken(t, token)
-		_, err = w.RA.BindToken(context.Background(), token.ID, r.RequestID, r.KeyHash, w.now)
+		_, err = w.RA.BindToken(context.Background(), token.ID, ra.Binding{Request: r.RequestID, Key: r.KeyHash, At: w.now})
 		must(t, err)
 		r.Guard.Token = token.ID
 		if after != nil {

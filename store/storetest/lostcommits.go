@@ -6,6 +6,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 )
 
@@ -162,7 +163,7 @@ func lostTokenBinding(t *testing.T, w *world, applies bool) {
 	token := w.createToken(t, w.register(t).ID)
 	request, key := w.requestID(t), w.key()
 	w.LoseCommit(applies)
-	_, err := w.RA.BindToken(ctx, token.ID, request, key, w.now)
+	_, err := w.RA.BindToken(ctx, token.ID, ra.Binding{Request: request, Key: key, At: w.now})
 	mustBeTemporary(t, err)
 	have, err := w.RA.Token(ctx, token.ID)
 	must(t, err)

@@ -54,7 +54,7 @@ func manyBindOneToken(t *testing.T, w *world) {
 		records[i] = w.enrollment(t, id)
 		records[i].Guard.Token = token.ID
 		run = append(run, func() {
-			bound[i], errs[i] = w.RA.BindToken(context.Background(), token.ID, records[i].RequestID, records[i].KeyHash, w.now)
+			bound[i], errs[i] = w.RA.BindToken(context.Background(), token.ID, ra.Binding{Request: records[i].RequestID, Key: records[i].KeyHash, At: w.now})
 		})
 	}
 	together(run...)

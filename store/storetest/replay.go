@@ -197,6 +197,16 @@ func (h *history) token(t *rapid.T) {
 		r := rapid.SampledFrom(h.records).Draw(t, "creator")
 		token.CreatedBy = pki.ActorCaller(r.Identity, r.Ref)
 	}
+	if rapid.Bool().Draw(t, "pattern") {
+		token.Identity, token.IdentityRevision, token.Replace = pki.SPIFFEID{}, 0, false
+		token.Pattern, token.Kind = "device/.*", rapid.SampledFrom([]pki.Kind{pki.Device, pki.Workload}).Draw(t, "kind")
+		if rapid.Bool().Draw(t, "labels") {
+			token.Labels = map[string]string{"batch": "7"}
+		}
+	}
+	if rapid.Bool().Draw(t, "limited") {
+		token.Networks, token.RequiredKey = []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}, h.w.key()
+	}
 	_, err = h.w.RA.CreateToken(context.Background(), token)
 	h.allowRefusal(t, err)
 	if err == nil {
@@ -209,13 +219,32 @@ func (h *history) useToken(t *rapid.T) {
 		return
 	}
 	token := rapid.SampledFrom(h.tokens).Draw(t, "token")
-	r := h.record(t, token.Identity)
-	_, err := h.w.RA.BindToken(context.Background(), token.ID, r.RequestID, r.KeyHash, h.w.now)
+	b := ra.Binding{At: h.w.now}
+	switch {
+	case token.Pattern == "" || rapid.Bool().Draw(t, "registered"):
+		b.Identity = h.w.readIdentity(t, h.anyIdentity(t))
+	default:
+		b.Identity = h.w.matching(t, token)
+		b.Register = &ra.Registration{Identity: b.Identity}
+	}
+	claimed := token.Identity
+	if claimed.IsZero() {
+		claimed = b.Identity.ID
+	}
+	r := h.record(t, claimed)
+	if !token.RequiredKey.IsZero() {
+		r.KeyHash, r.Guard.Key = token.RequiredKey, token.RequiredKey
+	}
+	b.Request, b.Key = r.RequestID, r.KeyHash
+	bound, err := h.w.RA.BindToken(context.Background(), token.ID, b)
 	h.allowRefusal(t, err)
-	if err != nil || rapid.Bool().Draw(t, "only bind") {
+	if err == nil && b.Register != nil && bound.Identity == b.Identity.ID {
+		h.identities = append(h.identities, bound.Identity)
+	}
+	if err != nil || bound.Identity != claimed || rapid.Bool().Draw(t, "only bind") {
 		return
 	}
-	id := h.w.readIdentity(t, token.Identity)
+	id := h.w.readIdentity(t, bound.Identity)
 	r.Guard.Token, r.Guard.Identity, r.Guard.Revision, r.Guard.Enrolls = token.ID, id.ID, id.Revision, true
 	r.Guard.Terms.HardwareKey = rapid.Bool().Draw(t, "key in hardware") // an enrolled identity enrolls again
 	h.add(t, r)

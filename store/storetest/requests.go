@@ -218,7 +218,7 @@ func lostTokenIsReplaced(t *testing.T, w *world) {
 		if !made.ExpiresAt.Equal(first.ExpiresAt) || made.ID != next.ID {
 			t.Errorf("the token is %+v", made)
 		}
-		_, err = w.RA.BindToken(t.Context(), last.ID, w.requestID(t), w.key(), w.now)
+		_, err = w.RA.BindToken(t.Context(), last.ID, ra.Binding{Request: w.requestID(t), Key: w.key(), At: w.now})
 		mustRefuse(t, err, pki.RuleTokenRevoked)
 		last = next
 	}
@@ -237,7 +237,7 @@ func lostTokenIsReplaced(t *testing.T, w *world) {
 func usedTokenIsNotReplaced(t *testing.T, w *world) {
 	for name, use := range map[string]func(token ra.Token){
 		"bound": func(token ra.Token) {
-			_, err := w.RA.BindToken(t.Context(), token.ID, w.requestID(t), w.key(), w.now)
+			_, err := w.RA.BindToken(t.Context(), token.ID, ra.Binding{Request: w.requestID(t), Key: w.key(), At: w.now})
 			must(t, err)
 		},
 		"spent": func(token ra.Token) { w.issue(t, w.enrollmentWithToken(t, token)) },

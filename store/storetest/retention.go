@@ -280,7 +280,7 @@ func tokensAreRemoved(t *testing.T, w *world) {
 	}
 	r := w.enrollment(t, id)
 	r.Guard.Token = old[0]
-	_, err := w.RA.BindToken(ctx, old[0], r.RequestID, r.KeyHash, w.now)
+	_, err := w.RA.BindToken(ctx, old[0], ra.Binding{Request: r.RequestID, Key: r.KeyHash, At: w.now})
 	must(t, err)
 	w.issue(t, r)
 	w.passTime(t, 30*time.Minute)

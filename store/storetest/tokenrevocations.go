@@ -49,14 +49,14 @@ func (w *world) readToken(t *testing.T, id pki.TokenID) ra.Token {
 func (w *world) mustBeRevoked(t *testing.T, token ra.Token) {
 	t.Helper()
 	mustRefuse(t, w.readToken(t, token.ID).CheckRevoked(), pki.RuleTokenRevoked)
-	_, err := w.RA.BindToken(context.Background(), token.ID, w.requestID(t), w.key(), w.now)
+	_, err := w.RA.BindToken(context.Background(), token.ID, ra.Binding{Request: w.requestID(t), Key: w.key(), At: w.now})
 	mustRefuse(t, err, pki.RuleTokenRevoked)
 }
 
 func (w *world) mustBeUsable(t *testing.T, token ra.Token) {
 	t.Helper()
 	must(t, w.readToken(t, token.ID).CheckRevoked())
-	_, err := w.RA.BindToken(context.Background(), token.ID, w.requestID(t), w.key(), w.now)
+	_, err := w.RA.BindToken(context.Background(), token.ID, ra.Binding{Request: w.requestID(t), Key: w.key(), At: w.now})
 	must(t, err)
 }
 
@@ -225,7 +225,7 @@ func (w *world) enrollmentWithToken(t *testing.T, token ra.Token) ca.Record {
 	t.Helper()
 	r := w.enrollment(t, w.readIdentity(t, token.Identity))
 	r.Guard.Token = token.ID
-	_, err := w.RA.BindToken(context.Background(), token.ID, r.RequestID, r.KeyHash, w.now)
+	_, err := w.RA.BindToken(context.Background(), token.ID, ra.Binding{Request: r.RequestID, Key: r.KeyHash, At: w.now})
 	must(t, err)
 	return r
 }

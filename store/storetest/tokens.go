@@ -7,6 +7,7 @@ import (
 
 	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -39,7 +40,7 @@ func createToken(t *testing.T, w *world) {
 	must(t, err)
 	_, err = w.RA.Token(ctx, unknown)
 	mustNotFind(t, err)
-	_, err = w.RA.BindToken(ctx, unknown, w.requestID(t), w.key(), w.now)
+	_, err = w.RA.BindToken(ctx, unknown, ra.Binding{Request: w.requestID(t), Key: w.key(), At: w.now})
 	mustNotFind(t, err)
 	token.ID, token.Identity, token.Replace = unknown, w.newIdentity(t).ID, true
 	_, err = w.RA.CreateToken(ctx, token)
@@ -56,7 +57,7 @@ func bindToken(t *testing.T, w *world) {
 	token := w.createToken(t, w.register(t).ID)
 	first := token
 	first.Request, first.Key = w.requestID(t), w.key()
-	bound, err := w.RA.BindToken(ctx, token.ID, first.Request, first.Key, w.now.Add(time.Second))
+	bound, err := w.RA.BindToken(ctx, token.ID, ra.Binding{Request: first.Request, Key: first.Key, At: w.now.Add(time.Second)})
 	must(t, err)
 	mustEqual(t, "the bound token", bound, first)
 	e := w.lastEntry(t)
@@ -69,7 +70,7 @@ func bindToken(t *testing.T, w *world) {
 		request pki.RequestID
 		key     pki.KeyHash
 	}{{first.Request, first.Key}, {w.requestID(t), first.Key}, {first.Request, w.key()}, {w.requestID(t), w.key()}} {
-		bound, err := w.RA.BindToken(ctx, token.ID, again.request, again.key, w.now)
+		bound, err := w.RA.BindToken(ctx, token.ID, ra.Binding{Request: again.request, Key: again.key, At: w.now})
 		must(t, err)
 		mustEqual(t, "the result of a later binding", bound, first)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 )
 
@@ -59,13 +60,13 @@ func tokenIsSpentOnce(t *testing.T, first, second *world) {
 	token := first.createToken(t, id.ID)
 	r := first.enrollment(t, id)
 	r.Guard.Token = token.ID
-	_, err := second.RA.BindToken(context.Background(), token.ID, r.RequestID, r.KeyHash, second.now)
+	_, err := second.RA.BindToken(context.Background(), token.ID, ra.Binding{Request: r.RequestID, Key: r.KeyHash, At: second.now})
 	must(t, err)
 	first.issue(t, r)
 	if have := second.readToken(t, token.ID); !have.Spent {
 		t.Errorf("the token is %+v", have)
 	}
-	_, err = first.RA.BindToken(context.Background(), token.ID, first.requestID(t), first.key(), first.now)
+	_, err = first.RA.BindToken(context.Background(), token.ID, ra.Binding{Request: first.requestID(t), Key: first.key(), At: first.now})
 	must(t, err)
 	second.begin(t)
 	again := second.enrollment(t, second.readIdentity(t, id.ID))

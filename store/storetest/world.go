@@ -368,5 +368,5 @@ func mustEqual[T any](t rapid.TB, what string, got, want T) {
 
 var equateValues = []cmp.Option{
 	cmpopts.EquateEmpty(),
-	cmpopts.EquateComparable(pki.Serial{}, pki.IssuerID{}, pki.KeyHash{}, pki.RequestID{}, pki.TokenID{}, pki.SPIFFEID{}, pki.Actor{}, netip.Addr{}),
+	cmpopts.EquateComparable(pki.Serial{}, pki.IssuerID{}, pki.KeyHash{}, pki.RequestID{}, pki.TokenID{}, pki.SPIFFEID{}, pki.Actor{}, netip.Addr{}, netip.Prefix{}),
 }

@@ -129,8 +129,11 @@ func value(flags *flag.FlagSet, name string) string { return flags.Lookup(name).
 // overrides no key.
 func keyValues(command string, flags *flag.FlagSet) []config.Value {
 	overridden := map[string]string{"directory": "state_dir"}
-	if command == "run" {
+	switch command {
+	case "run":
 		overridden["token-file"] = "token_file"
+	case "enroll":
+		overridden["identity"] = "identity"
 	}
 	var values []config.Value
 	flags.Visit(func(f *flag.Flag) {

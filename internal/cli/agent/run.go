@@ -71,7 +71,7 @@ func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Age
 	}
 	file, _ := output.(*os.File)
 	agent, err = enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: client, Token: set.token, Attestation: attestation, Lifetime: set.Lifetime, KeyType: set.Key.Type,
+		Directory: dir, Authority: client, Token: set.token, Attestation: attestation, Identity: set.Identity, Lifetime: set.Lifetime, KeyType: set.Key.Type,
 		Reload: set.Reload, ReloadOutput: file, Log: log,
 	})
 	if err != nil {

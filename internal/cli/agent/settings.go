@@ -26,6 +26,9 @@ type settings struct {
 	// the server refuses to renew the credential. A used token may stay in the file: the agent ignores it. Without
 	// `token_file`, obtain the first credential with `brevet-agent enroll --token-file`.
 	TokenFile string `yaml:"token_file"`
+	// The identity of this machine, as a path such as `sensor/S000017` or as a SPIFFE ID. A token for a pattern of
+	// identities needs it. If the evidence proves another identity, the server refuses to enroll the machine.
+	Identity string `yaml:"identity"`
 	// The address of the server, as `host:port`, such as `ca.fleet.example:7443`. The default is the address in the
 	// token. If the environment has `HTTPS_PROXY`, and `NO_PROXY` does not name the server, the agent connects through
 	// that proxy.
@@ -159,6 +162,9 @@ func (s settings) check() error {
 			return fault("key.mode", err.Error())
 		}
 	}
+	if err := checkIdentity(s.Identity); err != nil {
+		return fault("identity", err.Error())
+	}
 	if s.Server != "" {
 		if err := enroll.CheckServer(s.Server); err != nil {
 			return fault("server", err.Error())
@@ -171,6 +177,21 @@ func (s settings) check() error {
 		if _, err := pki.ParseTrustDomain(s.Attestation.TrustDomain); err != nil {
 			return fault("attestation.trust_domain", err.Error())
 		}
+	}
+	return nil
+}
+
+// checkIdentity returns an error for a text that is neither empty nor the name of an identity.
+func checkIdentity(text string) error {
+	if text == "" {
+		return nil
+	}
+	_, err := pki.ParseSPIFFEID(text)
+	if !strings.HasPrefix(text, "spiffe:") {
+		_, err = pki.SPIFFEIDIn("fleet.example", text) // the agent does not know its trust domain yet
+	}
+	if err != nil {
+		return fmt.Errorf("%q is not the name of an identity: use a path such as sensor/S000017", text)
 	}
 	return nil
 }

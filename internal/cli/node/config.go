@@ -101,7 +101,7 @@ type HSMConfig struct {
 // RateLimitsConfig holds the maximum rates of RPCs.
 type RateLimitsConfig struct {
 	// The rate of callers with a valid certificate, for each identity with one key. The server does not limit RPCs of
-	// operators that revoke, suspend, resume, retire or import CRLs.
+	// operators that revoke, suspend, resume, retire, import CRLs or create tokens.
 	Identity RateConfig `yaml:"identity"`
 	// The rate of callers without a valid certificate, such as devices that enroll, for each IP address. IPv6 addresses
 	// with the same first 64 bits count as one address. All hosts behind one gateway share its address, so raise the

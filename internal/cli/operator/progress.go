@@ -46,7 +46,7 @@ func confirm(cmd *cobra.Command, n int64) error {
 
 // watch shows the progress of a bulk revocation until it is done, and then returns it.
 func watch(ctx context.Context, cmd *cobra.Command, c brevetv1.RevocationServiceClient, b *brevetv1.BulkRevocation) (*brevetv1.BulkRevocation, error) {
-	show := newProgress(cmd.ErrOrStderr())
+	show := newProgress(cmd.ErrOrStderr(), "the records")
 	defer show.end()
 	for responded := time.Now(); !done(b); {
 		show.at(b.GetApplied(), b.GetTotal())
@@ -68,16 +68,18 @@ func watch(ctx context.Context, cmd *cobra.Command, c brevetv1.RevocationService
 	return b, nil
 }
 
-// progress shows how many records a bulk revocation has changed: as a bar on a terminal, otherwise as lines.
+// progress shows how many records a bulk revocation has changed, or how many tokens a batch has: as a bar on a terminal,
+// otherwise as lines.
 type progress struct {
-	out  io.Writer
-	bar  bool
-	last time.Time
-	open bool // whether the last line on the terminal is an unfinished bar
+	out   io.Writer
+	where string // what the records are in, such as "the records" or the name of a file
+	bar   bool
+	last  time.Time
+	open  bool // whether the last line on the terminal is an unfinished bar
 }
 
-func newProgress(out io.Writer) *progress {
-	return &progress{out: out, bar: isTerminal(out), last: time.Now()}
+func newProgress(out io.Writer, where string) *progress {
+	return &progress{out: out, where: where, bar: isTerminal(out), last: time.Now()}
 }
 
 func (p *progress) at(n, of int64) {
@@ -88,11 +90,11 @@ func (p *progress) at(n, of int64) {
 	switch {
 	case p.bar:
 		full := int(share * barWidth)
-		fmt.Fprintf(p.out, "\r[%s%s] %3.0f %% of %d in the records", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), 100*share, of)
+		fmt.Fprintf(p.out, "\r[%s%s] %3.0f %% of %d in %s", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), 100*share, of, p.where)
 		p.open = true
 	case time.Since(p.last) >= lineInterval:
 		p.last = time.Now()
-		fmt.Fprintf(p.out, "%d of %d are in the records\n", n, of)
+		fmt.Fprintf(p.out, "%d of %d are in %s\n", n, of, p.where)
 	}
 }
 

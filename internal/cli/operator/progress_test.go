@@ -29,7 +29,7 @@ func TestConfirm(t *testing.T) {
 
 func TestProgress(t *testing.T) {
 	var out bytes.Buffer
-	bar := &progress{out: &out, bar: true}
+	bar := &progress{out: &out, where: "the records", bar: true}
 	bar.at(0, 200)
 	bar.at(100, 200)
 	bar.at(200, 200)
@@ -41,7 +41,7 @@ func TestProgress(t *testing.T) {
 		t.Errorf("the bar is %q", out.String())
 	}
 	out.Reset()
-	lines := newProgress(&out) // out is not a terminal
+	lines := newProgress(&out, "the records") // out is not a terminal
 	lines.at(1, 3)
 	lines.last = time.Now().Add(-time.Minute)
 	lines.at(2, 3)

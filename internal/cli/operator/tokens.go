@@ -2,8 +2,10 @@ package operator
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +17,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-var tokenHeading = []string{"TOKEN", "IDENTITY", "STATE", "EXPIRES", "CREATED BY", "REVOKED BECAUSE"}
+var tokenHeading = []string{"TOKEN", "IDENTITY", "STATE", "EXPIRES", "CREATED BY", "LIMITED TO", "REVOKED BECAUSE"}
 
 func newTokenList() *cobra.Command {
 	req := &brevetv1.ListTokensRequest{PageSize: listPage}
@@ -23,7 +25,8 @@ func newTokenList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the enrollment tokens, the newest first", Args: cobra.NoArgs,
 		Long: "list prints what is on record of enrollment tokens. Their secrets are not on record. The states are open, spent,\n" +
-			"revoked, expired, and stale: the identity has changed since the token was created.",
+			"revoked, expired, and stale: the identity has changed since the token was created. A token with a pattern is listed\n" +
+			"with the pattern until a machine has presented it.",
 		Example: "  brevet token list --created-by brevet/operator/alice --state open",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			one, err := readTokenState("--state", state)
@@ -67,7 +70,16 @@ func printToken(p *output.Printer, t *brevetv1.EnrollmentToken) error {
 	if because == "" {
 		because = "-"
 	}
-	return p.Record(t, t.GetId(), t.GetIdentity(), output.Enum(t.GetState()), t.GetExpireTime().AsTime().Local().Format(time.RFC3339), t.GetCreatedBy(), because)
+	identity := t.GetIdentity()
+	if identity == "" {
+		identity = t.GetPattern()
+	}
+	limits := slices.Clone(t.GetNetworks())
+	if len(t.GetKeyHash()) > 0 {
+		limits = append(limits, "key "+hex.EncodeToString(t.GetKeyHash()))
+	}
+	return p.Record(t, t.GetId(), identity, output.Enum(t.GetState()), t.GetExpireTime().AsTime().Local().Format(time.RFC3339), t.GetCreatedBy(),
+		dash(limits), because)
 }
 
 func newTokenRevoke() *cobra.Command {

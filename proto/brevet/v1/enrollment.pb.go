@@ -428,7 +428,10 @@ type EnrollRequest struct {
 	// The CSR: PKCS #10 in DER (RFC 2986), at most 16 KiB.
 	Csr []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
 	// The lifetime of the certificate. If unset, it is the profile's default. The profile also sets the maximum.
-	Lifetime      *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	Lifetime *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// The identity to enroll: a path such as "device/42", or the full SPIFFE ID. It is required if the evidence is a token
+	// with a pattern. Otherwise it may be empty. If it is set, the server refuses evidence of any other identity.
+	Identity      string `protobuf:"bytes,5,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -489,6 +492,13 @@ func (x *EnrollRequest) GetLifetime() *durationpb.Duration {
 		return x.Lifetime
 	}
 	return nil
+}
+
+func (x *EnrollRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
 }
 
 type EnrollResponse struct {
@@ -1108,13 +1118,14 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\vTPMEvidence\x12\x1a\n" +
 	"\bresponse\x18\x01 \x01(\fR\bresponse\"#\n" +
 	"\vJWTEvidence\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\fR\x05token\"\xa8\x01\n" +
+	"\x05token\x18\x01 \x01(\fR\x05token\"\xc4\x01\n" +
 	"\rEnrollRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12/\n" +
 	"\bevidence\x18\x02 \x03(\v2\x13.brevet.v1.EvidenceR\bevidence\x12\x10\n" +
 	"\x03csr\x18\x03 \x01(\fR\x03csr\x125\n" +
-	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"G\n" +
+	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x1a\n" +
+	"\bidentity\x18\x05 \x01(\tR\bidentity\"G\n" +
 	"\x0eEnrollResponse\x125\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x15.brevet.v1.CredentialR\n" +

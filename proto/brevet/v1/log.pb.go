@@ -1394,8 +1394,16 @@ type CreatedToken struct {
 	// The issuer ID and the serial number of the creator's certificate. Unset if a part of Brevet created the token.
 	CreatorIssuerId []byte `protobuf:"bytes,6,opt,name=creator_issuer_id,json=creatorIssuerId,proto3" json:"creator_issuer_id,omitempty"`
 	CreatorSerial   []byte `protobuf:"bytes,7,opt,name=creator_serial,json=creatorSerial,proto3" json:"creator_serial,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The pattern, kind and labels of the identities that can enroll with the token. Unset for a token of one identity.
+	Pattern string            `protobuf:"bytes,8,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	Kind    IdentityKind      `protobuf:"varint,9,opt,name=kind,proto3,enum=brevet.v1.IdentityKind" json:"kind,omitempty"`
+	Labels  map[string]string `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The networks from which the token can be used. Unset for all.
+	Networks []string `protobuf:"bytes,11,rep,name=networks,proto3" json:"networks,omitempty"`
+	// The SHA-256 of the SubjectPublicKeyInfo of the only key for which the token can be used. Unset for any key.
+	KeyHash       []byte `protobuf:"bytes,12,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreatedToken) Reset() {
@@ -1477,7 +1485,43 @@ func (x *CreatedToken) GetCreatorSerial() []byte {
 	return nil
 }
 
-// BoundToken is a token that was bound to one request and key.
+func (x *CreatedToken) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *CreatedToken) GetKind() IdentityKind {
+	if x != nil {
+		return x.Kind
+	}
+	return IdentityKind_IDENTITY_KIND_UNSPECIFIED
+}
+
+func (x *CreatedToken) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *CreatedToken) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *CreatedToken) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+// BoundToken is a token that was bound to one request and key. A token with a pattern is also bound to the identity of
+// the entry.
 type BoundToken struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	TokenId []byte                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
@@ -2815,7 +2859,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x05roles\x18\t \x03(\x0e2\x17.brevet.v1.OperatorRoleR\x05roles\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf4\x03\n" +
 	"\fCreatedToken\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12+\n" +
 	"\x11identity_revision\x18\x02 \x01(\x03R\x10identityRevision\x12\x18\n" +
@@ -2824,7 +2868,16 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"expireTime\x12\x18\n" +
 	"\areplace\x18\x05 \x01(\bR\areplace\x12*\n" +
 	"\x11creator_issuer_id\x18\x06 \x01(\fR\x0fcreatorIssuerId\x12%\n" +
-	"\x0ecreator_serial\x18\a \x01(\fR\rcreatorSerial\"a\n" +
+	"\x0ecreator_serial\x18\a \x01(\fR\rcreatorSerial\x12\x18\n" +
+	"\apattern\x18\b \x01(\tR\apattern\x12+\n" +
+	"\x04kind\x18\t \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12;\n" +
+	"\x06labels\x18\n" +
+	" \x03(\v2#.brevet.v1.CreatedToken.LabelsEntryR\x06labels\x12\x1a\n" +
+	"\bnetworks\x18\v \x03(\tR\bnetworks\x12\x19\n" +
+	"\bkey_hash\x18\f \x01(\fR\akeyHash\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"a\n" +
 	"\n" +
 	"BoundToken\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x1d\n" +
@@ -2976,7 +3029,7 @@ func file_brevet_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_brevet_v1_log_proto_goTypes = []any{
 	(Action)(0),                   // 0: brevet.v1.Action
 	(*LogPosition)(nil),           // 1: brevet.v1.LogPosition
@@ -3009,14 +3062,15 @@ var file_brevet_v1_log_proto_goTypes = []any{
 	(*AppliedPolicy)(nil),         // 28: brevet.v1.AppliedPolicy
 	(*StatusChange)(nil),          // 29: brevet.v1.StatusChange
 	nil,                           // 30: brevet.v1.IdentityAttributes.LabelsEntry
-	(*EnrollmentTerms)(nil),       // 31: brevet.v1.EnrollmentTerms
-	(IdentityKind)(0),             // 32: brevet.v1.IdentityKind
-	(*Name)(nil),                  // 33: brevet.v1.Name
-	(OperatorRole)(0),             // 34: brevet.v1.OperatorRole
-	(RevocationReason)(0),         // 35: brevet.v1.RevocationReason
-	(*CertificateSelection)(nil),  // 36: brevet.v1.CertificateSelection
-	(BulkRevocationAction)(0),     // 37: brevet.v1.BulkRevocationAction
-	(CertificateState)(0),         // 38: brevet.v1.CertificateState
+	nil,                           // 31: brevet.v1.CreatedToken.LabelsEntry
+	(*EnrollmentTerms)(nil),       // 32: brevet.v1.EnrollmentTerms
+	(IdentityKind)(0),             // 33: brevet.v1.IdentityKind
+	(*Name)(nil),                  // 34: brevet.v1.Name
+	(OperatorRole)(0),             // 35: brevet.v1.OperatorRole
+	(RevocationReason)(0),         // 36: brevet.v1.RevocationReason
+	(*CertificateSelection)(nil),  // 37: brevet.v1.CertificateSelection
+	(BulkRevocationAction)(0),     // 38: brevet.v1.BulkRevocationAction
+	(CertificateState)(0),         // 39: brevet.v1.CertificateState
 }
 var file_brevet_v1_log_proto_depIdxs = []int32{
 	1,  // 0: brevet.v1.ListEntriesRequest.start:type_name -> brevet.v1.LogPosition
@@ -3042,39 +3096,41 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	26, // 20: brevet.v1.LogEntry.expired_records:type_name -> brevet.v1.ExpiredRecords
 	28, // 21: brevet.v1.LogEntry.applied_policy:type_name -> brevet.v1.AppliedPolicy
 	8,  // 22: brevet.v1.IssuedCertificate.evidence:type_name -> brevet.v1.IssuanceEvidence
-	31, // 23: brevet.v1.IssuedCertificate.terms:type_name -> brevet.v1.EnrollmentTerms
+	32, // 23: brevet.v1.IssuedCertificate.terms:type_name -> brevet.v1.EnrollmentTerms
 	9,  // 24: brevet.v1.IssuanceEvidence.pieces:type_name -> brevet.v1.EvidenceHash
 	9,  // 25: brevet.v1.IssuanceEvidence.subject:type_name -> brevet.v1.EvidenceHash
 	11, // 26: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
 	12, // 27: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
 	17, // 28: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
 	8,  // 29: brevet.v1.LogRefusal.evidence:type_name -> brevet.v1.IssuanceEvidence
-	32, // 30: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
+	33, // 30: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
 	30, // 31: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
-	33, // 32: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
+	34, // 32: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
 	9,  // 33: brevet.v1.IdentityAttributes.evidence_subject:type_name -> brevet.v1.EvidenceHash
-	34, // 34: brevet.v1.IdentityAttributes.roles:type_name -> brevet.v1.OperatorRole
-	35, // 35: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
-	19, // 36: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
-	17, // 37: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
-	36, // 38: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
-	37, // 39: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
-	35, // 40: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
-	17, // 41: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
-	25, // 42: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
-	27, // 43: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
-	27, // 44: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
-	38, // 45: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
-	35, // 46: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
-	2,  // 47: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
-	4,  // 48: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
-	3,  // 49: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
-	5,  // 50: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
-	49, // [49:51] is the sub-list for method output_type
-	47, // [47:49] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	35, // 34: brevet.v1.IdentityAttributes.roles:type_name -> brevet.v1.OperatorRole
+	33, // 35: brevet.v1.CreatedToken.kind:type_name -> brevet.v1.IdentityKind
+	31, // 36: brevet.v1.CreatedToken.labels:type_name -> brevet.v1.CreatedToken.LabelsEntry
+	36, // 37: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
+	19, // 38: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
+	17, // 39: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
+	37, // 40: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
+	38, // 41: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
+	36, // 42: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
+	17, // 43: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
+	25, // 44: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
+	27, // 45: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
+	27, // 46: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
+	39, // 47: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
+	36, // 48: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
+	2,  // 49: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	4,  // 50: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	3,  // 51: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	5,  // 52: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	51, // [51:53] is the sub-list for method output_type
+	49, // [49:51] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_log_proto_init() }
@@ -3111,7 +3167,7 @@ func file_brevet_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_log_proto_rawDesc), len(file_brevet_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

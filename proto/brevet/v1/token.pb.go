@@ -90,9 +90,11 @@ type EnrollmentToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the token in lists and in the log.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// The SPIFFE ID of the identity that can enroll with the token.
+	// The SPIFFE ID of the identity that can enroll with the token. If the token has a pattern, it is empty until the
+	// token is presented.
 	Identity string `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
-	Profile  string `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
+	// The profile of the identity.
+	Profile string `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
 	// Whether the token can enroll an identity that is already enrolled.
 	Replace bool       `protobuf:"varint,4,opt,name=replace,proto3" json:"replace,omitempty"`
 	State   TokenState `protobuf:"varint,5,opt,name=state,proto3,enum=brevet.v1.TokenState" json:"state,omitempty"`
@@ -104,8 +106,16 @@ type EnrollmentToken struct {
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// The cause of the token's revocation, in words. Empty if the token is not revoked.
 	RevocationCause string `protobuf:"bytes,10,opt,name=revocation_cause,json=revocationCause,proto3" json:"revocation_cause,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The pattern, kind and labels of the identities that can enroll with the token. Empty for a token of one identity.
+	Pattern string            `protobuf:"bytes,11,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	Kind    IdentityKind      `protobuf:"varint,12,opt,name=kind,proto3,enum=brevet.v1.IdentityKind" json:"kind,omitempty"`
+	Labels  map[string]string `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The networks from which the token can be used, such as "10.2.0.0/16". Empty for all.
+	Networks []string `protobuf:"bytes,14,rep,name=networks,proto3" json:"networks,omitempty"`
+	// The hash of the only key for which the token can be used. Empty for any key.
+	KeyHash       []byte `protobuf:"bytes,15,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnrollmentToken) Reset() {
@@ -208,9 +218,44 @@ func (x *EnrollmentToken) GetRevocationCause() string {
 	return ""
 }
 
+func (x *EnrollmentToken) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *EnrollmentToken) GetKind() IdentityKind {
+	if x != nil {
+		return x.Kind
+	}
+	return IdentityKind_IDENTITY_KIND_UNSPECIFIED
+}
+
+func (x *EnrollmentToken) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *EnrollmentToken) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *EnrollmentToken) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
 type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The identity to enroll: a path such as "device/42", or the full SPIFFE ID.
+	// The identity to enroll: a path such as "device/42", or the full SPIFFE ID. Empty if pattern is set.
 	Identity string `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
 	// The lifetime of the token: one second to 30 days. If unset, it is one hour.
 	Lifetime *durationpb.Duration `protobuf:"bytes,2,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
@@ -221,7 +266,20 @@ type CreateTokenRequest struct {
 	// store the secret. A repeated request revokes the first token, and returns a new one with the same expiry. At any
 	// time, at most one of them can be used. If the first token was presented or revoked, has expired, or its identity
 	// has changed, the server refuses the repeated request.
-	RequestId     []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId []byte `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// A regular expression (RE2) that must match the whole path of an identity, such as "sensor/S[0-9]{6}". It must begin
+	// with a literal path segment and a slash, and have at most 256 bytes. The EnrollRequest then names one identity that
+	// matches, and that has not enrolled before. If it does not exist, the server registers it. If pattern is set, the
+	// token cannot replace certificates.
+	Pattern string `protobuf:"bytes,5,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	// The kind, profile and labels of an identity that matches the pattern. It may have no names and no subject of
+	// evidence. Unset if pattern is not set.
+	Spec *IdentitySpec `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`
+	// At most 16 networks from which the token can be used, such as "10.2.0.0/16" or "2001:db8::/32". The server compares
+	// the address of the TCP connection: behind a proxy or NAT, it is that of the last one of them. Empty for all.
+	Networks []string `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"`
+	// The SHA-256 of the SubjectPublicKeyInfo of the only key for which the token can be used. Empty for any key.
+	KeyHash       []byte `protobuf:"bytes,8,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -280,6 +338,34 @@ func (x *CreateTokenRequest) GetReplace() bool {
 func (x *CreateTokenRequest) GetRequestId() []byte {
 	if x != nil {
 		return x.RequestId
+	}
+	return nil
+}
+
+func (x *CreateTokenRequest) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *CreateTokenRequest) GetSpec() *IdentitySpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *CreateTokenRequest) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *CreateTokenRequest) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
 	}
 	return nil
 }
@@ -655,7 +741,7 @@ var File_brevet_v1_token_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_token_proto_rawDesc = "" +
 	"\n" +
-	"\x15brevet/v1/token.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x03\n" +
+	"\x15brevet/v1/token.proto\x12\tbrevet.v1\x1a\x18brevet/v1/identity.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x05\n" +
 	"\x0fEnrollmentToken\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x18\n" +
@@ -670,13 +756,25 @@ const file_brevet_v1_token_proto_rawDesc = "" +
 	"\vexpire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12)\n" +
 	"\x10revocation_cause\x18\n" +
-	" \x01(\tR\x0frevocationCause\"\xa0\x01\n" +
+	" \x01(\tR\x0frevocationCause\x12\x18\n" +
+	"\apattern\x18\v \x01(\tR\apattern\x12+\n" +
+	"\x04kind\x18\f \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12>\n" +
+	"\x06labels\x18\r \x03(\v2&.brevet.v1.EnrollmentToken.LabelsEntryR\x06labels\x12\x1a\n" +
+	"\bnetworks\x18\x0e \x03(\tR\bnetworks\x12\x19\n" +
+	"\bkey_hash\x18\x0f \x01(\fR\akeyHash\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x02\n" +
 	"\x12CreateTokenRequest\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\x125\n" +
 	"\blifetime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x18\n" +
 	"\areplace\x18\x03 \x01(\bR\areplace\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\fR\trequestId\"\x83\x01\n" +
+	"request_id\x18\x04 \x01(\fR\trequestId\x12\x18\n" +
+	"\apattern\x18\x05 \x01(\tR\apattern\x12+\n" +
+	"\x04spec\x18\x06 \x01(\v2\x17.brevet.v1.IdentitySpecR\x04spec\x12\x1a\n" +
+	"\bnetworks\x18\a \x03(\tR\bnetworks\x12\x19\n" +
+	"\bkey_hash\x18\b \x01(\fR\akeyHash\"\x83\x01\n" +
 	"\x13CreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x19\n" +
 	"\btoken_id\x18\x02 \x01(\tR\atokenId\x12;\n" +
@@ -734,7 +832,7 @@ func file_brevet_v1_token_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_token_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_brevet_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_brevet_v1_token_proto_goTypes = []any{
 	(TokenState)(0),               // 0: brevet.v1.TokenState
 	(*EnrollmentToken)(nil),       // 1: brevet.v1.EnrollmentToken
@@ -744,30 +842,36 @@ var file_brevet_v1_token_proto_goTypes = []any{
 	(*ListTokensResponse)(nil),    // 5: brevet.v1.ListTokensResponse
 	(*RevokeTokenRequest)(nil),    // 6: brevet.v1.RevokeTokenRequest
 	(*RevokeTokenResponse)(nil),   // 7: brevet.v1.RevokeTokenResponse
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
+	nil,                           // 8: brevet.v1.EnrollmentToken.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(IdentityKind)(0),             // 10: brevet.v1.IdentityKind
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(*IdentitySpec)(nil),          // 12: brevet.v1.IdentitySpec
 }
 var file_brevet_v1_token_proto_depIdxs = []int32{
 	0,  // 0: brevet.v1.EnrollmentToken.state:type_name -> brevet.v1.TokenState
-	8,  // 1: brevet.v1.EnrollmentToken.create_time:type_name -> google.protobuf.Timestamp
-	8,  // 2: brevet.v1.EnrollmentToken.expire_time:type_name -> google.protobuf.Timestamp
-	9,  // 3: brevet.v1.CreateTokenRequest.lifetime:type_name -> google.protobuf.Duration
-	8,  // 4: brevet.v1.CreateTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 5: brevet.v1.ListTokensRequest.states:type_name -> brevet.v1.TokenState
-	8,  // 6: brevet.v1.ListTokensRequest.create_start_time:type_name -> google.protobuf.Timestamp
-	8,  // 7: brevet.v1.ListTokensRequest.create_end_time:type_name -> google.protobuf.Timestamp
-	1,  // 8: brevet.v1.ListTokensResponse.tokens:type_name -> brevet.v1.EnrollmentToken
-	2,  // 9: brevet.v1.TokenService.CreateToken:input_type -> brevet.v1.CreateTokenRequest
-	4,  // 10: brevet.v1.TokenService.ListTokens:input_type -> brevet.v1.ListTokensRequest
-	6,  // 11: brevet.v1.TokenService.RevokeToken:input_type -> brevet.v1.RevokeTokenRequest
-	3,  // 12: brevet.v1.TokenService.CreateToken:output_type -> brevet.v1.CreateTokenResponse
-	5,  // 13: brevet.v1.TokenService.ListTokens:output_type -> brevet.v1.ListTokensResponse
-	7,  // 14: brevet.v1.TokenService.RevokeToken:output_type -> brevet.v1.RevokeTokenResponse
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	9,  // 1: brevet.v1.EnrollmentToken.create_time:type_name -> google.protobuf.Timestamp
+	9,  // 2: brevet.v1.EnrollmentToken.expire_time:type_name -> google.protobuf.Timestamp
+	10, // 3: brevet.v1.EnrollmentToken.kind:type_name -> brevet.v1.IdentityKind
+	8,  // 4: brevet.v1.EnrollmentToken.labels:type_name -> brevet.v1.EnrollmentToken.LabelsEntry
+	11, // 5: brevet.v1.CreateTokenRequest.lifetime:type_name -> google.protobuf.Duration
+	12, // 6: brevet.v1.CreateTokenRequest.spec:type_name -> brevet.v1.IdentitySpec
+	9,  // 7: brevet.v1.CreateTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 8: brevet.v1.ListTokensRequest.states:type_name -> brevet.v1.TokenState
+	9,  // 9: brevet.v1.ListTokensRequest.create_start_time:type_name -> google.protobuf.Timestamp
+	9,  // 10: brevet.v1.ListTokensRequest.create_end_time:type_name -> google.protobuf.Timestamp
+	1,  // 11: brevet.v1.ListTokensResponse.tokens:type_name -> brevet.v1.EnrollmentToken
+	2,  // 12: brevet.v1.TokenService.CreateToken:input_type -> brevet.v1.CreateTokenRequest
+	4,  // 13: brevet.v1.TokenService.ListTokens:input_type -> brevet.v1.ListTokensRequest
+	6,  // 14: brevet.v1.TokenService.RevokeToken:input_type -> brevet.v1.RevokeTokenRequest
+	3,  // 15: brevet.v1.TokenService.CreateToken:output_type -> brevet.v1.CreateTokenResponse
+	5,  // 16: brevet.v1.TokenService.ListTokens:output_type -> brevet.v1.ListTokensResponse
+	7,  // 17: brevet.v1.TokenService.RevokeToken:output_type -> brevet.v1.RevokeTokenResponse
+	15, // [15:18] is the sub-list for method output_type
+	12, // [12:15] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_token_proto_init() }
@@ -775,6 +879,7 @@ func file_brevet_v1_token_proto_init() {
 	if File_brevet_v1_token_proto != nil {
 		return
 	}
+	file_brevet_v1_identity_proto_init()
 	file_brevet_v1_token_proto_msgTypes[5].OneofWrappers = []any{
 		(*RevokeTokenRequest_TokenId)(nil),
 		(*RevokeTokenRequest_CreatedBy)(nil),
@@ -785,7 +890,7 @@ func file_brevet_v1_token_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_token_proto_rawDesc), len(file_brevet_v1_token_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

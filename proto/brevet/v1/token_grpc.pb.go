@@ -30,7 +30,8 @@ const (
 //
 // TokenService creates, lists and revokes one-time enrollment tokens. Only operators may call it.
 type TokenServiceClient interface {
-	// CreateToken creates a token with which one identity can enroll. Only the response contains its secret.
+	// CreateToken creates a token with which one identity can enroll: the one in the request, or one that matches a
+	// pattern. Only the response contains its secret.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	// ListTokens returns the records of tokens, one page at a time: the newest first, and those created in the same
 	// millisecond by descending hash of their secret.
@@ -87,7 +88,8 @@ func (c *tokenServiceClient) RevokeToken(ctx context.Context, in *RevokeTokenReq
 //
 // TokenService creates, lists and revokes one-time enrollment tokens. Only operators may call it.
 type TokenServiceServer interface {
-	// CreateToken creates a token with which one identity can enroll. Only the response contains its secret.
+	// CreateToken creates a token with which one identity can enroll: the one in the request, or one that matches a
+	// pattern. Only the response contains its secret.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	// ListTokens returns the records of tokens, one page at a time: the newest first, and those created in the same
 	// millisecond by descending hash of their secret.

@@ -77,8 +77,8 @@ CREATE TABLE identity_labels (
 CREATE TABLE tokens (
     id         INTEGER PRIMARY KEY,
     token      BLOB    NOT NULL UNIQUE CHECK (length(token) = 32), -- the hash of the secret
-    identity   INTEGER NOT NULL REFERENCES identities (id),
-    revision   INTEGER NOT NULL, -- of the identity, when the token was created
+    identity   INTEGER REFERENCES identities (id), -- NULL for a token with a pattern that is not bound
+    revision   INTEGER NOT NULL, -- of the identity, when the token was created, or a token with a pattern was bound
     profile    TEXT    NOT NULL,
     expires_at INTEGER NOT NULL,
     replaces   INTEGER NOT NULL CHECK (replaces IN (0, 1)),
@@ -91,6 +91,14 @@ CREATE TABLE tokens (
     creator_certificate BLOB CHECK (length(creator_certificate) = 52), -- issuer ID and serial number
     era        INTEGER NOT NULL, -- the number of earlier revocations of all tokens of its creator
     revoked    TEXT, -- why this token was revoked, unless all tokens of its creator were
+    pattern    TEXT, -- of the identities that it can enroll, whose kind and labels (JSON) follow; NULL for one identity
+    kind       INTEGER,
+    labels     TEXT,
+    networks   TEXT, -- from which it can be used, as JSON; NULL for all
+    required_key BLOB CHECK (length(required_key) = 32), -- hash of the only key for which it can be used; NULL for any
+    CHECK ((pattern IS NULL) = (kind IS NULL)),
+    CHECK ((pattern IS NULL) = (labels IS NULL)),
+    CHECK (identity IS NOT NULL OR pattern IS NOT NULL AND request IS NULL),
     CHECK ((request IS NULL) = (key_hash IS NULL)),
     CHECK ((creator IS NULL) = (creator_certificate IS NULL))
 ) STRICT;

@@ -1,5 +1,5 @@
-// Package column encodes serial numbers, hashes, references, subjects of evidence, terms of enrollments and the items
-// of intents as columns of the store's tables, and decodes them. It also decodes statuses and labels. Package engine
+// Package column encodes serial numbers, hashes, references, subjects of evidence, terms of enrollments, tokens and the
+// items of intents as columns of the store's tables, and decodes them. It also decodes statuses and labels. Package engine
 // encodes times.
 package column
 
