@@ -34,6 +34,9 @@ type Claim struct {
 	Token pki.TokenID
 	// Replace allows the caller to enroll an identity that is already enrolled.
 	Replace bool
+	// Recovery is set if the evidence is an expired certificate of Identity. The claim allows recovering the identity: the
+	// guard of the certificate has this condition.
+	Recovery pki.Recovery
 	// Actor is recorded in the log as the author of the enrollment.
 	Actor pki.Actor
 }
@@ -196,6 +199,9 @@ func (c Claims) guard() pki.Guard {
 		}
 		if !k.Nonce.IsZero() {
 			g.Nonces = append(g.Nonces, k.Nonce)
+		}
+		if !k.Recovery.IsZero() {
+			g.Recovery = k.Recovery
 		}
 	}
 	return g

@@ -30,6 +30,9 @@ type Identity struct {
 	// Rule is the name of the rule of the policy that registered the identity. It is empty if an operator or a part of
 	// Brevet did. It never changes.
 	Rule string
+	// Recoveries is how often in a row the identity has recovered with the key of an expired certificate. An enrollment with
+	// other evidence, and a renewal, set it to zero.
+	Recoveries int
 }
 
 // Registration is a request to register an identity.
@@ -191,6 +194,8 @@ type IssuanceQuery struct {
 	Nonces []pki.Nonce
 	// MaxUnexpired is the number at which the count of unexpired certificates stops.
 	MaxUnexpired int
+	// Recovery is the condition of a request that recovers the identity. It is zero for other requests.
+	Recovery pki.Recovery
 }
 
 // IssuanceState holds the records that a decision about a request for a certificate is based on.
@@ -204,6 +209,8 @@ type IssuanceState struct {
 	KeyRefusal *pki.Refusal
 	// NonceRefusal is the refusal that a guard for the nonces in the query would return, or nil.
 	NonceRefusal *pki.Refusal
+	// Recovery is the state of a recovery. It is zero if the query has none.
+	Recovery RecoveryState
 	// Unexpired is the number of certificates of the identity, in any state, whose NotAfter is later than the query's At.
 	// It is at most the query's MaxUnexpired.
 	Unexpired int
@@ -219,6 +226,14 @@ type Predecessor struct {
 	IssuedAt, NotAfter time.Time
 	// Superseded is true if the renewal of the certificate revoked it. See pki.Guard.Supersedes.
 	Superseded bool
+}
+
+// RecoveryState is the state of a recovery that a query names.
+type RecoveryState struct {
+	// Newest is the newest certificate of the identity, which the new one succeeds.
+	Newest pki.CertRef
+	// Refusal is the refusal that a guard for the recovery would return, or nil.
+	Refusal *pki.Refusal
 }
 
 // PriorIssuance is the certificate that was issued for an earlier request, and the hash of its key.

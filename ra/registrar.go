@@ -146,11 +146,14 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * r.maxUnexpired,
 	}
 	guard := claims.guard()
-	guard.Subject, q.Nonces = g.Subject, guard.Nonces
+	guard.Subject, q.Nonces, q.Recovery = g.Subject, guard.Nonces, guard.Recovery
+	recovers := !guard.Recovery.IsZero()
 	decide := func(st IssuanceState) (*ca.Draft, error) {
 		if err := g.check(st.Identity, c, &e); err != nil {
 			return nil, err
 		}
+		guard := guard
+		guard.Predecessor = st.Recovery.Newest
 		return r.decide(st, c, ca.Request{
 			RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
 		})
@@ -162,14 +165,20 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	if st.Prior != nil {
 		return answered(st.Prior, c.keyHash)
 	}
+	if st.Recovery.Refusal != nil {
+		return none, st.Recovery.Refusal
+	}
 	id := st.Identity
 	d, err := decide(st)
 	if err != nil {
 		return none, err
 	}
-	if id.State == pki.Enrolled && !g.Replace {
+	if id.State == pki.Enrolled && !g.Replace && !recovers {
 		return none, pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
 			"%s is already enrolled", id.ID)
+	}
+	if recovers && g.Subject.IsZero() {
+		g.Subject = id.Subject // the evidence is about no subject, and the identity stays tied to its own
 	}
 	if id.State == pki.Enrolled && !claims.replaces() && id.Subject != g.Subject {
 		return none, id.ID.EvidenceConflict() // an identity that is tied to no device needs the operator's word
@@ -182,7 +191,7 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	}
 	// From here on, a canceled request does not stop the work. The lock is held until the outcome is recorded.
 	ctx = context.WithoutCancel(ctx)
-	if id.State == pki.Enrolled {
+	if id.State == pki.Enrolled && !recovers {
 		// The old certificates are revoked before the new one is issued, so that two holders never both have a good one.
 		if err := r.superseder.Supersede(ctx, id.ID, claims.actor()); err != nil {
 			return none, fmt.Errorf("supersede the certificates of %s: %w", id.ID, err)
@@ -359,7 +368,7 @@ func (r *Registrar) decide(st IssuanceState, c csr, req ca.Request) (*ca.Draft, 
 	req.Identity, req.Profile, req.Key = id.ID, id.Profile, c.key
 	req.Names = ca.Names{DNS: id.DNSNames, IPs: id.IPAddresses}
 	req.Guard.Identity, req.Guard.Revision, req.Guard.Key = id.ID, id.Revision, c.keyHash
-	req.Guard.Supersedes = p.RenewalRevokes() && !req.Guard.Predecessor.IsZero()
+	req.Guard.Supersedes = (p.RenewalRevokes() || req.Guard.LosesPredecessor()) && !req.Guard.Predecessor.IsZero()
 	req.Guard.MaxUnexpired = r.bound(st, p, req)
 	if err := checkRenewalLifetime(p, req); err != nil {
 		return nil, err

@@ -34,8 +34,8 @@ func TestExamplesInTheDocument(t *testing.T) {
 			}
 		}
 	}
-	if policies != 5 || cases != 15 {
-		t.Errorf("the document has %d policies and %d cases, want 5 and 15", policies, cases)
+	if policies != 6 || cases != 18 {
+		t.Errorf("the document has %d policies and %d cases, want 6 and 18", policies, cases)
 	}
 }
 

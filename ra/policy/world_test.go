@@ -7,10 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/policy"
+	"github.com/brevet-pki/brevet/ra/recovery"
 	"github.com/brevet-pki/brevet/ra/token"
 )
 
@@ -49,8 +52,14 @@ func kinds() []policy.Kind {
 				"jwt.kubernetes.pod_uid": ra.FactString, "jwt.kubernetes.node": ra.FactString,
 			},
 		},
+		policy.KindOf(pki.EvidenceRecovery, new(recovery.Authenticator), anySection{}),
 	}
 }
+
+// anySection is a section that accepts all values.
+type anySection struct{}
+
+func (anySection) Check(*yaml.Node) error { return nil }
 
 // profiles are the built-in profiles.
 type profiles map[string]*ca.Profile

@@ -12,20 +12,26 @@ import (
 	"github.com/brevet-pki/brevet/ra/jwt"
 	"github.com/brevet-pki/brevet/ra/nonce"
 	"github.com/brevet-pki/brevet/ra/policy"
+	"github.com/brevet-pki/brevet/ra/recovery"
 	"github.com/brevet-pki/brevet/ra/token"
 	"github.com/brevet-pki/brevet/ra/tpm"
 	"github.com/brevet-pki/brevet/ra/x5c"
 )
 
-// Compiler compiles documents. Tokens and Nonces may be nil for documents that are only checked, and serve no requests.
+// Compiler compiles documents. Tokens, Certificates and Nonces may be nil for documents that are only checked, and serve no
+// requests.
 type Compiler struct {
 	TrustDomain string
 	Profiles    policy.Profiles
 	Tokens      token.Store
-	Nonces      *nonce.Sealer
-	Files       *Files
-	Clock       func() time.Time
-	Log         *slog.Logger
+	// Certificates reads the certificates with which identities recover, and Retention is how long it keeps them after
+	// their expiry.
+	Certificates recovery.Store
+	Retention    time.Duration
+	Nonces       *nonce.Sealer
+	Files        *Files
+	Clock        func() time.Time
+	Log          *slog.Logger
 }
 
 // Compiled is a document that was compiled: a revision of the policy, and its rules.
@@ -70,6 +76,16 @@ func (c Compiled) jwts() *jwt.Authenticator {
 	return a
 }
 
+// Grace returns how long after its expiry a certificate can recover its identity. It is zero if the revision allows no
+// recoveries.
+func (c Compiled) Grace() time.Duration {
+	a, ok := c.Authenticators[pki.EvidenceRecovery].(*recovery.Authenticator)
+	if !ok {
+		return 0
+	}
+	return a.Grace()
+}
+
 // sectionError is a policy.Section that was decoded before: it reports what was found.
 type sectionError struct{ err error }
 
@@ -110,6 +126,12 @@ func (c Compiler) kinds() []kind {
 				return nil, err
 			}
 			return orNil(jwt.New(from, c.Clock, c.Log))
+		}},
+		{pki.EvidenceRecovery, true, new(recovery.Authenticator), func(section *yaml.Node) (ra.Authenticator, error) {
+			if section == nil {
+				return nil, nil //nolint:nilnil // the kind is not accepted
+			}
+			return orNil(c.recovery(section))
 		}},
 	}
 }

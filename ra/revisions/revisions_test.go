@@ -39,7 +39,7 @@ func compiler(t *testing.T) revisions.Compiler {
 	}
 	log := slog.New(slog.DiscardHandler)
 	return revisions.Compiler{
-		TrustDomain: "fleet.example", Profiles: all, Files: revisions.NewFiles(t.TempDir(), log), Clock: time.Now, Log: log,
+		TrustDomain: "fleet.example", Profiles: all, Files: revisions.NewFiles(t.TempDir(), log), Clock: time.Now, Log: log, Retention: 48 * time.Hour,
 	}
 }
 

@@ -338,6 +338,10 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 		have.Identity, have.KeyRefusal = id.Identity, s.keyState(q.Key, q.Identity).Check()
 		have.Unexpired = s.unexpired(q.Identity, q.At, q.MaxUnexpired)
 		have.NonceRefusal = rules.CheckNonces(q.Nonces, s.anyUsed(q.Nonces), q.At)
+		if !q.Recovery.IsZero() {
+			on := s.recovery(q.Identity, q.Recovery, q.Key, q.At)
+			have.Recovery = ra.RecoveryState{Newest: on.Newest.Ref, Refusal: on.Check(q.Identity, q.Recovery, q.At)}
+		}
 		var before *cert
 		if !q.Predecessor.IsZero() {
 			if before = s.certificateOf(q.Identity, q.Predecessor); before == nil {

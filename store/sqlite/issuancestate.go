@@ -15,6 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/recovery"
 )
 
 // selectIssuanceState selects an identity, the certificate to renew, the certificate that was issued for the request ID, the
@@ -79,6 +80,13 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issuance
 		err = r.db.file.Look(ctx, what, func(ctx context.Context, conn *sql.Conn) error {
 			used, err := nonceUsed(ctx, conn, q.Nonces)
 			st.NonceRefusal = rules.CheckNonces(q.Nonces, used, q.At)
+			return err
+		})
+	}
+	if err == nil && !q.Recovery.IsZero() {
+		err = r.db.file.Read(ctx, what, func(ctx context.Context, tx *sql.Tx) error {
+			have, err := recovery.Read(ctx, tx, q.Identity, q.Recovery, q.Key, q.At)
+			st.Recovery = ra.RecoveryState{Newest: have.Newest.Ref, Refusal: have.Check(q.Identity, q.Recovery, q.At)}
 			return err
 		})
 	}

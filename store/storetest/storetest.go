@@ -73,6 +73,7 @@ var registration = suite{
 	"token revocations": testTokenRevocations, "certificates": testCertificates, "changes": testChanges,
 	"identity changes": testIdentityChanges, "log": testLog, "replay": testReplay, "evidence": testEvidence, "policies": testPolicies,
 	"two handles": testTwoHandles, "lists": testLists, "requests": testRequests, "totals": testTotals,
+	"recovery": testRecovery,
 }
 
 // rest contains the other tests.

@@ -19,6 +19,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/cli/output"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/ra/revisions"
+	"github.com/brevet-pki/brevet/store/retention"
 )
 
 // maxPolicyFile is one byte more than the maximum size of a policy. A longer file is refused when it is checked.
@@ -65,7 +66,7 @@ func (f *policyFlags) add(cmd *cobra.Command) {
 // compiler returns a compiler that only checks.
 func (f *policyFlags) compiler() (revisions.Compiler, error) {
 	log := slog.New(slog.DiscardHandler)
-	e := revisions.Compiler{TrustDomain: offlineTrustDomain, Files: revisions.NewFiles("", log), Clock: time.Now, Log: log}
+	e := revisions.Compiler{TrustDomain: offlineTrustDomain, Files: revisions.NewFiles("", log), Clock: time.Now, Log: log, Retention: retention.Default}
 	configs, err := ca.DefaultProfiles()
 	if err != nil {
 		return e, err
@@ -77,7 +78,7 @@ func (f *policyFlags) compiler() (revisions.Compiler, error) {
 			return e, err
 		}
 		maps.Copy(configs, c.Profiles)
-		e.TrustDomain, publicURL = c.TrustDomain, c.PublicURL
+		e.TrustDomain, publicURL, e.Retention = c.TrustDomain, c.PublicURL, c.Retention
 	}
 	profiles := offlineProfiles{}
 	for name, config := range configs {

@@ -170,7 +170,10 @@ type Identity struct {
 	EvidenceSubject string `protobuf:"bytes,9,opt,name=evidence_subject,json=evidenceSubject,proto3" json:"evidence_subject,omitempty"`
 	// The name of the rule of the policy that registered the identity. It never changes. Empty if an operator or the server
 	// itself registered the identity.
-	Rule          string `protobuf:"bytes,10,opt,name=rule,proto3" json:"rule,omitempty"`
+	Rule string `protobuf:"bytes,10,opt,name=rule,proto3" json:"rule,omitempty"`
+	// How often in a row the identity has recovered with the key of an expired certificate. An enrollment with other
+	// evidence, and a renewal before expiry, set it to zero. The policy limits it.
+	Recoveries    int32 `protobuf:"varint,13,opt,name=recoveries,proto3" json:"recoveries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -273,6 +276,13 @@ func (x *Identity) GetRule() string {
 		return x.Rule
 	}
 	return ""
+}
+
+func (x *Identity) GetRecoveries() int32 {
+	if x != nil {
+		return x.Recoveries
+	}
+	return 0
 }
 
 // IdentitySpec holds the attributes of an identity that operators choose.
@@ -1205,7 +1215,7 @@ var File_brevet_v1_identity_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc4\x03\n" +
+	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x03\n" +
 	"\bIdentity\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
@@ -1218,7 +1228,10 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\brevision\x18\b \x01(\x03R\brevision\x12)\n" +
 	"\x10evidence_subject\x18\t \x01(\tR\x0fevidenceSubject\x12\x12\n" +
 	"\x04rule\x18\n" +
-	" \x01(\tR\x04rule\x1a9\n" +
+	" \x01(\tR\x04rule\x12\x1e\n" +
+	"\n" +
+	"recoveries\x18\r \x01(\x05R\n" +
+	"recoveries\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9f\x02\n" +

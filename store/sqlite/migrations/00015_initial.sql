@@ -59,6 +59,7 @@ CREATE TABLE identities (
     created_at   INTEGER NOT NULL,
     subject      BLOB CHECK (length(subject) = 33), -- of its evidence: the number of the kind, and the hash
     rule         INTEGER REFERENCES policy_rules (id), -- that registered it; NULL for an operator or a part of Brevet
+    recoveries   INTEGER NOT NULL DEFAULT 0, -- in a row, with the keys of expired certificates
     CHECK ((state = 3) = (resumes IS NOT NULL))
 ) STRICT;
 CREATE UNIQUE INDEX identities_by_subject ON identities (subject) WHERE subject IS NOT NULL;
