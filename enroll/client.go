@@ -183,6 +183,14 @@ func wireEvidence(all []pki.Evidence) ([]*brevetv1.Evidence, error) {
 			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_X5C{X5C: &brevetv1.X5CEvidence{
 				Certificates: x.Certificates, Challenge: x.Challenge, Signature: x.Signature,
 			}}})
+		case pki.EvidenceRecovery:
+			r, err := pki.ParseRecoveryEvidence(e.Value)
+			if err != nil {
+				return nil, err
+			}
+			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Recovery{Recovery: &brevetv1.RecoveryEvidence{
+				IssuerId: r.IssuerID, Serial: r.Serial, PublicKey: r.PublicKey, Challenge: r.Challenge, Signature: r.Signature,
+			}}})
 		case pki.EvidenceJWT:
 			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Jwt{Jwt: &brevetv1.JWTEvidence{Token: e.Value}}})
 		default:

@@ -14,19 +14,29 @@ import (
 )
 
 // obtain tries once to get a new credential. If the current one is valid, obtain renews it. Otherwise it enrolls with a
-// token, or else with the attestation of its TPM.
+// token, or else recovers with the key of the expired certificate, or else enrolls with the attestation of its TPM.
 func (a *Agent) obtain(ctx context.Context) error {
 	pair := a.Pair()
+	by, recovers := a.config.Authority.(recoverer)
 	if pair == nil || pair.Expired(a.now()) {
 		token, err := a.token()
-		switch {
-		case err == nil:
+		if err == nil {
 			return a.enroll(ctx, token)
-		case a.config.Attestation != nil:
-			return a.attest(ctx)
-		default:
-			return a.needsToken(err)
 		}
+		var refused error
+		if pair != nil && recovers {
+			refused = a.recover(ctx, by, pair)
+			if refused == nil {
+				return nil
+			}
+			if !final(refused) {
+				return fmt.Errorf("%s, and recovering with its key failed: %w", a.whyToken(), refused)
+			}
+		}
+		if a.config.Attestation != nil {
+			return a.attest(ctx)
+		}
+		return a.needsToken(refused, err)
 	}
 	err := a.renew(ctx, pair)
 	if err != nil {
@@ -40,6 +50,9 @@ func (a *Agent) obtain(ctx context.Context) error {
 		if !errors.Is(tokenErr, ErrNoToken) {
 			a.config.Log.Warn("the renewal was refused and reading a token failed, keeping the current credential",
 				"error", tokenErr)
+		}
+		if refusal, _ := pki.AsRefusal(err); recovers && refusal.Rule == pki.RuleExpired { // by the server's clock
+			return a.recover(ctx, by, pair)
 		}
 		return err
 	}
@@ -63,7 +76,17 @@ func (a *Agent) token() (Token, error) {
 }
 
 // needsToken returns an error that says why the agent needs a token, and why it has none. err is the second reason.
-func (a *Agent) needsToken(err error) error {
+// refused is why the agent cannot recover, or nil.
+func (a *Agent) needsToken(refused, err error) error {
+	why := a.whyToken()
+	if refused != nil {
+		why += fmt.Sprintf(", the server does not let it recover (%s)", failureOf(refused, 1, time.Time{}))
+	}
+	return fmt.Errorf("%s, and %w: ask an operator for an enrollment token and give it to the agent", why, err)
+}
+
+// whyToken returns why the agent cannot renew.
+func (a *Agent) whyToken() string {
 	why := "there is no credential yet"
 	if p := a.Pair(); p != nil {
 		why = fmt.Sprintf("the certificate of %s expired at %s by this machine's clock", p.ID(), p.Certificate.NotAfter.Format(time.RFC3339))
@@ -73,7 +96,7 @@ func (a *Agent) needsToken(err error) error {
 	} else if a.broken != nil {
 		why = a.broken.Error()
 	}
-	return fmt.Errorf("%s, and %w: ask an operator for an enrollment token and give it to the agent", why, err)
+	return why
 }
 
 // enroll sends one Enroll request with a token, and installs the issued credential.
@@ -171,6 +194,14 @@ func (a *Agent) renew(ctx context.Context, current *Pair) error {
 	if err != nil {
 		return err
 	}
+	if err := a.succeeds(pair, current); err != nil {
+		return err
+	}
+	return a.install(pair)
+}
+
+// succeeds returns an error if a new pair cannot replace the current one.
+func (a *Agent) succeeds(pair, current *Pair) error {
 	if pair.ID() != current.ID() {
 		return fmt.Errorf("the new certificate names %s instead of %s and is discarded",
 			pair.ID(), current.ID())
@@ -180,7 +211,7 @@ func (a *Agent) renew(ctx context.Context, current *Pair) error {
 		return fmt.Errorf("the new certificate is not valid before %s by this machine's clock, and the current one is until then: "+
 			"check this machine's clock, then the server's", from.Format(time.RFC3339))
 	}
-	return a.install(pair)
+	return nil
 }
 
 // sameKey reports whether two keys have the same public key.
@@ -211,6 +242,19 @@ func (a *Agent) refused(err error) error {
 
 // check makes a pair from the Authority's response. It returns an error if the pair cannot be used.
 func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
+	pair, err := a.newPair(c, r, from)
+	if err != nil {
+		return nil, err
+	}
+	if pair.Expired(a.now()) {
+		return nil, fmt.Errorf("the issued certificate expired at %s by this machine's clock and is discarded: set the clock",
+			c.Certificate.NotAfter.Format(time.RFC3339))
+	}
+	return pair, nil
+}
+
+// newPair makes a pair from the Authority's response, which may have expired.
+func (a *Agent) newPair(c Credential, r pending, from Origin) (*Pair, error) {
 	now := a.now()
 	from.Obtained, from.Renewal, from.BundleRevision, from.TPM = now.UTC().Round(0), c.Renewal, c.BundleRevision, homeOf(r.key)
 	if c.Server != "" {
@@ -219,10 +263,6 @@ func (a *Agent) check(c Credential, r pending, from Origin) (*Pair, error) {
 	pair, err := NewPair(c, r.key, from, now)
 	if err != nil {
 		return nil, fmt.Errorf("the issued certificate is discarded: %w", err)
-	}
-	if pair.Expired(now) {
-		return nil, fmt.Errorf("the issued certificate expired at %s by this machine's clock and is discarded: set the clock",
-			c.Certificate.NotAfter.Format(time.RFC3339))
 	}
 	return pair, nil
 }

@@ -73,6 +73,8 @@ func prove(
 var wireKinds = map[pki.EvidenceKind]brevetv1.EvidenceKind{
 	pki.EvidenceX5C: brevetv1.EvidenceKind_EVIDENCE_KIND_X5C,
 	pki.EvidenceTPM: brevetv1.EvidenceKind_EVIDENCE_KIND_TPM,
+
+	pki.EvidenceRecovery: brevetv1.EvidenceKind_EVIDENCE_KIND_RECOVERY,
 }
 
 // factory is a Prover with the certificate that the manufacturer gave to the device.
@@ -150,6 +152,6 @@ func statementOptions(key crypto.PublicKey) (crypto.SignerOpts, error) {
 	case ed25519.PublicKey:
 		return crypto.Hash(0), nil
 	default:
-		return nil, fmt.Errorf("the key of the factory certificate is a %T: use ECDSA, RSA or Ed25519", key)
+		return nil, fmt.Errorf("the key of the certificate is a %T: use ECDSA, RSA or Ed25519", key)
 	}
 }

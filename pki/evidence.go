@@ -19,10 +19,14 @@ const (
 	EvidenceX5C   EvidenceKind = 2 // a certificate of the manufacturer and a signature with its key, see X5CEvidence
 	EvidenceTPM   EvidenceKind = 3 // the attestation of a key in a TPM 2.0, see attest.Response
 	EvidenceJWT   EvidenceKind = 4 // a JSON Web Token in compact serialization, in ASCII
+	// EvidenceRecovery is an expired certificate of the identity and a signature with its key, see RecoveryEvidence.
+	EvidenceRecovery EvidenceKind = 5
 )
 
 // evidenceNames are the names of the kinds. They are the prefixes of actors.
-var evidenceNames = map[EvidenceKind]string{EvidenceToken: "token", EvidenceX5C: "x5c", EvidenceTPM: "tpm", EvidenceJWT: "jwt"}
+var evidenceNames = map[EvidenceKind]string{
+	EvidenceToken: "token", EvidenceX5C: "x5c", EvidenceTPM: "tpm", EvidenceJWT: "jwt", EvidenceRecovery: "recovery",
+}
 
 // EvidenceKinds returns all kinds.
 func EvidenceKinds() []EvidenceKind { return slices.Sorted(maps.Keys(evidenceNames)) }

@@ -24,6 +24,10 @@ type Guard struct {
 	// Predecessor, the certificate to renew, must be recorded and not revoked. It must not have been renewed with
 	// another key.
 	Predecessor CertRef
+	// Recovery must hold if it is not zero. Predecessor is then the newest certificate of the identity, which may have
+	// expired. It is the certificate in Recovery, or was renewed from it and never renewed itself. In the second case,
+	// Supersedes is set, and the predecessor does not get a successor.
+	Recovery Recovery
 	// Renewed means that the predecessor had already been renewed with this key when the request was decided. If it is
 	// false, the predecessor must still not have been renewed.
 	Renewed bool

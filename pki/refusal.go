@@ -140,6 +140,10 @@ const (
 	RuleExpired            Rule = "certificate.expired"         // the certificate is not valid at this time
 	RuleCertificate        Rule = "certificate.untrusted"       // the certificate is not from this CA, or not for this use
 	RuleRenewalKeyConflict Rule = "renewal.key_conflict"        // the certificate was renewed before with another key
+	RuleRecoveryNewest     Rule = "recovery.not_newest"         // the certificate is not the newest one of its identity
+	RuleRecoveryValid      Rule = "recovery.not_expired"        // the identity has a certificate that is still valid
+	RuleRecoveryGrace      Rule = "recovery.too_late"           // the certificate expired too long ago
+	RuleRecoveryLimit      Rule = "recovery.limit"              // the identity has recovered too often in a row
 	RuleRenewalTooEarly    Rule = "renewal.too_early"           // an early renewal with the maximum of unexpired certificates
 	RuleMaxUnexpired       Rule = "identity.max_unexpired"      // the identity has the maximum of unexpired certificates
 	RuleRequestIDReused    Rule = "request_id.reused"           // the request ID was used for another request
@@ -176,12 +180,13 @@ var classes = map[Rule]Class{
 	RuleKeyReserved: PermissionDenied, RuleKeyInUse: PermissionDenied, RuleKeyCompromised: PermissionDenied,
 	RuleReserved: PermissionDenied, RuleEvidenceConflict: PermissionDenied, RulePolicy: PermissionDenied,
 	RuleHardwareKey: PermissionDenied, RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied,
-	RuleRenewalKeyConflict: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
+	RuleRenewalKeyConflict: PermissionDenied, RuleRecoveryNewest: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
 	RuleAccessLabel: PermissionDenied, RuleAccessSelf: PermissionDenied,
 	RuleTokenIdentity: PermissionDenied, RuleTokenKey: PermissionDenied, RuleTokenNetwork: PermissionDenied,
 	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition,
 	RuleAlreadyEnrolled: FailedPrecondition, RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition,
+	RuleRecoveryValid: FailedPrecondition, RuleRecoveryGrace: FailedPrecondition, RuleRecoveryLimit: FailedPrecondition,
 	RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
 	RuleIdentityRevision: Aborted, RulePolicyRevision: Aborted,
 	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted,

@@ -39,6 +39,9 @@ type Claim struct {
 	Register *NewIdentity
 	// Replace allows the caller to enroll an identity that is already enrolled.
 	Replace bool
+	// Recovery is set if the evidence is an expired certificate of Identity. The claim allows recovering the identity: the
+	// guard of the certificate has this condition.
+	Recovery pki.Recovery
 	// Actor is recorded in the log as the author of the enrollment.
 	Actor pki.Actor
 }
@@ -217,6 +220,9 @@ func (c Claims) guard() pki.Guard {
 		if !k.Nonce.IsZero() {
 			g.Nonces = append(g.Nonces, k.Nonce)
 		}
+		if !k.Recovery.IsZero() {
+			g.Recovery = k.Recovery
+		}
 	}
 	return g
 }
@@ -229,6 +235,11 @@ func (c Claims) registers() *NewIdentity {
 		}
 	}
 	return nil
+}
+
+// recovers reports whether a piece of evidence is the key of an expired certificate.
+func (c Claims) recovers() bool {
+	return slices.ContainsFunc(c, func(k KindClaim) bool { return !k.Recovery.IsZero() })
 }
 
 // replaces reports whether a piece of evidence allows enrolling an identity that is already enrolled.

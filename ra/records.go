@@ -35,6 +35,9 @@ type Identity struct {
 	Terms pki.Terms
 	// Roles are the roles of an operator. Other identities have none.
 	Roles pki.Roles
+	// Recoveries is how often in a row the identity has recovered with the key of an expired certificate. An enrollment with
+	// other evidence, and a renewal, set it to zero.
+	Recoveries int
 }
 
 // Registration is a request to register an identity.
@@ -255,6 +258,8 @@ type IssuanceQuery struct {
 	Nonces  []pki.Nonce
 	// MaxUnexpired is the number at which the count of unexpired certificates stops.
 	MaxUnexpired int
+	// Recovery is the condition of a request that recovers the identity. It is zero for other requests.
+	Recovery pki.Recovery
 }
 
 // IssuanceState holds the records that a decision about a request for a certificate is based on.
@@ -270,6 +275,8 @@ type IssuanceState struct {
 	SubjectRefusal *pki.Refusal
 	// NonceRefusal is the refusal that a guard for the nonces in the query would return, or nil.
 	NonceRefusal *pki.Refusal
+	// Recovery is the state of a recovery. It is zero if the query has none.
+	Recovery RecoveryState
 	// Unexpired is the number of certificates of the identity, in any state, whose NotAfter is later than the query's At.
 	// It is at most the query's MaxUnexpired.
 	Unexpired int
@@ -288,6 +295,14 @@ type Predecessor struct {
 	Superseded bool
 	// SameKey is true if the certificate has the key of the query.
 	SameKey bool
+}
+
+// RecoveryState is the state of a recovery that a query names.
+type RecoveryState struct {
+	// Newest is the newest certificate of the identity, which the new one succeeds.
+	Newest pki.CertRef
+	// Refusal is the refusal that a guard for the recovery would return, or nil.
+	Refusal *pki.Refusal
 }
 
 // PriorIssuance is the certificate that was issued for an earlier request, and the hash of its key.

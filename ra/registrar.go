@@ -180,7 +180,7 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	guard.Subject, guard.Terms = g.Subject, g.terms()
 	q := IssuanceQuery{
 		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * rev.Profiles.MaxUnexpired(),
-		Subject: guard.Subject, Nonces: guard.Nonces,
+		Subject: guard.Subject, Nonces: guard.Nonces, Recovery: guard.Recovery,
 	}
 	st, register, err := r.stateForEnroll(ctx, rev, q, g)
 	if err != nil {
@@ -194,6 +194,15 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	}
 	if have := st.Identity.Subject; g.Chosen && !have.IsZero() && have != g.Subject {
 		return none, g.Identity.EvidenceConflict() // the caller may not choose an identity of another device
+	}
+	if st.Recovery.Refusal != nil {
+		return none, st.Recovery.Refusal
+	}
+	if claims.recovers() {
+		guard.Predecessor = st.Recovery.Newest
+		if guard.Terms, err = st.Identity.Terms.And(guard.Terms); err != nil { // an old key frees from no term
+			return none, err
+		}
 	}
 	d, err := r.decide(rev, st, c, ca.Request{
 		RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
@@ -219,7 +228,7 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 		return none, err
 	}
 	// From here on, a canceled request does not stop the work. The lock is held until the outcome is recorded.
-	cert, err := r.issueEnrolled(context.WithoutCancel(ctx), d, q, st.Identity, register, claims.actor())
+	cert, err := r.issueEnrolled(context.WithoutCancel(ctx), d, q, st.Identity, register, claims)
 	if err != nil {
 		undo()
 	}
@@ -229,16 +238,16 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 // issueEnrolled issues the certificate of an enrollment. It first registers the identity, unless register is nil, and
 // revokes the certificates that the new one replaces. The caller holds the lock of the identity.
 func (r *Registrar) issueEnrolled(
-	ctx context.Context, d *ca.Draft, q IssuanceQuery, id Identity, register *Registration, by pki.Actor,
+	ctx context.Context, d *ca.Draft, q IssuanceQuery, id Identity, register *Registration, claims Claims,
 ) (ca.Certificate, error) {
 	if register != nil {
-		if _, err := r.store.CreateIdentity(ctx, *register, by); err != nil {
+		if _, err := r.store.CreateIdentity(ctx, *register, claims.actor()); err != nil {
 			return ca.Certificate{}, err
 		}
 	}
-	if id.State == pki.Enrolled {
+	if id.State == pki.Enrolled && !claims.recovers() {
 		// The old certificates are revoked before the new one is issued, so that two holders never both have a good one.
-		if err := r.superseder.Supersede(ctx, id.ID, by); err != nil {
+		if err := r.superseder.Supersede(ctx, id.ID, claims.actor()); err != nil {
 			return ca.Certificate{}, fmt.Errorf("supersede the certificates of %s: %w", id.ID, err)
 		}
 	}
@@ -255,11 +264,13 @@ func checkReplaces(id Identity, g Grant, claims Claims, at time.Time) error {
 	if id.State != pki.Enrolled {
 		return nil
 	}
-	if !g.Replace {
+	if !g.Replace && !claims.recovers() {
 		return pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
 			"%s is already enrolled", id.ID)
 	}
-	if !claims.replaces() && id.Subject != g.Subject {
+	// The evidence of a recovery is about no subject, and the identity stays tied to its own.
+	same := id.Subject == g.Subject || claims.recovers() && g.Subject.IsZero()
+	if !claims.replaces() && !same {
 		return id.ID.EvidenceConflict() // an identity that is tied to no device needs the operator's word
 	}
 	for _, k := range claims {
@@ -327,7 +338,7 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 			return a.certificate(), err
 		}
 	}
-	proof, err := r.proveHardware(ctx, st, n, c.keyHash)
+	proof, err := r.proveHardware(ctx, rev, st, n, c.keyHash)
 	if err != nil {
 		return none, err
 	}
@@ -447,7 +458,7 @@ func (r *Registrar) decide(rev Revision, st IssuanceState, c csr, req ca.Request
 	req.Identity, req.Profile, req.Key = id.ID, p, c.key
 	req.Names = ca.Names{DNS: id.DNSNames, IPs: id.IPAddresses}
 	req.Guard.Identity, req.Guard.Revision, req.Guard.Key = id.ID, id.Revision, c.keyHash
-	req.Guard.Supersedes = p.RenewalRevokes() && !req.Guard.Predecessor.IsZero()
+	req.Guard.Supersedes = (p.RenewalRevokes() || req.Guard.LosesPredecessor()) && !req.Guard.Predecessor.IsZero()
 	req.Guard.MaxUnexpired = r.bound(st, p, req)
 	if err := checkRenewalLifetime(p, req); err != nil {
 		return nil, err

@@ -41,12 +41,14 @@ func (c Claims) provesHardware() bool {
 // proveHardware returns the claims that prove that the key of a renewal is in hardware, if the terms of the enrollment
 // require that. They are nil if the terms do not, if the key is that of the predecessor, whose key was proven before,
 // or if the request has no evidence. proveHardware refuses evidence of another device than the identity is tied to.
-func (r *Registrar) proveHardware(ctx context.Context, st IssuanceState, n RenewRequest, key pki.KeyHash) (Claims, error) {
+func (r *Registrar) proveHardware(
+	ctx context.Context, rev Revision, st IssuanceState, n RenewRequest, key pki.KeyHash,
+) (Claims, error) {
 	if !st.Identity.Terms.HardwareKey || st.Predecessor.SameKey || n.Evidence.Kind == 0 {
 		return nil, nil
 	}
 	e := EnrollRequest{RequestID: n.RequestID, Evidence: []pki.Evidence{n.Evidence}, From: n.From}
-	claims, err := r.revision().identify(ctx, e, key, r.clock())
+	claims, err := rev.identify(ctx, e, key, r.clock())
 	if err != nil {
 		return nil, err
 	}

@@ -31,10 +31,14 @@ func checkRenewalLifetime(p *ca.Profile, req ca.Request) error {
 //   - the first certificate of an identity
 //   - the first renewal of a certificate that is past half of its lifetime
 //   - the first renewal of a certificate of a retired CA
+//   - a recovery, which succeeds only one certificate and only once
 //
 // So each certificate leads to at most one renewal that the maximum does not limit.
 func (r *Registrar) bound(st IssuanceState, p *ca.Profile, req ca.Request) int {
 	before := req.Guard.Predecessor
+	if !req.Guard.Recovery.IsZero() {
+		return 0
+	}
 	if before.IsZero() {
 		if st.Identity.State == pki.Registered {
 			return 0

@@ -24,8 +24,11 @@ type Config struct {
 	Store    Store
 	Observer pki.StatusObserver // notifies the responders of this process
 	CRLs     CRLs
-	Clock    func() time.Time // nil is time.Now
-	Log      *slog.Logger     // nil is slog.Default()
+	// Grace returns how long after its expiry a certificate can recover its identity. A change of several certificates
+	// affects those that expired within it. Nil means that certificates cannot.
+	Grace func() time.Duration
+	Clock func() time.Time // nil is time.Now
+	Log   *slog.Logger     // nil is slog.Default()
 }
 
 // Authority changes the status of certificates. It is safe for concurrent use.
@@ -33,6 +36,7 @@ type Authority struct {
 	store    Store
 	observer pki.StatusObserver
 	crls     CRLs
+	grace    func() time.Duration
 	clock    func() time.Time
 	log      *slog.Logger
 	bulk     bulkQueue
@@ -43,7 +47,10 @@ func New(c Config) (*Authority, error) {
 	if c.Store == nil || c.Observer == nil || c.CRLs == nil {
 		return nil, errors.New("an authority needs a store, an observer and CRLs")
 	}
-	a := &Authority{store: c.Store, observer: c.Observer, crls: c.CRLs, clock: c.Clock, log: c.Log, bulk: newBulkQueue()}
+	a := &Authority{store: c.Store, observer: c.Observer, crls: c.CRLs, grace: c.Grace, clock: c.Clock, log: c.Log, bulk: newBulkQueue()}
+	if a.grace == nil {
+		a.grace = func() time.Duration { return 0 }
+	}
 	if a.clock == nil {
 		a.clock = time.Now
 	}
@@ -70,6 +77,7 @@ func (a *Authority) Apply(ctx context.Context, o Change) (ChangeResult, error) {
 	if err := o.check(now); err != nil {
 		return ChangeResult{}, err
 	}
+	o.Grace = a.grace()
 	out, err := a.store.Apply(ctx, o)
 	if err != nil {
 		if _, refused := pki.AsRefusal(err); !refused {

@@ -72,11 +72,11 @@ func (a *Authority) CountBulk(ctx context.Context, o BulkRequest) (Affected, err
 	return a.store.CountBulk(ctx, o)
 }
 
-// normalize sets the action of a request to Revoke, and truncates its times to seconds. It returns a refusal if the
+// normalize sets the action of a request to Revoke, and its grace, and truncates its times to seconds. It returns a refusal if the
 // request is invalid.
 func (a *Authority) normalize(o BulkRequest) (BulkRequest, error) {
 	now := a.now()
-	o.Action = Revoke
+	o.Action, o.Grace = Revoke, a.grace()
 	if o.At.IsZero() {
 		o.At = now
 	}

@@ -21,11 +21,12 @@ type BulkRequest struct {
 	Action Action
 	// Reason may be any reason except certificateHold.
 	Reason pki.Reason
-	// InvalidSince, Actor, Comment and At are the same as in Change.
+	// InvalidSince, Actor, Comment, At and Grace are the same as in Change. A BulkRevocation on record has no Grace.
 	InvalidSince time.Time
 	Actor        pki.Actor
 	Comment      string
 	At           time.Time
+	Grace        time.Duration
 }
 
 // BulkRevocation is a bulk revocation and its progress. As soon as it is recorded, it is in effect for all selected

@@ -38,6 +38,9 @@ type Change struct {
 	// Comment is a comment for the log. [pki.CheckText] checks it.
 	Comment string
 	At      time.Time
+	// Grace extends a change of several certificates to those that expired this long before At, because they can still
+	// recover their identities. The Authority sets it.
+	Grace time.Duration
 }
 
 // ChangeResult is the result of a Change.

@@ -181,6 +181,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	}
 	s.revocations, err = revocation.New(revocation.Config{
 		Store: c.Stores.Revocation, Observer: s.responder, CRLs: s.crlUpdater, Clock: c.Clock, Log: c.Log,
+		Grace: func() time.Duration { return s.policy.Grace() }, // no change is made before there is a policy
 	})
 	if err != nil {
 		return err
@@ -227,6 +228,7 @@ func (s *Server) newPolicy(ctx context.Context) (*revisions.Revisions, error) {
 	return revisions.New(ctx, revisions.Config{
 		Compiler: revisions.Compiler{
 			TrustDomain: c.TrustDomain, PublicURL: c.PublicURL, Issuer: issuer{s}, Tokens: c.Stores.RA, Nonces: nonces,
+			Certificates: c.Stores.RA, Retention: c.Retention,
 			Files: revisions.NewFiles(c.EvidenceDirectory, c.Log), Clock: c.Clock, Log: c.Log,
 		},
 		Store: c.Stores.Policies, Identities: c.Stores.RA, First: first, Clock: c.Clock, Log: c.Log,

@@ -30,6 +30,8 @@ var samples = map[pki.EvidenceKind]func(testing.TB) evidencetest.Sample{
 	pki.EvidenceX5C:   x5cSample,
 	pki.EvidenceTPM:   tpmSample,
 	pki.EvidenceJWT:   jwtSample,
+
+	pki.EvidenceRecovery: recoverySample,
 }
 
 func TestEveryKind(t *testing.T) {

@@ -7,9 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/policy"
+	"github.com/brevet-pki/brevet/ra/recovery"
 	"github.com/brevet-pki/brevet/ra/token"
 	"github.com/brevet-pki/brevet/ra/tpm"
 	"github.com/brevet-pki/brevet/ra/x5c"
@@ -53,8 +56,14 @@ func kinds() []policy.Kind {
 				"jwt.kubernetes.pod_uid": ra.FactString, "jwt.kubernetes.node": ra.FactString,
 			},
 		},
+		policy.KindOf(pki.EvidenceRecovery, new(recovery.Authenticator), anySection{}),
 	}
 }
+
+// anySection is a section that accepts all values.
+type anySection struct{}
+
+func (anySection) Check(*yaml.Node) error { return nil }
 
 func environment(testing.TB) policy.Environment {
 	return policy.Environment{TrustDomain: trustDomain, Kinds: kinds(), PublicURL: "http://pki.fleet.example"}

@@ -15,6 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/ra/jwt"
 	"github.com/brevet-pki/brevet/ra/nonce"
 	"github.com/brevet-pki/brevet/ra/policy"
+	"github.com/brevet-pki/brevet/ra/recovery"
 	"github.com/brevet-pki/brevet/ra/token"
 	"github.com/brevet-pki/brevet/ra/tpm"
 	"github.com/brevet-pki/brevet/ra/x5c"
@@ -30,17 +31,21 @@ type Issuer interface {
 	Activate(ctx context.Context, all *ca.Profiles) error
 }
 
-// Compiler compiles documents. Issuer, Tokens and Nonces may be nil for documents that are only checked, and serve no
-// requests.
+// Compiler compiles documents. Issuer, Tokens, Certificates and Nonces may be nil for documents that are only checked,
+// and serve no requests.
 type Compiler struct {
 	TrustDomain string
 	PublicURL   string // replaces {public_url} in profiles
 	Issuer      Issuer
 	Tokens      token.Store
-	Nonces      *nonce.Sealer
-	Files       *Files
-	Clock       func() time.Time
-	Log         *slog.Logger
+	// Certificates reads the certificates with which identities recover, and Retention is how long it keeps them after
+	// their expiry.
+	Certificates recovery.Store
+	Retention    time.Duration
+	Nonces       *nonce.Sealer
+	Files        *Files
+	Clock        func() time.Time
+	Log          *slog.Logger
 }
 
 // Compiled is a document that was compiled: a revision of the policy, and its rules.
@@ -102,6 +107,16 @@ func (c Compiler) compile(document []byte, revision uint64, before *ca.Profiles)
 func (c Compiled) jwts() *jwt.Authenticator {
 	a, _ := c.Authenticators[pki.EvidenceJWT].(*jwt.Authenticator)
 	return a
+}
+
+// Grace returns how long after its expiry a certificate can recover its identity. It is zero if the revision allows no
+// recoveries.
+func (c Compiled) Grace() time.Duration {
+	a, ok := c.Authenticators[pki.EvidenceRecovery].(*recovery.Authenticator)
+	if !ok {
+		return 0
+	}
+	return a.Grace()
 }
 
 // section makes the authenticator of a kind of evidence from the part of a document that configures it. It implements
@@ -176,6 +191,12 @@ func (c Compiler) kinds() []kind {
 				return nil, err
 			}
 			return orNil(jwt.New(from, c.Clock, c.Log))
+		}},
+		{pki.EvidenceRecovery, true, new(recovery.Authenticator), func(section *yaml.Node) (ra.Authenticator, error) {
+			if section == nil {
+				return nil, nil //nolint:nilnil // the kind is not accepted
+			}
+			return orNil(c.recovery(section))
 		}},
 	}
 }

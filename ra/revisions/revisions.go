@@ -146,6 +146,9 @@ func (r *Revisions) Close() {
 // Current returns the newest revision.
 func (r *Revisions) Current() ra.Revision { return r.current.Load().Revision }
 
+// Grace returns how long after its expiry a certificate can recover its identity, with the newest revision.
+func (r *Revisions) Grace() time.Duration { return r.current.Load().Grace() }
+
 // Newest returns the record of the newest revision, with its document.
 func (r *Revisions) Newest() ra.PolicyRevision { return r.current.Load().record }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra/jwt"
 	"github.com/brevet-pki/brevet/ra/policy"
+	"github.com/brevet-pki/brevet/ra/recovery"
 	"github.com/brevet-pki/brevet/ra/tpm"
 	"github.com/brevet-pki/brevet/ra/x5c"
 )
@@ -68,6 +69,32 @@ func tpmSources(section *yaml.Node) ([]tpm.Source, error) {
 // jwtSources returns the sources in the section jwt. credential returns the path of the credential for a host.
 func jwtSources(section *yaml.Node, credential func(host string) string) ([]jwt.Source, error) {
 	return sources(section, func(name string, raw jwt.Config) (jwt.Source, error) { return raw.Source(name, credential) })
+}
+
+// recoverySection is the section recovery, as a document has it.
+type recoverySection struct {
+	Grace string `yaml:"grace"`
+	Times int    `yaml:"times"`
+}
+
+// recovery returns the authenticator for the section recovery. It refuses a grace after which the store may have removed
+// the record of a certificate.
+func (c Compiler) recovery(section *yaml.Node) (*recovery.Authenticator, error) {
+	var raw recoverySection
+	if err := strictly(section, &raw); err != nil {
+		return nil, err
+	}
+	grace, err := pki.ParseDuration(raw.Grace)
+	if err != nil {
+		return nil, fmt.Errorf("grace: %w", err)
+	}
+	if grace > c.Retention {
+		return nil, fmt.Errorf("grace: %s is longer than the retention of %s, after which a certificate's record is removed: "+
+			"shorten it, or raise retention in the configuration", grace, c.Retention)
+	}
+	return recovery.New(recovery.Config{
+		TrustDomain: c.TrustDomain, Store: c.Certificates, Nonces: c.Nonces, Grace: grace, Times: raw.Times,
+	})
 }
 
 // sources decodes a section: a map from the names of sources to their values.

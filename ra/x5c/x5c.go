@@ -87,7 +87,7 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 		return ra.Claim{}, err
 	}
 	device := chain[0]
-	if !proves(device.PublicKey, pki.X5CStatement(a.trustDomain, p.Key, p.Request, e.Challenge), e.Signature) {
+	if !pki.VerifyStatement(device.PublicKey, pki.X5CStatement(a.trustDomain, p.Key, p.Request, e.Challenge), e.Signature) {
 		return ra.Claim{}, pki.Refuse(pki.RuleEvidenceSignature,
 			"sign the statement of this request with the key of the device's certificate, and the hash for its type",
 			"the signature does not prove possession of the key of the factory certificate")

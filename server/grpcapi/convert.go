@@ -106,6 +106,7 @@ func identityOut(id ra.Identity) *brevetv1.Identity {
 		Id: id.ID.String(), Kind: wireOf(kinds, id.Kind), Profile: id.Profile, Labels: id.Labels, Names: namesOut(id.DNSNames, id.IPAddresses),
 		State: wireOf(identityStates, id.State), CreateTime: timestamppb.New(id.CreatedAt), Revision: int64(id.Revision), //nolint:gosec // revisions count up from 1
 		EvidenceSubject: id.Subject.String(), Rule: id.Rule, EnrollmentTerms: termsOut(id.Terms), Roles: rolesOut(id.Roles),
+		Recoveries: int32(id.Recoveries), //nolint:gosec // the policy limits it
 	}
 }
 

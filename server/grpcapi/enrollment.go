@@ -56,6 +56,12 @@ func evidenceIn(all []*brevetv1.Evidence) []pki.Evidence {
 			out = append(out, pki.Evidence{Kind: pki.EvidenceTPM, Value: k.Tpm.GetResponse()})
 		case *brevetv1.Evidence_Jwt:
 			out = append(out, pki.Evidence{Kind: pki.EvidenceJWT, Value: k.Jwt.GetToken()})
+		case *brevetv1.Evidence_Recovery:
+			r := pki.RecoveryEvidence{
+				IssuerID: k.Recovery.GetIssuerId(), Serial: k.Recovery.GetSerial(), PublicKey: k.Recovery.GetPublicKey(),
+				Challenge: k.Recovery.GetChallenge(), Signature: k.Recovery.GetSignature(),
+			}
+			out = append(out, pki.Evidence{Kind: pki.EvidenceRecovery, Value: r.Encode()})
 		default:
 			out = append(out, pki.Evidence{})
 		}
@@ -69,6 +75,8 @@ var evidenceKinds = map[brevetv1.EvidenceKind]pki.EvidenceKind{
 	brevetv1.EvidenceKind_EVIDENCE_KIND_X5C:   pki.EvidenceX5C,
 	brevetv1.EvidenceKind_EVIDENCE_KIND_TPM:   pki.EvidenceTPM,
 	brevetv1.EvidenceKind_EVIDENCE_KIND_JWT:   pki.EvidenceJWT,
+
+	brevetv1.EvidenceKind_EVIDENCE_KIND_RECOVERY: pki.EvidenceRecovery,
 }
 
 // CreateChallenge serves the RPC of that name in brevet.v1.EnrollmentService.

@@ -209,6 +209,10 @@ func (s *state) addIssued(r *ca.Record, effects rules.Effects) {
 		}
 		s.identities[r.Identity] = id
 	}
+	if id, ok := s.identities[r.Identity]; ok {
+		id.Recoveries = rules.NextRecoveries(&r.Guard, id.Recoveries)
+		s.identities[r.Identity] = id
+	}
 	for _, n := range r.Guard.Nonces {
 		s.nonces[nonceOf(n)] = true
 	}
@@ -216,11 +220,14 @@ func (s *state) addIssued(r *ca.Record, effects rules.Effects) {
 		t.Spent = true
 	}
 	if before := s.certificate(r.Guard.Predecessor); before != nil {
-		if effects.Succeeds || r.Guard.Supersedes {
+		if effects.Succeeds || r.Guard.Supersedes && !r.Guard.LosesPredecessor() {
 			before.Successor = r.Guard.Key
 		}
 		if r.Guard.Supersedes {
-			before.Status, before.supersededBy = effects.Superseded.Status, len(s.certs)-1
+			before.Status = effects.Superseded.Status
+		}
+		if r.Guard.Supersedes && !r.Guard.LosesPredecessor() {
+			before.supersededBy = len(s.certs) - 1
 		}
 	}
 }
@@ -247,6 +254,9 @@ func (s *state) issuance(r *ca.Record, at time.Time) *rules.Issuance {
 	}
 	if t := s.token(r.Guard.Token); t != nil && t.Identity == r.Identity {
 		on.Token = t
+	}
+	if !r.Guard.Recovery.IsZero() {
+		on.Recovery = s.recovery(r.Identity, r.Guard.Recovery, r.Guard.Key, at)
 	}
 	if r.Guard.MaxUnexpired > 0 {
 		on.Unexpired = s.unexpired(r.Identity, at, r.Guard.MaxUnexpired)

@@ -378,6 +378,10 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 			return rules.NoIdentity(q.Identity)
 		}
 		have.Identity, have.Unexpired = id.Identity, s.unexpired(q.Identity, q.At, q.MaxUnexpired)
+		if !q.Recovery.IsZero() {
+			on := s.recovery(q.Identity, q.Recovery, q.Key, q.At)
+			have.Recovery = ra.RecoveryState{Newest: on.Newest.Ref, Refusal: on.Check(q.Identity, q.Recovery, q.At)}
+		}
 		var before *cert
 		if !q.Predecessor.IsZero() {
 			if before = s.certificateOf(q.Identity, q.Predecessor); before == nil {

@@ -99,7 +99,7 @@ func (s *state) replayCertificate(op rules.AddCertificate) {
 	effects := rules.Effects{Superseded: op.Superseded}
 	if place, ok := s.serials[op.Guard.Predecessor.Serial]; ok {
 		op.Guard.Predecessor = s.certs[place].Ref
-		effects.Succeeds = s.certs[place].Successor.IsZero()
+		effects.Succeeds = s.certs[place].Successor.IsZero() && !op.Guard.LosesPredecessor()
 	}
 	s.addIssued(&op.Record, effects)
 }

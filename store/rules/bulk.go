@@ -24,7 +24,7 @@ func BulkChange(o revocation.BulkRequest) revocation.Change {
 func BulkOf(o revocation.Change, by pki.Selection) revocation.BulkRequest {
 	bulk := revocation.BulkRequest{
 		Selection: by, Action: o.Action, Reason: o.Reason, InvalidSince: o.InvalidSince, Actor: o.Actor, Comment: o.Comment,
-		At: o.At,
+		At: o.At, Grace: o.Grace,
 	}
 	if o.Action == revocation.Hold {
 		bulk.Reason = pki.CertificateHold

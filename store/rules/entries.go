@@ -51,9 +51,14 @@ func SplitEntry(e translog.Entry) []translog.Entry {
 }
 
 // IssuedEntry returns the entry of an issued certificate. If superseded is not zero, the entry includes it as the change
-// of the predecessor.
+// of the predecessor. A recovery names the certificate whose key the caller has as its predecessor. The change is that of
+// the newest certificate.
 func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) translog.Entry {
 	fingerprint := sha256.Sum256(r.DER)
+	predecessor := r.Guard.Predecessor
+	if !r.Guard.Recovery.IsZero() {
+		predecessor = r.Guard.Recovery.Certificate
+	}
 	e := translog.Entry{
 		Time: at, Actor: r.Actor, Action: translog.CertificateIssued, Outcome: translog.Done, Identity: r.Identity,
 		Changes: []pki.StatusChange{{
@@ -63,7 +68,7 @@ func IssuedEntry(r *ca.Record, at time.Time, superseded pki.StatusChange) transl
 		RequestID: r.RequestID,
 		Event: &translog.IssuedCertificate{
 			Profile: r.Profile, Key: r.KeyHash, NotBefore: r.NotBefore, IssueTime: r.IssuedAt, Partition: r.Partition,
-			Predecessor: r.Guard.Predecessor.Serial, Token: r.Guard.Token, Enrolls: r.Guard.Enrolls,
+			Predecessor: predecessor.Serial, Token: r.Guard.Token, Enrolls: r.Guard.Enrolls,
 			Evidence: evidenceEvent(r.Evidence, r.Guard.Subject), Terms: r.Guard.Terms,
 		},
 	}

@@ -30,6 +30,8 @@ type Issuance struct {
 	Holder  pki.SPIFFEID
 	// NonceUsed is true if one of the guard's nonces was consumed before.
 	NonceUsed bool
+	// Recovery need not be read if the guard has no recovery.
+	Recovery Recovery
 }
 
 // Predecessor is the state of the certificate that a guard names as the predecessor.
@@ -74,6 +76,7 @@ func (k Key) Check() *pki.Refusal {
 //   - If Guard.Enrolls is set, the identity becomes enrolled in a new revision. It gets Guard.Terms, and Guard.Subject if
 //     that is not zero.
 //   - The token in Guard.Token is spent, and Guard.Nonces are consumed.
+//   - The number of recoveries in a row of the identity becomes that of [NextRecoveries].
 type Effects struct {
 	// Succeeds is true if the guard's key is recorded as the successor of the predecessor.
 	Succeeds bool
@@ -109,6 +112,10 @@ func CheckRecord(r *ca.Record) *pki.Refusal {
 		return pki.Refuse(pki.RuleRequest, "repeat the request",
 			"the certificate has a subject of evidence or terms, but enrolls no identity")
 	}
+	if !r.Guard.Recovery.IsZero() && (!r.Guard.Enrolls || r.Guard.LosesPredecessor() && !r.Guard.Supersedes) {
+		return pki.Refuse(pki.RuleRequest, "repeat the request",
+			"the certificate recovers an identity, but does not enroll it, or does not revoke a certificate that was lost")
+	}
 	return nil
 }
 
@@ -127,6 +134,9 @@ func (s *Issuance) Check(r *ca.Record, at time.Time) (Effects, *pki.Refusal) {
 	if refusal := s.checkNonces(r.Guard.Nonces, at); refusal != nil {
 		return e, refusal
 	}
+	if refusal := s.checkRecovery(&r.Guard, at); refusal != nil {
+		return e, refusal
+	}
 	if !r.Guard.Predecessor.IsZero() {
 		if refusal := s.Predecessor.check(&r.Guard); refusal != nil {
 			return e, refusal
@@ -136,7 +146,7 @@ func (s *Issuance) Check(r *ca.Record, at time.Time) (Effects, *pki.Refusal) {
 				return e, refusal
 			}
 		}
-		e.Succeeds = !s.Predecessor.Renewed
+		e.Succeeds = !s.Predecessor.Renewed && !r.Guard.LosesPredecessor()
 		if r.Guard.Supersedes {
 			e.Superseded = s.Predecessor.supersede(r.Guard.Predecessor, at)
 		}

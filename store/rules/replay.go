@@ -58,8 +58,8 @@ type (
 type (
 	// AddCertificate records a certificate without its DER. It also certifies the key, spends the token, enrolls the
 	// identity with Guard.Terms if Guard.Enrolls is set, ties it to Guard.Subject, and records the successor of the
-	// predecessor.
-	// Guard.Predecessor has only a serial number. Record.Evidence is not set, because only the log keeps it.
+	// predecessor. Guard.Predecessor and Guard.Recovery.Certificate have only serial numbers. Record.Evidence is not set,
+	// because only the log keeps it.
 	AddCertificate struct {
 		ca.Record
 		// Superseded is the change of the predecessor if the certificate revoked it, and zero otherwise.
@@ -305,6 +305,12 @@ func replayIssued(index uint64, e translog.Entry, event *translog.IssuedCertific
 	}
 	if op.Guard.Supersedes {
 		op.Superseded = e.Changes[1]
+	}
+	if slices.ContainsFunc(event.Evidence.Pieces, func(p translog.EvidenceDigest) bool { return p.Kind == pki.EvidenceRecovery }) {
+		op.Guard.Recovery.Certificate = op.Guard.Predecessor
+		if op.Guard.Supersedes {
+			op.Guard.Predecessor.Serial = op.Superseded.Ref.Serial
+		}
 	}
 	return []Operation{op}, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/logtable"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/recovery"
 )
 
 // guarded is the result of checkGuard: the rows that consume changes, and how.
@@ -21,6 +22,7 @@ type guarded struct {
 	identity    int64
 	token       int64 // zero for none
 	predecessor int64 // zero for none
+	recoveries  int   // of the identity in a row, before this certificate
 	effects     rules.Effects
 }
 
@@ -28,7 +30,7 @@ type guarded struct {
 // same request ID, and its key.
 const selectGuarded = `
 	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `)
-	SELECT n.id, n.state, n.revision, p.id, p.state, p.reason, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
+	SELECT n.id, n.state, n.revision, n.recoveries, p.id, p.state, p.reason, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
 	       EXISTS (SELECT 1 FROM certificates WHERE identity = n.id AND request = q.request), ` + bulk.AnyOpen + `, ` + keyColumns + `, `
 
 // fromGuarded is the rest of the statement that begins with selectGuarded. The number of unexpired certificates comes between.
@@ -43,13 +45,14 @@ type found struct {
 	predecessor, predecessorState, predecessorReason      sql.NullInt64
 	successor, supersededBy, version, notBefore, notAfter sql.NullInt64 // of the predecessor
 	revoking                                              bool
+	recoveries                                            int
 	key                                                   keyRow
 	rules.Issuance
 }
 
 func (f *found) columns() []any {
 	return append([]any{
-		&f.identity, &f.State, &f.Revision, &f.predecessor, &f.predecessorState, &f.predecessorReason,
+		&f.identity, &f.State, &f.Revision, &f.recoveries, &f.predecessor, &f.predecessorState, &f.predecessorReason,
 		&f.successor, &f.supersededBy, &f.version, &f.notBefore, &f.notAfter, &f.Answered, &f.revoking,
 	}, append(f.key.columns(), &f.Unexpired)...)
 }
@@ -69,7 +72,7 @@ func (tx *writeTx) checkGuard(ctx context.Context, r *ca.Record, at time.Time) (
 	if refusal != nil {
 		return guarded{}, refusal
 	}
-	return guarded{f.identity, token, f.predecessor.Int64, effects}, nil
+	return guarded{f.identity, token, f.predecessor.Int64, f.recoveries, effects}, nil
 }
 
 // read reads the row and fills in the issuance. It returns the row ID of the token.
@@ -100,6 +103,11 @@ func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Tim
 	f.Key = f.key.state(r.Guard.Key, f.identity)
 	if err := f.readEvidence(ctx, tx, &r.Guard, r.Identity); err != nil {
 		return 0, err
+	}
+	if !r.Guard.Recovery.IsZero() {
+		if f.Recovery, err = recovery.Read(ctx, tx, r.Identity, r.Guard.Recovery, r.Guard.Key, at); err != nil {
+			return 0, err
+		}
 	}
 	if !r.Guard.Token.IsZero() {
 		token, err = f.readToken(ctx, tx, r.Guard.Token)
@@ -193,8 +201,8 @@ func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID)
 }
 
 // consume makes the changes that follow from the guard of a new certificate: it enrolls the identity with its terms,
-// ties it to the subject of its evidence, spends the token and the nonces, and records the successor. checkGuard ran in
-// the same transaction, so its result still holds.
+// ties it to the subject of its evidence, counts its recoveries, spends the token and the nonces, and records the
+// successor. checkGuard ran in the same transaction, so its result still holds.
 func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, certificate int64) error {
 	if guard.Enrolls {
 		terms, err := column.EncodeTerms(guard.Terms)
@@ -205,6 +213,11 @@ func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, cer
 			UPDATE identities SET state = ?, revision = revision + 1, subject = coalesce(?, subject), terms = ? WHERE id = ?`,
 			pki.Enrolled, column.EncodeSubject(guard.Subject), terms, g.identity)
 		if err != nil {
+			return err
+		}
+	}
+	if next := rules.NextRecoveries(guard, g.recoveries); next != g.recoveries {
+		if err := tx.ExecOne(ctx, `UPDATE identities SET recoveries = ? WHERE id = ?`, next, g.identity); err != nil {
 			return err
 		}
 	}
@@ -219,7 +232,11 @@ func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, cer
 			return err
 		}
 	}
-	if s := g.effects.Superseded.Status; s.State != 0 {
+	if s := g.effects.Superseded.Status; s.State != 0 && guard.LosesPredecessor() {
+		return tx.ExecOne(ctx, `
+			UPDATE certificates SET state = ?, reason = ?, revoked_at = ?, version = ?, changed = (`+logtable.NextIndex+`) WHERE id = ?`,
+			s.State, s.Reason, engine.Millis(s.RevokedAt), s.Version, g.predecessor)
+	} else if s.State != 0 {
 		return tx.ExecOne(ctx, `
 			UPDATE certificates SET successor = ?, superseded_by = ?, state = ?, reason = ?, revoked_at = ?, version = ?, changed = (`+logtable.NextIndex+`)
 			WHERE id = ?`,

@@ -18,7 +18,7 @@ import (
 )
 
 const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.revision, n.created_at, n.subject, ` +
-	`(SELECT name FROM policy_rules WHERE id = n.rule), n.terms, n.roles`
+	`(SELECT name FROM policy_rules WHERE id = n.rule), n.terms, n.roles, n.recoveries`
 
 // CreateIdentity registers an identity, or returns the registered one if it has the same kind and attributes.
 func (r *RA) CreateIdentity(ctx context.Context, n ra.Registration, by pki.Actor) (ra.Identity, error) {
@@ -374,16 +374,17 @@ type identityRow struct {
 	roles            pki.Roles
 	rule             sql.NullString
 	terms            []byte
+	recoveries       int
 }
 
 func (r *identityRow) columns() []any {
-	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created, &r.subject, &r.rule, &r.terms, &r.roles}
+	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created, &r.subject, &r.rule, &r.terms, &r.roles, &r.recoveries}
 }
 
 func (r *identityRow) identity() (ra.Identity, error) {
 	id := ra.Identity{
 		Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.revision, CreatedAt: engine.FromMillis(r.created),
-		Roles: r.roles, Rule: r.rule.String,
+		Roles: r.roles, Rule: r.rule.String, Recoveries: r.recoveries,
 	}
 	var err error
 	if id.ID, err = pki.ParseSPIFFEID(r.name); err != nil {

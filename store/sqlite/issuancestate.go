@@ -15,6 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/recovery"
 )
 
 // selectIssuanceState selects an identity, the certificate to renew, the certificate that was issued for the request
@@ -80,7 +81,11 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (st ra.Issua
 			}
 		}
 		st.Caller, st.KeyRefusal = row.caller.identity, row.key.state(q.Key, row.id.id).Check()
-		st.SubjectRefusal, st.NonceRefusal, err = checkEvidence(ctx, from, q, st.Identity.Subject)
+		if st.SubjectRefusal, st.NonceRefusal, err = checkEvidence(ctx, from, q, st.Identity.Subject); err != nil || q.Recovery.IsZero() {
+			return err
+		}
+		have, err := recovery.Read(ctx, from, q.Identity, q.Recovery, q.Key, q.At)
+		st.Recovery = ra.RecoveryState{Newest: have.Newest.Ref, Refusal: have.Check(q.Identity, q.Recovery, q.At)}
 		return err
 	})
 	switch {

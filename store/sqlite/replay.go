@@ -152,7 +152,7 @@ func (tx *writeTx) replaySetIdentity(ctx context.Context, id ra.Identity) error 
 
 func (tx *writeTx) replayCertificate(ctx context.Context, op rules.AddCertificate) error {
 	g := guarded{effects: rules.Effects{Superseded: op.Superseded}}
-	if err := tx.QueryRowContext(ctx, `SELECT id FROM identities WHERE spiffe_id = ?`, op.Identity.String()).Scan(&g.identity); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT id, recoveries FROM identities WHERE spiffe_id = ?`, op.Identity.String()).Scan(&g.identity, &g.recoveries); err != nil {
 		return err
 	}
 	if !op.Guard.Token.IsZero() {
@@ -165,6 +165,7 @@ func (tx *writeTx) replayCertificate(ctx context.Context, op rules.AddCertificat
 		if err := row.Scan(&g.predecessor, &g.effects.Succeeds); err != nil {
 			return err
 		}
+		g.effects.Succeeds = g.effects.Succeeds && !op.Guard.LosesPredecessor()
 	}
 	if op.DER == nil {
 		op.DER = []byte{} // NULL means that the certificate was not delivered

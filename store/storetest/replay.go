@@ -39,7 +39,7 @@ func testReplay(t *testing.T, open func(t *testing.T) Store) {
 			h.register(rt)
 		}
 		actions := map[string]func(*rapid.T){
-			"register": h.register, "update": h.update, "issue": h.issue, "issue more": h.issue, "renew": h.renew, "renew again": h.renew,
+			"register": h.register, "update": h.update, "issue": h.issue, "issue more": h.issue, "renew": h.renew, "renew again": h.renew, "recover": h.recover,
 			"abandon": h.abandon, "token": h.token, "use token": h.useToken, "revoke tokens": h.revokeTokens, "change": h.change,
 			"change identity": h.changeIdentity, "revoke key": h.revokeKey, "create bulk": h.createBulk, "apply bulk": h.applyBulkStep, "publish": h.publish,
 			"points": h.points, "policy": h.policy, "expire": h.expire, "later": h.later, "refuse": func(rt *rapid.T) { h.w.logRefusal(rt, "no") },

@@ -72,7 +72,7 @@ var registration = suite{
 	"journal": testJournal, "guards": testGuards, "races": testRaces, "identities": testIdentities, "tokens": testTokens,
 	"token revocations": testTokenRevocations, "certificates": testCertificates, "changes": testChanges,
 	"identity changes": testIdentityChanges, "log": testLog, "replay": testReplay, "evidence": testEvidence, "terms": testTerms, "roles": testRoles, "policies": testPolicies,
-	"two handles": testTwoHandles, "lists": testLists, "requests": testRequests, "totals": testTotals, "token patterns": testPatterns,
+	"two handles": testTwoHandles, "lists": testLists, "requests": testRequests, "totals": testTotals, "token patterns": testPatterns, "recovery": testRecovery,
 }
 
 // rest contains the other tests.

@@ -40,6 +40,7 @@ CREATE TABLE identities (
     rule         INTEGER REFERENCES policy_rules (id),
     terms        TEXT,
     roles        INTEGER NOT NULL DEFAULT 0 CHECK (roles BETWEEN 0 AND 15),
+    recoveries   INTEGER NOT NULL DEFAULT 0,
     CHECK ((state = 3) = (resumes IS NOT NULL)),
     CHECK (roles = 0 OR kind = 3)
 ) STRICT;

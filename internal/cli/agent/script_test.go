@@ -51,7 +51,7 @@ func TestScripts(t *testing.T) {
 			}
 			return os.WriteFile(filepath.Join(e.WorkDir, "spent.token"), []byte(ca.token.Text()), 0o600)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "await-agent": awaitAgent, "await-reload-failure": awaitReloadFailure, "await-end": awaitEnd, "exitcode": exitCode, "terminate": terminate},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "await-agent": awaitAgent, "await-reload-failure": awaitReloadFailure, "await-recovery": awaitRecovery, "await-end": awaitEnd, "exitcode": exitCode, "terminate": terminate},
 	})
 }
 
@@ -75,6 +75,14 @@ func awaitAgent(ts *testscript.TestScript, _ bool, args []string) {
 // awaitReloadFailure DIR waits until the status in a directory reports a failed reload command.
 func awaitReloadFailure(ts *testscript.TestScript, _ bool, args []string) {
 	poll(ts, args[0], func(dir string) bool { s, err := enroll.ReadStatus(dir); return err == nil && s.ReloadFailure != nil })
+}
+
+// awaitRecovery DIR waits until the status in a directory reports a failed recovery.
+func awaitRecovery(ts *testscript.TestScript, _ bool, args []string) {
+	poll(ts, args[0], func(dir string) bool {
+		s, err := enroll.ReadStatus(dir)
+		return err == nil && s.Failure != nil && strings.Contains(s.Failure.Error, "recovering")
+	})
 }
 
 func poll(ts *testscript.TestScript, dir string, holds func(dir string) bool) {

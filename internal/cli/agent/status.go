@@ -127,7 +127,7 @@ func (r *report) judge(expired bool, overdue time.Time) {
 		if f := r.lastCause(); f != nil {
 			r.Problem += "; its last renewal " + failedAt(f)
 		}
-		r.NextStep = "enroll again with a new token, which an operator makes with --replace"
+		r.NextStep = "let the agent run, which recovers if the policy allows it; otherwise enroll again with a new token, which an operator makes with --replace"
 	case !overdue.IsZero():
 		r.State, r.Problem = stateOverdue, "the renewal is overdue since "+stamp(overdue)
 		if failed != nil {

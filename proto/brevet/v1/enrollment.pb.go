@@ -48,6 +48,9 @@ const (
 	EvidenceKind_EVIDENCE_KIND_TPM EvidenceKind = 3
 	// A JSON Web Token of an OpenID provider or a Kubernetes cluster. It needs no challenge.
 	EvidenceKind_EVIDENCE_KIND_JWT EvidenceKind = 4
+	// The key of the identity's newest certificate, after it expired. It responds to a challenge, which depends on no
+	// public evidence.
+	EvidenceKind_EVIDENCE_KIND_RECOVERY EvidenceKind = 5
 )
 
 // Enum value maps for EvidenceKind.
@@ -58,6 +61,7 @@ var (
 		2: "EVIDENCE_KIND_X5C",
 		3: "EVIDENCE_KIND_TPM",
 		4: "EVIDENCE_KIND_JWT",
+		5: "EVIDENCE_KIND_RECOVERY",
 	}
 	EvidenceKind_value = map[string]int32{
 		"EVIDENCE_KIND_UNSPECIFIED": 0,
@@ -65,6 +69,7 @@ var (
 		"EVIDENCE_KIND_X5C":         2,
 		"EVIDENCE_KIND_TPM":         3,
 		"EVIDENCE_KIND_JWT":         4,
+		"EVIDENCE_KIND_RECOVERY":    5,
 	}
 )
 
@@ -104,6 +109,7 @@ type Evidence struct {
 	//	*Evidence_X5C
 	//	*Evidence_Tpm
 	//	*Evidence_Jwt
+	//	*Evidence_Recovery
 	Kind          isEvidence_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -182,6 +188,15 @@ func (x *Evidence) GetJwt() *JWTEvidence {
 	return nil
 }
 
+func (x *Evidence) GetRecovery() *RecoveryEvidence {
+	if x != nil {
+		if x, ok := x.Kind.(*Evidence_Recovery); ok {
+			return x.Recovery
+		}
+	}
+	return nil
+}
+
 type isEvidence_Kind interface {
 	isEvidence_Kind()
 }
@@ -202,6 +217,10 @@ type Evidence_Jwt struct {
 	Jwt *JWTEvidence `protobuf:"bytes,4,opt,name=jwt,proto3,oneof"`
 }
 
+type Evidence_Recovery struct {
+	Recovery *RecoveryEvidence `protobuf:"bytes,5,opt,name=recovery,proto3,oneof"`
+}
+
 func (*Evidence_Token) isEvidence_Kind() {}
 
 func (*Evidence_X5C) isEvidence_Kind() {}
@@ -209,6 +228,8 @@ func (*Evidence_X5C) isEvidence_Kind() {}
 func (*Evidence_Tpm) isEvidence_Kind() {}
 
 func (*Evidence_Jwt) isEvidence_Kind() {}
+
+func (*Evidence_Recovery) isEvidence_Kind() {}
 
 // TokenEvidence is the secret part of an enrollment token.
 type TokenEvidence struct {
@@ -419,6 +440,95 @@ func (x *JWTEvidence) GetToken() []byte {
 	return nil
 }
 
+// RecoveryEvidence proves possession of the key of an expired certificate. The certificate is the newest one of its
+// identity. The certificate from which the newest one was renewed is accepted too, if the newest one was never renewed
+// itself; the server then revokes the newest one as superseded. The key in the CSR must be new. If the request ID and
+// the key in the CSR are those of an earlier Renew request, the server returns the certificate that it issued then.
+type RecoveryEvidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The issuer ID of the CA that issued the certificate, as in CertificateChain, 32 bytes.
+	IssuerId []byte `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
+	// The serial number of the certificate, 20 bytes.
+	Serial []byte `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	// The SubjectPublicKeyInfo of the certificate in DER, 2 KiB at most.
+	PublicKey []byte `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// The challenge for this request, from CreateChallenge.
+	Challenge []byte `protobuf:"bytes,4,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	// A signature by the key of the certificate over a text of seven lines, each with a line feed at its end: "brevet: the
+	// holder of this key recovers its identity, after its certificate expired, with a new key", the trust domain, the
+	// issuer ID, the serial number, the SHA-256 of the SubjectPublicKeyInfo in the CSR, the request ID, and the SHA-256 of
+	// the challenge. The last five are in lower-case hexadecimal. The algorithm depends on the key, as for
+	// X5CEvidence.signature.
+	Signature     []byte `protobuf:"bytes,5,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoveryEvidence) Reset() {
+	*x = RecoveryEvidence{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoveryEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoveryEvidence) ProtoMessage() {}
+
+func (x *RecoveryEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoveryEvidence.ProtoReflect.Descriptor instead.
+func (*RecoveryEvidence) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RecoveryEvidence) GetIssuerId() []byte {
+	if x != nil {
+		return x.IssuerId
+	}
+	return nil
+}
+
+func (x *RecoveryEvidence) GetSerial() []byte {
+	if x != nil {
+		return x.Serial
+	}
+	return nil
+}
+
+func (x *RecoveryEvidence) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *RecoveryEvidence) GetChallenge() []byte {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+func (x *RecoveryEvidence) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 type EnrollRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The request ID: 16 random bytes, which the client stores to repeat this request.
@@ -438,7 +548,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -450,7 +560,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[5]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -463,7 +573,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{5}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EnrollRequest) GetRequestId() []byte {
@@ -510,7 +620,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +632,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[6]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +645,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{6}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EnrollResponse) GetCredential() *Credential {
@@ -564,7 +674,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +686,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[7]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +699,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{7}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RenewRequest) GetRequestId() []byte {
@@ -629,7 +739,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +751,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[8]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +764,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{8}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RenewResponse) GetCredential() *Credential {
@@ -680,7 +790,7 @@ type CreateChallengeRequest struct {
 
 func (x *CreateChallengeRequest) Reset() {
 	*x = CreateChallengeRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +802,7 @@ func (x *CreateChallengeRequest) String() string {
 func (*CreateChallengeRequest) ProtoMessage() {}
 
 func (x *CreateChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[9]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +815,7 @@ func (x *CreateChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateChallengeRequest.ProtoReflect.Descriptor instead.
 func (*CreateChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{9}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateChallengeRequest) GetKind() EvidenceKind {
@@ -747,7 +857,7 @@ type CreateChallengeResponse struct {
 
 func (x *CreateChallengeResponse) Reset() {
 	*x = CreateChallengeResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +869,7 @@ func (x *CreateChallengeResponse) String() string {
 func (*CreateChallengeResponse) ProtoMessage() {}
 
 func (x *CreateChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[10]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +882,7 @@ func (x *CreateChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateChallengeResponse.ProtoReflect.Descriptor instead.
 func (*CreateChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{10}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateChallengeResponse) GetChallenge() []byte {
@@ -790,7 +900,7 @@ type GetTrustBundleRequest struct {
 
 func (x *GetTrustBundleRequest) Reset() {
 	*x = GetTrustBundleRequest{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +912,7 @@ func (x *GetTrustBundleRequest) String() string {
 func (*GetTrustBundleRequest) ProtoMessage() {}
 
 func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[11]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +925,7 @@ func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustBundleRequest.ProtoReflect.Descriptor instead.
 func (*GetTrustBundleRequest) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{11}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{12}
 }
 
 type GetTrustBundleResponse struct {
@@ -827,7 +937,7 @@ type GetTrustBundleResponse struct {
 
 func (x *GetTrustBundleResponse) Reset() {
 	*x = GetTrustBundleResponse{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +949,7 @@ func (x *GetTrustBundleResponse) String() string {
 func (*GetTrustBundleResponse) ProtoMessage() {}
 
 func (x *GetTrustBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[12]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +962,7 @@ func (x *GetTrustBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustBundleResponse.ProtoReflect.Descriptor instead.
 func (*GetTrustBundleResponse) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{12}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetTrustBundleResponse) GetTrustBundle() *TrustBundle {
@@ -878,7 +988,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +1000,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[13]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +1013,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{13}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Credential) GetCertificate() []byte {
@@ -947,7 +1057,7 @@ type CertificateChain struct {
 
 func (x *CertificateChain) Reset() {
 	*x = CertificateChain{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1069,7 @@ func (x *CertificateChain) String() string {
 func (*CertificateChain) ProtoMessage() {}
 
 func (x *CertificateChain) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1082,7 @@ func (x *CertificateChain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateChain.ProtoReflect.Descriptor instead.
 func (*CertificateChain) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{14}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CertificateChain) GetIssuerId() []byte {
@@ -1003,7 +1113,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1125,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1138,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{15}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TrustBundle) GetRoots() [][]byte {
@@ -1056,7 +1166,7 @@ type RenewalWindow struct {
 
 func (x *RenewalWindow) Reset() {
 	*x = RenewalWindow{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[16]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1178,7 @@ func (x *RenewalWindow) String() string {
 func (*RenewalWindow) ProtoMessage() {}
 
 func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[16]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1191,7 @@ func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewalWindow.ProtoReflect.Descriptor instead.
 func (*RenewalWindow) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{16}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RenewalWindow) GetStartTime() *timestamppb.Timestamp {
@@ -1102,12 +1212,13 @@ var File_brevet_v1_enrollment_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\n" +
-	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n" +
+	"\x1abrevet/v1/enrollment.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x02\n" +
 	"\bEvidence\x120\n" +
 	"\x05token\x18\x01 \x01(\v2\x18.brevet.v1.TokenEvidenceH\x00R\x05token\x12*\n" +
 	"\x03x5c\x18\x02 \x01(\v2\x16.brevet.v1.X5CEvidenceH\x00R\x03x5c\x12*\n" +
 	"\x03tpm\x18\x03 \x01(\v2\x16.brevet.v1.TPMEvidenceH\x00R\x03tpm\x12*\n" +
-	"\x03jwt\x18\x04 \x01(\v2\x16.brevet.v1.JWTEvidenceH\x00R\x03jwtB\x06\n" +
+	"\x03jwt\x18\x04 \x01(\v2\x16.brevet.v1.JWTEvidenceH\x00R\x03jwt\x129\n" +
+	"\brecovery\x18\x05 \x01(\v2\x1b.brevet.v1.RecoveryEvidenceH\x00R\brecoveryB\x06\n" +
 	"\x04kind\"'\n" +
 	"\rTokenEvidence\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\"m\n" +
@@ -1118,7 +1229,14 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\vTPMEvidence\x12\x1a\n" +
 	"\bresponse\x18\x01 \x01(\fR\bresponse\"#\n" +
 	"\vJWTEvidence\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\fR\x05token\"\xc4\x01\n" +
+	"\x05token\x18\x01 \x01(\fR\x05token\"\xa2\x01\n" +
+	"\x10RecoveryEvidence\x12\x1b\n" +
+	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\fR\x06serial\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x03 \x01(\fR\tpublicKey\x12\x1c\n" +
+	"\tchallenge\x18\x04 \x01(\fR\tchallenge\x12\x1c\n" +
+	"\tsignature\x18\x05 \x01(\fR\tsignature\"\xc4\x01\n" +
 	"\rEnrollRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12/\n" +
@@ -1166,13 +1284,14 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\rRenewalWindow\x129\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
-	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*\x8b\x01\n" +
+	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime*\xa7\x01\n" +
 	"\fEvidenceKind\x12\x1d\n" +
 	"\x19EVIDENCE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13EVIDENCE_KIND_TOKEN\x10\x01\x12\x15\n" +
 	"\x11EVIDENCE_KIND_X5C\x10\x02\x12\x15\n" +
 	"\x11EVIDENCE_KIND_TPM\x10\x03\x12\x15\n" +
-	"\x11EVIDENCE_KIND_JWT\x10\x042\xbf\x02\n" +
+	"\x11EVIDENCE_KIND_JWT\x10\x04\x12\x1a\n" +
+	"\x16EVIDENCE_KIND_RECOVERY\x10\x052\xbf\x02\n" +
 	"\x11EnrollmentService\x12=\n" +
 	"\x06Enroll\x12\x18.brevet.v1.EnrollRequest\x1a\x19.brevet.v1.EnrollResponse\x12:\n" +
 	"\x05Renew\x12\x17.brevet.v1.RenewRequest\x1a\x18.brevet.v1.RenewResponse\x12X\n" +
@@ -1193,7 +1312,7 @@ func file_brevet_v1_enrollment_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_enrollment_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_brevet_v1_enrollment_proto_goTypes = []any{
 	(EvidenceKind)(0),               // 0: brevet.v1.EvidenceKind
 	(*Evidence)(nil),                // 1: brevet.v1.Evidence
@@ -1201,52 +1320,54 @@ var file_brevet_v1_enrollment_proto_goTypes = []any{
 	(*X5CEvidence)(nil),             // 3: brevet.v1.X5CEvidence
 	(*TPMEvidence)(nil),             // 4: brevet.v1.TPMEvidence
 	(*JWTEvidence)(nil),             // 5: brevet.v1.JWTEvidence
-	(*EnrollRequest)(nil),           // 6: brevet.v1.EnrollRequest
-	(*EnrollResponse)(nil),          // 7: brevet.v1.EnrollResponse
-	(*RenewRequest)(nil),            // 8: brevet.v1.RenewRequest
-	(*RenewResponse)(nil),           // 9: brevet.v1.RenewResponse
-	(*CreateChallengeRequest)(nil),  // 10: brevet.v1.CreateChallengeRequest
-	(*CreateChallengeResponse)(nil), // 11: brevet.v1.CreateChallengeResponse
-	(*GetTrustBundleRequest)(nil),   // 12: brevet.v1.GetTrustBundleRequest
-	(*GetTrustBundleResponse)(nil),  // 13: brevet.v1.GetTrustBundleResponse
-	(*Credential)(nil),              // 14: brevet.v1.Credential
-	(*CertificateChain)(nil),        // 15: brevet.v1.CertificateChain
-	(*TrustBundle)(nil),             // 16: brevet.v1.TrustBundle
-	(*RenewalWindow)(nil),           // 17: brevet.v1.RenewalWindow
-	(*durationpb.Duration)(nil),     // 18: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
+	(*RecoveryEvidence)(nil),        // 6: brevet.v1.RecoveryEvidence
+	(*EnrollRequest)(nil),           // 7: brevet.v1.EnrollRequest
+	(*EnrollResponse)(nil),          // 8: brevet.v1.EnrollResponse
+	(*RenewRequest)(nil),            // 9: brevet.v1.RenewRequest
+	(*RenewResponse)(nil),           // 10: brevet.v1.RenewResponse
+	(*CreateChallengeRequest)(nil),  // 11: brevet.v1.CreateChallengeRequest
+	(*CreateChallengeResponse)(nil), // 12: brevet.v1.CreateChallengeResponse
+	(*GetTrustBundleRequest)(nil),   // 13: brevet.v1.GetTrustBundleRequest
+	(*GetTrustBundleResponse)(nil),  // 14: brevet.v1.GetTrustBundleResponse
+	(*Credential)(nil),              // 15: brevet.v1.Credential
+	(*CertificateChain)(nil),        // 16: brevet.v1.CertificateChain
+	(*TrustBundle)(nil),             // 17: brevet.v1.TrustBundle
+	(*RenewalWindow)(nil),           // 18: brevet.v1.RenewalWindow
+	(*durationpb.Duration)(nil),     // 19: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 20: google.protobuf.Timestamp
 }
 var file_brevet_v1_enrollment_proto_depIdxs = []int32{
 	2,  // 0: brevet.v1.Evidence.token:type_name -> brevet.v1.TokenEvidence
 	3,  // 1: brevet.v1.Evidence.x5c:type_name -> brevet.v1.X5CEvidence
 	4,  // 2: brevet.v1.Evidence.tpm:type_name -> brevet.v1.TPMEvidence
 	5,  // 3: brevet.v1.Evidence.jwt:type_name -> brevet.v1.JWTEvidence
-	1,  // 4: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
-	18, // 5: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
-	14, // 6: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
-	18, // 7: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
-	1,  // 8: brevet.v1.RenewRequest.evidence:type_name -> brevet.v1.Evidence
-	14, // 9: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
-	0,  // 10: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
-	16, // 11: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
-	15, // 12: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
-	16, // 13: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
-	17, // 14: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
-	19, // 15: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
-	19, // 16: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
-	6,  // 17: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
-	8,  // 18: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
-	10, // 19: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
-	12, // 20: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
-	7,  // 21: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
-	9,  // 22: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
-	11, // 23: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
-	13, // 24: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
-	21, // [21:25] is the sub-list for method output_type
-	17, // [17:21] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	6,  // 4: brevet.v1.Evidence.recovery:type_name -> brevet.v1.RecoveryEvidence
+	1,  // 5: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
+	19, // 6: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
+	15, // 7: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
+	19, // 8: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
+	1,  // 9: brevet.v1.RenewRequest.evidence:type_name -> brevet.v1.Evidence
+	15, // 10: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
+	0,  // 11: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
+	17, // 12: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
+	16, // 13: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
+	17, // 14: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
+	18, // 15: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
+	20, // 16: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
+	20, // 17: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
+	7,  // 18: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
+	9,  // 19: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
+	11, // 20: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
+	13, // 21: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
+	8,  // 22: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
+	10, // 23: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
+	12, // 24: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
+	14, // 25: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
+	22, // [22:26] is the sub-list for method output_type
+	18, // [18:22] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_enrollment_proto_init() }
@@ -1259,6 +1380,7 @@ func file_brevet_v1_enrollment_proto_init() {
 		(*Evidence_X5C)(nil),
 		(*Evidence_Tpm)(nil),
 		(*Evidence_Jwt)(nil),
+		(*Evidence_Recovery)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1266,7 +1388,7 @@ func file_brevet_v1_enrollment_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_enrollment_proto_rawDesc), len(file_brevet_v1_enrollment_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -238,7 +238,10 @@ type Identity struct {
 	// nothing. Each enrollment replaces them.
 	EnrollmentTerms *EnrollmentTerms `protobuf:"bytes,11,opt,name=enrollment_terms,json=enrollmentTerms,proto3" json:"enrollment_terms,omitempty"`
 	// The roles of an operator. Empty for other identities.
-	Roles         []OperatorRole `protobuf:"varint,12,rep,packed,name=roles,proto3,enum=brevet.v1.OperatorRole" json:"roles,omitempty"`
+	Roles []OperatorRole `protobuf:"varint,12,rep,packed,name=roles,proto3,enum=brevet.v1.OperatorRole" json:"roles,omitempty"`
+	// How often in a row the identity has recovered with the key of an expired certificate. An enrollment with other
+	// evidence, and a renewal before expiry, set it to zero. The policy limits it.
+	Recoveries    int32 `protobuf:"varint,13,opt,name=recoveries,proto3" json:"recoveries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -355,6 +358,13 @@ func (x *Identity) GetRoles() []OperatorRole {
 		return x.Roles
 	}
 	return nil
+}
+
+func (x *Identity) GetRecoveries() int32 {
+	if x != nil {
+		return x.Recoveries
+	}
+	return 0
 }
 
 // EnrollmentTerms are what an enrollment requires of all certificates of the identity, until it enrolls again. Renewals
@@ -1362,7 +1372,7 @@ var File_brevet_v1_identity_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x04\n" +
+	"\x18brevet/v1/identity.proto\x12\tbrevet.v1\x1a\x15brevet/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x04\n" +
 	"\bIdentity\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.brevet.v1.IdentityKindR\x04kind\x12\x18\n" +
@@ -1377,7 +1387,10 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\x04rule\x18\n" +
 	" \x01(\tR\x04rule\x12E\n" +
 	"\x10enrollment_terms\x18\v \x01(\v2\x1a.brevet.v1.EnrollmentTermsR\x0fenrollmentTerms\x12-\n" +
-	"\x05roles\x18\f \x03(\x0e2\x17.brevet.v1.OperatorRoleR\x05roles\x1a9\n" +
+	"\x05roles\x18\f \x03(\x0e2\x17.brevet.v1.OperatorRoleR\x05roles\x12\x1e\n" +
+	"\n" +
+	"recoveries\x18\r \x01(\x05R\n" +
+	"recoveries\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x01\n" +

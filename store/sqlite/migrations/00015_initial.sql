@@ -61,6 +61,7 @@ CREATE TABLE identities (
     rule         INTEGER REFERENCES policy_rules (id), -- that registered it; NULL for an operator or a part of Brevet
     terms        TEXT, -- of its enrollment, JSON; NULL for none
     roles        INTEGER NOT NULL DEFAULT 0 CHECK (roles BETWEEN 0 AND 15), -- of an operator: a bit for each role
+    recoveries   INTEGER NOT NULL DEFAULT 0, -- in a row, with the keys of expired certificates
     CHECK ((state = 3) = (resumes IS NOT NULL)),
     CHECK (roles = 0 OR kind = 3)
 ) STRICT;

@@ -149,3 +149,35 @@ func IsNext(ctx context.Context, q engine.Querier, id int64) (bool, error) {
 	err := q.QueryRowContext(ctx, `SELECT NOT EXISTS (SELECT 1 FROM bulk_revocations WHERE done = 0 AND id < ?)`, id).Scan(&isNext)
 	return isNext, err
 }
+
+// Missed reports whether a revocation in bulk selects one of the certificates of an identity, but did not reach it, because
+// it had expired too long before. expired is the earliest notAfter of the certificates. The labels are the current ones. A
+// revocation of a lineage counts for all certificates of its identity.
+func Missed(ctx context.Context, q engine.Querier, expired time.Time, ids ...int64) (bool, error) {
+	rows, err := query(ctx, q, `WHERE s.action = 1 AND s.reach > ? ORDER BY s.id`, engine.Millis(expired))
+	if err != nil {
+		return false, err
+	}
+	for _, r := range rows {
+		if r.Reach = (time.Time{}); !r.LineageOf.IsZero() {
+			first, err := ReadCertificate(ctx, q, r.LineageOf)
+			if _, ok := pki.AsRefusal(err); ok {
+				continue // the retention has removed the certificate, and then those before it as well
+			}
+			if err != nil {
+				return false, err
+			}
+			r.Identity = first.Identity
+		}
+		masks, err := openOf(r).Masks(ctx, q, ids)
+		if err != nil {
+			return false, err
+		}
+		for _, mask := range masks {
+			if mask != 0 {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}

@@ -21,12 +21,16 @@ import (
 // Row is the row of a bulk revocation. A certificate's row ID says whether it can be a member.
 type Row struct{ rules.RecordedBulk }
 
-// New returns the row of a new bulk revocation, with the reach of its time.
+// New returns the row of a new bulk revocation, with the reach of its time and its grace.
 func New(ctx context.Context, q engine.Querier, request revocation.BulkRequest) (Row, error) {
 	var r Row
 	var err error
 	r.BulkRequest = request
 	r.Reach, err = Reach(ctx, q, request.At)
+	if !r.Reach.IsZero() {
+		r.Reach = r.Reach.Add(-request.Grace)
+	}
+	r.Grace = 0 // it is not recorded
 	return r, err
 }
 

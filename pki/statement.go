@@ -1,4 +1,4 @@
-package x5c
+package pki
 
 import (
 	"crypto"
@@ -10,10 +10,10 @@ import (
 	"crypto/sha512"
 )
 
-// proves reports whether the key made the signature over the statement. The type of the key determines the algorithm,
-// as in TLS 1.3 (RFC 8446 §4.2.3), so that the device's secure element needs no other. For RSA, PKCS #1 v1.5 is
-// accepted too, because some secure elements make no other signature.
-func proves(key crypto.PublicKey, statement, signature []byte) bool {
+// VerifyStatement reports whether the key made the signature over a statement, such as an [X5CStatement]. The type of the
+// key determines the algorithm, as in TLS 1.3 (RFC 8446 §4.2.3), so that the device's secure element needs no other. For
+// RSA, PKCS #1 v1.5 is accepted too, because some secure elements make no other signature.
+func VerifyStatement(key crypto.PublicKey, statement, signature []byte) bool {
 	digest := sha256.Sum256(statement)
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:

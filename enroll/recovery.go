@@ -1,0 +1,109 @@
+package enroll
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+)
+
+// expiredKey is a Prover with the key of an expired certificate.
+type expiredKey struct {
+	pair        *Pair
+	certificate pki.CertRef
+}
+
+// ExpiredKey returns a Prover that proves possession of the key of an expired certificate, for a server whose policy
+// allows recoveries. The CSR must have a new key.
+func ExpiredKey(expired *Pair) (Prover, error) {
+	serial, err := pki.SerialFromInt(expired.Certificate.SerialNumber)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate is not from a Brevet server: %w", err)
+	}
+	if _, err := statementOptions(expired.Key.Public()); err != nil {
+		return nil, err
+	}
+	issuer := expired.root
+	if len(expired.Chain) > 0 {
+		issuer = expired.Chain[0]
+	}
+	return expiredKey{expired, pki.CertRef{Issuer: pki.IssuerOf(issuer), Serial: serial}}, nil
+}
+
+// Kind implements Prover.
+func (expiredKey) Kind() pki.EvidenceKind { return pki.EvidenceRecovery }
+
+// Public implements Prover.
+func (expiredKey) Public(context.Context) ([]byte, error) { return nil, nil }
+
+// Prove implements Prover.
+func (k expiredKey) Prove(_ context.Context, p Proof) (pki.Evidence, error) {
+	statement := pki.RecoveryStatement(k.pair.ID().TrustDomain(), k.certificate, p.Key, p.RequestID, p.Challenge)
+	signature, err := signStatement(k.pair.Key, statement)
+	if err != nil {
+		return pki.Evidence{}, fmt.Errorf("sign with the key of the expired certificate: %w", err)
+	}
+	e := pki.RecoveryEvidence{
+		IssuerID: k.certificate.Issuer.Bytes(), Serial: k.certificate.Serial.Bytes(),
+		PublicKey: k.pair.Certificate.RawSubjectPublicKeyInfo, Challenge: p.Challenge, Signature: signature,
+	}
+	return pki.Evidence{Kind: pki.EvidenceRecovery, Value: e.Encode()}, nil
+}
+
+// recoverer is an Authority to which an Agent can prove possession of the key of an expired certificate. A [Client] is
+// one.
+type recoverer interface {
+	EnrollWith(ctx context.Context, r EnrollRequest, provers ...Prover) (Credential, error)
+}
+
+// recover sends a request with the key of an expired certificate, and installs the issued credential. If a renewal of the
+// certificate is in progress, recover repeats it. The server may have issued its certificate before, so that it may have
+// expired as well. Then its key is the newest one, and recover uses it for a second request.
+func (a *Agent) recover(ctx context.Context, by recoverer, expired *Pair) error {
+	for range 2 {
+		pair, err := a.recoverOnce(ctx, by, expired)
+		if err != nil {
+			return err
+		}
+		late := pair.Expired(a.now())
+		if late && !expired.Expired(a.now()) {
+			return fmt.Errorf("the issued certificate expired at %s by this machine's clock and is discarded: set the clock",
+				pair.Certificate.NotAfter.Format(time.RFC3339))
+		}
+		if err := a.install(pair); err != nil || !late {
+			return err
+		}
+		expired = pair
+	}
+	return fmt.Errorf("the issued certificate expired at %s by this machine's clock: set the clock",
+		expired.Certificate.NotAfter.Format(time.RFC3339))
+}
+
+// recoverOnce sends one request with the key of an expired certificate, and returns the new pair.
+func (a *Agent) recoverOnce(ctx context.Context, by recoverer, expired *Pair) (*Pair, error) {
+	prover, err := ExpiredKey(expired)
+	if err != nil {
+		return nil, err
+	}
+	r, csr, err := a.request("certificate " + expired.Serial())
+	if err != nil {
+		return nil, err
+	}
+	callCtx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	c, err := by.EnrollWith(callCtx, EnrollRequest{
+		RequestID: r.id, CSR: csr, Lifetime: a.config.Lifetime, Bootstrap: Bootstrap{
+			RootFingerprint: sha256.Sum256(expired.root.Raw), TrustDomain: expired.ID().TrustDomain(), Server: expired.Origin.Server,
+		},
+	}, prover)
+	if err != nil {
+		return nil, a.refused(err)
+	}
+	pair, err := a.newPair(c, r, expired.Origin)
+	if err != nil {
+		return nil, err
+	}
+	return pair, a.succeeds(pair, expired)
+}
