@@ -41,7 +41,7 @@ func TestFloorImportsNothingOfBrevet(t *testing.T) {
 
 // The floor's schema has the statements of the store's schema.
 func TestSchemaMatchesTheStore(t *testing.T) {
-	text, err := os.ReadFile("../../../store/sqlite/migrations/00015_initial.sql")
+	text, err := os.ReadFile("../../../store/sqlite/migrations/00016_initial.sql")
 	if err != nil {
 		t.Fatal(err)
 	}
