@@ -348,7 +348,7 @@ func TestRecoveryWithASecondKind(t *testing.T) {
 	t.Parallel()
 	root, cameras := cameraFactory(t, "SN-1", "SN-2")
 	w := recoveryWorld(t, "rules:\n- {name: tokens, evidence: [token]}\n"+
-		"- {name: cameras, evidence: [x5c], identity: 'device/{x5c.serial}', register: true}\n"+
+		"- {name: cameras, evidence: [x5c], when: 'x5c.source == "cameras"', identity: 'device/{x5c.serial}', register: true}\n"+
 		"- {name: field, evidence: [recovery, x5c]}\n"+
 		"recovery: {grace: 1h, times: 2}\nx5c: {cameras: {roots: "+quoted(pemOf(root))+"}}\n", false)
 	client := servertest.Must(enroll.NewClient(""))(t)

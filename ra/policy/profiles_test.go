@@ -16,7 +16,7 @@ import (
 // pump is a profile for devices.
 const pump = `{kinds: [device], lifetime: 1h, max_lifetime: 2h, keys: [P-256], key_usage: [digitalSignature], extended_key_usage: [clientAuth]}`
 
-const pumps = "\nrules: [{name: a, evidence: [x5c], identity: 'pump/{x5c.serial}', register: true, profile: pump}]\n"
+const pumps = "\nrules: [{name: a, evidence: [x5c], identity: 'pump/{x5c.source}/{x5c.serial}', register: true, profile: pump}]\n"
 
 // TestProfiles compiles documents with an additional profile, and with one that replaces a default profile.
 func TestProfiles(t *testing.T) {

@@ -197,7 +197,7 @@ func refusedRegistrationBindsNothing(t *testing.T, w *world) {
 }
 
 func lostPatternIsReplaced(t *testing.T, w *world) {
-	by := callerOf(w.enrollNew(t)).WithRequest(w.newRequest(t, "create"))
+	by := callerOf(w.enrollOperator(t, pki.RoleRegistrar)).WithRequest(w.newRequest(t, "create"))
 	first, next := w.newPattern(t, by), w.newPattern(t, by)
 	w.storeToken(t, first)
 	w.now = w.now.Add(time.Minute)
