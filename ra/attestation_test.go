@@ -2,7 +2,6 @@ package ra_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -66,13 +65,15 @@ func attestingAgent(t *testing.T, w *servertest.World, directory, path string) *
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	dir := servertest.Must(enroll.OpenDirectory(directory, log))(t)
 	t.Cleanup(func() { _ = dir.Close() })
-	dir.KeepKeysIn(tpm.New(path))
+	device := tpm.New(path)
+	dir.KeepKeysIn(device)
 	client := servertest.Must(enroll.NewClient(""))(t)
 	return servertest.Must(enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: client, Log: log,
-		Attestation: &enroll.Attestation{Client: client, Bootstrap: enroll.Bootstrap{
-			RootFingerprint: sha256.Sum256(w.Root.Raw), TrustDomain: servertest.TrustDomain, Server: w.GRPC,
-		}},
+		Directory: dir, Authority: client, Bootstrap: bootstrapOf(w), Log: log,
+		Evidence: func() ([]enroll.Evidence, error) {
+			e, err := enroll.Attestation(device)
+			return []enroll.Evidence{e}, err
+		},
 	}))(t)
 }
 
