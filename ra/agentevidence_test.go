@@ -35,7 +35,8 @@ import (
 // site is a server that accepts every kind of evidence, and some pairs of them.
 type site struct {
 	*cluster
-	cameras []tls.Certificate // with the serial numbers SN-0, SN-1 and so on
+	root    *x509.Certificate // of the cameras
+	rootKey crypto.Signer
 	tpm     *tpmtest.TPM
 }
 
@@ -51,30 +52,23 @@ rules:
 - {name: claimed, evidence: [token, jwt]}
 `
 
-func newSite(t *testing.T, serials int, roots ...*x509.Certificate) *site {
+func newSite(t *testing.T) *site {
 	t.Helper()
-	var names []string
-	for i := range serials {
-		names = append(names, fmt.Sprintf("SN-%d", i))
-	}
-	root, cameras := cameraFactory(t, names...)
+	root, rootKey := newFactoryCA(t, nil, nil)
 	m := tpmtest.NewManufacturer(t)
+	gateway := m.Make(t)
 	tpmRoot, intermediate := m.CAs(t)
 	public, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	keys := servertest.Must(json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: public, KeyID: "key"}}}))(t)
-	pems := string(pemOf(root))
-	for _, r := range roots {
-		pems += string(pemOf(r))
-	}
-	document := fmt.Sprintf("x5c: {cameras: {roots: %q}}\n", pems) +
+	document := fmt.Sprintf("x5c: {cameras: {roots: %q}}\n", pemOf(root)) +
 		fmt.Sprintf("tpm: {acme: {roots: %q, intermediates: %q}}\n", pemOf(tpmRoot), pemOf(intermediate)) +
 		fmt.Sprintf("jwt: {berlin: {issuer: %q, audience: %q, algorithms: [EdDSA], jwks: %q, kubernetes: {}}}\n", clusterIssuer, servertest.TrustDomain, keys) +
 		siteRules
 	w := servertest.New(t, ground, servertest.Options{Policy: []byte(document)})
-	return &site{cluster: &cluster{World: w, key: private}, cameras: cameras, tpm: m.Make(t)}
+	return &site{&cluster{World: w, key: private}, root, rootKey, gateway}
 }
 
 // camera returns a function that reads the certificate and the key of a camera from files.
@@ -153,7 +147,7 @@ func (m machine) start(t *testing.T, s *site, server string) (agent *enroll.Agen
 	return servertest.Must(enroll.NewAgent(c))(t), func() { _ = dir.Close() }
 }
 
-// machines returns the n-th machine of each kind, and the path of its identity.
+// machines returns the n-th machine of each kind, and the path of its identity. No two have the same evidence.
 func (s *site) machines(t *testing.T, n int) map[string]struct {
 	machine
 	path string
@@ -162,7 +156,10 @@ func (s *site) machines(t *testing.T, n int) map[string]struct {
 	device := tpm.New(s.tpm.Path)
 	attested := func() (enroll.Evidence, error) { return enroll.Attestation(device) }
 	at := func() string { return filepath.Join(t.TempDir(), "agent") }
-	account, serial := fmt.Sprintf("account-%d", n), fmt.Sprintf("SN-%d", n)
+	serial := func(kind string) string { return fmt.Sprintf("%s-%d", kind, n) }
+	factory := func(kind string) func() (enroll.Evidence, error) {
+		return camera(t, newCamera(t, serial(kind), servertest.Key(t), s.root, s.rootKey, time.Now().Add(time.Hour)))
+	}
 	type evidence = []func() (enroll.Evidence, error)
 	withToken := func(path string) func() (enroll.Token, error) {
 		token := s.tokenFor(t, path)
@@ -172,12 +169,15 @@ func (s *site) machines(t *testing.T, n int) map[string]struct {
 		machine
 		path string
 	}{
-		"x5c":         {machine{at(), nil, evidence{camera(t, s.cameras[n])}, nil}, "camera/" + serial},
-		"jwt":         {machine{at(), nil, evidence{s.pod(t, account)}, nil}, "pod/" + account},
-		"x5c and jwt": {machine{at(), nil, evidence{camera(t, s.cameras[n]), s.pod(t, account)}, nil}, "on-board/" + serial},
-		"x5c and tpm": {machine{at(), nil, evidence{camera(t, s.cameras[n]), attested}, device}, "sealed/" + serial},
+		"x5c": {machine{at(), nil, evidence{factory("a")}, nil}, "camera/" + serial("a")},
+		"jwt": {machine{at(), nil, evidence{s.pod(t, serial("b"))}, nil}, "pod/" + serial("b")},
+		"jwt that is not replaced": {
+			machine{at(), nil, evidence{sync.OnceValues(s.pod(t, serial("f")))}, nil}, "pod/" + serial("f"),
+		},
+		"x5c and jwt": {machine{at(), nil, evidence{factory("c"), s.pod(t, serial("c"))}, nil}, "on-board/" + serial("c")},
+		"x5c and tpm": {machine{at(), nil, evidence{factory("d"), attested}, device}, "sealed/" + serial("d")},
 		"token and jwt": {
-			machine{at(), withToken("claimed/" + serial), evidence{s.pod(t, account)}, nil}, "claimed/" + serial,
+			machine{at(), withToken("claimed/" + serial("e")), evidence{s.pod(t, serial("e"))}, nil}, "claimed/" + serial("e"),
 		},
 	}
 }
@@ -191,14 +191,13 @@ func (s *site) tokenFor(t *testing.T, path string) enroll.Token {
 
 func TestAgentEnrollsWithEvidence(t *testing.T) {
 	t.Parallel()
-	root, rootKey := newFactoryCA(t, nil, nil)
-	s := newSite(t, 1, root)
+	s := newSite(t)
 	machines := s.machines(t, 0)
 	// The factory key is in the TPM, and the key of the credential in a file.
 	key := servertest.Must(tpm.New(s.tpm.Path).NewKey())(t)
 	inTPM := machines["x5c"]
-	inTPM.directory, inTPM.path = filepath.Join(t.TempDir(), "agent"), "camera/SN-CHAIN"
-	inTPM.evidence = []func() (enroll.Evidence, error){camera(t, newCamera(t, key, root, rootKey, time.Now().Add(time.Hour)))}
+	inTPM.directory, inTPM.path = filepath.Join(t.TempDir(), "agent"), "camera/in-tpm"
+	inTPM.evidence = []func() (enroll.Evidence, error){camera(t, newCamera(t, "in-tpm", key, s.root, s.rootKey, time.Now().Add(time.Hour)))}
 	machines["x5c in a TPM"] = inTPM
 	for name, m := range machines {
 		t.Run(name, func(t *testing.T) {
@@ -224,8 +223,16 @@ func TestAgentEnrollsWithEvidence(t *testing.T) {
 func TestAgentRecoversFromEveryCut(t *testing.T) {
 	t.Parallel()
 	const most = 40
-	s := newSite(t, most)
-	cuts := map[string]int{}
+	s := newSite(t)
+	cuts, lost := map[string]int{}, map[string]int{} // lost counts cuts after which the server had issued the certificate
+	issued := func(path string) (n int) {
+		for _, c := range s.Inventory(t) {
+			if c.Identity.Path() == path {
+				n++
+			}
+		}
+		return n
+	}
 	for n := range most {
 		for name, m := range s.machines(t, n) {
 			if cuts[name] < n {
@@ -239,32 +246,23 @@ func TestAgentRecoversFromEveryCut(t *testing.T) {
 			}
 			kill()
 			cuts[name] = n + 1
+			lost[name] += issued(m.path)
 			agent, kill = m.start(t, s, s.GRPC)
 			if err := agent.Ensure(t.Context()); err != nil {
 				t.Fatalf("%s, cut after %d records: %v", name, n, err)
 			}
 			kill()
-			id := agent.Pair().ID()
-			if id.Path() != m.path {
-				t.Errorf("%s, cut after %d records: the identity is %s", name, n, id)
-			}
-			issued := 0
-			for _, c := range s.Inventory(t) {
-				if c.Identity == id {
-					issued++
-				}
-			}
-			if issued != 1 {
-				t.Errorf("%s, cut after %d records: %d certificates, want 1", name, n, issued)
+			if id := agent.Pair().ID(); id.Path() != m.path || issued(m.path) != 1 {
+				t.Errorf("%s, cut after %d records: %d certificates, want 1, and the identity is %s", name, n, issued(m.path), id)
 			}
 		}
 	}
-	for name := range s.machines(t, 0) {
-		if cuts[name] < 3 || cuts[name] == most {
-			t.Errorf("%s was cut %d times", name, cuts[name])
+	for name, n := range cuts {
+		if n < 3 || n == most || lost[name] == 0 {
+			t.Errorf("%s was cut %d times, and %d times after its certificate was issued", name, n, lost[name])
 		}
 	}
-	t.Logf("cuts: %v", cuts)
+	t.Logf("cuts: %v, of which after the issuance: %v", cuts, lost)
 }
 
 // cutter forwards connections to a server. It forwards a number of TLS records from the server, over all connections, and
@@ -326,9 +324,8 @@ func (c *cutter) forward(client net.Conn, address string) {
 // TestRefusedEvidenceIsShown checks that the status of an agent has the rule and the hint of a refusal.
 func TestRefusedEvidenceIsShown(t *testing.T) {
 	t.Parallel()
-	root, rootKey := newFactoryCA(t, nil, nil)
-	issuer, issuerKey := newFactoryCA(t, root, rootKey)
-	s := newSite(t, 1, root)
+	s := newSite(t)
+	issuer, issuerKey := newFactoryCA(t, s.root, s.rootKey)
 	used := s.pod(t, "web")
 	usedToken := servertest.Must(used())(t)
 	first, kill := machine{filepath.Join(t.TempDir(), "agent"), nil, []func() (enroll.Evidence, error){func() (enroll.Evidence, error) { return usedToken, nil }}, nil}.start(t, s, "")
@@ -336,10 +333,11 @@ func TestRefusedEvidenceIsShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	kill()
-	chained := newCamera(t, servertest.Key(t), issuer, issuerKey, time.Now().Add(time.Hour))
+	chained := newCamera(t, "chained", servertest.Key(t), issuer, issuerKey, time.Now().Add(time.Hour))
 	complete := chained
 	complete.Certificate = append(complete.Certificate[:1:1], issuer.Raw)
-	own, device := camera(t, s.cameras[0]), tpm.New(s.tpm.Path)
+	own := camera(t, newCamera(t, "own", servertest.Key(t), s.root, s.rootKey, time.Now().Add(time.Hour)))
+	device := tpm.New(s.tpm.Path)
 	attested := func() (enroll.Evidence, error) { return enroll.Attestation(device) }
 	account := func(audience string) func() (enroll.Evidence, error) {
 		return func() (enroll.Evidence, error) { return enroll.ParseJWT([]byte(s.token(t, "prod", "db", audience))) }
@@ -351,7 +349,7 @@ func TestRefusedEvidenceIsShown(t *testing.T) {
 		"a complete chain":       {[]func() (enroll.Evidence, error){camera(t, complete)}, ""},
 		"a chain without issuer": {[]func() (enroll.Evidence, error){camera(t, chained)}, pki.RuleEvidenceUntrusted},
 		"an expired certificate": {
-			[]func() (enroll.Evidence, error){camera(t, newCamera(t, servertest.Key(t), root, rootKey, time.Now().Add(-time.Minute)))}, pki.RuleEvidenceExpired,
+			[]func() (enroll.Evidence, error){camera(t, newCamera(t, "expired", servertest.Key(t), s.root, s.rootKey, time.Now().Add(-time.Minute)))}, pki.RuleEvidenceExpired,
 		},
 		"a JWT for another service": {[]func() (enroll.Evidence, error){account("other.example")}, pki.RuleEvidenceAudience},
 		"a JWT that was used":       {[]func() (enroll.Evidence, error){func() (enroll.Evidence, error) { return usedToken, nil }}, pki.RuleAlreadyEnrolled},
@@ -377,7 +375,7 @@ func TestRefusedEvidenceIsShown(t *testing.T) {
 }
 
 // newFactoryCA returns a CA of a manufacturer: a root if parent is nil.
-func newFactoryCA(t *testing.T, parent *x509.Certificate, parentKey any) (*x509.Certificate, any) {
+func newFactoryCA(t *testing.T, parent *x509.Certificate, parentKey crypto.Signer) (*x509.Certificate, crypto.Signer) {
 	t.Helper()
 	key := servertest.Key(t)
 	template := &x509.Certificate{
@@ -393,11 +391,11 @@ func newFactoryCA(t *testing.T, parent *x509.Certificate, parentKey any) (*x509.
 	return servertest.Must(x509.ParseCertificate(der))(t), key
 }
 
-// newCamera returns a camera with a key and the serial number SN-CHAIN.
-func newCamera(t *testing.T, key crypto.Signer, issuer *x509.Certificate, issuerKey any, notAfter time.Time) tls.Certificate {
+// newCamera returns a camera with a serial number and a key.
+func newCamera(t *testing.T, serial string, key crypto.Signer, issuer *x509.Certificate, issuerKey crypto.Signer, notAfter time.Time) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "camera", SerialNumber: "SN-CHAIN"}, NotBefore: time.Now().Add(-time.Hour),
+		SerialNumber: new(big.Int).SetBytes(servertest.RequestID()), Subject: pkix.Name{CommonName: "camera", SerialNumber: serial}, NotBefore: time.Now().Add(-time.Hour),
 		NotAfter: notAfter, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature,
 	}
 	der := servertest.Must(x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), issuerKey))(t)
@@ -407,7 +405,7 @@ func newCamera(t *testing.T, key crypto.Signer, issuer *x509.Certificate, issuer
 // A context that ends is not a failure of the evidence.
 func TestCanceledEnrollment(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, 1)
+	s := newSite(t)
 	agent, kill := machine{filepath.Join(t.TempDir(), "agent"), nil, []func() (enroll.Evidence, error){s.pod(t, "web")}, nil}.start(t, s, "")
 	defer kill()
 	ctx, cancel := context.WithCancel(t.Context())
