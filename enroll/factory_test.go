@@ -110,7 +110,11 @@ func TestEvidenceHidesItsSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret := key.(*ecdsa.PrivateKey).D.String()
+	scalar, err := key.(*ecdsa.PrivateKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := new(big.Int).SetBytes(scalar).String()
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%d"} {
 		if shown := fmt.Sprintf(verb, EnrollRequest{Evidence: []Evidence{camera}}); strings.Contains(shown, secret) || !strings.Contains(shown, "[x5c]") {
 			t.Errorf("%s shows %s", verb, shown)

@@ -132,7 +132,7 @@ func TestJWTHidesItself(t *testing.T) {
 	}
 	text := jwtText(`{"sub":"web"}`)
 	for _, s := range shown {
-		if strings.Contains(s, text[:20]) || strings.Contains(s, fmt.Sprintf("%x", text[:8])) || strings.Contains(s, fmt.Sprint([]byte(text[:4]))[1:8]) {
+		if strings.Contains(s, text[:20]) || strings.Contains(s, fmt.Sprintf("%x", text[:8])) || strings.Contains(s, fmt.Sprintf("%d", []byte(text[:4]))[1:8]) {
 			t.Errorf("%s contains the token", s)
 		}
 	}
