@@ -55,6 +55,12 @@ func Commands() []Command {
 				"expired, damaged, unreadable or not_enrolled. With --output json it prints an object in every state.",
 			Example: "  brevet-agent status --config /etc/brevet-agent/agent.yaml --output json",
 		},
+		{
+			Name: "evidence", Short: "show which TPM this machine enrolls with", Flags: []Flag{config, directory},
+			Long: "It prints tpm: and the SHA-256 of the endorsement key, for brevet identity create --evidence. The TPM is that of\n" +
+				"key.tpm in the configuration. It may take a minute, because the TPM makes the key from its seed.",
+			Example: "  brevet-agent evidence --config /etc/brevet-agent/agent.yaml",
+		},
 		{Name: "version", Short: "show the version"},
 		{Name: "help", Short: "explain the commands"},
 	}
@@ -79,7 +85,8 @@ func (c Command) FlagSet() *flag.FlagSet {
 	return set
 }
 
-// Names returns the names of all commands as a list in a sentence: "run, enroll, status, version or help".
+// Names returns the names of all commands as a list in a sentence: "run, enroll, status, evidence, version or
+// help".
 func Names() string {
 	var names []string
 	for _, c := range Commands() {

@@ -83,6 +83,8 @@ func command(ctx context.Context, version string, args []string, s streams) erro
 		return enrollCommand(ctx, rest, s)
 	case "status":
 		return statusCommand(rest, s)
+	case "evidence":
+		return evidenceCommand(rest, s)
 	case "version":
 		if _, _, err := parseFlags(name, rest); err != nil {
 			return err
