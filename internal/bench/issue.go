@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/internal/bench/fill"
 	"github.com/brevet-pki/brevet/internal/bench/floor"
 	"github.com/brevet-pki/brevet/internal/cli"
 )
@@ -258,7 +259,7 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certi
 		return p, err
 	}
 	if certificates > 0 {
-		if err := rig.fillStore(ctx, d, filling{certificates: certificates, perIdentity: perIdentity}); err != nil {
+		if err := rig.fillStore(ctx, d, fill.Spec{Certificates: certificates, PerIdentity: fill.PerIdentity}); err != nil {
 			return p, err
 		}
 	}
