@@ -415,16 +415,25 @@ func ownCPU() (time.Duration, error) {
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
+// floorCounts reports whether a floor with these values of floor_reach is valid. It logs a warning if it is not.
+func (b *bench) floorCounts(values []float64) (bool, error) {
+	reach, err := spreadOf("floor_reach", values)
+	if err != nil {
+		return false, err
+	}
+	if reach.Median < floorReach {
+		b.logf("warning: the floor reaches %.2f of its bound, less than %.2f, and is not valid: floor_ratio is too high; "+
+			"stop other programs and measure longer; if two processors are threads of one core, the floor stays below that", reach.Median, floorReach)
+	}
+	return reach.Median >= floorReach, nil
+}
+
 func (b *issueBench) report(rig *issueRig, measured rounds) error {
-	reach, err := spreadOf("floor_reach", measured["floor_reach"])
+	counts, err := rig.floorCounts(measured["floor_reach"])
 	if err != nil {
 		return err
 	}
-	if reach.Median < floorReach {
-		rig.logf("warning: the floor reaches %.2f of its bound, less than %.2f, and is not valid: floor_ratio is too high; "+
-			"stop other programs and measure longer; if two processors are threads of one core, the floor stays below that", reach.Median, floorReach)
-	}
 	return rig.report(map[string]any{
-		"callers": b.callers, "rounds": b.rounds, "floor_goroutines": rig.goroutines, "floor_counts": reach.Median >= floorReach,
+		"callers": b.callers, "rounds": b.rounds, "floor_goroutines": rig.goroutines, "floor_counts": counts,
 	}, measured, slices.Concat(issueFields, rig.fields))
 }
