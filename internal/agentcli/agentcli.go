@@ -63,6 +63,12 @@ func Commands() []Command {
 				"to the server. It changes nothing and sends no evidence. It exits with 1 if it finds a fault.",
 			Example: "  brevet-agent doctor --config /etc/brevet-agent/agent.yaml",
 		},
+		{
+			Name: "evidence", Short: "show which TPM this machine enrolls with", Flags: []Flag{config, directory},
+			Long: "It prints tpm: and the SHA-256 of the endorsement key, for brevet identity create --evidence. The TPM is that of\n" +
+				"key.tpm in the configuration. It may take a minute, because the TPM makes the key from its seed.",
+			Example: "  brevet-agent evidence --config /etc/brevet-agent/agent.yaml",
+		},
 		{Name: "version", Short: "show the version"},
 		{Name: "help", Short: "explain the commands"},
 	}
@@ -87,7 +93,8 @@ func (c Command) FlagSet() *flag.FlagSet {
 	return set
 }
 
-// Names returns the names of all commands as a list in a sentence: "run, enroll, status, doctor, version or help".
+// Names returns the names of all commands as a list in a sentence: "run, enroll, status, doctor, evidence, version or
+// help".
 func Names() string {
 	var names []string
 	for _, c := range Commands() {

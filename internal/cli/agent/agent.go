@@ -85,6 +85,8 @@ func command(ctx context.Context, version string, args []string, s streams) erro
 		return statusCommand(rest, s)
 	case "doctor":
 		return doctorCommand(ctx, rest, s)
+	case "evidence":
+		return evidenceCommand(rest, s)
 	case "version":
 		if _, _, err := parseFlags(name, rest); err != nil {
 			return err
