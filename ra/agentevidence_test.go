@@ -212,9 +212,18 @@ func TestAgentEnrollsWithEvidence(t *testing.T) {
 				t.Errorf("the identity is %s, want %s", p.ID().Path(), m.path)
 			}
 			s.Status(t, p.Certificate, "good")
-			if _, inTPM := p.Key.(*tpm.Key); inTPM != (m.device != nil) {
-				t.Errorf("the key is a %T", p.Key)
+			if _, inTPM := p.Key.(*tpm.Key); inTPM != (m.device != nil) || p.Origin.Attested != inTPM {
+				t.Errorf("the key is a %T, and the origin %+v", p.Key, p.Origin)
 			}
+			if m.device == nil {
+				return
+			}
+			// The rule also required a factory certificate, and a renewal needs only the attestation.
+			next := servertest.Must(m.device.NewKey())(t)
+			servertest.Must(servertest.Must(enroll.NewClient(""))(t).Renew(t.Context(), enroll.RenewRequest{
+				RequestID: servertest.Must(pki.RequestIDFromBytes(servertest.RequestID()))(t), Current: p,
+				CSR: servertest.CSR(t, next), Key: next, Evidence: servertest.Must(enroll.Attestation(m.device))(t),
+			}))(t)
 		})
 	}
 }
