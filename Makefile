@@ -21,10 +21,13 @@ GOLANGCI = $(GO) tool -modfile=tools/golangci-lint.mod golangci-lint
 export CGO_ENABLED = 1
 
 .DEFAULT_GOAL := build
-.PHONY: demo build run packages test-packages test-containers bench bench-step-ca fairness test test-race test-judges torture fuzz sizes lint fmt generate freeze-contract check-generated setup-build setup setup-test setup-judges clean help
+.PHONY: demo demo-tpm build run packages test-packages test-containers bench bench-step-ca fairness test test-race test-judges torture fuzz sizes lint fmt generate freeze-contract check-generated setup-build setup setup-tpm setup-test setup-judges clean help
 
 demo: setup build ## set up what is missing, build, and run the whole story once
 	deploy/demo.sh
+
+demo-tpm: setup-tpm build ## enroll with an emulated TPM and no secret, replace the TPM, and rebind the identity
+	deploy/demo-tpm.sh
 
 build: setup-build ## bin/brevet, bin/brevet-agent, bin/brevet-bench and the examples
 	$(BUILD) -ldflags '-s -w $(STAMP)' -o bin/brevet ./cmd/brevet
@@ -50,6 +53,7 @@ bench: setup-test build ## what the token signs, and a server issues, revokes an
 	bin/brevet-bench hsm
 	bin/brevet-bench issue --callers 1
 	bin/brevet-bench issue --callers 64
+	bin/brevet-bench enroll
 	bin/brevet-bench revoke
 	bin/brevet-bench crl
 	bin/brevet-bench ocsp
@@ -123,6 +127,9 @@ setup-build:
 
 setup: ## install what building and running need and is missing
 	@deploy/setup.sh
+
+setup-tpm:
+	@deploy/setup.sh --tpm
 
 setup-test:
 	@deploy/setup.sh --test

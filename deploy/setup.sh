@@ -6,9 +6,10 @@ set -eu
 
 usage() {
 	cat <<'EOF'
-usage: deploy/setup.sh [--build | --test | --judges]
+usage: deploy/setup.sh [--build | --tpm | --test | --judges]
 
   --build   only what building needs
+  --tpm     what building and running need, and an emulated TPM for make demo-tpm
   --test    also the programs that the tests use
   --judges  also the large programs of make test-judges
   (none)    what building and running need
@@ -18,9 +19,11 @@ exits 1.
 EOF
 }
 
+tpm=3 # the stage that needs an emulated TPM
 case "${1-}" in
 '') stage=2 purpose='build and run' ;;
 --build) stage=1 purpose='build' ;;
+--tpm) stage=2 tpm=2 purpose='build, run and emulate a TPM' ;;
 --test) stage=3 purpose='build, run and test' ;;
 --judges) stage=4 purpose='build, run and test, with make test-judges' ;;
 -h | --help)
@@ -138,10 +141,10 @@ survey() {
 	missing 3 'have grpc_python_plugin' protobuf-compiler-grpc grpc-plugins grpc-plugins grpc 'the plugin for gRPC'
 	missing 3 have_mosquitto 'mosquitto libdlt2 libwrap0 libwebsockets17 mosquitto-clients' mosquitto mosquitto mosquitto \
 		'a broker that identifies clients by their certificates'
-	missing 3 'have swtpm' swtpm swtpm swtpm '' 'emulates a TPM 2.0'
+	missing "$tpm" 'have swtpm' swtpm swtpm swtpm '' 'emulates a TPM 2.0'
 	missing 3 'have swtpm_setup' swtpm-tools swtpm-tools swtpm '' 'makes emulated TPMs with certified endorsement keys'
-	missing 3 'have tpm2_certify' tpm2-tools tpm2-tools tpm2-tools '' 'uses a TPM with independent code'
-	missing 3 have_tpm2_openssl tpm2-openssl tpm2-openssl tpm2-openssl '' 'lets OpenSSL use keys in a TPM'
+	missing "$tpm" 'have tpm2_certify' tpm2-tools tpm2-tools tpm2-tools '' 'uses a TPM with independent code'
+	missing "$tpm" have_tpm2_openssl tpm2-openssl tpm2-openssl tpm2-openssl '' 'lets OpenSSL use keys in a TPM'
 	missing 3 'have strace' strace strace strace '' 'records the writes of a server, to simulate power cuts'
 	missing 3 'have systemd-analyze' systemd systemd systemd '' 'rates the sandboxing of the service files'
 	missing 3 have_namespaces 'util-linux iproute2' 'util-linux iproute' 'util-linux iproute2' '' \

@@ -21,9 +21,14 @@ type Config struct {
 	// valid credential, or if the server refused a renewal. The Agent ignores the token with which it obtained the
 	// current credential. If Token is nil, there are no tokens.
 	Token func() (Token, error)
-	// Attestation lets the Agent enroll with the attestation of its TPM, if it has no valid credential and no token. The
-	// directory must keep its keys in the TPM (see [Directory.KeepKeysIn]). If Attestation is nil, the Agent needs a token.
-	Attestation *Attestation
+	// Evidence returns the evidence for an enrollment, apart from a token: one piece, or two of different kinds without a
+	// Token. The Agent calls it at each try, if it has no valid credential, so that it can read files that others replace.
+	// If there is a Token, the Agent sends both, and never one of them alone. If Evidence is nil, there is none. For an
+	// [Attestation], the directory must keep its keys in the TPM (see [Directory.KeepKeysIn]).
+	Evidence func() ([]Evidence, error)
+	// Bootstrap says how the Agent finds and authenticates the server when it enrolls. It is required if there is Evidence
+	// and no Token. Otherwise it may be zero; if it is not, the Agent refuses tokens for another CA.
+	Bootstrap Bootstrap
 	// Identity is the identity to enroll, as a path or a SPIFFE ID. A token with a pattern needs it. If it is empty, the
 	// evidence alone says which identity is enrolled.
 	Identity string
@@ -36,12 +41,6 @@ type Config struct {
 	// keep it open after the command has exited. If ReloadOutput is nil, the output is discarded.
 	ReloadOutput *os.File
 	Log          *slog.Logger // required
-}
-
-// Attestation is what an Agent needs to enroll with the attestation of its TPM.
-type Attestation struct {
-	Client    *Client
-	Bootstrap Bootstrap
 }
 
 // Agent obtains a credential and renews it. [Agent.Watch] calls a function with each new credential. Ensure, Enroll,
@@ -69,8 +68,8 @@ func NewAgent(c Config) (*Agent, error) {
 		return nil, fmt.Errorf("lifetime %s: give a positive duration, or leave it out for the profile's "+
 			"default", c.Lifetime)
 	}
-	if c.Attestation != nil && (c.Attestation.Client == nil || c.Directory.tpm == nil) {
-		return nil, errors.New("an agent that enrolls with the attestation of a TPM needs a client, and a directory that keeps its keys in the TPM")
+	if c.Evidence != nil && c.Token == nil && c.Bootstrap.RootFingerprint == [32]byte{} {
+		return nil, errors.New("an agent that enrolls without a token needs the fingerprint of the server's root")
 	}
 	c.KeyType = cmp.Or(c.KeyType, pki.P256)
 	a := &Agent{config: c, now: time.Now}
@@ -91,7 +90,7 @@ func (a *Agent) load() {
 	case errors.Is(err, ErrNoCredential):
 	default:
 		a.broken = err
-		a.config.Log.Error("the credential on disk is damaged, enrolling again needs a token", "error", err)
+		a.config.Log.Error("the credential on disk is damaged, enrolling again", "error", err)
 	}
 	if f := a.status.Failure; f != nil && f.Final && err == nil && a.status.Serial == pair.Serial() {
 		a.obtaining.tries = f.Tries // the server refused the last try; retry now, because it may accept the request
@@ -119,14 +118,18 @@ func (a *Agent) Ensure(ctx context.Context) error {
 	return a.recordResult(ctx, a.obtain(ctx))
 }
 
-// Enroll tries once to enroll with the token, and replaces the current credential. After an error that is not a
-// refusal, Enroll may be called again with the same token.
+// Enroll tries once to enroll with the token and the configured Evidence, and replaces the current credential. After an
+// error that is not a refusal, Enroll may be called again with the same token.
 func (a *Agent) Enroll(ctx context.Context, t Token) error {
-	return a.recordResult(ctx, a.enroll(ctx, t))
+	o, err := a.offerWith(t)
+	if err == nil {
+		err = a.enroll(ctx, o)
+	}
+	return a.recordResult(ctx, err)
 }
 
 // Run renews the credential until the context ends, and then returns nil. It returns an error only if there is no valid
-// credential, and the agent has no token or the server refused to issue a certificate.
+// credential, and the agent has no token that it needs or the server refused to issue a certificate.
 func (a *Agent) Run(ctx context.Context) error {
 	a.report()
 	for a.sleep(ctx) {

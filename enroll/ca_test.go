@@ -32,8 +32,9 @@ const testDomain = "fleet.example"
 // The test CA sends a renewal window that lasts from renewStart to renewEnd, as parts of a certificate's lifetime.
 const renewStart, renewEnd = 0.60, 0.7333
 
-// testCA is a small CA that applies Brevet's rules to repeated requests. It accepts a token with only one request ID
-// and key, and renews a certificate with only one key. It returns the same response for the same request ID.
+// testCA is a small CA that applies Brevet's rules to repeated requests. It accepts a token or a JWT with only one
+// request ID and key, a challenge only once, and renews a certificate with only one key. It returns the same response for
+// the same request ID.
 type testCA struct {
 	root, issuer       *x509.Certificate
 	rootKey, issuerKey crypto.Signer
@@ -45,6 +46,8 @@ type testCA struct {
 	bound    map[string]string // request ID and key, keyed by the token or the predecessor that they were used with
 	issued   map[pki.RequestID]Credential
 	revoked  map[string]bool // keyed by serial number
+	// challenges holds the request that each challenge is for. An enrollment removes it.
+	challenges map[string]pki.RequestID
 	// handle calls before, lets the request take effect, and calls after. If one of the two returns an error, the
 	// request fails with it. Both may be nil.
 	before, after func() error
@@ -55,7 +58,7 @@ func newTestCA(t *testing.T) *testCA {
 	t.Helper()
 	ca := &testCA{
 		lifetime: time.Hour, tokens: map[pki.TokenID]pki.SPIFFEID{}, bound: map[string]string{},
-		issued: map[pki.RequestID]Credential{}, revoked: map[string]bool{},
+		issued: map[pki.RequestID]Credential{}, revoked: map[string]bool{}, challenges: map[string]pki.RequestID{},
 	}
 	ca.rootKey, ca.issuerKey = testKey(t), testKey(t)
 	ca.root = testSign(t, caTemplate("root"), nil, ca.rootKey.Public(), ca.rootKey)
@@ -136,25 +139,70 @@ func (ca *testCA) clone() *testCA {
 	return &testCA{
 		root: ca.root, issuer: ca.issuer, rootKey: ca.rootKey, issuerKey: ca.issuerKey, lifetime: ca.lifetime, backdate: ca.backdate,
 		tokens: maps.Clone(ca.tokens), bound: maps.Clone(ca.bound), issued: maps.Clone(ca.issued), revoked: maps.Clone(ca.revoked),
+		challenges: maps.Clone(ca.challenges),
 	}
 }
 
 func (ca *testCA) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
+	evidence, err := r.Present(ctx, ca)
+	if err != nil {
+		return Credential{}, err
+	}
 	return ca.handle(ctx, func() (Credential, error) {
-		if len(r.Evidence) != 1 || r.Evidence[0].Kind != pki.EvidenceToken {
-			return Credential{}, fmt.Errorf("the evidence is %v", r.Evidence)
+		var first pki.SPIFFEID
+		for i, e := range evidence {
+			id, err := ca.identify(e, r)
+			if err != nil {
+				return Credential{}, err
+			}
+			if i == 0 {
+				first = id
+			}
 		}
-		secret, err := pki.TokenSecretFromBytes(r.Evidence[0].Value)
+		return ca.issue(first, r.RequestID, r.CSR, r.Lifetime)
+	})
+}
+
+// Challenge implements Challenger.
+func (ca *testCA) Challenge(_ context.Context, c ChallengeRequest) ([]byte, error) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	challenge := rand.Text()
+	ca.challenges[challenge] = c.RequestID
+	return []byte(challenge), nil
+}
+
+// identify returns the identity that a piece of evidence proves, and binds the evidence to the request.
+func (ca *testCA) identify(e pki.Evidence, r EnrollRequest) (id pki.SPIFFEID, err error) {
+	switch e.Kind {
+	case pki.EvidenceToken:
+		secret, err := pki.TokenSecretFromBytes(e.Value)
 		if err != nil {
-			return Credential{}, err
+			return id, err
 		}
 		id, ok := ca.tokens[secret.ID()]
 		if !ok {
-			return Credential{}, pki.Refuse(pki.RuleToken, "ask for a new one",
-				"the token is unknown, expired or spent")
+			return id, pki.Refuse(pki.RuleToken, "ask for a new one", "the token is unknown, expired or spent")
 		}
-		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime, "token "+secret.ID().String(), pki.RuleTokenBound)
-	})
+		return id, ca.bind("token "+secret.ID().String(), r.RequestID, r.CSR, pki.RuleTokenBound)
+	case pki.EvidenceJWT:
+		if err := ca.bind("JWT "+string(e.Value), r.RequestID, r.CSR, pki.RuleChallengeUsed); err != nil {
+			return id, err
+		}
+		return pki.SPIFFEIDIn(testDomain, "workload/web")
+	case pki.EvidenceX5C:
+		x, err := pki.ParseX5CEvidence(e.Value)
+		if err != nil {
+			return id, err
+		}
+		if ca.challenges[string(x.Challenge)] != r.RequestID {
+			return id, pki.Refuse(pki.RuleChallengeUsed, "get another", "the challenge was used, or is for another request")
+		}
+		delete(ca.challenges, string(x.Challenge))
+		return pki.SPIFFEIDIn(testDomain, "device/camera")
+	default:
+		return id, fmt.Errorf("the evidence is %v", e)
+	}
 }
 
 func (ca *testCA) Renew(ctx context.Context, r RenewRequest) (Credential, error) {
@@ -176,7 +224,10 @@ func (ca *testCA) renew(ctx context.Context, predecessor *x509.Certificate, r Re
 		if err != nil {
 			return Credential{}, err
 		}
-		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime, "certificate "+serial, pki.RuleRenewalKeyConflict)
+		if err := ca.bind("certificate "+serial, r.RequestID, r.CSR, pki.RuleRenewalKeyConflict); err != nil {
+			return Credential{}, err
+		}
+		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime)
 	})
 }
 
@@ -201,7 +252,22 @@ func (ca *testCA) handle(ctx context.Context, do func() (Credential, error)) (Cr
 	return c, err
 }
 
-func (ca *testCA) issue(id pki.SPIFFEID, request pki.RequestID, csr []byte, lifetime time.Duration, by string, broken pki.Rule) (Credential, error) {
+// bind accepts what authorizes a request with one request ID and key only.
+func (ca *testCA) bind(by string, request pki.RequestID, csr []byte, broken pki.Rule) error {
+	parsed, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return err
+	}
+	key := pki.HashSPKI(parsed.RawSubjectPublicKeyInfo)
+	binding := request.String() + key.String()
+	if had, ok := ca.bound[by]; ok && had != binding {
+		return pki.Refuse(broken, "revoke it", "%s was used with another request or key", strings.Fields(by)[0])
+	}
+	ca.bound[by] = binding
+	return nil
+}
+
+func (ca *testCA) issue(id pki.SPIFFEID, request pki.RequestID, csr []byte, lifetime time.Duration) (Credential, error) {
 	parsed, err := x509.ParseCertificateRequest(csr)
 	if err != nil {
 		return Credential{}, err
@@ -209,14 +275,10 @@ func (ca *testCA) issue(id pki.SPIFFEID, request pki.RequestID, csr []byte, life
 	if err := parsed.CheckSignature(); err != nil {
 		return Credential{}, err
 	}
-	key := pki.HashSPKI(parsed.RawSubjectPublicKeyInfo)
-	binding := request.String() + key.String()
-	if had, ok := ca.bound[by]; ok && had != binding {
-		return Credential{}, pki.Refuse(broken, "revoke it",
-			"%s was used with another request or key", strings.Fields(by)[0])
-	}
-	ca.bound[by] = binding
 	if c, ok := ca.issued[request]; ok {
+		if public := parsed.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !public.Equal(c.Certificate.PublicKey) {
+			return Credential{}, pki.Refuse(pki.RuleRequestIDReused, "use a new one", "the request ID was used for another key")
+		}
 		return c, nil
 	}
 	if lifetime == 0 {

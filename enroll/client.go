@@ -42,28 +42,22 @@ func NewClient(server string) (*Client, error) {
 	return &Client{server}, nil
 }
 
-// Enroll sends the request with its evidence. It accepts a server only if it presents the root that the bootstrap
-// names.
+// Enroll presents the evidence of the request and sends both, over one connection. It accepts a server only if it
+// presents the root that the bootstrap names.
 func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
-	return c.EnrollWith(ctx, r)
-}
-
-// EnrollWith is Enroll with further evidence. On the same connection, each prover first gets a challenge for the
-// request. A repeated request gets new challenges, so that it is not refused because the first challenge is too old.
-func (c *Client) EnrollWith(ctx context.Context, r EnrollRequest, provers ...Prover) (Credential, error) {
-	evidence, err := wireEvidence(r.Evidence)
-	if err != nil {
-		return Credential{}, err
-	}
 	var answer *brevetv1.EnrollResponse
 	server := c.serverOr(r.Bootstrap.Server)
-	err = c.call(ctx, server, firstContactTLS(r.Bootstrap), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
-		proven, err := prove(ctx, s, r, provers)
+	err := c.call(ctx, server, r.Bootstrap.TLS(), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) error {
+		presented, err := r.Present(ctx, challenger{server, s})
+		if err != nil {
+			return err
+		}
+		evidence, err := wireEvidence(presented)
 		if err != nil {
 			return err
 		}
 		answer, err = s.Enroll(ctx, &brevetv1.EnrollRequest{
-			RequestId: r.RequestID.Bytes(), Evidence: append(evidence, proven...), Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
+			RequestId: r.RequestID.Bytes(), Evidence: evidence, Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime),
 			Identity: r.Identity,
 		})
 		return err
@@ -77,14 +71,49 @@ func (c *Client) EnrollWith(ctx context.Context, r EnrollRequest, provers ...Pro
 	}
 	named := func(root *x509.Certificate) bool { return sha256.Sum256(root.Raw) == r.Bootstrap.RootFingerprint }
 	if !slices.ContainsFunc(credential.Roots, named) {
-		return Credential{}, errors.New("the root that the token names is not among the roots of the " +
-			"credential: make a new token")
+		return Credential{}, errors.New("the expected root is not among the roots of the credential: make a new token, or " +
+			"correct root_fingerprint")
 	}
 	return credential, nil
 }
 
+// Reach connects to a server with a TLS configuration, such as [Bootstrap.TLS], and disconnects. It returns the
+// address: that of the client, or else the given one. It does not use a proxy.
+func (c *Client) Reach(ctx context.Context, server string, config *tls.Config) (string, error) {
+	server = c.serverOr(server)
+	if err := checkKnown(server); err != nil {
+		return server, err
+	}
+	if through := via(server); through != server {
+		return server, fmt.Errorf("%s is not checked: this check does not use proxies", through)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	config.NextProtos = []string{"h2"} // gRPC requires it
+	dialer := tls.Dialer{Config: config}
+	conn, err := dialer.DialContext(ctx, "tcp", server)
+	if err != nil {
+		return server, fmt.Errorf("connect to %s: %w", server, err)
+	}
+	return server, conn.Close()
+}
+
+// challenger is a Challenger over a connection to a server.
+type challenger struct {
+	server string
+	client brevetv1.EnrollmentServiceClient
+}
+
+// Challenge implements Challenger.
+func (c challenger) Challenge(ctx context.Context, r ChallengeRequest) ([]byte, error) {
+	answer, err := c.client.CreateChallenge(ctx, &brevetv1.CreateChallengeRequest{
+		Kind: wireKinds[r.Kind], RequestId: r.RequestID.Bytes(), KeyHash: r.KeyHash.Bytes(), PublicEvidence: r.Public,
+	})
+	return answer.GetChallenge(), CallError(c.server, err)
+}
+
 // Renew requests a certificate over a mutual-TLS connection that it authenticates with the current credential. If the
-// server refuses a challenge for the Prover, Renew sends the request without evidence, because only the server knows
+// server refuses a challenge for the evidence, Renew sends the request without evidence, because only the server knows
 // whether the enrollment requires it.
 func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) {
 	config := ClientTLS(func() *Pair { return r.Current })
@@ -92,13 +121,17 @@ func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) 
 	server := c.serverOr(r.Current.Origin.Server)
 	err := c.call(ctx, server, config, func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
 		req := &brevetv1.RenewRequest{RequestId: r.RequestID.Bytes(), Csr: r.CSR, Lifetime: wireLifetime(r.Lifetime)}
-		if r.Prover != nil {
-			proven, err := prove(ctx, s, EnrollRequest{RequestID: r.RequestID, CSR: r.CSR}, []Prover{r.Prover})
-			if _, refused := pki.AsRefusal(CallError(server, err)); err != nil && !refused {
+		if r.Evidence != nil {
+			presented, err := r.present(ctx, challenger{server, s})
+			if _, refused := pki.AsRefusal(err); err != nil && !refused {
 				return err
 			}
 			if err == nil {
-				req.Evidence = proven[0]
+				evidence, err := wireEvidence([]pki.Evidence{presented})
+				if err != nil {
+					return err
+				}
+				req.Evidence = evidence[0]
 			}
 		}
 		answer, err = s.Renew(ctx, req)
@@ -118,13 +151,21 @@ func (c *Client) serverOr(other string) string {
 	return other
 }
 
+// checkKnown returns an error if the server's address is missing or malformed.
+func checkKnown(server string) error {
+	if err := CheckServer(server); err != nil {
+		return fmt.Errorf("no server is known: set server in the configuration: %w", err)
+	}
+	return nil
+}
+
 // call connects to the server, calls do, and disconnects. If the verification of the server fails, gRPC reports the
 // error only as text. Therefore call stores the error itself, and returns it as the cause.
 func (*Client) call(ctx context.Context, server string, config *tls.Config,
 	do func(context.Context, brevetv1.EnrollmentServiceClient) error,
 ) error {
-	if err := CheckServer(server); err != nil {
-		return fmt.Errorf("no server is known: set server in the configuration: %w", err)
+	if err := checkKnown(server); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -165,39 +206,6 @@ func wireLifetime(d time.Duration) *durationpb.Duration {
 		return nil
 	}
 	return durationpb.New(d)
-}
-
-func wireEvidence(all []pki.Evidence) ([]*brevetv1.Evidence, error) {
-	var wire []*brevetv1.Evidence
-	for _, e := range all {
-		switch e.Kind {
-		case pki.EvidenceToken:
-			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Token{Token: &brevetv1.TokenEvidence{Secret: e.Value}}})
-		case pki.EvidenceTPM:
-			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Tpm{Tpm: &brevetv1.TPMEvidence{Response: e.Value}}})
-		case pki.EvidenceX5C:
-			x, err := pki.ParseX5CEvidence(e.Value)
-			if err != nil {
-				return nil, err
-			}
-			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_X5C{X5C: &brevetv1.X5CEvidence{
-				Certificates: x.Certificates, Challenge: x.Challenge, Signature: x.Signature,
-			}}})
-		case pki.EvidenceRecovery:
-			r, err := pki.ParseRecoveryEvidence(e.Value)
-			if err != nil {
-				return nil, err
-			}
-			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Recovery{Recovery: &brevetv1.RecoveryEvidence{
-				IssuerId: r.IssuerID, Serial: r.Serial, PublicKey: r.PublicKey, Challenge: r.Challenge, Signature: r.Signature,
-			}}})
-		case pki.EvidenceJWT:
-			wire = append(wire, &brevetv1.Evidence{Kind: &brevetv1.Evidence_Jwt{Jwt: &brevetv1.JWTEvidence{Token: e.Value}}})
-		default:
-			return nil, fmt.Errorf("this client cannot send evidence of the kind %s", e.Kind)
-		}
-	}
-	return wire, nil
 }
 
 func fromWire(server string, c *brevetv1.Credential) (Credential, error) {

@@ -43,9 +43,9 @@ func (s *testService) Enroll(ctx context.Context, r *brevetv1.EnrollRequest) (*b
 	if err != nil {
 		return nil, err
 	}
-	var evidence []pki.Evidence
+	var evidence []Evidence
 	for _, e := range r.GetEvidence() {
-		evidence = append(evidence, pki.Evidence{Kind: pki.EvidenceToken, Value: e.GetToken().GetSecret()})
+		evidence = append(evidence, presented{pki.Evidence{Kind: pki.EvidenceToken, Value: e.GetToken().GetSecret()}})
 	}
 	c, err := s.handle(ctx, func() (Credential, error) {
 		return s.ca.Enroll(ctx, EnrollRequest{RequestID: id, Evidence: evidence, CSR: r.GetCsr(), Lifetime: r.GetLifetime().AsDuration()})
@@ -159,7 +159,7 @@ func enrollRequest(t *testing.T, token Token) EnrollRequest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return EnrollRequest{RequestID: id, Bootstrap: token.Bootstrap, Evidence: []pki.Evidence{token.Secret.Evidence()}, CSR: csr}
+	return EnrollRequest{RequestID: id, Bootstrap: token.Bootstrap, Evidence: []Evidence{token}, CSR: csr, Key: key}
 }
 
 // An agent enrolls and renews over real connections to the address in its token. After a restart it renews without the

@@ -1,17 +1,19 @@
-// Package enroll is the device side of Brevet. It exchanges a one-time token for a first certificate and renews the
-// certificate before it expires. It stores key, certificate and trust bundle in files that survive a power failure.
+// Package enroll is the device side of Brevet. It exchanges evidence, such as a one-time token, for a first certificate
+// and renews the certificate before it expires. It stores key, certificate and trust bundle in files that survive a
+// power failure.
 //
 // An [Agent] does all of this. It sends its requests to an [Authority]: on a device to a [Client], inside the server to
 // the server itself. A program that only uses the credential of an agent opens a [Source].
 //
 // The package refuses a server without the identity spiffe://<trust domain>/brevet/server (SPIFFE X.509-SVID section
-// 5). The server's root must be the root that the token names, or be in the trust bundle. A credential is installed
+// 5). The server's root must be the root that the [Bootstrap] names, or be in the trust bundle. A credential is installed
 // only if it is complete, matches its key and chains to its roots (RFC 5280 section 6). The package never sends a
 // private key. Its PKCS #10 requests (RFC 2986) contain no names, because the server decides them.
 package enroll
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -37,10 +39,11 @@ type Authority interface {
 type EnrollRequest struct {
 	RequestID pki.RequestID
 	Bootstrap Bootstrap
-	Evidence  []pki.Evidence // one kind of evidence, or two different kinds
-	CSR       []byte         // PKCS #10 in DER
-	Lifetime  time.Duration  // zero for the profile's default
-	Identity  string         // the identity to enroll, as a path or a SPIFFE ID; empty for the one that the evidence names
+	Evidence  []Evidence    // one piece of evidence, or two of different kinds
+	CSR       []byte        // PKCS #10 in DER
+	Key       crypto.Signer // the key of the CSR; required for the attestation of a TPM only
+	Lifetime  time.Duration // zero for the profile's default
+	Identity  string        // the identity to enroll, as a path or a SPIFFE ID; empty for the one that the evidence names
 }
 
 // RenewRequest is a request for a certificate that replaces the current one.
@@ -48,9 +51,11 @@ type RenewRequest struct {
 	RequestID pki.RequestID
 	Current   *Pair         // authenticates the request; the new certificate replaces its certificate
 	CSR       []byte        // PKCS #10 in DER
+	Key       crypto.Signer // the key of the CSR; required for the attestation of a TPM only
 	Lifetime  time.Duration // zero for the profile's default
-	// Prover proves that the key of the CSR is in hardware. It is nil if the enrollment does not require that.
-	Prover Prover
+	Identity  string        // the identity to enroll, as a path or a SPIFFE ID; empty for the one that the evidence names
+	// Evidence proves that the key of the CSR is in hardware. It is nil if the enrollment does not require that.
+	Evidence Evidence
 }
 
 // Credential is the certificate that an [Authority] issued, with its chain and the roots.

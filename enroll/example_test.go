@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -181,6 +182,41 @@ func ExampleAgent() {
 	go agent.Watch(ctx, func(p *enroll.Pair) { log.Printf("certificate %s is in use", p.Serial()) })
 	if err := agent.Run(ctx); err != nil {
 		fmt.Println(err) // no valid certificate, and no token to get one
+	}
+}
+
+// A program in a pod enrolls with the token of its service account.
+func ExampleAgent_evidence() {
+	var rootDER []byte // the root certificate that the program trusts
+	directory, err := enroll.OpenDirectory("/var/lib/program/credential", slog.Default())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = directory.Close() }()
+	client, err := enroll.NewClient("ca.fleet.example:7443")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	agent, err := enroll.NewAgent(enroll.Config{
+		Directory: directory,
+		Authority: client,
+		Log:       slog.Default(),
+		Bootstrap: enroll.Bootstrap{
+			Server: "ca.fleet.example:7443", TrustDomain: "fleet.example", RootFingerprint: sha256.Sum256(rootDER),
+		},
+		Evidence: func() ([]enroll.Evidence, error) {
+			token, err := enroll.ReadJWT("/var/run/secrets/brevet/token")
+			return []enroll.Evidence{token}, err
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := agent.Run(context.Background()); err != nil {
+		fmt.Println(err) // no valid certificate, and the server refuses to issue one
 	}
 }
 

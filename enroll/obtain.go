@@ -3,9 +3,9 @@ package enroll
 import (
 	"context"
 	"crypto"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,30 +13,12 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// obtain tries once to get a new credential. If the current one is valid, obtain renews it. Otherwise it enrolls with a
-// token, or else recovers with the key of the expired certificate, or else enrolls with the attestation of its TPM.
+// obtain tries once to get a new credential. If the current one is valid, obtain renews it. If it has expired, obtain
+// enrolls with a new token, or else recovers with its key, or else enrolls with other evidence.
 func (a *Agent) obtain(ctx context.Context) error {
 	pair := a.Pair()
-	by, recovers := a.config.Authority.(recoverer)
 	if pair == nil || pair.Expired(a.now()) {
-		token, err := a.token()
-		if err == nil {
-			return a.enroll(ctx, token)
-		}
-		var refused error
-		if pair != nil && recovers {
-			refused = a.recover(ctx, by, pair)
-			if refused == nil {
-				return nil
-			}
-			if !final(refused) {
-				return fmt.Errorf("%s, and recovering with its key failed: %w", a.whyToken(), refused)
-			}
-		}
-		if a.config.Attestation != nil {
-			return a.attest(ctx)
-		}
-		return a.needsToken(refused, err)
+		return a.start(ctx, pair)
 	}
 	err := a.renew(ctx, pair)
 	if err != nil {
@@ -45,19 +27,87 @@ func (a *Agent) obtain(ctx context.Context) error {
 	if !final(err) {
 		return err
 	}
-	token, tokenErr := a.token()
-	if tokenErr != nil {
-		if !errors.Is(tokenErr, ErrNoToken) {
-			a.config.Log.Warn("the renewal was refused and reading a token failed, keeping the current credential",
-				"error", tokenErr)
+	if a.config.Token != nil {
+		o, offerErr := a.offer()
+		if offerErr == nil {
+			a.config.Log.Warn("the renewal was refused, enrolling with a new token", "error", err)
+			return a.enroll(ctx, o)
 		}
-		if refusal, _ := pki.AsRefusal(err); recovers && refusal.Rule == pki.RuleExpired { // by the server's clock
-			return a.recover(ctx, by, pair)
+		if !errors.Is(offerErr, ErrNoToken) {
+			a.config.Log.Warn("the renewal was refused and reading the evidence for an enrollment failed, keeping the current credential",
+				"error", offerErr)
 		}
-		return err
 	}
-	a.config.Log.Warn("the renewal was refused, enrolling with a new token", "error", err)
-	return a.enroll(ctx, token)
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleExpired { // by the server's clock
+		return a.recover(ctx, pair)
+	}
+	return err
+}
+
+// start gets a credential when there is none that is valid. expired is the current one, or nil.
+func (a *Agent) start(ctx context.Context, expired *Pair) error {
+	o, err := a.offer()
+	if err == nil && (expired == nil || o.token != "") {
+		return a.enroll(ctx, o)
+	}
+	var refused error
+	if expired != nil {
+		if refused = a.recover(ctx, expired); refused == nil {
+			return nil
+		}
+		// If the key is lost, for instance with its TPM, only other evidence helps.
+		if pki.IsTemporary(refused) || !final(refused) && err != nil {
+			return fmt.Errorf("%s, and recovering with its key failed: %w", a.whyNoRenewal(), refused)
+		}
+	}
+	if err == nil {
+		return a.enroll(ctx, o)
+	}
+	return a.explainNoOffer(refused, err)
+}
+
+// offer is what the agent enrolls with.
+type offer struct {
+	bootstrap Bootstrap
+	evidence  []Evidence
+	token     string // the ID of the token in evidence; empty if there is none
+}
+
+// offer returns everything that the agent is configured to enroll with.
+func (a *Agent) offer() (offer, error) {
+	if a.config.Token == nil && a.config.Evidence != nil {
+		evidence, err := a.config.Evidence()
+		return offer{bootstrap: a.config.Bootstrap, evidence: evidence}, err
+	}
+	t, err := a.token()
+	if err != nil {
+		return offer{}, err
+	}
+	return a.offerWith(t)
+}
+
+// offerWith returns a token and the other evidence that the agent is configured to enroll with.
+func (a *Agent) offerWith(t Token) (offer, error) {
+	o := offer{t.Bootstrap, []Evidence{t}, t.Subject()}
+	if b := a.config.Bootstrap; b != (Bootstrap{}) && (b.RootFingerprint != t.RootFingerprint || b.TrustDomain != t.TrustDomain) {
+		return o, fmt.Errorf("the token is for the trust domain %s with the root %x, and the configuration names %s with %x: "+
+			"make a new token, or correct the configuration", t.TrustDomain, t.RootFingerprint, b.TrustDomain, b.RootFingerprint)
+	}
+	if a.config.Evidence == nil {
+		return o, nil
+	}
+	more, err := a.config.Evidence()
+	o.evidence = append(o.evidence, more...)
+	return o, err
+}
+
+// by returns what identifies the authorization of the request, see [pending].
+func (o offer) by() string {
+	var all []string
+	for _, e := range o.evidence {
+		all = append(all, e.Kind().String()+" "+e.Subject())
+	}
+	return strings.Join(all, " and ")
 }
 
 // token returns the configured token, unless the current credential was obtained with it.
@@ -69,24 +119,27 @@ func (a *Agent) token() (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	if p := a.Pair(); p != nil && p.Origin.Token == t.Secret.ID().String() {
+	if p := a.Pair(); p != nil && p.Origin.Token == t.Subject() {
 		return Token{}, fmt.Errorf("%w except the one that is already used", ErrNoToken)
 	}
 	return t, nil
 }
 
-// needsToken returns an error that says why the agent needs a token, and why it has none. err is the second reason.
-// refused is why the agent cannot recover, or nil.
-func (a *Agent) needsToken(refused, err error) error {
-	why := a.whyToken()
+// explainNoOffer returns an error that says why the agent must enroll, and why it has nothing to enroll with. err is
+// the second reason. refused is why the agent cannot recover, or nil.
+func (a *Agent) explainNoOffer(refused, err error) error {
+	why := a.whyNoRenewal()
 	if refused != nil {
 		why += fmt.Sprintf(", the server does not let it recover (%s)", failureOf(refused, 1, time.Time{}))
 	}
-	return fmt.Errorf("%s, and %w: ask an operator for an enrollment token and give it to the agent", why, err)
+	if errors.Is(err, ErrNoToken) {
+		return fmt.Errorf("%s, and %w: ask an operator for an enrollment token and give it to the agent", why, err)
+	}
+	return fmt.Errorf("%s, and the agent cannot enroll: %w", why, err)
 }
 
-// whyToken returns why the agent cannot renew.
-func (a *Agent) whyToken() string {
+// whyNoRenewal returns why the agent cannot renew.
+func (a *Agent) whyNoRenewal() string {
 	why := "there is no credential yet"
 	if p := a.Pair(); p != nil {
 		why = fmt.Sprintf("the certificate of %s expired at %s by this machine's clock", p.ID(), p.Certificate.NotAfter.Format(time.RFC3339))
@@ -99,67 +152,33 @@ func (a *Agent) whyToken() string {
 	return why
 }
 
-// enroll sends one Enroll request with a token, and installs the issued credential.
-func (a *Agent) enroll(ctx context.Context, t Token) error {
-	spent := t.Secret.ID().String()
-	send := func(ctx context.Context, r EnrollRequest, _ crypto.Signer) (Credential, error) {
-		r.Bootstrap, r.Evidence = t.Bootstrap, []pki.Evidence{t.Secret.Evidence()}
-		return a.config.Authority.Enroll(ctx, r)
-	}
-	pair, err := a.first(ctx, "token "+spent, Origin{Server: t.Server, Token: spent}, send)
-	if err != nil {
-		return err
-	}
-	if pair.ID().TrustDomain() != t.TrustDomain {
-		return fmt.Errorf("the certificate names %s, but the token is for trust domain %s: make a new token",
-			pair.ID(), t.TrustDomain)
-	}
-	return a.install(pair)
-}
-
-// attest sends one Enroll request with the attestation of the TPM, and installs the issued credential.
-func (a *Agent) attest(ctx context.Context) error {
-	by := a.config.Attestation
-	ek, err := a.config.Directory.tpm.Endorsement()
-	if err != nil {
-		return err
-	}
-	hash := hex.EncodeToString(ek.Hash[:])
-	a.config.Log.Info("enrolling with the attestation of the TPM", "endorsement_key", hash)
-	send := func(ctx context.Context, r EnrollRequest, key crypto.Signer) (Credential, error) {
-		inTPM, ok := key.(*tpm.Key)
-		if !ok {
-			return Credential{}, errors.New("the key of the request is not in the TPM")
-		}
-		r.Bootstrap = by.Bootstrap
-		return by.Client.EnrollWith(ctx, r, TPMKey(inTPM))
-	}
-	pair, err := a.first(ctx, "tpm "+hash, Origin{Server: by.Bootstrap.Server, Attested: true}, send)
-	if err != nil {
-		return err
-	}
-	if pair.ID().TrustDomain() != by.Bootstrap.TrustDomain {
-		return fmt.Errorf("the certificate names %s, but the configured trust domain is %s: correct it",
-			pair.ID(), by.Bootstrap.TrustDomain)
-	}
-	return a.install(pair)
-}
-
-// first sends one request for a first certificate, whose evidence send adds, and returns the new pair.
-func (a *Agent) first(
-	ctx context.Context, by string, from Origin, send func(context.Context, EnrollRequest, crypto.Signer) (Credential, error),
-) (*Pair, error) {
+// enroll sends one Enroll request, and installs the issued credential.
+func (a *Agent) enroll(ctx context.Context, o offer) error {
+	by := o.by()
+	a.config.Log.Info("enrolling", "evidence", by)
 	r, csr, err := a.request(by)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	callCtx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	c, err := send(callCtx, EnrollRequest{RequestID: r.id, CSR: csr, Lifetime: a.config.Lifetime, Identity: a.config.Identity}, r.key)
+	c, err := a.config.Authority.Enroll(callCtx, EnrollRequest{
+		RequestID: r.id, Bootstrap: o.bootstrap, Evidence: o.evidence, CSR: csr, Key: r.key, Lifetime: a.config.Lifetime,
+		Identity: a.config.Identity,
+	})
 	if err != nil {
-		return nil, a.refused(err)
+		return a.refused(err)
 	}
-	return a.check(c, r, from)
+	attested := slices.ContainsFunc(o.evidence, func(e Evidence) bool { return e.Kind() == pki.EvidenceTPM })
+	pair, err := a.check(c, r, Origin{Server: o.bootstrap.Server, Token: o.token, Attested: attested})
+	if err != nil {
+		return err
+	}
+	if pair.ID().TrustDomain() != o.bootstrap.TrustDomain {
+		return fmt.Errorf("the certificate names %s, but the agent enrolls in the trust domain %s: make a new token, or correct "+
+			"trust_domain", pair.ID(), o.bootstrap.TrustDomain)
+	}
+	return a.install(pair)
 }
 
 // renew sends a Renew request with the current pair, and installs the issued credential. If the server does not accept
@@ -170,12 +189,12 @@ func (a *Agent) renew(ctx context.Context, current *Pair) error {
 	if err != nil {
 		return err
 	}
-	req := RenewRequest{RequestID: r.id, Current: current, CSR: csr, Lifetime: a.config.Lifetime}
+	req := RenewRequest{RequestID: r.id, Current: current, CSR: csr, Key: r.key, Lifetime: a.config.Lifetime}
 	if key, ok := r.key.(*tpm.Key); ok && current.Origin.Attested {
-		if _, err := key.Device().Endorsement(); err != nil { // before the timeout starts, because the first call is slow
+		// This is before the timeout starts, because the first call is slow.
+		if req.Evidence, err = Attestation(key.Device()); err != nil {
 			return err
 		}
-		req.Prover = TPMKey(key)
 	}
 	callCtx, cancel := context.WithTimeout(ctx, timeoutFor(current, a.now()))
 	defer cancel()

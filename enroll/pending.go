@@ -19,8 +19,8 @@ import (
 type pending struct {
 	id  pki.RequestID
 	key crypto.Signer
-	// by identifies the authorization of the request. It is "token " with the token's ID, "certificate " with the serial
-	// number of the certificate to renew, or "tpm " with the hash of the TPM's endorsement key.
+	// by identifies the authorization of the request. It is "certificate " with the serial number of the certificate to
+	// renew, or the kind and subject of the evidence, such as "token 6f0c…" or "token 6f0c… and tpm 9f86…".
 	by string
 }
 

@@ -2,6 +2,8 @@ package enroll
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,8 +16,8 @@ import (
 // scenario records the disk writes of a run that the tests interrupt. In the run an agent enrolls and then renews once.
 type scenario struct {
 	ca      *testCA
-	token   Token
-	changes []change // all changes to the disk, in order; their paths are below dir
+	use     func(*Config) // sets the evidence of the agent
+	changes []change      // all changes to the disk, in order; their paths are below dir
 	dir     string
 	// For the enrollment and the renewal: the number of changes before the request to the CA, and before the agent
 	// returned.
@@ -25,11 +27,11 @@ type scenario struct {
 }
 
 // recordScenario runs the agent and records its changes.
-func recordScenario(t *testing.T) *scenario {
+func recordScenario(t *testing.T, with func(testing.TB, *testCA) func(*Config)) *scenario {
 	t.Helper()
 	s := &scenario{ca: newTestCA(t), dir: t.TempDir()}
-	s.token = s.ca.token(t, "device/1")
-	agent := newTestAgent(t, s.ca, s.token, s.dir, func(c change) error {
+	s.use = with(t, s.ca)
+	agent := newTestAgent(t, s.ca, s.use, s.dir, func(c change) error {
 		s.changes = append(s.changes, c)
 		return apply(c)
 	})
@@ -52,7 +54,47 @@ func step(a *Agent) error {
 	return a.recordResult(context.Background(), a.obtain(context.Background()))
 }
 
-func newTestAgent(t testing.TB, ca Authority, token Token, dir string, on disk) *Agent {
+// evidenceCases returns the evidence that agents in the tests enroll with: functions that configure an agent of a CA.
+func evidenceCases() map[string]func(testing.TB, *testCA) func(*Config) {
+	withToken := func(t testing.TB, ca *testCA) func(*Config) {
+		token := ca.token(t, "device/1")
+		return func(c *Config) { c.Token = func() (Token, error) { return token, nil } }
+	}
+	bootstrap := func(ca *testCA) Bootstrap { return Bootstrap{sha256.Sum256(ca.root.Raw), testDomain, "127.0.0.1:7443"} }
+	newJWT := func(t testing.TB) Evidence { // a token with another ID, like those that an issuer writes over old ones
+		return testJWT(t, fmt.Sprintf(`{"iss":"cluster","sub":"web","jti":%q}`, rand.Text()))
+	}
+	camera := func(t testing.TB) Evidence {
+		e, err := FactoryCertificate(factoryPair(t, testKey(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	return map[string]func(testing.TB, *testCA) func(*Config){
+		"token": withToken,
+		"JWT": func(t testing.TB, ca *testCA) func(*Config) {
+			return func(c *Config) {
+				c.Bootstrap, c.Evidence = bootstrap(ca), func() ([]Evidence, error) { return []Evidence{newJWT(t)}, nil }
+			}
+		},
+		"factory certificate and JWT": func(t testing.TB, ca *testCA) func(*Config) {
+			device := camera(t)
+			return func(c *Config) {
+				c.Bootstrap, c.Evidence = bootstrap(ca), func() ([]Evidence, error) { return []Evidence{device, newJWT(t)}, nil }
+			}
+		},
+		"token and factory certificate": func(t testing.TB, ca *testCA) func(*Config) {
+			device, use := camera(t), withToken(t, ca)
+			return func(c *Config) {
+				use(c)
+				c.Evidence = func() ([]Evidence, error) { return []Evidence{device}, nil }
+			}
+		},
+	}
+}
+
+func newTestAgent(t testing.TB, ca Authority, use func(*Config), dir string, on disk) *Agent {
 	t.Helper()
 	d, err := OpenDirectory(dir, new(testLog).logger())
 	if err != nil {
@@ -60,10 +102,9 @@ func newTestAgent(t testing.TB, ca Authority, token Token, dir string, on disk) 
 	}
 	d.disk = on
 	t.Cleanup(func() { _ = d.Close() })
-	a, err := NewAgent(Config{
-		Directory: d, Authority: ca, Log: d.log,
-		Token: func() (Token, error) { return token, nil },
-	})
+	config := Config{Directory: d, Authority: ca, Log: d.log}
+	use(&config)
+	a, err := NewAgent(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +163,13 @@ func (s *scenario) replay(t *testing.T, dir string, lasts []durable) {
 // one or a later one, and it must be complete. The CA, in its state at the time of the cut, must never refuse the
 // agent's request.
 func TestPowerLoss(t *testing.T) {
-	s := recordScenario(t)
+	for name, with := range evidenceCases() {
+		t.Run(name, func(t *testing.T) { losePower(t, recordScenario(t, with)) })
+	}
+}
+
+func losePower(t *testing.T, s *scenario) {
+	t.Helper()
 	base, cuts := t.TempDir(), 0
 	seen := map[string]bool{} // tested states, because many cuts leave the same state
 	for n := range len(s.changes) + 1 {
@@ -205,7 +252,7 @@ func (s *scenario) resume(t *testing.T, dir string, n int) error {
 			ca = s.caStates[i+1]
 		}
 	}
-	agent := newTestAgent(t, ca.clone(), s.token, dir, skipFlush)
+	agent := newTestAgent(t, ca.clone(), s.use, dir, skipFlush)
 	defer agent.config.Directory.Close()
 	if agent.broken != nil {
 		return agent.broken
@@ -239,14 +286,20 @@ func (s *scenario) pair(t *testing.T) *Pair {
 // TestDiskFaults makes each change to the disk fail once, both with and without its effect. The agent then retries. The
 // pair in use must stay complete, and the CA must never refuse a request.
 func TestDiskFaults(t *testing.T) {
+	for name, with := range evidenceCases() {
+		t.Run(name, func(t *testing.T) { failDisk(t, with) })
+	}
+}
+
+func failDisk(t *testing.T, with func(testing.TB, *testCA) func(*Config)) {
+	t.Helper()
 	full := errors.New("no space left on device")
-	changes := len(recordScenario(t).changes)
+	changes := len(recordScenario(t, with).changes)
 	for at := range changes {
 		for _, applied := range []bool{false, true} {
 			ca := newTestCA(t)
-			dir, token := t.TempDir(), ca.token(t, "device/1")
-			seen, failed := 0, false
-			agent := newTestAgent(t, ca, token, dir, func(c change) error {
+			seen, failed, dir := 0, false, t.TempDir()
+			agent := newTestAgent(t, ca, with(t, ca), dir, func(c change) error {
 				seen++
 				if seen-1 != at {
 					return skipFlush(c)

@@ -9,15 +9,15 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// expiredKey is a Prover with the key of an expired certificate.
+// expiredKey is Evidence with the key of an expired certificate.
 type expiredKey struct {
 	pair        *Pair
 	certificate pki.CertRef
 }
 
-// ExpiredKey returns a Prover that proves possession of the key of an expired certificate, for a server whose policy
-// allows recoveries. The CSR must have a new key.
-func ExpiredKey(expired *Pair) (Prover, error) {
+// ExpiredKey returns [Evidence] that the caller has the key of an expired certificate, for a server whose policy allows
+// recoveries. The CSR must have a new key.
+func ExpiredKey(expired *Pair) (Evidence, error) {
 	serial, err := pki.SerialFromInt(expired.Certificate.SerialNumber)
 	if err != nil {
 		return nil, fmt.Errorf("the certificate is not from a Brevet server: %w", err)
@@ -32,38 +32,36 @@ func ExpiredKey(expired *Pair) (Prover, error) {
 	return expiredKey{expired, pki.CertRef{Issuer: pki.IssuerOf(issuer), Serial: serial}}, nil
 }
 
-// Kind implements Prover.
+// Kind implements Evidence.
 func (expiredKey) Kind() pki.EvidenceKind { return pki.EvidenceRecovery }
 
-// Public implements Prover.
-func (expiredKey) Public(context.Context) ([]byte, error) { return nil, nil }
+// Subject returns the serial number of the certificate.
+func (k expiredKey) Subject() string { return k.certificate.Serial.String() }
 
-// Prove implements Prover.
-func (k expiredKey) Prove(_ context.Context, p Proof) (pki.Evidence, error) {
-	statement := pki.RecoveryStatement(k.pair.ID().TrustDomain(), k.certificate, p.Key, p.RequestID, p.Challenge)
+// Present implements Evidence.
+func (k expiredKey) Present(ctx context.Context, p Presentation) (pki.Evidence, error) {
+	challenge, err := p.Challenge(ctx, pki.EvidenceRecovery, nil)
+	if err != nil {
+		return pki.Evidence{}, err
+	}
+	statement := pki.RecoveryStatement(k.pair.ID().TrustDomain(), k.certificate, p.KeyHash, p.RequestID, challenge)
 	signature, err := signStatement(k.pair.Key, statement)
 	if err != nil {
 		return pki.Evidence{}, fmt.Errorf("sign with the key of the expired certificate: %w", err)
 	}
 	e := pki.RecoveryEvidence{
 		IssuerID: k.certificate.Issuer.Bytes(), Serial: k.certificate.Serial.Bytes(),
-		PublicKey: k.pair.Certificate.RawSubjectPublicKeyInfo, Challenge: p.Challenge, Signature: signature,
+		PublicKey: k.pair.Certificate.RawSubjectPublicKeyInfo, Challenge: challenge, Signature: signature,
 	}
 	return pki.Evidence{Kind: pki.EvidenceRecovery, Value: e.Encode()}, nil
-}
-
-// recoverer is an Authority to which an Agent can prove possession of the key of an expired certificate. A [Client] is
-// one.
-type recoverer interface {
-	EnrollWith(ctx context.Context, r EnrollRequest, provers ...Prover) (Credential, error)
 }
 
 // recover sends a request with the key of an expired certificate, and installs the issued credential. If a renewal of the
 // certificate is in progress, recover repeats it. The server may have issued its certificate before, so that it may have
 // expired as well. Then its key is the newest one, and recover uses it for a second request.
-func (a *Agent) recover(ctx context.Context, by recoverer, expired *Pair) error {
+func (a *Agent) recover(ctx context.Context, expired *Pair) error {
 	for range 2 {
-		pair, err := a.recoverOnce(ctx, by, expired)
+		pair, err := a.recoverOnce(ctx, expired)
 		if err != nil {
 			return err
 		}
@@ -82,8 +80,8 @@ func (a *Agent) recover(ctx context.Context, by recoverer, expired *Pair) error 
 }
 
 // recoverOnce sends one request with the key of an expired certificate, and returns the new pair.
-func (a *Agent) recoverOnce(ctx context.Context, by recoverer, expired *Pair) (*Pair, error) {
-	prover, err := ExpiredKey(expired)
+func (a *Agent) recoverOnce(ctx context.Context, expired *Pair) (*Pair, error) {
+	key, err := ExpiredKey(expired)
 	if err != nil {
 		return nil, err
 	}
@@ -93,11 +91,11 @@ func (a *Agent) recoverOnce(ctx context.Context, by recoverer, expired *Pair) (*
 	}
 	callCtx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	c, err := by.EnrollWith(callCtx, EnrollRequest{
-		RequestID: r.id, CSR: csr, Lifetime: a.config.Lifetime, Bootstrap: Bootstrap{
+	c, err := a.config.Authority.Enroll(callCtx, EnrollRequest{
+		RequestID: r.id, CSR: csr, Key: r.key, Lifetime: a.config.Lifetime, Evidence: []Evidence{key}, Bootstrap: Bootstrap{
 			RootFingerprint: sha256.Sum256(expired.root.Raw), TrustDomain: expired.ID().TrustDomain(), Server: expired.Origin.Server,
 		},
-	}, prover)
+	})
 	if err != nil {
 		return nil, a.refused(err)
 	}

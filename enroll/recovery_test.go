@@ -19,7 +19,14 @@ type recoveringCA struct {
 	asked   []pki.RequestID
 }
 
-func (ca *recoveringCA) EnrollWith(ctx context.Context, r EnrollRequest, provers ...Prover) (Credential, error) {
+func (ca *recoveringCA) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
+	if r.Evidence[0].Kind() != pki.EvidenceRecovery {
+		return ca.testCA.Enroll(ctx, r)
+	}
+	made, err := r.Present(ctx, ca)
+	if err != nil {
+		return Credential{}, err
+	}
 	return ca.handle(ctx, func() (Credential, error) {
 		ca.asked = append(ca.asked, r.RequestID)
 		if ca.refusal != nil {
@@ -29,12 +36,7 @@ func (ca *recoveringCA) EnrollWith(ctx context.Context, r EnrollRequest, provers
 		if err != nil {
 			return Credential{}, err
 		}
-		proof := Proof{RequestID: r.RequestID, Key: pki.HashSPKI(csr.RawSubjectPublicKeyInfo), Challenge: []byte("challenge")}
-		made, err := provers[0].Prove(ctx, proof)
-		if err != nil {
-			return Credential{}, err
-		}
-		e, err := pki.ParseRecoveryEvidence(made.Value)
+		e, err := pki.ParseRecoveryEvidence(made[0].Value)
 		if err != nil {
 			return Credential{}, err
 		}
@@ -46,15 +48,19 @@ func (ca *recoveringCA) EnrollWith(ctx context.Context, r EnrollRequest, provers
 		if err != nil {
 			return Credential{}, err
 		}
-		statement := pki.RecoveryStatement(testDomain, pki.CertRef{Issuer: pki.IssuerOf(ca.issuer), Serial: serial}, proof.Key, proof.RequestID, proof.Challenge)
-		if !pki.VerifyStatement(key, statement, e.Signature) {
+		statement := pki.RecoveryStatement(testDomain, pki.CertRef{Issuer: pki.IssuerOf(ca.issuer), Serial: serial},
+			pki.HashSPKI(csr.RawSubjectPublicKeyInfo), r.RequestID, e.Challenge)
+		if ca.challenges[string(e.Challenge)] != r.RequestID || !pki.VerifyStatement(key, statement, e.Signature) {
 			return Credential{}, errors.New("the signature does not verify")
 		}
 		id, err := pki.SPIFFEIDIn(testDomain, "device/1")
 		if err != nil {
 			return Credential{}, err
 		}
-		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime, "recovery "+serial.String(), pki.RuleRequestIDReused)
+		if err := ca.bind("recovery "+serial.String(), r.RequestID, r.CSR, pki.RuleRequestIDReused); err != nil {
+			return Credential{}, err
+		}
+		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime)
 	})
 }
 

@@ -36,17 +36,17 @@ func AnonymousTLS(roots *x509.CertPool, trustDomain string) *tls.Config {
 	return verifyingTLS(func(peer []*x509.Certificate) error { return verifyServer(peer, roots, trustDomain, time.Now()) })
 }
 
-// firstContactTLS returns a configuration that trusts only the root whose fingerprint is in the bootstrap. The server
-// sends the root with its chain.
-func firstContactTLS(b Bootstrap) *tls.Config {
+// TLS returns a configuration that trusts only the root whose fingerprint is in the bootstrap. The server sends the
+// root with its chain. The client presents no certificate.
+func (b Bootstrap) TLS() *tls.Config {
 	return verifyingTLS(func(peer []*x509.Certificate) error {
 		for _, c := range peer {
 			if sha256.Sum256(c.Raw) == b.RootFingerprint {
 				return verifyServer(peer, poolOf([]*x509.Certificate{c}), b.TrustDomain, time.Now())
 			}
 		}
-		return errors.New("the server does not show the root that the token names: it belongs to another CA, or the " +
-			"connection is intercepted; check the address, or make a new token")
+		return errors.New("the server does not show the root that the token or root_fingerprint names: it belongs to another " +
+			"CA, or the connection is intercepted; check the address, make a new token, or correct root_fingerprint")
 	})
 }
 

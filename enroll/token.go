@@ -2,6 +2,7 @@ package enroll
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -40,8 +41,8 @@ func (b Bootstrap) Check() error {
 	return CheckServer(b.Server)
 }
 
-// Token is what an operator gives to a device: a secret that authenticates the device, and a [Bootstrap]. Formatting a
-// Token prints the secret as "[secret]". Text returns the complete token.
+// Token is what an operator gives to a device: a secret that authenticates the device, and a [Bootstrap]. It is
+// [Evidence]. Formatting a Token prints the secret as "[secret]". Text returns the complete token.
 type Token struct {
 	Bootstrap
 	Secret pki.TokenSecret
@@ -57,6 +58,17 @@ func (t Token) Text() string {
 	b = append(b, t.Server...)
 	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
 	return tokenPrefix + base64.RawURLEncoding.EncodeToString(b)
+}
+
+// Kind implements [Evidence].
+func (Token) Kind() pki.EvidenceKind { return pki.EvidenceToken }
+
+// Subject returns the ID of the token.
+func (t Token) Subject() string { return t.Secret.ID().String() }
+
+// Present implements [Evidence].
+func (t Token) Present(context.Context, Presentation) (pki.Evidence, error) {
+	return t.Secret.Evidence(), nil
 }
 
 // ParseToken parses the result of Text. It ignores white space, because terminals wrap lines. Its errors never contain

@@ -86,7 +86,7 @@ func TestTokenHidesItsSecret(t *testing.T) {
 	secret := token.Secret.Bytes()
 	var shown []string
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
-		shown = append(shown, fmt.Sprintf(verb, token), fmt.Sprintf(verb, &token), fmt.Sprintf(verb, EnrollRequest{Bootstrap: token.Bootstrap, Evidence: []pki.Evidence{token.Secret.Evidence()}}))
+		shown = append(shown, fmt.Sprintf(verb, token), fmt.Sprintf(verb, &token), fmt.Sprintf(verb, EnrollRequest{Bootstrap: token.Bootstrap, Evidence: []Evidence{token}}))
 	}
 	js, err := json.Marshal([]any{token, token.Secret.Evidence()})
 	if err != nil {

@@ -2,7 +2,6 @@ package ra_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -82,16 +81,18 @@ func openAttestingAgent(
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	dir := servertest.Must(enroll.OpenDirectory(directory, log))(t)
-	dir.KeepKeysIn(tpm.New(path))
+	device := tpm.New(path)
+	dir.KeepKeysIn(device)
 	client := servertest.Must(enroll.NewClient(""))(t)
 	if authority == nil {
 		authority = client
 	}
 	return servertest.Must(enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: authority, Log: log,
-		Attestation: &enroll.Attestation{Client: client, Bootstrap: enroll.Bootstrap{
-			RootFingerprint: sha256.Sum256(w.Root.Raw), TrustDomain: servertest.TrustDomain, Server: w.GRPC,
-		}},
+		Directory: dir, Authority: authority, Bootstrap: bootstrapOf(w), Log: log,
+		Evidence: func() ([]enroll.Evidence, error) {
+			e, err := enroll.Attestation(device)
+			return []enroll.Evidence{e}, err
+		},
 	}))(t), dir
 }
 
@@ -121,7 +122,7 @@ func TestAgentEnrollsWithTPM(t *testing.T) {
 	next := servertest.Must(tpm.New(first.Path).NewKey())(t)
 	renewed := servertest.Must(client.Renew(t.Context(), enroll.RenewRequest{
 		RequestID: servertest.Must(pki.RequestIDFromBytes(servertest.RequestID()))(t), Current: read, CSR: servertest.CSR(t, next),
-		Prover: enroll.TPMKey(next),
+		Key: next, Evidence: servertest.Must(enroll.Attestation(next.Device()))(t),
 	}))(t)
 	if renewed.Certificate.Equal(enrolled.Certificate) {
 		t.Error("the renewed certificate is the old one")

@@ -59,7 +59,7 @@ func newCluster(t *testing.T) *cluster {
 }
 
 // token returns a new token of a service account.
-func (c *cluster) token(t *testing.T, namespace, account, audience string) pki.Evidence {
+func (c *cluster) token(t *testing.T, namespace, account, audience string) string {
 	t.Helper()
 	c.tokens++
 	now := c.Clock.Now()
@@ -70,24 +70,21 @@ func (c *cluster) token(t *testing.T, namespace, account, audience string) pki.E
 	}))(t)
 	encode := base64.RawURLEncoding.EncodeToString
 	signed := encode([]byte(`{"alg":"EdDSA","kid":"key"}`)) + "." + encode(claims)
-	token := signed + "." + encode(ed25519.Sign(c.key, []byte(signed)))
-	return pki.Evidence{Kind: pki.EvidenceJWT, Value: []byte(token)}
+	return signed + "." + encode(ed25519.Sign(c.key, []byte(signed)))
 }
 
 // jwtRequest returns a new request with a token.
-func (c *cluster) jwtRequest(t *testing.T, evidence pki.Evidence) enroll.EnrollRequest {
+func (c *cluster) jwtRequest(t *testing.T, token string) enroll.EnrollRequest {
 	t.Helper()
-	r := factoryRequest(t, c.World, servertest.CSR(t, servertest.Key(t)))
-	r.Evidence = []pki.Evidence{evidence}
-	return r
+	return factoryRequest(t, c.World, servertest.CSR(t, servertest.Key(t)), servertest.Must(enroll.ParseJWT([]byte(token)))(t))
 }
 
 func TestPodEnrollsWithServiceAccountToken(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	client := servertest.Must(enroll.NewClient(""))(t)
-	evidence := c.token(t, "prod", "web", servertest.TrustDomain)
-	request := c.jwtRequest(t, evidence)
+	token := c.token(t, "prod", "web", servertest.TrustDomain)
+	request := c.jwtRequest(t, token)
 	credential := servertest.Must(client.Enroll(t.Context(), request))(t)
 	const id = "spiffe://" + servertest.TrustDomain + "/workload/prod/web"
 	if got := credential.Certificate.URIs[0].String(); got != id {
@@ -108,7 +105,7 @@ func TestPodEnrollsWithServiceAccountToken(t *testing.T) {
 	c.Status(t, credential.Certificate, "superseded")
 	c.Status(t, replacement.Certificate, "good")
 	log := c.Log.String()
-	if servertest.Leaks([]byte(log), evidence.Value) || strings.Contains(log, "serviceaccount:prod:web") {
+	if servertest.Leaks([]byte(log), []byte(token)) || strings.Contains(log, "serviceaccount:prod:web") {
 		t.Error("the server's log contains a token, or its subject")
 	}
 }
@@ -121,13 +118,13 @@ func TestServiceAccountTokensAreRefused(t *testing.T) {
 	servertest.Must(client.Enroll(t.Context(), c.jwtRequest(t, used)))(t)
 	identities, certificates := rows(t, c.World, "identities"), rows(t, c.World, "certificates")
 	for what, r := range map[string]struct {
-		evidence pki.Evidence
-		want     pki.Rule
+		token string
+		want  pki.Rule
 	}{
 		"for another service":  {c.token(t, "prod", "db", "other.example"), pki.RuleEvidenceAudience},
 		"of another namespace": {c.token(t, "test", "web", servertest.TrustDomain), pki.RulePolicy},
 	} {
-		_, err := client.Enroll(t.Context(), c.jwtRequest(t, r.evidence))
+		_, err := client.Enroll(t.Context(), c.jwtRequest(t, r.token))
 		if refusal, _ := pki.AsRefusal(err); refusal == nil || refusal.Rule != r.want {
 			t.Errorf("a token %s: %v, want %s", what, err, r.want)
 		}

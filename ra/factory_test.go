@@ -72,12 +72,16 @@ rules:
 `, pemOf(root))})
 }
 
+// bootstrapOf returns what a device without a token knows of the server.
+func bootstrapOf(w *servertest.World) enroll.Bootstrap {
+	return enroll.Bootstrap{RootFingerprint: sha256.Sum256(w.Root.Raw), TrustDomain: servertest.TrustDomain, Server: w.GRPC}
+}
+
 // factoryRequest returns a new request of a device that knows the server and its root.
-func factoryRequest(t *testing.T, w *servertest.World, csr []byte) enroll.EnrollRequest {
+func factoryRequest(t *testing.T, w *servertest.World, csr []byte, evidence ...enroll.Evidence) enroll.EnrollRequest {
 	t.Helper()
 	return enroll.EnrollRequest{
-		RequestID: servertest.Must(pki.RequestIDFromBytes(servertest.RequestID()))(t), CSR: csr,
-		Bootstrap: enroll.Bootstrap{RootFingerprint: sha256.Sum256(w.Root.Raw), TrustDomain: servertest.TrustDomain, Server: w.GRPC},
+		RequestID: servertest.Must(pki.RequestIDFromBytes(servertest.RequestID()))(t), CSR: csr, Bootstrap: bootstrapOf(w), Evidence: evidence,
 	}
 }
 
@@ -86,21 +90,21 @@ func TestDeviceEnrollsWithFactoryCertificate(t *testing.T) {
 	root, camera := manufacturer(t)
 	w := factoryWorld(t, root)
 	client := servertest.Must(enroll.NewClient(""))(t)
-	prover := servertest.Must(enroll.FactoryCertificate(camera))(t)
+	evidence := servertest.Must(enroll.FactoryCertificate(camera))(t)
 	key := servertest.Key(t)
-	request := factoryRequest(t, w, servertest.CSR(t, key))
-	credential := servertest.Must(client.EnrollWith(t.Context(), request, prover))(t)
+	request := factoryRequest(t, w, servertest.CSR(t, key), evidence)
+	credential := servertest.Must(client.Enroll(t.Context(), request))(t)
 	const id = "spiffe://" + servertest.TrustDomain + "/device/SN-0042"
 	if got := credential.Certificate.URIs[0].String(); got != id || !key.PublicKey.Equal(credential.Certificate.PublicKey) {
 		t.Errorf("the certificate names %s, want %s, or has another key", got, id)
 	}
 	w.Status(t, credential.Certificate, "good")
-	again := servertest.Must(client.EnrollWith(t.Context(), request, prover))(t)
+	again := servertest.Must(client.Enroll(t.Context(), request))(t)
 	if !bytes.Equal(again.Certificate.Raw, credential.Certificate.Raw) {
 		t.Error("the repeated request returned another certificate")
 	}
 	w.Clock.Advance(2 * nonce.Lifetime)
-	again = servertest.Must(client.EnrollWith(t.Context(), request, prover))(t)
+	again = servertest.Must(client.Enroll(t.Context(), request))(t)
 	if !bytes.Equal(again.Certificate.Raw, credential.Certificate.Raw) {
 		t.Error("the request repeated after the first challenge has expired returned another certificate")
 	}
@@ -109,30 +113,32 @@ func TestDeviceEnrollsWithFactoryCertificate(t *testing.T) {
 	if len(entries) != 1 || entries[0].Actor.String() != want {
 		t.Errorf("the log has %+v, want one certificate that was issued to %s", entries, want)
 	}
-	_, err := client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), prover)
+	_, err := client.Enroll(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t)), evidence))
 	if refusal, _ := pki.AsRefusal(err); refusal == nil || refusal.Rule != pki.RuleAlreadyEnrolled {
 		t.Errorf("a second enrollment: %v, want %s", err, pki.RuleAlreadyEnrolled)
 	}
 	w.Renewed(t, w.Holder(t, credential.Certificate.Raw, key), servertest.Key(t))
 }
 
-// stolen is a prover with the evidence that another one made for another request.
+// stolen is what a party presents that another one presented with another request.
 type stolen struct {
-	enroll.Prover
-	evidence pki.Evidence
+	enroll.Evidence
+	presented pki.Evidence
 }
 
-func (s stolen) Prove(context.Context, enroll.Proof) (pki.Evidence, error) { return s.evidence, nil }
+func (s stolen) Present(context.Context, enroll.Presentation) (pki.Evidence, error) {
+	return s.presented, nil
+}
 
-// kept is a prover that keeps the evidence it makes.
+// kept is evidence that keeps what it presents.
 type kept struct {
-	enroll.Prover
-	evidence *pki.Evidence
+	enroll.Evidence
+	presented *pki.Evidence
 }
 
-func (k kept) Prove(ctx context.Context, p enroll.Proof) (pki.Evidence, error) {
-	e, err := k.Prover.Prove(ctx, p)
-	*k.evidence = e
+func (k kept) Present(ctx context.Context, p enroll.Presentation) (pki.Evidence, error) {
+	e, err := k.Evidence.Present(ctx, p)
+	*k.presented = e
 	return e, err
 }
 
@@ -142,18 +148,18 @@ func TestFactoryCertificatesAreRefused(t *testing.T) {
 	_, foreign := manufacturer(t)
 	w := factoryWorld(t, root)
 	client := servertest.Must(enroll.NewClient(""))(t)
-	prover := servertest.Must(enroll.FactoryCertificate(camera))(t)
+	own := servertest.Must(enroll.FactoryCertificate(camera))(t)
 	var made pki.Evidence
-	servertest.Must(client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), kept{prover, &made}))(t)
+	servertest.Must(client.Enroll(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t)), kept{own, &made})))(t)
 	before := rows(t, w, "certificates") + rows(t, w, "identities")
 	for name, c := range map[string]struct {
-		prover enroll.Prover
-		rule   pki.Rule
+		evidence enroll.Evidence
+		rule     pki.Rule
 	}{
 		"of another manufacturer": {servertest.Must(enroll.FactoryCertificate(foreign))(t), pki.RuleEvidenceUntrusted},
-		"with a stolen signature": {stolen{prover, made}, pki.RuleEvidenceKey},
+		"with a stolen signature": {stolen{own, made}, pki.RuleEvidenceKey},
 	} {
-		_, err := client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), c.prover)
+		_, err := client.Enroll(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t)), c.evidence))
 		if refusal, _ := pki.AsRefusal(err); refusal == nil || refusal.Rule != c.rule {
 			t.Errorf("%s: %v, want %s", name, err, c.rule)
 		}

@@ -25,14 +25,14 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// presenting is a prover that calls a function after it has made its evidence.
+// presenting is evidence that calls a function after it was presented.
 type presenting struct {
-	enroll.Prover
+	enroll.Evidence
 	then func(pki.Evidence)
 }
 
-func (p presenting) Prove(ctx context.Context, proof enroll.Proof) (pki.Evidence, error) {
-	e, err := p.Prover.Prove(ctx, proof)
+func (p presenting) Present(ctx context.Context, request enroll.Presentation) (pki.Evidence, error) {
+	e, err := p.Evidence.Present(ctx, request)
 	p.then(e)
 	return e, err
 }
@@ -44,11 +44,12 @@ func enrollWith(
 ) (*x509.Certificate, pki.Rule) {
 	t.Helper()
 	client := servertest.Must(enroll.NewClient(""))(t)
-	r := factoryRequest(t, w, servertest.CSR(t, key))
+	var evidence []enroll.Evidence
 	if token != nil {
-		r.Evidence = []pki.Evidence{{Kind: pki.EvidenceToken, Value: token}}
+		evidence = append(evidence, enroll.Token{Secret: servertest.Must(pki.TokenSecretFromBytes(token))(t)})
 	}
-	credential, err := client.EnrollWith(t.Context(), r, presenting{servertest.Must(enroll.FactoryCertificate(camera))(t), then})
+	evidence = append(evidence, presenting{servertest.Must(enroll.FactoryCertificate(camera))(t), then})
+	credential, err := client.Enroll(t.Context(), factoryRequest(t, w, servertest.CSR(t, key), evidence...))
 	if refusal, ok := pki.AsRefusal(err); ok {
 		return nil, refusal.Rule
 	}
@@ -161,10 +162,10 @@ func TestRepeatsAreNotCounted(t *testing.T) {
 	root, cameras := cameraFactory(t, "SN-1", "SN-2", "SN-3")
 	w := strictWorld(t, root, ", limits: {rate: 2/1h}")
 	client := servertest.Must(enroll.NewClient(""))(t)
-	request := factoryRequest(t, w, servertest.CSR(t, servertest.Key(t)))
-	prover := servertest.Must(enroll.FactoryCertificate(cameras[0]))(t)
+	evidence := servertest.Must(enroll.FactoryCertificate(cameras[0]))(t)
+	request := factoryRequest(t, w, servertest.CSR(t, servertest.Key(t)), evidence)
 	for i := range 5 {
-		if _, err := client.EnrollWith(t.Context(), request, prover); err != nil {
+		if _, err := client.Enroll(t.Context(), request); err != nil {
 			t.Fatalf("request %d: %v", i+1, err)
 		}
 	}
@@ -186,7 +187,7 @@ x5c:
     roots: %q
 rules:
 - {name: tokens, evidence: [token]}
-- {name: none, evidence: [x5c], when: 'x5c.serial == "none"', identity: "device/{x5c.serial}"}
+- {name: none, evidence: [x5c], when: 'x5c.source == "cameras" && x5c.serial == "none"', identity: "device/{x5c.serial}"}
 `, pemOf(root))})
 	before := len(w.Entries(t, 0))
 	var want []string

@@ -34,8 +34,8 @@ func twins(t *testing.T) (w *servertest.World, first, second tls.Certificate, ro
 func enrollCamera(t *testing.T, w *servertest.World, camera tls.Certificate) (*x509.Certificate, pki.Rule) {
 	t.Helper()
 	client := servertest.Must(enroll.NewClient(""))(t)
-	prover := servertest.Must(enroll.FactoryCertificate(camera))(t)
-	credential, err := client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), prover)
+	evidence := servertest.Must(enroll.FactoryCertificate(camera))(t)
+	credential, err := client.Enroll(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t)), evidence))
 	if refusal, ok := pki.AsRefusal(err); ok {
 		return nil, refusal.Rule
 	}

@@ -55,8 +55,14 @@ func pairOf(t *testing.T, w *servertest.World, h *servertest.Holder) *enroll.Pai
 	return servertest.Must(enroll.NewPair(c, h.Key, enroll.Origin{Server: w.GRPC}, time.Now()))(t)
 }
 
-// recovering returns the prover of a holder whose certificate expired.
-func recovering(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Prover {
+// presentedWith returns the request with other evidence.
+func presentedWith(r enroll.EnrollRequest, evidence ...enroll.Evidence) enroll.EnrollRequest {
+	r.Evidence = evidence
+	return r
+}
+
+// recovering returns the evidence of a holder whose certificate expired.
+func recovering(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Evidence {
 	t.Helper()
 	return servertest.Must(enroll.ExpiredKey(pairOf(t, w, h)))(t)
 }
@@ -66,7 +72,7 @@ func recovered(t *testing.T, w *servertest.World, h *servertest.Holder) *servert
 	t.Helper()
 	key := servertest.Key(t)
 	client := servertest.Must(enroll.NewClient(""))(t)
-	c := servertest.Must(client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, key)), recovering(t, w, h)))(t)
+	c := servertest.Must(client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, key)), recovering(t, w, h)))(t)
 	return w.Holder(t, c.Certificate.Raw, key)
 }
 
@@ -86,14 +92,14 @@ func TestExpiredDeviceRecovers(t *testing.T) {
 	client := servertest.Must(enroll.NewClient(""))(t)
 	key := servertest.Key(t)
 	request := factoryRequest(t, w, servertest.CSR(t, key))
-	credential := servertest.Must(client.EnrollWith(t.Context(), request, recovering(t, w, old)))(t)
+	credential := servertest.Must(client.Enroll(t.Context()), presentedWith(request, recovering(t, w, old)))(t)
 	if credential.Certificate.URIs[0].String() != old.ID || !key.PublicKey.Equal(credential.Certificate.PublicKey) {
 		t.Errorf("the certificate names %s, want %s, or has another key", credential.Certificate.URIs[0], old.ID)
 	}
 	w.Status(t, credential.Certificate, "good")
 	for _, wait := range []time.Duration{0, 2 * nonce.Lifetime} {
 		w.Clock.Advance(wait)
-		again := servertest.Must(client.EnrollWith(t.Context(), request, recovering(t, w, old)))(t)
+		again := servertest.Must(client.Enroll(t.Context()), presentedWith(request, recovering(t, w, old)))(t)
 		if !bytes.Equal(again.Certificate.Raw, credential.Certificate.Raw) {
 			t.Errorf("the request repeated after %s returned another certificate", wait)
 		}
@@ -137,7 +143,7 @@ func TestLostRenewalIsRepeatedAfterExpiry(t *testing.T) {
 			request := factoryRequest(t, w, renewal.GetCsr())
 			request.RequestID = servertest.Must(pki.RequestIDFromBytes(renewal.GetRequestId()))(t)
 			client := servertest.Must(enroll.NewClient(""))(t)
-			found := servertest.Must(client.EnrollWith(t.Context(), request, recovering(t, w, old)))(t)
+			found := servertest.Must(client.Enroll(t.Context()), presentedWith(request, recovering(t, w, old)))(t)
 			if !bytes.Equal(found.Certificate.Raw, lost) {
 				t.Error("the repeated request returned another certificate")
 			}
@@ -165,7 +171,7 @@ func TestPredecessorRecoversOnce(t *testing.T) {
 	w.Clock.Advance(deviceLifetime + time.Minute)
 	for h, rule := range map[*servertest.Holder]pki.Rule{old: pki.RuleRecoveryNewest, lost: pki.RuleRevoked} {
 		client := servertest.Must(enroll.NewClient(""))(t)
-		_, err := client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), recovering(t, w, h))
+		_, err := client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), recovering(t, w, h))
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != rule {
 			t.Errorf("%v, want %s", err, rule)
 		}
@@ -173,16 +179,16 @@ func TestPredecessorRecoversOnce(t *testing.T) {
 	recovered(t, w, next)
 }
 
-// signedFor is a prover that signs a statement about another certificate, for another trust domain, or with another key.
+// signedFor is evidence that signs a statement about another certificate, for another trust domain, or with another key.
 type signedFor struct {
-	enroll.Prover
+	enroll.Evidence
 	certificate pki.CertRef
 	domain      string
 	key         *ecdsa.PrivateKey
 }
 
-func (s signedFor) Prove(ctx context.Context, p enroll.Proof) (pki.Evidence, error) {
-	made, err := s.Prover.Prove(ctx, p)
+func (s signedFor) Present(ctx context.Context, p enroll.Presentation) (pki.Evidence, error) {
+	made, err := s.Evidence.Present(ctx, p)
 	if err != nil {
 		return made, err
 	}
@@ -190,7 +196,7 @@ func (s signedFor) Prove(ctx context.Context, p enroll.Proof) (pki.Evidence, err
 	if err != nil {
 		return made, err
 	}
-	digest := sha256.Sum256(pki.RecoveryStatement(s.domain, s.certificate, p.Key, p.RequestID, p.Challenge))
+	digest := sha256.Sum256(pki.RecoveryStatement(s.domain, s.certificate, p.KeyHash, p.RequestID, e.Challenge))
 	e.IssuerID, e.Serial = s.certificate.Issuer.Bytes(), s.certificate.Serial.Bytes()
 	e.Signature, err = s.key.Sign(rand.Reader, digest[:], crypto.SHA256)
 	made.Value = e.Encode()
@@ -203,9 +209,9 @@ type recoveryCase struct {
 	name, path    string
 	rule          pki.Rule
 	before, after func(t *testing.T, w *servertest.World, h *servertest.Holder) *servertest.Holder
-	// prover replaces the prover, if it is not nil, and key the new key.
-	prover func(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Prover
-	key    func(h *servertest.Holder) crypto.Signer
+	// evidence replaces the evidence, if it is not nil, and key the new key.
+	evidence func(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Evidence
+	key      func(h *servertest.Holder) crypto.Signer
 }
 
 // revokedFor returns a function that revokes the certificate.
@@ -245,24 +251,24 @@ var refusedRecoveries = []recoveryCase{
 		return h
 	}},
 	{name: "with the same key", rule: pki.RuleKeyInUse, key: func(h *servertest.Holder) crypto.Signer { return h.Key }},
-	{name: "for another trust domain", rule: pki.RuleEvidenceSignature, prover: func(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Prover {
+	{name: "for another trust domain", rule: pki.RuleEvidenceSignature, evidence: func(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Evidence {
 		return signedFor{recovering(t, w, h), refOf(t, w, h), "other.example", h.Key.(*ecdsa.PrivateKey)}
 	}},
-	{name: "with a signature of another key", rule: pki.RuleEvidenceSignature, prover: func(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Prover {
+	{name: "with a signature of another key", rule: pki.RuleEvidenceSignature, evidence: func(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Evidence {
 		return signedFor{recovering(t, w, h), refOf(t, w, h), servertest.TrustDomain, servertest.Key(t)}
 	}},
-	{name: "with the reference of another certificate", rule: pki.RuleEvidenceUntrusted, prover: func(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Prover {
+	{name: "with the reference of another certificate", rule: pki.RuleEvidenceUntrusted, evidence: func(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Evidence {
 		other := w.Enrolled(t, "device", "device/other")
 		return signedFor{recovering(t, w, h), refOf(t, w, other), servertest.TrustDomain, h.Key.(*ecdsa.PrivateKey)}
 	}},
-	{name: "with evidence for another request", rule: pki.RuleEvidenceKey, prover: func(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Prover {
-		prover, made := recovering(t, w, h), pki.Evidence{}
+	{name: "with evidence for another request", rule: pki.RuleEvidenceKey, evidence: func(t *testing.T, w *servertest.World, h *servertest.Holder) enroll.Evidence {
+		evidence, made := recovering(t, w, h), pki.Evidence{}
 		client := servertest.Must(enroll.NewClient(""))(t)
 		request := factoryRequest(t, w, servertest.CSR(t, h.Key)) // is refused, because the key is not new
-		if _, err := client.EnrollWith(t.Context(), request, kept{prover, &made}); err == nil {
+		if _, err := client.Enroll(t.Context()), presentedWith(request, kept{evidence, &made}); err == nil {
 			t.Error("a recovery with the same key succeeds")
 		}
-		return stolen{prover, made}
+		return stolen{evidence, made}
 	}},
 }
 
@@ -290,10 +296,10 @@ func TestRecoveriesAreRefused(t *testing.T) {
 		}
 	}
 	client := servertest.Must(enroll.NewClient(""))(t)
-	refuse := func(name string, prover enroll.Prover, key crypto.Signer, rule pki.Rule) {
+	refuse := func(name string, evidence enroll.Evidence, key crypto.Signer, rule pki.Rule) {
 		t.Helper()
 		before := rows(t, w, "certificates WHERE state <> 3")
-		_, err := client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, key)), prover)
+		_, err := client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, key)), evidence)
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != rule || refusal.Hint == "" {
 			t.Errorf("%s: %v, want %s", name, err, rule)
 		}
@@ -311,11 +317,11 @@ func TestRecoveriesAreRefused(t *testing.T) {
 		if c.key != nil {
 			key = c.key(h)
 		}
-		prover := recovering(t, w, h)
-		if c.prover != nil {
-			prover = c.prover(t, w, h)
+		evidence := recovering(t, w, h)
+		if c.evidence != nil {
+			evidence = c.evidence(t, w, h)
 		}
-		refuse(c.name, prover, key, c.rule)
+		refuse(c.name, evidence, key, c.rule)
 	}
 	operator := w.NewOperator(t, "bob")
 	late, often := w.Enrolled(t, "device", "device/late"), w.Enrolled(t, "device", "device/often")
@@ -336,7 +342,7 @@ func TestRecoveryNeedsTheSection(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
 	client := servertest.Must(enroll.NewClient(""))(t)
-	_, err := client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), recovering(t, w, device))
+	_, err := client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), recovering(t, w, device))
 	if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleEvidenceKind {
 		t.Errorf("%v, want %s", err, pki.RuleEvidenceKind)
 	}
@@ -348,31 +354,31 @@ func TestRecoveryWithASecondKind(t *testing.T) {
 	t.Parallel()
 	root, cameras := cameraFactory(t, "SN-1", "SN-2")
 	w := recoveryWorld(t, "rules:\n- {name: tokens, evidence: [token]}\n"+
-		"- {name: cameras, evidence: [x5c], when: 'x5c.source == "cameras"', identity: 'device/{x5c.serial}', register: true}\n"+
+		"- {name: cameras, evidence: [x5c], when: 'x5c.source == \"cameras\"', identity: 'device/{x5c.serial}', register: true}\n"+
 		"- {name: field, evidence: [recovery, x5c]}\n"+
 		"recovery: {grace: 1h, times: 2}\nx5c: {cameras: {roots: "+quoted(pemOf(root))+"}}\n", false)
 	client := servertest.Must(enroll.NewClient(""))(t)
 	factory := servertest.Must(enroll.FactoryCertificate(cameras[0]))(t)
 	other := servertest.Must(enroll.FactoryCertificate(cameras[1]))(t)
 	key := servertest.Key(t)
-	c := servertest.Must(client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, key)), factory))(t)
+	c := servertest.Must(client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, key)), factory))(t)
 	camera, untied := w.Holder(t, c.Certificate.Raw, key), w.Enrolled(t, "device", "device/untied")
 	w.Clock.Advance(deviceLifetime + time.Minute)
 	for name, r := range map[string]struct {
-		provers []enroll.Prover
-		rule    pki.Rule
+		evidence []enroll.Evidence
+		rule     pki.Rule
 	}{
-		"without the second kind":      {[]enroll.Prover{recovering(t, w, camera)}, pki.RulePolicy},
-		"with another device":          {[]enroll.Prover{recovering(t, w, camera), other}, pki.RuleEvidenceConflict},
-		"of an identity without a tie": {[]enroll.Prover{other, recovering(t, w, untied)}, pki.RuleEvidenceConflict},
+		"without the second kind":      {[]enroll.Evidence{recovering(t, w, camera)}, pki.RulePolicy},
+		"with another device":          {[]enroll.Evidence{recovering(t, w, camera), other}, pki.RuleEvidenceConflict},
+		"of an identity without a tie": {[]enroll.Evidence{other, recovering(t, w, untied)}, pki.RuleEvidenceConflict},
 	} {
-		_, err := client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), r.provers...)
+		_, err := client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), r.evidence...)
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != r.rule {
 			t.Errorf("%s: %v, want %s", name, err, r.rule)
 		}
 	}
 	request := factoryRequest(t, w, servertest.CSR(t, servertest.Key(t)))
-	servertest.Must(client.EnrollWith(t.Context(), request, factory, recovering(t, w, camera)))(t)
+	servertest.Must(client.Enroll(t.Context()), presentedWith(request, factory, recovering(t, w, camera)))(t)
 }
 
 // quoted returns text as a YAML value in one line.

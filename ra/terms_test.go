@@ -41,7 +41,7 @@ x5c:
     roots: %q
 rules:
 - {name: tokens, evidence: [token]}
-- {name: cameras, evidence: [x5c], identity: "device/{x5c.serial}", register: true, replace: true, profile: device%s}
+- {name: cameras, evidence: [x5c], when: 'x5c.source == "cameras"', identity: "device/{x5c.serial}", register: true, replace: true, profile: device%s}
 - {name: both, evidence: [token, x5c]}
 `, pemOf(root), keys)
 }
@@ -50,8 +50,8 @@ rules:
 func enrolledCamera(t *testing.T, w *servertest.World, camera tls.Certificate, key crypto.Signer) *servertest.Holder {
 	t.Helper()
 	client := servertest.Must(enroll.NewClient(""))(t)
-	prover := servertest.Must(enroll.FactoryCertificate(camera))(t)
-	credential := servertest.Must(client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, key)), prover))(t)
+	evidence := servertest.Must(enroll.FactoryCertificate(camera))(t)
+	credential := servertest.Must(client.Enroll(t.Context(), factoryRequest(t, w, servertest.CSR(t, key), evidence)))(t)
 	return w.Holder(t, credential.Certificate.Raw, key)
 }
 
@@ -167,12 +167,13 @@ func TestHardwareKeyBindsRenewals(t *testing.T) {
 	}
 	enrolled := agent.Pair()
 	client := servertest.Must(enroll.NewClient(""))(t)
-	request := func(key crypto.Signer, prover enroll.Prover) enroll.RenewRequest {
+	request := func(key crypto.Signer, evidence enroll.Evidence) enroll.RenewRequest {
 		return enroll.RenewRequest{
 			RequestID: servertest.Must(pki.RequestIDFromBytes(servertest.RequestID()))(t), Current: enrolled, CSR: servertest.CSR(t, key),
-			Prover: prover,
+			Key: key, Evidence: evidence,
 		}
 	}
+	attested := func(key *tpm.Key) enroll.Evidence { return servertest.Must(enroll.Attestation(key.Device()))(t) }
 	keyIn := func(p *tpmtest.TPM) *tpm.Key { return servertest.Must(tpm.New(p.Path).NewKey())(t) }
 	before := rows(t, w, "certificates")
 	software, withheld, foreign, own := servertest.Key(t), keyIn(first), keyIn(second), keyIn(first)
@@ -182,8 +183,8 @@ func TestHardwareKeyBindsRenewals(t *testing.T) {
 	}{
 		"a key in software":           {request(software, nil), pki.RuleHardwareKey},
 		"a key in the TPM, withheld":  {request(withheld, nil), pki.RuleHardwareKey},
-		"evidence about another key":  {request(software, enroll.TPMKey(own)), pki.RuleEvidenceKey},
-		"a key in another TPM":        {request(foreign, enroll.TPMKey(foreign)), pki.RuleEvidenceConflict},
+		"evidence about another key":  {request(software, attestationOf{attested(own), own}), pki.RuleEvidenceKey},
+		"a key in another TPM":        {request(foreign, attested(foreign)), pki.RuleEvidenceConflict},
 		"a challenge that is refused": {request(software, unsupported{}), pki.RuleHardwareKey},
 	} {
 		_, err := client.Renew(t.Context(), c.request)
@@ -200,18 +201,31 @@ func TestHardwareKeyBindsRenewals(t *testing.T) {
 
 	servertest.Must(client.Renew(t.Context(), request(enrolled.Key, nil)))(t) // the same key is proven already
 	nonces := rows(t, w, "nonces")
-	renewal := request(enrolled.Key, enroll.TPMKey(enrolled.Key.(*tpm.Key)))
+	renewal := request(enrolled.Key, attested(enrolled.Key.(*tpm.Key)))
 	servertest.Must(client.Renew(t.Context(), renewal))(t)
 	if n := rows(t, w, "nonces"); n != nonces {
 		t.Errorf("evidence that is not necessary consumed %d nonces", n-nonces)
 	}
 }
 
-// unsupported is a Prover of a kind of evidence that has no challenge.
-type unsupported struct{ enroll.Prover }
+// attestationOf is the attestation of a key, presented with the request for another one.
+type attestationOf struct {
+	enroll.Evidence
+	key crypto.Signer
+}
 
-func (unsupported) Kind() pki.EvidenceKind                 { return pki.EvidenceJWT }
-func (unsupported) Public(context.Context) ([]byte, error) { return nil, nil }
+func (a attestationOf) Present(ctx context.Context, p enroll.Presentation) (pki.Evidence, error) {
+	p.Key = a.key
+	return a.Evidence.Present(ctx, p)
+}
+
+// unsupported is evidence of a kind that has no challenge, and asks for one.
+type unsupported struct{ enroll.Evidence }
+
+func (unsupported) Present(ctx context.Context, p enroll.Presentation) (pki.Evidence, error) {
+	_, err := p.Challenge(ctx, pki.EvidenceJWT, nil)
+	return pki.Evidence{}, err
+}
 
 // Evidence that the server refuses a challenge for does not prevent a renewal that needs no evidence.
 func TestRefusedChallengeDoesNotPreventRenewal(t *testing.T) {
@@ -219,14 +233,14 @@ func TestRefusedChallengeDoesNotPreventRenewal(t *testing.T) {
 	root, camera := manufacturer(t)
 	w := strictWorld(t, root, "")
 	client := servertest.Must(enroll.NewClient(""))(t)
-	prover := servertest.Must(enroll.FactoryCertificate(camera))(t)
+	evidence := servertest.Must(enroll.FactoryCertificate(camera))(t)
 	key := servertest.Key(t)
-	credential := servertest.Must(client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, key)), prover))(t)
+	credential := servertest.Must(client.Enroll(t.Context(), factoryRequest(t, w, servertest.CSR(t, key), evidence)))(t)
 	origin := enroll.Origin{Server: w.GRPC}
 	pair := servertest.Must(enroll.NewPair(credential, key, origin, credential.Certificate.NotBefore))(t)
 	servertest.Must(client.Renew(t.Context(), enroll.RenewRequest{
 		RequestID: servertest.Must(pki.RequestIDFromBytes(servertest.RequestID()))(t), Current: pair,
-		CSR: servertest.CSR(t, servertest.Key(t)), Prover: unsupported{},
+		CSR: servertest.CSR(t, servertest.Key(t)), Evidence: unsupported{},
 	}))(t)
 }
 
@@ -234,7 +248,7 @@ func TestRefusedChallengeDoesNotPreventRenewal(t *testing.T) {
 type proofless struct{ *enroll.Client }
 
 func (p proofless) Renew(ctx context.Context, r enroll.RenewRequest) (enroll.Credential, error) {
-	r.Prover = nil
+	r.Evidence = nil
 	return p.Client.Renew(ctx, r)
 }
 

@@ -47,8 +47,8 @@ func TestRuleRegistersItsTotal(t *testing.T) {
 	identities, certificates := rows(t, w, "identities"), rows(t, w, "certificates")
 	client := servertest.Must(enroll.NewClient(""))(t)
 	enrollAs := func(i int) error {
-		prover := servertest.Must(enroll.FactoryCertificate(cameras[i]))(t)
-		_, err := client.EnrollWith(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), prover)
+		evidence := servertest.Must(enroll.FactoryCertificate(cameras[i]))(t)
+		_, err := client.Enroll(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t)), evidence))
 		return err
 	}
 	errs := together(len(cameras), enrollAs)

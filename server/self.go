@@ -34,8 +34,12 @@ type selfIdentity struct {
 
 // Enroll implements enroll.Authority.
 func (r *selfIdentity) Enroll(ctx context.Context, req enroll.EnrollRequest) (enroll.Credential, error) {
+	evidence, err := req.Present(ctx, nil) // a token, which responds to no challenge
+	if err != nil {
+		return enroll.Credential{}, err
+	}
 	cert, err := r.registrar.Enroll(ctx, ra.EnrollRequest{
-		RequestID: req.RequestID, Evidence: req.Evidence, CSR: req.CSR, Lifetime: req.Lifetime,
+		RequestID: req.RequestID, Evidence: evidence, CSR: req.CSR, Lifetime: req.Lifetime,
 	})
 	if err != nil {
 		return enroll.Credential{}, err

@@ -40,13 +40,15 @@ func Commands() []Command {
 	return []Command{
 		{
 			Name: "run", Short: "get a certificate, and renew it until stopped", Flags: []Flag{config, directory, token},
-			Long: "It spends the enrollment token where there is no valid certificate, renews at about two thirds of each\n" +
-				"certificate's life, and ends with SIGTERM or SIGINT. The service brevet-agent runs it.",
+			Long: "Where there is no valid certificate, it enrolls with what the configuration names: an enrollment token, a\n" +
+				"factory certificate, the TPM, a JWT, or two of these. It renews at about two thirds of each certificate's\n" +
+				"life, and ends with SIGTERM or SIGINT. The service brevet-agent runs it.",
 			Example: "  brevet-agent run --config /etc/brevet-agent/agent.yaml",
 		},
 		{
-			Name: "enroll", Short: "spend an enrollment token, and end", Flags: []Flag{config, directory, token, identity},
-			Long:    "The token comes from --token-file, or from the file that the configuration names.",
+			Name: "enroll", Short: "get the first certificate, and end", Flags: []Flag{config, directory, token, identity},
+			Long: "The token comes from --token-file, or from the file that the configuration names. Without a token, the other\n" +
+				"evidence in the configuration must be enough. If there is a valid certificate, only a new token is used.",
 			Example: "  brevet-agent enroll --directory device1 --token-file device1.token",
 		},
 		{
@@ -55,6 +57,18 @@ func Commands() []Command {
 				"with 1 if a person has to see to something, and then says what: the state is reload_failed, refused, overdue,\n" +
 				"expired, damaged, unreadable or not_enrolled. With --output json it prints an object in every state.",
 			Example: "  brevet-agent status --config /etc/brevet-agent/agent.yaml --output json",
+		},
+		{
+			Name: "doctor", Short: "check what enrolling needs", Flags: []Flag{config, directory, output},
+			Long: "It reads the evidence that the configuration names, checks that keys match and nothing has expired, and connects\n" +
+				"to the server. It changes nothing and sends no evidence. It exits with 1 if it finds a fault.",
+			Example: "  brevet-agent doctor --config /etc/brevet-agent/agent.yaml",
+		},
+		{
+			Name: "evidence", Short: "show which TPM this machine enrolls with", Flags: []Flag{config, directory},
+			Long: "It prints tpm: and the SHA-256 of the endorsement key, for brevet identity create --evidence. The TPM is that of\n" +
+				"key.tpm in the configuration. It may take a minute, because the TPM makes the key from its seed.",
+			Example: "  brevet-agent evidence --config /etc/brevet-agent/agent.yaml",
 		},
 		{Name: "version", Short: "show the version"},
 		{Name: "help", Short: "explain the commands"},
@@ -80,7 +94,8 @@ func (c Command) FlagSet() *flag.FlagSet {
 	return set
 }
 
-// Names returns the names of all commands as a list in a sentence: "run, enroll, status, version or help".
+// Names returns the names of all commands as a list in a sentence: "run, enroll, status, doctor, evidence, version or
+// help".
 func Names() string {
 	var names []string
 	for _, c := range Commands() {

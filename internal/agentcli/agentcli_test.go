@@ -9,7 +9,7 @@ import (
 
 func TestComplete(t *testing.T) {
 	for line, want := range map[string]string{
-		"":                      "run enroll status version help :4",
+		"":                      "run enroll status doctor evidence version help :4",
 		"st":                    "status :4",
 		"renew":                 ":4",
 		"run ":                  "--config --directory --token-file :4",

@@ -134,24 +134,29 @@ func newBareRPC() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			var lc net.ListenConfig
-			l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
-			if err != nil {
-				return err
-			}
-			node.BoundGarbage(ctx)
 			tls := enroll.PeerServerTLS(func() *enroll.Pair { return pair }, func(pki.SPIFFEID) error { return nil })
 			s := grpc.NewServer(grpc.Creds(credentials.NewTLS(tls)))
 			s.RegisterService(exchangeService(max(0, size-bytesValueOverhead)), nil)
-			defer context.AfterFunc(ctx, s.Stop)()
-			fmt.Fprintln(cmd.OutOrStdout(), l.Addr())
-			return s.Serve(l)
+			return serveBare(cmd, s)
 		},
 	}
 	cmd.Flags().StringVar(&credential, "credential", "", "directory of the server's credential")
 	cmd.Flags().IntVar(&size, "size", 0, "bytes of a response")
 	return cmd
+}
+
+// serveBare serves on a free port until the context ends. It prints the address first.
+func serveBare(cmd *cobra.Command, s *grpc.Server) error {
+	ctx := cmd.Context()
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	node.BoundGarbage(ctx)
+	defer context.AfterFunc(ctx, s.Stop)()
+	fmt.Fprintln(cmd.OutOrStdout(), l.Addr())
+	return s.Serve(l)
 }
 
 // exchangeService returns a service that responds to each request with size bytes.

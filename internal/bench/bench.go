@@ -19,8 +19,8 @@ import (
 // the comparison with step-ca, which needs that program.
 func Commands() []*cobra.Command {
 	return []*cobra.Command{
-		newHSM(), newIssue(), newRevoke(), newCRL(), newOCSP(), renamedCommand("token", "hsm"),
-		newStepCA(), newServer(), newCRLRound(), newBare(), newBareRPC(), newSigning(),
+		newHSM(), newIssue(), newEnroll(), newRevoke(), newCRL(), newOCSP(), renamedCommand("token", "hsm"),
+		newStepCA(), newServer(), newCRLRound(), newBare(), newBareRPC(), newBareEnrollment(), newSigning(),
 	}
 }
 
@@ -124,16 +124,25 @@ func (r rounds) add(values map[string]float64) {
 
 // report prints object with the median and the spread of each field. If a field was not measured, it returns an error.
 func (b *bench) report(object map[string]any, measured rounds, fields []string) error {
+	rows, err := measured.describe(object, fields)
+	if err != nil {
+		return err
+	}
+	return b.Emit(object, rows)
+}
+
+// describe sets the median of each field in object, and all spreads. It returns a row for each field: its name, median,
+// minimum and maximum.
+func (r rounds) describe(object map[string]any, fields []string) (rows [][]string, err error) {
 	spreads := map[string]spread{}
 	object["spread"] = spreads
-	var rows [][]string
 	for _, name := range fields {
-		s, err := spreadOf(name, measured[name])
+		s, err := spreadOf(name, r[name])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		object[name], spreads[name] = s.Median, s
 		rows = append(rows, []string{name, decimal(s.Median), decimal(s.Min), decimal(s.Max)})
 	}
-	return b.Emit(object, rows)
+	return rows, nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/bench/fill"
 	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/file"
 	"github.com/brevet-pki/brevet/internal/cli/node"
@@ -143,7 +144,7 @@ func (b *bench) prepareCRLs(ctx context.Context, entries int) error {
 		if err := node.MakeDirectory(store); err != nil {
 			return err
 		}
-		if err := fillRevoked(ctx, filepath.Join(store, "store.db"), pki.IssuerOf(cert), n, b.logf); err != nil {
+		if err := fill.Revoked(ctx, filepath.Join(store, "store.db"), pki.IssuerOf(cert), n, b.logf); err != nil {
 			return err
 		}
 	}

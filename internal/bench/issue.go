@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/internal/bench/fill"
 	"github.com/brevet-pki/brevet/internal/bench/floor"
 	"github.com/brevet-pki/brevet/internal/cli"
 )
@@ -258,7 +259,7 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certi
 		return p, err
 	}
 	if certificates > 0 {
-		if err := rig.fillStore(ctx, d, filling{certificates: certificates, perIdentity: perIdentity}); err != nil {
+		if err := rig.fillStore(ctx, d, fill.Spec{Certificates: certificates, PerIdentity: fill.PerIdentity}); err != nil {
 			return p, err
 		}
 	}
@@ -414,16 +415,25 @@ func ownCPU() (time.Duration, error) {
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
+// floorCounts reports whether a floor with these values of floor_reach is valid. It logs a warning if it is not.
+func (b *bench) floorCounts(values []float64) (bool, error) {
+	reach, err := spreadOf("floor_reach", values)
+	if err != nil {
+		return false, err
+	}
+	if reach.Median < floorReach {
+		b.logf("warning: the floor reaches %.2f of its bound, less than %.2f, and is not valid: floor_ratio is too high; "+
+			"stop other programs and measure longer; if two processors are threads of one core, the floor stays below that", reach.Median, floorReach)
+	}
+	return reach.Median >= floorReach, nil
+}
+
 func (b *issueBench) report(rig *issueRig, measured rounds) error {
-	reach, err := spreadOf("floor_reach", measured["floor_reach"])
+	counts, err := rig.floorCounts(measured["floor_reach"])
 	if err != nil {
 		return err
 	}
-	if reach.Median < floorReach {
-		rig.logf("warning: the floor reaches %.2f of its bound, less than %.2f, and is not valid: floor_ratio is too high; "+
-			"stop other programs and measure longer; if two processors are threads of one core, the floor stays below that", reach.Median, floorReach)
-	}
 	return rig.report(map[string]any{
-		"callers": b.callers, "rounds": b.rounds, "floor_goroutines": rig.goroutines, "floor_counts": reach.Median >= floorReach,
+		"callers": b.callers, "rounds": b.rounds, "floor_goroutines": rig.goroutines, "floor_counts": counts,
 	}, measured, slices.Concat(issueFields, rig.fields))
 }

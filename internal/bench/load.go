@@ -174,6 +174,12 @@ type load struct {
 // putLoad makes RPCs for d: all callers at once, and each caller one after the other. If an RPC fails, it stops all
 // callers and returns the error.
 func putLoad[C any](ctx context.Context, callers []C, call func(C, context.Context) (time.Duration, error), d time.Duration) (load, error) {
+	begin := time.Now()
+	return putLoadWhile(ctx, callers, call, func() bool { return time.Since(begin) < d })
+}
+
+// putLoadWhile makes RPCs as putLoad does, while more returns true. Each caller calls more before each RPC.
+func putLoadWhile[C any](ctx context.Context, callers []C, call func(C, context.Context) (time.Duration, error), more func() bool) (load, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	latencies := make([][]time.Duration, len(callers))
@@ -181,7 +187,7 @@ func putLoad[C any](ctx context.Context, callers []C, call func(C, context.Conte
 	begin := time.Now()
 	for i, c := range callers {
 		all.Go(func() {
-			for time.Since(begin) < d && ctx.Err() == nil {
+			for ctx.Err() == nil && more() {
 				took, err := call(c, ctx)
 				if isOverloaded(err) {
 					err = fmt.Errorf("%w; %d callers are too many: give fewer --callers", err, len(callers))

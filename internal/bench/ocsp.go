@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/brevet-pki/brevet/internal/bench/fill"
 	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/devca"
 	"github.com/brevet-pki/brevet/internal/cli/file"
@@ -125,8 +126,8 @@ func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig) error {
 		return err
 	}
 	issued := make([]pki.CertRef, 0, b.issued)
-	if err := rig.fillStore(ctx, d, filling{
-		certificates: b.issued, perIdentity: perIdentity, made: func(ref pki.CertRef) { issued = append(issued, ref) },
+	if err := rig.fillStore(ctx, d, fill.Spec{
+		Certificates: b.issued, PerIdentity: fill.PerIdentity, Made: func(ref pki.CertRef) { issued = append(issued, ref) },
 	}); err != nil {
 		return err
 	}
@@ -177,7 +178,7 @@ func revokeAll(ctx context.Context, d devca.CA, refs []pki.CertRef) (err error) 
 	for _, ref := range refs {
 		group.Go(func() error {
 			_, err := db.Revocation().Apply(ctx, revocation.Change{
-				Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, Actor: preloadActor, At: time.Now(),
+				Action: revocation.Revoke, Reason: pki.Superseded, Certificate: ref, Actor: fill.Actor, At: time.Now(),
 			})
 			return err
 		})

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/internal/bench/fill"
 	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/client"
 	"github.com/brevet-pki/brevet/internal/cli/file"
@@ -142,9 +143,9 @@ func (r *revokeRig) open(ctx context.Context, name string) error {
 		return err
 	}
 	seen := 0
-	err = r.fillStore(ctx, d, filling{
-		certificates: r.count, perIdentity: 1, labels: map[string]string{labelName: labelValue},
-		made: func(ref pki.CertRef) { // reservoir sampling: each is a probe with the same probability
+	err = r.fillStore(ctx, d, fill.Spec{
+		Certificates: r.count, PerIdentity: 1, Labels: map[string]string{labelName: labelValue},
+		Made: func(ref pki.CertRef) { // reservoir sampling: each is a probe with the same probability
 			if seen++; len(r.probes) < revokeProbes {
 				r.probes = append(r.probes, ref.Serial)
 			} else if i := rand.IntN(seen); i < revokeProbes { //nolint:gosec // the sample is not secret

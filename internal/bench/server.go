@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/hsm"
+	"github.com/brevet-pki/brevet/internal/bench/fill"
 	"github.com/brevet-pki/brevet/internal/cli/devca"
 	"github.com/brevet-pki/brevet/internal/cli/node"
 	"github.com/brevet-pki/brevet/internal/service"
@@ -185,7 +186,7 @@ func (b *bench) startServer(ctx context.Context, d devca.CA, options ...string) 
 }
 
 // fillStore fills the store of a CA that has not run yet. It starts and stops a server first, which makes the store.
-func (b *bench) fillStore(ctx context.Context, d devca.CA, f filling) error {
+func (b *bench) fillStore(ctx context.Context, d devca.CA, f fill.Spec) error {
 	first, err := b.startServer(ctx, d)
 	if err != nil {
 		return err
@@ -193,8 +194,8 @@ func (b *bench) fillStore(ctx context.Context, d devca.CA, f filling) error {
 	if err := first.stop(); err != nil {
 		return err
 	}
-	b.logf("filling its store with %d certificates", f.certificates)
-	err = preload(ctx, d, f, b.logf)
+	b.logf("filling its store with %d certificates", f.Certificates)
+	err = fill.Certificates(ctx, d, f, b.logf)
 	unix.Sync() // else the kernel writes the store to the disk during the measurement, and commits wait for it
 	return err
 }

@@ -83,6 +83,10 @@ func command(ctx context.Context, version string, args []string, s streams) erro
 		return enrollCommand(ctx, rest, s)
 	case "status":
 		return statusCommand(rest, s)
+	case "doctor":
+		return doctorCommand(ctx, rest, s)
+	case "evidence":
+		return evidenceCommand(rest, s)
 	case "version":
 		if _, _, err := parseFlags(name, rest); err != nil {
 			return err
@@ -120,10 +124,25 @@ func parseFlags(name string, args []string) (settings, *flag.FlagSet, error) {
 		return settings{}, flags, misusef("%s needs --config FILE or --directory DIR", name)
 	}
 	set, err := loadSettings(file, values)
+	if err == nil {
+		err = config.Attribute(set.checkEvidence(set.TokenFile != ""), file, values)
+	}
 	return set, flags, err
 }
 
 func value(flags *flag.FlagSet, name string) string { return flags.Lookup(name).Value.String() }
+
+// wantsJSON reports whether the flag --output says json.
+func wantsJSON(flags *flag.FlagSet) (bool, error) {
+	switch output := value(flags, "output"); output {
+	case "json":
+		return true, nil
+	case "text":
+		return false, nil
+	default:
+		return false, misusef("%s: --output %q is not a format: use text or json", flags.Name(), output)
+	}
+}
 
 // keyValues returns the values of the flags that override configuration keys. The --token-file of the enroll command
 // overrides no key.

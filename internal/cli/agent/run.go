@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -12,7 +13,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/brevet-pki/brevet/enroll"
-	"github.com/brevet-pki/brevet/enroll/tpm"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -24,7 +24,7 @@ func runCommand(ctx context.Context, args []string, s streams) error {
 	serviceLog := set.serviceLog(ctx, flags, s.err)
 	defer serviceLog.Close()
 	log := serviceLog.Logger
-	agent, done, err := set.agent(log, s.err)
+	agent, done, err := set.agent(log, s.err, set.TokenFile != "")
 	if err != nil {
 		return err
 	}
@@ -46,14 +46,13 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// agent locks the state directory and returns the agent for it. The reload command writes to output if output is a
-// file. The caller must call done at the end.
-func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Agent, done func(), err error) {
-	client, err := enroll.NewClient(set.Server)
-	if err != nil {
+// agent locks the state directory and returns the agent for it. hasToken says whether the agent enrolls with a token.
+// The reload command writes to output if output is a file. The caller must call done at the end.
+func (set settings) agent(log *slog.Logger, output io.Writer, hasToken bool) (agent *enroll.Agent, done func(), err error) {
+	if err := cmp.Or(set.checkEvidence(hasToken), set.checkServer(hasToken)); err != nil {
 		return nil, nil, err
 	}
-	attestation, err := set.attestation(client)
+	client, err := enroll.NewClient(set.Server)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -66,14 +65,19 @@ func (set settings) agent(log *slog.Logger, output io.Writer) (agent *enroll.Age
 		done()
 		return nil, nil, err
 	}
+	device := set.device()
 	if set.Key.TPM != "" {
-		dir.KeepKeysIn(tpm.New(set.Key.TPM))
+		dir.KeepKeysIn(device)
 	}
 	file, _ := output.(*os.File)
-	agent, err = enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: client, Token: set.token, Attestation: attestation, Identity: set.Identity, Lifetime: set.Lifetime, KeyType: set.Key.Type,
-		Reload: set.Reload, ReloadOutput: file, Log: log,
-	})
+	c := enroll.Config{
+		Directory: dir, Authority: client, Evidence: set.evidence(device), Bootstrap: set.bootstrap(), Identity: set.Identity, Lifetime: set.Lifetime,
+		KeyType: set.Key.Type, Reload: set.Reload, ReloadOutput: file, Log: log,
+	}
+	if hasToken || c.Evidence == nil {
+		c.Token = set.token
+	}
+	agent, err = enroll.NewAgent(c)
 	if err != nil {
 		done()
 		return nil, nil, err
@@ -86,24 +90,46 @@ func enrollCommand(ctx context.Context, args []string, s streams) error {
 	if err != nil {
 		return err
 	}
-	token, err := set.tokenToSpend(value(flags, "token-file"), s.in)
-	if err != nil {
-		return err
+	file := value(flags, "token-file")
+	hasToken := file != "" || set.TokenFile != ""
+	if !hasToken && len(set.kinds(false)) == 0 {
+		return misusef("enroll needs a token: give --token-file FILE, --token-file - for standard input, or set token_file; " +
+			"or set factory_certificate, attestation or jwt")
+	}
+	var token enroll.Token
+	if hasToken {
+		if token, err = enroll.ReadTokenFile(cmp.Or(file, set.TokenFile), s.in); err != nil {
+			return err
+		}
 	}
 	log := set.logger(s.err)
-	agent, done, err := set.agent(log, s.err)
+	agent, done, err := set.agent(log, s.err, hasToken)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if p := agent.Pair(); p != nil && p.Origin.Token == token.Secret.ID().String() && !p.Expired(time.Now()) {
-		s.printResult(log, "enrolled with this token already: "+set.describe(p))
-		return nil
+	held := agent.Pair()
+	if held != nil && held.Expired(time.Now()) {
+		held = nil
 	}
-	if err := agent.Enroll(ctx, token); err != nil {
-		if _, refused := pki.AsRefusal(err); !refused && pki.IsTemporary(err) {
-			return fmt.Errorf("%w: try again, with the same token and directory", err)
-		}
+	again := "the same directory"
+	switch {
+	case !hasToken && held != nil:
+		s.printResult(log, "enrolled already: "+set.describe(held))
+		return nil
+	case !hasToken:
+		err = agent.Ensure(ctx)
+	case held != nil && held.Origin.Token == token.Subject():
+		s.printResult(log, "enrolled with this token already: "+set.describe(held))
+		return nil
+	default:
+		again = "the same token and directory"
+		err = agent.Enroll(ctx, token)
+	}
+	if _, refused := pki.AsRefusal(err); !refused && pki.IsTemporary(err) {
+		return fmt.Errorf("%w: try again, with %s", err, again)
+	}
+	if err != nil {
 		return err
 	}
 	s.printResult(log, "enrolled: "+set.describe(agent.Pair()))
@@ -116,17 +142,6 @@ func (s streams) printResult(log *slog.Logger, line string) {
 	if _, err := fmt.Fprintln(s.out, line); err != nil {
 		log.Warn("standard output takes nothing; the command succeeded", "output", line, "error", err)
 	}
-}
-
-// tokenToSpend reads the token from the file in --token-file, or from the configured file.
-func (set settings) tokenToSpend(file string, in io.Reader) (enroll.Token, error) {
-	if file != "" {
-		return enroll.ReadTokenFile(file, in)
-	}
-	if set.TokenFile == "" {
-		return enroll.Token{}, misusef("enroll needs a token: give --token-file FILE, --token-file - for standard input, or set token_file")
-	}
-	return enroll.ReadTokenFile(set.TokenFile, in)
 }
 
 func (set settings) describe(p *enroll.Pair) string {

@@ -24,23 +24,37 @@ type settings struct {
 	StateDir string `yaml:"state_dir"`
 	// The file that contains an enrollment token. The agent reads the file only if it has no valid credential, or if
 	// the server refuses to renew the credential. A used token may stay in the file: the agent ignores it. Without
-	// `token_file`, obtain the first credential with `brevet-agent enroll --token-file`.
+	// `token_file` and other evidence, obtain the first credential with `brevet-agent enroll --token-file`.
+	//
+	// The keys `token_file`, `factory_certificate`, `attestation` and `jwt` each name a kind of evidence. If two of them
+	// are set, the agent sends both kinds in each request to enroll, and the server's policy must have a rule for both.
+	// More than two are refused.
 	TokenFile string `yaml:"token_file"`
 	// The identity of this machine, as a path such as `sensor/S000017` or as a SPIFFE ID. A token for a pattern of
 	// identities needs it. If the evidence proves another identity, the server refuses to enroll the machine.
 	Identity string `yaml:"identity"`
+	// The certificate that the manufacturer gave to the device (an IDevID of IEEE 802.1AR), as evidence.
+	FactoryCertificate factorySettings `yaml:"factory_certificate"`
+	// Whether the TPM in `key.tpm` is evidence: it proves that the key of a request is in it.
+	Attestation bool `yaml:"attestation"`
+	// A JSON Web Token that Kubernetes, a CI system or another issuer gave to the workload, as evidence.
+	JWT jwtSettings `yaml:"jwt"`
 	// The address of the server, as `host:port`, such as `ca.fleet.example:7443`. The default is the address in the
 	// token. If the environment has `HTTPS_PROXY`, and `NO_PROXY` does not name the server, the agent connects through
 	// that proxy.
 	Server string `yaml:"server"`
+	// The trust domain of the server, such as `fleet.example`. An agent that enrolls without a token needs it, together
+	// with `root_fingerprint` and `server`, to recognize the server. An agent with a token does not need them. If they are
+	// set, it refuses a token for another CA.
+	TrustDomain string `yaml:"trust_domain"`
+	// The SHA-256 of the root certificate in DER, as 64 hexadecimal digits. Colons between them are ignored, so the
+	// output of `openssl x509 -noout -fingerprint -sha256` can be used.
+	RootFingerprint fingerprint `yaml:"root_fingerprint"`
 	// The lifetime of certificates that the agent requests, such as `12h` or `7d`. The default is the profile's
 	// `lifetime`. The server refuses a lifetime above the profile's `max_lifetime`.
 	Lifetime time.Duration `yaml:"lifetime"`
 	// The private keys. The agent generates a new key for each certificate.
 	Key keySettings `yaml:"key"`
-	// How the agent enrolls without a token: its TPM proves that the key is in it, and the server's policy names the TPM.
-	// Both keys, `server` and `key.tpm` are required for it. A token, if there is one, is used first.
-	Attestation attestationSettings `yaml:"attestation"`
 	// A command and its arguments that the agent runs after each new credential, such as
 	// `[/usr/local/bin/reload-broker, --quietly]`. The agent runs the command without a shell, as its own user and with
 	// its own restrictions, for 30 seconds at most. If the exit code is not 0, the agent runs the command again after
@@ -64,15 +78,6 @@ type keySettings struct {
 	// TPM can use, which OpenSSL reads with the provider tpm2-openssl. The type is P-256. The agent's user needs access
 	// to the device, on Debian as a member of the group `tss`. By default, the keys are in files.
 	TPM string `yaml:"tpm"`
-}
-
-// attestationSettings describes the server to an agent that has no token.
-type attestationSettings struct {
-	// The trust domain of the server, such as `fleet.example`.
-	TrustDomain string `yaml:"trust_domain"`
-	// The SHA-256 of the root certificate in DER, as 64 hexadecimal digits. Colons between them are ignored, so the
-	// output of `openssl x509 -noout -fingerprint -sha256` can be used.
-	RootFingerprint fingerprint `yaml:"root_fingerprint"`
 }
 
 // fingerprint is the SHA-256 of a certificate. The zero value means that none is set.
@@ -113,8 +118,11 @@ func (*settings) ReplacedKeys() map[string]string {
 
 // environment describes the environment variables of the agent.
 var environment = config.Environment{
-	Prefix:  "BREVET_AGENT_",
-	Secrets: map[string]string{"TOKEN": "write the enrollment token to a file and set token_file"},
+	Prefix: "BREVET_AGENT_",
+	Secrets: map[string]string{
+		"TOKEN": "write the enrollment token to a file and set token_file",
+		"JWT":   "write the JWT to a file and set jwt.file",
+	},
 }
 
 // defaultSettings returns the configuration with the default of every key.
@@ -173,9 +181,9 @@ func (s settings) check() error {
 	if s.Key.TPM != "" && s.Key.Type != pki.P256 {
 		return fault("key.type", "keys in a TPM are of the type P-256")
 	}
-	if s.Attestation.TrustDomain != "" {
-		if _, err := pki.ParseTrustDomain(s.Attestation.TrustDomain); err != nil {
-			return fault("attestation.trust_domain", err.Error())
+	if s.TrustDomain != "" {
+		if _, err := pki.ParseTrustDomain(s.TrustDomain); err != nil {
+			return fault("trust_domain", err.Error())
 		}
 	}
 	return nil
@@ -194,26 +202,6 @@ func checkIdentity(text string) error {
 		return fmt.Errorf("%q is not the name of an identity: use a path such as sensor/S000017", text)
 	}
 	return nil
-}
-
-// attestation returns how the agent enrolls with its TPM. It returns nil if the configuration does not say so.
-func (s settings) attestation(client *enroll.Client) (*enroll.Attestation, error) {
-	a := s.Attestation
-	if a == (attestationSettings{}) {
-		return nil, nil
-	}
-	for key, missing := range map[string]bool{
-		"server": s.Server == "", "key.tpm": s.Key.TPM == "", "attestation.trust_domain": a.TrustDomain == "",
-		"attestation.root_fingerprint": a.RootFingerprint == fingerprint{},
-	} {
-		if missing {
-			return nil, misusef("%s is missing: attestation needs server, key.tpm, attestation.trust_domain and "+
-				"attestation.root_fingerprint", key)
-		}
-	}
-	return &enroll.Attestation{Client: client, Bootstrap: enroll.Bootstrap{
-		RootFingerprint: a.RootFingerprint, TrustDomain: a.TrustDomain, Server: s.Server,
-	}}, nil
 }
 
 // fileMode is a file mode that is written in octal digits. 0 means that none is set.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -49,6 +51,8 @@ type report struct {
 	ReloadAt       time.Time       `json:"reload_at,omitzero"` // when the agent runs the reload command again
 	Server         string          `json:"server,omitempty"`
 	Directory      string          `json:"directory"`
+	// Evidence lists the configuration keys of the kinds of evidence that the agent enrolls with.
+	Evidence []string `json:"evidence,omitempty"`
 }
 
 func statusCommand(args []string, s streams) error {
@@ -56,12 +60,12 @@ func statusCommand(args []string, s streams) error {
 	if err != nil {
 		return err
 	}
-	output := value(flags, "output")
-	if output != "text" && output != "json" {
-		return misusef("status: --output %q is not a format: use text or json", output)
+	asJSON, err := wantsJSON(flags)
+	if err != nil {
+		return err
 	}
 	r := set.report(time.Now())
-	if output == "json" {
+	if asJSON {
 		encoder := json.NewEncoder(s.out)
 		encoder.SetIndent("", "  ")
 		err = encoder.Encode(r)
@@ -76,7 +80,7 @@ func statusCommand(args []string, s streams) error {
 
 // report reads the directory and determines the state.
 func (set settings) report(now time.Time) report {
-	r := report{Server: set.Server, Directory: set.StateDir}
+	r := report{Server: set.Server, Directory: set.StateDir, Evidence: set.kinds(set.TokenFile != "")}
 	running, err := enroll.Running(set.StateDir)
 	if err == nil {
 		r.AgentRunning = &running
@@ -107,6 +111,9 @@ func (r *report) withoutPair(err error) {
 	switch {
 	case errors.Is(err, enroll.ErrNoCredential):
 		r.State, r.NextStep = stateNotEnrolled, "get an enrollment token from an operator, then run brevet-agent enroll"
+		if r.enrollsWithoutToken() {
+			r.NextStep = "start the agent, or run brevet-agent enroll; brevet-agent doctor checks its evidence"
+		}
 		if r.LastError != nil {
 			r.Problem += "; the agent's last try " + failedAt(r.LastError)
 			r.NextStep = orElse(r.LastError.Hint, "see to what failed; the agent, or brevet-agent enroll, tries again")
@@ -114,8 +121,21 @@ func (r *report) withoutPair(err error) {
 	case errors.Is(err, fs.ErrPermission):
 		r.State, r.NextStep = stateUnreadable, "run this as the user of the agent, or as root"
 	default:
-		r.State, r.NextStep = stateDamaged, "enroll again with a new token, which an operator makes with --replace"
+		r.State, r.NextStep = stateDamaged, r.enrollAgain()
 	}
+}
+
+// enrollsWithoutToken reports whether the agent has evidence, and no token is part of it.
+func (r *report) enrollsWithoutToken() bool {
+	return len(r.Evidence) > 0 && !slices.Contains(r.Evidence, "token_file")
+}
+
+// enrollAgain returns the next step if only a new enrollment helps.
+func (r *report) enrollAgain() string {
+	if r.enrollsWithoutToken() {
+		return "start the agent, which enrolls again; its policy rule must have replace"
+	}
+	return "enroll again with a new token, which an operator makes with --replace"
 }
 
 // judge sets the state of a credential that was read. If several states apply, it sets the most urgent one.
@@ -127,7 +147,7 @@ func (r *report) judge(expired bool, overdue time.Time) {
 		if f := r.lastCause(); f != nil {
 			r.Problem += "; its last renewal " + failedAt(f)
 		}
-		r.NextStep = "let the agent run, which recovers if the policy allows it; otherwise enroll again with a new token, which an operator makes with --replace"
+		r.NextStep = "let the agent run, which recovers if the policy allows it; otherwise " + r.enrollAgain()
 	case !overdue.IsZero():
 		r.State, r.Problem = stateOverdue, "the renewal is overdue since "+stamp(overdue)
 		if failed != nil {
@@ -196,6 +216,7 @@ func (r *report) print(w io.Writer) error {
 		line("reload", counted(r.ReloadFailure))
 		line("runs again", stamp(r.ReloadAt))
 	}
+	line("evidence", strings.Join(r.Evidence, ", "))
 	line("server", r.Server)
 	line("files", r.Directory+"/current")
 	return t.Flush()

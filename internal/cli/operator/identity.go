@@ -58,7 +58,8 @@ func newIdentityCreate() *cobra.Command {
 		Long: "create registers an identity. Without --profile, its certificates have the profile that is named like its kind.\n" +
 			"--label may be given again, for several labels.\n\n" +
 			"--evidence names the one device whose evidence can enroll the identity, as KIND:SHA256. For a TPM, it is the\n" +
-			"SHA-256 of the endorsement key's SubjectPublicKeyInfo. Registered identities are then an allow list of devices.\n" +
+			"SHA-256 of the endorsement key's SubjectPublicKeyInfo, which brevet-agent evidence prints. Registered identities are\n" +
+			"then an allow list of devices.\n" +
 			"Without --evidence, the identity belongs to the first device that the policy lets enroll.\n\n" +
 			"An operator needs one --role at least: admin, registrar, revoker or auditor. With labels, a registrar acts only on\n" +
 			"identities that have the same labels.",

@@ -12,17 +12,16 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"errors"
+	"fmt"
 	"math/big"
 	"strings"
 	"testing"
 
 	"github.com/brevet-pki/brevet/pki"
-	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
 // factoryPair returns a self-signed factory certificate. The server, not the device, checks who signed it.
-func factoryPair(t *testing.T, key crypto.Signer) tls.Certificate {
+func factoryPair(t testing.TB, key crypto.Signer) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "camera"}}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
@@ -76,12 +75,14 @@ func TestFactoryKeysOfEveryType(t *testing.T) {
 		"RSA": {large, x509.SHA256WithRSA}, "Ed25519": {ed, x509.PureEd25519},
 	} {
 		pair := factoryPair(t, c.key)
-		p, err := FactoryCertificate(pair)
+		camera, err := FactoryCertificate(pair)
 		if err != nil {
 			t.Fatal(err)
 		}
 		request := pki.RequestID{}
-		evidence, err := p.Prove(t.Context(), Proof{"fleet.example", request, pki.HashSPKI([]byte("key")), []byte("challenge")})
+		evidence, err := camera.Present(t.Context(), Presentation{
+			TrustDomain: "fleet.example", KeyHash: pki.HashSPKI([]byte("key")), server: constant("challenge"),
+		})
 		if err != nil || evidence.Kind != pki.EvidenceX5C {
 			t.Fatalf("%s: %v, %v", name, evidence, err)
 		}
@@ -100,37 +101,25 @@ func TestFactoryKeysOfEveryType(t *testing.T) {
 	}
 }
 
-// CreateChallenge returns the public evidence as challenge.
-func (s *testService) CreateChallenge(_ context.Context, r *brevetv1.CreateChallengeRequest) (*brevetv1.CreateChallengeResponse, error) {
-	return &brevetv1.CreateChallengeResponse{Challenge: append([]byte("for "), r.GetPublicEvidence()...)}, s.fail
-}
+// constant is a Challenger with always the same challenge.
+type constant string
 
-// failing is a Prover whose methods return its errors.
-type failing struct{ public, prove error }
+func (c constant) Challenge(context.Context, ChallengeRequest) ([]byte, error) { return []byte(c), nil }
 
-func (failing) Kind() pki.EvidenceKind                   { return pki.EvidenceX5C }
-func (f failing) Public(context.Context) ([]byte, error) { return []byte("device"), f.public }
-func (f failing) Prove(_ context.Context, p Proof) (pki.Evidence, error) {
-	if string(p.Challenge) != "for device" {
-		return pki.Evidence{}, errors.New("the challenge is " + string(p.Challenge))
+func TestEvidenceHidesItsSecrets(t *testing.T) {
+	key := testKey(t)
+	camera, err := FactoryCertificate(factoryPair(t, key))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return pki.Evidence{}, f.prove
-}
-
-// If the device cannot prove anything, the error is that of the device, not of the server.
-func TestErrorsOfProvers(t *testing.T) {
-	ca := newTestCA(t)
-	address := serve(t, &testService{ca: ca}, ca.config(t, nil))
-	client, request := newTestClient(t, address), enrollRequest(t, ca.token(t, "device/1"))
-	broken := errors.New("the secure element does not respond")
-	for name, p := range map[string]failing{"public": {public: broken}, "prove": {prove: broken}} {
-		_, err := client.EnrollWith(t.Context(), request, p)
-		if !errors.Is(err, broken) || strings.Contains(err.Error(), address) {
-			t.Errorf("%s: got %v, want the error of the device", name, err)
+	scalar, err := key.(*ecdsa.PrivateKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := new(big.Int).SetBytes(scalar).String()
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%d"} {
+		if shown := fmt.Sprintf(verb, EnrollRequest{Evidence: []Evidence{camera}}); strings.Contains(shown, secret) || !strings.Contains(shown, "[x5c]") {
+			t.Errorf("%s shows %s", verb, shown)
 		}
-	}
-	request.CSR = nil
-	if _, err := client.EnrollWith(t.Context(), request, failing{}); err == nil || !strings.Contains(err.Error(), "certification request") {
-		t.Errorf("without a CSR: %v", err)
 	}
 }

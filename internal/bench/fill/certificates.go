@@ -1,4 +1,4 @@
-package bench
+package fill
 
 import (
 	"context"
@@ -24,28 +24,28 @@ import (
 )
 
 const (
-	// perIdentity is the number of certificates of each identity in a filled store.
-	perIdentity = 100
-	// preloadMakers is the number of identities that are registered concurrently, in shared transactions.
-	preloadMakers = 32
-	// preloadBatch is the number of certificates in a transaction.
-	preloadBatch = 256
+	// PerIdentity is the number of certificates of each identity, unless a measurement needs another.
+	PerIdentity = 100
+	// makers is the number of identities that are registered concurrently, in shared transactions.
+	makers = 32
+	// batchSize is the number of certificates in a transaction.
+	batchSize = 256
 )
 
-// preloadActor is the actor in the log entries of filling a store.
-var preloadActor = pki.ActorCommand("bench")
+// Actor is the actor in the log entries of filling a store.
+var Actor = pki.ActorCommand("bench")
 
-// filling describes the records that a store is filled with.
-type filling struct {
-	certificates int
-	perIdentity  int
-	labels       map[string]string // of each identity
-	made         func(pki.CertRef) // if not nil, called for each certificate, by one goroutine at a time
+// Spec describes the records that a store is filled with.
+type Spec struct {
+	Certificates int
+	PerIdentity  int
+	Labels       map[string]string // of each identity
+	Made         func(pki.CertRef) // if not nil, called for each certificate, by one goroutine at a time
 }
 
-// preload fills the store of a development CA that is not running. It writes everything that issuing writes. Each
+// Certificates fills the store of a development CA that is not running. It writes everything that issuing writes. Each
 // certificate has a new key and the size of a real one, and is signed with a key of this process.
-func preload(ctx context.Context, d devca.CA, f filling, logf func(string, ...any)) (err error) {
+func Certificates(ctx context.Context, d devca.CA, f Spec, logf func(string, ...any)) (err error) {
 	issuing, err := file.ReadCertificate(d.IssuingFile())
 	if err != nil {
 		return err
@@ -68,16 +68,16 @@ func preload(ctx context.Context, d devca.CA, f filling, logf func(string, ...an
 	if err != nil {
 		return err
 	}
-	p := &preloader{filling: f, db: db, epoch: epoch, domain: domain, issuing: issuing, signer: signer}
-	records := make(chan ca.Record, preloadBatch)
+	p := &preloader{Spec: f, db: db, epoch: epoch, domain: domain, issuing: issuing, signer: signer}
+	records := make(chan ca.Record, batchSize)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		defer close(records)
-		makers, ctx := errgroup.WithContext(ctx)
-		for i := range preloadMakers {
-			makers.Go(func() error { return p.make(ctx, i, records) })
+		group, ctx := errgroup.WithContext(ctx)
+		for i := range makers {
+			group.Go(func() error { return p.make(ctx, i, records) })
 		}
-		return makers.Wait()
+		return group.Wait()
 	})
 	group.Go(func() error { return p.write(ctx, records, logf) })
 	return group.Wait()
@@ -85,7 +85,7 @@ func preload(ctx context.Context, d devca.CA, f filling, logf func(string, ...an
 
 // preloader makes and writes records. Its fields are constant, so its methods may run concurrently.
 type preloader struct {
-	filling
+	Spec
 	db      *sqlite.DB
 	epoch   ca.Epoch
 	domain  string // the trust domain
@@ -93,20 +93,20 @@ type preloader struct {
 	signer  *ecdsa.PrivateKey
 }
 
-// make makes every preloadMakers-th identity from the first one on, and its certificates.
+// make makes every makers-th identity from the first one on, and its certificates.
 func (p *preloader) make(ctx context.Context, first int, made chan<- ca.Record) error {
-	n := p.certificates
-	for i := first; i*p.perIdentity < n; i += preloadMakers {
+	n := p.Certificates
+	for i := first; i*p.PerIdentity < n; i += makers {
 		id, err := pki.SPIFFEIDIn(p.domain, fmt.Sprintf("preloaded/%d", i))
 		if err != nil {
 			return err
 		}
 		if _, err := p.db.RA().CreateIdentity(ctx, ra.Registration{Identity: ra.Identity{
-			ID: id, Kind: pki.Device, Profile: "device", Labels: p.labels, CreatedAt: time.Now(),
-		}}, preloadActor); err != nil {
+			ID: id, Kind: pki.Device, Profile: "device", Labels: p.Labels, CreatedAt: time.Now(),
+		}}, Actor); err != nil {
 			return err
 		}
-		for range min(p.perIdentity, n-i*p.perIdentity) {
+		for range min(p.PerIdentity, n-i*p.PerIdentity) {
 			r, err := p.record(id)
 			if err != nil {
 				return err
@@ -153,18 +153,18 @@ func (p *preloader) record(id pki.SPIFFEID) (ca.Record, error) {
 	der, err := x509.CreateCertificate(rand.Reader, template, &parent, key.Public(), p.signer)
 	return ca.Record{
 		Ref: pki.CertRef{Issuer: pki.IssuerOf(p.issuing), Serial: serial}, Identity: id, Profile: "device", KeyHash: hash,
-		IssuedAt: now.UTC().Truncate(time.Millisecond), NotBefore: template.NotBefore, NotAfter: template.NotAfter, DER: der, RequestID: request, Actor: preloadActor, Guard: pki.Guard{Key: hash},
+		IssuedAt: now.UTC().Truncate(time.Millisecond), NotBefore: template.NotBefore, NotAfter: template.NotAfter, DER: der, RequestID: request, Actor: Actor, Guard: pki.Guard{Key: hash},
 	}, err
 }
 
 // write records the certificates in batches, with an intent before each batch as the server does, and sequences the
 // log.
 func (p *preloader) write(ctx context.Context, records <-chan ca.Record, logf func(string, ...any)) error {
-	n := p.certificates
+	n := p.Certificates
 	var open []ca.BatchCommit
 	for done := 0; done < n || len(open) > 0; {
 		next := ca.BatchCommit{Intent: ca.Intent{Batch: ca.NewBatchID()}, At: time.Now()}
-		for len(next.Records) < min(preloadBatch, n-done) {
+		for len(next.Records) < min(batchSize, n-done) {
 			r, ok := <-records
 			if !ok {
 				return context.Cause(ctx)
@@ -172,8 +172,8 @@ func (p *preloader) write(ctx context.Context, records <-chan ca.Record, logf fu
 			digest := sha256.Sum256(r.DER)
 			next.Intent.Items = append(next.Intent.Items, ca.IntentItem{Ref: r.Ref, Digest: digest[:], IssuedAt: r.IssuedAt, NotAfter: r.NotAfter})
 			next.Records = append(next.Records, r)
-			if p.made != nil {
-				p.made(r.Ref)
+			if p.Made != nil {
+				p.Made(r.Ref)
 			}
 		}
 		done += len(next.Records)
@@ -187,7 +187,7 @@ func (p *preloader) write(ctx context.Context, records <-chan ca.Record, logf fu
 		if open = open[:0]; len(intents) > 0 {
 			open = []ca.BatchCommit{next}
 		}
-		if _, err := p.db.Log().Sequence(ctx, 2*preloadBatch); err != nil {
+		if _, err := p.db.Log().Sequence(ctx, 2*batchSize); err != nil {
 			return err
 		}
 		if done/100_000 != (done-len(next.Records))/100_000 {

@@ -1,4 +1,4 @@
-package bench
+package fill
 
 import (
 	"context"
@@ -21,9 +21,9 @@ const revokedEach = 4000
 // standInSize is the size in bytes of the placeholder for a certificate's DER. CRLs do not depend on the DER.
 const standInSize = 32
 
-// fillRevoked fills a new store with n revoked certificates. It writes everything that issuing and revoking write, and
+// Revoked fills a new store with n revoked certificates. It writes everything that issuing and revoking write, and
 // then compacts the index of revoked certificates, as the server does.
-func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, logf func(string, ...any)) (err error) {
+func Revoked(ctx context.Context, path string, issuer pki.IssuerID, n int, logf func(string, ...any)) (err error) {
 	db, err := sqlite.Open(ctx, path)
 	if err != nil {
 		return err
@@ -40,7 +40,7 @@ func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, l
 			return err
 		}
 		device := ra.Registration{Identity: ra.Identity{ID: id, Kind: pki.Device, Profile: "device", CreatedAt: begun}}
-		if _, err := db.RA().CreateIdentity(ctx, device, preloadActor); err != nil {
+		if _, err := db.RA().CreateIdentity(ctx, device, Actor); err != nil {
 			return err
 		}
 		part := min(revokedEach, n-done)
@@ -68,7 +68,7 @@ func fillRevoked(ctx context.Context, path string, issuer pki.IssuerID, n int, l
 		}
 		at := begun.Add(time.Duration(done) * time.Millisecond / 10)
 		out, err := db.Revocation().Apply(ctx, revocation.Change{
-			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Identity: id, Actor: preloadActor, At: at,
+			Action: revocation.Revoke, Reason: pki.PrivilegeWithdrawn, Identity: id, Actor: Actor, At: at,
 		})
 		if err != nil {
 			return err
@@ -98,6 +98,12 @@ func standIn(id pki.SPIFFEID, issuer pki.IssuerID, at time.Time) (ca.Record, err
 	key := pki.HashSPKI(noise[:])
 	return ca.Record{
 		Ref: pki.CertRef{Issuer: issuer, Serial: serial}, Identity: id, Profile: "device", KeyHash: key, IssuedAt: at.UTC().Truncate(time.Millisecond), NotBefore: at, NotAfter: at.Add(30 * 24 * time.Hour).Truncate(time.Second),
-		DER: noise[pki.SerialRandomSize : pki.SerialRandomSize+standInSize], RequestID: request, Actor: preloadActor, Guard: pki.Guard{Key: key},
+		DER: noise[pki.SerialRandomSize : pki.SerialRandomSize+standInSize], RequestID: request, Actor: Actor, Guard: pki.Guard{Key: key},
 	}, err
+}
+
+func newRequestID() (pki.RequestID, error) {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return pki.RequestIDFromBytes(b[:])
 }
