@@ -19,13 +19,34 @@ func (s issuer) Prepare(all, before *ca.Profiles) (*ca.Profiles, error) {
 	if err := s.checkOwnProfiles(all); err != nil {
 		return nil, err
 	}
-	return s.authority.Prepare(all, before)
+	prepared, err := s.authority.Prepare(all, before)
+	if err != nil {
+		return nil, err
+	}
+	return prepared, s.checkPoints(prepared)
+}
+
+// checkPoints refuses profiles whose distribution points of CRLs cannot be served. Otherwise Activate would fail for a
+// revision that is on record. The error names the first profile that adds a point too much.
+func (s issuer) checkPoints(all *ca.Profiles) error {
+	var points []crl.Point
+	for _, name := range all.Names() {
+		more, err := pointsOf(s.config, all, name)
+		if err != nil {
+			return err
+		}
+		points = append(points, more...)
+		if err := s.crlUpdater.CheckPoints(points); err != nil {
+			return &ca.ProfileError{Profile: name, Key: "crl_url", Err: err}
+		}
+	}
+	return nil
 }
 
 // Activate implements revisions.Issuer. It records the distribution points of CRLs in the profiles' certificates, and
 // creates the metrics of the profiles.
 func (s issuer) Activate(ctx context.Context, all *ca.Profiles) error {
-	points, err := pointsOf(s.config, all)
+	points, err := pointsOf(s.config, all, all.Names()...)
 	if err != nil {
 		return err
 	}
@@ -36,10 +57,10 @@ func (s issuer) Activate(ctx context.Context, all *ca.Profiles) error {
 	return nil
 }
 
-// pointsOf returns the distribution points of future certificates.
-func pointsOf(c Config, all *ca.Profiles) ([]crl.Point, error) {
+// pointsOf returns the distribution points of future certificates with some of the profiles.
+func pointsOf(c Config, all *ca.Profiles, names ...string) ([]crl.Point, error) {
 	var points []crl.Point
-	for _, name := range all.Names() {
+	for _, name := range names {
 		p, err := all.Profile(name)
 		if err != nil {
 			return nil, err

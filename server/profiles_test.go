@@ -98,16 +98,21 @@ func TestRefusedProfilesChangeNothing(t *testing.T) {
 	t.Parallel()
 	const added = "once: {kinds: [device], lifetime: 1h, max_lifetime: 1h, keys: [P-256], key_usage: [digitalSignature], extended_key_usage: [clientAuth]}"
 	first := append([]byte("profiles:\n  "+added+"\n"), policy.Default()...)
-	w := servertest.New(t, ground, servertest.Options{Policy: first})
+	w := servertest.New(t, ground, servertest.Options{Policy: first, Partitions: 1})
 	device := w.Enrolled(t, "device", "device/1", func(r *brevetv1.CreateIdentityRequest) { r.Spec.Profile = "once" })
 	with := func(text string) []byte {
 		return append([]byte("profiles:\n  "+added+"\n  "+text+"\n"), policy.Default()...)
 	}
 	const rest = "lifetime: 1h, max_lifetime: 1h, keys: [P-256], key_usage: [digitalSignature], extended_key_usage: "
+	var many strings.Builder // profiles, each with other URLs of CRLs
+	for n := range 66 {
+		fmt.Fprintf(&many, "p%02d: {kinds: [device], %s[clientAuth], crl_url: \"{public_url}/crl/%d/{issuer}/{partition}.crl\"}\n  ", n, rest, n)
+	}
 	for name, c := range map[string]struct {
 		document []byte
 		problem  string
 	}{
+		"too many URLs":  {with(strings.TrimSpace(many.String())), "crl_url: partition 1 of "},
 		"lint":           {with("bad: {kinds: [device], lifetime: 1h, max_lifetime: 1h, keys: [P-256], key_usage: [keyEncipherment], extended_key_usage: [serverAuth]}"), "line 3: profiles.bad: "},
 		"no kind server": {with("server: {kinds: [device], " + rest + "[serverAuth]}"), "line 3: profiles.server.kinds: the profile is for identities of the kind server"},
 		"no DNS names":   {with("server: {kinds: [server], " + rest + "[serverAuth]}"), "line 3: profiles.server: the server's own certificate has the names [localhost]"},

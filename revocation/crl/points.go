@@ -50,29 +50,9 @@ func (p Point) check() error {
 func (u *Updater) AddPoints(ctx context.Context, wanted []Point) error {
 	u.adding.Lock()
 	defer u.adding.Unlock()
-	var added []Point
-	for _, p := range wanted {
-		if err := p.check(); err != nil {
-			return err
-		}
-		if u.issuers[p.Issuer] == nil {
-			return fmt.Errorf("the CRLs of %s are not signed here, and have no partitions", p.Issuer.Short())
-		}
-		if !u.issuers[p.Issuer].has(p) {
-			added = append(added, p)
-		}
-	}
-	if len(added) == 0 {
-		return nil
-	}
-	next := u.with(added)
-	for id, all := range next {
-		for _, p := range all {
-			if len(p.names) > maxNames || len(p.deltas) > maxNames {
-				return fmt.Errorf("partition %d of %s has had more than %d URLs: use another partition",
-					p.partition, u.issuers[id].Certificate.Subject, maxNames)
-			}
-		}
+	added, next, err := u.planPoints(wanted)
+	if err != nil || len(added) == 0 {
+		return err
 	}
 	if err := u.store.PutPoints(ctx, added, u.now()); err != nil {
 		return fmt.Errorf("record the distribution points of CRLs: %w", err)
@@ -84,6 +64,39 @@ func (u *Updater) AddPoints(ctx context.Context, wanted []Point) error {
 		u.issuers[id].want()
 	}
 	return nil
+}
+
+// CheckPoints returns the error that AddPoints would return for points that cannot be served. It changes nothing.
+func (u *Updater) CheckPoints(wanted []Point) error {
+	u.adding.Lock()
+	defer u.adding.Unlock()
+	_, _, err := u.planPoints(wanted)
+	return err
+}
+
+// planPoints returns those of the wanted points that are new, and the points of their issuers with them.
+func (u *Updater) planPoints(wanted []Point) (added []Point, next map[pki.IssuerID][]points, err error) {
+	for _, p := range wanted {
+		if err := p.check(); err != nil {
+			return nil, nil, err
+		}
+		if u.issuers[p.Issuer] == nil {
+			return nil, nil, fmt.Errorf("the CRLs of %s are not signed here, and have no partitions", p.Issuer.Short())
+		}
+		if !u.issuers[p.Issuer].has(p) {
+			added = append(added, p)
+		}
+	}
+	next = u.with(added)
+	for id, all := range next {
+		for _, p := range all {
+			if len(p.names) > maxNames || len(p.deltas) > maxNames {
+				return nil, nil, fmt.Errorf("partition %d of %s has had more than %d URLs: use another partition",
+					p.partition, u.issuers[id].Certificate.Subject, maxNames)
+			}
+		}
+	}
+	return added, next, nil
 }
 
 // readPoints adds to each issuer all points that were ever recorded for it.
