@@ -40,8 +40,11 @@ func ownAdmin(id pki.SPIFFEID) *pki.Refusal {
 }
 
 // DistrustRoles returns the cause for which an update of an operator's roles revokes all tokens that it has created. It
-// returns an empty text if the operator may still create tokens.
+// returns an empty text if the operator may still create these tokens. Tokens for operators need the role admin.
 func DistrustRoles(have, next ra.Identity) string {
+	if have.Roles.Permits(pki.MayAdminister) && !next.Roles.Permits(pki.MayAdminister) {
+		return "its creator is no admin any more"
+	}
 	if have.Roles.Permits(pki.MayRegister) && !next.Roles.Permits(pki.MayRegister) {
 		return "its creator may no longer create tokens"
 	}

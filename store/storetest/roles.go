@@ -23,6 +23,7 @@ func testRoles(t *testing.T, open func(t *testing.T) Store) {
 		"roles change": rolesChange, "roles are lost": rolesAreLost,
 		"admins keep their role": adminsKeepTheirRole, "admins who demote each other": adminsDemoteEachOther,
 		"tokens of a former registrar": tokensOfAFormerRegistrar,
+		"tokens of a former admin":     tokensOfAFormerAdmin,
 	})
 }
 
@@ -390,7 +391,6 @@ func tokensOfAFormerRegistrar(t *testing.T, w *world) {
 	creator := w.enrollOperator(t, pki.RoleRegistrar)
 	token := w.createTokenBy(t, creator)
 	must(t, w.setRolesBy(t, creator.Identity, operator, pki.RoleRegistrar, pki.RoleRevoker))
-	must(t, w.setRolesBy(t, creator.Identity, operator, pki.RoleAdmin))
 	must(t, w.readToken(t, token.ID).CheckRevoked())
 	w.now = w.now.Add(time.Minute)
 	must(t, w.setRolesBy(t, creator.Identity, operator, pki.RoleRevoker))
@@ -398,6 +398,17 @@ func tokensOfAFormerRegistrar(t *testing.T, w *world) {
 		t.Errorf("log entry %+v", e)
 	}
 	w.mustBeRevoked(t, token)
+	must(t, w.setRolesBy(t, creator.Identity, operator, pki.RoleRegistrar))
+	w.mustBeRevoked(t, token)
+	w.mustBeUsable(t, w.createTokenBy(t, creator))
+}
+
+// tokensOfAFormerAdmin takes the role of an admin that has created a token for an operator. As a registrar, it could not
+// create this token, so the token must be revoked.
+func tokensOfAFormerAdmin(t *testing.T, w *world) {
+	creator := w.enrollOperator(t, pki.RoleAdmin)
+	token := w.createTokenBy(t, creator)
+	w.now = w.now.Add(time.Minute)
 	must(t, w.setRolesBy(t, creator.Identity, operator, pki.RoleRegistrar))
 	w.mustBeRevoked(t, token)
 	w.mustBeUsable(t, w.createTokenBy(t, creator))
