@@ -75,7 +75,11 @@ func Read(
 		return on, err
 	}
 	on.Proven, on.Precedes = proven.RecoveryCertificate, proven.successor.Valid && proven.successor.Int64 == newest.key
-	on.Missed, err = bulk.Missed(ctx, from, proven.NotAfter, proven.id, newest.id)
+	earliest := proven.NotAfter
+	if newest.NotAfter.Before(earliest) {
+		earliest = newest.NotAfter
+	}
+	on.Missed, err = bulk.Missed(ctx, from, earliest, proven.id, newest.id)
 	return on, err
 }
 
