@@ -3,9 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"time"
 
@@ -16,9 +14,6 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
-
-const identityColumns = `n.id, n.spiffe_id, n.kind, n.profile, n.labels, n.dns_names, n.ip_addresses, n.state, n.revision, n.created_at, n.subject, ` +
-	`(SELECT name FROM policy_rules WHERE id = n.rule), n.terms, n.roles, n.recoveries`
 
 // CreateIdentity registers an identity, or returns the registered one if it has the same kind and attributes.
 func (r *RA) CreateIdentity(ctx context.Context, n ra.Registration, by pki.Actor) (ra.Identity, error) {
@@ -93,7 +88,7 @@ func (tx *writeTx) countRule(ctx context.Context, name string) (sql.NullInt64, e
 }
 
 func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity) error {
-	p, err := encodeParticulars(id)
+	p, err := column.EncodeParticulars(id)
 	if err != nil {
 		return err
 	}
@@ -104,7 +99,7 @@ func (tx *writeTx) insertIdentity(ctx context.Context, id ra.Identity) error {
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at, subject, rule, roles)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		id.ID.String(), id.Kind, id.Profile, p.labels, p.dnsNames, p.ipAddresses, id.State, id.Revision, engine.Millis(id.CreatedAt),
+		id.ID.String(), id.Kind, id.Profile, p.Labels, p.DNSNames, p.IPAddresses, id.State, id.Revision, engine.Millis(id.CreatedAt),
 		column.EncodeSubject(id.Subject), rule, id.Roles)
 	if err != nil {
 		return err
@@ -250,13 +245,13 @@ func (tx *writeTx) checkUpdate(by pki.Actor, have, next ra.Identity) error {
 
 // setAttributes writes the profile, labels, names, subject, roles and revision of an identity.
 func (tx *writeTx) setAttributes(ctx context.Context, id ra.Identity) error {
-	p, err := encodeParticulars(id)
+	p, err := column.EncodeParticulars(id)
 	if err != nil {
 		return err
 	}
 	return tx.ExecOne(ctx, `
 		UPDATE identities SET profile = ?, labels = ?, dns_names = ?, ip_addresses = ?, subject = ?, roles = ?, revision = ? WHERE spiffe_id = ?`,
-		id.Profile, p.labels, p.dnsNames, p.ipAddresses, column.EncodeSubject(id.Subject), id.Roles, id.Revision, id.ID.String())
+		id.Profile, p.Labels, p.DNSNames, p.IPAddresses, column.EncodeSubject(id.Subject), id.Roles, id.Revision, id.ID.String())
 }
 
 // Identity returns one identity.
@@ -301,7 +296,7 @@ func (r *RA) Identities(ctx context.Context, f ra.IdentityFilter, at time.Time, 
 		if err != nil {
 			return err
 		}
-		rows := engine.Query(ctx, tx, `SELECT `+identityColumns+` FROM identities n WHERE n.id IN (SELECT value FROM json_each(?)) ORDER BY n.spiffe_id`, list)
+		rows := engine.Query(ctx, tx, `SELECT `+column.Identity+` FROM identities n WHERE n.id IN (SELECT value FROM json_each(?)) ORDER BY n.spiffe_id`, list)
 		return rows.Each(func(rows *sql.Rows) error {
 			id, err := scanIdentity(rows)
 			page = append(page, id)
@@ -345,7 +340,7 @@ func notRenewed(q *engine.Clause, identity string, since time.Time) {
 }
 
 func readIdentity(ctx context.Context, tx engine.Querier, id pki.SPIFFEID) (ra.Identity, error) {
-	have, err := scanIdentity(tx.QueryRowContext(ctx, `SELECT `+identityColumns+` FROM identities n WHERE n.spiffe_id = ?`, id.String()))
+	have, err := scanIdentity(tx.QueryRowContext(ctx, `SELECT `+column.Identity+` FROM identities n WHERE n.spiffe_id = ?`, id.String()))
 	if errors.Is(err, sql.ErrNoRows) {
 		return ra.Identity{}, rules.NoIdentity(id)
 	}
@@ -353,87 +348,9 @@ func readIdentity(ctx context.Context, tx engine.Querier, id pki.SPIFFEID) (ra.I
 }
 
 func scanIdentity(row engine.Scanner) (ra.Identity, error) {
-	var r identityRow
-	if err := row.Scan(r.columns()...); err != nil {
+	var r column.IdentityRow
+	if err := row.Scan(r.Columns()...); err != nil {
 		return ra.Identity{}, err
 	}
-	return r.identity()
-}
-
-// identityRow is a row of identityColumns.
-type identityRow struct {
-	id               int64
-	name             string
-	kind             pki.Kind
-	profile          string
-	labels, dns, ips []byte
-	state            pki.IdentityState
-	revision         uint64
-	created          int64
-	subject          []byte
-	roles            pki.Roles
-	rule             sql.NullString
-	terms            []byte
-	recoveries       int
-}
-
-func (r *identityRow) columns() []any {
-	return []any{&r.id, &r.name, &r.kind, &r.profile, &r.labels, &r.dns, &r.ips, &r.state, &r.revision, &r.created, &r.subject, &r.rule, &r.terms, &r.roles, &r.recoveries}
-}
-
-func (r *identityRow) identity() (ra.Identity, error) {
-	id := ra.Identity{
-		Kind: r.kind, Profile: r.profile, State: r.state, Revision: r.revision, CreatedAt: engine.FromMillis(r.created),
-		Roles: r.roles, Rule: r.rule.String, Recoveries: r.recoveries,
-	}
-	var err error
-	if id.ID, err = pki.ParseSPIFFEID(r.name); err != nil {
-		return ra.Identity{}, err
-	}
-	if id.Subject, err = column.DecodeSubject(r.subject); err != nil {
-		return ra.Identity{}, fmt.Errorf("read the subject of %s: %w", r.name, err)
-	}
-	if id.Terms, err = column.DecodeTerms(r.terms); err != nil {
-		return ra.Identity{}, fmt.Errorf("read the terms of %s: %w", r.name, err)
-	}
-	err = errors.Join(restoreJSON(r.labels, &id.Labels), restoreJSON(r.dns, &id.DNSNames), restoreJSON(r.ips, &id.IPAddresses))
-	if err != nil {
-		return ra.Identity{}, fmt.Errorf("read the attributes of %s: %w", r.name, err)
-	}
-	return id, nil
-}
-
-// restoreJSON decodes a JSON column of particulars. The text null, the most frequent one, leaves into unchanged.
-func restoreJSON(column []byte, into any) error {
-	if string(column) == "null" {
-		return nil
-	}
-	return json.Unmarshal(column, into)
-}
-
-// particulars are the columns of an identity in JSON. An empty value is encoded as null, so that it is decoded as nil.
-type particulars struct{ labels, dnsNames, ipAddresses string }
-
-func encodeParticulars(id ra.Identity) (particulars, error) {
-	var p particulars
-	for _, column := range []struct {
-		into  *string
-		empty bool
-		value any
-	}{
-		{&p.labels, len(id.Labels) == 0, id.Labels},
-		{&p.dnsNames, len(id.DNSNames) == 0, id.DNSNames},
-		{&p.ipAddresses, len(id.IPAddresses) == 0, id.IPAddresses},
-	} {
-		*column.into = "null"
-		if column.empty {
-			continue
-		}
-		text, err := json.Marshal(column.value)
-		if err != nil {
-			return p, fmt.Errorf("encode the attributes of %s: %w", id.ID, err)
-		}
-		*column.into = string(text)
-	}
-	return p, nil
+	return r.Identity()
 }

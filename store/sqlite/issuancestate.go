@@ -23,7 +23,7 @@ import (
 // certificates (see unexpired).
 const selectIssuanceState = `
 	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `, ?8 AS caller)
-	SELECT ` + identityColumns + `, ` + callerColumns + `,
+	SELECT ` + column.Identity + `, ` + callerColumns + `,
 	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, p.key = q.key, s.id, s.rest, ` + bulk.AnyOpen + `,
 	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.issued_at, a.not_after, a.der, ` + keyColumns + `, `
 
@@ -75,12 +75,12 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (st ra.Issua
 		if err := row.read(ctx, from, q); err != nil {
 			return err
 		}
-		if row.id.id != 0 {
-			if st.Identity, err = row.id.identity(); err != nil {
+		if row.id.ID != 0 {
+			if st.Identity, err = row.id.Identity(); err != nil {
 				return err
 			}
 		}
-		st.Caller, st.KeyRefusal = row.caller.identity, row.key.state(q.Key, row.id.id).Check()
+		st.Caller, st.KeyRefusal = row.caller.identity, row.key.state(q.Key, row.id.ID).Check()
 		if st.SubjectRefusal, st.NonceRefusal, err = checkEvidence(ctx, from, q, st.Identity.Subject); err != nil || q.Recovery.IsZero() {
 			return err
 		}
@@ -91,7 +91,7 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (st ra.Issua
 	switch {
 	case err != nil:
 		return ra.IssuanceState{}, err
-	case row.id.id == 0:
+	case row.id.ID == 0:
 		return st, rules.NoIdentity(q.Identity)
 	}
 	err = row.complete(&st, q)
@@ -128,7 +128,7 @@ func (r *callerRow) decode() (err error) {
 
 // issuanceRow is a row of selectIssuanceState.
 type issuanceRow struct {
-	id                                       identityRow
+	id                                       column.IdentityRow
 	caller                                   callerRow
 	unexpired                                int
 	predecessor                              sql.NullInt64
@@ -157,7 +157,7 @@ func (r *issuanceRow) read(ctx context.Context, from engine.Querier, q ra.Issuan
 func (r *issuanceRow) readRow(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
 	row := from.QueryRowContext(ctx, selectIssuanceState+unexpired(q.MaxUnexpired)+fromIssuanceState,
 		append(queryArguments(q.Identity, q.Predecessor, q.Request, q.Key, q.At), q.Caller.String())...)
-	err := row.Scan(slices.Concat(r.id.columns(),
+	err := row.Scan(slices.Concat(r.id.Columns(),
 		r.caller.columns(), []any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.sameKey, &r.successor.id, &r.successor.rest, &r.revoking,
 			&r.priorRow, &r.priorSerial, &r.priorIssuer, &r.priorKey.id, &r.priorKey.rest, &r.priorIssuedAt, &r.priorNotAfter, &r.priorDER}, r.key.columns(), []any{&r.unexpired})...)
 	if errors.Is(err, sql.ErrNoRows) {
