@@ -54,18 +54,6 @@ server_names: [localhost]
 public_url: http://127.0.0.1:$http
 listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: ""}
 hsm: {label: demo, pin_file: $work/pin}
-profiles:
-  short: # valid for well under a minute, so that renewal and expiry can be watched
-    kinds: [device]
-    lifetime: 20s
-    max_lifetime: 1m
-    backdate: 5s
-    keys: [P-256]
-    key_usage: [digitalSignature]
-    extended_key_usage: [clientAuth, serverAuth]
-    crl_url: "{public_url}/crl/{issuer}.crl"
-    ocsp_url: "{public_url}/ocsp"
-    ca_url: "{public_url}/ca/{issuer}.cer"
 END
 quiet brevet ceremony install --config brevet.yaml --key-label issuing-g1 --operator alice --out alice.token
 brevet serve --config brevet.yaml >server.log 2>&1 &
@@ -102,6 +90,18 @@ power_on board-1
 say "There is a spare board, with another TPM: $second" 'brevet-agent evidence --config agent.yaml'
 
 cat >policy.yaml <<END
+profiles:
+  short: # valid for well under a minute, so that renewal and expiry can be watched
+    kinds: [device]
+    lifetime: 20s
+    max_lifetime: 1m
+    backdate: 5s
+    keys: [P-256]
+    key_usage: [digitalSignature]
+    extended_key_usage: [clientAuth, serverAuth]
+    crl_url: "{public_url}/crl/{issuer}.crl"
+    ocsp_url: "{public_url}/ocsp"
+    ca_url: "{public_url}/ca/{issuer}.cer"
 rules:
   - name: press-7
     evidence: [tpm]
