@@ -10,7 +10,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"fmt"
 	"log/slog"
 	"maps"
 	"math/big"
@@ -201,7 +200,7 @@ func (ca *testCA) identify(e pki.Evidence, r EnrollRequest) (id pki.SPIFFEID, er
 		delete(ca.challenges, string(x.Challenge))
 		return pki.SPIFFEIDIn(testDomain, "device/camera")
 	default:
-		return id, fmt.Errorf("the evidence is %v", e)
+		return id, pki.Refuse(pki.RulePolicy, "ask the operator", "no rule is for evidence of the kind %s", e.Kind)
 	}
 }
 

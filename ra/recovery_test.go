@@ -72,7 +72,7 @@ func recovered(t *testing.T, w *servertest.World, h *servertest.Holder) *servert
 	t.Helper()
 	key := servertest.Key(t)
 	client := servertest.Must(enroll.NewClient(""))(t)
-	c := servertest.Must(client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, key)), recovering(t, w, h)))(t)
+	c := servertest.Must(client.Enroll(t.Context(), presentedWith(factoryRequest(t, w, servertest.CSR(t, key)), recovering(t, w, h))))(t)
 	return w.Holder(t, c.Certificate.Raw, key)
 }
 
@@ -92,14 +92,14 @@ func TestExpiredDeviceRecovers(t *testing.T) {
 	client := servertest.Must(enroll.NewClient(""))(t)
 	key := servertest.Key(t)
 	request := factoryRequest(t, w, servertest.CSR(t, key))
-	credential := servertest.Must(client.Enroll(t.Context()), presentedWith(request, recovering(t, w, old)))(t)
+	credential := servertest.Must(client.Enroll(t.Context(), presentedWith(request, recovering(t, w, old))))(t)
 	if credential.Certificate.URIs[0].String() != old.ID || !key.PublicKey.Equal(credential.Certificate.PublicKey) {
 		t.Errorf("the certificate names %s, want %s, or has another key", credential.Certificate.URIs[0], old.ID)
 	}
 	w.Status(t, credential.Certificate, "good")
 	for _, wait := range []time.Duration{0, 2 * nonce.Lifetime} {
 		w.Clock.Advance(wait)
-		again := servertest.Must(client.Enroll(t.Context()), presentedWith(request, recovering(t, w, old)))(t)
+		again := servertest.Must(client.Enroll(t.Context(), presentedWith(request, recovering(t, w, old))))(t)
 		if !bytes.Equal(again.Certificate.Raw, credential.Certificate.Raw) {
 			t.Errorf("the request repeated after %s returned another certificate", wait)
 		}
@@ -143,7 +143,7 @@ func TestLostRenewalIsRepeatedAfterExpiry(t *testing.T) {
 			request := factoryRequest(t, w, renewal.GetCsr())
 			request.RequestID = servertest.Must(pki.RequestIDFromBytes(renewal.GetRequestId()))(t)
 			client := servertest.Must(enroll.NewClient(""))(t)
-			found := servertest.Must(client.Enroll(t.Context()), presentedWith(request, recovering(t, w, old)))(t)
+			found := servertest.Must(client.Enroll(t.Context(), presentedWith(request, recovering(t, w, old))))(t)
 			if !bytes.Equal(found.Certificate.Raw, lost) {
 				t.Error("the repeated request returned another certificate")
 			}
@@ -171,7 +171,7 @@ func TestPredecessorRecoversOnce(t *testing.T) {
 	w.Clock.Advance(deviceLifetime + time.Minute)
 	for h, rule := range map[*servertest.Holder]pki.Rule{old: pki.RuleRecoveryNewest, lost: pki.RuleRevoked} {
 		client := servertest.Must(enroll.NewClient(""))(t)
-		_, err := client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), recovering(t, w, h))
+		_, err := client.Enroll(t.Context(), presentedWith(factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), recovering(t, w, h)))
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != rule {
 			t.Errorf("%v, want %s", err, rule)
 		}
@@ -265,7 +265,7 @@ var refusedRecoveries = []recoveryCase{
 		evidence, made := recovering(t, w, h), pki.Evidence{}
 		client := servertest.Must(enroll.NewClient(""))(t)
 		request := factoryRequest(t, w, servertest.CSR(t, h.Key)) // is refused, because the key is not new
-		if _, err := client.Enroll(t.Context()), presentedWith(request, kept{evidence, &made}); err == nil {
+		if _, err := client.Enroll(t.Context(), presentedWith(request, kept{evidence, &made})); err == nil {
 			t.Error("a recovery with the same key succeeds")
 		}
 		return stolen{evidence, made}
@@ -299,7 +299,7 @@ func TestRecoveriesAreRefused(t *testing.T) {
 	refuse := func(name string, evidence enroll.Evidence, key crypto.Signer, rule pki.Rule) {
 		t.Helper()
 		before := rows(t, w, "certificates WHERE state <> 3")
-		_, err := client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, key)), evidence)
+		_, err := client.Enroll(t.Context(), presentedWith(factoryRequest(t, w, servertest.CSR(t, key)), evidence))
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != rule || refusal.Hint == "" {
 			t.Errorf("%s: %v, want %s", name, err, rule)
 		}
@@ -342,7 +342,7 @@ func TestRecoveryNeedsTheSection(t *testing.T) {
 	w := servertest.New(t, ground, servertest.Options{})
 	device := w.Enrolled(t, "device", "device/1")
 	client := servertest.Must(enroll.NewClient(""))(t)
-	_, err := client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), recovering(t, w, device))
+	_, err := client.Enroll(t.Context(), presentedWith(factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), recovering(t, w, device)))
 	if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleEvidenceKind {
 		t.Errorf("%v, want %s", err, pki.RuleEvidenceKind)
 	}
@@ -361,7 +361,7 @@ func TestRecoveryWithASecondKind(t *testing.T) {
 	factory := servertest.Must(enroll.FactoryCertificate(cameras[0]))(t)
 	other := servertest.Must(enroll.FactoryCertificate(cameras[1]))(t)
 	key := servertest.Key(t)
-	c := servertest.Must(client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, key)), factory))(t)
+	c := servertest.Must(client.Enroll(t.Context(), presentedWith(factoryRequest(t, w, servertest.CSR(t, key)), factory)))(t)
 	camera, untied := w.Holder(t, c.Certificate.Raw, key), w.Enrolled(t, "device", "device/untied")
 	w.Clock.Advance(deviceLifetime + time.Minute)
 	for name, r := range map[string]struct {
@@ -372,13 +372,13 @@ func TestRecoveryWithASecondKind(t *testing.T) {
 		"with another device":          {[]enroll.Evidence{recovering(t, w, camera), other}, pki.RuleEvidenceConflict},
 		"of an identity without a tie": {[]enroll.Evidence{other, recovering(t, w, untied)}, pki.RuleEvidenceConflict},
 	} {
-		_, err := client.Enroll(t.Context()), presentedWith(factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), r.evidence...)
+		_, err := client.Enroll(t.Context(), presentedWith(factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), r.evidence...))
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != r.rule {
 			t.Errorf("%s: %v, want %s", name, err, r.rule)
 		}
 	}
 	request := factoryRequest(t, w, servertest.CSR(t, servertest.Key(t)))
-	servertest.Must(client.Enroll(t.Context()), presentedWith(request, factory, recovering(t, w, camera)))(t)
+	servertest.Must(client.Enroll(t.Context(), presentedWith(request, factory, recovering(t, w, camera))))(t)
 }
 
 // quoted returns text as a YAML value in one line.
