@@ -268,10 +268,14 @@ func TestAgentRecoversFromEveryCut(t *testing.T) {
 			}
 		}
 	}
+	answers := 0 // that were lost; whether a kind has one depends on how the server's messages share TLS records
 	for name, n := range cuts {
-		if n < 3 || n == most || lost[name] == 0 {
-			t.Errorf("%s was cut %d times, and %d times after its certificate was issued", name, n, lost[name])
+		if answers += lost[name]; n < 3 || n == most {
+			t.Errorf("%s was cut %d times", name, n)
 		}
+	}
+	if answers == 0 {
+		t.Error("no connection was cut after a certificate was issued")
 	}
 	t.Logf("cuts: %v, of which after the issuance: %v", cuts, lost)
 }
