@@ -89,13 +89,21 @@ func (a *Agent) recoverOnce(ctx context.Context, expired *Pair) (*Pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	callCtx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	c, err := a.config.Authority.Enroll(callCtx, EnrollRequest{
-		RequestID: r.id, CSR: csr, Key: r.key, Lifetime: a.config.Lifetime, Evidence: []Evidence{key}, Bootstrap: Bootstrap{
-			RootFingerprint: sha256.Sum256(expired.root.Raw), TrustDomain: expired.ID().TrustDomain(), Server: expired.Origin.Server,
-		},
-	})
+	offered := [][]Evidence{{key}}
+	if expired.Origin.Attested { // the rule of the enrollment can require a key in hardware
+		attested, err := Attestation(a.config.Directory.tpm)
+		if err != nil {
+			return nil, err
+		}
+		offered = [][]Evidence{{key, attested}, {key}}
+	}
+	var c Credential
+	for _, evidence := range offered {
+		c, err = a.present(ctx, expired, r, csr, evidence)
+		if refusal, _ := pki.AsRefusal(err); refusal == nil || refusal.Rule != pki.RulePolicy {
+			break // there is a rule for this evidence
+		}
+	}
 	if err != nil {
 		return nil, a.refused(err)
 	}
@@ -104,4 +112,15 @@ func (a *Agent) recoverOnce(ctx context.Context, expired *Pair) (*Pair, error) {
 		return nil, err
 	}
 	return pair, a.succeeds(pair, expired)
+}
+
+// present sends a request for a recovery to the server of an expired certificate.
+func (a *Agent) present(ctx context.Context, expired *Pair, r pending, csr []byte, evidence []Evidence) (Credential, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return a.config.Authority.Enroll(ctx, EnrollRequest{
+		RequestID: r.id, CSR: csr, Key: r.key, Lifetime: a.config.Lifetime, Evidence: evidence, Bootstrap: Bootstrap{
+			RootFingerprint: sha256.Sum256(expired.root.Raw), TrustDomain: expired.ID().TrustDomain(), Server: expired.Origin.Server,
+		},
+	})
 }

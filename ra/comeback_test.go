@@ -10,7 +10,9 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/enroll/tpm/tpmtest"
 	"github.com/brevet-pki/brevet/pki"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/servertest"
 )
 
@@ -89,5 +91,42 @@ func TestAgentComesBack(t *testing.T) {
 				t.Errorf("the agent has the lost certificate: %v", isLost)
 			}
 		})
+	}
+}
+
+// TestAttestedAgentComesBack runs an agent whose enrollment requires a key in hardware. After its certificate has expired,
+// it proves the old key, and that the new one is in the TPM.
+func TestAttestedAgentComesBack(t *testing.T) {
+	t.Parallel()
+	m := tpmtest.NewManufacturer(t)
+	device := m.Make(t)
+	document := append(attestationPolicy(t, m, `tpm.ek == "`+endorsement(t, device)+`"`), `
+- name: field
+  evidence: [recovery, tpm]
+  when: tpm.certified
+  hardware_key: true
+recovery: {grace: 1h, times: 2}
+`...)
+	w := servertest.New(t, ground, servertest.Options{Policy: document, Profile: func(name string, c *ca.ProfileConfig) {
+		if name == "device" {
+			c.Lifetime = "12s"
+		}
+	}})
+	agent := attestingAgent(t, w, t.TempDir(), device.Path)
+	if err := agent.Ensure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first := agent.Pair()
+	time.Sleep(time.Until(first.Certificate.NotAfter.Add(time.Second)))
+	if err := agent.Ensure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id := first.ID().String()
+	if n := recoveries(t, w, id); n != 1 {
+		t.Errorf("the identity has recovered %d times, want once", n)
+	}
+	terms := servertest.Must(w.Operator.GetIdentity(t.Context(), &brevetv1.GetIdentityRequest{Id: id}))(t).GetIdentity().GetEnrollmentTerms()
+	if !terms.GetHardwareKey() || !agent.Pair().Origin.Attested {
+		t.Errorf("the enrollment requires %v after the recovery, and the agent has forgotten the attestation: %v", terms, !agent.Pair().Origin.Attested)
 	}
 }
