@@ -137,8 +137,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.reload(ctx) // an earlier run failed, or the agent stopped before the command ran
 			continue
 		}
+		before := a.status.Failure
 		err := a.recordResult(ctx, a.obtain(ctx))
-		if err == nil || ctx.Err() != nil {
+		if err == nil || a.status.Failure == before { // the canceled context caused the error
 			continue
 		}
 		if p := a.Pair(); (p == nil || p.Expired(a.now())) && (final(err) || errors.Is(err, ErrNoToken)) {
