@@ -75,14 +75,13 @@ func Read(
 		return on, err
 	}
 	on.Proven, on.Precedes = proven.RecoveryCertificate, proven.successor.Valid && proven.successor.Int64 == newest.key
-	if on.Check(id, want, at) != nil {
-		return on, nil // refused already, so that the many bulk revocations need not be read
-	}
 	earliest := proven.NotAfter
 	if newest.NotAfter.Before(earliest) {
 		earliest = newest.NotAfter
 	}
-	on.Missed, err = bulk.Missed(ctx, from, earliest, proven.id, newest.id)
+	if on.Check(id, want, at) == nil { // if it is refused already, the many bulk revocations need not be read
+		on.Missed, err = bulk.Missed(ctx, from, earliest, proven.id, newest.id)
+	}
 	return on, err
 }
 
