@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/brevet-pki/brevet/enroll/tpm"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -90,8 +91,8 @@ func (a *Agent) recoverOnce(ctx context.Context, expired *Pair) (*Pair, error) {
 		return nil, err
 	}
 	offered := [][]Evidence{{key}}
-	if expired.Origin.Attested { // the rule of the enrollment can require a key in hardware
-		attested, err := Attestation(a.config.Directory.tpm)
+	if inTPM, ok := r.key.(*tpm.Key); ok && expired.Origin.Attested { // the enrollment can require a key in hardware
+		attested, err := Attestation(inTPM.Device())
 		if err != nil {
 			return nil, err
 		}
