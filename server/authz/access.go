@@ -21,7 +21,7 @@ const (
 	Operators // callers with a valid operator's certificate, who need a permission
 )
 
-// Access says who may call an operation. The zero value means nobody.
+// Access is the set of callers that may call an operation. The zero value is the empty set.
 type Access struct {
 	Callers Callers
 	// Permission is what Operators need. For other callers it is zero. The roles of an operator grant it

@@ -34,8 +34,8 @@ type batchID struct {
 }
 
 // tokenFile is a file with the tokens of a token batch, in CSV. The file with the ID of the batch is beside it, and is
-// written before the first token is created. Without the ID, nobody could replace the tokens that were created but not
-// written.
+// written before the first token is created. Without the ID, a repeat could not replace the tokens that were created
+// but not written.
 type tokenFile struct {
 	*os.File
 	id    [16]byte // of the batch
