@@ -141,11 +141,11 @@ func serveMeasured(cmd *cobra.Command, d devca.CA, c node.Config, pin hsm.PIN, s
 // newDev makes a development CA below the directory, on free addresses, which its certificates contain. The root's key
 // is dropped when the certificates are made.
 func (b *bench) newDev(ctx context.Context, name string) (devca.CA, error) {
-	addresses, err := devca.FreeAddresses(ctx, 2)
+	addresses, err := devca.FreeAddresses(ctx, 3)
 	if err != nil {
 		return devca.CA{}, err
 	}
-	d := devca.CA{Dir: filepath.Join(b.dir, name), TrustDomain: devca.DefaultTrustDomain, GRPC: addresses[0], HTTP: addresses[1], KeyLabel: b.key.Label()}
+	d := devca.CA{Dir: filepath.Join(b.dir, name), TrustDomain: devca.DefaultTrustDomain, GRPC: addresses[0], HTTP: addresses[1], HTTPS: addresses[2], KeyLabel: b.key.Label()}
 	if err := node.MakeDirectory(d.CeremonyDir()); err != nil {
 		return d, err
 	}
