@@ -48,7 +48,11 @@ var innerArrows = map[string]string{
 	"server/admission": "",
 	"server/authz":     "",
 	"server/telemetry": "server/admission",
-	"server/grpcapi":   "server/admission server/authz",
+	"server/outcome":   "",
+	"server/handshake": "server/admission",
+	"server/grpcapi":   "server/admission server/authz server/handshake server/outcome",
+	"server/est":       "server/authz server/frontdoor",
+	"server/frontdoor": "server/admission server/authz server/handshake server/outcome",
 
 	"store/sqlite/internal/engine":   "",
 	"store/sqlite/internal/column":   "store/sqlite/internal/engine",

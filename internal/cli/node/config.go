@@ -1,6 +1,7 @@
 package node
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"time"
@@ -34,6 +35,10 @@ type Config struct {
 	// with `http://`: a client that fetched a CRL over TLS would first have to check the TLS certificate with that CRL.
 	// The URL is embedded in certificates; changing the key does not affect those already issued.
 	PublicURL string `yaml:"public_url"`
+	// The URL at which clients reach `listen.https`, such as `https://ca.fleet.example`. The server builds every URL of
+	// ACME from it, and never from what a client calls the server. The default is the first of `server_names` with the
+	// port of `listen.https`. Set the key if clients connect to another name or port, such as that of a load balancer.
+	HTTPSURL string `yaml:"https_url"`
 	// The addresses that the server listens on.
 	Listen ListenConfig `yaml:"listen"`
 	// The HSM that holds the issuing keys.
@@ -55,6 +60,8 @@ type Config struct {
 	OCSP OCSPConfig `yaml:"ocsp"`
 	// The certificate revocation lists (CRLs), and the directories to which the server also publishes them.
 	CRL CRLConfig `yaml:"crl"`
+	// The protocol EST on the port `listen.https`. The policy says which requests are accepted (`est.labels`).
+	EST ESTConfig `yaml:"est"`
 	// How long records stay in the store after their expiry, at least `2d`. Records are certificates with their request
 	// IDs, tokens, and keys without a certificate. Until the server removes a certificate, `brevet cert` shows it, and
 	// a repeated request gets the same response. After that only the log contains it. If the server's clock is ahead
@@ -75,6 +82,9 @@ type ListenConfig struct {
 	// The address for HTTP, from which relying parties get OCSP responses, CRLs and CA certificates: `host:port` or
 	// `:port`.
 	HTTP string `yaml:"http"`
+	// The address for HTTPS, at which devices and servers use EST and ACME: `host:port` or `:port`. `""` in the file turns
+	// the port off.
+	HTTPS string `yaml:"https"`
 	// The address for HTTP, from which monitoring gets metrics (`/metrics`), liveness (`/livez`) and readiness
 	// (`/readyz`): `host:port` or `:port`. `""` in the file turns the port off. The port is open to every caller, so do
 	// not expose it to other machines.
@@ -131,6 +141,24 @@ type OCSPConfig struct {
 	ExtendedRevoke bool `yaml:"extended_revoke"`
 }
 
+// ESTConfig holds what the server accepts from clients of EST.
+type ESTConfig struct {
+	// The oldest version of TLS that clients of EST may use: `1.3` or `1.2`. Set `1.2` for old devices only.
+	MinTLS string `yaml:"min_tls"`
+}
+
+// version returns the version of TLS as crypto/tls numbers it.
+func (c ESTConfig) version() (uint16, error) {
+	switch c.MinTLS {
+	case "1.3":
+		return tls.VersionTLS13, nil
+	case "1.2":
+		return tls.VersionTLS12, nil
+	default:
+		return 0, fmt.Errorf("%q is not a version: use 1.3 or 1.2", c.MinTLS)
+	}
+}
+
 // CRLConfig holds the number of CRLs, and where they are published.
 type CRLConfig struct {
 	// The number of partitions into which the server divides each issuing CA's certificates, 1 to 1024. Each partition
@@ -162,10 +190,11 @@ func DefaultConfig() Config {
 	limits := server.DefaultLimits()
 	return Config{
 		RateLimits: RateLimitsConfig{Identity: RateConfig(limits.Identity), Address: RateConfig(limits.Address)},
-		Listen:     ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"},
+		Listen:     ListenConfig{GRPC: ":7443", HTTP: ":7080", HTTPS: ":8443", Operations: "127.0.0.1:7090"},
 		HSM:        HSMConfig{Sessions: hsm.DefaultSessions},
 		OCSP:       OCSPConfig{MaxAge: responder.DefaultMaxAge},
 		CRL:        CRLConfig{Partitions: ca.DefaultPartitions, MaxAge: responder.DefaultCRLMaxAge},
+		EST:        ESTConfig{MinTLS: "1.3"},
 		Log:        LogConfig{Format: config.LogText}, Retention: retention.Default,
 		Tracing: TracingConfig{SampleRatio: 1},
 	}
