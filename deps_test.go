@@ -51,6 +51,7 @@ var innerArrows = map[string]string{
 	"server/outcome":   "",
 	"server/handshake": "server/admission",
 	"server/grpcapi":   "server/admission server/authz server/handshake server/outcome",
+	"server/est":       "server/authz server/frontdoor",
 	"server/frontdoor": "server/admission server/authz server/handshake server/outcome",
 
 	"store/sqlite/internal/engine":   "",

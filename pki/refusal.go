@@ -147,6 +147,11 @@ const (
 	RuleRecoveryLimit      Rule = "recovery.limit"              // the identity has recovered too often in a row
 	RuleRenewalTooEarly    Rule = "renewal.too_early"           // an early renewal with the maximum of unexpired certificates
 	RuleMaxUnexpired       Rule = "identity.max_unexpired"      // the identity has the maximum of unexpired certificates
+	RuleRenewalDoor        Rule = "renewal.protocol"            // the profile does not allow renewals by this protocol
+	RuleLabel              Rule = "est.label_unknown"           // the policy has no such label
+	RuleLinking            Rule = "est.linking"                 // the CSR is not linked to this TLS connection
+	RuleESTBody            Rule = "est.body"                    // the body of the request is not a CSR in base64
+	RuleESTOperation       Rule = "est.operation_unsupported"   // the server does not offer this operation of EST
 	RuleRequestIDReused    Rule = "request_id.reused"           // the request ID was used for another request
 	RuleUnauthenticated    Rule = "access.unauthenticated"      // the RPC needs a client certificate
 	RuleAccess             Rule = "access.denied"               // the roles or the kind of the identity do not permit this
@@ -169,7 +174,7 @@ var classes = map[Rule]Class{
 	RuleCSRSignature: InvalidArgument, RuleCSRContent: InvalidArgument, RuleKeyType: InvalidArgument,
 	RuleKeyWeak: InvalidArgument, RuleLifetime: InvalidArgument, RuleNames: InvalidArgument,
 	RuleProfile: InvalidArgument, RuleLint: InvalidArgument, RuleTrustDomain: InvalidArgument,
-	RuleReason: InvalidArgument, RuleCRL: InvalidArgument, RuleSubject: InvalidArgument, RuleParent: InvalidArgument,
+	RuleESTBody: InvalidArgument, RuleReason: InvalidArgument, RuleCRL: InvalidArgument, RuleSubject: InvalidArgument, RuleParent: InvalidArgument,
 	RulePolicyInvalid: InvalidArgument, RuleEvidenceKind: InvalidArgument, RuleChallenge: InvalidArgument,
 	RuleEvidenceMalformed: InvalidArgument, RuleEvidenceSize: InvalidArgument,
 	RuleUnauthenticated: Unauthenticated, RuleToken: Unauthenticated, RuleTokenRevoked: Unauthenticated,
@@ -181,10 +186,11 @@ var classes = map[Rule]Class{
 	RuleKeyReserved: PermissionDenied, RuleKeyInUse: PermissionDenied, RuleKeyCompromised: PermissionDenied,
 	RuleReserved: PermissionDenied, RuleEvidenceConflict: PermissionDenied, RulePolicy: PermissionDenied,
 	RuleHardwareKey: PermissionDenied, RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied,
-	RuleRenewalKeyConflict: PermissionDenied, RuleRecoveryNewest: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
+	RuleRenewalKeyConflict: PermissionDenied, RuleRenewalDoor: PermissionDenied, RuleLinking: PermissionDenied,
+	RuleRecoveryNewest: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
 	RuleAccessLabel: PermissionDenied, RuleAccessSelf: PermissionDenied,
 	RuleTLSVersion: PermissionDenied, RuleTokenIdentity: PermissionDenied, RuleTokenKey: PermissionDenied, RuleTokenNetwork: PermissionDenied,
-	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
+	RuleLabel: NotFound, RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition,
 	RuleAlreadyEnrolled: FailedPrecondition, RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition,
 	RuleRecoveryValid: FailedPrecondition, RuleRecoveryGrace: FailedPrecondition, RuleRecoveryLimit: FailedPrecondition,
@@ -192,7 +198,7 @@ var classes = map[Rule]Class{
 	RuleIdentityRevision: Aborted, RulePolicyRevision: Aborted,
 	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted,
 	RuleMaxUnexpired: ResourceExhausted, RulePolicyLimit: ResourceExhausted,
-	RuleMethod: Unimplemented,
+	RuleMethod: Unimplemented, RuleESTOperation: Unimplemented,
 }
 
 // Rules returns all rules, sorted by name.

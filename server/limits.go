@@ -90,7 +90,11 @@ func sizes(sessions int) map[work]admission.Size {
 var works = map[authz.Operation]work{
 	authz.Enroll:          enrollments,
 	authz.CreateChallenge: enrollments,
-	authz.Renew:           renewals,
+	// Any caller may send these, and clients of EST send them before they enroll.
+	authz.GetESTCACertificates: enrollments,
+	authz.GetESTAttributes:     enrollments,
+	authz.RefuseESTOperation:   enrollments,
+	authz.Renew:                renewals,
 
 	authz.IssueCertificates: streams,
 

@@ -26,7 +26,7 @@ func (s *Server) newDoors(authorizer *authz.Authorizer) *frontdoor.Server {
 	return frontdoor.New(frontdoor.Config{
 		Certificate: s.certificate, Authorizer: authorizer, Admission: s.admissions,
 		Handshakes: s.admissions.queues[handshakes], Meter: s.telemetry, Refusals: s.auditor, Log: s.log,
-	})
+	}, s.estDoor())
 }
 
 // newAPI returns the gRPC server.

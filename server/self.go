@@ -59,6 +59,7 @@ func (r *selfIdentity) Renew(ctx context.Context, req enroll.RenewRequest) (enro
 	}
 	cert, err := r.registrar.Renew(ctx, ra.RenewRequest{
 		RequestID: req.RequestID, Identity: old.Identity, Predecessor: old.Ref, CSR: req.CSR, Lifetime: req.Lifetime,
+		Door: pki.DoorSelf,
 	})
 	if err != nil {
 		return enroll.Credential{}, err

@@ -49,6 +49,8 @@ type Config struct {
 	HTTPS net.Listener
 	// HTTPSURL is the URL at which clients reach HTTPS, without a path. It may be empty if HTTPS is nil.
 	HTTPSURL string
+	// EST configures the door for EST; the zero value is the default.
+	EST EST
 	// Operations is the listener for metrics and probes; nil for none.
 	Operations net.Listener
 	// Issuers are the issuing CAs whose keys the server has. The last one is the current issuing CA.

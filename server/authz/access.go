@@ -41,6 +41,10 @@ var access = map[Operation]Access{
 	GetTrustBundle:    {Callers: Identity},
 	IssueCertificates: {Operators, pki.MayIssue},
 
+	GetESTCACertificates: {Callers: Anybody}, // clients trust the response only as they trust the connection
+	GetESTAttributes:     {Callers: Anybody}, // clients call it before simpleenroll
+	RefuseESTOperation:   {Callers: Anybody}, // so that every client gets the hint
+
 	CreateIdentity:  {Operators, pki.MayRegister},
 	GetIdentity:     {Operators, pki.MayRead},
 	ListIdentities:  {Operators, pki.MayRead},

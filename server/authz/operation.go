@@ -12,6 +12,11 @@ const (
 	GetTrustBundle    Operation = "GetTrustBundle"
 	IssueCertificates Operation = "IssueCertificates"
 
+	// The operations of EST, besides Enroll and Renew.
+	GetESTCACertificates Operation = "GetESTCACertificates"
+	GetESTAttributes     Operation = "GetESTAttributes"
+	RefuseESTOperation   Operation = "RefuseESTOperation" // of RFC 7030, but not offered
+
 	CreateIdentity  Operation = "CreateIdentity"
 	GetIdentity     Operation = "GetIdentity"
 	ListIdentities  Operation = "ListIdentities"

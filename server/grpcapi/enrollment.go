@@ -107,7 +107,7 @@ func (e *Enrollment) Renew(ctx context.Context, req *brevetv1.RenewRequest) (*br
 	by := callerOf(ctx)
 	renew := ra.RenewRequest{
 		RequestID: id, Identity: by.ID, Predecessor: by.Certificate, CSR: req.GetCsr(), Lifetime: lifetime, Superseded: by.Past,
-		From: clientAddress(ctx),
+		Door: pki.DoorGRPC, From: clientAddress(ctx),
 	}
 	if e := req.GetEvidence(); e != nil {
 		renew.Evidence = evidenceIn([]*brevetv1.Evidence{e})[0]

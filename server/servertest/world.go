@@ -90,6 +90,8 @@ type Options struct {
 	DelegateKeys []string
 	// Limits are the rate limits; nil means no limit.
 	Limits *server.Limits
+	// EST configures the door for EST.
+	EST server.EST
 	// Policy is the document of the first policy; nil for the default.
 	Policy []byte
 }
@@ -105,6 +107,7 @@ type World struct {
 	Stores        server.Stores // the stores before Options.Wrap
 	Server        *server.Server
 	GRPC, HTTP    string // addresses of these ports: host:port
+	HTTPS         string
 	Operations    string // address of the operations port
 	Log           *Log
 	Operator      *Holder
@@ -235,10 +238,11 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	}
 	published := filepath.Join(w.Dir, "published")
 	check(t, os.MkdirAll(published, 0o700))
-	grpc, public, operations := listen(t), listen(t), listen(t)
+	grpc, public, https, operations := listen(t), listen(t), listen(t), listen(t)
 	return server.Config{
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, Operations: operations,
+		HTTPS: https, HTTPSURL: "https://" + https.Addr().String(), EST: o.EST,
 		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, PublicURL: publicURL,
 		Stores: stores, Archive: w.archive, HSMs: append([]telemetry.IssuingHSM{{HSM: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherHSMs...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces, Policy: o.policy(t), EvidenceDirectory: filepath.Join(w.Dir, "evidence"),
 		Clock: w.Clock.Now, Log: w.logger(),
@@ -293,6 +297,7 @@ func (w *World) Serve(t testing.TB, o Options) {
 	w.apply(t, o)
 	c := w.Config(t, o)
 	w.GRPC, w.HTTP, w.Operations = c.GRPC.Addr().String(), c.HTTP.Addr().String(), c.Operations.Addr().String()
+	w.HTTPS = c.HTTPS.Addr().String()
 	s := Must(server.New(t.Context(), c))(t)
 	ready := make(chan struct{})
 	s.OnReady(func() { close(ready) })

@@ -46,6 +46,7 @@ func (c *Config) Check() error {
 		{"ocsp.max_age", func() error { return responder.CheckMaxAge(c.OCSP.MaxAge) }},
 		{"crl.partitions", func() error { return ca.CheckPartitions(c.CRL.Partitions) }},
 		{"crl.max_age", func() error { return responder.CheckMaxAge(c.CRL.MaxAge) }},
+		{"est.min_tls", func() error { _, err := c.EST.version(); return err }},
 		{"crl.directories", c.CRL.checkDirectories}, {"retention", c.checkRetention},
 		{"tracing.endpoint", c.Tracing.checkEndpoint}, {"tracing.sample_ratio", c.Tracing.checkSampleRatio},
 	} {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"time"
@@ -59,6 +60,8 @@ type Config struct {
 	OCSP OCSPConfig `yaml:"ocsp"`
 	// The certificate revocation lists (CRLs), and the directories to which the server also publishes them.
 	CRL CRLConfig `yaml:"crl"`
+	// The protocol EST on the port `listen.https`. The policy says which requests are accepted (`est.labels`).
+	EST ESTConfig `yaml:"est"`
 	// How long records stay in the store after their expiry, at least `2d`. Records are certificates with their request
 	// IDs, tokens, and keys without a certificate. Until the server removes a certificate, `brevet cert` shows it, and
 	// a repeated request gets the same response. After that only the log contains it. If the server's clock is ahead
@@ -138,6 +141,24 @@ type OCSPConfig struct {
 	ExtendedRevoke bool `yaml:"extended_revoke"`
 }
 
+// ESTConfig holds what the server accepts from clients of EST.
+type ESTConfig struct {
+	// The oldest version of TLS that clients of EST may use: `1.3` or `1.2`. Set `1.2` for old devices only.
+	MinTLS string `yaml:"min_tls"`
+}
+
+// version returns the version of TLS as crypto/tls numbers it.
+func (c ESTConfig) version() (uint16, error) {
+	switch c.MinTLS {
+	case "1.3":
+		return tls.VersionTLS13, nil
+	case "1.2":
+		return tls.VersionTLS12, nil
+	default:
+		return 0, fmt.Errorf("%q is not a version: use 1.3 or 1.2", c.MinTLS)
+	}
+}
+
 // CRLConfig holds the number of CRLs, and where they are published.
 type CRLConfig struct {
 	// The number of partitions into which the server divides each issuing CA's certificates, 1 to 1024. Each partition
@@ -173,6 +194,7 @@ func DefaultConfig() Config {
 		HSM:        HSMConfig{Sessions: hsm.DefaultSessions},
 		OCSP:       OCSPConfig{MaxAge: responder.DefaultMaxAge},
 		CRL:        CRLConfig{Partitions: ca.DefaultPartitions, MaxAge: responder.DefaultCRLMaxAge},
+		EST:        ESTConfig{MinTLS: "1.3"},
 		Log:        LogConfig{Format: config.LogText}, Retention: retention.Default,
 		Tracing: TracingConfig{SampleRatio: 1},
 	}
