@@ -163,6 +163,20 @@ const (
 	RuleRateLimited        Rule = "server.rate_limited"         // the caller exceeds its rate limit
 )
 
+// The rules about signed requests of ACME and about validations.
+const (
+	RuleJWSMalformed         Rule = "acme.jws_malformed"         // the request is not a JWS of the form in RFC 8555
+	RuleBadNonce             Rule = "acme.bad_nonce"             // the nonce is missing, unknown, expired or used
+	RuleSignatureAlgorithm   Rule = "acme.signature_algorithm"   // the algorithm of the JWS is not accepted
+	RuleBadPublicKey         Rule = "acme.bad_public_key"        // the key in the JWS is not accepted
+	RuleURLMismatch          Rule = "acme.url_mismatch"          // the JWS was signed for another URL
+	RuleValidationDNS        Rule = "acme.validation_dns"        // a name cannot be resolved, or a record is wrong
+	RuleValidationConnection Rule = "acme.validation_connection" // there is no connection to the host to validate
+	RuleValidationTLS        Rule = "acme.validation_tls"        // the TLS handshake with the host to validate failed
+	RuleValidationResponse   Rule = "acme.validation_response"   // the host to validate has not the expected response
+	RuleValidationNetwork    Rule = "acme.validation_network"    // the host to validate is in a network that is not allowed
+)
+
 var classes = map[Rule]Class{
 	RuleRequest: InvalidArgument, RuleSize: InvalidArgument, RuleCSR: InvalidArgument,
 	RuleCSRSignature: InvalidArgument, RuleCSRContent: InvalidArgument, RuleKeyType: InvalidArgument,
@@ -192,6 +206,11 @@ var classes = map[Rule]Class{
 	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted,
 	RuleMaxUnexpired: ResourceExhausted, RulePolicyLimit: ResourceExhausted,
 	RuleMethod: Unimplemented,
+
+	RuleJWSMalformed: InvalidArgument, RuleBadNonce: InvalidArgument, RuleSignatureAlgorithm: InvalidArgument,
+	RuleBadPublicKey: InvalidArgument, RuleURLMismatch: Unauthenticated,
+	RuleValidationDNS: PermissionDenied, RuleValidationConnection: PermissionDenied, RuleValidationTLS: PermissionDenied,
+	RuleValidationResponse: PermissionDenied, RuleValidationNetwork: PermissionDenied,
 }
 
 // Rules returns all rules, sorted by name.
