@@ -19,7 +19,7 @@ type Binding struct {
 // binding must be that key.
 func ParseBinding(raw []byte, url string, account *Key) (*Binding, error) {
 	refuse := func(detail string) (*Binding, error) {
-		return nil, pki.Refuse(pki.RuleJWSMalformed, "make the binding as RFC 8555 section 7.3.4 describes", "%s", detail)
+		return nil, pki.Refuse(pki.RuleACMEJWS, "make the binding as RFC 8555 section 7.3.4 describes", "%s", detail)
 	}
 	s, err := parseSigned(raw, macs)
 	if err != nil {
@@ -59,7 +59,7 @@ func (b *Binding) Verify(secret []byte) bool {
 // and the payload, whose signature by the new key it has verified.
 func ParseChange(raw []byte, url string) (*Key, []byte, error) {
 	refuse := func(detail string) (*Key, []byte, error) {
-		return nil, nil, pki.Refuse(pki.RuleJWSMalformed, "make the inner JWS as RFC 8555 section 7.3.5 describes", "%s", detail)
+		return nil, nil, pki.Refuse(pki.RuleACMEJWS, "make the inner JWS as RFC 8555 section 7.3.5 describes", "%s", detail)
 	}
 	s, err := parseSigned(raw, algorithms)
 	if err != nil {

@@ -31,10 +31,10 @@ const keyHint = "use a key of one of the types P-256, P-384, Ed25519 and RSA of 
 func parseKey(jwk []byte) (*Key, error) {
 	var k jose.JSONWebKey
 	if err := k.UnmarshalJSON(jwk); err != nil || !k.Valid() {
-		return nil, pki.Refuse(pki.RuleBadPublicKey, keyHint, "the jwk is not a valid key")
+		return nil, pki.Refuse(pki.RuleACMEPublicKey, keyHint, "the jwk is not a valid key")
 	}
 	if !k.IsPublic() {
-		return nil, pki.Refuse(pki.RuleBadPublicKey, "make a new key, because this one was sent, and send its public part only",
+		return nil, pki.Refuse(pki.RuleACMEPublicKey, "make a new key, because this one was sent, and send its public part only",
 			"the jwk contains a private or secret key")
 	}
 	return newKey(k.Key)
@@ -44,7 +44,7 @@ func parseKey(jwk []byte) (*Key, error) {
 func ParseSPKI(der []byte) (*Key, error) {
 	public, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
-		return nil, pki.Refuse(pki.RuleBadPublicKey, keyHint, "the key cannot be parsed")
+		return nil, pki.Refuse(pki.RuleACMEPublicKey, keyHint, "the key cannot be parsed")
 	}
 	return newKey(public)
 }
@@ -56,7 +56,7 @@ func newKey(public crypto.PublicKey) (*Key, error) {
 		if r, ok := pki.AsRefusal(err); ok {
 			detail = r.Detail
 		}
-		return nil, pki.Refuse(pki.RuleBadPublicKey, keyHint, "%s", detail)
+		return nil, pki.Refuse(pki.RuleACMEPublicKey, keyHint, "%s", detail)
 	}
 	k := &Key{public: public, kind: kind}
 	switch public.(type) {
@@ -71,7 +71,7 @@ func newKey(public crypto.PublicKey) (*Key, error) {
 		}
 	}
 	if k.SPKI, err = pki.MarshalKey(public); err != nil {
-		return nil, pki.Refuse(pki.RuleBadPublicKey, keyHint, "the key cannot be encoded")
+		return nil, pki.Refuse(pki.RuleACMEPublicKey, keyHint, "the key cannot be encoded")
 	}
 	thumbprint, err := (&jose.JSONWebKey{Key: public}).Thumbprint(crypto.SHA256)
 	if err != nil || len(thumbprint) != len(k.Thumbprint) {

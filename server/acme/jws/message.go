@@ -54,7 +54,7 @@ func Parse(body []byte) (*Message, error) {
 	}
 	h := s.header
 	if h.Nonce == nil || *h.Nonce == "" {
-		return nil, pki.Refuse(pki.RuleBadNonce, "get a nonce from newNonce, and send it in the protected header",
+		return nil, pki.Refuse(pki.RuleACMENonce, "get a nonce from newNonce, and send it in the protected header",
 			"the request has no nonce")
 	}
 	if len(*h.Nonce) > maxNonce {
@@ -80,12 +80,12 @@ func Parse(body []byte) (*Message, error) {
 // Verify returns the payload if key made the signature of the request.
 func (m *Message) Verify(key *Key) ([]byte, error) {
 	if !key.fits(m.signed.algorithm) {
-		return nil, pki.Refuse(pki.RuleSignatureAlgorithm, "sign with the algorithm of the key",
+		return nil, pki.Refuse(pki.RuleACMEAlgorithm, "sign with the algorithm of the key",
 			"the algorithm %s is not for the key of the request, which is %s", m.signed.algorithm, key.kind)
 	}
 	payload, err := m.signed.verify(key.public)
 	if err != nil {
-		return nil, pki.Refuse(pki.RuleJWSMalformed, "sign the request with the key of the account, and send it unchanged",
+		return nil, pki.Refuse(pki.RuleACMEJWS, "sign the request with the key of the account, and send it unchanged",
 			"the signature does not verify")
 	}
 	return payload, nil
@@ -157,7 +157,7 @@ func (s *signed) check(allowed []jose.SignatureAlgorithm) error {
 	}
 	s.algorithm = jose.SignatureAlgorithm(*s.header.Algorithm)
 	if !slices.Contains(allowed, s.algorithm) {
-		return pki.Refuse(pki.RuleSignatureAlgorithm, "sign with one of "+join(allowed), "the algorithm is %.32q", s.algorithm)
+		return pki.Refuse(pki.RuleACMEAlgorithm, "sign with one of "+join(allowed), "the algorithm is %.32q", s.algorithm)
 	}
 	if s.header.URL == nil || *s.header.URL == "" || len(*s.header.URL) > maxURL {
 		return malformed("the protected header must have a url of %d bytes at most", maxURL)
@@ -195,6 +195,6 @@ func decode(text string) ([]byte, error) {
 }
 
 func malformed(detail string, args ...any) *pki.Refusal {
-	return pki.Refuse(pki.RuleJWSMalformed,
+	return pki.Refuse(pki.RuleACMEJWS,
 		"send a JWS in the flattened JSON serialization, as RFC 8555 section 6.2 describes", detail, args...)
 }
