@@ -192,11 +192,12 @@ const (
 
 // The rules of signed ACME requests.
 const (
-	RuleACMEJWS       Rule = "acme.jws_malformed"       // the request is not a JWS of the form in RFC 8555
-	RuleACMENonce     Rule = "acme.bad_nonce"           // the nonce is missing, unknown, expired or used
-	RuleACMEAlgorithm Rule = "acme.signature_algorithm" // the algorithm of the JWS is not accepted
-	RuleACMEPublicKey Rule = "acme.bad_public_key"      // the key in the JWS is not accepted
-	RuleACMEURL       Rule = "acme.url_mismatch"        // the JWS was signed for another URL
+	RuleACMEJWS         Rule = "acme.jws_malformed"       // the request is not a JWS of the form in RFC 8555
+	RuleACMENonce       Rule = "acme.bad_nonce"           // the nonce is missing, unknown, expired or used
+	RuleACMEAlgorithm   Rule = "acme.signature_algorithm" // the algorithm of the JWS is not accepted
+	RuleACMEPublicKey   Rule = "acme.bad_public_key"      // the key in the JWS is not accepted
+	RuleACMEURL         Rule = "acme.url_mismatch"        // the JWS was signed for another URL
+	RuleACMEContentType Rule = "acme.content_type"        // the request is not declared as a JWS
 )
 
 var classes = map[Rule]Class{
@@ -241,7 +242,7 @@ var classes = map[Rule]Class{
 	RuleACMEOrders: ResourceExhausted,
 
 	RuleACMEJWS: InvalidArgument, RuleACMENonce: InvalidArgument, RuleACMEAlgorithm: InvalidArgument,
-	RuleACMEPublicKey: InvalidArgument, RuleACMEURL: Unauthenticated,
+	RuleACMEPublicKey: InvalidArgument, RuleACMEContentType: InvalidArgument, RuleACMEURL: Unauthenticated,
 }
 
 // Rules returns all rules, sorted by name.

@@ -55,12 +55,18 @@ func ParseIdentifiers(all []Identifier) ([]Identifier, error) {
 		return nil, pki.Refuse(pki.RuleACMEIdentifier, "request 1 to 100 names in one order", "the order has %d identifiers", len(all))
 	}
 	names := make([]Identifier, 0, len(all))
+	var refused []IdentifierRefusal
 	for _, i := range all {
 		n, err := i.parse()
-		if err != nil {
+		if refusal, ok := pki.AsRefusal(err); ok {
+			refused = append(refused, IdentifierRefusal{i, refusal})
+		} else if err != nil {
 			return nil, err
 		}
 		names = append(names, n)
+	}
+	if err := joinRefusals(refused); err != nil {
+		return nil, err
 	}
 	slices.SortFunc(names, func(a, b Identifier) int { return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Value, b.Value)) })
 	return slices.Compact(names), nil

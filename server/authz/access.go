@@ -77,6 +77,15 @@ var access = map[Operation]Access{
 
 	GetStats: {Operators, pki.MayAudit},
 
+	// The signature of the request authenticates the client, except for the directory and renewalInfo, which are public.
+	ACMEDirectory:   {Callers: Anybody},
+	ACMEAccount:     {Callers: Anybody},
+	ACMEOrder:       {Callers: Anybody},
+	ACMEFinalize:    {Callers: Anybody},
+	ACMECertificate: {Callers: Anybody},
+	ACMERevoke:      {Callers: Anybody},
+	ACMERenewalInfo: {Callers: Anybody},
+
 	// Unknown callers may not use reflection: its responses are large, and gRPC buffers what a client does not read.
 	ReflectServices: {Operators, pki.MayRead},
 

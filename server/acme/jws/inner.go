@@ -39,7 +39,7 @@ func ParseBinding(raw []byte, url string, account *Key) (*Binding, error) {
 		return refuse("the external account binding is not a JWS")
 	}
 	// The MAC is verified later. What is compared here is part of what it protects.
-	bound, err := parseKey(parsed.UnsafePayloadWithoutVerification())
+	bound, err := ParseKey(parsed.UnsafePayloadWithoutVerification())
 	if err != nil {
 		return refuse("the payload of the external account binding is not a public key that can be used")
 	}
@@ -71,7 +71,7 @@ func ParseChange(raw []byte, url string) (*Key, []byte, error) {
 	if *s.header.URL != url {
 		return refuse("the inner JWS is for another url than the request")
 	}
-	key, err := parseKey(s.header.Key)
+	key, err := ParseKey(s.header.Key)
 	if err != nil {
 		return nil, nil, err
 	}

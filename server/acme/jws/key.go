@@ -27,8 +27,8 @@ type Key struct {
 
 const keyHint = "use a key of one of the types P-256, P-384, Ed25519 and RSA of 2048, 3072 or 4096 bits"
 
-// parseKey parses a JWK (RFC 7517 §4). It refuses private and secret keys, and the keys that package ca refuses.
-func parseKey(jwk []byte) (*Key, error) {
+// ParseKey parses a JWK (RFC 7517 §4). It refuses private and secret keys, and the keys that package ca refuses.
+func ParseKey(jwk []byte) (*Key, error) {
 	var k jose.JSONWebKey
 	if err := k.UnmarshalJSON(jwk); err != nil || !k.Valid() {
 		return nil, pki.Refuse(pki.RuleACMEPublicKey, keyHint, "the jwk is not a valid key")

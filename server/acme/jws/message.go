@@ -71,7 +71,7 @@ func Parse(body []byte) (*Message, error) {
 		m.KeyID = *h.KeyID
 		return m, nil
 	}
-	if m.Key, err = parseKey(h.Key); err != nil {
+	if m.Key, err = ParseKey(h.Key); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -122,7 +122,7 @@ func parseSigned(body []byte, allowed []jose.SignatureAlgorithm) (signed, error)
 		Header     json.RawMessage `json:"header"`
 		Signatures json.RawMessage `json:"signatures"`
 	}
-	if err := unmarshal(body, &parts); err != nil {
+	if err := Unmarshal(body, &parts); err != nil {
 		return signed{}, malformed("the request is not a JSON object with the members of a JWS")
 	}
 	if parts.Signatures != nil {
@@ -135,13 +135,13 @@ func parseSigned(body []byte, allowed []jose.SignatureAlgorithm) (signed, error)
 		return signed{}, malformed("the request lacks one of protected, payload and signature")
 	}
 	for _, part := range []*string{parts.Protected, parts.Payload, parts.Signature} {
-		if _, err := decode(*part); err != nil {
+		if _, err := Decode(*part); err != nil {
 			return signed{}, malformed("a part of the request is not base64url without padding")
 		}
 	}
 	s := signed{compact: *parts.Protected + "." + *parts.Payload + "." + *parts.Signature}
-	protected, _ := decode(*parts.Protected)
-	if err := unmarshal(protected, &s.header); err != nil {
+	protected, _ := Decode(*parts.Protected)
+	if err := Unmarshal(protected, &s.header); err != nil {
 		return signed{}, malformed("the protected header is not a JSON object with the members of RFC 8555 section 6.2")
 	}
 	return s, s.check(allowed)
@@ -176,16 +176,16 @@ func (s *signed) verify(key any) ([]byte, error) {
 
 var errNotJSON = errors.New("not a JSON object in UTF-8")
 
-// unmarshal decodes a JSON object. It limits the depth (encoding/json), and refuses duplicate members (go-jose).
-func unmarshal(data []byte, into any) error {
+// Unmarshal decodes a JSON object. It limits the depth (encoding/json), and refuses duplicate members (go-jose).
+func Unmarshal(data []byte, into any) error {
 	if !utf8.Valid(data) || !stdjson.Valid(data) {
 		return errNotJSON
 	}
 	return json.Unmarshal(data, into)
 }
 
-// decode decodes base64url without padding. Unlike encoding/base64, it accepts no line breaks.
-func decode(text string) ([]byte, error) {
+// Decode decodes base64url without padding. Unlike encoding/base64, it accepts no line breaks.
+func Decode(text string) ([]byte, error) {
 	for _, c := range []byte(text) {
 		if c == '\r' || c == '\n' {
 			return nil, base64.CorruptInputError(0)

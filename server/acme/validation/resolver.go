@@ -257,7 +257,7 @@ func parseResponse(response []byte, id uint16, q dnsmessage.Question) (answers [
 	case h.RCode == dnsmessage.RCodeNameError:
 		return nil, false, errNoRecord
 	case h.RCode != dnsmessage.RCodeSuccess:
-		return nil, false, fmt.Errorf("the resolver responds with the error %d", h.RCode)
+		return nil, false, errors.New("the resolver responds with an error")
 	}
 	answers, err = parseAnswers(&p, q.Type)
 	return answers, false, err
