@@ -55,8 +55,11 @@ func (p *Profile) template(iss IssuingCA, req Request, serial pki.Serial, partit
 		SerialNumber: serial.Int(), NotBefore: notBefore, NotAfter: notAfter,
 		Subject: p.subject(req.Identity), SubjectKeyId: ski,
 		RawSubjectPublicKeyInfo: spki,
-		URIs:                    []*url.URL{req.Identity.URL()}, DNSNames: req.Names.DNS,
-		KeyUsage: p.keyUsage, ExtKeyUsage: p.extKeyUsage, BasicConstraintsValid: true,
+		DNSNames:                req.Names.DNS,
+		KeyUsage:                p.keyUsage, ExtKeyUsage: p.extKeyUsage, BasicConstraintsValid: true,
+	}
+	if !p.anonymous {
+		t.URIs = []*url.URL{req.Identity.URL()}
 	}
 	for _, ip := range req.Names.IPs {
 		t.IPAddresses = append(t.IPAddresses, net.IP(ip.AsSlice()))
@@ -131,6 +134,10 @@ func (p *Profile) CheckNames(id pki.SPIFFEID, n Names) error {
 			return pki.Refuse(pki.RuleNames, "register the identity with at least one",
 				"profile %s needs %s", p.name, c.what)
 		}
+	}
+	if p.anonymous && len(n.DNS)+len(n.IPs) == 0 {
+		return pki.Refuse(pki.RuleNames, "register the identity with a DNS name or an IP address",
+			"certificates of profile %s do not contain the SPIFFE ID, and need another name", p.name)
 	}
 	if p.subjectRule == subjectCommonName {
 		return p.checkCommonName(id, n)

@@ -55,7 +55,7 @@ func (p *Policy) Explain(claims ra.Claims) []Trial {
 		switch {
 		case decided:
 			t.Outcome = NotTried
-		case newKindSet(r.kinds...) != key:
+		case r.set() != key, claims.Rule() != "" && claims.Rule() != r.name:
 			t.Outcome = OtherEvidence
 		default:
 			if f, err := newFacts(p.sets[key].schema, claims); err != nil {

@@ -74,6 +74,22 @@ func (r *rule) comparisons() []*textTest {
 	return all
 }
 
+// findFor is find, or considers only the rule with a name if the name is not empty.
+func (s *ruleSet) findFor(name string, f *facts) (*rule, error) {
+	if name == "" {
+		return s.find(f)
+	}
+	for _, r := range s.rules {
+		if r.name != name {
+			continue
+		}
+		if matches, err := r.matches(f); err != nil || matches {
+			return r, err
+		}
+	}
+	return nil, nil
+}
+
 // find returns the first rule that matches, or nil if none does. If it finds a rule whose condition cannot be evaluated
 // before that, it returns this rule and the error.
 func (s *ruleSet) find(f *facts) (*rule, error) {

@@ -32,6 +32,27 @@ func (p *Policy) Rules() []string {
 	return names
 }
 
+// OrderRules returns the names of the rules for ACME orders that form the identity from the name of an order.
+func (p *Policy) OrderRules() []string {
+	var names []string
+	for _, r := range p.rules {
+		if r.set() == (kindSet{pki.EvidenceACME}) {
+			names = append(names, r.name)
+		}
+	}
+	return names
+}
+
+// OrderProfiles returns the names of the profiles that ACME orders can choose, by whatever rule, in ascending order.
+func (p *Policy) OrderProfiles() []string {
+	var names []string
+	for _, r := range p.rules {
+		names = append(names, r.profiles...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Profiles returns the default profiles and those of the document.
 func (p *Policy) Profiles() *ca.Profiles { return p.profiles }
 
@@ -68,7 +89,7 @@ func (p *Policy) decide(claims ra.Claims) (*rule, ra.Grant, error) {
 	if err != nil {
 		return nil, ra.Grant{}, err
 	}
-	r, err := set.find(f)
+	r, err := set.findFor(claims.Rule(), f)
 	switch {
 	case r == nil:
 		return nil, ra.Grant{}, noRule()
@@ -84,6 +105,9 @@ func (p *Policy) decide(claims ra.Claims) (*rule, ra.Grant, error) {
 func kindsOf(claims ra.Claims) kindSet {
 	switch len(claims) {
 	case 1:
+		if claims[0].Kind == pki.EvidenceACME && !claims[0].Identity.IsZero() {
+			return namedOrders
+		}
 		return kindSet{claims[0].Kind}
 	case 2:
 		return newKindSet(claims[0].Kind, claims[1].Kind)
@@ -103,6 +127,7 @@ func (p *Policy) grant(r *rule, f *facts) (ra.Grant, error) {
 	g := ra.Grant{
 		Rule: r.name, Revision: p.revision, Subject: r.subject(f.claims), Replace: r.replace,
 		Lifetime: r.lifetime, Keys: r.keys, HardwareKey: r.hardware, Total: r.limits.total,
+		Profiles: r.profiles, Wildcards: r.wildcards,
 	}
 	for _, c := range f.claims {
 		g.Replace = g.Replace || c.Replace
