@@ -74,9 +74,10 @@ func (d *Door) signed(handle signedHandler, by signers) handler {
 			return frontdoor.Response{}, err
 		}
 		// Only now, because a stranger must not find out the status of an account.
-		if by := verified.account; !by.ID.IsZero() && by.Status != acme.AccountValid {
-			return frontdoor.Response{}, pki.Refuse(pki.RuleACMEAccountStatus, "create another account",
-				"the account is %s", by.Status)
+		if account := verified.account; !account.ID.IsZero() {
+			if err := account.CheckValid(); err != nil {
+				return frontdoor.Response{}, err
+			}
 		}
 		resp, err := handle(ctx, verified)
 		if err != nil {

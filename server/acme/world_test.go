@@ -7,6 +7,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,21 +25,49 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/brevet-pki/brevet/pki"
-	racme "github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/server/acme"
 	"github.com/brevet-pki/brevet/server/acme/validation"
 	"github.com/brevet-pki/brevet/server/frontdoor"
-
-	"crypto/x509"
 )
+
+// target is an ACME server.
+type target struct {
+	t         testing.TB
+	url       string // external URL
+	http      *http.Client
+	directory map[string]string // URLs of the resources by name
+}
+
+// open reads the directory of a target.
+func (w *target) open(url string) {
+	w.t.Helper()
+	w.directory = map[string]string{}
+	for name, value := range w.send(http.MethodGet, url, "", "").object {
+		if text, ok := value.(string); ok {
+			w.directory[name] = text
+		}
+	}
+	if w.directory["newNonce"] == "" {
+		w.t.Fatalf("%s is not a directory", url)
+	}
+}
+
+// at returns the URL of a resource of the directory, of a path, or a URL itself.
+func (w *target) at(resource string) string {
+	if url, ok := w.directory[resource]; ok {
+		return url
+	}
+	if strings.HasPrefix(resource, "/") {
+		return w.url + resource
+	}
+	return resource
+}
 
 // world is a door on a TLS listener, with a web server that responds to http-01.
 type world struct {
-	t         testing.TB
+	target
 	authority *authority
 	door      *acme.Door
-	url       string // external URL
-	http      *http.Client
 
 	mu        sync.Mutex
 	responses map[string]string // of the web server, by path
@@ -45,7 +75,7 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, authority: newAuthority(t), responses: map[string]string{}}
+	w := &world{target: target{t: t}, authority: newAuthority(t), responses: map[string]string{}}
 	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -73,6 +103,7 @@ func newWorld(t testing.TB) *world {
 	}
 	t.Cleanup(w.door.Close)
 	serve(mux, w.door.Door())
+	w.open(s.URL + "/acme/directory")
 	return w
 }
 
@@ -109,13 +140,13 @@ func serve(mux *http.ServeMux, door frontdoor.Door) {
 
 // client signs requests as an ACME client does, and lets a test change every part of them.
 type client struct {
-	w   *world
+	w   *target
 	key crypto.Signer
 	alg jose.SignatureAlgorithm
 	kid string // "" to send the key as jwk
 }
 
-func (w *world) client() *client {
+func (w *target) client() *client {
 	w.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -124,14 +155,19 @@ func (w *world) client() *client {
 	return &client{w: w, key: key, alg: jose.ES256}
 }
 
+// optionalBinding allows accounts without an external account binding.
+func (w *world) optionalBinding() *world {
+	w.authority.mu.Lock()
+	defer w.authority.mu.Unlock()
+	w.authority.optional = true
+	return w
+}
+
 // registered returns a client with an account.
-func (w *world) registered() *client {
+func (w *target) registered() *client {
 	w.t.Helper()
 	c := w.client()
-	w.authority.mu.Lock()
-	w.authority.optional = true
-	w.authority.mu.Unlock()
-	resp := c.post("/acme/new-account", `{}`)
+	resp := c.post("newAccount", `{"termsOfServiceAgreed":true}`)
 	if resp.status != http.StatusCreated {
 		w.t.Fatalf("newAccount: %+v", resp)
 	}
@@ -139,9 +175,9 @@ func (w *world) registered() *client {
 	return c
 }
 
-func (w *world) nonce() string {
+func (w *target) nonce() string {
 	w.t.Helper()
-	resp, err := w.http.Head(w.url + "/acme/new-nonce")
+	resp, err := w.http.Head(w.at("newNonce"))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -196,21 +232,24 @@ func (c *client) sign(url, payload string, header map[string]any) string {
 	return signed.FullSerialize()
 }
 
-// post signs and sends a request to a path or URL.
-func (c *client) post(path, payload string) response { return c.postWith(path, payload, nil) }
+// post signs and sends a request to a resource of the directory, a path or a URL.
+func (c *client) post(resource, payload string) response { return c.postWith(resource, payload, nil) }
 
-func (c *client) postWith(path, payload string, header map[string]any) response {
+// postWith is like post, and changes the protected header.
+func (c *client) postWith(resource, payload string, header map[string]any) response {
 	c.w.t.Helper()
-	url := path
-	if strings.HasPrefix(path, "/") {
-		url = c.w.url + path
-	}
-	return c.w.send(http.MethodPost, url, c.sign(url, payload, header), "application/jose+json")
+	url := c.w.at(resource)
+	return c.w.post(url, c.sign(url, payload, header))
 }
 
-func (w *world) get(path string) response { return w.send(http.MethodGet, w.url+path, "", "") }
+// post sends a body that is signed already.
+func (w *target) post(url, body string) response {
+	return w.send(http.MethodPost, url, body, "application/jose+json")
+}
 
-func (w *world) send(method, url, body, contentType string) response {
+func (w *target) get(resource string) response { return w.send(http.MethodGet, w.at(resource), "", "") }
+
+func (w *target) send(method, url, body, contentType string) response {
 	w.t.Helper()
 	req, err := http.NewRequestWithContext(w.t.Context(), method, url, strings.NewReader(body))
 	if err != nil {
@@ -233,46 +272,94 @@ func (w *world) send(method, url, body, contentType string) response {
 	return r
 }
 
-// ready returns the URL of an order for an IP address, whose challenge is valid.
-func (c *client) ready() string {
+// order creates an order for an IP address or a name.
+func (c *client) order(kind, value string) response {
 	c.w.t.Helper()
-	o := c.post("/acme/new-order", `{"identifiers":[{"type":"ip","value":"127.0.0.1"}]}`)
+	o := c.post("newOrder", fmt.Sprintf(`{"identifiers":[{"type":%q,"value":%q}]}`, kind, value))
 	if o.status != http.StatusCreated {
 		c.w.t.Fatalf("newOrder: %+v", o)
 	}
-	c.authorize(o)
-	return o.header.Get("Location")
+	return o
 }
 
-// authorize responds to the http-01 challenges of an order.
-func (c *client) authorize(o response) {
+// challenges returns the challenges of the first authorization of an order by their types, and the authorization.
+func (c *client) challenges(o response) (byType map[string]map[string]any, authorization string) {
 	c.w.t.Helper()
 	urls, _ := o.object["authorizations"].([]any)
-	for _, url := range urls {
-		at := fmt.Sprint(url)
-		z := c.post(at, "")
-		challenges, _ := z.object["challenges"].([]any)
-		for _, each := range challenges {
-			ch, _ := each.(map[string]any)
-			if ch["type"] != string(racme.HTTP01) {
-				continue
-			}
-			token := fmt.Sprint(ch["token"])
-			thumbprint, err := (&jose.JSONWebKey{Key: c.key.Public()}).Thumbprint(crypto.SHA256)
-			if err != nil {
-				c.w.t.Fatal(err)
-			}
-			c.w.mu.Lock()
-			c.w.responses["/.well-known/acme-challenge/"+token] = token + "." + encode(thumbprint)
-			c.w.mu.Unlock()
-			if resp := c.post(fmt.Sprint(ch["url"]), "{}"); resp.status != http.StatusOK {
-				c.w.t.Fatalf("challenge: %+v", resp)
-			}
-		}
-		deadline := time.Now().Add(10 * time.Second)
-		for z.text("status") == "pending" && time.Now().Before(deadline) {
-			time.Sleep(5 * time.Millisecond)
-			z = c.post(at, "")
+	if len(urls) == 0 {
+		c.w.t.Fatalf("the order has no authorizations: %+v", o)
+	}
+	authorization = fmt.Sprint(urls[0])
+	all, _ := c.post(authorization, "").object["challenges"].([]any)
+	byType = map[string]map[string]any{}
+	for _, each := range all {
+		if ch, ok := each.(map[string]any); ok {
+			byType[fmt.Sprint(ch["type"])] = ch
 		}
 	}
+	return byType, authorization
+}
+
+// keyAuthorization returns the response to a challenge.
+func (c *client) keyAuthorization(token string) string {
+	c.w.t.Helper()
+	thumbprint, err := (&jose.JSONWebKey{Key: c.key.Public()}).Thumbprint(crypto.SHA256)
+	if err != nil {
+		c.w.t.Fatal(err)
+	}
+	return token + "." + base64.RawURLEncoding.EncodeToString(thumbprint)
+}
+
+// respond lets the web server respond to a token.
+func (w *world) respond(c *client, token string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.responses["/.well-known/acme-challenge/"+token] = c.keyAuthorization(token)
+}
+
+// wait reads a resource until it has another status than before.
+func (c *client) wait(url, before string) response {
+	c.w.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		r := c.post(url, "")
+		if r.text("status") != before || time.Now().After(deadline) {
+			return r
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// ready returns an order for an address that is ready.
+func (w *world) ready(c *client) response {
+	w.t.Helper()
+	o := c.order("ip", "127.0.0.1")
+	challenges, authorization := c.challenges(o)
+	ch := challenges["http-01"]
+	w.respond(c, fmt.Sprint(ch["token"]))
+	if r := c.post(fmt.Sprint(ch["url"]), "{}"); r.status != http.StatusOK {
+		w.t.Fatalf("challenge: %+v", r)
+	}
+	if z := c.wait(authorization, "pending"); z.text("status") != "valid" {
+		w.t.Fatalf("authorization: %+v", z)
+	}
+	return c.wait(o.header.Get("Location"), "pending")
+}
+
+// csr returns a CSR in base64url for an order, with a new key.
+func csr(t testing.TB, template *x509.CertificateRequest) (text string, key *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return base64.RawURLEncoding.EncodeToString(der), key
+}
+
+func csrFor(name string) *x509.CertificateRequest {
+	return &x509.CertificateRequest{DNSNames: []string{name}}
 }
