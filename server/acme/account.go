@@ -110,6 +110,9 @@ func (d *Door) keyChange(ctx context.Context, r *request) (frontdoor.Response, e
 		return frontdoor.Response{}, pki.Refuse(pki.RuleRequest, "name the account that signs the request, and its current key",
 			"the inner JWS is for another account or for another current key than the outer JWS")
 	}
+	if key.Equal(r.key) {
+		return frontdoor.Response{}, pki.Refuse(pki.RuleRequest, "change to a new key", "the new key is the current key of the account")
+	}
 	a, err := d.config.AccountChanges.ChangeKey(ctx, r.account.ID, r.account.Thumbprint, key.SPKI, key.Thumbprint)
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleACMEAccountKey {
 		other, errOther := d.config.Accounts.AccountByKey(ctx, key.Thumbprint)

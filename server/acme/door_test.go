@@ -207,7 +207,7 @@ func TestOrderToRevocation(t *testing.T) {
 	want(t, "the certificate for another account", other.post(url, ""), http.StatusNotFound, "malformed")
 	want(t, "with a payload", c.post(url, "{}"), http.StatusBadRequest, "malformed")
 	chain := c.post(url, "")
-	if chain.header.Get("Content-Type") != "application/pem-certificate-chain" || !strings.Contains(strings.Join(chain.header.Values("Link"), ","), `;rel="up"`) {
+	if chain.header.Get("Content-Type") != "application/pem-certificate-chain" || strings.Contains(strings.Join(chain.header.Values("Link"), ","), `rel="up"`) {
 		t.Errorf("the certificate has the headers %v", chain.header)
 	}
 	block, rest := pem.Decode([]byte(chain.body))
@@ -273,14 +273,14 @@ func TestRefusedOrders(t *testing.T) {
 	}{
 		"10,000 names":         {names(10_000, "host.fleet.example"), http.StatusRequestEntityTooLarge, "malformed"},
 		"101 names":            {names(101, "host.fleet.example"), http.StatusBadRequest, "rejectedIdentifier"},
-		"no names":             {names(0, ""), http.StatusBadRequest, "rejectedIdentifier"},
+		"no names":             {names(0, ""), http.StatusBadRequest, "malformed"},
 		"a trailing dot":       {names(1, "host.fleet.example."), http.StatusBadRequest, "rejectedIdentifier"},
 		"an address as name":   {names(1, "192.0.2.1"), http.StatusBadRequest, "rejectedIdentifier"},
 		"Unicode":              {names(1, "b\u00fccher.fleet.example"), http.StatusBadRequest, "rejectedIdentifier"},
 		"the Kelvin sign":      {names(1, "\u212aelvin.fleet.example"), http.StatusBadRequest, "rejectedIdentifier"},
 		"another type":         {`{"identifiers":[{"type":"email","value":"a@fleet.example"}]}`, http.StatusBadRequest, "unsupportedIdentifier"},
-		"notBefore":            {`{"identifiers":[],"notBefore":"2026-01-01T00:00:00Z"}`, http.StatusBadRequest, "malformed"},
-		"notAfter":             {`{"identifiers":[],"notAfter":"2026-01-01T00:00:00Z"}`, http.StatusBadRequest, "malformed"},
+		"notBefore":            {`{"identifiers":[{"type":"dns","value":"host.fleet.example"}],"notBefore":"2026-01-01T00:00:00Z"}`, http.StatusBadRequest, "malformed"},
+		"notAfter":             {`{"identifiers":[{"type":"dns","value":"host.fleet.example"}],"notAfter":"2026-01-01T00:00:00Z"}`, http.StatusBadRequest, "malformed"},
 		"an unknown profile":   {`{"identifiers":[{"type":"dns","value":"host.fleet.example"}],"profile":"x"}`, http.StatusBadRequest, "invalidProfile"},
 		"a malformed replaces": {`{"identifiers":[{"type":"dns","value":"host.fleet.example"}],"replaces":"x"}`, http.StatusBadRequest, "malformed"},
 		"identifiers twice":    {`{"identifiers":[],"identifiers":[]}`, http.StatusBadRequest, "malformed"},

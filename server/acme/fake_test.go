@@ -18,7 +18,7 @@ import (
 )
 
 // authority is an authority in memory. Package server tests the door with the real one; this one shows what the door
-// itself does, and counts calls.
+// itself does.
 type authority struct {
 	ca    *x509.Certificate
 	key   *ecdsa.PrivateKey
@@ -33,7 +33,6 @@ type authority struct {
 	revoked        map[pki.CertRef]acme.RevokeRequest
 	optional       bool // accounts need no binding
 	fail           error
-	calls          int
 }
 
 func newAuthority(t testing.TB) *authority {
@@ -63,14 +62,7 @@ func newAuthority(t testing.TB) *authority {
 
 func (a *authority) lock() func() {
 	a.mu.Lock()
-	a.calls++
 	return a.mu.Unlock
-}
-
-func (a *authority) counted() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.calls
 }
 
 func refuse(rule pki.Rule, detail string) error { return pki.Refuse(rule, "a hint", "%s", detail) }
@@ -223,7 +215,7 @@ func (a *authority) Finalize(_ context.Context, account, id acme.ID, csr []byte)
 	if err != nil || request.CheckSignature() != nil {
 		return o, refuse(pki.RuleCSR, "the CSR is malformed")
 	}
-	serial, err := pki.MakeSerial(a.clock(), [14]byte(append(o.ID[:10], 1, 2, 3, 4)))
+	serial, err := pki.MakeSerial(a.clock(), [14]byte(o.ID[:14]))
 	if err != nil {
 		return o, err
 	}
@@ -307,6 +299,9 @@ func (a *authority) Certificate(_ context.Context, account acme.ID, ref pki.Cert
 
 func (a *authority) Revoke(_ context.Context, r acme.RevokeRequest) error {
 	defer a.lock()()
+	if _, err := x509.ParseCertificate(r.Certificate); err != nil {
+		return refuse(pki.RuleRequest, "the certificate cannot be parsed")
+	}
 	for ref, der := range a.certificates {
 		if !bytes.Equal(der, r.Certificate) {
 			continue

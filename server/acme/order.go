@@ -3,7 +3,6 @@ package acme
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"encoding/pem"
 	"net/http"
 	"time"
@@ -76,6 +75,9 @@ func (d *Door) newOrder(ctx context.Context, r *request) (frontdoor.Response, er
 	}
 	if err := r.decode(&payload); err != nil {
 		return frontdoor.Response{}, err
+	}
+	if len(payload.Identifiers) == 0 {
+		return frontdoor.Response{}, pki.Refuse(pki.RuleRequest, "send at least one identifier", "the order has no identifiers")
 	}
 	if payload.NotBefore != nil || payload.NotAfter != nil {
 		return frontdoor.Response{}, pki.Refuse(pki.RuleLifetime,
@@ -150,7 +152,8 @@ func (d *Door) finalize(ctx context.Context, r *request) (frontdoor.Response, er
 	return d.orderOut(http.StatusOK, o)
 }
 
-// certificate serves a certificate with its chain in PEM (RFC 8555 §7.4.2).
+// certificate serves a certificate with its chain in PEM (RFC 8555 §7.4.2). The response has no Link to the CA's
+// certificate (rel="up"): acmez, and so Caddy, would send a signed request there.
 func (d *Door) certificate(ctx context.Context, r *request) (frontdoor.Response, error) {
 	refusal := pki.Refuse(pki.RuleNotFound, "send the request to the URL in an order that is valid", "the account has no such certificate")
 	issuer, err := pki.ParseIssuerID(r.PathValue("issuer"))
@@ -176,8 +179,5 @@ func (d *Door) certificate(ctx context.Context, r *request) (frontdoor.Response,
 	}
 	resp := frontdoor.Response{Header: d.newHeader(), Body: text.Bytes()}
 	resp.Header.Set("Content-Type", "application/pem-certificate-chain")
-	if leaf, err := x509.ParseCertificate(chain[0]); err == nil && len(leaf.IssuingCertificateURL) > 0 {
-		resp.Header.Add("Link", link(leaf.IssuingCertificateURL[0], "up"))
-	}
 	return resp, nil
 }

@@ -49,6 +49,9 @@ type oddRequest struct {
 	pebble, why string
 }
 
+// agreed creates an account. Pebble has terms of service.
+const agreed = `{"termsOfServiceAgreed":true}`
+
 const names = `{"identifiers":[{"type":"dns","value":"host.fleet.example"}]}`
 
 // altered returns a signed request for newOrder whose parts edit changes.
@@ -122,6 +125,9 @@ func ofAnother(payload string, object func(c *client, o response) string) func(s
 		return s.registered().post(object(c, c.order("dns", "host.fleet.example")), payload)
 	}
 }
+
+// hidden is why requests to objects of other accounts have another response.
+const hidden = "an account must not find out which objects others have"
 
 var oddRequests = []oddRequest{
 	// The form of the request.
@@ -199,9 +205,11 @@ var oddRequests = []oddRequest{
 		c := s.registered()
 		c.kid = "https://other.example/account/1"
 		return c.post("newOrder", names)
-	}, ours: "400 accountDoesNotExist"},
-	{name: "an RSA key of 1024 bits", send: func(s *target) response { return weak(s).post("newAccount", `{}`) }, ours: "400 badPublicKey"},
-	{name: "a key on P-521", send: func(s *target) response { return p521(s).post("newAccount", `{}`) }, ours: "400 badSignatureAlgorithm"},
+	}, ours: "400 malformed"},
+	{name: "an RSA key of 1024 bits", send: func(s *target) response { return weak(s).post("newAccount", agreed) },
+		ours: "400 badPublicKey", pebble: "201 ", why: "such a key can be factored"},
+	{name: "a key on P-521", send: func(s *target) response { return p521(s).post("newAccount", agreed) },
+		ours: "400 badSignatureAlgorithm", pebble: "201 ", why: "no profile of ours certifies keys on P-521, so accounts have none either"},
 
 	// Accounts.
 	{name: "an account that exists", send: func(s *target) response {
@@ -212,51 +220,59 @@ var oddRequests = []oddRequest{
 	{name: "onlyReturnExisting without an account", send: func(s *target) response {
 		return s.client().post("newAccount", `{"onlyReturnExisting":true}`)
 	}, ours: "400 accountDoesNotExist"},
-	{name: "another account", send: func(s *target) response { return s.registered().post(s.registered().kid, "") }, ours: "400 accountDoesNotExist"},
+	{name: "another account", send: func(s *target) response { return s.registered().post(s.registered().kid, "") },
+		ours: "400 accountDoesNotExist", pebble: "200 ", why: "Pebble ignores the URL, and responds with the account that signs"},
 	{name: "a deactivated account", send: func(s *target) response {
 		c := s.registered()
 		c.post(c.kid, `{"status":"deactivated"}`)
 		return c.post("newOrder", names)
-	}, ours: "401 unauthorized"},
+	}, ours: "401 unauthorized", pebble: "403 unauthorized", why: "RFC 8555 section 7.3.6 requires 401"},
 	{name: "the key of another account", send: func(s *target) response {
 		c, other := s.registered(), s.registered()
 		return c.post("keyChange", c.change(&client{w: s, key: other.key, alg: other.alg}, c.kid, c.key.Public()))
-	}, ours: "409 malformed"},
+	}, ours: "409 malformed", pebble: "200 ", why: "RFC 8555 section 7.3.5 requires 409"},
 	{name: "the same key", send: func(s *target) response {
 		c := s.registered()
 		return c.post("keyChange", c.change(&client{w: s, key: c.key, alg: c.alg}, c.kid, c.key.Public()))
-	}, ours: "409 malformed"},
+	}, ours: "400 malformed"},
 
 	// Orders.
 	{name: "no identifiers", send: order(`{"identifiers":[]}`), ours: "400 malformed"},
 	{name: "no payload", send: order(``), ours: "400 malformed"},
-	{name: "another type of identifier", send: identifier("email", "a@fleet.example"), ours: "400 unsupportedIdentifier"},
-	{name: "an address as a DNS name", send: identifier("dns", "192.0.2.1"), ours: "400 rejectedIdentifier"},
-	{name: "a trailing dot", send: identifier("dns", "host.fleet.example."), ours: "400 rejectedIdentifier"},
+	{name: "another type of identifier", send: identifier("email", "a@fleet.example"), ours: "400 unsupportedIdentifier",
+		pebble: "400 malformed", why: "unsupportedIdentifier says what is wrong (RFC 8555 section 6.7)"},
+	{name: "an address as a DNS name", send: identifier("dns", "192.0.2.1"), ours: "400 rejectedIdentifier",
+		pebble: "400 malformed", why: "rejectedIdentifier says what is wrong (RFC 8555 section 6.7)"},
+	{name: "a trailing dot", send: identifier("dns", "host.fleet.example."), ours: "400 rejectedIdentifier",
+		pebble: "400 malformed", why: "rejectedIdentifier says what is wrong (RFC 8555 section 6.7)"},
 	{name: "upper case", send: identifier("dns", "HOST.Fleet.example"), ours: "201 "},
-	{name: "Unicode", send: identifier("dns", "b\u00fccher.example"), ours: "400 rejectedIdentifier"},
-	{name: "a wildcard inside", send: identifier("dns", "a.*.fleet.example"), ours: "400 rejectedIdentifier"},
-	{name: "a name as an address", send: identifier("ip", "host.fleet.example"), ours: "400 rejectedIdentifier"},
+	{name: "Unicode", send: identifier("dns", "b\u00fccher.example"), ours: "400 rejectedIdentifier",
+		pebble: "400 malformed", why: "rejectedIdentifier says what is wrong (RFC 8555 section 6.7)"},
+	{name: "a wildcard inside", send: identifier("dns", "a.*.fleet.example"), ours: "400 rejectedIdentifier",
+		pebble: "400 malformed", why: "rejectedIdentifier says what is wrong (RFC 8555 section 6.7)"},
+	{name: "a name as an address", send: identifier("ip", "host.fleet.example"), ours: "400 rejectedIdentifier",
+		pebble: "400 malformed", why: "rejectedIdentifier says what is wrong (RFC 8555 section 6.7)"},
 	{name: "an IPv6 address in full", send: identifier("ip", "2001:0db8:0000:0000:0000:0000:0000:0001"), ours: "201 "},
 	{name: "an unknown profile", send: order(`{"identifiers":[{"type":"dns","value":"host.fleet.example"}],"profile":"x"}`), ours: "400 invalidProfile"},
 	{name: "notAfter", send: order(`{"identifiers":[{"type":"dns","value":"host.fleet.example"}],"notAfter":"2030-01-01T00:00:00Z"}`),
-		ours: "400 malformed"},
+		ours: "400 malformed", pebble: "201 ", why: "the profile determines how long a certificate is valid"},
 
 	// Objects of other accounts, and the wrong time.
-	{name: "an order of another account", send: ofAnother("", func(_ *client, o response) string { return o.header.Get("Location") }), ours: "404 malformed"},
+	{name: "an order of another account", send: ofAnother("", func(_ *client, o response) string { return o.header.Get("Location") }), ours: "404 malformed",
+		pebble: "403 unauthorized", why: hidden},
 	{name: "an authorization of another account", send: ofAnother("", func(c *client, o response) string {
 		_, authorization := c.challenges(o)
 		return authorization
-	}), ours: "404 malformed"},
+	}), ours: "404 malformed", pebble: "403 unauthorized", why: hidden},
 	{name: "a challenge of another account", send: ofAnother("{}", func(c *client, o response) string {
 		challenges, _ := c.challenges(o)
 		return fmt.Sprint(challenges["http-01"]["url"])
-	}), ours: "404 malformed"},
+	}), ours: "404 malformed", pebble: "403 unauthorized", why: hidden},
 	{name: "an unknown order", send: func(s *target) response {
 		c := s.registered()
 		url := c.order("dns", "host.fleet.example").header.Get("Location")
 		return c.post(url[:len(url)-4]+"AAAA", "")
-	}, ours: "404 malformed"},
+	}, ours: "404 malformed", pebble: "404 ", why: "RFC 8555 section 6.7 wants a problem document"},
 	{name: "a payload in a read", send: func(s *target) response {
 		c := s.registered()
 		return c.post(c.order("dns", "host.fleet.example").header.Get("Location"), "{}")
@@ -275,7 +291,8 @@ var oddRequests = []oddRequest{
 		return s.registered().post("revokeCert", `{"certificate":"AAAA"}`)
 	}, ours: "400 malformed"},
 	{name: "renewalInfo of nothing", send: func(s *target) response { return s.get(s.at("renewalInfo") + "/x") }, ours: "400 malformed"},
-	{name: "renewalInfo of an unknown certificate", send: func(s *target) response { return s.get(s.at("renewalInfo") + "/AQ.AQ") }, ours: "404 malformed"},
+	{name: "renewalInfo of an unknown certificate", send: func(s *target) response { return s.get(s.at("renewalInfo") + "/AQ.AQ") }, ours: "404 malformed",
+		pebble: "400 malformed", why: "the identifier is well-formed"},
 }
 
 // TestOddRequests compares the responses to odd requests with those of Pebble.

@@ -116,11 +116,14 @@ func (d *Door) verify(ctx context.Context, r *frontdoor.Request, m *jws.Message,
 
 // accountOf returns the account with a URL.
 func (d *Door) accountOf(ctx context.Context, url string) (acme.Account, error) {
+	const hint = "send the URL in the Location header of the response to newAccount as kid"
 	text, isOurs := strings.CutPrefix(url, d.url(pathAccount))
+	if !isOurs {
+		return acme.Account{}, pki.Refuse(pki.RuleACMEJWS, hint, "the kid %.200q is not the URL of an account of this server", url)
+	}
 	id, ok := acme.ParseID(text)
-	if !isOurs || !ok {
-		return acme.Account{}, pki.Refuse(pki.RuleACMEAccount, "send the URL in the Location header of the response to newAccount as kid",
-			"%.200q is not the URL of an account", url)
+	if !ok {
+		return acme.Account{}, pki.Refuse(pki.RuleACMEAccount, hint, "there is no account %.200q", text)
 	}
 	return d.config.Accounts.Account(ctx, id)
 }

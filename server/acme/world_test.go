@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
@@ -362,4 +363,16 @@ func csr(t testing.TB, template *x509.CertificateRequest) (text string, key *ecd
 
 func csrFor(name string) *x509.CertificateRequest {
 	return &x509.CertificateRequest{DNSNames: []string{name}}
+}
+
+func base64URL(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
+// decodePEM returns the first block.
+func decodePEM(t testing.TB, text []byte) []byte {
+	t.Helper()
+	block, _ := pem.Decode(text)
+	if block == nil {
+		t.Fatalf("%q is not PEM", text)
+	}
+	return block.Bytes
 }

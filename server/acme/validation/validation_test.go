@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	xacme "golang.org/x/crypto/acme"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -425,5 +426,35 @@ func TestTLSALPNOfAddresses(t *testing.T) {
 	got := validation.ServerName(acme.Identifier{Type: acme.IP, Value: "2001:db8::1"})
 	if want := "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa"; got != want {
 		t.Errorf("the name for 2001:db8::1 is %q, want %q", got, want)
+	}
+}
+
+// The certificate that a real client presents is accepted.
+func TestTLSALPNOfAClient(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &xacme.Client{Key: key}
+	for _, value := range []string{name, "127.0.0.1"} {
+		c, err := client.TLSALPN01ChallengeCert(token, value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		z := newZone(t)
+		z.address(t, name, "127.0.0.1")
+		port := serveTLS(t, &tls.Config{Certificates: []tls.Certificate{c}, NextProtos: []string{xacme.ALPNProto}})
+		v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.addr}, Networks: loopback, TLSPort: port})
+		ch := challenge(acme.TLSALPN01, value)
+		thumbprint, err := xacme.JWKThumbprint(key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		decoded, err := base64.RawURLEncoding.DecodeString(thumbprint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ch.Thumbprint = [32]byte(decoded)
+		wantRule(t, value, v.Validate(t.Context(), ch), "")
 	}
 }
