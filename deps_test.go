@@ -50,6 +50,10 @@ var innerArrows = map[string]string{
 	"server/telemetry": "server/admission",
 	"server/grpcapi":   "server/admission server/authz",
 
+	"server/acme":            "server/acme/jws server/acme/validation server/authz server/frontdoor server/outcome",
+	"server/acme/jws":        "",
+	"server/acme/validation": "",
+
 	"store/sqlite/internal/engine":   "",
 	"store/sqlite/internal/column":   "store/sqlite/internal/engine",
 	"store/sqlite/internal/crlindex": "store/sqlite/internal/engine",

@@ -63,6 +63,8 @@ type Config struct {
 	Limits Limits
 	// OCSP configures OCSP responses; the zero value is the default.
 	OCSP OCSP
+	// ACME configures the ACME door.
+	ACME ACME
 	// Policy is the document of the first revision of the policy, in YAML. It has no effect if the store has a policy. Nil
 	// means policy.Default.
 	Policy []byte

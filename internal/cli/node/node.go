@@ -213,6 +213,10 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 	if err != nil {
 		return server.Config{}, err
 	}
+	acme, err := n.config.ACME.server()
+	if err != nil {
+		return server.Config{}, err
+	}
 	return server.Config{
 		TrustDomain: n.config.TrustDomain, Names: n.config.ServerNames, Address: n.config.AdvertiseAddress,
 		Directory: n.config.ownPath(), EvidenceDirectory: n.config.evidencePath(), Policy: policy,
@@ -224,7 +228,7 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 		},
 		Archive: n.archive, HSMs: issuingHSMs(n.hsms), Disk: n.config.volume(), Retention: n.config.Retention,
 		Limits: n.config.Limits(),
-		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke},
+		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke}, ACME: acme,
 		Traces: telemetry.Traces{Endpoint: n.config.Tracing.Endpoint, SampleRatio: n.config.Tracing.SampleRatio}, Clock: time.Now, Log: n.log,
 	}, nil
 }
