@@ -28,6 +28,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/server/acme/validation"
+	"github.com/brevet-pki/brevet/server/acme/validation/validationtest"
 )
 
 const (
@@ -77,8 +78,8 @@ func portOf(t *testing.T, a net.Addr) uint16 {
 }
 
 func TestHTTP(t *testing.T) {
-	z := newZone(t)
-	z.address(t, name, "127.0.0.1")
+	z := validationtest.NewZone(t)
+	z.Address(t, name, "127.0.0.1")
 	respond := func(status int, header, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			if name, value, ok := strings.Cut(header, ": "); ok {
@@ -114,7 +115,7 @@ func TestHTTP(t *testing.T) {
 		"switching protocols":  {respond(101, "Upgrade: "+secret, ""), pki.RuleACMEValidationAnswer},
 		"a key of another one": {respond(200, "", token+"."+strings.Repeat("A", 43)), pki.RuleACMEValidationAnswer},
 	} {
-		v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.addr}, Networks: loopback, HTTPPort: web(t, c.handler)})
+		v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.Addr}, Networks: loopback, HTTPPort: web(t, c.handler)})
 		got := v.Validate(t.Context(), challenge(acme.HTTP01, name))
 		wantRule(t, what, got, c.rule)
 		if got != nil && strings.Contains(got.Error(), secret) {
@@ -174,16 +175,16 @@ func TestNetworks(t *testing.T) {
 // A name that resolves to forbidden addresses is refused without a connection. Of several addresses, only allowed ones
 // are used.
 func TestForbiddenAddresses(t *testing.T) {
-	z := newZone(t)
+	z := validationtest.NewZone(t)
 	connected := 0
 	port := web(t, func(w http.ResponseWriter, _ *http.Request) {
 		connected++
 		_, _ = io.WriteString(w, keyAuth)
 	})
-	config := validation.Config{Resolvers: []netip.AddrPort{z.addr}, HTTPPort: port, TLSPort: port}
-	z.address(t, name, "127.0.0.1")
-	z.address(t, name, "::1")
-	z.address(t, name, "169.254.169.254")
+	config := validation.Config{Resolvers: []netip.AddrPort{z.Addr}, HTTPPort: port, TLSPort: port}
+	z.Address(t, name, "127.0.0.1")
+	z.Address(t, name, "::1")
+	z.Address(t, name, "169.254.169.254")
 	v := validation.New(config)
 	for _, kind := range []acme.ChallengeType{acme.HTTP01, acme.TLSALPN01} {
 		wantRule(t, string(kind), v.Validate(t.Context(), challenge(kind, name)), pki.RuleACMEValidationHost)
@@ -200,12 +201,12 @@ func TestForbiddenAddresses(t *testing.T) {
 // A name that changes its address between the check and the connection does not lead elsewhere, because it is resolved
 // once.
 func TestNamesAreResolvedOnce(t *testing.T) {
-	z := newZone(t)
-	z.address(t, name, "127.0.0.1")
+	z := validationtest.NewZone(t)
+	z.Address(t, name, "127.0.0.1")
 	port := web(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, keyAuth) })
-	v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.addr}, Networks: loopback, HTTPPort: port})
+	v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.Addr}, Networks: loopback, HTTPPort: port})
 	wantRule(t, "http-01", v.Validate(t.Context(), challenge(acme.HTTP01, name)), "")
-	if n := z.count("udp"); n != 2 {
+	if n := z.Count("udp"); n != 2 {
 		t.Errorf("the resolver got %d queries, want one for AAAA and one for A", n)
 	}
 }
@@ -213,64 +214,63 @@ func TestNamesAreResolvedOnce(t *testing.T) {
 func TestDNS(t *testing.T) {
 	want := base64.RawURLEncoding.EncodeToString(digest[:])
 	text := func(parts ...string) dnsmessage.ResourceBody { return &dnsmessage.TXTResource{TXT: parts} }
-	validate := func(z *zone) *pki.Refusal {
-		return validation.New(validation.Config{Resolvers: []netip.AddrPort{z.addr}}).Validate(t.Context(), challenge(acme.DNS01, name))
+	validate := func(z *validationtest.Zone) *pki.Refusal {
+		return validation.New(validation.Config{Resolvers: []netip.AddrPort{z.Addr}}).Validate(t.Context(), challenge(acme.DNS01, name))
 	}
 	const at = "_acme-challenge." + name
 	for what, c := range map[string]struct {
-		zone func(z *zone)
+		zone func(z *validationtest.Zone)
 		rule pki.Rule
 	}{
-		"the digest":        {func(z *zone) { z.add(t, at, text(want)) }, ""},
-		"in two strings":    {func(z *zone) { z.add(t, at, text(want[:10], want[10:])) }, ""},
-		"the second record": {func(z *zone) { z.add(t, at, text("other")); z.add(t, at, text(want)) }, ""},
-		"over TCP": {func(z *zone) {
-			z.add(t, at, text(strings.Repeat("x", 255), strings.Repeat("y", 255), strings.Repeat("z", 255)))
-			z.add(t, at, text(want))
+		"the digest":        {func(z *validationtest.Zone) { z.Add(t, at, text(want)) }, ""},
+		"in two strings":    {func(z *validationtest.Zone) { z.Add(t, at, text(want[:10], want[10:])) }, ""},
+		"the second record": {func(z *validationtest.Zone) { z.Add(t, at, text("other")); z.Add(t, at, text(want)) }, ""},
+		"over TCP": {func(z *validationtest.Zone) {
+			z.Add(t, at, text(strings.Repeat("x", 255), strings.Repeat("y", 255), strings.Repeat("z", 255)))
+			z.Add(t, at, text(want))
 		}, ""},
-		"no name":             {func(*zone) {}, pki.RuleACMEValidationDNS},
-		"no TXT":              {func(z *zone) { z.address(t, at, "127.0.0.1") }, pki.RuleACMEValidationDNS},
-		"another text":        {func(z *zone) { z.add(t, at, text(secret)) }, pki.RuleACMEValidationAnswer},
-		"at the name itself":  {func(z *zone) { z.add(t, name, text(want)) }, pki.RuleACMEValidationDNS},
-		"SERVFAIL":            {func(z *zone) { z.code = dnsmessage.RCodeServerFailure }, pki.RuleACMEValidationDNS},
-		"an alias":            {func(z *zone) { z.alias(t, at, "a.example"); z.add(t, "a.example", text(want)) }, ""},
-		"an alias to nothing": {func(z *zone) { z.alias(t, at, "a.example") }, pki.RuleACMEValidationDNS},
-		"an alias to itself":  {func(z *zone) { z.alias(t, at, at) }, pki.RuleACMEValidationDNS},
-		"eight aliases":       {func(z *zone) { chain(t, z, at, 8); z.add(t, "a8.example", text(want)) }, ""},
-		"nine aliases":        {func(z *zone) { chain(t, z, at, 9); z.add(t, "a9.example", text(want)) }, pki.RuleACMEValidationDNS},
-		"a record of a stranger": {func(z *zone) {
-			z.add(t, at, text("other"))
-			z.change = func(m *dnsmessage.Message) {
+		"no name":             {func(*validationtest.Zone) {}, pki.RuleACMEValidationDNS},
+		"no TXT":              {func(z *validationtest.Zone) { z.Address(t, at, "127.0.0.1") }, pki.RuleACMEValidationDNS},
+		"another text":        {func(z *validationtest.Zone) { z.Add(t, at, text(secret)) }, pki.RuleACMEValidationAnswer},
+		"at the name itself":  {func(z *validationtest.Zone) { z.Add(t, name, text(want)) }, pki.RuleACMEValidationDNS},
+		"SERVFAIL":            {func(z *validationtest.Zone) { z.Code = dnsmessage.RCodeServerFailure }, pki.RuleACMEValidationDNS},
+		"an alias":            {func(z *validationtest.Zone) { z.Alias(t, at, "a.example"); z.Add(t, "a.example", text(want)) }, ""},
+		"an alias to nothing": {func(z *validationtest.Zone) { z.Alias(t, at, "a.example") }, pki.RuleACMEValidationDNS},
+		"an alias to itself":  {func(z *validationtest.Zone) { z.Alias(t, at, at) }, pki.RuleACMEValidationDNS},
+		"eight aliases":       {func(z *validationtest.Zone) { chain(t, z, at, 8); z.Add(t, "a8.example", text(want)) }, ""},
+		"nine aliases":        {func(z *validationtest.Zone) { chain(t, z, at, 9); z.Add(t, "a9.example", text(want)) }, pki.RuleACMEValidationDNS},
+		"a record of a stranger": {func(z *validationtest.Zone) {
+			z.Add(t, at, text("other"))
+			z.Change = func(m *dnsmessage.Message) {
 				for i := range m.Answers {
 					m.Answers[i].Header.Name = dnsmessage.MustNewName("other.example.")
 					m.Answers[i].Body = text(want)
 				}
 			}
 		}, pki.RuleACMEValidationDNS},
-		"another question": {func(z *zone) {
-			z.add(t, at, text(want))
-			z.change = func(m *dnsmessage.Message) { m.Questions[0].Name = dnsmessage.MustNewName("other.example.") }
+		"another question": {func(z *validationtest.Zone) {
+			z.Add(t, at, text(want))
+			z.Change = func(m *dnsmessage.Message) { m.Questions[0].Name = dnsmessage.MustNewName("other.example.") }
 		}, pki.RuleACMEValidationDNS},
-		"another ID": {func(z *zone) {
-			z.add(t, at, text(want))
-			z.change = func(m *dnsmessage.Message) { m.ID++ }
+		"another ID": {func(z *validationtest.Zone) {
+			z.Add(t, at, text(want))
+			z.Change = func(m *dnsmessage.Message) { m.ID++ }
 		}, pki.RuleACMEValidationDNS},
-		"no response bit": {func(z *zone) {
-			z.add(t, at, text(want))
-			z.change = func(m *dnsmessage.Message) { m.Response = false }
+		"no response bit": {func(z *validationtest.Zone) {
+			z.Add(t, at, text(want))
+			z.Change = func(m *dnsmessage.Message) { m.Response = false }
 		}, pki.RuleACMEValidationDNS},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			z := newZone(t)
-			z.set(func(*zone) {})
+			z := validationtest.NewZone(t)
 			c.zone(z)
 			got := validate(z)
 			wantRule(t, what, got, c.rule)
 			if got != nil && strings.Contains(got.Error(), secret) {
 				t.Errorf("%s: the refusal repeats the response: %v", what, got)
 			}
-			if what == "over TCP" && z.count("tcp") != 1 {
+			if what == "over TCP" && z.Count("tcp") != 1 {
 				t.Error("the truncated response was not asked for over TCP")
 			}
 		})
@@ -282,26 +282,26 @@ func TestDNS(t *testing.T) {
 }
 
 // chain adds n aliases, the last one to aN.example.
-func chain(t *testing.T, z *zone, from string, n int) {
+func chain(t *testing.T, z *validationtest.Zone, from string, n int) {
 	t.Helper()
 	for i := 1; i <= n; i++ {
 		to := fmt.Sprintf("a%d.example", i)
-		z.alias(t, from, to)
+		z.Alias(t, from, to)
 		from = to
 	}
 }
 
 // If the first resolver does not respond, the second one is asked.
 func TestSecondResolver(t *testing.T) {
-	z := newZone(t)
-	z.add(t, "_acme-challenge."+name, &dnsmessage.TXTResource{TXT: []string{base64.RawURLEncoding.EncodeToString(digest[:])}})
+	z := validationtest.NewZone(t)
+	z.Add(t, "_acme-challenge."+name, &dnsmessage.TXTResource{TXT: []string{base64.RawURLEncoding.EncodeToString(digest[:])}})
 	closed, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dead := netip.MustParseAddrPort(closed.LocalAddr().String())
 	_ = closed.Close()
-	v := validation.New(validation.Config{Resolvers: []netip.AddrPort{dead, z.addr}})
+	v := validation.New(validation.Config{Resolvers: []netip.AddrPort{dead, z.Addr}})
 	wantRule(t, "the second resolver", v.Validate(t.Context(), challenge(acme.DNS01, name)), "")
 }
 
@@ -361,8 +361,8 @@ func serveTLS(t *testing.T, config *tls.Config) uint16 {
 }
 
 func TestTLSALPN(t *testing.T) {
-	z := newZone(t)
-	z.address(t, name, "127.0.0.1")
+	z := validationtest.NewZone(t)
+	z.Address(t, name, "127.0.0.1")
 	alpn := []string{"acme-tls/1"}
 	extension := func(value []byte, critical bool) func(c *x509.Certificate) {
 		return func(c *x509.Certificate) {
@@ -399,11 +399,11 @@ func TestTLSALPN(t *testing.T) {
 		}, alpn, pki.RuleACMEValidationTLS},
 	} {
 		config := &tls.Config{Certificates: []tls.Certificate{certificate(t, c.edit)}, NextProtos: c.protos}
-		v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.addr}, Networks: loopback, TLSPort: serveTLS(t, config)})
+		v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.Addr}, Networks: loopback, TLSPort: serveTLS(t, config)})
 		wantRule(t, what, v.Validate(t.Context(), challenge(acme.TLSALPN01, name)), c.rule)
 	}
 	old := &tls.Config{Certificates: []tls.Certificate{certificate(t, nil)}, NextProtos: alpn, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}
-	v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.addr}, Networks: loopback, TLSPort: serveTLS(t, old)})
+	v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.Addr}, Networks: loopback, TLSPort: serveTLS(t, old)})
 	wantRule(t, "TLS 1.1", v.Validate(t.Context(), challenge(acme.TLSALPN01, name)), pki.RuleACMEValidationTLS)
 }
 
@@ -441,10 +441,10 @@ func TestTLSALPNOfAClient(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		z := newZone(t)
-		z.address(t, name, "127.0.0.1")
+		z := validationtest.NewZone(t)
+		z.Address(t, name, "127.0.0.1")
 		port := serveTLS(t, &tls.Config{Certificates: []tls.Certificate{c}, NextProtos: []string{xacme.ALPNProto}})
-		v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.addr}, Networks: loopback, TLSPort: port})
+		v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.Addr}, Networks: loopback, TLSPort: port})
 		ch := challenge(acme.TLSALPN01, value)
 		thumbprint, err := xacme.JWKThumbprint(key.Public())
 		if err != nil {

@@ -1,4 +1,5 @@
-package validation_test
+// Package validationtest helps tests to validate ACME challenges. Only test files may import it.
+package validationtest
 
 import (
 	"encoding/binary"
@@ -12,19 +13,22 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// zone is a DNS server for tests, over UDP and TCP on one port of the loopback address. It is safe for concurrent use.
-type zone struct {
-	addr netip.AddrPort
+// Zone is a DNS server for tests, over UDP and TCP on one port of the loopback address. Its methods are safe for
+// concurrent use. The fields do not change while it is used.
+type Zone struct {
+	Addr netip.AddrPort
+	// Code is the RCODE of all responses.
+	Code dnsmessage.RCode
+	// Change alters a response over UDP before it is sent.
+	Change func(m *dnsmessage.Message)
 
 	mu      sync.Mutex
 	records map[string][]dnsmessage.Resource
-	code    dnsmessage.RCode
 	queries map[string]int // by network
-	// change alters a response over UDP before it is sent.
-	change func(m *dnsmessage.Message)
 }
 
-func newZone(t testing.TB) *zone {
+// NewZone returns a Zone that responds until the end of the test.
+func NewZone(t testing.TB) *Zone {
 	t.Helper()
 	for range 20 { // the same port may be taken for the other protocol
 		udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
@@ -37,7 +41,7 @@ func newZone(t testing.TB) *zone {
 			_ = udp.Close()
 			continue
 		}
-		z := &zone{addr: addr, records: map[string][]dnsmessage.Resource{}, queries: map[string]int{}}
+		z := &Zone{Addr: addr, records: map[string][]dnsmessage.Resource{}, queries: map[string]int{}}
 		t.Cleanup(func() { _ = udp.Close(); _ = tcp.Close() })
 		go z.serveUDP(udp)
 		go z.serveTCP(tcp)
@@ -47,7 +51,8 @@ func newZone(t testing.TB) *zone {
 	return nil
 }
 
-func (z *zone) add(t testing.TB, name string, body dnsmessage.ResourceBody) {
+// Add adds a record at a name.
+func (z *Zone) Add(t testing.TB, name string, body dnsmessage.ResourceBody) {
 	t.Helper()
 	n, err := dnsmessage.NewName(name + ".")
 	if err != nil {
@@ -59,34 +64,38 @@ func (z *zone) add(t testing.TB, name string, body dnsmessage.ResourceBody) {
 	z.records[strings.ToLower(n.String())] = append(z.records[strings.ToLower(n.String())], dnsmessage.Resource{Header: h, Body: body})
 }
 
-func (z *zone) address(t testing.TB, name, addr string) {
+// Address adds an A or AAAA record.
+func (z *Zone) Address(t testing.TB, name, addr string) {
 	t.Helper()
 	if a := netip.MustParseAddr(addr); a.Is4() {
-		z.add(t, name, &dnsmessage.AResource{A: a.As4()})
+		z.Add(t, name, &dnsmessage.AResource{A: a.As4()})
 	} else {
-		z.add(t, name, &dnsmessage.AAAAResource{AAAA: a.As16()})
+		z.Add(t, name, &dnsmessage.AAAAResource{AAAA: a.As16()})
 	}
 }
 
-func (z *zone) alias(t testing.TB, name, to string) {
+// Alias adds a CNAME record.
+func (z *Zone) Alias(t testing.TB, name, to string) {
 	t.Helper()
-	z.add(t, name, &dnsmessage.CNAMEResource{CNAME: dnsmessage.MustNewName(to + ".")})
+	z.Add(t, name, &dnsmessage.CNAMEResource{CNAME: dnsmessage.MustNewName(to + ".")})
 }
 
-func (z *zone) set(edit func(*zone)) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	edit(z)
-}
-
-func (z *zone) count(network string) int {
+// Count returns the number of queries over "udp" or "tcp".
+func (z *Zone) Count(network string) int {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	return z.queries[network]
 }
 
+// Remove removes all records of a name.
+func (z *Zone) Remove(name string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	delete(z.records, strings.ToLower(name)+".")
+}
+
 // respond returns the response to a query. Over UDP, it truncates responses of over 512 bytes.
-func (z *zone) respond(query []byte, network string) []byte {
+func (z *Zone) respond(query []byte, network string) []byte {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.queries[network]++
@@ -95,10 +104,10 @@ func (z *zone) respond(query []byte, network string) []byte {
 		return nil
 	}
 	q := m.Questions[0]
-	m.Header = dnsmessage.Header{ID: m.ID, Response: true, RCode: z.code, RecursionDesired: true, RecursionAvailable: true}
+	m.Header = dnsmessage.Header{ID: m.ID, Response: true, RCode: z.Code, RecursionDesired: true, RecursionAvailable: true}
 	m.Additionals = nil
 	records, exists := z.records[strings.ToLower(q.Name.String())]
-	if !exists && z.code == dnsmessage.RCodeSuccess {
+	if !exists && z.Code == dnsmessage.RCodeSuccess {
 		m.RCode = dnsmessage.RCodeNameError
 	}
 	for _, r := range records {
@@ -108,8 +117,8 @@ func (z *zone) respond(query []byte, network string) []byte {
 			m.Answers = append(m.Answers, r)
 		}
 	}
-	if z.change != nil && network == "udp" {
-		z.change(&m)
+	if z.Change != nil && network == "udp" {
+		z.Change(&m)
 	}
 	packed, err := m.Pack()
 	if err != nil {
@@ -135,7 +144,7 @@ func typeOf(body dnsmessage.ResourceBody) dnsmessage.Type {
 	}
 }
 
-func (z *zone) serveUDP(conn *net.UDPConn) {
+func (z *Zone) serveUDP(conn *net.UDPConn) {
 	buffer := make([]byte, 4096)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buffer)
@@ -148,7 +157,7 @@ func (z *zone) serveUDP(conn *net.UDPConn) {
 	}
 }
 
-func (z *zone) serveTCP(listener net.Listener) {
+func (z *Zone) serveTCP(listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
