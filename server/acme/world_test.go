@@ -69,12 +69,21 @@ type world struct {
 	target
 	authority *authority
 	door      *acme.Door
+	// certificate is that of the TLS listener.
+	certificate *x509.Certificate
 
 	mu        sync.Mutex
 	responses map[string]string // of the web server, by path
 }
 
 func newWorld(t testing.TB) *world {
+	t.Helper()
+	return newWorldWith(t, validation.Config{})
+}
+
+// newWorldWith returns a world that validates challenges as c says. If c has no port for http-01, it is that of the web
+// server.
+func newWorldWith(t testing.TB, c validation.Config) *world {
 	t.Helper()
 	w := &world{target: target{t: t}, authority: newAuthority(t), responses: map[string]string{}}
 	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -83,21 +92,23 @@ func newWorld(t testing.TB) *world {
 		_, _ = io.WriteString(rw, w.responses[r.URL.Path])
 	}))
 	t.Cleanup(web.Close)
+	c.Networks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	if c.HTTPPort == 0 {
+		c.HTTPPort = portOf(t, web.Listener.Addr())
+	}
 	mux := http.NewServeMux()
 	s := httptest.NewUnstartedServer(mux)
 	s.EnableHTTP2 = false
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	w.url, w.http = s.URL, s.Client()
+	w.url, w.http, w.certificate = s.URL, s.Client(), s.Certificate()
 	var err error
 	w.door, err = acme.New(acme.Config{
 		URL: s.URL, MinVersion: tls.VersionTLS12, Accounts: w.authority, AccountChanges: w.authority, Orders: w.authority,
 		Authorizations: w.authority, Certificates: w.authority, Terms: w.authority, Renewals: w.authority,
 		Authorities: []*x509.Certificate{w.authority.ca},
-		Validator: validation.New(validation.Config{
-			Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, HTTPPort: portOf(t, web.Listener.Addr()), TLSPort: 1,
-		}),
-		Nonces: acme.NewNonceSet(time.Now), Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+		Validator:   validation.New(c),
+		Nonces:      acme.NewNonceSet(time.Now), Clock: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
