@@ -72,7 +72,7 @@ func TestJudgeLego(t *testing.T) {
 	eab := []string{"--eab", "--kid", "kid-1", "--hmac", secret}
 	w.run(env, "lego", append(append(append(base[:len(base):len(base)], solve...), eab...), "run")...)
 	tls := []string{"--tls", "--tls.port", fmt.Sprintf("127.0.0.1:%d", port)}
-	w.run(env, "lego", append(append(append(base[:len(base):len(base)], tls...), eab...), "renew", "--days", "90")...)
+	w.run(env, "lego", append(append(append(base[:len(base):len(base)], tls...), eab...), "renew", "--days", "90", "--no-random-sleep")...)
 	w.run(env, "lego", append(append(base[:len(base):len(base)], eab...), "revoke", "--reason", "4")...)
 }
 
