@@ -413,7 +413,7 @@ type CertificateStore interface {
 type IssuanceStore interface {
 	// IssuanceState returns a consistent snapshot of the records that q selects. It refuses an identity that is not
 	// registered, and a predecessor that was not delivered to the identity. The identity of the caller is also set with
-	// a refusal. For an identity that is not registered, so are KeyRefusal, SubjectRefusal and NonceRefusal, which a
+	// a refusal. For an identity that is not registered, so are KeyRefusal, SubjectRefusal, NonceRefusal and OrderRefusal, which a
 	// guard would return if it were.
 	IssuanceState(ctx context.Context, q IssuanceQuery) (IssuanceState, error)
 	// Renewed returns the newest certificate of the identity and key in q that was recorded after the predecessor in q, is
