@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -82,4 +83,39 @@ func writeRoots(t *testing.T, w *world, path string) {
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// webroot serves files of a directory for http-01.
+func webroot(t *testing.T, port uint16) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.FileServer(http.Dir(dir))}
+	t.Cleanup(func() { _ = s.Close() })
+	go func() { _ = s.Serve(l) }()
+	return dir
+}
+
+func TestJudgeDehydrated(t *testing.T) {
+	w, port, roots := judged(t)
+	writeRoots(t, w, roots)
+	root, dir := webroot(t, port), t.TempDir()
+	known := filepath.Join(root, ".well-known", "acme-challenge")
+	if err := os.MkdirAll(known, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	secret := base64.RawURLEncoding.EncodeToString(w.authority.secrets["kid-1"])
+	config := fmt.Sprintf("CA=%s/acme/directory\nBASEDIR=%s\nWELLKNOWN=%s\nEAB_KID=kid-1\nEAB_HMAC_KEY=%s\nCONTACT_EMAIL=admin@fleet.example\nKEY_ALGO=prime256v1\nOCSP_FETCH=no\n", w.url, dir, known, secret)
+	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env, base := []string{"CURL_CA_BUNDLE=" + roots}, []string{"--config", filepath.Join(dir, "config")}
+	w.run(env, "dehydrated", append(base[:2:2], "--register", "--accept-terms")...)
+	w.run(env, "dehydrated", append(base[:2:2], "--cron", "--domain", "host.fleet.example")...)
+	w.run(env, "dehydrated", append(base[:2:2], "--cron", "--force", "--domain", "host.fleet.example")...)
+	w.run(env, "dehydrated", append(base[:2:2], "--account")...)
+	w.run(env, "dehydrated", append(base[:2:2], "--revoke", filepath.Join(dir, "certs", "host.fleet.example", "cert.pem"))...)
 }
