@@ -1,4 +1,5 @@
-// Package outcome maps refusals to statuses.
+// Package outcome maps refusals to the statuses of protocols. It has the only such table, so that a refusal means the
+// same over gRPC, EST and ACME.
 package outcome
 
 import (
@@ -9,43 +10,44 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Status is a status.
+// Status is how each protocol reports a refusal.
 type Status struct {
-	GRPC codes.Code
-	HTTP int
+	GRPC codes.Code // status code of gRPC
+	HTTP int        // status code of HTTP (RFC 9110 §15)
+	// ACME is the last part of the type of an ACME problem (RFC 8555 §6.7), after urn:ietf:params:acme:error:.
 	ACME string
 }
 
-var single = map[pki.Rule]Status{
-	pki.RuleACMENonce: {HTTP: 400, ACME: "badNonce"}, pki.RuleACMEAlgorithm: {HTTP: 400, ACME: "badSignatureAlgorithm"},
-	pki.RuleACMEPublicKey: {HTTP: 400, ACME: "badPublicKey"}, pki.RuleACMEURL: {HTTP: 401, ACME: "unauthorized"},
-	pki.RuleACMEContentType: {HTTP: 415, ACME: "malformed"}, pki.RuleSize: {HTTP: 413, ACME: "malformed"},
-	pki.RuleACMEAccount: {HTTP: 400, ACME: "accountDoesNotExist"}, pki.RuleACMEAccountStatus: {HTTP: 401, ACME: "unauthorized"},
-	pki.RuleACMEBindingRequired: {HTTP: 403, ACME: "externalAccountRequired"}, pki.RuleACMEBinding: {HTTP: 401, ACME: "unauthorized"},
-	pki.RuleACMEIdentifier: {HTTP: 400, ACME: "rejectedIdentifier"}, pki.RuleACMEIdentifierType: {HTTP: 400, ACME: "unsupportedIdentifier"},
-	pki.RuleACMEProfile: {HTTP: 400, ACME: "invalidProfile"}, pki.RuleACMEOrderNotReady: {HTTP: 403, ACME: "orderNotReady"},
-	pki.RuleACMEReplaced: {HTTP: 409, ACME: "alreadyReplaced"}, pki.RuleACMEContact: {HTTP: 400, ACME: "invalidContact"},
-	pki.RuleAlreadyRevoked: {HTTP: 400, ACME: "alreadyRevoked"}, pki.RuleReason: {HTTP: 400, ACME: "badRevocationReason"},
-	pki.RuleCSR: {HTTP: 400, ACME: "badCSR"}, pki.RuleCSRContent: {HTTP: 400, ACME: "badCSR"}, pki.RuleCSRSignature: {HTTP: 400, ACME: "badCSR"},
-	pki.RuleACMEValidationDNS: {HTTP: 400, ACME: "dns"}, pki.RuleACMEValidationDial: {HTTP: 400, ACME: "connection"},
-	pki.RuleACMEValidationHost: {HTTP: 400, ACME: "connection"}, pki.RuleACMEValidationTLS: {HTTP: 400, ACME: "tls"},
-	pki.RuleACMEValidationAnswer: {HTTP: 403, ACME: "incorrectResponse"}, pki.RuleACMEAccountKey: {HTTP: 409, ACME: "malformed"},
-	pki.RuleOverloaded: {HTTP: 503, ACME: "rateLimited"}, pki.RuleRateLimited: {HTTP: 429, ACME: "rateLimited"},
+// classes maps each class of refusals to its Status. A test fails for a class that is not in it.
+var classes = map[pki.Class]Status{
+	pki.InvalidArgument:    {codes.InvalidArgument, http.StatusBadRequest, "malformed"},
+	pki.Unauthenticated:    {codes.Unauthenticated, http.StatusUnauthorized, "unauthorized"},
+	pki.PermissionDenied:   {codes.PermissionDenied, http.StatusForbidden, "unauthorized"},
+	pki.NotFound:           {codes.NotFound, http.StatusNotFound, "malformed"},
+	pki.FailedPrecondition: {codes.FailedPrecondition, http.StatusConflict, "malformed"},
+	pki.Aborted:            {codes.Aborted, http.StatusConflict, "malformed"},
+	pki.ResourceExhausted:  {codes.ResourceExhausted, http.StatusTooManyRequests, "rateLimited"},
+	pki.Unimplemented:      {codes.Unimplemented, http.StatusNotImplemented, "malformed"},
 }
 
-// Of returns the status of a rule.
-func Of(rule pki.Rule) Status {
-	if s, ok := single[rule]; ok {
-		return s
+// problems maps rules to types of ACME problems that say more than those of their classes.
+var problems = map[pki.Rule]string{
+	pki.RuleCSR: "badCSR", pki.RuleCSRSignature: "badCSR", pki.RuleCSRContent: "badCSR",
+	pki.RuleKeyType: "badCSR", pki.RuleKeyWeak: "badCSR", pki.RuleKeyReserved: "badCSR", pki.RuleKeyInUse: "badCSR",
+	pki.RuleKeyCompromised: "badCSR", pki.RuleHardwareKey: "badCSR",
+	pki.RuleNames: "rejectedIdentifier", pki.RulePolicy: "rejectedIdentifier",
+	pki.RuleProfile: "invalidProfile", pki.RuleAlreadyRevoked: "alreadyRevoked", pki.RuleReason: "badRevocationReason",
+}
+
+// Of returns the Status for a rule. For a class that is not in the table it returns that of a malformed request, so that
+// a refusal is never reported as success.
+func Of(r pki.Rule) Status {
+	s, ok := classes[r.Class()]
+	if !ok {
+		s = classes[pki.InvalidArgument]
 	}
-	switch rule.Class() {
-	case pki.NotFound:
-		return Status{HTTP: 404, ACME: "malformed"}
-	case pki.PermissionDenied:
-		return Status{HTTP: 403, ACME: "unauthorized"}
-	case pki.Unauthenticated:
-		return Status{HTTP: 401, ACME: "unauthorized"}
-	default:
-		return Status{HTTP: http.StatusBadRequest, ACME: "malformed"}
+	if problem, ok := problems[r]; ok {
+		s.ACME = problem
 	}
+	return s
 }
