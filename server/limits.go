@@ -103,6 +103,7 @@ var works = map[authz.Operation]work{
 	authz.UnholdCertificate:    revocations,
 	authz.CreateBulkRevocation: revocations,
 	authz.ImportCRL:            revocations,
+	authz.RevokeExternalKey:    revocations,
 
 	authz.RevokeCompromisedKey: compromises,
 
@@ -110,6 +111,8 @@ var works = map[authz.Operation]work{
 	authz.UpdateIdentity: registrations,
 	authz.CreateToken:    registrations,
 	authz.ApplyPolicy:    registrations,
+
+	authz.CreateExternalKey: registrations,
 
 	authz.GetTrustBundle:      readings,
 	authz.GetCertificateChain: readings,
@@ -125,6 +128,7 @@ var works = map[authz.Operation]work{
 	authz.ListPolicies:        readings,
 	authz.ExplainPolicy:       readings,
 	authz.GetStats:            readings,
+	authz.ListExternalKeys:    readings,
 
 	authz.ListEntries: logs, // while it reads a page, it also takes a slot of readings
 	authz.GetHead:     logs,

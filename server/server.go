@@ -19,6 +19,7 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/ra/nonce"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/ra/revisions"
@@ -103,6 +104,7 @@ type Stores struct {
 	RA         ra.Store
 	Policies   ra.PolicyStore
 	Nonces     nonce.Store
+	ACME       acme.Store
 	Audit      audit.Store
 	Retention  retention.Store
 	Revocation revocation.Store
@@ -127,6 +129,7 @@ type Server struct {
 	auditor     *audit.Recorder
 	policy      *revisions.Revisions
 	registrar   *ra.Registrar
+	acme        *acme.Authority
 	crlUpdater  *crl.Updater
 	revocations *revocation.Authority
 	sweeper     *retention.Sweeper
@@ -215,6 +218,9 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
 		Revision: s.policy.Current, Clock: c.Clock, Auditor: s.auditor,
 	})
+	if s.acme, err = s.newACME(ctx); err != nil {
+		return err
+	}
 	s.admissions = newAdmissions(c)
 	if err := s.prepare(ctx); err != nil {
 		return errors.Join(err, s.Close(ctx))
@@ -236,7 +242,7 @@ func (s *Server) newPolicy(ctx context.Context) (*revisions.Revisions, error) {
 	return revisions.New(ctx, revisions.Config{
 		Compiler: revisions.Compiler{
 			TrustDomain: c.TrustDomain, PublicURL: c.PublicURL, Issuer: issuer{s}, Tokens: c.Stores.RA, Nonces: nonces,
-			Certificates: c.Stores.RA, Retention: c.Retention,
+			Certificates: c.Stores.RA, Retention: c.Retention, Orders: c.Stores.ACME,
 			Files: revisions.NewFiles(c.EvidenceDirectory, c.Log), Clock: c.Clock, Log: c.Log,
 		},
 		Store: c.Stores.Policies, Identities: c.Stores.RA, First: first, Clock: c.Clock, Log: c.Log,

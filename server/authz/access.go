@@ -72,6 +72,10 @@ var access = map[Operation]Access{
 	ListPolicies:  {Operators, pki.MayAudit},
 	ExplainPolicy: {Operators, pki.MayAudit},
 
+	CreateExternalKey: {Operators, pki.MayRegister},
+	ListExternalKeys:  {Operators, pki.MayRead},
+	RevokeExternalKey: {Operators, pki.MayRevoke},
+
 	ListEntries: {Operators, pki.MayAudit},
 	GetHead:     {Operators, pki.MayAudit},
 

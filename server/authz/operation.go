@@ -42,6 +42,10 @@ const (
 	ListPolicies  Operation = "ListPolicies"
 	ExplainPolicy Operation = "ExplainPolicy"
 
+	CreateExternalKey Operation = "CreateExternalKey"
+	ListExternalKeys  Operation = "ListExternalKeys"
+	RevokeExternalKey Operation = "RevokeExternalKey"
+
 	ListEntries Operation = "ListEntries"
 	GetHead     Operation = "GetHead"
 
