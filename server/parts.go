@@ -22,11 +22,15 @@ func (s *Server) newAuthorizer() *authz.Authorizer {
 }
 
 // newDoors returns the HTTPS server.
-func (s *Server) newDoors(authorizer *authz.Authorizer) *frontdoor.Server {
+func (s *Server) newDoors(authorizer *authz.Authorizer) (*frontdoor.Server, error) {
+	var err error
+	if s.acmeDoor, err = s.newACMEDoor(); err != nil {
+		return nil, err
+	}
 	return frontdoor.New(frontdoor.Config{
 		Certificate: s.certificate, Authorizer: authorizer, Admission: s.admissions,
 		Handshakes: s.admissions.queues[handshakes], Meter: s.telemetry, Refusals: s.auditor, Log: s.log,
-	})
+	}, s.acmeDoor.Door()), nil
 }
 
 // newAPI returns the gRPC server.

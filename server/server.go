@@ -26,6 +26,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	acmedoor "github.com/brevet-pki/brevet/server/acme"
 	"github.com/brevet-pki/brevet/server/frontdoor"
 	"github.com/brevet-pki/brevet/server/grpcapi"
 	"github.com/brevet-pki/brevet/server/telemetry"
@@ -140,6 +141,7 @@ type Server struct {
 	delegateKeys pki.KeyType
 	api          *grpcapi.Server
 	doors        *frontdoor.Server // nil without HTTPS
+	acmeDoor     *acmedoor.Door    // nil without HTTPS
 	telemetry    *telemetry.Recorder
 	health       *telemetry.Health
 	closers      []io.Closer // the credential directories
@@ -314,7 +316,10 @@ func (s *Server) prepare(ctx context.Context) error {
 	authorizer := s.newAuthorizer()
 	s.api = s.newAPI(authorizer)
 	if s.config.HTTPS != nil {
-		s.doors = s.newDoors(authorizer)
+		var err error
+		if s.doors, err = s.newDoors(authorizer); err != nil {
+			return err
+		}
 	}
 	s.health = s.newHealth()
 	s.telemetry.Register(s.newGauges())
@@ -328,6 +333,9 @@ func (s *Server) OnReady(f func()) { s.ready = f }
 func (s *Server) Close(ctx context.Context) error {
 	if s.api != nil {
 		s.api.Close()
+	}
+	if s.acmeDoor != nil {
+		s.acmeDoor.Close()
 	}
 	if s.auditor != nil {
 		s.auditor.Close(ctx)

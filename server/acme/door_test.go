@@ -18,6 +18,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	racme "github.com/brevet-pki/brevet/ra/acme"
+	"github.com/brevet-pki/brevet/server/authz"
 )
 
 // want checks the status and the type of the problem in a response.
@@ -271,7 +272,7 @@ func TestRefusedOrders(t *testing.T) {
 		status  int
 		problem string
 	}{
-		"10,000 names":         {names(10_000, "host.fleet.example"), http.StatusRequestEntityTooLarge, "malformed"},
+		"10,000 names":         {names(10_000, "host.fleet.example"), http.StatusBadRequest, "malformed"},
 		"101 names":            {names(101, "host.fleet.example"), http.StatusBadRequest, "rejectedIdentifier"},
 		"no names":             {names(0, ""), http.StatusBadRequest, "malformed"},
 		"a trailing dot":       {names(1, "host.fleet.example."), http.StatusBadRequest, "rejectedIdentifier"},
@@ -359,7 +360,7 @@ func TestErrorsOfTheServer(t *testing.T) {
 	}{
 		{errors.New("the disk with the secret is gone"), http.StatusInternalServerError, "serverInternal", ""},
 		{temporary{errors.New("the disk with the secret is gone")}, http.StatusServiceUnavailable, "serverInternal", "2"},
-		{temporary{pki.Refuse(pki.RuleOverloaded, "wait", "too much work")}, http.StatusServiceUnavailable, "rateLimited", "2"},
+		{temporary{pki.Refuse(pki.RuleOverloaded, "wait", "too much work")}, http.StatusTooManyRequests, "rateLimited", "2"},
 		{temporary{pki.Refuse(pki.RuleRateLimited, "wait", "too many requests")}, http.StatusTooManyRequests, "rateLimited", "2"},
 	} {
 		w.authority.mu.Lock()
@@ -378,3 +379,19 @@ type temporary struct{ error }
 func (t temporary) Unwrap() error           { return t.error }
 func (temporary) Temporary() bool           { return true }
 func (temporary) RetryAfter() time.Duration { return 1500 * time.Millisecond }
+
+// Every operation of ACME in the access table is that of a route, and any caller may call it: signatures authenticate.
+func TestOperationsAreRoutes(t *testing.T) {
+	served := map[authz.Operation]bool{}
+	for _, route := range newWorld(t).door.Door().Routes {
+		served[route.Operation] = true
+		if authz.AccessOf(route.Operation).Callers != authz.Anybody {
+			t.Errorf("%s %s has the operation %s, which not every caller may call", route.Method, route.Path, route.Operation)
+		}
+	}
+	for _, op := range authz.Operations() {
+		if strings.HasPrefix(string(op), "ACME") != served[op] {
+			t.Errorf("%s is a route: %t", op, served[op])
+		}
+	}
+}

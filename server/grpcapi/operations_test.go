@@ -39,6 +39,9 @@ func TestAccessTableIsWhatIsServed(t *testing.T) {
 		}
 	}
 	for _, op := range authz.Operations() {
+		if strings.HasPrefix(string(op), "ACME") { // package server/acme serves it, and tests it
+			continue
+		}
 		if !used[op] {
 			t.Errorf("%s is in the access table, and no RPC has it", op)
 		}
