@@ -121,6 +121,15 @@ func (p *Profile) validity(iss IssuingCA, lifetime time.Duration, now time.Time)
 
 // CheckNames refuses names that the profile forbids, and the lack of names that it requires.
 func (p *Profile) CheckNames(id pki.SPIFFEID, n Names) error {
+	if p.anonymous && len(n.DNS)+len(n.IPs) == 0 {
+		return pki.Refuse(pki.RuleNames, "register the identity with a DNS name or an IP address",
+			"certificates of profile %s do not contain the SPIFFE ID, and need another name", p.name)
+	}
+	return p.CheckOwnNames(id, n)
+}
+
+// CheckOwnNames is like CheckNames, for the names of an identity whose certificates may get further names from orders.
+func (p *Profile) CheckOwnNames(id pki.SPIFFEID, n Names) error {
 	for _, c := range []struct {
 		rule  nameRule
 		count int
@@ -134,10 +143,6 @@ func (p *Profile) CheckNames(id pki.SPIFFEID, n Names) error {
 			return pki.Refuse(pki.RuleNames, "register the identity with at least one",
 				"profile %s needs %s", p.name, c.what)
 		}
-	}
-	if p.anonymous && len(n.DNS)+len(n.IPs) == 0 {
-		return pki.Refuse(pki.RuleNames, "register the identity with a DNS name or an IP address",
-			"certificates of profile %s do not contain the SPIFFE ID, and need another name", p.name)
 	}
 	if p.subjectRule == subjectCommonName {
 		return p.checkCommonName(id, n)
