@@ -54,6 +54,10 @@ var innerArrows = map[string]string{
 	"server/est":       "server/authz server/frontdoor",
 	"server/frontdoor": "server/admission server/authz server/handshake server/outcome",
 
+	"server/acme":            "server/acme/jws server/acme/validation server/authz server/frontdoor server/outcome",
+	"server/acme/jws":        "",
+	"server/acme/validation": "",
+
 	"store/sqlite/internal/engine":   "",
 	"store/sqlite/internal/column":   "store/sqlite/internal/engine",
 	"store/sqlite/internal/crlindex": "store/sqlite/internal/engine",

@@ -22,11 +22,15 @@ func (s *Server) newAuthorizer() *authz.Authorizer {
 }
 
 // newDoors returns the HTTPS server.
-func (s *Server) newDoors(authorizer *authz.Authorizer) *frontdoor.Server {
+func (s *Server) newDoors(authorizer *authz.Authorizer) (*frontdoor.Server, error) {
+	var err error
+	if s.acmeDoor, err = s.newACMEDoor(); err != nil {
+		return nil, err
+	}
 	return frontdoor.New(frontdoor.Config{
 		Certificate: s.certificate, Authorizer: authorizer, Admission: s.admissions,
 		Handshakes: s.admissions.queues[handshakes], Meter: s.telemetry, Refusals: s.auditor, Log: s.log,
-	}, s.estDoor())
+	}, s.estDoor(), s.acmeDoor.Door()), nil
 }
 
 // newAPI returns the gRPC server.
@@ -45,6 +49,7 @@ func (s *Server) newAPI(authorizer *authz.Authorizer) *grpcapi.Server {
 		CRLs:         grpcapi.CRLs{Records: c.Stores.CRLs, Updater: s.crlUpdater, Authorities: c.Authorities},
 		Log:          grpcapi.Log{Records: c.Stores.Log, Sequencer: s.sequencer, Archive: c.Archive, Readings: s.admissions.queues[readings], Followers: s.admissions.queues[followers]},
 		Policies:     grpcapi.Policies{Revisions: s.policy, Records: c.Stores.Policies, Clock: c.Clock},
+		Accounts:     grpcapi.Accounts{Registrar: s.registrar, Authority: s.acme},
 		Store:        grpcapi.Store{Records: c.Stores.Retention, Sweeper: s.sweeper, Files: c.Disk, Clock: c.Clock},
 	})
 }

@@ -19,12 +19,14 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/ra/nonce"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/ra/revisions"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	acmedoor "github.com/brevet-pki/brevet/server/acme"
 	"github.com/brevet-pki/brevet/server/frontdoor"
 	"github.com/brevet-pki/brevet/server/grpcapi"
 	"github.com/brevet-pki/brevet/server/telemetry"
@@ -70,6 +72,8 @@ type Config struct {
 	Limits Limits
 	// OCSP configures OCSP responses; the zero value is the default.
 	OCSP OCSP
+	// ACME configures the ACME door.
+	ACME ACME
 	// Policy is the document of the first revision of the policy, in YAML. It has no effect if the store has a policy. Nil
 	// means policy.Default.
 	Policy []byte
@@ -103,6 +107,7 @@ type Stores struct {
 	RA         ra.Store
 	Policies   ra.PolicyStore
 	Nonces     nonce.Store
+	ACME       acme.Store
 	Audit      audit.Store
 	Retention  retention.Store
 	Revocation revocation.Store
@@ -127,6 +132,7 @@ type Server struct {
 	auditor     *audit.Recorder
 	policy      *revisions.Revisions
 	registrar   *ra.Registrar
+	acme        *acme.Authority
 	crlUpdater  *crl.Updater
 	revocations *revocation.Authority
 	sweeper     *retention.Sweeper
@@ -137,6 +143,7 @@ type Server struct {
 	delegateKeys pki.KeyType
 	api          *grpcapi.Server
 	doors        *frontdoor.Server // nil without HTTPS
+	acmeDoor     *acmedoor.Door    // nil without HTTPS
 	telemetry    *telemetry.Recorder
 	health       *telemetry.Health
 	closers      []io.Closer // the credential directories
@@ -215,6 +222,9 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
 		Revision: s.policy.Current, Clock: c.Clock, Auditor: s.auditor,
 	})
+	if s.acme, err = s.newACME(ctx); err != nil {
+		return err
+	}
 	s.admissions = newAdmissions(c)
 	if err := s.prepare(ctx); err != nil {
 		return errors.Join(err, s.Close(ctx))
@@ -236,7 +246,7 @@ func (s *Server) newPolicy(ctx context.Context) (*revisions.Revisions, error) {
 	return revisions.New(ctx, revisions.Config{
 		Compiler: revisions.Compiler{
 			TrustDomain: c.TrustDomain, PublicURL: c.PublicURL, Issuer: issuer{s}, Tokens: c.Stores.RA, Nonces: nonces,
-			Certificates: c.Stores.RA, Retention: c.Retention,
+			Certificates: c.Stores.RA, Retention: c.Retention, Orders: c.Stores.ACME,
 			Files: revisions.NewFiles(c.EvidenceDirectory, c.Log), Clock: c.Clock, Log: c.Log,
 		},
 		Store: c.Stores.Policies, Identities: c.Stores.RA, First: first, Clock: c.Clock, Log: c.Log,
@@ -308,7 +318,10 @@ func (s *Server) prepare(ctx context.Context) error {
 	authorizer := s.newAuthorizer()
 	s.api = s.newAPI(authorizer)
 	if s.config.HTTPS != nil {
-		s.doors = s.newDoors(authorizer)
+		var err error
+		if s.doors, err = s.newDoors(authorizer); err != nil {
+			return err
+		}
 	}
 	s.health = s.newHealth()
 	s.telemetry.Register(s.newGauges())
@@ -322,6 +335,9 @@ func (s *Server) OnReady(f func()) { s.ready = f }
 func (s *Server) Close(ctx context.Context) error {
 	if s.api != nil {
 		s.api.Close()
+	}
+	if s.acmeDoor != nil {
+		s.acmeDoor.Close()
 	}
 	if s.auditor != nil {
 		s.auditor.Close(ctx)

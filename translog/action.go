@@ -37,6 +37,12 @@ const (
 	// DistributionPointsRecorded is logged before a certificate contains the distribution points.
 	DistributionPointsRecorded Action = "distribution_points.recorded"
 	PolicyApplied              Action = "policy.applied" // a new revision of the policy decides from now on
+
+	ACMEExternalKeyCreated Action = "acme.external_key.created"
+	ACMEExternalKeyRevoked Action = "acme.external_key.revoked" // one with its account, or the unused ones of a creator
+	ACMEAccountCreated     Action = "acme.account.created"      // and its external key was used up
+	ACMEAccountKeyChanged  Action = "acme.account.key_changed"
+	ACMEAccountDeactivated Action = "acme.account.deactivated" // by its holder
 )
 
 // actions maps numbers to actions.
@@ -67,6 +73,11 @@ var actions = [...]Action{
 
 	brevetv1.Action_ACTION_DISTRIBUTION_POINTS_RECORDED: DistributionPointsRecorded,
 	brevetv1.Action_ACTION_POLICY_APPLIED:               PolicyApplied,
+	brevetv1.Action_ACTION_ACME_EXTERNAL_KEY_CREATED:    ACMEExternalKeyCreated,
+	brevetv1.Action_ACTION_ACME_EXTERNAL_KEY_REVOKED:    ACMEExternalKeyRevoked,
+	brevetv1.Action_ACTION_ACME_ACCOUNT_CREATED:         ACMEAccountCreated,
+	brevetv1.Action_ACTION_ACME_ACCOUNT_KEY_CHANGED:     ACMEAccountKeyChanged,
+	brevetv1.Action_ACTION_ACME_ACCOUNT_DEACTIVATED:     ACMEAccountDeactivated,
 }
 
 // number returns an action's number, and false if the action is unknown.

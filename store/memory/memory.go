@@ -43,6 +43,8 @@ type state struct {
 	nonces   map[nonce]bool                      // that were consumed
 	policies []ra.PolicyRevision                 // revision n has the index n-1
 
+	acme acmeRecords
+
 	sealingKey [32]byte // zero until SealingKey generates it
 
 	logEpoch  translog.Epoch // zero until Epoch generates it
@@ -89,6 +91,7 @@ func (s *state) clone() *state {
 	c.pending, c.tokens, c.certs = slices.Clone(s.pending), slices.Clone(s.tokens), slices.Clone(s.certs)
 	c.identities, c.distrusted = cloned(s.identities), cloned(s.distrusted)
 	c.keys, c.serials, c.requests = cloned(s.keys), cloned(s.serials), cloned(s.requests)
+	c.acme = s.acme.clone()
 	c.nonces, c.policies = cloned(s.nonces), slices.Clone(s.policies)
 	return &c // the log is append-only, so the clone shares it
 }

@@ -62,7 +62,7 @@ func (s *state) carry(op rules.Operation) error {
 		s.policies = append(s.policies, op.PolicyRevision)
 	case rules.KnowIssuer: // this store has no records of issuers
 	default:
-		return s.carryToken(op)
+		return s.carryACME(op)
 	}
 	return nil
 }

@@ -208,6 +208,12 @@ func checkEvent(e translog.Entry) error {
 		matches = e.Action == translog.RecordsExpired
 	case *translog.AppliedPolicy:
 		matches = e.Action == translog.PolicyApplied
+	case *translog.CreatedExternalKey:
+		matches = e.Action == translog.ACMEExternalKeyCreated
+	case *translog.RevokedExternalKey:
+		matches = e.Action == translog.ACMEExternalKeyRevoked
+	case *translog.ACMEAccount:
+		matches = slices.Contains(accountActions, e.Action)
 	default:
 		return errors.New("it has no event")
 	}
@@ -216,6 +222,9 @@ func checkEvent(e translog.Entry) error {
 	}
 	return nil
 }
+
+// accountActions are the actions of changes of ACME accounts.
+var accountActions = []translog.Action{translog.ACMEAccountCreated, translog.ACMEAccountKeyChanged, translog.ACMEAccountDeactivated}
 
 // statusActions are the actions of changes of certificates' statuses, alone, in bulk or with their identity.
 var statusActions = []translog.Action{
@@ -277,7 +286,7 @@ func replay(index uint64, e translog.Entry) ([]Operation, error) {
 			Revision: event.Revision, SHA256: event.Digest, AppliedBy: e.Actor, AppliedAt: e.Time, Comment: event.Comment,
 		}}}, nil
 	default:
-		return nil, errors.New("the entry has no event")
+		return replayACME(e)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/acmetable"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
@@ -135,7 +136,7 @@ func (tx *writeTx) replayAuthority(ctx context.Context, op rules.Operation) erro
 	case rules.Expire:
 		return tx.replayExpire(ctx, op)
 	default:
-		return fmt.Errorf("the operation %T is unknown", op)
+		return acmetable.Replay(ctx, tx.Tx, op)
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package storetest is the conformance suite of the store engines. It tests the contracts of ca.Journal,
-// ca.Installations, ra.Store, ra.PolicyStore, audit.Store, retention.Store, revocation.Store, crl.Store, responder.Feed
+// ca.Installations, ra.Store, ra.PolicyStore, acme.Store, audit.Store, retention.Store, revocation.Store, crl.Store, responder.Feed
 // and translog.Store against a real store.
 //
 // The suite does not depend on the engine. Tests of one engine are in its package. A store that implements only the
@@ -13,6 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
@@ -28,6 +29,7 @@ type Store struct {
 	RA            ra.Store
 	Policies      ra.PolicyStore
 	Keys          SealingKeys
+	ACME          acme.Store
 	Audit         audit.Store
 	Retention     retention.Store
 	Statuses      StatusChanger
@@ -72,7 +74,7 @@ var registration = suite{
 	"journal": testJournal, "guards": testGuards, "races": testRaces, "identities": testIdentities, "tokens": testTokens,
 	"token revocations": testTokenRevocations, "certificates": testCertificates, "changes": testChanges,
 	"identity changes": testIdentityChanges, "log": testLog, "replay": testReplay, "evidence": testEvidence, "terms": testTerms, "roles": testRoles, "policies": testPolicies,
-	"two handles": testTwoHandles, "lists": testLists, "requests": testRequests, "totals": testTotals, "token patterns": testPatterns, "recovery": testRecovery,
+	"two handles": testTwoHandles, "lists": testLists, "requests": testRequests, "totals": testTotals, "token patterns": testPatterns, "acme": testACME, "recovery": testRecovery,
 }
 
 // rest contains the other tests.
