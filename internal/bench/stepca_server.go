@@ -27,6 +27,7 @@ import (
 
 const (
 	stepCAProvisioner = "bench"
+	stepCAACME        = "bench-acme"           // the provisioner for ACME
 	stepCAStart       = time.Minute            // to start, and to stop
 	stepCAPoll        = 100 * time.Millisecond // pause between two requests whether it serves
 	stepCACertTime    = 24 * time.Hour
@@ -44,8 +45,9 @@ type stepCA struct {
 	callers []*stepCACaller
 }
 
-// startStepCA starts step-ca with the measured key on a free port of the loopback interface, and connects its callers.
-func (b *bench) startStepCA(ctx context.Context, program string, callers int) (s *stepCA, err error) {
+// startStepCA starts step-ca with the measured key on a free port of the loopback interface, and connects its callers. The
+// options are arguments of the program.
+func (b *bench) startStepCA(ctx context.Context, program string, callers int, options ...string) (s *stepCA, err error) {
 	b.logf("starting step-ca")
 	dir := filepath.Join(b.dir, "step-ca")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -64,7 +66,7 @@ func (b *bench) startStepCA(ctx context.Context, program string, callers int) (s
 	if err != nil {
 		return nil, err
 	}
-	if err := s.start(ctx, b, program, config); err != nil {
+	if err := s.start(ctx, b, program, config, options); err != nil {
 		return nil, err
 	}
 	if err := s.connect(ctx, callers); err != nil {
@@ -132,12 +134,13 @@ func (s *stepCA) configure(ctx context.Context, b *bench, dir string) (path stri
 		"kms": map[string]any{"type": "pkcs11", "uri": hsmURI}, "key": "pkcs11:object=" + b.key.Label(),
 		"address": addresses[0], "dnsNames": []string{"127.0.0.1"},
 		"db": map[string]any{"type": "badgerv2", "dataSource": filepath.Join(dir, "db")},
-		"authority": map[string]any{"provisioners": []any{map[string]any{
-			"type": "JWK", "name": stepCAProvisioner, "key": map[string]string{
+		"authority": map[string]any{"provisioners": []any{
+			map[string]any{"type": "JWK", "name": stepCAProvisioner, "key": map[string]string{
 				"use": "sig", "kty": "EC", "kid": stepCAProvisioner, "crv": "P-256", "alg": "ES256",
 				"x": encode(coordinates[:len(coordinates)/2]), "y": encode(coordinates[len(coordinates)/2:]),
-			},
-		}}},
+			}},
+			map[string]any{"type": "ACME", "name": stepCAACME},
+		}},
 	})
 	if err != nil {
 		return "", err
@@ -146,12 +149,12 @@ func (s *stepCA) configure(ctx context.Context, b *bench, dir string) (path stri
 	return path, file.WriteNew(path, text, 0o600)
 }
 
-func (s *stepCA) start(ctx context.Context, b *bench, program, config string) error {
+func (s *stepCA) start(ctx context.Context, b *bench, program, config string, options []string) error {
 	path, err := exec.LookPath(program)
 	if err != nil {
 		return err
 	}
-	if s.cmd, err = b.program(ctx, path, config); err != nil {
+	if s.cmd, err = b.program(ctx, path, append(options, config)...); err != nil {
 		return err
 	}
 	log, err := os.Create(s.log)
