@@ -54,6 +54,8 @@ bench: setup-test build ## what the token signs, and a server issues, revokes an
 	bin/brevet-bench issue --callers 1
 	bin/brevet-bench issue --callers 64
 	bin/brevet-bench enroll
+	bin/brevet-bench est
+	bin/brevet-bench acme
 	bin/brevet-bench revoke
 	bin/brevet-bench crl
 	bin/brevet-bench ocsp

@@ -17,6 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/internal/bench/acmeload"
+	"github.com/brevet-pki/brevet/internal/bench/stepca"
 	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/devca"
 	"github.com/brevet-pki/brevet/pki"
@@ -106,7 +107,7 @@ func (b *acmeBench) run(ctx context.Context, env *bench) (err error) {
 type acmeRig struct {
 	issueRig
 	clients      []*acmeload.Client
-	other        *stepCA // nil without --step-ca
+	other        *stepca.Server // nil without --step-ca
 	otherClients []*acmeload.Client
 }
 
@@ -145,9 +146,9 @@ func (r *acmeRig) open(ctx context.Context, b *acmeBench) error {
 	if r.other, err = r.startStepCA(ctx, b.program, 0, "--insecure", "--acme-http-port", strconv.Itoa(port)); err != nil {
 		return err
 	}
-	directory = r.other.base + "/acme/" + stepCAACME + "/directory"
-	r.otherClients, err = openACME(ctx, b.callers, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: r.other.roots}, directory, port)
-	return r.other.explain(err)
+	directory = r.other.URL + "/acme/" + stepca.ACMEProvisioner + "/directory"
+	r.otherClients, err = openACME(ctx, b.callers, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: r.other.Roots}, directory, port)
+	return r.other.Explain(err)
 }
 
 func portText(address string) string {
@@ -162,7 +163,7 @@ func openACME(ctx context.Context, n int, config *tls.Config, directory string, 
 	for i := range n {
 		address := net.IPv4(127, 0, 1, byte(1+i))
 		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: address}}
-		c, err := acmeload.Open(ctx, &http.Client{Timeout: stepCATimeout, Transport: &http.Transport{
+		c, err := acmeload.Open(ctx, &http.Client{Timeout: stepca.Timeout, Transport: &http.Transport{
 			TLSClientConfig: config, DialContext: dialer.DialContext, MaxConnsPerHost: 1, IdleConnTimeout: time.Hour,
 		}}, directory, address.String(), port)
 		if err != nil {
@@ -199,7 +200,7 @@ func (r *acmeRig) close() error {
 	for _, c := range append(r.clients, r.otherClients...) {
 		err = errors.Join(err, c.Close())
 	}
-	return errors.Join(err, r.other.stop(), r.party.close())
+	return errors.Join(err, r.other.Stop(), r.party.close())
 }
 
 // round measures ACME, gRPC and, with --step-ca, step-ca once.
@@ -234,15 +235,15 @@ func (r *acmeRig) round(ctx context.Context, d time.Duration) (map[string]float6
 
 // loadStepCA orders certificates of step-ca.
 func (r *acmeRig) loadStepCA(ctx context.Context, d time.Duration, values map[string]float64) error {
-	before, err := cpuOf(r.other.cmd.Process)
+	before, err := cpuOf(r.other.Process())
 	if err != nil {
 		return err
 	}
 	l, err := putLoad(ctx, r.otherClients, (*acmeload.Client).Certificate, d)
 	if err != nil {
-		return r.other.explain(err)
+		return r.other.Explain(err)
 	}
-	after, err := cpuOf(r.other.cmd.Process)
+	after, err := cpuOf(r.other.Process())
 	if err != nil {
 		return err
 	}
