@@ -44,5 +44,5 @@ func (a *TLSAuthenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim
 	return s.claim(pki.EvidenceX5CTLS, chain, p)
 }
 
-// Bind implements ra.Authenticator. There is nothing to bind: the connection proves the evidence of each request anew.
+// Bind implements ra.Authenticator. There is nothing to bind: the connection proves the evidence of each request again.
 func (*TLSAuthenticator) Bind(context.Context, []byte, ra.Binding) error { return nil }

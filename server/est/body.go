@@ -61,15 +61,5 @@ func decode(body []byte) ([]byte, error) {
 	return der, nil
 }
 
-// lineLength is the length of lines in responses: that of PEM, so that all tools read them.
-const lineLength = 64
-
-// encode encodes a response in base64, in lines that end with a line feed.
-func encode(der []byte) []byte {
-	text := base64.StdEncoding.AppendEncode(nil, der)
-	var b []byte
-	for len(text) > lineLength {
-		b, text = append(append(b, text[:lineLength]...), '\n'), text[lineLength:]
-	}
-	return append(append(b, text...), '\n')
-}
+// encode encodes a response in base64, without line breaks: strongSwan 5.9.8 cannot read them.
+func encode(der []byte) []byte { return base64.StdEncoding.AppendEncode(nil, der) }

@@ -28,6 +28,10 @@ func fail(r *frontdoor.Request, err error) frontdoor.Response {
 			status = http.StatusForbidden // only a certificate authenticates the client here, and no scheme of HTTP (RFC 9110 §11.6.1)
 		}
 	}
+	if _, _, sent := r.BasicAuth(); status == http.StatusUnauthorized && !sent && len(r.Chain) == 0 {
+		// Clients that wait for this response before they send the token, such as Bouncy Castle 1.72, accept no body.
+		return frontdoor.Response{Status: status, Header: header}
+	}
 	text := "The server failed. Its log has the reason.\n"
 	if refusal, ok := pki.AsRefusal(err); ok {
 		text = refusal.Error() + "\n"
