@@ -44,10 +44,19 @@ type realWorld struct {
 // newServer returns a complete server with the policy anyName.
 func newServer(t *testing.T) *realWorld {
 	t.Helper()
+	return newServerWith(t, anyName, validation.Config{})
+}
+
+// newServerWith returns a complete server with a policy, which validates challenges as c says. If c has no port for
+// http-01, it is that of the web server.
+func newServerWith(t *testing.T, policy string, c validation.Config) *realWorld {
+	t.Helper()
 	responder := newWeb(t)
-	w := servertest.New(t, newGround(t), servertest.Options{Policy: []byte(anyName), Challenges: validation.Config{
-		Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, HTTPPort: responder.port, TLSPort: 1,
-	}})
+	c.Networks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	if c.HTTPPort == 0 {
+		c.HTTPPort = responder.port
+	}
+	w := servertest.New(t, newGround(t), servertest.Options{Policy: []byte(policy), Challenges: c})
 	roots := x509.NewCertPool()
 	roots.AddCert(w.Root)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}
