@@ -3,6 +3,9 @@
 package acme_test
 
 import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
@@ -14,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/acme/validation"
@@ -28,26 +32,32 @@ const host = "host.fleet.example"
 // root, and an external key.
 type judge struct {
 	*realWorld
-	t         *testing.T
-	directory string
-	port      string
-	roots     string
-	kid, hmac string
-	dir       string // for the files of the client
-	environ   []string
+	t             *testing.T
+	directory     string
+	port, tlsPort string
+	roots         string
+	kid, hmac     string
+	dir           string // for the files of the client
+	environ       []string
 }
 
 func newJudge(t *testing.T) *judge {
 	t.Helper()
+	port := freePort(t)
+	return newJudgeAt(t, port, port)
+}
+
+// newJudgeAt returns a judge whose server validates at two ports.
+func newJudgeAt(t *testing.T, port, tlsPort uint16) *judge {
+	t.Helper()
 	zone := validationtest.NewZone(t)
 	zone.Address(t, host, "127.0.0.1")
-	port := freePort(t)
 	w := newServerWith(t, strings.Replace(anyName, "optional", "required", 1), validation.Config{
-		Resolvers: []netip.AddrPort{zone.Addr}, HTTPPort: port, TLSPort: port,
+		Resolvers: []netip.AddrPort{zone.Addr}, HTTPPort: port, TLSPort: tlsPort,
 	})
 	key := servertest.Must(brevetv1.NewACMEServiceClient(w.Operator.Conn).CreateExternalKey(t.Context(), &brevetv1.CreateExternalKeyRequest{Rule: "any"}))(t)
 	j := &judge{
-		realWorld: w, t: t, directory: w.url + "/acme/directory", port: fmt.Sprint(port), dir: t.TempDir(),
+		realWorld: w, t: t, directory: w.url + "/acme/directory", port: fmt.Sprint(port), tlsPort: fmt.Sprint(tlsPort), dir: t.TempDir(),
 		kid: key.GetKey().GetId(), hmac: base64.RawURLEncoding.EncodeToString(key.GetHmacKey()),
 	}
 	j.roots = filepath.Join(j.dir, "roots.pem")
@@ -146,6 +156,138 @@ func TestDehydrated(t *testing.T) {
 	dehydrated("--cron", "--force", "--domain", host)
 	dehydrated("--revoke", filepath.Join(j.dir, "certs", host, "cert.pem"))
 	j.wantIssued(2, 1)
+}
+
+// background runs a server until the end of the test, and logs its output if the test has failed.
+func (j *judge) background(name string, args ...string) {
+	j.t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		j.t.Fatalf("%v: run deploy/setup.sh --judges", err)
+	}
+	var out bytes.Buffer
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr, cmd.Env = &out, &out, append(os.Environ(), j.environ...)
+	if err := cmd.Start(); err != nil {
+		j.t.Fatal(err)
+	}
+	j.t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+		if j.t.Failed() {
+			j.t.Logf("%s: %s", name, out.String())
+		}
+	})
+}
+
+// waitIssued waits until there are certificates on record.
+func (j *judge) waitIssued(issued int) {
+	j.t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		have := 0
+		for _, c := range j.Inventory(j.t) {
+			if c.Profile == "acme" {
+				have++
+			}
+		}
+		if have >= issued {
+			return
+		}
+	}
+	j.t.Errorf("there are not %d certificates within a minute", issued)
+}
+
+func (j *judge) write(name, text string) (path string) {
+	j.t.Helper()
+	path = filepath.Join(j.dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		j.t.Fatal(err)
+	}
+	return path
+}
+
+func TestCaddy(t *testing.T) {
+	j := newJudgeAt(t, freePort(t), freePort(t))
+	j.environ = []string{"HOME=" + j.dir, "XDG_CONFIG_HOME=" + j.dir, "XDG_DATA_HOME=" + j.dir}
+	config := j.write("Caddyfile", fmt.Sprintf(`{
+	admin off
+	http_port %s
+	https_port %s
+	email admin@fleet.example
+	acme_ca %s
+	acme_ca_root %s
+	acme_eab {
+		key_id %s
+		mac_key %s
+	}
+}
+%s {
+	respond "hello"
+}
+`, j.port, j.tlsPort, j.directory, j.roots, j.kid, j.hmac, host))
+	j.background("caddy", "run", "--config", config, "--adapter", "caddyfile")
+	j.waitIssued(1)
+	j.serves()
+}
+
+// serves checks that a server presents a certificate of the CA for the host.
+func (j *judge) serves() {
+	j.t.Helper()
+	roots := x509.NewCertPool()
+	roots.AddCert(j.Root)
+	var err error
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		var conn *tls.Conn
+		if conn, err = tls.Dial("tcp", "127.0.0.1:"+j.tlsPort, &tls.Config{ServerName: host, RootCAs: roots}); err == nil {
+			_ = conn.Close()
+			return
+		}
+	}
+	j.t.Errorf("the server has no certificate: %v", err)
+}
+
+func TestApache(t *testing.T) {
+	j := newJudgeAt(t, freePort(t), freePort(t))
+	modules, err := filepath.Glob("/usr/lib/apache2/modules/mod_md.so")
+	if err != nil || len(modules) == 0 {
+		t.Fatal("there is no mod_md: run deploy/setup.sh --judges")
+	}
+	config := j.write("httpd.conf", fmt.Sprintf(`ServerRoot %[1]s
+PidFile %[1]s/httpd.pid
+ErrorLog %[1]s/error.log
+LogLevel warn md:debug
+ServerName localhost
+User nobody
+Group nogroup
+LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
+LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule ssl_module /usr/lib/apache2/modules/mod_ssl.so
+LoadModule md_module /usr/lib/apache2/modules/mod_md.so
+Mutex file:%[1]s
+Listen 127.0.0.1:%[2]s
+Listen 127.0.0.1:%[3]s
+MDStoreDir %[1]s/md
+MDPortMap http:%[2]s https:%[3]s
+MDCertificateAuthority %[4]s
+MDCACertificateFile %[5]s
+MDCertificateAgreement accepted
+MDContactEmail admin@fleet.example
+MDExternalAccountBinding %[6]s %[7]s
+MDBaseServer on
+MDChallengeDns01 /bin/false
+MDomain %[8]s
+<VirtualHost *:%[3]s>
+ServerName %[8]s
+SSLEngine on
+</VirtualHost>
+`, j.dir, j.port, j.tlsPort, j.directory, j.roots, j.kid, j.hmac, host))
+	if err := os.Chmod(j.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	j.background("apache2", "-X", "-f", config)
+	j.waitIssued(1)
+	if text, err := os.ReadFile(filepath.Join(j.dir, "error.log")); t.Failed() {
+		t.Logf("%s %v", text, err)
+	}
 }
 
 // webroot serves the files of a directory at the port for http-01.
