@@ -36,6 +36,10 @@ func (p *Profile) template(iss IssuingCA, req Request, serial pki.Serial, partit
 	if err := p.CheckNames(req.Identity, req.Names); err != nil {
 		return nil, err
 	}
+	if p.anonymous && len(req.Names.DNS)+len(req.Names.IPs) == 0 {
+		return nil, pki.Refuse(pki.RuleNames, "give the identity a DNS name or an IP address, or order the certificate with ACME",
+			"certificates of profile %s do not contain the SPIFFE ID, and need another name", p.name)
+	}
 	if err := p.checkKey(req.Key); err != nil {
 		return nil, err
 	}
@@ -134,10 +138,6 @@ func (p *Profile) CheckNames(id pki.SPIFFEID, n Names) error {
 			return pki.Refuse(pki.RuleNames, "register the identity with at least one",
 				"profile %s needs %s", p.name, c.what)
 		}
-	}
-	if p.anonymous && len(n.DNS)+len(n.IPs) == 0 {
-		return pki.Refuse(pki.RuleNames, "register the identity with a DNS name or an IP address",
-			"certificates of profile %s do not contain the SPIFFE ID, and need another name", p.name)
 	}
 	if p.subjectRule == subjectCommonName {
 		return p.checkCommonName(id, n)
