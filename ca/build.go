@@ -36,10 +36,6 @@ func (p *Profile) template(iss IssuingCA, req Request, serial pki.Serial, partit
 	if err := p.CheckNames(req.Identity, req.Names); err != nil {
 		return nil, err
 	}
-	if p.anonymous && len(req.Names.DNS)+len(req.Names.IPs) == 0 {
-		return nil, pki.Refuse(pki.RuleNames, "give the identity a DNS name or an IP address, or order the certificate with ACME",
-			"certificates of profile %s do not contain the SPIFFE ID, and need another name", p.name)
-	}
 	if err := p.checkKey(req.Key); err != nil {
 		return nil, err
 	}
@@ -125,6 +121,15 @@ func (p *Profile) validity(iss IssuingCA, lifetime time.Duration, now time.Time)
 
 // CheckNames refuses names that the profile forbids, and the lack of names that it requires.
 func (p *Profile) CheckNames(id pki.SPIFFEID, n Names) error {
+	if p.anonymous && len(n.DNS)+len(n.IPs) == 0 {
+		return pki.Refuse(pki.RuleNames, "register the identity with a DNS name or an IP address",
+			"certificates of profile %s do not contain the SPIFFE ID, and need another name", p.name)
+	}
+	return p.CheckOwnNames(id, n)
+}
+
+// CheckOwnNames is like CheckNames, for the names of an identity whose certificates may get further names from orders.
+func (p *Profile) CheckOwnNames(id pki.SPIFFEID, n Names) error {
 	for _, c := range []struct {
 		rule  nameRule
 		count int
