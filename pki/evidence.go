@@ -21,8 +21,6 @@ const (
 	EvidenceJWT   EvidenceKind = 4 // a JSON Web Token in compact serialization, in ASCII
 	// EvidenceRecovery is an expired certificate of the identity and a signature with its key, see RecoveryEvidence.
 	EvidenceRecovery EvidenceKind = 5
-	// EvidenceX5CTLS is a certificate of the manufacturer, with which a client has authenticated in TLS.
-	EvidenceX5CTLS EvidenceKind = 6
 	// EvidenceACME is the ID of an ACME order, in 16 bytes. The server itself makes this evidence; no request has it.
 	EvidenceACME EvidenceKind = 7
 )
@@ -30,7 +28,7 @@ const (
 // evidenceNames are the names of the kinds. They are the prefixes of actors.
 var evidenceNames = map[EvidenceKind]string{
 	EvidenceToken: "token", EvidenceX5C: "x5c", EvidenceTPM: "tpm", EvidenceJWT: "jwt", EvidenceRecovery: "recovery",
-	EvidenceX5CTLS: "x5c-tls", EvidenceACME: "acme",
+	EvidenceACME: "acme",
 }
 
 // EvidenceKinds returns all kinds.

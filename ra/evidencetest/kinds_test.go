@@ -32,6 +32,7 @@ var samples = map[pki.EvidenceKind]func(testing.TB) evidencetest.Sample{
 	pki.EvidenceJWT:   jwtSample,
 
 	pki.EvidenceRecovery: recoverySample,
+	pki.EvidenceACME:     acmeSample,
 }
 
 func TestEveryKind(t *testing.T) {

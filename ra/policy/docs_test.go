@@ -37,8 +37,8 @@ func TestExamplesInTheDocument(t *testing.T) {
 			}
 		}
 	}
-	if policies != 7 || cases != 18 {
-		t.Errorf("the document has %d policies and %d cases, want 7 and 18", policies, cases)
+	if policies != 8 || cases != 23 {
+		t.Errorf("the document has %d policies and %d cases, want 8 and 23", policies, cases)
 	}
 }
 
