@@ -280,7 +280,12 @@ ServerName %[8]s
 SSLEngine on
 </VirtualHost>
 `, j.dir, j.port, j.tlsPort, j.directory, j.roots, j.kid, j.hmac, host))
-	if err := os.Chmod(j.dir, 0o755); err != nil {
+	for _, dir := range []string{filepath.Dir(j.dir), j.dir} { // Apache's processes have another account
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(j.roots, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	j.background("apache2", "-X", "-f", config)
