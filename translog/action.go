@@ -38,11 +38,11 @@ const (
 	DistributionPointsRecorded Action = "distribution_points.recorded"
 	PolicyApplied              Action = "policy.applied" // a new revision of the policy decides from now on
 
-	ACMEExternalKeyCreated Action = "acme.external_key.created"
-	ACMEExternalKeyRevoked Action = "acme.external_key.revoked" // one with its account, or the unused ones of a creator
-	ACMEAccountCreated     Action = "acme.account.created"      // and its external key was used up
-	ACMEAccountKeyChanged  Action = "acme.account.key_changed"
-	ACMEAccountDeactivated Action = "acme.account.deactivated" // by its holder
+	ACMEExternalKeyCreated Action = "acme_external_key.created"
+	ACMEExternalKeyRevoked Action = "acme_external_key.revoked" // one with its account, or the unused ones of a creator
+	ACMEAccountCreated     Action = "acme_account.created"      // and its external key was used up
+	ACMEAccountKeyChanged  Action = "acme_account_key.changed"
+	ACMEAccountDeactivated Action = "acme_account.deactivated" // by its holder
 )
 
 // actions maps numbers to actions.

@@ -305,7 +305,7 @@ func TestParseEntryRefuses(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"nothing":             nil,
 		"no action":           field(5, []byte("fleet.example/device/42")),
-		"another action":      with(number(3, 26)...),
+		"another action":      with(number(3, 99)...),
 		"an early time":       with(number(1, 1<<63)...),
 		"a late time":         with(number(1, 1<<60)...),
 		"a whole SPIFFE ID":   with(field(5, []byte("spiffe://fleet.example/device/42"))...),

@@ -14,6 +14,7 @@ import (
 const (
 	factNames       = "acme.names"        // its names, wildcards with "*."
 	factName        = "acme.name"         // its name, if it has only one
+	factDomain      = "acme.domain"       // the longest domain that contains all names
 	factWildcard    = "acme.wildcard"     // whether one of them is a wildcard
 	factAccount     = "acme.account"      // the ID of its account
 	factExternalKey = "acme.external_key" // the ID of the account's external key
@@ -52,7 +53,7 @@ func (a *Authenticator) Settings() Settings { return a.settings }
 // Facts implements ra.Authenticator.
 func (*Authenticator) Facts() map[string]ra.FactType {
 	return map[string]ra.FactType{
-		factNames: ra.FactStrings, factName: ra.FactString, factWildcard: ra.FactBool, factAccount: ra.FactString,
+		factNames: ra.FactStrings, factName: ra.FactString, factDomain: ra.FactString, factWildcard: ra.FactBool, factAccount: ra.FactString,
 		factExternalKey: ra.FactString, factChallenges: ra.FactStrings,
 	}
 }
@@ -112,32 +113,20 @@ func (st *OrderState) claim(used []ChallengeType) ra.Claim {
 	if len(names) == 1 {
 		facts[factName] = names[0]
 	}
+	if domain := commonDomain(o.Identifiers); domain != "" {
+		facts[factDomain] = domain
+	}
 	if !st.Key.ID.IsZero() {
 		facts[factExternalKey] = st.Key.ID.String()
 	}
 	claim := ra.Claim{
-		Identity: st.Key.Identity, Facts: facts, Digest: st.digest(types), Actor: st.Account.Actor(),
+		Identity: st.Key.Identity, Facts: facts, Digest: sha256.Sum256(o.ID[:]), Actor: st.Account.Actor(),
 		Order: &ra.Order{ID: o.ID.Request(), Names: NamesOf(o.Identifiers), Profile: o.Profile, Rule: st.Key.Rule},
 	}
 	if claim.Identity.IsZero() && len(names) == 1 {
 		claim.Subject = pki.EvidenceSubject{Kind: pki.EvidenceACME, Hash: sha256.Sum256([]byte(o.Identifiers[0].String()))}
 	}
 	return claim
-}
-
-// digest returns the SHA-256 of what the order proves, for the log.
-func (st *OrderState) digest(types []string) [32]byte {
-	h := sha256.New()
-	h.Write([]byte("brevet acme order 1\n"))
-	h.Write(st.Order.ID[:])
-	h.Write(st.Account.Thumbprint[:])
-	for _, n := range st.Order.Identifiers {
-		h.Write([]byte(n.String() + "\n"))
-	}
-	for _, t := range types {
-		h.Write([]byte(t + "\n"))
-	}
-	return [32]byte(h.Sum(nil))
 }
 
 // Actor returns the account as the actor of log entries.

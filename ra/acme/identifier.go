@@ -119,6 +119,27 @@ func refuseName(err error) error {
 	return pki.Refuse(pki.RuleACMEIdentifier, refusal.Hint, "%s", refusal.Detail)
 }
 
+// commonDomain returns the longest domain that contains all names, which are normalized. A domain contains itself, and a
+// wildcard is in the domain after "*.". The result is empty if a name is an IP address, or if there is no such domain.
+func commonDomain(all []Identifier) string {
+	var common []string // labels
+	for i, n := range all {
+		if n.Type != DNS {
+			return ""
+		}
+		labels := strings.Split(n.Base().Value, ".")
+		if i == 0 {
+			common = labels
+		}
+		same := 0
+		for same < min(len(labels), len(common)) && labels[len(labels)-1-same] == common[len(common)-1-same] {
+			same++
+		}
+		common = common[len(common)-same:]
+	}
+	return strings.Join(common, ".")
+}
+
 // NamesOf returns the names of a certificate with these identifiers, which are normalized.
 func NamesOf(all []Identifier) ca.Names {
 	var n ca.Names

@@ -158,14 +158,14 @@ func (a *Authority) order(ctx context.Context, account, id ID) (OrderState, erro
 		return OrderState{}, err
 	}
 	if st.Order.Account != account {
-		return OrderState{}, NoOrder(id)
+		return OrderState{}, NoOrder()
 	}
 	return st, st.Account.CheckValid()
 }
 
 // NoOrder returns the refusal of an order that is not on record, or is that of another account.
-func NoOrder(id ID) *pki.Refusal {
-	return pki.Refuse(pki.RuleACMEOrder, "create a new order", "the account has no order %s", id)
+func NoOrder() *pki.Refusal {
+	return pki.Refuse(pki.RuleACMEOrder, "create a new order", "the account has no such order")
 }
 
 // Finalize issues the certificate of an order that is ready (RFC 8555 section 7.4). If the order has a certificate for the

@@ -16,7 +16,7 @@ const (
 	Failed                           // its condition cannot be evaluated, so that the request is refused
 	OtherEvidence                    // the rule is for other kinds of evidence
 	NotTried                         // an earlier rule decided
-	NotSelected                      // the label of the request does not select the rule
+	NotSelected                      // the label of the request, or the external key of its account, selects other rules
 )
 
 // Trial says what became of a rule for some claims.
@@ -41,7 +41,7 @@ func (t Trial) String() string {
 	case OtherEvidence:
 		text += " is for other evidence"
 	case NotSelected:
-		text += " was not tried, because the label of the request does not select it"
+		text += " was not tried, because the label of the request, or the external key of its account, selects others"
 	case NotTried:
 		text += " was not tried, because an earlier rule decided"
 	}

@@ -23,9 +23,7 @@ import (
 type solver struct{ w *world }
 
 func (s solver) Present(_ context.Context, c zacme.Challenge) error {
-	s.w.mu.Lock()
-	defer s.w.mu.Unlock()
-	s.w.responses[c.HTTP01ResourcePath()] = c.KeyAuthorization
+	s.w.set(c.HTTP01ResourcePath(), c.KeyAuthorization)
 	return nil
 }
 
@@ -155,9 +153,7 @@ func TestGoACME(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			w.mu.Lock()
-			w.responses[c.HTTP01ChallengePath(ch.Token)] = response
-			w.mu.Unlock()
+			w.set(c.HTTP01ChallengePath(ch.Token), response)
 			if _, err := c.Accept(ctx, ch); err != nil {
 				t.Fatal(err)
 			}

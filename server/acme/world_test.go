@@ -64,16 +64,42 @@ func (w *target) at(resource string) string {
 	return resource
 }
 
+// web is a web server that responds to http-01. It is safe for concurrent use.
+type web struct {
+	port uint16
+
+	mu        sync.Mutex
+	responses map[string]string // by path
+}
+
+func newWeb(t testing.TB) *web {
+	t.Helper()
+	w := &web{responses: map[string]string{}}
+	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		_, _ = io.WriteString(rw, w.responses[r.URL.Path])
+	}))
+	t.Cleanup(s.Close)
+	w.port = portOf(t, s.Listener.Addr())
+	return w
+}
+
+// set sets the response at a path.
+func (w *web) set(path, response string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.responses[path] = response
+}
+
 // world is a door on a TLS listener, with a web server that responds to http-01.
 type world struct {
 	target
+	*web
 	authority *authority
 	door      *acme.Door
 	// certificate is that of the TLS listener.
 	certificate *x509.Certificate
-
-	mu        sync.Mutex
-	responses map[string]string // of the web server, by path
 }
 
 func newWorld(t testing.TB) *world {
@@ -85,16 +111,10 @@ func newWorld(t testing.TB) *world {
 // server.
 func newWorldWith(t testing.TB, c validation.Config) *world {
 	t.Helper()
-	w := &world{target: target{t: t}, authority: newAuthority(t), responses: map[string]string{}}
-	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		_, _ = io.WriteString(rw, w.responses[r.URL.Path])
-	}))
-	t.Cleanup(web.Close)
+	w := &world{target: target{t: t}, web: newWeb(t), authority: newAuthority(t)}
 	c.Networks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	if c.HTTPPort == 0 {
-		c.HTTPPort = portOf(t, web.Listener.Addr())
+		c.HTTPPort = w.port
 	}
 	mux := http.NewServeMux()
 	s := httptest.NewUnstartedServer(mux)
@@ -323,10 +343,8 @@ func (c *client) keyAuthorization(token string) string {
 }
 
 // respond lets the web server respond to a token.
-func (w *world) respond(c *client, token string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.responses["/.well-known/acme-challenge/"+token] = c.keyAuthorization(token)
+func (w *web) respond(c *client, token string) {
+	w.set("/.well-known/acme-challenge/"+token, c.keyAuthorization(token))
 }
 
 // wait reads a resource until it has another status than before.
@@ -343,17 +361,17 @@ func (c *client) wait(url, before string) response {
 }
 
 // ready returns an order for an address that is ready.
-func (w *world) ready(c *client) response {
-	w.t.Helper()
+func (w *web) ready(c *client) response {
+	c.w.t.Helper()
 	o := c.order("ip", "127.0.0.1")
 	challenges, authorization := c.challenges(o)
 	ch := challenges["http-01"]
 	w.respond(c, fmt.Sprint(ch["token"]))
 	if r := c.post(fmt.Sprint(ch["url"]), "{}"); r.status != http.StatusOK {
-		w.t.Fatalf("challenge: %+v", r)
+		c.w.t.Fatalf("challenge: %+v", r)
 	}
 	if z := c.wait(authorization, "pending"); z.text("status") != "valid" {
-		w.t.Fatalf("authorization: %+v", z)
+		c.w.t.Fatalf("authorization: %+v", z)
 	}
 	return c.wait(o.header.Get("Location"), "pending")
 }

@@ -329,7 +329,7 @@ func (v *ACME) Order(ctx context.Context, id acme.ID, at time.Time) (have acme.O
 	err = v.store.read(ctx, func(s *state) error {
 		st := s.orderState(id, at)
 		if st == nil {
-			return acme.NoOrder(id)
+			return acme.NoOrder()
 		}
 		have = *st
 		return nil

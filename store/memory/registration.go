@@ -379,7 +379,7 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 		have.SubjectRefusal = rules.CheckSubject(q.Identity, id.Subject, q.Subject, s.holder(q.Subject, q.Identity))
 		have.NonceRefusal = rules.CheckNonces(q.Nonces, s.anyUsed(q.Nonces), q.At)
 		if !q.Order.IsZero() {
-			have.OrderRefusal = rules.CheckACMEOrder(s.orderState(acme.ID(q.Order.ID.Bytes()), q.At), q.Order)
+			have.OrderRefusal = rules.CheckACMEOrder(s.orderState(acme.ID(q.Order.ID.Bytes()), q.At))
 			have.Unexpired = s.unexpiredOrders(q.Order.Names, q.At, q.MaxUnexpired)
 		}
 		if !ok {

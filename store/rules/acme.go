@@ -199,13 +199,13 @@ func (s *Issuance) checkOrder(g *pki.Guard) *pki.Refusal {
 	if g.Order.IsZero() {
 		return nil
 	}
-	return CheckACMEOrder(s.Order, g.Order)
+	return CheckACMEOrder(s.Order)
 }
 
 // CheckACMEOrder refuses an order for which no certificate can be issued. st is nil if the order is not on record.
-func CheckACMEOrder(st *acme.OrderState, want pki.Order) *pki.Refusal {
+func CheckACMEOrder(st *acme.OrderState) *pki.Refusal {
 	if st == nil {
-		return acme.NoOrder(acme.ID(want.ID.Bytes()))
+		return acme.NoOrder()
 	}
 	return st.CheckReady()
 }

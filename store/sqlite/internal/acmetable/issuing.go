@@ -47,7 +47,7 @@ func Refusal(ctx context.Context, q engine.Querier, guard pki.Order, at time.Tim
 	if err != nil {
 		return nil, 0, err
 	}
-	return rules.CheckACMEOrder(st, guard), unexpired, nil
+	return rules.CheckACMEOrder(st), unexpired, nil
 }
 
 // Complete records the certificate of an order, which becomes valid. The guard was checked in the same transaction.

@@ -173,7 +173,7 @@ func readOrder(ctx context.Context, q engine.Querier, id acme.ID, at time.Time) 
 	var r orderRow
 	err := q.QueryRowContext(ctx, `SELECT `+orderColumns+fromOrders+`WHERE o.public_id = ?`, id[:]).Scan(r.columns()...)
 	if errors.Is(err, sql.ErrNoRows) {
-		return st, acme.NoOrder(id)
+		return st, acme.NoOrder()
 	}
 	if err != nil {
 		return st, err
