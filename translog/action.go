@@ -37,9 +37,12 @@ const (
 	// DistributionPointsRecorded is logged before a certificate contains the distribution points.
 	DistributionPointsRecorded Action = "distribution_points.recorded"
 	PolicyApplied              Action = "policy.applied" // a new revision of the policy decides from now on
+	RotationStarted            Action = "rotation.started"
+	RotationStopped            Action = "rotation.stopped"
+	RotationCompleted          Action = "rotation.completed" // none of its certificates is due any more
 )
 
-// actions maps numbers to actions.
+// actions maps numbers to actions. Numbers without an action map to an empty text.
 var actions = [...]Action{
 	brevetv1.Action_ACTION_CA_INSTALLED:            CAInstalled,
 	brevetv1.Action_ACTION_IDENTITY_REGISTERED:     IdentityRegistered,
@@ -67,6 +70,9 @@ var actions = [...]Action{
 
 	brevetv1.Action_ACTION_DISTRIBUTION_POINTS_RECORDED: DistributionPointsRecorded,
 	brevetv1.Action_ACTION_POLICY_APPLIED:               PolicyApplied,
+	brevetv1.Action_ACTION_ROTATION_STARTED:             RotationStarted,
+	brevetv1.Action_ACTION_ROTATION_STOPPED:             RotationStopped,
+	brevetv1.Action_ACTION_ROTATION_COMPLETED:           RotationCompleted,
 }
 
 // number returns an action's number, and false if the action is unknown.
@@ -80,5 +86,5 @@ func actionOf(n brevetv1.Action) (Action, bool) {
 	if n <= 0 || int(n) >= len(actions) {
 		return "", false
 	}
-	return actions[n], true
+	return actions[n], actions[n] != ""
 }

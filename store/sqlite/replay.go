@@ -17,6 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/expiry"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/logtable"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/rotations"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -101,7 +102,7 @@ func (tx *writeTx) replayOperation(ctx context.Context, op rules.Operation) erro
 	}
 }
 
-// replayAuthority executes an operation on CAs, CRLs or the policy, or removes expired records.
+// replayAuthority executes an operation on CAs, CRLs, the policy or rotations, or removes expired records.
 func (tx *writeTx) replayAuthority(ctx context.Context, op rules.Operation) error {
 	switch op := op.(type) {
 	case rules.KnowIssuer:
@@ -134,6 +135,10 @@ func (tx *writeTx) replayAuthority(ctx context.Context, op rules.Operation) erro
 		return tx.insertPolicy(ctx, op.PolicyRevision)
 	case rules.Expire:
 		return tx.replayExpire(ctx, op)
+	case rules.AddRotation:
+		return rotations.Insert(ctx, tx.Tx, &op.RecordedRotation)
+	case rules.EndRotation:
+		return rotations.SetEnd(ctx, tx.Tx, op.End)
 	default:
 		return fmt.Errorf("the operation %T is unknown", op)
 	}
