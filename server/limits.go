@@ -85,8 +85,8 @@ func sizes(sessions int) map[work]admission.Size {
 	}
 }
 
-// works maps each operation to its kind of work, which determines its queue. CheckHealth and ListHealth are missing,
-// because they use no queue. A test fails for any other operation that is missing.
+// works maps each operation to its kind of work, which determines its queue. CheckHealth, ListHealth and GetRenewalInfo
+// are missing, because they use no queue: they read only memory, and every agent calls GetRenewalInfo. A test fails for any other operation that is missing.
 var works = map[authz.Operation]work{
 	authz.Enroll:          enrollments,
 	authz.CreateChallenge: enrollments,
@@ -103,6 +103,8 @@ var works = map[authz.Operation]work{
 	authz.UnholdCertificate:    revocations,
 	authz.CreateBulkRevocation: revocations,
 	authz.ImportCRL:            revocations,
+	authz.StartRotation:        revocations,
+	authz.StopRotation:         revocations,
 
 	authz.RevokeCompromisedKey: compromises,
 
@@ -120,6 +122,8 @@ var works = map[authz.Operation]work{
 	authz.ListCertificates:    readings,
 	authz.GetBulkRevocation:   readings,
 	authz.ListBulkRevocations: readings,
+	authz.GetRotation:         readings,
+	authz.ListRotations:       readings,
 	authz.ListCRLs:            readings,
 	authz.GetPolicy:           readings,
 	authz.ListPolicies:        readings,

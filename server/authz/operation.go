@@ -10,6 +10,7 @@ const (
 	Renew             Operation = "Renew"
 	CreateChallenge   Operation = "CreateChallenge"
 	GetTrustBundle    Operation = "GetTrustBundle"
+	GetRenewalInfo    Operation = "GetRenewalInfo"
 	IssueCertificates Operation = "IssueCertificates"
 
 	CreateIdentity  Operation = "CreateIdentity"
@@ -33,6 +34,11 @@ const (
 	GetBulkRevocation    Operation = "GetBulkRevocation"
 	ListBulkRevocations  Operation = "ListBulkRevocations"
 	RevokeCompromisedKey Operation = "RevokeCompromisedKey"
+
+	StartRotation Operation = "StartRotation"
+	GetRotation   Operation = "GetRotation"
+	ListRotations Operation = "ListRotations"
+	StopRotation  Operation = "StopRotation"
 
 	ListCRLs  Operation = "ListCRLs"
 	ImportCRL Operation = "ImportCRL"

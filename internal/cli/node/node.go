@@ -220,7 +220,7 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 		GRPC: p.grpc, HTTP: p.http, Operations: p.operations,
 		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), PublicURL: n.config.PublicURL,
 		Stores: server.Stores{
-			CA: n.store.CA(), RA: n.store.RA(), Policies: n.store.RA(), Nonces: n.store.RA(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
+			CA: n.store.CA(), RA: n.store.RA(), Policies: n.store.RA(), Nonces: n.store.RA(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), Rotations: n.store.Rotations(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
 		Archive: n.archive, HSMs: issuingHSMs(n.hsms), Disk: n.config.volume(), Retention: n.config.Retention,
 		Limits: n.config.Limits(),

@@ -17,7 +17,7 @@ func TestConfirm(t *testing.T) {
 		var asked bytes.Buffer
 		cmd.SetIn(strings.NewReader(answer))
 		cmd.SetErr(&asked)
-		err := confirm(cmd, 12)
+		err := confirm(cmd, 12, "revoke")
 		if (err == nil) != want || err != nil && !strings.Contains(err.Error(), "nothing is revoked") {
 			t.Errorf("%q: %v", answer, err)
 		}
