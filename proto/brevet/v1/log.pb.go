@@ -63,7 +63,12 @@ const (
 	// The server recorded distribution points, before any certificate contains them.
 	Action_ACTION_DISTRIBUTION_POINTS_RECORDED Action = 24
 	// A new revision of the policy was applied.
-	Action_ACTION_POLICY_APPLIED Action = 25
+	Action_ACTION_POLICY_APPLIED   Action = 25
+	Action_ACTION_ROTATION_STARTED Action = 40
+	// An operator stopped a rotation.
+	Action_ACTION_ROTATION_STOPPED Action = 41
+	// No certificate of a rotation was due any more.
+	Action_ACTION_ROTATION_COMPLETED Action = 42
 )
 
 // Enum value maps for Action.
@@ -95,6 +100,9 @@ var (
 		23: "ACTION_CRL_NUMBER_TAKEN",
 		24: "ACTION_DISTRIBUTION_POINTS_RECORDED",
 		25: "ACTION_POLICY_APPLIED",
+		40: "ACTION_ROTATION_STARTED",
+		41: "ACTION_ROTATION_STOPPED",
+		42: "ACTION_ROTATION_COMPLETED",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED":                  0,
@@ -123,6 +131,9 @@ var (
 		"ACTION_CRL_NUMBER_TAKEN":             23,
 		"ACTION_DISTRIBUTION_POINTS_RECORDED": 24,
 		"ACTION_POLICY_APPLIED":               25,
+		"ACTION_ROTATION_STARTED":             40,
+		"ACTION_ROTATION_STOPPED":             41,
+		"ACTION_ROTATION_COMPLETED":           42,
 	}
 )
 
@@ -475,6 +486,8 @@ type LogEntry struct {
 	//	*LogEntry_DistributionPoints
 	//	*LogEntry_ExpiredRecords
 	//	*LogEntry_AppliedPolicy
+	//	*LogEntry_StartedRotation
+	//	*LogEntry_EndedRotation
 	Event         isLogEntry_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -710,6 +723,24 @@ func (x *LogEntry) GetAppliedPolicy() *AppliedPolicy {
 	return nil
 }
 
+func (x *LogEntry) GetStartedRotation() *StartedRotation {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_StartedRotation); ok {
+			return x.StartedRotation
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetEndedRotation() *EndedRotation {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_EndedRotation); ok {
+			return x.EndedRotation
+		}
+	}
+	return nil
+}
+
 type isLogEntry_Event interface {
 	isLogEntry_Event()
 }
@@ -778,6 +809,14 @@ type LogEntry_AppliedPolicy struct {
 	AppliedPolicy *AppliedPolicy `protobuf:"bytes,23,opt,name=applied_policy,json=appliedPolicy,proto3,oneof"`
 }
 
+type LogEntry_StartedRotation struct {
+	StartedRotation *StartedRotation `protobuf:"bytes,30,opt,name=started_rotation,json=startedRotation,proto3,oneof"`
+}
+
+type LogEntry_EndedRotation struct {
+	EndedRotation *EndedRotation `protobuf:"bytes,31,opt,name=ended_rotation,json=endedRotation,proto3,oneof"`
+}
+
 func (*LogEntry_IssuedCertificate) isLogEntry_Event() {}
 
 func (*LogEntry_AbandonedCertificates) isLogEntry_Event() {}
@@ -809,6 +848,10 @@ func (*LogEntry_DistributionPoints) isLogEntry_Event() {}
 func (*LogEntry_ExpiredRecords) isLogEntry_Event() {}
 
 func (*LogEntry_AppliedPolicy) isLogEntry_Event() {}
+
+func (*LogEntry_StartedRotation) isLogEntry_Event() {}
+
+func (*LogEntry_EndedRotation) isLogEntry_Event() {}
 
 // IssuedCertificate is a certificate that was issued. The first change of the entry has the certificate's status and
 // fingerprint. If there is a second change, it is the revocation of the certificate's predecessor.
@@ -2651,6 +2694,157 @@ func (x *AppliedPolicy) GetComment() string {
 	return ""
 }
 
+// StartedRotation is a rotation that an operator started. It selects certificates that were recorded before this entry.
+type StartedRotation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The selection, with the times of the request.
+	Selection *CertificateSelection `protobuf:"bytes,2,opt,name=selection,proto3" json:"selection,omitempty"`
+	// The period of the rotation, in milliseconds.
+	Over    int64  `protobuf:"varint,3,opt,name=over,proto3" json:"over,omitempty"`
+	Comment string `protobuf:"bytes,4,opt,name=comment,proto3" json:"comment,omitempty"`
+	// The number of the newest certificate's record, numbered as in BulkRevocationRecord.
+	Mark int64 `protobuf:"varint,5,opt,name=mark,proto3" json:"mark,omitempty"`
+	// The number of affected certificates.
+	Affected      int64 `protobuf:"varint,6,opt,name=affected,proto3" json:"affected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartedRotation) Reset() {
+	*x = StartedRotation{}
+	mi := &file_brevet_v1_log_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartedRotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartedRotation) ProtoMessage() {}
+
+func (x *StartedRotation) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartedRotation.ProtoReflect.Descriptor instead.
+func (*StartedRotation) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *StartedRotation) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *StartedRotation) GetSelection() *CertificateSelection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *StartedRotation) GetOver() int64 {
+	if x != nil {
+		return x.Over
+	}
+	return 0
+}
+
+func (x *StartedRotation) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *StartedRotation) GetMark() int64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
+}
+
+func (x *StartedRotation) GetAffected() int64 {
+	if x != nil {
+		return x.Affected
+	}
+	return 0
+}
+
+// EndedRotation is the end of a rotation. The action says whether an operator stopped it.
+type EndedRotation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The numbers of affected certificates that were renewed, and that were still due.
+	Renewed       int64 `protobuf:"varint,2,opt,name=renewed,proto3" json:"renewed,omitempty"`
+	Due           int64 `protobuf:"varint,3,opt,name=due,proto3" json:"due,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndedRotation) Reset() {
+	*x = EndedRotation{}
+	mi := &file_brevet_v1_log_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndedRotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndedRotation) ProtoMessage() {}
+
+func (x *EndedRotation) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndedRotation.ProtoReflect.Descriptor instead.
+func (*EndedRotation) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *EndedRotation) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *EndedRotation) GetRenewed() int64 {
+	if x != nil {
+		return x.Renewed
+	}
+	return 0
+}
+
+func (x *EndedRotation) GetDue() int64 {
+	if x != nil {
+		return x.Due
+	}
+	return 0
+}
+
 // StatusChange is the new status of one certificate, with all data that an OCSP responder needs.
 type StatusChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2676,7 +2870,7 @@ type StatusChange struct {
 
 func (x *StatusChange) Reset() {
 	*x = StatusChange{}
-	mi := &file_brevet_v1_log_proto_msgTypes[28]
+	mi := &file_brevet_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +2882,7 @@ func (x *StatusChange) String() string {
 func (*StatusChange) ProtoMessage() {}
 
 func (x *StatusChange) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[28]
+	mi := &file_brevet_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2701,7 +2895,7 @@ func (x *StatusChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusChange.ProtoReflect.Descriptor instead.
 func (*StatusChange) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatusChange) GetIssuerId() []byte {
@@ -2780,8 +2974,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x0eGetHeadRequest\"[\n" +
 	"\x0fGetHeadResponse\x122\n" +
 	"\bposition\x18\x01 \x01(\v2\x16.brevet.v1.LogPositionR\bposition\x12\x14\n" +
-	"\x05chain\x18\x02 \x01(\fR\x05chain\"\xd9\n" +
-	"\n" +
+	"\x05chain\x18\x02 \x01(\fR\x05chain\"\xe5\v\n" +
 	"\bLogEntry\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12)\n" +
@@ -2809,7 +3002,9 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\rpublished_crl\x18\x14 \x01(\v2\x17.brevet.v1.PublishedCRLH\x00R\fpublishedCrl\x12P\n" +
 	"\x13distribution_points\x18\x15 \x01(\v2\x1d.brevet.v1.DistributionPointsH\x00R\x12distributionPoints\x12D\n" +
 	"\x0fexpired_records\x18\x16 \x01(\v2\x19.brevet.v1.ExpiredRecordsH\x00R\x0eexpiredRecords\x12A\n" +
-	"\x0eapplied_policy\x18\x17 \x01(\v2\x18.brevet.v1.AppliedPolicyH\x00R\rappliedPolicyB\a\n" +
+	"\x0eapplied_policy\x18\x17 \x01(\v2\x18.brevet.v1.AppliedPolicyH\x00R\rappliedPolicy\x12G\n" +
+	"\x10started_rotation\x18\x1e \x01(\v2\x1a.brevet.v1.StartedRotationH\x00R\x0fstartedRotation\x12A\n" +
+	"\x0eended_rotation\x18\x1f \x01(\v2\x18.brevet.v1.EndedRotationH\x00R\rendedRotationB\a\n" +
 	"\x05event\"\x87\x03\n" +
 	"\x11IssuedCertificate\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x19\n" +
@@ -2971,7 +3166,18 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\rAppliedPolicy\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x18\n" +
-	"\acomment\x18\x03 \x01(\tR\acomment\"\xa5\x02\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\"\xbe\x01\n" +
+	"\x0fStartedRotation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12=\n" +
+	"\tselection\x18\x02 \x01(\v2\x1f.brevet.v1.CertificateSelectionR\tselection\x12\x12\n" +
+	"\x04over\x18\x03 \x01(\x03R\x04over\x12\x18\n" +
+	"\acomment\x18\x04 \x01(\tR\acomment\x12\x12\n" +
+	"\x04mark\x18\x05 \x01(\x03R\x04mark\x12\x1a\n" +
+	"\baffected\x18\x06 \x01(\x03R\baffected\"K\n" +
+	"\rEndedRotation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x18\n" +
+	"\arenewed\x18\x02 \x01(\x03R\arenewed\x12\x10\n" +
+	"\x03due\x18\x03 \x01(\x03R\x03due\"\xa5\x02\n" +
 	"\fStatusChange\x12\x1b\n" +
 	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x16\n" +
 	"\x06serial\x18\x02 \x01(\fR\x06serial\x12\x1b\n" +
@@ -2981,7 +3187,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\x03R\aversion\x123\n" +
 	"\x06reason\x18\a \x01(\x0e2\x1b.brevet.v1.RevocationReasonR\x06reason\x12\x1f\n" +
 	"\vrevoke_time\x18\b \x01(\x03R\n" +
-	"revokeTime*\xff\x05\n" +
+	"revokeTime*\xd8\x06\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACTION_CA_INSTALLED\x10\x01\x12\x1e\n" +
@@ -3009,7 +3215,10 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x1eACTION_BULK_REVOCATION_COUNTED\x10\x16\x12\x1b\n" +
 	"\x17ACTION_CRL_NUMBER_TAKEN\x10\x17\x12'\n" +
 	"#ACTION_DISTRIBUTION_POINTS_RECORDED\x10\x18\x12\x19\n" +
-	"\x15ACTION_POLICY_APPLIED\x10\x192\x9e\x01\n" +
+	"\x15ACTION_POLICY_APPLIED\x10\x19\x12\x1b\n" +
+	"\x17ACTION_ROTATION_STARTED\x10(\x12\x1b\n" +
+	"\x17ACTION_ROTATION_STOPPED\x10)\x12\x1d\n" +
+	"\x19ACTION_ROTATION_COMPLETED\x10*2\x9e\x01\n" +
 	"\n" +
 	"LogService\x12N\n" +
 	"\vListEntries\x12\x1d.brevet.v1.ListEntriesRequest\x1a\x1e.brevet.v1.ListEntriesResponse0\x01\x12@\n" +
@@ -3029,7 +3238,7 @@ func file_brevet_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_brevet_v1_log_proto_goTypes = []any{
 	(Action)(0),                   // 0: brevet.v1.Action
 	(*LogPosition)(nil),           // 1: brevet.v1.LogPosition
@@ -3060,17 +3269,19 @@ var file_brevet_v1_log_proto_goTypes = []any{
 	(*ExpiredRecords)(nil),        // 26: brevet.v1.ExpiredRecords
 	(*RecordPosition)(nil),        // 27: brevet.v1.RecordPosition
 	(*AppliedPolicy)(nil),         // 28: brevet.v1.AppliedPolicy
-	(*StatusChange)(nil),          // 29: brevet.v1.StatusChange
-	nil,                           // 30: brevet.v1.IdentityAttributes.LabelsEntry
-	nil,                           // 31: brevet.v1.CreatedToken.LabelsEntry
-	(*EnrollmentTerms)(nil),       // 32: brevet.v1.EnrollmentTerms
-	(IdentityKind)(0),             // 33: brevet.v1.IdentityKind
-	(*Name)(nil),                  // 34: brevet.v1.Name
-	(OperatorRole)(0),             // 35: brevet.v1.OperatorRole
-	(RevocationReason)(0),         // 36: brevet.v1.RevocationReason
-	(*CertificateSelection)(nil),  // 37: brevet.v1.CertificateSelection
-	(BulkRevocationAction)(0),     // 38: brevet.v1.BulkRevocationAction
-	(CertificateState)(0),         // 39: brevet.v1.CertificateState
+	(*StartedRotation)(nil),       // 29: brevet.v1.StartedRotation
+	(*EndedRotation)(nil),         // 30: brevet.v1.EndedRotation
+	(*StatusChange)(nil),          // 31: brevet.v1.StatusChange
+	nil,                           // 32: brevet.v1.IdentityAttributes.LabelsEntry
+	nil,                           // 33: brevet.v1.CreatedToken.LabelsEntry
+	(*EnrollmentTerms)(nil),       // 34: brevet.v1.EnrollmentTerms
+	(IdentityKind)(0),             // 35: brevet.v1.IdentityKind
+	(*Name)(nil),                  // 36: brevet.v1.Name
+	(OperatorRole)(0),             // 37: brevet.v1.OperatorRole
+	(RevocationReason)(0),         // 38: brevet.v1.RevocationReason
+	(*CertificateSelection)(nil),  // 39: brevet.v1.CertificateSelection
+	(BulkRevocationAction)(0),     // 40: brevet.v1.BulkRevocationAction
+	(CertificateState)(0),         // 41: brevet.v1.CertificateState
 }
 var file_brevet_v1_log_proto_depIdxs = []int32{
 	1,  // 0: brevet.v1.ListEntriesRequest.start:type_name -> brevet.v1.LogPosition
@@ -3078,7 +3289,7 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	6,  // 2: brevet.v1.ListEntriesResponse.entry:type_name -> brevet.v1.LogEntry
 	1,  // 3: brevet.v1.GetHeadResponse.position:type_name -> brevet.v1.LogPosition
 	0,  // 4: brevet.v1.LogEntry.action:type_name -> brevet.v1.Action
-	29, // 5: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
+	31, // 5: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
 	7,  // 6: brevet.v1.LogEntry.issued_certificate:type_name -> brevet.v1.IssuedCertificate
 	10, // 7: brevet.v1.LogEntry.abandoned_certificates:type_name -> brevet.v1.AbandonedCertificates
 	12, // 8: brevet.v1.LogEntry.refusal:type_name -> brevet.v1.LogRefusal
@@ -3095,42 +3306,45 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	24, // 19: brevet.v1.LogEntry.distribution_points:type_name -> brevet.v1.DistributionPoints
 	26, // 20: brevet.v1.LogEntry.expired_records:type_name -> brevet.v1.ExpiredRecords
 	28, // 21: brevet.v1.LogEntry.applied_policy:type_name -> brevet.v1.AppliedPolicy
-	8,  // 22: brevet.v1.IssuedCertificate.evidence:type_name -> brevet.v1.IssuanceEvidence
-	32, // 23: brevet.v1.IssuedCertificate.terms:type_name -> brevet.v1.EnrollmentTerms
-	9,  // 24: brevet.v1.IssuanceEvidence.pieces:type_name -> brevet.v1.EvidenceHash
-	9,  // 25: brevet.v1.IssuanceEvidence.subject:type_name -> brevet.v1.EvidenceHash
-	11, // 26: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
-	12, // 27: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
-	17, // 28: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
-	8,  // 29: brevet.v1.LogRefusal.evidence:type_name -> brevet.v1.IssuanceEvidence
-	33, // 30: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
-	30, // 31: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
-	34, // 32: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
-	9,  // 33: brevet.v1.IdentityAttributes.evidence_subject:type_name -> brevet.v1.EvidenceHash
-	35, // 34: brevet.v1.IdentityAttributes.roles:type_name -> brevet.v1.OperatorRole
-	33, // 35: brevet.v1.CreatedToken.kind:type_name -> brevet.v1.IdentityKind
-	31, // 36: brevet.v1.CreatedToken.labels:type_name -> brevet.v1.CreatedToken.LabelsEntry
-	36, // 37: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
-	19, // 38: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
-	17, // 39: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
-	37, // 40: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
-	38, // 41: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
-	36, // 42: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
-	17, // 43: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
-	25, // 44: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
-	27, // 45: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
-	27, // 46: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
-	39, // 47: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
-	36, // 48: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
-	2,  // 49: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
-	4,  // 50: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
-	3,  // 51: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
-	5,  // 52: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
-	51, // [51:53] is the sub-list for method output_type
-	49, // [49:51] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	29, // 22: brevet.v1.LogEntry.started_rotation:type_name -> brevet.v1.StartedRotation
+	30, // 23: brevet.v1.LogEntry.ended_rotation:type_name -> brevet.v1.EndedRotation
+	8,  // 24: brevet.v1.IssuedCertificate.evidence:type_name -> brevet.v1.IssuanceEvidence
+	34, // 25: brevet.v1.IssuedCertificate.terms:type_name -> brevet.v1.EnrollmentTerms
+	9,  // 26: brevet.v1.IssuanceEvidence.pieces:type_name -> brevet.v1.EvidenceHash
+	9,  // 27: brevet.v1.IssuanceEvidence.subject:type_name -> brevet.v1.EvidenceHash
+	11, // 28: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
+	12, // 29: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
+	17, // 30: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
+	8,  // 31: brevet.v1.LogRefusal.evidence:type_name -> brevet.v1.IssuanceEvidence
+	35, // 32: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
+	32, // 33: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
+	36, // 34: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
+	9,  // 35: brevet.v1.IdentityAttributes.evidence_subject:type_name -> brevet.v1.EvidenceHash
+	37, // 36: brevet.v1.IdentityAttributes.roles:type_name -> brevet.v1.OperatorRole
+	35, // 37: brevet.v1.CreatedToken.kind:type_name -> brevet.v1.IdentityKind
+	33, // 38: brevet.v1.CreatedToken.labels:type_name -> brevet.v1.CreatedToken.LabelsEntry
+	38, // 39: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
+	19, // 40: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
+	17, // 41: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
+	39, // 42: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
+	40, // 43: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
+	38, // 44: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
+	17, // 45: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
+	25, // 46: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
+	27, // 47: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
+	27, // 48: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
+	39, // 49: brevet.v1.StartedRotation.selection:type_name -> brevet.v1.CertificateSelection
+	41, // 50: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
+	38, // 51: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
+	2,  // 52: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	4,  // 53: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	3,  // 54: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	5,  // 55: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	54, // [54:56] is the sub-list for method output_type
+	52, // [52:54] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_log_proto_init() }
@@ -3159,6 +3373,8 @@ func file_brevet_v1_log_proto_init() {
 		(*LogEntry_DistributionPoints)(nil),
 		(*LogEntry_ExpiredRecords)(nil),
 		(*LogEntry_AppliedPolicy)(nil),
+		(*LogEntry_StartedRotation)(nil),
+		(*LogEntry_EndedRotation)(nil),
 	}
 	file_brevet_v1_log_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
@@ -3167,7 +3383,7 @@ func file_brevet_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_log_proto_rawDesc), len(file_brevet_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
