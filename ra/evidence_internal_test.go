@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 )
 

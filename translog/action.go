@@ -42,7 +42,7 @@ const (
 	RotationCompleted          Action = "rotation.completed" // none of its certificates is due any more
 )
 
-// actions maps numbers to actions. Numbers without an action map to an empty text.
+// actions maps numbers to actions.
 var actions = [...]Action{
 	brevetv1.Action_ACTION_CA_INSTALLED:            CAInstalled,
 	brevetv1.Action_ACTION_IDENTITY_REGISTERED:     IdentityRegistered,
@@ -86,5 +86,5 @@ func actionOf(n brevetv1.Action) (Action, bool) {
 	if n <= 0 || int(n) >= len(actions) {
 		return "", false
 	}
-	return actions[n], actions[n] != ""
+	return actions[n], true
 }

@@ -77,10 +77,19 @@ func (m *Manager) want() {
 	}
 }
 
+// normalize sets the time of a request, and truncates its period to milliseconds. It returns a refusal if the request is
+// invalid.
+func (m *Manager) normalize(r Request) (Request, error) {
+	r.At = m.now()
+	err := r.check()
+	r.Over = r.Over.Truncate(time.Millisecond)
+	return r, err
+}
+
 // Count counts the certificates that a rotation would affect at this time. It changes nothing.
 func (m *Manager) Count(ctx context.Context, r Request) (Counts, error) {
-	r.At = m.now()
-	if err := r.check(); err != nil {
+	r, err := m.normalize(r)
+	if err != nil {
 		return Counts{}, err
 	}
 	return m.store.CountRotation(ctx, r)
@@ -88,9 +97,8 @@ func (m *Manager) Count(ctx context.Context, r Request) (Counts, error) {
 
 // Start starts a rotation now. If the error is nil, the rotation is durable, and Run announces it within seconds.
 func (m *Manager) Start(ctx context.Context, r Request) (Rotation, error) {
-	r.At = m.now()
-	r.Over = r.Over.Truncate(time.Millisecond)
-	if err := r.check(); err != nil {
+	r, err := m.normalize(r)
+	if err != nil {
 		return Rotation{}, err
 	}
 	defer m.want() // after an error, the rotation may be durable nevertheless

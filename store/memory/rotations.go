@@ -72,9 +72,11 @@ func (st *Store) StartRotation(ctx context.Context, r rotation.Request) (rotatio
 		if err != nil {
 			return rules.Outcome{}, err
 		}
-		started.Affected, started.Confirm, started.Actor = n.Affected, 0, r.Actor.Named()
+		started.Affected, started.Confirm = n.Affected, 0
+		err = s.append(rules.RotationEntry(started))
+		started.Actor = r.Actor.Named()
 		s.rotations = append(s.rotations, started)
-		return rules.Outcome{Rotation: started.ID}, s.append(rules.RotationEntry(started))
+		return rules.Outcome{Rotation: started.ID}, err
 	}, func(s *state, have *rules.RecordedRequest) error {
 		started = s.rotations[have.Outcome.Rotation-1]
 		return nil

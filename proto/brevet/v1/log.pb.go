@@ -64,11 +64,11 @@ const (
 	Action_ACTION_DISTRIBUTION_POINTS_RECORDED Action = 24
 	// A new revision of the policy was applied.
 	Action_ACTION_POLICY_APPLIED   Action = 25
-	Action_ACTION_ROTATION_STARTED Action = 40
+	Action_ACTION_ROTATION_STARTED Action = 26
 	// An operator stopped a rotation.
-	Action_ACTION_ROTATION_STOPPED Action = 41
+	Action_ACTION_ROTATION_STOPPED Action = 27
 	// No certificate of a rotation was due any more.
-	Action_ACTION_ROTATION_COMPLETED Action = 42
+	Action_ACTION_ROTATION_COMPLETED Action = 28
 )
 
 // Enum value maps for Action.
@@ -100,9 +100,9 @@ var (
 		23: "ACTION_CRL_NUMBER_TAKEN",
 		24: "ACTION_DISTRIBUTION_POINTS_RECORDED",
 		25: "ACTION_POLICY_APPLIED",
-		40: "ACTION_ROTATION_STARTED",
-		41: "ACTION_ROTATION_STOPPED",
-		42: "ACTION_ROTATION_COMPLETED",
+		26: "ACTION_ROTATION_STARTED",
+		27: "ACTION_ROTATION_STOPPED",
+		28: "ACTION_ROTATION_COMPLETED",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED":                  0,
@@ -131,9 +131,9 @@ var (
 		"ACTION_CRL_NUMBER_TAKEN":             23,
 		"ACTION_DISTRIBUTION_POINTS_RECORDED": 24,
 		"ACTION_POLICY_APPLIED":               25,
-		"ACTION_ROTATION_STARTED":             40,
-		"ACTION_ROTATION_STOPPED":             41,
-		"ACTION_ROTATION_COMPLETED":           42,
+		"ACTION_ROTATION_STARTED":             26,
+		"ACTION_ROTATION_STOPPED":             27,
+		"ACTION_ROTATION_COMPLETED":           28,
 	}
 )
 
@@ -3216,9 +3216,9 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x17ACTION_CRL_NUMBER_TAKEN\x10\x17\x12'\n" +
 	"#ACTION_DISTRIBUTION_POINTS_RECORDED\x10\x18\x12\x19\n" +
 	"\x15ACTION_POLICY_APPLIED\x10\x19\x12\x1b\n" +
-	"\x17ACTION_ROTATION_STARTED\x10(\x12\x1b\n" +
-	"\x17ACTION_ROTATION_STOPPED\x10)\x12\x1d\n" +
-	"\x19ACTION_ROTATION_COMPLETED\x10*2\x9e\x01\n" +
+	"\x17ACTION_ROTATION_STARTED\x10\x1a\x12\x1b\n" +
+	"\x17ACTION_ROTATION_STOPPED\x10\x1b\x12\x1d\n" +
+	"\x19ACTION_ROTATION_COMPLETED\x10\x1c2\x9e\x01\n" +
 	"\n" +
 	"LogService\x12N\n" +
 	"\vListEntries\x12\x1d.brevet.v1.ListEntriesRequest\x1a\x1e.brevet.v1.ListEntriesResponse0\x01\x12@\n" +

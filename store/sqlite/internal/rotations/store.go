@@ -68,6 +68,7 @@ func (s *Store) StartRotation(ctx context.Context, r rotation.Request) (rotation
 		}
 		return row.ID, logtable.Append(ctx, tx, rules.RotationEntry(row))
 	}, s.reread(&row))
+	row.Actor = row.Actor.Named()
 	return row.Rotation, err
 }
 
