@@ -153,8 +153,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	return nil
 }
 
-// attend does what is due except a certificate request: it asks for the renewal window, and runs the reload command if
-// an earlier run failed, or if the agent stopped before the command ran.
+// attend does what is due except a certificate request: it polls the renewal window, and runs the reload command if an
+// earlier run failed, or if the agent stopped before the command ran.
 func (a *Agent) attend(ctx context.Context) {
 	if a.pollDue() <= 0 {
 		a.poll(ctx)
@@ -164,7 +164,7 @@ func (a *Agent) attend(ctx context.Context) {
 	}
 }
 
-// sleep waits until a renewal, a question about it or the reload command is due, and returns true. If the context ends first, it returns
+// sleep waits until a renewal, a poll or the reload command is due, and returns true. If the context ends first, it returns
 // false. It checks the wall clock every wakeInterval, because timers stop while a device sleeps, and because clocks may
 // be set.
 func (a *Agent) sleep(ctx context.Context) bool {

@@ -51,9 +51,9 @@ type testCA struct {
 	// request fails with it. Both may be nil.
 	before, after func() error
 	calls         []time.Time
-	// info answers questions about renewals. If it is nil, the CA is an old one that does not know them.
-	info      func(*Pair) (RenewalInfo, error)
-	questions []time.Time
+	// info returns renewal windows. If it is nil, the CA is an old one that lacks the RPC.
+	info  func(*Pair) (RenewalInfo, error)
+	polls []time.Time
 }
 
 func newTestCA(t *testing.T) *testCA {
@@ -236,7 +236,7 @@ func (ca *testCA) renew(ctx context.Context, predecessor *x509.Certificate, r Re
 func (ca *testCA) RenewalInfo(_ context.Context, p *Pair) (RenewalInfo, error) {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
-	ca.questions = append(ca.questions, time.Now())
+	ca.polls = append(ca.polls, time.Now())
 	if ca.info == nil {
 		return RenewalInfo{}, pki.Refuse(pki.RuleMethod, "update the server", "this server has no such RPC")
 	}

@@ -143,7 +143,7 @@ func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) 
 	return fromWire(server, answer.GetCredential())
 }
 
-// RenewalInfo asks over a mutual-TLS connection that it authenticates with the pair.
+// RenewalInfo sends its request over a mutual-TLS connection that it authenticates with the pair.
 func (c *Client) RenewalInfo(ctx context.Context, p *Pair) (RenewalInfo, error) {
 	var answer *brevetv1.GetRenewalInfoResponse
 	err := c.call(ctx, c.serverOr(p.Origin.Server), ClientTLS(func() *Pair { return p }), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {

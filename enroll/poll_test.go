@@ -8,7 +8,7 @@ import (
 
 const polledLife = 90 * time.Hour
 
-// inPolledSynctest runs body with an agent that has a certificate of polledLife, and with a CA that answers questions.
+// inPolledSynctest runs body with an agent that has a certificate of polledLife, and with a CA that returns windows.
 func inPolledSynctest(t *testing.T, info func(*Pair) (RenewalInfo, error), body func(*harness)) {
 	t.Helper()
 	inSynctest(t, func(b *harness) { b.ca.lifetime, b.ca.info = polledLife, info }, func(b *harness) {
@@ -20,10 +20,10 @@ func inPolledSynctest(t *testing.T, info func(*Pair) (RenewalInfo, error), body 
 	})
 }
 
-func (ca *testCA) questionTimes() []time.Time {
+func (ca *testCA) pollTimes() []time.Time {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
-	return append([]time.Time(nil), ca.questions...)
+	return append([]time.Time(nil), ca.polls...)
 }
 
 // mustRenew fails unless the agent has renewed once, in the given period after the start.
@@ -38,12 +38,12 @@ func (b *harness) mustRenew(from, until time.Duration) {
 	}
 }
 
-func TestAgentAsksAtIntervals(t *testing.T) {
+func TestAgentPollsAtIntervals(t *testing.T) {
 	usual := func(p *Pair) RenewalInfo { return RenewalInfo{Window: p.Origin.Renewal} }
 	for name, c := range map[string]struct {
 		info              func(*Pair) (RenewalInfo, error)
 		life              time.Duration
-		shortest, longest time.Duration // between two questions
+		shortest, longest time.Duration // between two polls
 	}{
 		"a tenth of the lifetime":    {func(p *Pair) (RenewalInfo, error) { return usual(p), nil }, 30 * time.Hour, 90 * time.Minute, 3 * time.Hour},
 		"the default":                {func(p *Pair) (RenewalInfo, error) { return usual(p), nil }, 90 * 24 * time.Hour, 3 * time.Hour, 6 * time.Hour},
@@ -51,7 +51,7 @@ func TestAgentAsksAtIntervals(t *testing.T) {
 		"the server wants it often":  {func(p *Pair) (RenewalInfo, error) { i := usual(p); i.RetryAfter = 1; return i, nil }, polledLife, 5 * time.Minute, 10 * time.Minute},
 		"the server wants it rarely": {func(p *Pair) (RenewalInfo, error) { i := usual(p); i.RetryAfter = 1 << 60; return i, nil }, 90 * 24 * time.Hour, 12 * time.Hour, 24 * time.Hour},
 		"an old server":              {nil, polledLife, 3 * time.Hour, 6 * time.Hour},
-		"the questions fail":         {func(*Pair) (RenewalInfo, error) { return RenewalInfo{}, errors.New("no route") }, polledLife, 3 * time.Hour, 6 * time.Hour},
+		"the polls fail":             {func(*Pair) (RenewalInfo, error) { return RenewalInfo{}, errors.New("no route") }, polledLife, 3 * time.Hour, 6 * time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inSynctest(t, func(b *harness) { b.ca.lifetime, b.ca.info = c.life, c.info }, func(b *harness) {
@@ -60,18 +60,18 @@ func TestAgentAsksAtIntervals(t *testing.T) {
 				if err := b.stop(); err != nil {
 					t.Fatal(err)
 				}
-				asked := b.ca.questionTimes()
-				if len(asked) < int(c.life/c.longest)/2 {
-					t.Fatalf("%d questions in %s", len(asked), c.life)
+				polled := b.ca.pollTimes()
+				if len(polled) < int(c.life/c.longest)/2 {
+					t.Fatalf("%d polls in %s", len(polled), c.life)
 				}
 				renewed := b.ca.callTimes()[1]
-				for i, at := range asked[1:] {
-					d := at.Sub(asked[i])
-					if asked[i].Before(renewed) && renewed.Before(at) {
+				for i, at := range polled[1:] {
+					d := at.Sub(polled[i])
+					if polled[i].Before(renewed) && renewed.Before(at) {
 						continue // a new certificate begins another interval
 					}
 					if d < c.shortest || d > c.longest+time.Second {
-						t.Errorf("questions %s apart, want %s to %s", d, c.shortest, c.longest)
+						t.Errorf("polls %s apart, want %s to %s", d, c.shortest, c.longest)
 					}
 				}
 				b.mustRenew(time.Duration(renewStart*float64(c.life))-time.Second, time.Duration(renewEnd*float64(c.life))+time.Second)
@@ -80,17 +80,17 @@ func TestAgentAsksAtIntervals(t *testing.T) {
 	}
 }
 
-func TestAgentDoesNotAskAboutShortLives(t *testing.T) {
+func TestAgentDoesNotPollShortLives(t *testing.T) {
 	inSynctest(t, func(b *harness) { b.ca.lifetime = 59 * time.Minute }, func(b *harness) {
 		b.run()
 		b.advance(10 * time.Hour)
-		if err := b.stop(); err != nil || len(b.ca.questions) > 0 || len(b.ca.calls) < 10 {
-			t.Errorf("%v, %d questions, %d requests", err, len(b.ca.questions), len(b.ca.calls))
+		if err := b.stop(); err != nil || len(b.ca.polls) > 0 || len(b.ca.calls) < 10 {
+			t.Errorf("%v, %d polls, %d requests", err, len(b.ca.polls), len(b.ca.calls))
 		}
 	})
 }
 
-func TestAgentFollowsAnnouncement(t *testing.T) {
+func TestRenewalMovesIntoWindow(t *testing.T) {
 	var window RenewalWindow
 	inPolledSynctest(t, func(p *Pair) (RenewalInfo, error) {
 		if p.Origin.Renewal.Start.Before(window.End) { // a certificate of the time before the rotation
@@ -104,13 +104,13 @@ func TestAgentFollowsAnnouncement(t *testing.T) {
 		if at := b.status().RenewAt; at.Before(window.Start) || at.After(window.End) {
 			t.Errorf("the status names %s", at.Sub(start))
 		}
-		b.ca.set(func() { b.ca.info = nil }) // the answers that follow do not matter
+		b.ca.set(func() { b.ca.info = nil }) // later responses do not matter
 		b.advance(13 * time.Hour)
 		b.mustRenew(20*time.Hour, 21*time.Hour)
 	})
 }
 
-// A window in the past has the agent renew within a minute. Other agents that ask at the same time renew at other times.
+// If the window is in the past, the agent renews within a minute.
 func TestAgentRenewsNow(t *testing.T) {
 	inPolledSynctest(t, func(p *Pair) (RenewalInfo, error) {
 		now := time.Now()
@@ -119,23 +119,23 @@ func TestAgentRenewsNow(t *testing.T) {
 		for len(b.ca.callTimes()) < 2 {
 			b.advance(time.Minute)
 		}
-		asked, calls := b.ca.questionTimes(), b.ca.callTimes()
-		if len(asked) != 1 {
-			t.Fatalf("%d questions before the renewal", len(asked))
+		polled, calls := b.ca.pollTimes(), b.ca.callTimes()
+		if len(polled) != 1 {
+			t.Fatalf("%d polls before the renewal", len(polled))
 		}
-		if d := calls[1].Sub(asked[0]); d < 0 || d > time.Minute+time.Second {
-			t.Errorf("the agent renewed %s after the answer", d)
+		if d := calls[1].Sub(polled[0]); d < 0 || d > time.Minute+time.Second {
+			t.Errorf("the agent renewed %s after the response", d)
 		}
-		// A server that always says now causes one renewal for each question, and questions are hours apart.
+		// A server whose windows are always in the past causes one renewal for each poll, and polls are hours apart.
 		b.advance(10 * 24 * time.Hour)
-		if n, questions := len(b.ca.callTimes()), len(b.ca.questionTimes()); n > questions+1 || n > 10*24/3+2 {
-			t.Errorf("%d requests for certificates and %d questions in ten days", n, questions)
+		if n, polls := len(b.ca.callTimes()), len(b.ca.pollTimes()); n > polls+1 || n > 10*24/3+2 {
+			t.Errorf("%d requests for certificates and %d polls in ten days", n, polls)
 		}
 	})
 }
 
 // A rotation that is stopped gives the agent the time back at which it would have renewed.
-func TestAgentHearsOfStop(t *testing.T) {
+func TestStoppedRotationMovesRenewalBack(t *testing.T) {
 	var window RenewalWindow
 	inPolledSynctest(t, func(p *Pair) (RenewalInfo, error) {
 		if window.Start.IsZero() {
@@ -159,14 +159,14 @@ func TestAgentHearsOfStop(t *testing.T) {
 	})
 }
 
-// The agent never renews later than planned, whatever the server announces.
+// The agent never renews later than planned, whatever the window is.
 func TestAgentIsNeverLate(t *testing.T) {
 	for name, window := range map[string]func(now time.Time) RenewalWindow{
 		"after the end": func(now time.Time) RenewalWindow {
 			return RenewalWindow{now.Add(1000 * time.Hour), now.Add(2000 * time.Hour)}
 		},
 		"ends before it starts": func(now time.Time) RenewalWindow { return RenewalWindow{now.Add(time.Hour), now} },
-		"for ever":              func(now time.Time) RenewalWindow { return RenewalWindow{now.Add(80 * time.Hour), now.Add(1 << 62)} },
+		"without end":           func(now time.Time) RenewalWindow { return RenewalWindow{now.Add(80 * time.Hour), now.Add(1 << 62)} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inPolledSynctest(t, func(*Pair) (RenewalInfo, error) { return RenewalInfo{Window: window(time.Now())}, nil }, func(b *harness) {
@@ -177,8 +177,8 @@ func TestAgentIsNeverLate(t *testing.T) {
 	}
 }
 
-// A refused early renewal is repeated when the server allows it, and not at each question.
-func TestRefusedAnnouncedRenewal(t *testing.T) {
+// A refused early renewal is repeated when the server allows it, and not at each poll.
+func TestRefusedEarlyRenewal(t *testing.T) {
 	inPolledSynctest(t, func(*Pair) (RenewalInfo, error) {
 		now := time.Now()
 		return RenewalInfo{Window: RenewalWindow{now.Add(-2 * time.Hour), now.Add(-time.Hour)}, RetryAfter: 10 * time.Minute}, nil
@@ -199,8 +199,8 @@ func TestRefusedAnnouncedRenewal(t *testing.T) {
 	})
 }
 
-// After a restart, the first question comes within one interval.
-func TestRestartedAgentAsks(t *testing.T) {
+// After a restart, the first poll comes within one interval.
+func TestRestartedAgentPolls(t *testing.T) {
 	inPolledSynctest(t, func(p *Pair) (RenewalInfo, error) { return RenewalInfo{Window: p.Origin.Renewal}, nil }, func(b *harness) {
 		b.advance(time.Minute)
 		if err := b.stop(); err != nil {
@@ -209,21 +209,21 @@ func TestRestartedAgentAsks(t *testing.T) {
 		b.restart()
 		b.run()
 		b.advance(6*time.Hour + time.Minute)
-		if n := len(b.ca.questionTimes()); n == 0 || n > 3 {
-			t.Errorf("%d questions in six hours", n)
+		if n := len(b.ca.pollTimes()); n == 0 || n > 3 {
+			t.Errorf("%d polls in six hours", n)
 		}
 	})
 }
 
-// A clock that is set back does not keep the agent from asking.
-func TestAgentAsksAfterClockIsSetBack(t *testing.T) {
+// A clock that is set back does not keep the agent from polling.
+func TestAgentPollsAfterClockIsSetBack(t *testing.T) {
 	inPolledSynctest(t, func(p *Pair) (RenewalInfo, error) { return RenewalInfo{Window: p.Origin.Renewal}, nil }, func(b *harness) {
 		b.advance(20 * time.Hour)
 		b.clockOffset.Store(int64(-10 * time.Hour))
-		before := len(b.ca.questionTimes())
+		before := len(b.ca.pollTimes())
 		b.advance(time.Minute)
-		if n := len(b.ca.questionTimes()); n != before+1 {
-			t.Errorf("%d questions after the clock was set back", n-before)
+		if n := len(b.ca.pollTimes()); n != before+1 {
+			t.Errorf("%d polls after the clock was set back", n-before)
 		}
 	})
 }

@@ -24,8 +24,8 @@ import (
 
 const (
 	fleetSize    = 50
-	askInterval  = time.Second
-	settlingTime = 3 * askInterval // until agents have heard of a change
+	pollInterval = time.Second
+	settlingTime = 3 * pollInterval // until agents have polled a change
 )
 
 // newGround returns what a world needs: a SoftHSM token with two keys, and SQLite stores.
@@ -76,7 +76,7 @@ func (f fleet) start(t *testing.T, w *servertest.World, path string, labels map[
 		Directory: dir, Authority: servertest.Must(enroll.NewClient(w.GRPC))(t), Log: slog.New(slog.DiscardHandler),
 		Token: func() (enroll.Token, error) { return token, nil },
 	}))(t)
-	agent.AskEvery(askInterval)
+	agent.PollEvery(pollInterval)
 	if err := agent.Ensure(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func rotation(t *testing.T, w *servertest.World, id string) *brevetv1.Rotation {
 	return servertest.Must(w.Operator.GetRotation(t.Context(), &brevetv1.GetRotationRequest{Id: id}))(t).GetRotation()
 }
 
-// A rotation has the agents of a fleet renew by themselves. Stopping it stops them.
+// The agents of a fleet renew in a rotation. When it is stopped, they stop.
 func TestFleetFollowsRotation(t *testing.T) {
 	w := servertest.New(t, newGround(t), servertest.Options{})
 	devices, others := fleet{}, fleet{}

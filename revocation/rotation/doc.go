@@ -1,9 +1,9 @@
-// Package rotation computes when each certificate should be renewed (RFC 9773), and announces rotations: early renewals
-// of many certificates, at a chosen pace.
+// Package rotation computes when each certificate should be renewed (RFC 9773). It starts and stops rotations: early
+// renewals of many certificates, at a chosen pace.
 //
-// A [Manager] answers from memory. The statuses of all certificates are there already, with eight marks for each. While a
-// rotation is open, one of the marks names its certificates. The Manager reads them from the [Store] when a rotation
-// starts and when the server starts.
+// A [Manager] computes a window from memory. The statuses of all certificates are there already, with eight marks for
+// each. While a rotation is open, one of the marks names its certificates. The Manager reads them from the [Store] when a
+// rotation starts and when the server starts.
 //
 // The renewal window of a certificate is
 //   - in the past if the certificate is revoked

@@ -32,7 +32,7 @@ type Config struct {
 	Log      *slog.Logger     // nil is slog.Default()
 }
 
-// Manager starts and stops rotations, and tells when a certificate should be renewed. It is safe for concurrent use.
+// Manager starts and stops rotations, and computes when a certificate should be renewed. It is safe for concurrent use.
 type Manager struct {
 	store    Store
 	statuses Statuses
@@ -95,7 +95,7 @@ func (m *Manager) Count(ctx context.Context, r Request) (Counts, error) {
 	return m.store.CountRotation(ctx, r)
 }
 
-// Start starts a rotation now. If the error is nil, the rotation is durable, and Run announces it within seconds.
+// Start starts a rotation now. If the error is nil, the rotation is durable, and Run activates it within seconds.
 func (m *Manager) Start(ctx context.Context, r Request) (Rotation, error) {
 	r, err := m.normalize(r)
 	if err != nil {

@@ -163,7 +163,7 @@ func inBubble(t *testing.T, test func(t *testing.T, f *fixture)) {
 	})
 }
 
-// start starts a rotation of some certificates over an hour, and waits until it is announced.
+// start starts a rotation of some certificates over an hour, and waits until it is active.
 func (f *fixture) start(t *testing.T, refs ...pki.CertRef) rotation.Rotation {
 	t.Helper()
 	f.store.mu.Lock()
@@ -188,7 +188,7 @@ func (f *fixture) mustBeIn(t *testing.T, ref pki.CertRef, from, until time.Time)
 		t.Errorf("the window is from %s to %s, want it between %s and %s", start, end, from, until)
 	}
 	if retryAfter != 6*time.Hour {
-		t.Errorf("the holder should ask again after %s", retryAfter)
+		t.Errorf("the holder should poll again after %s", retryAfter)
 	}
 }
 
@@ -253,8 +253,8 @@ func TestRotationCompletes(t *testing.T) {
 	})
 }
 
-// A certificate may be recorded before its status is in memory. A failing store only delays the announcement.
-func TestRotationIsAnnouncedLate(t *testing.T) {
+// A certificate may be recorded before its status is in memory. A failing store only delays the rotation.
+func TestRotationIsActivatedLate(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fixture) {
 		late := refOf(t, 100, time.Now())
 		r := f.start(t, late, f.fleet[0])

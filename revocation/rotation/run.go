@@ -19,18 +19,18 @@ const (
 	forgetAfter = time.Minute
 )
 
-// announced is an open rotation whose certificates are marked. Only the goroutine in Run uses it.
-type announced struct {
+// activeRotation is an open rotation whose certificates are marked. Only the goroutine in Run uses it.
+type activeRotation struct {
 	id      int64
 	unknown []pki.CertRef // certificates that the statuses did not have
 	since   time.Time     // when they were read
 	check   time.Time     // when to check whether a certificate is due
 }
 
-// Run announces the open rotations until ctx ends, and ends those of which no certificate is due. If the store fails,
+// Run activates the open rotations until ctx ends, and ends those of which no certificate is due. If the store fails,
 // Run logs the error and retries, with growing delays of at most 15 s. Run returns nil.
 func (m *Manager) Run(ctx context.Context) error {
-	var open [MaxOpen]*announced
+	var open [MaxOpen]*activeRotation
 	waits := retry.NewBackOff()
 	for ctx.Err() == nil {
 		wait := pollEvery
@@ -40,7 +40,7 @@ func (m *Manager) Run(ctx context.Context) error {
 			waits.Reset()
 		case ctx.Err() == nil:
 			wait = waits.NextBackOff()
-			m.log.Error("announcing rotations failed, retrying", "wait", wait, "error", err)
+			m.log.Error("activating rotations failed, retrying", "wait", wait, "error", err)
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -53,8 +53,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	return nil
 }
 
-// step compares the announced rotations with those that are open, and announces or withdraws them.
-func (m *Manager) step(ctx context.Context, open *[MaxOpen]*announced) error {
+// step compares the active rotations with those that are open, and activates or deactivates them.
+func (m *Manager) step(ctx context.Context, open *[MaxOpen]*activeRotation) error {
 	if m.statuses.CurrentAt().IsZero() {
 		return nil // the certificates are not in memory yet
 	}
@@ -65,11 +65,11 @@ func (m *Manager) step(ctx context.Context, open *[MaxOpen]*announced) error {
 	for i, a := range open {
 		if a != nil && !contains(rotations, a.id) {
 			open[i] = nil
-			m.withdraw(i)
+			m.deactivate(i)
 		}
 	}
 	for _, r := range rotations {
-		if err := m.announce(ctx, open, r); err != nil {
+		if err := m.activate(ctx, open, r); err != nil {
 			return err
 		}
 	}
@@ -97,8 +97,8 @@ func contains(rotations []Rotation, id int64) bool {
 	return false
 }
 
-// announce marks the certificates of a rotation, unless they are marked already.
-func (m *Manager) announce(ctx context.Context, open *[MaxOpen]*announced, r Rotation) error {
+// activate marks the certificates of a rotation, unless they are marked already.
+func (m *Manager) activate(ctx context.Context, open *[MaxOpen]*activeRotation, r Rotation) error {
 	free := -1
 	for i, a := range open {
 		if a == nil {
@@ -110,29 +110,29 @@ func (m *Manager) announce(ctx context.Context, open *[MaxOpen]*announced, r Rot
 	if free < 0 {
 		return nil // the store allows no more open rotations than there are marks
 	}
-	a := &announced{id: r.ID, since: m.clock(), check: m.clock()}
+	a := &activeRotation{id: r.ID, since: m.clock(), check: m.clock()}
 	err := m.store.RotationMembers(ctx, r.ID, func(refs []pki.CertRef) error {
 		a.unknown = append(a.unknown, m.statuses.Mark(1<<free, refs)...)
 		return nil
 	})
 	if err != nil {
-		m.withdraw(free)
+		m.deactivate(free)
 		return err
 	}
 	open[free] = a
 	m.periods[free].Store(&period{r.At, r.Over})
-	m.log.Info("rotation announced", "id", r.ID, "certificates", r.Affected, "start", r.At, "over", r.Over)
+	m.log.Info("rotation active", "id", r.ID, "certificates", r.Affected, "start", r.At, "over", r.Over)
 	return nil
 }
 
-// withdraw frees a mark. The period goes first, so that no certificate has the window of another rotation.
-func (m *Manager) withdraw(i int) {
+// deactivate frees a mark. The period goes first, so that no certificate has the window of another rotation.
+func (m *Manager) deactivate(i int) {
 	m.periods[i].Store(nil)
 	m.statuses.Unmark(1 << i)
 }
 
 // complete ends a rotation if none of its certificates is due. It checks this from time to time.
-func (m *Manager) complete(ctx context.Context, a *announced) error {
+func (m *Manager) complete(ctx context.Context, a *activeRotation) error {
 	if m.clock().Before(a.check) {
 		return nil
 	}
@@ -148,7 +148,7 @@ func (m *Manager) complete(ctx context.Context, a *announced) error {
 	if _, err := m.store.EndRotation(ctx, End{ID: a.id, Final: p, Actor: actor, At: m.now()}); err != nil {
 		return err
 	}
-	m.want() // withdraws it
+	m.want() // deactivates it
 	m.log.Info("rotation completed", "id", a.id, "renewed", p.Renewed)
 	return nil
 }

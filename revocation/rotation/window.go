@@ -6,7 +6,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// The range of the interval at which a holder should ask for the renewal window.
+// The range of the interval at which a holder should poll the renewal window.
 const (
 	minRetry = 10 * time.Minute
 	maxRetry = 6 * time.Hour
@@ -15,12 +15,12 @@ const (
 // pastWindow is the length of a window in the past.
 const pastWindow = time.Minute
 
-// RenewalInfo returns when a certificate should be renewed, and after which time the holder should ask again. It reads
+// RenewalInfo returns when a certificate should be renewed, and after which time the holder should poll again. It reads
 // only memory. For a certificate that is not on record, the error is a refusal (not_found).
 func (m *Manager) RenewalInfo(ref pki.CertRef) (start, end time.Time, retryAfter time.Duration, err error) {
 	c, known := m.statuses.Record(ref)
 	if !known {
-		return start, end, 0, pki.Refuse(pki.RuleNotFound, "ask about an unexpired certificate of this CA",
+		return start, end, 0, pki.Refuse(pki.RuleNotFound, "send an unexpired certificate of this CA",
 			"there is no record of the certificate %s", ref.Serial)
 	}
 	retryAfter = min(max(c.NotAfter.Sub(ref.Serial.Time())/10, minRetry), maxRetry)

@@ -23,9 +23,9 @@ type Enrollment struct {
 	Renewals  Renewals
 }
 
-// Renewals tells when certificates should be renewed. It is safe for concurrent use.
+// Renewals computes when certificates should be renewed. It is safe for concurrent use.
 type Renewals interface {
-	// RenewalInfo returns the renewal window of a certificate, and the time after which to ask again. It reads only
+	// RenewalInfo returns the renewal window of a certificate, and the time after which to poll again. It reads only
 	// memory. It refuses a certificate that is not on record.
 	RenewalInfo(ref pki.CertRef) (start, end time.Time, retryAfter time.Duration, err error)
 }

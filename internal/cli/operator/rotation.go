@@ -20,9 +20,9 @@ import (
 func NewRotation() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rotation", Short: "Have many certificates renewed early, at a chosen pace",
-		Long: "A rotation asks the holders of certificates to renew them over a chosen time, for instance before the issuing CA is\n" +
-			"retired. It revokes nothing. Agents and ACME clients ask from time to time when they should renew, agents at least\n" +
-			"every six hours. A rotation is open until no certificate is due: each was renewed, has expired or is revoked.",
+		Long: "A rotation makes the holders of certificates renew them over a chosen time, for instance before the issuing CA is\n" +
+			"retired. It revokes nothing. Agents poll the server for the time of their renewal, at least every six hours. A\n" +
+			"rotation is open until no certificate is due: each was renewed, has expired or is revoked.",
 	}
 	client.Flags(cmd)
 	cmd.AddCommand(newRotationStart(), newRotationList(), newRotationShow(), newRotationStop())
@@ -47,9 +47,9 @@ func printRotation(p *output.Printer, r *brevetv1.Rotation) error {
 	return p.Record(r, id, state, fmt.Sprint(r.GetAffected()), renewed, gone, due, r.GetOver().AsDuration().String(), started, by, selectionText(r.GetSelection()))
 }
 
-const rotationStartLong = `start announces the rotation of every certificate that the selection matches now. Certificates that are issued afterwards
-are not rotated. Each gets a time of its own in the period --over, so that about as many are renewed in each hour.
-A holder that asks too late renews at once: choose a period of more than six hours for an even pace.
+const rotationStartLong = `start begins the rotation of every certificate that the selection matches now. Certificates that are issued afterwards
+are not rotated. Each certificate gets a time of its own in the period --over, so that renewals come at an even pace.
+A holder that polls the server after its time renews at once. For an even pace, choose more than six hours.
 
 Over a tenth of all living certificates, the number must be confirmed: start shows it and asks, or --confirm N says it.
 --dry-run only counts.
@@ -182,8 +182,8 @@ func newRotationStop() *cobra.Command {
 			resp, err := c.StopRotation(ctx, &brevetv1.StopRotationRequest{Id: id})
 			return resp.GetRotation(), err
 		})
-	cmd.Long = "Certificates that are not renewed yet get their usual times of renewal back. An agent hears of it when it asks the\n" +
-		"next time, and may renew before. Stopping a rotation that has ended changes nothing."
+	cmd.Long = "Certificates that are not renewed yet get their usual times of renewal back. An agent may renew before its next\n" +
+		"poll. Stopping a rotation that has ended changes nothing."
 	return cmd
 }
 

@@ -29,7 +29,7 @@ type RotationState int32
 const (
 	RotationState_ROTATION_STATE_UNSPECIFIED RotationState = 0
 	// The affected certificates have renewal windows in the period of the rotation. After the period, the windows of
-	// those that were not renewed are in the past, so that their holders renew as soon as they ask.
+	// those that were not renewed are in the past, so that their holders renew at their next poll.
 	RotationState_ROTATION_STATE_OPEN RotationState = 1
 	// No affected certificate is due: each was renewed, has expired or is revoked.
 	RotationState_ROTATION_STATE_COMPLETED RotationState = 2
@@ -526,7 +526,7 @@ func (x *StopRotationResponse) GetRotation() *Rotation {
 	return nil
 }
 
-// Rotation is an announced renewal of all certificates that a selection matched when it started.
+// Rotation is an early renewal of all certificates that a selection matched when it started.
 type Rotation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The ID, which is opaque.

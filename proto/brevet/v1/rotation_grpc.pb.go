@@ -29,8 +29,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// RotationService announces rotations. Only operators may call it. A rotation asks the holders of many certificates to
-// renew them early, at a chosen pace. Each certificate gets a renewal window in the period of the rotation, and
+// RotationService starts and stops rotations. Only operators may call it. A rotation makes the holders of many
+// certificates renew them early, at a chosen pace. Each certificate gets a renewal window in the period of the rotation, and
 // GetRenewalInfo returns it. A rotation revokes nothing.
 type RotationServiceClient interface {
 	// StartRotation starts a rotation of the certificates that a selection matches now, or counts them. It does not
@@ -99,8 +99,8 @@ func (c *rotationServiceClient) StopRotation(ctx context.Context, in *StopRotati
 // All implementations must embed UnimplementedRotationServiceServer
 // for forward compatibility.
 //
-// RotationService announces rotations. Only operators may call it. A rotation asks the holders of many certificates to
-// renew them early, at a chosen pace. Each certificate gets a renewal window in the period of the rotation, and
+// RotationService starts and stops rotations. Only operators may call it. A rotation makes the holders of many
+// certificates renew them early, at a chosen pace. Each certificate gets a renewal window in the period of the rotation, and
 // GetRenewalInfo returns it. A rotation revokes nothing.
 type RotationServiceServer interface {
 	// StartRotation starts a rotation of the certificates that a selection matches now, or counts them. It does not
