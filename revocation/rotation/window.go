@@ -16,14 +16,15 @@ const (
 const pastWindow = time.Minute
 
 // RenewalInfo returns when a certificate should be renewed, and after which time the holder should poll again. It reads
-// only memory. For a certificate that is not on record, the error is a refusal (not_found).
+// only memory. The time after which to poll is in whole seconds. For a certificate that is not on record, the error is a
+// refusal (not_found).
 func (m *Manager) RenewalInfo(ref pki.CertRef) (start, end time.Time, retryAfter time.Duration, err error) {
 	c, known := m.statuses.Record(ref)
 	if !known {
 		return start, end, 0, pki.Refuse(pki.RuleNotFound, "send an unexpired certificate of this CA",
 			"there is no record of the certificate %s", ref.Serial)
 	}
-	retryAfter = min(max(c.NotAfter.Sub(ref.Serial.Time())/10, minRetry), maxRetry)
+	retryAfter = min(max(c.NotAfter.Sub(ref.Serial.Time())/10, minRetry), maxRetry).Truncate(time.Second)
 	if c.Status.State == pki.Revoked {
 		return c.Status.RevokedAt.Add(-pastWindow), c.Status.RevokedAt, retryAfter, nil
 	}
