@@ -48,7 +48,10 @@ var innerArrows = map[string]string{
 	"server/admission": "",
 	"server/authz":     "",
 	"server/telemetry": "server/admission",
-	"server/grpcapi":   "server/admission server/authz",
+	"server/outcome":   "",
+	"server/handshake": "server/admission",
+	"server/grpcapi":   "server/admission server/authz server/handshake server/outcome",
+	"server/frontdoor": "server/admission server/authz server/handshake server/outcome",
 
 	"store/sqlite/internal/engine":   "",
 	"store/sqlite/internal/column":   "store/sqlite/internal/engine",

@@ -52,7 +52,7 @@ trust_domain: demo.example
 state_dir: $work/ca
 server_names: [localhost]
 public_url: http://127.0.0.1:$http
-listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: ""}
+listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: "", https: ""}
 hsm: {label: demo, pin_file: $work/pin}
 END
 quiet brevet ceremony install --config brevet.yaml --key-label issuing-g1 --operator alice --out alice.token

@@ -43,7 +43,7 @@ trust_domain: demo.example
 state_dir: $work/ca
 server_names: [localhost, 127.0.0.1]
 public_url: $url
-listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: "127.0.0.1:$operations"}
+listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: "127.0.0.1:$operations", https: ""}
 hsm: {label: demo, pin_file: $work/pin}
 policy: $work/policy.yaml
 EOF

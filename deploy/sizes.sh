@@ -60,7 +60,7 @@ eventually() {
 memory() {
   export XDG_STATE_HOME=$work/state XDG_CONFIG_HOME=$work/settings
   local held=$work/device
-  bin/brevet dev --grpc "127.0.0.1:$(port)" --http "127.0.0.1:$(port)" >"$work/server.log" 2>&1 &
+  bin/brevet dev --grpc "127.0.0.1:$(port)" --http "127.0.0.1:$(port)" --https "" >"$work/server.log" 2>&1 &
   pids+=($!)
   eventually bin/brevet identity create device/1
   bin/brevet token create device/1 --out "$work/token" >>"$work/commands.log"

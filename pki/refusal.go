@@ -85,6 +85,7 @@ const (
 	RuleRequest            Rule = "request.malformed"           // a field is missing, too long or malformed
 	RuleSize               Rule = "request.size"                // the message is larger than the server's limit
 	RuleMethod             Rule = "request.method"              // there is no such RPC
+	RuleTLSVersion         Rule = "connection.tls_version"      // the connection has an older version of TLS than the door accepts
 	RuleCSR                Rule = "csr.malformed"               // the CSR is malformed, has trailing data, or is too large
 	RuleCSRSignature       Rule = "csr.signature"               // the signature of the CSR does not verify
 	RuleCSRContent         Rule = "csr.content"                 // the CSR requests something that was not granted
@@ -183,7 +184,7 @@ var classes = map[Rule]Class{
 	RuleHardwareKey: PermissionDenied, RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied,
 	RuleRenewalKeyConflict: PermissionDenied, RuleRecoveryNewest: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
 	RuleAccessLabel: PermissionDenied, RuleAccessSelf: PermissionDenied,
-	RuleTokenIdentity: PermissionDenied, RuleTokenKey: PermissionDenied, RuleTokenNetwork: PermissionDenied,
+	RuleTLSVersion: PermissionDenied, RuleTokenIdentity: PermissionDenied, RuleTokenKey: PermissionDenied, RuleTokenNetwork: PermissionDenied,
 	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition,
 	RuleAlreadyEnrolled: FailedPrecondition, RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition,

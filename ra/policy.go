@@ -2,6 +2,7 @@ package ra
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -105,8 +106,10 @@ func (r *Registrar) stateForEnroll(
 	ctx context.Context, rev Revision, q IssuanceQuery, g Grant,
 ) (IssuanceState, *Registration, error) {
 	st, err := r.store.IssuanceState(ctx, q)
-	refusal, _ := pki.AsRefusal(err)
-	if g.Register == nil || refusal == nil || refusal.Rule != pki.RuleIdentity {
+	if err == nil {
+		return st, nil, g.checkLabels(st.Identity)
+	}
+	if refusal, _ := pki.AsRefusal(err); g.Register == nil || refusal == nil || refusal.Rule != pki.RuleIdentity {
 		return st, nil, err
 	}
 	if st.Identity, err = r.identityOf(rev, g.Identity, *g.Register); err != nil {
@@ -114,6 +117,16 @@ func (r *Registrar) stateForEnroll(
 	}
 	st.Identity.Subject, st.Identity.Rule = g.Subject, g.Rule
 	return st, &Registration{st.Identity, g.Total}, nil
+}
+
+// checkLabels refuses the first enrollment of an identity that an operator has registered with other labels than the
+// rule gives it. Otherwise a registrar could register the paths of devices outside its labels, and later act on them.
+func (g Grant) checkLabels(id Identity) error {
+	if g.Register == nil || g.Chosen || id.Rule != "" || id.State != pki.Registered || maps.Equal(id.Labels, g.Register.Labels) {
+		return nil
+	}
+	return pki.Refuse(pki.RuleIdentityExists, "an operator compares the labels with those of the rule, and corrects them (brevet identity update)",
+		"an operator has registered %s with other labels than those of rule %s", id.ID, g.Rule)
 }
 
 // evidence returns what the log records about the evidence of a certificate.

@@ -155,27 +155,31 @@ func TestLostRenewalIsRepeatedAfterExpiry(t *testing.T) {
 	}
 }
 
-// TestPredecessorRecoversOnce loses the certificate of a renewal together with its key. The predecessor recovers, which
-// revokes the lost certificate although it is valid.
+// TestPredecessorRecoversOnce loses the certificate of a renewal together with its key. The predecessor recovers only after
+// the lost certificate has expired, because a device may still use it. The recovery revokes the lost certificate.
 func TestPredecessorRecoversOnce(t *testing.T) {
 	t.Parallel()
 	w := recoveryWorld(t, recoveryPolicy, false)
 	old := w.Enrolled(t, "device", "device/1")
 	w.Clock.Advance(deviceLifetime - time.Minute)
 	lost := w.Renewed(t, old, servertest.Key(t))
-	w.Clock.Advance(2 * time.Minute)
-	w.Status(t, lost.Certificate, "good")
-	next := recovered(t, w, old)
-	w.Status(t, lost.Certificate, "superseded")
-	w.Status(t, next.Certificate, "good")
-	w.Clock.Advance(deviceLifetime + time.Minute)
-	for h, rule := range map[*servertest.Holder]pki.Rule{old: pki.RuleRecoveryNewest, lost: pki.RuleRevoked} {
+	refused := func(h *servertest.Holder, rule pki.Rule) {
+		t.Helper()
 		client := servertest.Must(enroll.NewClient(""))(t)
 		_, err := client.Enroll(t.Context(), presentedWith(factoryRequest(t, w, servertest.CSR(t, servertest.Key(t))), recovering(t, w, h)))
 		if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != rule {
 			t.Errorf("%v, want %s", err, rule)
 		}
 	}
+	w.Clock.Advance(2 * time.Minute)
+	refused(old, pki.RuleRecoveryValid)
+	w.Status(t, lost.Certificate, "good")
+	w.Clock.Advance(deviceLifetime - time.Minute)
+	next := recovered(t, w, old)
+	w.Status(t, next.Certificate, "good")
+	w.Clock.Advance(deviceLifetime + time.Minute)
+	refused(old, pki.RuleRecoveryNewest)
+	refused(lost, pki.RuleRevoked)
 	recovered(t, w, next)
 }
 

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -88,5 +90,36 @@ func TestRuleRegistersItsTotal(t *testing.T) {
 	err := enrollAs(refused[1])
 	if r, _ := pki.AsRefusal(err); r == nil || r.Rule != pki.RulePolicyLimit {
 		t.Errorf("a camera above the raised total: %v, want the rule %s", err, pki.RulePolicyLimit)
+	}
+}
+
+// An operator has registered the paths of two cameras before they enroll. One has a label that the rule does not give, with
+// which a registrar could act on the camera, so it is refused until the label is removed.
+func TestRuleExpectsItsLabels(t *testing.T) {
+	t.Parallel()
+	root, cameras := cameraFactory(t, "SN-1", "SN-2")
+	w := servertest.New(t, ground, servertest.Options{Policy: limited(root, 10)})
+	w.Register(t, "device", "device/SN-1")
+	taken := device("device/SN-2")
+	taken.Spec.Labels = map[string]string{"site": "plant-7"}
+	servertest.Must(w.Operator.CreateIdentity(t.Context(), taken))(t)
+	client := servertest.Must(enroll.NewClient(""))(t)
+	enrollAs := func(i int) error {
+		evidence := servertest.Must(enroll.FactoryCertificate(cameras[i]))(t)
+		_, err := client.Enroll(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t)), evidence))
+		return err
+	}
+	if err := enrollAs(0); err != nil {
+		t.Errorf("a camera that was registered with the labels of the rule: %v", err)
+	}
+	err := enrollAs(1)
+	if r, _ := pki.AsRefusal(err); r == nil || r.Rule != pki.RuleIdentityExists || !strings.Contains(r.Hint, "brevet identity update") {
+		t.Errorf("a camera that was registered with another label: %v, want the rule %s", err, pki.RuleIdentityExists)
+	}
+	servertest.Must(w.Operator.UpdateIdentity(t.Context(), &brevetv1.UpdateIdentityRequest{
+		Id: "device/SN-2", Spec: &brevetv1.IdentitySpec{}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels"}}, Revision: 1,
+	}))(t)
+	if err := enrollAs(1); err != nil {
+		t.Errorf("after the label was removed: %v", err)
 	}
 }

@@ -6,20 +6,34 @@ import (
 	"errors"
 
 	"github.com/brevet-pki/brevet/server/authz"
+	"github.com/brevet-pki/brevet/server/frontdoor"
 	"github.com/brevet-pki/brevet/server/grpcapi"
 	"github.com/brevet-pki/brevet/server/telemetry"
 )
 
-// newAPI returns the gRPC server.
-func (s *Server) newAPI() *grpcapi.Server {
+// newAuthorizer returns the Authorizer of callers, which gRPC and HTTPS share.
+func (s *Server) newAuthorizer() *authz.Authorizer {
 	c := s.config
 	roots, intermediates := trusted(c)
+	return authz.New(authz.Config{
+		TrustDomain: c.TrustDomain, Roots: roots, Intermediates: intermediates,
+		Statuses: s.responder, Identities: c.Stores.RA, Clock: c.Clock,
+	})
+}
+
+// newDoors returns the HTTPS server.
+func (s *Server) newDoors(authorizer *authz.Authorizer) *frontdoor.Server {
+	return frontdoor.New(frontdoor.Config{
+		Certificate: s.certificate, Authorizer: authorizer, Admission: s.admissions,
+		Handshakes: s.admissions.queues[handshakes], Meter: s.telemetry, Refusals: s.auditor, Log: s.log,
+	})
+}
+
+// newAPI returns the gRPC server.
+func (s *Server) newAPI(authorizer *authz.Authorizer) *grpcapi.Server {
+	c := s.config
 	return grpcapi.New(grpcapi.Config{
-		Certificate: s.certificate,
-		Authorizer: authz.New(authz.Config{
-			TrustDomain: c.TrustDomain, Roots: roots, Intermediates: intermediates,
-			Statuses: s.responder, Identities: c.Stores.RA, Clock: c.Clock,
-		}),
+		Certificate: s.certificate, Authorizer: authorizer,
 		Admission: s.admissions, Handshakes: s.admissions.queues[handshakes], Meter: s.telemetry, Refusals: s.auditor,
 		Stats: s.telemetry.StatsHandler(grpcapi.Traced), Log: s.log,
 	}, grpcapi.Services{

@@ -18,7 +18,7 @@ import (
 
 // Limits of the listeners.
 const (
-	maxConnections = 4096     // connections to the gRPC port, and to the HTTP port
+	maxConnections = 4096     // connections to each of the ports for gRPC, HTTP and HTTPS
 	maxProbes      = 64       // connections to the operations port
 	maxHeaders     = 16 << 10 // size of an HTTP request's headers, in bytes
 )
@@ -60,13 +60,18 @@ func (s *Server) Run(ctx context.Context) error {
 		part(func(context.Context) error {
 			return public.Serve(s.limit(s.config.HTTP, telemetry.PortHTTP, maxConnections))
 		})
+		if s.doors != nil {
+			part(func(context.Context) error {
+				return s.doors.Serve(s.limit(s.config.HTTPS, telemetry.PortHTTPS, maxConnections))
+			})
+		}
 		s.api.SetServing()
 		if s.ready != nil {
 			s.ready()
 		}
 		s.log.Info("serving", "grpc", s.config.GRPC.Addr().String(), "http", s.config.HTTP.Addr().String(), "trust_domain", s.config.TrustDomain)
 	} else {
-		_ = errors.Join(s.config.GRPC.Close(), s.config.HTTP.Close()) // Serve, which would close them, is never called
+		s.closeListeners() // Serve, which would close them, is never called
 	}
 	select {
 	case <-ctx.Done():
@@ -79,6 +84,14 @@ func (s *Server) Run(ctx context.Context) error {
 	s.telemetry.Close(context.WithoutCancel(ctx))
 	closeOperations() // last, so that /readyz reports that the server is stopping
 	return errors.Join(group.Wait(), err, s.closeDirectories(), s.responder.Close())
+}
+
+func (s *Server) closeListeners() {
+	for _, l := range []net.Listener{s.config.GRPC, s.config.HTTP, s.config.HTTPS} {
+		if l != nil {
+			_ = l.Close() // an error does not matter, because the server stops
+		}
+	}
 }
 
 // ended returns the error with which a part of the server ended. While the server stops, it returns nil for errors of
@@ -177,6 +190,11 @@ func (s *Server) drain(ctx context.Context, public *http.Server) error {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	s.api.Shutdown(ctx)
+	if s.doors != nil {
+		if err := s.doors.Shutdown(ctx); err != nil {
+			return errors.Join(err, public.Close())
+		}
+	}
 	if err := public.Shutdown(ctx); err != nil {
 		return public.Close() // ends the connections of slow clients
 	}

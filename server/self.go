@@ -75,7 +75,10 @@ func (r *selfIdentity) RenewalInfo(_ context.Context, p *enroll.Pair) (enroll.Re
 		return enroll.RenewalInfo{}, err
 	}
 	var info enroll.RenewalInfo
-	ref := pki.CertRef{Issuer: pki.IssuerOf(p.Chain[0]), Serial: serial} // the chain begins with the issuing CA
+	if len(p.Chain) == 0 {
+		return info, errors.New("the certificate was not issued by an issuing CA")
+	}
+	ref := pki.CertRef{Issuer: pki.IssuerOf(p.Chain[0]), Serial: serial}
 	info.Window.Start, info.Window.End, info.RetryAfter, err = r.renewals.RenewalInfo(ref)
 	return info, err
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/revocation/rotation"
+	"github.com/brevet-pki/brevet/server/frontdoor"
 	"github.com/brevet-pki/brevet/server/grpcapi"
 	"github.com/brevet-pki/brevet/server/telemetry"
 	"github.com/brevet-pki/brevet/store/retention"
@@ -45,6 +46,10 @@ type Config struct {
 	CRLs CRLs
 	GRPC net.Listener
 	HTTP net.Listener
+	// HTTPS is the listener for EST and ACME; nil for none.
+	HTTPS net.Listener
+	// HTTPSURL is the URL at which clients reach HTTPS, without a path. It may be empty if HTTPS is nil.
+	HTTPSURL string
 	// Operations is the listener for metrics and probes; nil for none.
 	Operations net.Listener
 	// Issuers are the issuing CAs whose keys the server has. The last one is the current issuing CA.
@@ -132,6 +137,7 @@ type Server struct {
 	// delegateKeys is the type of the delegates' keys. It is empty until there is a delegate, and is not changed after New.
 	delegateKeys pki.KeyType
 	api          *grpcapi.Server
+	doors        *frontdoor.Server // nil without HTTPS
 	telemetry    *telemetry.Recorder
 	health       *telemetry.Health
 	closers      []io.Closer // the credential directories
@@ -284,7 +290,7 @@ func elsewhere(c Config) []*x509.Certificate {
 	})
 }
 
-// prepare creates the server's own identities, the agents that enroll them, and the gRPC server.
+// prepare creates the server's own identities, the agents that enroll them, and the servers for gRPC and HTTPS.
 func (s *Server) prepare(ctx context.Context) error {
 	if err := s.enrollSelf(ctx); err != nil {
 		return fmt.Errorf("prepare its own certificate: %w", err)
@@ -304,7 +310,11 @@ func (s *Server) prepare(ctx context.Context) error {
 			return fmt.Errorf("keep the OCSP delegate of %s: %w", cert.Subject, err)
 		}
 	}
-	s.api = s.newAPI()
+	authorizer := s.newAuthorizer()
+	s.api = s.newAPI(authorizer)
+	if s.config.HTTPS != nil {
+		s.doors = s.newDoors(authorizer)
+	}
 	s.health = s.newHealth()
 	s.telemetry.Register(s.newGauges())
 	return nil

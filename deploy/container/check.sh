@@ -69,7 +69,7 @@ trust_domain: fleet.example
 state_dir: /var/lib/brevet
 server_names: [127.0.0.1]
 public_url: http://127.0.0.1:$http
-listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: "127.0.0.1:$operations"}
+listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: "127.0.0.1:$operations", https: ""}
 hsm: {label: issuing, pin_file: /etc/brevet/pin}
 EOF
 printf 'state_dir: /var/lib/brevet-agent\ntoken_file: /etc/brevet-agent/token\n' >"$work/agent-etc/agent.yaml"

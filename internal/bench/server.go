@@ -159,7 +159,7 @@ func (b *bench) newDev(ctx context.Context, name string) (devca.CA, error) {
 // startServer starts the server of a development CA, and waits until it serves. The server ends with ctx or by stop. It
 // logs to the standard error of the measurement.
 func (b *bench) startServer(ctx context.Context, d devca.CA, options ...string) (*serverProcess, error) {
-	args := append([]string{"server", "--directory", d.Dir, "--grpc", d.GRPC, "--http", d.HTTP, "--key-label", d.KeyLabel, "--config", b.config}, options...)
+	args := append([]string{"server", "--directory", d.Dir, "--grpc", d.GRPC, "--http", d.HTTP, "--https", d.HTTPS, "--key-label", d.KeyLabel, "--config", b.config}, options...)
 	s := &serverProcess{dev: d, ended: make(chan struct{})}
 	var err error
 	if s.cmd, err = b.process(ctx, args...); err != nil {

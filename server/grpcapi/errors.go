@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"runtime/debug"
 	"time"
 
@@ -17,37 +16,8 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/outcome"
 )
-
-// An outcome is the status with which a protocol reports the refusals of one class.
-type outcome struct {
-	code codes.Code // status code of gRPC
-	http int        // status code of HTTP (RFC 9110 §15)
-}
-
-// outcomes maps each class of refusals to its status codes. A test fails for a class that is not in it.
-var outcomes = map[pki.Class]outcome{
-	pki.InvalidArgument:    {codes.InvalidArgument, http.StatusBadRequest},
-	pki.Unauthenticated:    {codes.Unauthenticated, http.StatusUnauthorized},
-	pki.PermissionDenied:   {codes.PermissionDenied, http.StatusForbidden},
-	pki.NotFound:           {codes.NotFound, http.StatusNotFound},
-	pki.FailedPrecondition: {codes.FailedPrecondition, http.StatusConflict},
-	pki.Aborted:            {codes.Aborted, http.StatusConflict},
-	pki.ResourceExhausted:  {codes.ResourceExhausted, http.StatusTooManyRequests},
-	pki.Unimplemented:      {codes.Unimplemented, http.StatusNotImplemented},
-}
-
-// outcomeOf returns the status codes for a rule. For a class that is not in outcomes it returns those of a malformed
-// request, so that a refusal is never reported as success.
-func outcomeOf(r pki.Rule) outcome {
-	if o, ok := outcomes[r.Class()]; ok {
-		return o
-	}
-	return outcomes[pki.InvalidArgument]
-}
-
-// HTTPStatus returns the status code of an HTTP response to a request that a rule refuses.
-func HTTPStatus(r pki.Rule) int { return outcomeOf(r).http }
 
 // failureLog limits the log messages about failed RPCs, so that they do not fill the disk. For each RPC, ten failures
 // are logged at once, and then ten per minute. The metrics count all failures. The keys are full methods.
@@ -93,7 +63,7 @@ const errorDomain = "brevet"
 // refusal or of a gRPC status, but not the text of any other error.
 func statusOf(err error) (st *status.Status, own bool) {
 	if r, ok := pki.AsRefusal(err); ok {
-		return detailed(status.New(outcomeOf(r.Rule).code, r.Error()), err,
+		return detailed(status.New(outcome.Of(r.Rule).GRPC, r.Error()), err,
 			&errdetails.ErrorInfo{Reason: string(r.Rule), Domain: errorDomain},
 			&brevetv1.Refusal{Rule: string(r.Rule), Detail: r.Detail, Hint: r.Hint}), false
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/authz"
+	"github.com/brevet-pki/brevet/server/handshake"
 )
 
 // stubTLS is TransportCredentials whose handshake reads two messages. After each message it waits, as if it computed,
@@ -196,7 +197,7 @@ func TestHandshakesAreSmall(t *testing.T) {
 	for _, c := range []struct {
 		certificates, bulk int
 		passes             bool
-	}{{0, 0, true}, {1, 0, true}, {maxCertificates, 100, true}, {maxCertificates + 1, 100, false}, {1, 15 << 10, true}, {1, 16 << 10, false}, {900, 0, false}} {
+	}{{0, 0, true}, {1, 0, true}, {handshake.MaxCertificates, 100, true}, {handshake.MaxCertificates + 1, 100, false}, {1, 15 << 10, true}, {1, 16 << 10, false}, {900, 0, false}} {
 		client := newChain(t, c.certificates, c.bulk)
 		conn, info, err := shakeHands(t, own, client)
 		if (err == nil) != c.passes {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/server/outcome"
 )
 
 var rows = regexp.MustCompile("(?m)^\\| `([a-z_.]+)` \\| ([A-Z_]+) \\| ([0-9]+) \\| ([^|]+) \\| ([^|]+) \\|$")
@@ -30,10 +31,10 @@ func TestEveryRuleIsDocumented(t *testing.T) {
 		documented[row[1]] = row[2:]
 	}
 	for _, rule := range pki.Rules() {
-		o := outcomeOf(rule)
+		o := outcome.Of(rule)
 		row := documented[string(rule)]
 		delete(documented, string(rule))
-		if want := []string{code.Code(o.code).String(), fmt.Sprint(HTTPStatus(rule))}; len(row) != 4 || row[0] != want[0] || row[1] != want[1] {
+		if want := []string{code.Code(o.GRPC).String(), fmt.Sprint(o.HTTP)}; len(row) != 4 || row[0] != want[0] || row[1] != want[1] {
 			t.Errorf("%s has the row %q, want %q, what it means and what to do", rule, row, want)
 		}
 	}

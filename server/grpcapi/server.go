@@ -20,18 +20,18 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/authz"
+	"github.com/brevet-pki/brevet/server/handshake"
 )
 
 // Limits of the gRPC listener. The age of a connection is limited, because it keeps the certificate of its handshake.
 const (
-	maxMessage       = 256 << 10 // size of a message in bytes; a larger one is refused with the rule request.size
-	maxReceived      = 1 << 20   // size of a message in bytes, also decompressed, above which gRPC itself refuses it
-	maxHeaders       = 16 << 10  // size of an RPC's headers in bytes
-	maxStreams       = 128       // concurrent RPCs on a connection
-	window           = 64 << 10  // flow-control window in bytes; if it were not fixed, gRPC would send pings to adapt it
-	connectionAge    = 30 * time.Minute
-	connectionGrace  = time.Minute
-	handshakeTimeout = 10 * time.Second
+	maxMessage      = 256 << 10 // size of a message in bytes; a larger one is refused with the rule request.size
+	maxReceived     = 1 << 20   // size of a message in bytes, also decompressed, above which gRPC itself refuses it
+	maxHeaders      = 16 << 10  // size of an RPC's headers in bytes
+	maxStreams      = 128       // concurrent RPCs on a connection
+	window          = 64 << 10  // flow-control window in bytes; if it were not fixed, gRPC would send pings to adapt it
+	connectionAge   = 30 * time.Minute
+	connectionGrace = time.Minute
 )
 
 // Admission decides when an RPC may run, depending on its operation and its source. It is safe for concurrent use.
@@ -116,7 +116,7 @@ func New(c Config, services Services) *Server {
 		grpc.InTapHandle(s.tap), grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream),
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return authz.ErrNoOperation }), // tap refuses it first
 		grpc.ForceServerCodecV2(codec{protobuf}), grpc.MaxRecvMsgSize(maxReceived),
-		grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshake.Timeout),
 		grpc.StaticConnWindowSize(window), grpc.StaticStreamWindowSize(window), grpc.NumStreamWorkers(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
@@ -153,7 +153,7 @@ func tlsConfig(certificate func() (*tls.Certificate, error)) *tls.Config {
 		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert,
 		SessionTicketsDisabled: true, // resumption saves little, and would prolong the use of an old certificate
 		NextProtos:             []string{"h2"},
-		VerifyPeerCertificate:  checkCertificates,
+		VerifyPeerCertificate:  handshake.CheckCertificates,
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
 	}
 }

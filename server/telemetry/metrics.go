@@ -44,6 +44,7 @@ const (
 const (
 	PortGRPC       = "grpc"
 	PortHTTP       = "http"
+	PortHTTPS      = "https"
 	PortOperations = "operations"
 )
 
@@ -62,11 +63,11 @@ func newMetrics() *metrics {
 		signing:    counters("brevet_certificate_signatures_total", "Certificate signatures of HSMs, by result: ok or failed.", "result"),
 		writes:     counters("brevet_journal_writes_total", "Transactions of the issuing pipeline, by result: ok or failed.", "result"),
 		requests:   histograms("brevet_http_request_duration_seconds", "Duration of HTTP requests, by handler and status code.", "handler", "code"),
-		handshakes: counters("brevet_tls_handshakes_total", "TLS handshakes on the gRPC port, by result: ok or failed.", "result"),
+		handshakes: counters("brevet_tls_handshakes_total", "TLS handshakes on the ports for gRPC and HTTPS, by result: ok or failed.", "result"),
 		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "brevet_connections_open", Help: "Open connections, by port: grpc, http or operations.",
+			Name: "brevet_connections_open", Help: "Open connections, by port: grpc, http, https or operations.",
 		}, []string{"port"}),
-		closed: counters("brevet_connections_refused_total", "Connections that were closed at once because of the limit, by port: grpc, http or operations.", "port"),
+		closed: counters("brevet_connections_refused_total", "Connections that were closed at once because of the limit, by port: grpc, http, https or operations.", "port"),
 		writing: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "brevet_journal_write_duration_seconds", Help: "Duration of the issuing pipeline's transactions.", Buckets: latencies,
 		}),
@@ -109,7 +110,7 @@ func (m *metrics) fromZero() {
 	for _, rule := range pki.Rules() {
 		m.refusals.WithLabelValues(string(rule))
 	}
-	for _, port := range []string{PortGRPC, PortHTTP, PortOperations} {
+	for _, port := range []string{PortGRPC, PortHTTP, PortHTTPS, PortOperations} {
 		m.open.WithLabelValues(port)
 		m.closed.WithLabelValues(port)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,7 +27,7 @@ type Config struct {
 }
 
 // A Recorder counts and traces events in a server. It also records whether the HSMs and the store worked when
-// they were last used. It implements [ca.Meter], [responder.Meter] and grpcapi.Meter. It is safe for concurrent use.
+// they were last used. It implements [ca.Meter], [responder.Meter], grpcapi.Meter and frontdoor.Meter. It is safe for concurrent use.
 type Recorder struct {
 	metrics *metrics
 	traces  *tracing
@@ -94,7 +95,7 @@ func (r *Recorder) Answered(o responder.Outcome) {
 	}
 }
 
-// Handshake implements grpcapi.Meter.
+// Handshake implements grpcapi.Meter and frontdoor.Meter.
 func (r *Recorder) Handshake(err error) { r.metrics.handshakes.WithLabelValues(resultOf(err)).Inc() }
 
 // Call implements grpcapi.Meter.
@@ -106,7 +107,16 @@ func (r *Recorder) Call(ctx context.Context, rpc string, code codes.Code, took t
 	}
 }
 
-// Failure implements grpcapi.Meter. It attributes a temporary failure to the store, unless the last signature of the
+// Request implements frontdoor.Meter.
+func (r *Recorder) Request(ctx context.Context, handler string, status int, took time.Duration, err error) {
+	r.metrics.requests.WithLabelValues(handler, strconv.Itoa(status)).Observe(took.Seconds())
+	if refusal, ok := pki.AsRefusal(err); ok {
+		r.metrics.refusals.WithLabelValues(string(refusal.Rule)).Inc()
+		traceRefusal(ctx, refusal.Rule)
+	}
+}
+
+// Failure implements grpcapi.Meter and frontdoor.Meter. It attributes a temporary failure to the store, unless the last signature of the
 // HSM failed.
 func (r *Recorder) Failure(err error) {
 	r.metrics.failures.Inc()

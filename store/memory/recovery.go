@@ -22,14 +22,14 @@ func (s *state) recovery(id pki.SPIFFEID, want pki.Recovery, key pki.KeyHash, at
 		return on
 	}
 	on.Newest = s.recoveryCertificate(newest)
-	for i := range s.certs {
-		c := &s.certs[i]
-		isOther := c.Delivered && c.Identity == id && c != newest
-		on.OtherGood = on.OtherGood || isOther && c.Status.State == pki.Good && c.NotAfter.After(stored(at))
-	}
 	if proven := s.certificateOf(id, want.Certificate); proven != nil {
 		on.Proven = s.recoveryCertificate(proven)
 		on.Precedes = proven.Successor == newest.KeyHash
+		for i := range s.certs {
+			c := &s.certs[i]
+			isOther := c.Delivered && c.Identity == id && c != proven
+			on.OtherGood = on.OtherGood || isOther && c.Status.State == pki.Good && c.NotAfter.After(stored(at))
+		}
 	}
 	return on
 }

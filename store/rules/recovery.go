@@ -15,7 +15,7 @@ type Recovery struct {
 	Newest RecoveryCertificate
 	// Precedes is true if the renewal of Proven has the key of Newest.
 	Precedes bool
-	// OtherGood is true if another certificate than Newest is good and has not expired.
+	// OtherGood is true if another certificate than Proven is good and has not expired.
 	OtherGood bool
 	// Missed is true if a bulk revocation selects Proven or Newest, but did not reach it, because the policy had a shorter
 	// grace then.
@@ -72,7 +72,8 @@ func (r *Recovery) checkTime(id pki.SPIFFEID, want pki.Recovery, at time.Time) *
 			"certificate %s is valid until %s, and the server's time is %s", r.Proven.Ref.Serial,
 			expired.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 	case r.OtherGood:
-		return pki.Refuse(pki.RuleRecoveryValid, "renew that certificate, or have it revoked",
+		return pki.Refuse(pki.RuleRecoveryValid,
+			"renew that certificate; if its key is lost, recover when it has expired, or have it revoked and enroll with a token",
 			"%s has another certificate that is valid", id)
 	case at.After(expired.Add(want.Grace)):
 		return pki.Refuse(pki.RuleRecoveryGrace, hintRecovery, "certificate %s expired at %s, and the policy allows a recovery for %s",

@@ -195,7 +195,7 @@ var recoveryGuards = []recoveryCase{
 		all := w.lineageOf(t, 2)
 		return w.recovery(t, all[0], all[1])
 	}},
-	{"predecessor of a valid certificate that was lost", "", func(t *testing.T, w *world) ca.Record {
+	{"predecessor of a valid certificate", pki.RuleRecoveryValid, func(t *testing.T, w *world) ca.Record {
 		old := w.enrollNew(t)
 		w.now = old.NotAfter.Add(-time.Minute)
 		next := w.renew(t, old, w.key())

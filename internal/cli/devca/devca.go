@@ -50,6 +50,7 @@ type CA struct {
 	Dir         string
 	TrustDomain string
 	GRPC, HTTP  string
+	HTTPS       string // empty for none
 	KeyLabel    string // label of the issuing key
 }
 
@@ -81,6 +82,7 @@ func (d *CA) Flags(cmd *cobra.Command) {
 	cli.MovedFlags(cmd, map[string]string{"dir": "--directory"})
 	f.StringVar(&d.GRPC, "grpc", "127.0.0.1:7443", "address of the gRPC listener")
 	f.StringVar(&d.HTTP, "http", "127.0.0.1:7080", "address of the public HTTP listener")
+	f.StringVar(&d.HTTPS, "https", "127.0.0.1:8443", "address of the HTTPS listener for EST and ACME; empty for none")
 }
 
 // Ensure creates the HSM, keys and certificates if they do not exist. It creates them in a temporary directory, which
@@ -113,7 +115,7 @@ func (d CA) Ensure(ctx context.Context) error {
 
 // portsFree checks that the ports are free, before Ensure issues certificates that contain them.
 func (d CA) portsFree(ctx context.Context) error {
-	c := node.Config{Listen: node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP}}
+	c := node.Config{Listen: node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP, HTTPS: d.HTTPS}}
 	p, err := c.OpenListeners(ctx)
 	if err != nil {
 		return err
@@ -237,7 +239,7 @@ func (d CA) Config() (node.Config, error) {
 	c := node.DefaultConfig()
 	c.TrustDomain, c.StateDir, c.ServerNames = domain, d.Dir, []string{"localhost", "127.0.0.1", "::1"}
 	c.AdvertiseAddress, c.PublicURL = net.JoinHostPort("localhost", port), "http://"+d.HTTP
-	c.Listen = node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP}
+	c.Listen = node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP, HTTPS: d.HTTPS}
 	c.HSM.Label, c.Log.Level = hsmLabel, config.LogLevel(slog.LevelWarn)
 	endless := node.RateConfig{PerSecond: 1e6, Burst: 1e6} // a benchmark may simulate all devices on one machine
 	c.RateLimits = node.RateLimitsConfig{Identity: endless, Address: endless}

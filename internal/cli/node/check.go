@@ -35,7 +35,9 @@ func (c *Config) Check() error {
 		{"public_url", c.checkPublicURL},
 		{"listen.grpc", func() error { return checkListen(c.Listen.GRPC) }},
 		{"listen.http", func() error { return checkListen(c.Listen.HTTP) }},
-		{"listen.operations", c.checkOperations}, {"advertise_address", c.checkAdvertiseAddress}, {"hsm", c.HSM.checkName},
+		{"listen.https", func() error { return checkOptional(c.Listen.HTTPS) }}, {"https_url", c.checkHTTPSURL},
+		{"listen.operations", func() error { return checkOptional(c.Listen.Operations) }},
+		{"advertise_address", c.checkAdvertiseAddress}, {"hsm", c.HSM.checkName},
 		{"hsm.sessions", c.HSM.checkSessions}, {"further_hsms", c.checkFurtherHSMs},
 		{"rate_limits.identity.per_second", admission.Rate(c.RateLimits.Identity).CheckPerSecond},
 		{"rate_limits.identity.burst", admission.Rate(c.RateLimits.Identity).CheckBurst},
@@ -73,11 +75,31 @@ func (c *Config) checkServerNames() error {
 
 func (c *Config) checkPublicURL() error { return pki.CheckWebURL(c.PublicURL) }
 
-func (c *Config) checkOperations() error {
-	if c.Listen.Operations == "" {
+// checkOptional checks the address of a port that can be turned off.
+func checkOptional(address string) error {
+	if address == "" {
 		return nil
 	}
-	return checkListen(c.Listen.Operations)
+	return checkListen(address)
+}
+
+// checkHTTPSURL sets the default, which depends on server_names and listen.https, and checks the form.
+func (c *Config) checkHTTPSURL() error {
+	if c.HTTPSURL == "" {
+		if c.Listen.HTTPS == "" {
+			return nil
+		}
+		_, port, err := net.SplitHostPort(c.Listen.HTTPS)
+		if err != nil {
+			return err
+		}
+		c.HTTPSURL = "https://" + net.JoinHostPort(c.ServerNames[0], port)
+	}
+	u, err := url.Parse(c.HTTPSURL)
+	if err != nil || c.HTTPSURL != "https://"+u.Host || u.Hostname() == "" {
+		return fmt.Errorf("%q: write it like https://ca.fleet.example or https://ca.fleet.example:8443, without a path", c.HTTPSURL)
+	}
+	return nil
 }
 
 // checkListen checks the form of an address. It does not check whether the machine has the address.

@@ -34,6 +34,10 @@ type Config struct {
 	// with `http://`: a client that fetched a CRL over TLS would first have to check the TLS certificate with that CRL.
 	// The URL is embedded in certificates; changing the key does not affect those already issued.
 	PublicURL string `yaml:"public_url"`
+	// The URL at which clients reach `listen.https`, such as `https://ca.fleet.example`. The server builds every URL of
+	// ACME from it, and never from what a client calls the server. The default is the first of `server_names` with the
+	// port of `listen.https`. Set the key if clients connect to another name or port, such as that of a load balancer.
+	HTTPSURL string `yaml:"https_url"`
 	// The addresses that the server listens on.
 	Listen ListenConfig `yaml:"listen"`
 	// The HSM that holds the issuing keys.
@@ -75,6 +79,9 @@ type ListenConfig struct {
 	// The address for HTTP, from which relying parties get OCSP responses, CRLs and CA certificates: `host:port` or
 	// `:port`.
 	HTTP string `yaml:"http"`
+	// The address for HTTPS, at which devices and servers use EST and ACME: `host:port` or `:port`. `""` in the file turns
+	// the port off.
+	HTTPS string `yaml:"https"`
 	// The address for HTTP, from which monitoring gets metrics (`/metrics`), liveness (`/livez`) and readiness
 	// (`/readyz`): `host:port` or `:port`. `""` in the file turns the port off. The port is open to every caller, so do
 	// not expose it to other machines.
@@ -162,7 +169,7 @@ func DefaultConfig() Config {
 	limits := server.DefaultLimits()
 	return Config{
 		RateLimits: RateLimitsConfig{Identity: RateConfig(limits.Identity), Address: RateConfig(limits.Address)},
-		Listen:     ListenConfig{GRPC: ":7443", HTTP: ":7080", Operations: "127.0.0.1:7090"},
+		Listen:     ListenConfig{GRPC: ":7443", HTTP: ":7080", HTTPS: ":8443", Operations: "127.0.0.1:7090"},
 		HSM:        HSMConfig{Sessions: hsm.DefaultSessions},
 		OCSP:       OCSPConfig{MaxAge: responder.DefaultMaxAge},
 		CRL:        CRLConfig{Partitions: ca.DefaultPartitions, MaxAge: responder.DefaultCRLMaxAge},

@@ -217,7 +217,7 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 		TrustDomain: n.config.TrustDomain, Names: n.config.ServerNames, Address: n.config.AdvertiseAddress,
 		Directory: n.config.ownPath(), EvidenceDirectory: n.config.evidencePath(), Policy: policy,
 		CRLs: server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
-		GRPC: p.grpc, HTTP: p.http, Operations: p.operations,
+		GRPC: p.grpc, HTTP: p.http, HTTPS: p.https, Operations: p.operations, HTTPSURL: n.config.HTTPSURL,
 		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), PublicURL: n.config.PublicURL,
 		Stores: server.Stores{
 			CA: n.store.CA(), RA: n.store.RA(), Policies: n.store.RA(), Nonces: n.store.RA(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), Rotations: n.store.Rotations(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
@@ -235,17 +235,16 @@ func (c *Config) Limits() server.Limits {
 }
 
 // Ports holds the listeners of a server. It is zero for a server that will not run.
-type Ports struct{ grpc, http, operations net.Listener }
+type Ports struct{ grpc, http, https, operations net.Listener }
 
-// OpenListeners opens all listeners. If one fails, it closes the others. Without an address for operations it opens no
-// operations listener.
+// OpenListeners opens all listeners. If one fails, it closes the others. It opens none for a port that is turned off.
 func (c *Config) OpenListeners(ctx context.Context) (p Ports, err error) {
 	for _, l := range []struct {
 		key, address string
 		to           *net.Listener
 	}{
 		{"listen.grpc", c.Listen.GRPC, &p.grpc}, {"listen.http", c.Listen.HTTP, &p.http},
-		{"listen.operations", c.Listen.Operations, &p.operations},
+		{"listen.https", c.Listen.HTTPS, &p.https}, {"listen.operations", c.Listen.Operations, &p.operations},
 	} {
 		if l.address == "" {
 			continue
@@ -260,7 +259,7 @@ func (c *Config) OpenListeners(ctx context.Context) (p Ports, err error) {
 // Close closes the open listeners.
 func (p Ports) Close() error {
 	var err error
-	for _, l := range []net.Listener{p.grpc, p.http, p.operations} {
+	for _, l := range []net.Listener{p.grpc, p.http, p.https, p.operations} {
 		if l != nil {
 			err = errors.Join(err, l.Close())
 		}

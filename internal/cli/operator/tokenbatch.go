@@ -147,20 +147,25 @@ func (b *batch) run(ctx context.Context, total int) error {
 		made := make([]*brevetv1.CreateTokenResponse, min(batchWindow, total-b.rows))
 		var workers errgroup.Group
 		var failed atomic.Bool // then no further requests are sent, and those in progress end
+		errs := make([]error, len(made))
 		workers.SetLimit(batchWorkers)
 		for i := range made {
+			if failed.Load() {
+				break
+			}
 			workers.Go(func() error {
-				if failed.Load() {
-					return nil
-				}
-				var err error
-				if made[i], err = b.create(ctx, b.rows+i); err != nil {
+				if made[i], errs[i] = b.create(ctx, b.rows+i); errs[i] != nil {
 					failed.Store(true)
 				}
-				return err
+				return nil
 			})
 		}
-		err := workers.Wait()
+		_ = workers.Wait() // the errors are in errs
+		first := slices.IndexFunc(errs, func(err error) bool { return err != nil })
+		var err error
+		if first >= 0 { // all requests before it were sent, so that the same one is reported each time
+			err = errs[first]
+		}
 		if missing := slices.Index(made, nil); missing >= 0 {
 			made = made[:missing]
 		}

@@ -55,7 +55,10 @@ func checkDev(d devca.CA) error {
 	if err := ceremony.CheckTrustDomain(d.TrustDomain); err != nil {
 		return cli.WrongFlag("--trust-domain", err)
 	}
-	for _, f := range []struct{ flag, address string }{{"--grpc", d.GRPC}, {"--http", d.HTTP}} {
+	for _, f := range []struct{ flag, address string }{{"--grpc", d.GRPC}, {"--http", d.HTTP}, {"--https", d.HTTPS}} {
+		if f.flag == "--https" && f.address == "" {
+			continue
+		}
 		_, port, err := net.SplitHostPort(f.address)
 		if number, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || number == 0 {
 			return cli.WrongUse(fmt.Sprintf("%s %q: write it like 127.0.0.1:7443", f.flag, f.address))

@@ -63,9 +63,6 @@ func Read(
 		return on, err
 	}
 	on.Newest = newest.RecoveryCertificate
-	if on.OtherGood, err = r.otherGood(ctx, newestRow, at); err != nil {
-		return on, err
-	}
 	proven, err := r.certificate(ctx, `WHERE c.serial = ? AND i.issuer = ? AND c.identity = ?`,
 		want.Certificate.Serial.Bytes(), want.Certificate.Issuer.Bytes(), r.row)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -75,6 +72,9 @@ func Read(
 		return on, err
 	}
 	on.Proven, on.Precedes = proven.RecoveryCertificate, proven.successor.Valid && proven.successor.Int64 == newest.key
+	if on.OtherGood, err = r.otherGood(ctx, proven.id, at); err != nil {
+		return on, err
+	}
 	earliest := proven.NotAfter
 	if newest.NotAfter.Before(earliest) {
 		earliest = newest.NotAfter
@@ -111,11 +111,11 @@ func (r *reader) certificate(ctx context.Context, where string, args ...any) (ro
 	return c, err
 }
 
-// otherGood reports whether the identity has a good certificate, other than the newest one, that expires later than at.
-func (r *reader) otherGood(ctx context.Context, newest int64, at time.Time) (bool, error) {
+// otherGood reports whether the identity has a good certificate, other than the proven one, that expires later than at.
+func (r *reader) otherGood(ctx context.Context, proven int64, at time.Time) (bool, error) {
 	all, err := bulk.CertificatesOf(ctx, r.from, r.id, at)
 	for _, c := range all {
-		if c.ID != newest && c.Status.State == pki.Good && engine.Millis(c.NotAfter) > engine.Millis(at) {
+		if c.ID != proven && c.Status.State == pki.Good && engine.Millis(c.NotAfter) > engine.Millis(at) {
 			return true, err
 		}
 	}

@@ -1,0 +1,208 @@
+package frontdoor
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/server/authz"
+	"github.com/brevet-pki/brevet/server/handshake"
+)
+
+// Limits of the listener.
+const (
+	maxHeaders    = 16 << 10 // size of a request's headers in bytes
+	maxUnread     = 256      // requests of all sources whose body has not arrived; admission.FairLimit limits those of one source
+	headerTimeout = 10 * time.Second
+	readTimeout   = 20 * time.Second // for headers and body
+	writeTimeout  = time.Minute
+	idleTimeout   = 2 * time.Minute
+)
+
+// Admission decides when a request may run, depending on its operation and its source. It is safe for concurrent use.
+type Admission interface {
+	// Admit counts a request whose headers have arrived, and refuses it if its source calls too often. refused is the error
+	// by which the request is already refused, or nil. Admit returns its own refusal, or else refused. It does not block.
+	Admit(op authz.Operation, from admission.Source, refused error) error
+	// Enter waits until the request may run. The caller of Enter calls leave when the request has ended. Enter returns a
+	// refusal if the request would wait for too long.
+	Enter(ctx context.Context, op authz.Operation, from admission.Source) (leave func(), err error)
+}
+
+// Meter counts handshakes and requests with their results. It is safe for concurrent use.
+type Meter interface {
+	// Handshake counts a TLS handshake, which failed if err is not nil.
+	Handshake(err error)
+	// Request counts a request that has ended. handler names the door and the operation. err is the error of the handler:
+	// nil, a refusal, or an error whose text the client does not get.
+	Request(ctx context.Context, handler string, status int, took time.Duration, err error)
+	// Failure counts a request that failed because of the server. err is nil if the handler panicked.
+	Failure(err error)
+}
+
+// RefusalLog records refusals. It is safe for concurrent use.
+type RefusalLog interface {
+	// Record records err if it is a refusal that is not recorded yet, and returns it. by and id name the caller; they are
+	// zero if the caller is unknown.
+	Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error
+}
+
+// Config holds the configuration of a Server. All fields are required.
+type Config struct {
+	// Certificate returns the server's newest certificate and its chain.
+	Certificate func() (*tls.Certificate, error)
+	Authorizer  *authz.Authorizer
+	Admission   Admission
+	// Handshakes limits how many handshakes use the CPU at the same time.
+	Handshakes *admission.Queue
+	Meter      Meter
+	Refusals   RefusalLog
+	Log        *slog.Logger
+}
+
+// Server serves doors. Its methods are safe for concurrent use.
+type Server struct {
+	config   Config
+	http     *http.Server
+	tls      *tls.Config
+	unread   *admission.FairLimit
+	failures map[string]*rate.Sometimes // limits the log messages of each handler
+}
+
+// New returns a Server for doors, of which there is at least one. It accepts connections once Serve is called.
+func New(c Config, doors ...Door) *Server {
+	s := &Server{
+		config: c, tls: tlsConfig(c.Certificate, doors),
+		unread: admission.NewFairLimit("requests without a body", maxUnread), failures: map[string]*rate.Sometimes{},
+	}
+	mux := http.NewServeMux()
+	for _, d := range doors {
+		for _, r := range d.Routes {
+			h := handler{s, d, r, d.Name + "/" + string(r.Operation)}
+			s.failures[h.name] = &rate.Sometimes{First: failuresEach, Interval: failureInterval}
+			mux.Handle(r.Method+" "+r.Path, h)
+		}
+	}
+	s.http = &http.Server{
+		Handler: s.served(mux), ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaders, ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelWarn),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, peerKey{}, peerOf(conn))
+		},
+	}
+	return s
+}
+
+// tlsConfig returns a configuration that requests a client certificate, but neither requires nor verifies it in the
+// handshake, as the one of gRPC does. It accepts the oldest version that a door accepts. Sessions are not resumed: the
+// handshake of each connection proves that the client has the key of its certificate.
+func tlsConfig(certificate func() (*tls.Certificate, error), doors []Door) *tls.Config {
+	oldest := uint16(tls.VersionTLS13)
+	for _, d := range doors {
+		oldest = min(oldest, d.MinVersion)
+	}
+	return &tls.Config{
+		MinVersion: oldest, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true, NextProtos: []string{"http/1.1"},
+		VerifyPeerCertificate: handshake.CheckCertificates,
+		GetCertificate:        func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
+	}
+}
+
+// Serve serves the connections of a listener until the server stops. It then returns http.ErrServerClosed.
+func (s *Server) Serve(l net.Listener) error {
+	return s.http.Serve(handshake.Listen(l, s.tls, s.config.Handshakes, s.config.Meter.Handshake))
+}
+
+// Shutdown closes the listeners, and waits for the requests in flight. When ctx ends, it closes their connections.
+func (s *Server) Shutdown(ctx context.Context) error {
+	if err := s.http.Shutdown(ctx); err != nil {
+		return s.http.Close()
+	}
+	return nil
+}
+
+// served returns a handler that responds to requests for which there is no route, and passes the others to the mux.
+// Requests without a route count for the rate of their address.
+func (s *Server) served(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if _, pattern := mux.Handler(q); pattern != "" {
+			mux.ServeHTTP(w, q)
+			return
+		}
+		begun, from, coded := time.Now(), peerIn(q.Context()), &codeWriter{w, http.StatusOK}
+		if err := s.config.Admission.Admit("", from.source(), nil); err != nil {
+			if after, ok := RetryAfter(err); ok {
+				w.Header().Set("Retry-After", strconv.Itoa(after))
+			}
+			http.Error(coded, err.Error(), StatusOf(err))
+		} else {
+			mux.ServeHTTP(coded, q) // 404, 405 with the methods that are allowed, or a redirect to a clean path
+		}
+		s.config.Meter.Request(q.Context(), "other", coded.code, time.Since(begun), nil)
+	})
+}
+
+// codeWriter records the status of a response.
+type codeWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *codeWriter) WriteHeader(code int) {
+	w.code = code
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// peer is the client of a connection, as its handshake has shown it.
+type peer struct {
+	client    *authz.Client // its own certificate; nil if it sent none
+	malformed error         // why its certificate does not parse
+	chain     [][]byte
+	address   net.Addr
+}
+
+type peerKey struct{}
+
+func peerIn(ctx context.Context) peer {
+	p, _ := ctx.Value(peerKey{}).(peer)
+	return p
+}
+
+func peerOf(conn net.Conn) peer {
+	p := peer{address: conn.RemoteAddr()}
+	secured, ok := conn.(*tls.Conn)
+	if !ok {
+		return p
+	}
+	for _, c := range secured.ConnectionState().PeerCertificates {
+		p.chain = append(p.chain, c.Raw)
+	}
+	if len(p.chain) > 0 {
+		p.client, p.malformed = authz.NewClient(p.chain[0])
+	}
+	return p
+}
+
+func (p peer) source() admission.Source { return admission.Address(p.address) }
+
+// from returns the client's address, and the zero Addr if it is not an IP address.
+func (p peer) from() netip.Addr {
+	if tcp, ok := p.address.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// versionName returns how configuration and messages call a version of TLS.
+func versionName(v uint16) string { return strings.TrimPrefix(tls.VersionName(v), "TLS ") }
