@@ -51,6 +51,9 @@ type testCA struct {
 	// request fails with it. Both may be nil.
 	before, after func() error
 	calls         []time.Time
+	// info returns renewal windows. If it is nil, the CA is an old one that lacks the RPC.
+	info  func(*Pair) (RenewalInfo, error)
+	polls []time.Time
 }
 
 func newTestCA(t *testing.T) *testCA {
@@ -228,6 +231,16 @@ func (ca *testCA) renew(ctx context.Context, predecessor *x509.Certificate, r Re
 		}
 		return ca.issue(id, r.RequestID, r.CSR, r.Lifetime)
 	})
+}
+
+func (ca *testCA) RenewalInfo(_ context.Context, p *Pair) (RenewalInfo, error) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.polls = append(ca.polls, time.Now())
+	if ca.info == nil {
+		return RenewalInfo{}, pki.Refuse(pki.RuleMethod, "update the server", "this server has no such RPC")
+	}
+	return ca.info(p)
 }
 
 // handle records the time of a request, and calls before, do and after. If the context has ended by then, the request

@@ -143,6 +143,25 @@ func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) 
 	return fromWire(server, answer.GetCredential())
 }
 
+// RenewalInfo sends its request over a mutual-TLS connection that it authenticates with the pair.
+func (c *Client) RenewalInfo(ctx context.Context, p *Pair) (RenewalInfo, error) {
+	var answer *brevetv1.GetRenewalInfoResponse
+	err := c.call(ctx, c.serverOr(p.Origin.Server), ClientTLS(func() *Pair { return p }), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
+		answer, err = s.GetRenewalInfo(ctx, &brevetv1.GetRenewalInfoRequest{})
+		return err
+	})
+	if err != nil {
+		return RenewalInfo{}, err
+	}
+	window, ok := windowFromWire(answer.GetRenewalWindow())
+	if !ok {
+		return RenewalInfo{}, errors.New("the server's answer holds no renewal window: update the agent or the server")
+	}
+	return RenewalInfo{
+		Window: window, BundleRevision: hex.EncodeToString(answer.GetTrustBundleRevision()), RetryAfter: max(0, answer.GetRetryAfter().AsDuration()),
+	}, nil
+}
+
 // serverOr returns the configured address, or other if none is configured.
 func (c *Client) serverOr(other string) string {
 	if c.server != "" {
@@ -215,8 +234,14 @@ func fromWire(server string, c *brevetv1.Credential) (Credential, error) {
 	}
 	credential, err := ParseCredential(c.GetCertificate(), c.GetChain().GetCertificates(), c.GetTrustBundle().GetRoots())
 	credential.Server, credential.BundleRevision = server, hex.EncodeToString(c.GetTrustBundle().GetRevision())
-	if w := c.GetRenewalWindow(); w.GetStartTime().IsValid() && w.GetEndTime().IsValid() {
-		credential.Renewal = RenewalWindow{Start: w.GetStartTime().AsTime(), End: w.GetEndTime().AsTime()}
-	}
+	credential.Renewal, _ = windowFromWire(c.GetRenewalWindow())
 	return credential, err
+}
+
+// windowFromWire converts a renewal window. It returns false if a time is missing or invalid.
+func windowFromWire(w *brevetv1.RenewalWindow) (RenewalWindow, bool) {
+	if !w.GetStartTime().IsValid() || !w.GetEndTime().IsValid() {
+		return RenewalWindow{}, false
+	}
+	return RenewalWindow{Start: w.GetStartTime().AsTime(), End: w.GetEndTime().AsTime()}, true
 }

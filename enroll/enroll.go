@@ -24,7 +24,7 @@ import (
 
 // Authority issues certificates to an [Agent], which calls it from one goroutine at a time.
 //
-// Both methods are idempotent. If the agent repeats a request with the same request ID and key, they return the same
+// Enroll and Renew are idempotent. If the agent repeats a request with the same request ID and key, they return the same
 // certificate, even after a crash of the agent or the server. If a request may succeed later, the error implements
 // Temporary and RetryAfter (see [pki.IsTemporary]). If the server refuses the request, the error wraps a
 // [*pki.Refusal].
@@ -33,6 +33,8 @@ type Authority interface {
 	Enroll(context.Context, EnrollRequest) (Credential, error)
 	// Renew returns a new certificate in exchange for one that is still valid.
 	Renew(context.Context, RenewRequest) (Credential, error)
+	// RenewalInfo returns when the certificate of a pair should be renewed, as of now. The pair authenticates the request.
+	RenewalInfo(context.Context, *Pair) (RenewalInfo, error)
 }
 
 // EnrollRequest is a request for the first certificate of an identity.

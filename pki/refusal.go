@@ -163,6 +163,7 @@ const (
 	RuleReason             Rule = "revocation.reason"           // the change does not allow this reason
 	RuleCRL                Rule = "crl.invalid"                 // the CRL is not from this CA, or older than the published one
 	RuleSubject            Rule = "ceremony.subject"            // the subject is not a CA's, or that of another generation
+	RuleUnconfirmed        Rule = "rotation.unconfirmed"        // the rotation of so many certificates needs a confirmation
 	RuleCAInUse            Rule = "ca.in_use"                   // the CA issues certificates, or has unexpired ones
 	RuleParent             Rule = "ceremony.parent"             // the CA certificate cannot sign this, or has another key
 	RuleOverloaded         Rule = "server.overloaded"           // there is more work than the limits allow
@@ -231,7 +232,7 @@ var classes = map[Rule]Class{
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition,
 	RuleAlreadyEnrolled: FailedPrecondition, RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition,
 	RuleRecoveryValid: FailedPrecondition, RuleRecoveryGrace: FailedPrecondition, RuleRecoveryLimit: FailedPrecondition,
-	RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
+	RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition, RuleUnconfirmed: FailedPrecondition,
 	RuleIdentityRevision: Aborted, RulePolicyRevision: Aborted,
 	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted,
 	RuleMaxUnexpired: ResourceExhausted, RulePolicyLimit: ResourceExhausted,

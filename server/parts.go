@@ -41,11 +41,12 @@ func (s *Server) newAPI(authorizer *authz.Authorizer) *grpcapi.Server {
 		Admission: s.admissions, Handshakes: s.admissions.queues[handshakes], Meter: s.telemetry, Refusals: s.auditor,
 		Stats: s.telemetry.StatsHandler(grpcapi.Traced), Log: s.log,
 	}, grpcapi.Services{
-		Enrollment:   grpcapi.Enrollment{Registrar: s.registrar, Authority: s.authority},
+		Enrollment:   grpcapi.Enrollment{Registrar: s.registrar, Authority: s.authority, Renewals: s.rotations},
 		Identities:   grpcapi.Identities{Registrar: s.registrar, Revocations: s.revocations},
 		Tokens:       grpcapi.Tokens{Registrar: s.registrar, Text: s.tokenText},
 		Certificates: grpcapi.Certificates{Registrar: s.registrar, Authority: s.authority},
 		Revocations:  grpcapi.Revocations{Registrar: s.registrar, Revocations: s.revocations, TrustDomain: c.TrustDomain},
+		Rotations:    grpcapi.Rotations{Registrar: s.registrar, Manager: s.rotations},
 		CRLs:         grpcapi.CRLs{Records: c.Stores.CRLs, Updater: s.crlUpdater, Authorities: c.Authorities},
 		Log:          grpcapi.Log{Records: c.Stores.Log, Sequencer: s.sequencer, Archive: c.Archive, Readings: s.admissions.queues[readings], Followers: s.admissions.queues[followers]},
 		Policies:     grpcapi.Policies{Revisions: s.policy, Records: c.Stores.Policies, Clock: c.Clock},

@@ -15,6 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 )
 
 // selfTimeout limits one request of the server to its own registrar.
@@ -30,6 +31,7 @@ type selfIdentity struct {
 	actor     pki.Actor
 	registrar *ra.Registrar
 	authority *ca.Authority
+	renewals  *rotation.Manager
 }
 
 // Enroll implements enroll.Authority.
@@ -67,6 +69,21 @@ func (r *selfIdentity) Renew(ctx context.Context, req enroll.RenewRequest) (enro
 	return r.credential(cert)
 }
 
+// RenewalInfo implements enroll.Authority.
+func (r *selfIdentity) RenewalInfo(_ context.Context, p *enroll.Pair) (enroll.RenewalInfo, error) {
+	serial, err := pki.SerialFromInt(p.Certificate.SerialNumber)
+	if err != nil {
+		return enroll.RenewalInfo{}, err
+	}
+	var info enroll.RenewalInfo
+	if len(p.Chain) == 0 {
+		return info, errors.New("the certificate was not issued by an issuing CA")
+	}
+	ref := pki.CertRef{Issuer: pki.IssuerOf(p.Chain[0]), Serial: serial}
+	info.Window.Start, info.Window.End, info.RetryAfter, err = r.renewals.RenewalInfo(ref)
+	return info, err
+}
+
 func (r *selfIdentity) credential(cert ca.Certificate) (enroll.Credential, error) {
 	chain, root, err := r.authority.Chain(cert.Ref.Issuer)
 	if err != nil {
@@ -77,7 +94,7 @@ func (r *selfIdentity) credential(cert ca.Certificate) (enroll.Credential, error
 		ders[i] = c.Raw
 	}
 	c, err := enroll.ParseCredential(cert.DER, ders, [][]byte{root.Raw})
-	c.Renewal.Start, c.Renewal.End = ra.RenewalWindow(cert)
+	c.Renewal = enroll.RenewalWindow(pki.RenewalWindowOf(cert.Ref.Serial, cert.NotAfter))
 	return c, err
 }
 
@@ -133,7 +150,7 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	}
 	want := ra.NewIdentity{Kind: pki.Server}
 	want.DNSNames, want.IPAddresses = splitNames(s.config.Names)
-	r := &selfIdentity{id: id, actor: pki.ActorSystem("server"), registrar: s.registrar, authority: s.authority}
+	r := &selfIdentity{id: id, actor: pki.ActorSystem("server"), registrar: s.registrar, authority: s.authority, renewals: s.rotations}
 	have, err := s.registrar.Reserve(ctx, id, want, r.actor)
 	if err != nil {
 		return err
@@ -208,7 +225,7 @@ func (s *Server) enrollDelegate(ctx context.Context, iss ca.IssuingCA) error {
 	if err != nil {
 		return err
 	}
-	r := &selfIdentity{id: id, actor: pki.ActorSystem("va"), registrar: s.registrar, authority: s.authority}
+	r := &selfIdentity{id: id, actor: pki.ActorSystem("va"), registrar: s.registrar, authority: s.authority, renewals: s.rotations}
 	want := ra.NewIdentity{Kind: pki.VA, Profile: delegateProfile, Labels: map[string]string{ra.IssuerLabel: iss.ID.String()}}
 	if _, err := s.registrar.Reserve(ctx, id, want, r.actor); err != nil {
 		return err

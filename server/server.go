@@ -26,6 +26,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 	acmedoor "github.com/brevet-pki/brevet/server/acme"
 	"github.com/brevet-pki/brevet/server/frontdoor"
 	"github.com/brevet-pki/brevet/server/grpcapi"
@@ -111,6 +112,7 @@ type Stores struct {
 	Audit      audit.Store
 	Retention  retention.Store
 	Revocation revocation.Store
+	Rotations  rotation.Store
 	CRLs       crl.Store
 	Feed       responder.Feed
 	Log        translog.Store
@@ -135,6 +137,7 @@ type Server struct {
 	acme        *acme.Authority
 	crlUpdater  *crl.Updater
 	revocations *revocation.Authority
+	rotations   *rotation.Manager
 	sweeper     *retention.Sweeper
 	admissions  *admissions
 	own         *enroll.Agent // the server's own certificate
@@ -198,6 +201,10 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		Store: c.Stores.Revocation, Observer: s.responder, CRLs: s.crlUpdater, Clock: c.Clock, Log: c.Log,
 		Grace: func() time.Duration { return s.policy.Grace() }, // no change is made before there is a policy
 	})
+	if err != nil {
+		return err
+	}
+	s.rotations, err = rotation.New(rotation.Config{Store: c.Stores.Rotations, Statuses: s.responder, Clock: c.Clock, Log: c.Log})
 	if err != nil {
 		return err
 	}

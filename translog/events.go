@@ -431,7 +431,12 @@ func (b *BulkRevocation) facts(f facts) {
 	f.add("reason", reasonText(b.Reason))
 	f.addTime("invalid_since", b.InvalidSince)
 	f.add("comment", b.Comment)
-	s := b.Selection
+	f.addSelection(b.Selection)
+	f.addNumber("mark", b.Mark)
+	f.addTime("reach", b.Reach)
+}
+
+func (f facts) addSelection(s pki.Selection) {
 	f.addID("issuer", s.Issuer)
 	f.addID("identity", s.Identity)
 	f.addID("lineage_of", s.LineageOf.Serial)
@@ -442,8 +447,6 @@ func (b *BulkRevocation) facts(f facts) {
 	}
 	f.addTime("issued_from", s.IssuedFrom)
 	f.addTime("issued_until", s.IssuedUntil)
-	f.addNumber("mark", b.Mark)
-	f.addTime("reach", b.Reach)
 }
 
 func (s *BulkStep) facts(f facts) {

@@ -10,6 +10,7 @@ const (
 	Renew             Operation = "Renew"
 	CreateChallenge   Operation = "CreateChallenge"
 	GetTrustBundle    Operation = "GetTrustBundle"
+	GetRenewalInfo    Operation = "GetRenewalInfo"
 	IssueCertificates Operation = "IssueCertificates"
 
 	// The operations of EST, besides Enroll and Renew.
@@ -38,6 +39,11 @@ const (
 	GetBulkRevocation    Operation = "GetBulkRevocation"
 	ListBulkRevocations  Operation = "ListBulkRevocations"
 	RevokeCompromisedKey Operation = "RevokeCompromisedKey"
+
+	StartRotation Operation = "StartRotation"
+	GetRotation   Operation = "GetRotation"
+	ListRotations Operation = "ListRotations"
+	StopRotation  Operation = "StopRotation"
 
 	ListCRLs  Operation = "ListCRLs"
 	ImportCRL Operation = "ImportCRL"

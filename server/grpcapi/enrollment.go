@@ -20,6 +20,14 @@ type Enrollment struct {
 	brevetv1.UnimplementedEnrollmentServiceServer
 	Registrar *ra.Registrar
 	Authority *ca.Authority
+	Renewals  Renewals
+}
+
+// Renewals computes when certificates should be renewed. It is safe for concurrent use.
+type Renewals interface {
+	// RenewalInfo returns the renewal window of a certificate, and the time after which to poll again. It reads only
+	// memory. It refuses a certificate that is not on record.
+	RenewalInfo(ref pki.CertRef) (start, end time.Time, retryAfter time.Duration, err error)
 }
 
 // Enroll serves the RPC of that name in brevet.v1.EnrollmentService.
@@ -125,6 +133,23 @@ func (e *Enrollment) GetTrustBundle(context.Context, *brevetv1.GetTrustBundleReq
 	return &brevetv1.GetTrustBundleResponse{TrustBundle: bundleOut(e.Authority.Current().Root)}, nil
 }
 
+// GetRenewalInfo serves the RPC of that name in brevet.v1.EnrollmentService.
+func (e *Enrollment) GetRenewalInfo(ctx context.Context, _ *brevetv1.GetRenewalInfoRequest) (*brevetv1.GetRenewalInfoResponse, error) {
+	start, end, retryAfter, err := e.Renewals.RenewalInfo(callerOf(ctx).Certificate)
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.GetRenewalInfoResponse{
+		RenewalWindow:       windowOut(pki.RenewalWindow{Start: start, End: end}),
+		TrustBundleRevision: bundleOut(e.Authority.Current().Root).GetRevision(),
+		RetryAfter:          durationpb.New(retryAfter),
+	}, nil
+}
+
+func windowOut(w pki.RenewalWindow) *brevetv1.RenewalWindow {
+	return &brevetv1.RenewalWindow{StartTime: timestamppb.New(w.Start), EndTime: timestamppb.New(w.End)}
+}
+
 func requestOf(req interface {
 	GetRequestId() []byte
 	GetLifetime() *durationpb.Duration
@@ -154,10 +179,9 @@ func (e *Enrollment) credential(cert ca.Certificate) (*brevetv1.Credential, erro
 	if err != nil {
 		return nil, err
 	}
-	start, end := ra.RenewalWindow(cert)
 	return &brevetv1.Credential{
 		Certificate: cert.DER, Chain: chain, TrustBundle: bundleOut(root),
-		RenewalWindow: &brevetv1.RenewalWindow{StartTime: timestamppb.New(start), EndTime: timestamppb.New(end)},
+		RenewalWindow: windowOut(pki.RenewalWindowOf(cert.Ref.Serial, cert.NotAfter)),
 	}, nil
 }
 

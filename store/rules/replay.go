@@ -11,6 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -134,6 +135,14 @@ type Expire struct {
 	Gone   retention.Expired
 }
 
+// These operations are about rotations.
+type (
+	// AddRotation records a rotation.
+	AddRotation struct{ RecordedRotation }
+	// EndRotation records the end of a rotation. The actor is not recorded.
+	EndRotation struct{ rotation.End }
+)
+
 func (AddIdentity) operation()          {}
 func (SetIdentity) operation()          {}
 func (ChangeIdentity) operation()       {}
@@ -155,6 +164,8 @@ func (PutCRL) operation()               {}
 func (AddPoints) operation()            {}
 func (AddPolicy) operation()            {}
 func (Expire) operation()               {}
+func (AddRotation) operation()          {}
+func (EndRotation) operation()          {}
 
 // Replay returns the operations that restore the records of the log entry with the given index. The entry of a refusal has
 // no operations. Replay returns an error if the entry's event does not belong to its action and outcome, which are what a
@@ -214,6 +225,10 @@ func checkEvent(e translog.Entry) error {
 		matches = e.Action == translog.ACMEExternalKeyRevoked
 	case *translog.ACMEAccount:
 		matches = slices.Contains(accountActions, e.Action)
+	case *translog.StartedRotation:
+		matches = e.Action == translog.RotationStarted
+	case *translog.EndedRotation:
+		matches = e.Action == translog.RotationStopped || e.Action == translog.RotationCompleted
 	default:
 		return errors.New("it has no event")
 	}
@@ -285,6 +300,10 @@ func replay(index uint64, e translog.Entry) ([]Operation, error) {
 		return []Operation{AddPolicy{ra.PolicyRevision{
 			Revision: event.Revision, SHA256: event.Digest, AppliedBy: e.Actor, AppliedAt: e.Time, Comment: event.Comment,
 		}}}, nil
+	case *translog.StartedRotation:
+		return []Operation{AddRotation{recordedRotation(e, event)}}, nil
+	case *translog.EndedRotation:
+		return []Operation{EndRotation{endOf(e, event)}}, nil
 	default:
 		return replayACME(e)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -92,6 +93,23 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		})
 		return err
 	},
+	"rotation.Store.StartRotation": func(t *testing.T, w *world, by pki.Actor) error {
+		r, err := w.Rotations.StartRotation(t.Context(), rotation.Request{
+			Selection: pki.Selection{Identity: w.enrollNew(t).Identity}, Over: time.Hour, Confirm: 1, Actor: by, At: w.now,
+		})
+		if err == nil {
+			w.endRotation(t, r.ID, rotation.Progress{})
+		}
+		return err
+	},
+	"rotation.Store.EndRotation": func(t *testing.T, w *world, by pki.Actor) error {
+		r := w.startRotation(t, pki.Selection{Identity: w.enrollNew(t).Identity})
+		_, err := w.Rotations.EndRotation(t.Context(), rotation.End{ID: r.ID, Stopped: true, Actor: by, At: w.now})
+		if err != nil {
+			w.endRotation(t, r.ID, rotation.Progress{})
+		}
+		return err
+	},
 	"crl.Store.PutCRLs": func(t *testing.T, w *world, by pki.Actor) error {
 		w.uniqueCount++
 		return w.CRLs.PutCRLs(t.Context(), []crl.CRL{{
@@ -122,6 +140,8 @@ var reads = []string{
 	"ra.Store.IssuanceState", "ra.Store.Certificates", "ra.Store.Renewed", "retention.Store.Waiting", "retention.Store.Census",
 	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Store.CountBulk",
 	"revocation.Store.BulkRevocation", "revocation.Store.BulkRevocations", "revocation.Store.OpenBulk", "responder.Feed.Snapshot", "responder.Feed.Changes",
+	"rotation.Store.CountRotation", "rotation.Store.Rotation", "rotation.Store.Rotations", "rotation.Store.OpenRotations",
+	"rotation.Store.RotationMembers", "rotation.Store.RotationProgress",
 	"translog.Store.Epoch", "translog.Store.Head", "translog.Store.Entries", "translog.Store.Written",
 }
 
@@ -131,7 +151,7 @@ func everyMethodIsListed(t *testing.T) {
 	var have []string
 	for _, view := range []reflect.Type{
 		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Store](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
-		reflect.TypeFor[revocation.Store](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Store](),
+		reflect.TypeFor[revocation.Store](), reflect.TypeFor[rotation.Store](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Store](),
 	} {
 		for i := range view.NumMethod() {
 			have = append(have, view.String()+"."+view.Method(i).Name)

@@ -1,6 +1,6 @@
 // Package storetest is the conformance suite of the store engines. It tests the contracts of ca.Journal,
-// ca.Installations, ra.Store, ra.PolicyStore, acme.Store, audit.Store, retention.Store, revocation.Store, crl.Store, responder.Feed
-// and translog.Store against a real store.
+// ca.Installations, ra.Store, ra.PolicyStore, acme.Store, audit.Store, retention.Store, revocation.Store, rotation.Store,
+// crl.Store, responder.Feed and translog.Store against a real store.
 //
 // The suite does not depend on the engine. Tests of one engine are in its package. A store that implements only the
 // interfaces of the registration authority runs [RunRegistration], which is a part of [Run].
@@ -17,6 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -35,6 +36,7 @@ type Store struct {
 	Statuses      StatusChanger
 	Revocation    revocation.Store
 	Counts        BulkCounter
+	Rotations     rotation.Store
 	CRLs          crl.Store
 	Feed          responder.Feed
 	Log           translog.Store
@@ -75,6 +77,7 @@ var registration = suite{
 	"token revocations": testTokenRevocations, "certificates": testCertificates, "changes": testChanges,
 	"identity changes": testIdentityChanges, "log": testLog, "replay": testReplay, "evidence": testEvidence, "terms": testTerms, "roles": testRoles, "policies": testPolicies,
 	"two handles": testTwoHandles, "lists": testLists, "requests": testRequests, "totals": testTotals, "token patterns": testPatterns, "acme": testACME, "recovery": testRecovery,
+	"rotations": testRotations,
 }
 
 // rest contains the other tests.

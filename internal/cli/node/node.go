@@ -228,7 +228,7 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 		GRPC: p.grpc, HTTP: p.http, HTTPS: p.https, Operations: p.operations, HTTPSURL: n.config.HTTPSURL, EST: server.EST{MinTLS: oldest},
 		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), PublicURL: n.config.PublicURL,
 		Stores: server.Stores{
-			CA: n.store.CA(), RA: n.store.RA(), Policies: n.store.RA(), Nonces: n.store.RA(), ACME: n.store.ACME(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
+			CA: n.store.CA(), RA: n.store.RA(), Policies: n.store.RA(), Nonces: n.store.RA(), ACME: n.store.ACME(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), Rotations: n.store.Rotations(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
 		Archive: n.archive, HSMs: issuingHSMs(n.hsms), Disk: n.config.volume(), Retention: n.config.Retention,
 		Limits: n.config.Limits(),
