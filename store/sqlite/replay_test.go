@@ -33,7 +33,9 @@ var notInLog = map[string]string{
 	"crl_packed":          "derived from certificates",
 	"certificates.der":    "DER",
 	"ca_certificates.der": "DER",
-	"crls.der":            "DER",
+
+	"cross_certificates.der": "DER",
+	"crls.der":               "DER",
 }
 
 // rows returns the rows of all tables of a store as text, without the tables and columns in notInLog.

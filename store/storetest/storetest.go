@@ -1,6 +1,6 @@
 // Package storetest is the conformance suite of the store engines. It tests the contracts of ca.Journal,
-// ca.Installations, ra.Store, ra.PolicyStore, audit.Store, retention.Store, revocation.Store, crl.Store, responder.Feed
-// and translog.Store against a real store.
+// ca.Installations, ca.CrossCertificates, ra.Store, ra.PolicyStore, audit.Store, retention.Store, revocation.Store,
+// crl.Store, responder.Feed and translog.Store against a real store.
 //
 // The suite does not depend on the engine. Tests of one engine are in its package. A store that implements only the
 // interfaces of the registration authority runs [RunRegistration], which is a part of [Run].
@@ -21,10 +21,11 @@ import (
 )
 
 // Store holds the interfaces of one store, and functions that the tests need. For RunRegistration, Installations,
-// Retention, Revocation and LoseCommit may be nil. The suite skips tests that need a field that is nil.
+// Cross, Retention, Revocation and LoseCommit may be nil. The suite skips tests that need a field that is nil.
 type Store struct {
 	Journal       ca.Journal
 	Installations ca.Installations
+	Cross         ca.CrossCertificates
 	RA            ra.Store
 	Policies      ra.PolicyStore
 	Keys          SealingKeys
@@ -77,7 +78,7 @@ var registration = suite{
 
 // rest contains the other tests.
 var rest = suite{
-	"lost commits": testLostCommits, "installations": testInstallations, "generations": testGenerations, "crls": testCRLs,
+	"lost commits": testLostCommits, "installations": testInstallations, "generations": testGenerations, "cross-certificates": testCross, "crls": testCRLs,
 	"feed": testFeed, "feed model": testFeedModel, "callers": testCallers, "retention": testRetention, "bulk revocations": testBulk,
 	"many certificates": testManyCertificates, "bulk model": testBulkModel,
 }
