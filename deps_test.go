@@ -61,6 +61,7 @@ var innerArrows = map[string]string{
 	"store/sqlite/internal/engine":   "",
 	"store/sqlite/internal/column":   "store/sqlite/internal/engine",
 	"store/sqlite/internal/crlindex": "store/sqlite/internal/engine",
+	"store/sqlite/internal/cross":    "store/sqlite/internal/engine",
 	"store/sqlite/internal/expiry":   "store/sqlite/internal/engine",
 	"store/sqlite/internal/logtable": "store/sqlite/internal/engine store/rules",
 	"store/sqlite/internal/bulk":     "store/sqlite/internal/column store/sqlite/internal/engine store/rules",

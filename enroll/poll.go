@@ -95,6 +95,9 @@ func (a *Agent) poll(ctx context.Context) {
 		return
 	}
 	a.moveRenewal(info.Window, min(maxRenewalJitter, interval/10))
+	if info.BundleRevision != "" {
+		a.follow(ctx, info.BundleRevision)
+	}
 }
 
 // moveRenewal moves the renewal of the pair in use into a window, unless the window is the one that was known. The renewal

@@ -4,7 +4,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"slices"
 
+	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/server/authz"
 	"github.com/brevet-pki/brevet/server/frontdoor"
 	"github.com/brevet-pki/brevet/server/grpcapi"
@@ -55,13 +57,22 @@ func (s *Server) newAPI(authorizer *authz.Authorizer) *grpcapi.Server {
 	})
 }
 
-// certificate returns the server's current certificate. Its chain includes the root.
+// certificate returns the server's current certificate. Its chain includes every root that the chain leads to, because
+// an agent with a token knows only the fingerprint of one.
 func (s *Server) certificate() (*tls.Certificate, error) {
 	pair := s.own.Pair()
 	if pair == nil {
 		return nil, errors.New("it has no certificate of its own yet")
 	}
-	return pair.TLSWithRoot(), nil
+	chain, root := pair.Chain, pair.Root()
+	if len(chain) > 0 {
+		// The cross-certificates may have changed since the certificate was issued.
+		if current, its, err := s.authority.Chain(pki.IssuerOf(chain[0])); err == nil {
+			chain, root = current, its
+		}
+	}
+	_, signers := s.authority.Trust().CrossOf(root)
+	return pair.TLSWith(slices.Concat(chain, []*x509.Certificate{root}, signers)), nil
 }
 
 // newHealth returns the checks of the probes.

@@ -60,8 +60,11 @@ type Config struct {
 	Issuers []ca.IssuingCA
 	// Authorities are all installed CA certificates, including roots and CAs whose keys the server does not have.
 	Authorities []*x509.Certificate
-	// Retired are the CAs that no longer issue certificates, whether or not the server has their keys.
+	// Retired are the CAs that no longer issue certificates, whether or not the server has their keys, and the roots
+	// that are not in the trust bundle.
 	Retired []pki.IssuerID
+	// Cross are the installed cross-certificates.
+	Cross []*x509.Certificate
 	// PublicURL replaces {public_url} in the profiles. See [ca.NewProfile].
 	PublicURL string
 	Stores    Stores
@@ -216,6 +219,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
 		TrustDomain: c.TrustDomain, IssuingCAs: c.Issuers, Partitions: c.CRLs.partitions(),
+		Trust:   ca.NewTrust(ca.TrustConfig{CAs: c.Authorities, Retired: c.Retired, Cross: c.Cross, Clock: c.Clock}),
 		Journal: s.telemetry.Journal(c.Stores.CA), Observer: pki.StatusObservers{s.responder, s.crlUpdater}, Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {

@@ -12,7 +12,7 @@ type Action string
 // The actions. Entries contain the number of each in brevet.v1.Action. Neither names nor numbers ever change.
 const (
 	CAInstalled           Action = "ca.installed"
-	CARetired             Action = "ca.retired" // the CA issues nothing from now on
+	CARetired             Action = "ca.retired" // the CA issues nothing from now on, or the root is not trusted
 	CARemoved             Action = "ca.removed" // no status of the CA is served from now on
 	IdentityRegistered    Action = "identity.registered"
 	IdentityUpdated       Action = "identity.updated"

@@ -411,6 +411,7 @@ func (d *decoder) authority(m *brevetv1.CACertificate) *CACertificate {
 	return &CACertificate{
 		Issuer: value(d, m.GetIssuerId(), pki.IssuerIDFromBytes), Subject: m.GetSubject(), Fingerprint: d.hash(m.GetFingerprint()),
 		KeyHash: value(d, m.GetKeyHash(), pki.KeyHashFromBytes), KeyLabel: m.GetKeyLabel(),
+		Signer: optional(d, m.GetSignerId(), pki.IssuerIDFromBytes),
 	}
 }
 

@@ -111,6 +111,11 @@ type (
 		translog.CACertificate
 		At time.Time
 	}
+	// PutCross records a cross-certificate without its DER, or replaces the one of the same signer and subject.
+	PutCross struct {
+		translog.CACertificate
+		At time.Time
+	}
 	// SetInstallationState retires or removes a CA. Removing it also removes its CRLs and distribution points.
 	SetInstallationState struct {
 		Issuer pki.IssuerID
@@ -158,6 +163,7 @@ func (AddBulk) operation()              {}
 func (SetBulkProgress) operation()      {}
 func (KnowIssuer) operation()           {}
 func (PutInstallation) operation()      {}
+func (PutCross) operation()             {}
 func (SetInstallationState) operation() {}
 func (SetCRLNumber) operation()         {}
 func (PutCRL) operation()               {}
@@ -439,6 +445,9 @@ func recordedBulk(e translog.Entry, event *translog.BulkRevocation) RecordedBulk
 func replayInstallation(e translog.Entry, event *translog.CACertificate) ([]Operation, error) {
 	switch e.Action {
 	case translog.CAInstalled:
+		if !event.Signer.IsZero() {
+			return []Operation{PutCross{*event, e.Time}}, nil
+		}
 		return []Operation{PutInstallation{*event, e.Time}}, nil
 	case translog.CARetired:
 		return []Operation{SetInstallationState{event.Issuer, ca.Retired}}, nil

@@ -1,5 +1,6 @@
 // Package storetest is the conformance suite of the store engines. It tests the contracts of ca.Journal,
-// ca.Installations, ra.Store, ra.PolicyStore, acme.Store, audit.Store, retention.Store, revocation.Store, rotation.Store,
+// ca.Installations, ca.CrossCertificates, ra.Store, ra.PolicyStore, acme.Store, audit.Store, retention.Store,
+// revocation.Store, rotation.Store,
 // crl.Store, responder.Feed and translog.Store against a real store.
 //
 // The suite does not depend on the engine. Tests of one engine are in its package. A store that implements only the
@@ -23,10 +24,11 @@ import (
 )
 
 // Store holds the interfaces of one store, and functions that the tests need. For RunRegistration, Installations,
-// Retention, Revocation and LoseCommit may be nil. The suite skips tests that need a field that is nil.
+// Cross, Retention, Revocation and LoseCommit may be nil. The suite skips tests that need a field that is nil.
 type Store struct {
 	Journal       ca.Journal
 	Installations ca.Installations
+	Cross         ca.CrossCertificates
 	RA            ra.Store
 	Policies      ra.PolicyStore
 	Keys          SealingKeys
@@ -82,7 +84,7 @@ var registration = suite{
 
 // rest contains the other tests.
 var rest = suite{
-	"lost commits": testLostCommits, "installations": testInstallations, "generations": testGenerations, "crls": testCRLs,
+	"lost commits": testLostCommits, "installations": testInstallations, "generations": testGenerations, "cross-certificates": testCross, "crls": testCRLs,
 	"feed": testFeed, "feed model": testFeedModel, "callers": testCallers, "retention": testRetention, "bulk revocations": testBulk,
 	"many certificates": testManyCertificates, "bulk model": testBulkModel,
 }

@@ -52,7 +52,8 @@ const (
 	// A bulk revocation was created. Entries with the changes of its certificates follow.
 	Action_ACTION_BULK_REVOCATION_CREATED Action = 18
 	Action_ACTION_TOKEN_REVOKED           Action = 19
-	// An issuing CA stopped issuing. The server still answers OCSP and publishes CRLs for its certificates.
+	// An issuing CA stopped issuing, or a root left the trust bundle. The server still answers OCSP and publishes CRLs for
+	// its certificates.
 	Action_ACTION_CA_RETIRED Action = 20
 	// The server stopped answering OCSP and publishing CRLs for a CA.
 	Action_ACTION_CA_REMOVED Action = 21
@@ -2147,7 +2148,7 @@ func (x *BulkRevocationStep) GetInvalidityTimes() []int64 {
 	return nil
 }
 
-// CACertificate is the certificate of an installed CA.
+// CACertificate is the certificate of an installed CA, or a cross-certificate.
 type CACertificate struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	IssuerId []byte                 `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
@@ -2158,7 +2159,10 @@ type CACertificate struct {
 	// The SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
 	KeyHash []byte `protobuf:"bytes,4,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
 	// The label of the key in the HSM. Empty if the key is elsewhere.
-	KeyLabel      string `protobuf:"bytes,5,opt,name=key_label,json=keyLabel,proto3" json:"key_label,omitempty"`
+	KeyLabel string `protobuf:"bytes,5,opt,name=key_label,json=keyLabel,proto3" json:"key_label,omitempty"`
+	// The issuer ID of the root that signed a cross-certificate, 32 bytes. The other fields are about the root whose
+	// subject and key it has. Empty for another certificate.
+	SignerId      []byte `protobuf:"bytes,6,opt,name=signer_id,json=signerId,proto3" json:"signer_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2226,6 +2230,13 @@ func (x *CACertificate) GetKeyLabel() string {
 		return x.KeyLabel
 	}
 	return ""
+}
+
+func (x *CACertificate) GetSignerId() []byte {
+	if x != nil {
+		return x.SignerId
+	}
+	return nil
 }
 
 // CRLNumber is a CRL number that the server reserved before it signed the CRL.
@@ -3405,13 +3416,14 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x04done\x18\x06 \x01(\bR\x04done\x12&\n" +
 	"\x04part\x18\a \x01(\v2\x12.brevet.v1.LogPartR\x04part\x12)\n" +
 	"\x10invalidity_times\x18\b \x03(\x03R\x0finvalidityTimesB\b\n" +
-	"\x06_total\"\xa0\x01\n" +
+	"\x06_total\"\xbd\x01\n" +
 	"\rCACertificate\x12\x1b\n" +
 	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12 \n" +
 	"\vfingerprint\x18\x03 \x01(\fR\vfingerprint\x12\x19\n" +
 	"\bkey_hash\x18\x04 \x01(\fR\akeyHash\x12\x1b\n" +
-	"\tkey_label\x18\x05 \x01(\tR\bkeyLabel\"@\n" +
+	"\tkey_label\x18\x05 \x01(\tR\bkeyLabel\x12\x1b\n" +
+	"\tsigner_id\x18\x06 \x01(\fR\bsignerId\"@\n" +
 	"\tCRLNumber\x12\x1b\n" +
 	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\fR\x06number\"\xa5\x03\n" +

@@ -37,6 +37,17 @@ CREATE TABLE ca_certificates (
 ) STRICT;
 CREATE INDEX ca_certificates_by_key ON ca_certificates (key_hash);
 
+-- Certificates that an installed root signed for the subject and key of another one.
+CREATE TABLE cross_certificates (
+    id           INTEGER PRIMARY KEY,
+    signer       INTEGER NOT NULL REFERENCES issuers (id),
+    subject      INTEGER NOT NULL REFERENCES issuers (id),
+    fingerprint  BLOB    NOT NULL UNIQUE CHECK (length(fingerprint) = 32),
+    der          BLOB    NOT NULL,
+    installed_at INTEGER NOT NULL,
+    UNIQUE (signer, subject)
+) STRICT;
+
 -- The rules of all revisions of the policy that have registered identities. The count makes it cheap to enforce the total
 -- of a rule, however many identities it has registered.
 CREATE TABLE policy_rules (
