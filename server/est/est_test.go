@@ -216,7 +216,7 @@ func TestLinking(t *testing.T) {
 		"none":                {tls.VersionTLS13, nil, 200, false},
 	} {
 		// The connection is opened before the CSR is made, as clients do that link CSRs.
-		dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, MaxVersion: c.version}} //nolint:gosec // the test is about the server
+		dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, MaxVersion: c.version}}
 		conn := must(dialer.DialContext(t.Context(), "tcp", w.host()))(t)
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
 			return conn, nil
@@ -350,7 +350,7 @@ func TestLargeResponsesAreInTwoRecords(t *testing.T) {
 		old = append(old, newAuthority(t, "Old Root").certificate.Raw)
 	}
 	w := build(t, open{}, old...)
-	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the test is about the server
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
 	conn := must(dialer.DialContext(t.Context(), "tcp", w.host()))(t)
 	defer func() { _ = conn.Close() }()
 	must(conn.Write([]byte("GET /.well-known/est/cacerts HTTP/1.1\r\nHost: localhost\r\n\r\n")))(t)
