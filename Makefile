@@ -73,8 +73,9 @@ test-race: setup-test ## every test, under the race detector
 # Large programs that no Debian package has; deploy/setup.sh keeps them here.
 JUDGES = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/brevet/judges/node_modules/.bin
 
-test-judges: setup-judges ## what programs make of our certificates that take npm to install: Deno
+test-judges: setup-judges ## large programs: Deno checks our certificates; certbot, lego, Caddy and others get theirs over ACME
 	PATH="$(JUDGES):$$PATH" $(GO) test -count=1 -tags judges -run '^TestDeno' ./ca
+	$(GO) test -count=1 -tags judges -run '^Test(Certbot|Lego|Dehydrated|Caddy|Apache)$$' ./server/acme
 
 # How long each torture goes on, such as 1m or 8h, and the seed that a failed one printed; 0 draws a new one.
 TORTURE ?= 5m

@@ -61,9 +61,6 @@ func New(c Config) (*Door, error) {
 // Close cancels the validations, and waits until they have ended.
 func (d *Door) Close() { d.pool.Close() }
 
-// Pool returns the validations that run and wait, for metrics.
-func (d *Door) Pool() *validation.Pool { return d.pool }
-
 // Door returns the routes for the HTTPS listener.
 func (d *Door) Door() frontdoor.Door {
 	get := func(method, path string, op authz.Operation, handle handler) frontdoor.Route {

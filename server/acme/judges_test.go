@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -158,8 +159,8 @@ func TestDehydrated(t *testing.T) {
 	j.wantIssued(2, 1)
 }
 
-// background runs a server until the end of the test, and logs its output if the test has failed.
-func (j *judge) background(name string, args ...string) {
+// background runs a server until stop is called or the test ends, and logs its output if the test has failed.
+func (j *judge) background(name string, args ...string) (stop func()) {
 	j.t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
 		j.t.Fatalf("%v: run deploy/setup.sh --judges", err)
@@ -170,13 +171,17 @@ func (j *judge) background(name string, args ...string) {
 	if err := cmd.Start(); err != nil {
 		j.t.Fatal(err)
 	}
-	j.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		_ = cmd.Wait()
+	})
+	j.t.Cleanup(func() {
+		stop()
 		if j.t.Failed() {
 			j.t.Logf("%s: %s", name, out.String())
 		}
 	})
+	return stop
 }
 
 // waitIssued waits until there are certificates on record.
@@ -272,19 +277,32 @@ MDCACertificateFile %[5]s
 MDCertificateAgreement accepted
 MDContactEmail admin@fleet.example
 MDExternalAccountBinding %[6]s %[7]s
-MDBaseServer on
-MDChallengeDns01 /bin/false
+MDProfile acme
+MDRenewViaARI on
 MDomain %[8]s
 <VirtualHost *:%[3]s>
 ServerName %[8]s
 SSLEngine on
 </VirtualHost>
 `, j.dir, j.port, j.tlsPort, j.directory, j.roots, j.kid, j.hmac, host))
-	if err := os.Chmod(j.dir, 0o755); err != nil {
+	for _, dir := range []string{filepath.Dir(j.dir), j.dir} { // Apache's processes have another account
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(j.roots, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	j.background("apache2", "-X", "-f", config)
+	stop := j.background("apache2", "-X", "-f", config)
 	j.waitIssued(1)
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(j.dir, "md", "staging", host, "pubcert.pem")); err == nil {
+			break
+		}
+	}
+	stop() // Apache uses a new certificate after a restart
+	j.background("apache2", "-X", "-f", config)
+	j.serves()
 	if text, err := os.ReadFile(filepath.Join(j.dir, "error.log")); t.Failed() {
 		t.Logf("%s %v", text, err)
 	}

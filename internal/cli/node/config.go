@@ -164,7 +164,7 @@ type CRLConfig struct {
 type ACMEConfig struct {
 	// The recursive DNS resolvers that the server asks about names in challenges, at most 4, such as
 	// `[192.0.2.53, "[2001:db8::53]:5353"]`. The default port is 53. The server asks the next one if one does not respond. By
-	// default it asks the resolvers that `/etc/resolv.conf` names when the server starts. Whoever controls the responses of
+	// default it asks the resolvers that `/etc/resolv.conf` names when the server starts. An attacker who controls the responses of
 	// a resolver can get certificates for names that are validated through it.
 	Resolvers []string `yaml:"resolvers"`
 	// The networks to which the server connects for the challenges http-01 and tls-alpn-01, such as

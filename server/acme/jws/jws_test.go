@@ -136,35 +136,59 @@ func marshal(t testing.TB, value any) string {
 	return string(b)
 }
 
+// form is a malformed request, and the rule that refuses it.
+type form struct {
+	body string
+	rule pki.Rule
+}
+
 func TestRefusedForms(t *testing.T) {
 	key, ok := generate(t, "ES256").(*ecdsa.PrivateKey)
 	if !ok {
 		t.Fatal("the key is not on P-256")
 	}
-	public := marshal(t, jwk(key))
-	good := fmt.Sprintf(`{"alg":"ES256","nonce":"n","url":%q,"jwk":%s}`, url, public)
-	edit := func(old, replacement string) string {
-		text := strings.Replace(good, old, replacement, 1)
-		if text == good {
-			t.Fatalf("%s does not contain %s", good, old)
-		}
-		return marshal(t, raw(t, key, text, "{}"))
+	good := goodHeader(t, key)
+	m, err := jws.Parse([]byte(marshal(t, raw(t, key, strings.Replace(good, `"alg"`, ` "x":null,"alg"`, 1), "{}"))))
+	if err != nil {
+		t.Fatalf("the request that the others are made from is refused: %v", err)
 	}
+	if _, err := m.Verify(m.Key); err != nil {
+		t.Fatalf("the request that the others are made from is refused: %v", err)
+	}
+	for _, forms := range []map[string]form{refusedEnvelopes(t, key), refusedHeaders(t, key), refusedKeys(t, key)} {
+		for name, f := range forms {
+			_, err := jws.Parse([]byte(f.body))
+			wantRule(t, name, err, f.rule)
+		}
+	}
+}
+
+func goodHeader(t *testing.T, key *ecdsa.PrivateKey) string {
+	t.Helper()
+	return fmt.Sprintf(`{"alg":"ES256","nonce":"n","url":%q,"jwk":%s}`, url, marshal(t, jwk(key)))
+}
+
+// edited returns a request in whose header a text is replaced.
+func edited(t *testing.T, key *ecdsa.PrivateKey, old, replacement string) string {
+	t.Helper()
+	good := goodHeader(t, key)
+	text := strings.Replace(good, old, replacement, 1)
+	if text == good {
+		t.Fatalf("%s does not contain %s", good, old)
+	}
+	return marshal(t, raw(t, key, text, "{}"))
+}
+
+// refusedEnvelopes returns requests whose JSON outside of the header is malformed.
+func refusedEnvelopes(t *testing.T, key *ecdsa.PrivateKey) map[string]form {
+	t.Helper()
 	with := func(change func(parts map[string]any)) string {
-		parts := raw(t, key, good, "{}")
+		parts := raw(t, key, goodHeader(t, key), "{}")
 		change(parts)
 		return marshal(t, parts)
 	}
-	if m, err := jws.Parse([]byte(edit(`"alg"`, ` "x":null,"alg"`))); err != nil {
-		t.Fatalf("the request that the others are made from is refused: %v", err)
-	} else if _, err := m.Verify(m.Key); err != nil {
-		t.Fatalf("the request that the others are made from is refused: %v", err)
-	}
-	parts := raw(t, key, good, "{}")
-	for name, c := range map[string]struct {
-		body string
-		rule pki.Rule
-	}{
+	parts := raw(t, key, goodHeader(t, key), "{}")
+	return map[string]form{
 		"empty":                  {"", pki.RuleACMEJWS},
 		"not JSON":               {"{", pki.RuleACMEJWS},
 		"an array":               {"[]", pki.RuleACMEJWS},
@@ -188,7 +212,15 @@ func TestRefusedForms(t *testing.T) {
 			pki.RuleACMEJWS},
 		"signatures beside one": {with(func(p map[string]any) { p["signatures"] = []any{} }), pki.RuleACMEJWS},
 		"one MiB":               {`{"payload":"` + strings.Repeat("A", 1<<20) + `"}`, pki.RuleSize},
+	}
+}
 
+// refusedHeaders returns requests whose protected header is malformed.
+func refusedHeaders(t *testing.T, key *ecdsa.PrivateKey) map[string]form {
+	t.Helper()
+	edit := func(old, replacement string) string { return edited(t, key, old, replacement) }
+	public := marshal(t, jwk(key))
+	return map[string]form{
 		"none":                {edit(`"ES256"`, `"none"`), pki.RuleACMEAlgorithm},
 		"None":                {edit(`"ES256"`, `"None"`), pki.RuleACMEAlgorithm},
 		"HMAC":                {edit(`"ES256"`, `"HS256"`), pki.RuleACMEAlgorithm},
@@ -211,7 +243,15 @@ func TestRefusedForms(t *testing.T) {
 		"an empty kid":        {edit(`"jwk":`+public, `"kid":""`), pki.RuleACMEJWS},
 		"a long kid":          {edit(`"jwk":`+public, `"kid":"`+strings.Repeat("k", 3000)+`"`), pki.RuleACMEJWS},
 		"a numeric kid":       {edit(`"jwk":`+public, `"kid":1`), pki.RuleACMEJWS},
+	}
+}
 
+// refusedKeys returns requests with a key that is not accepted.
+func refusedKeys(t *testing.T, key *ecdsa.PrivateKey) map[string]form {
+	t.Helper()
+	public := marshal(t, jwk(key))
+	edit := func(old, replacement string) string { return edited(t, key, old, replacement) }
+	return map[string]form{
 		"null as jwk":       {edit(public, `null`), pki.RuleACMEPublicKey},
 		"a text as jwk":     {edit(public, `"key"`), pki.RuleACMEPublicKey},
 		"an empty jwk":      {edit(public, `{}`), pki.RuleACMEPublicKey},
@@ -225,9 +265,6 @@ func TestRefusedForms(t *testing.T) {
 		"RSA exponent of 3": {edit(public, rsaJWK(t, 2048, 3)), pki.RuleACMEPublicKey},
 		"Ed25519 of small order": {edit(public, `{"kty":"OKP","crv":"Ed25519","x":"`+encode(strings.Repeat("\x00", 32))+`"}`),
 			pki.RuleACMEPublicKey},
-	} {
-		_, err := jws.Parse([]byte(c.body))
-		wantRule(t, name, err, c.rule)
 	}
 }
 
