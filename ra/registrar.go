@@ -141,6 +141,7 @@ type attempt struct {
 func attempted(e EnrollRequest, claims Claims) attempt {
 	a := attempt{by: claims.actor()}
 	a.id, _ = claims.named()
+	a.evidence.Subject = claims.subject()
 	for i, piece := range e.Evidence {
 		if i < maxEvidence && slices.Contains(pki.EvidenceKinds(), piece.Kind) {
 			a.evidence.Pieces = append(a.evidence.Pieces, pki.DigestEvidence(piece))
@@ -169,6 +170,9 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (a attempt, cer
 	}
 	g, err := r.grant(rev, claims, e.Label)
 	a.id, a.evidence.Rule, a.evidence.Policy = g.Identity, g.Rule, g.Revision
+	if !g.Subject.IsZero() {
+		a.evidence.Subject = g.Subject
+	}
 	if err == nil && !e.Identity.IsZero() && e.Identity != g.Identity {
 		err = pki.Refuse(pki.RuleEvidenceMismatch, "name the identity of the evidence, or none", "the evidence does not prove the identity that the request names")
 	}
@@ -228,6 +232,9 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	if err != nil {
 		return none, err
 	}
+	if err := claims.checkUsed(st.Identity); err != nil {
+		return none, err
+	}
 	if err := checkReplaces(st.Identity, g, claims, q.At); err != nil {
 		return none, err
 	}
@@ -272,6 +279,16 @@ func (r *Registrar) issueEnrolled(
 	return r.issue(ctx, d, q)
 }
 
+// checkUsed refuses a token that another request has used to enroll the identity. Whoever has used it may be a thief, so
+// the hint is not to replace the certificates at once.
+func (c Claims) checkUsed(id Identity) error {
+	if id.State != pki.Enrolled || !slices.ContainsFunc(c, func(k KindClaim) bool { return k.Used }) {
+		return nil
+	}
+	return pki.Refuse(pki.RuleTokenBound, "another machine has used this token, or this one before it lost its files: find out which "+
+		"(brevet log list), before you create one with --replace", "the enrollment token was presented before, with another request or key")
+}
+
 // minEvidenceLife is the minimum time for which evidence that replaces certificates must still be valid, so that it
 // does not expire between the revocation of the old certificates and the record of the new one.
 const minEvidenceLife = 10 * time.Second
@@ -283,8 +300,12 @@ func checkReplaces(id Identity, g Grant, claims Claims, at time.Time) error {
 		return nil
 	}
 	if !g.Replace && !claims.recovers() {
-		return pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
-			"%s is already enrolled", id.ID)
+		hint := "create a token with --replace, which revokes the certificates it has"
+		if !claims.haveToken() {
+			hint = "set replace: true in rule " + g.Rule + ", or give the agent a token made with --replace alone " +
+				"(brevet-agent enroll --directory DIR --token-file FILE)"
+		}
+		return pki.Refuse(pki.RuleAlreadyEnrolled, hint, "%s is already enrolled", id.ID)
 	}
 	// The evidence of a recovery is about no subject, and the identity stays tied to its own.
 	same := id.Subject == g.Subject || claims.recovers() && g.Subject.IsZero()

@@ -40,7 +40,7 @@ type Compiler struct {
 	Issuer      Issuer
 	Tokens      token.Store
 	// Certificates reads the certificates with which identities recover, and Retention is how long it keeps them after
-	// their expiry.
+	// their expiry. Without Certificates, the grace of recoveries is not compared with Retention.
 	Certificates recovery.Store
 	Retention    time.Duration
 	Nonces       *nonce.Sealer

@@ -21,7 +21,7 @@ func TestRecoverySection(t *testing.T) {
 		"recovery: {grace: 48h, times: 3}":            "",
 		"recovery: {grace: 2d, times: 1000}":          "",
 		"":                                            "add the section recovery",
-		"recovery: {grace: 48h1s, times: 3}":          "48h0m1s is longer than the retention of 48h0m0s",
+		"recovery: {grace: 48h1s, times: 3}":          "48h0m1s is longer than the retention of 2d",
 		"recovery: {grace: 0h, times: 3}":             "grace",
 		"recovery: {times: 3}":                        "grace",
 		"recovery: {grace: 1h}":                       "times: write how often",
@@ -42,6 +42,11 @@ func TestRecoverySection(t *testing.T) {
 		if faults := (policy.Faults)(nil); !errors.As(err, &faults) || !strings.Contains(err.Error(), problem) {
 			t.Errorf("%q: %v, want a fault with %q", section, err, problem)
 		}
+	}
+	offline := compiler(t)
+	offline.Certificates, offline.Retention = nil, 0
+	if c, err := offline.Compile([]byte(recoveryRules+"recovery: {grace: 9999d, times: 3}"), 1); err != nil || c.Grace() != 9999*24*time.Hour {
+		t.Errorf("without certificates, the grace is %s: %v", c.Grace(), err)
 	}
 	if c, err := compiler(t).Compile(policy.Default(), 1); err != nil || c.Grace() != 0 || c.Authenticators[pki.EvidenceRecovery] != nil {
 		t.Errorf("a document without a section has the grace %s: %v", c.Grace(), err)

@@ -79,8 +79,8 @@ type recoverySection struct {
 	Times int    `yaml:"times"`
 }
 
-// recovery returns the authenticator for the section recovery. It refuses a grace after which the store may have removed
-// the record of a certificate.
+// recovery returns the authenticator for the section recovery. If the compiler has certificates, it
+// refuses a grace after which the store may have removed the record of one.
 func (c Compiler) recovery(section *yaml.Node) (*recovery.Authenticator, error) {
 	var raw recoverySection
 	if err := strictly(section, &raw); err != nil {
@@ -90,9 +90,9 @@ func (c Compiler) recovery(section *yaml.Node) (*recovery.Authenticator, error) 
 	if err != nil {
 		return nil, fmt.Errorf("grace: %w", err)
 	}
-	if grace > c.Retention {
+	if c.Certificates != nil && grace > c.Retention {
 		return nil, fmt.Errorf("grace: %s is longer than the retention of %s, after which a certificate's record is removed: "+
-			"shorten it, or raise retention in the configuration", grace, c.Retention)
+			"shorten it, or raise retention in the configuration", pki.FormatDuration(grace), pki.FormatDuration(c.Retention))
 	}
 	return recovery.New(recovery.Config{
 		TrustDomain: c.TrustDomain, Store: c.Certificates, Nonces: c.Nonces, Grace: grace, Times: raw.Times,

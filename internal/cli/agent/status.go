@@ -144,8 +144,10 @@ func (r *report) judge(expired bool, overdue time.Time) {
 	switch {
 	case expired:
 		r.State, r.Problem = stateExpired, "the certificate expired at "+stamp(r.NotAfter)
-		if f := r.lastCause(); f != nil {
+		if f := r.RenewalFailure; f != nil {
 			r.Problem += "; its last renewal " + failedAt(f)
+		} else if failed != nil {
+			r.Problem += "; the agent's last try " + failedAt(failed)
 		}
 		r.NextStep = "let the agent run, which recovers if the policy allows it; otherwise " + r.enrollAgain()
 	case !overdue.IsZero():
@@ -166,14 +168,6 @@ func (r *report) judge(expired bool, overdue time.Time) {
 	default:
 		r.State = stateOK
 	}
-}
-
-// lastCause returns why the certificate was not renewed, or nil if no failure is recorded.
-func (r *report) lastCause() *enroll.Failure {
-	if r.RenewalFailure != nil {
-		return r.RenewalFailure
-	}
-	return r.LastError
 }
 
 func (r *report) overdueStep() string {

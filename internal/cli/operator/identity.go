@@ -215,6 +215,9 @@ func newIdentityShow() *cobra.Command {
 	cmd = identityChange("show", "Show one identity",
 		func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
 			r, err := c.GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: id})
+			if subject := r.GetIdentity().GetEvidenceSubject(); subject != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "It is tied to the evidence %s.\n", subject)
+			}
 			if terms := r.GetIdentity().GetEnrollmentTerms(); terms != nil {
 				fmt.Fprintf(cmd.ErrOrStderr(), "The rule with which it enrolled requires of its certificates: %s.\n", termsText(terms))
 			}
