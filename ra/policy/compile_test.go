@@ -90,6 +90,8 @@ func TestRuleFaults(t *testing.T) {
 		{one("evidence: [token], identity: {a: b}"), "put a text that starts with { between quotes"},
 		{one("evidence: [token], when: [a]"), "when: a text belongs here"},
 		{one(`evidence: [token], when: ""`), "the text is empty"},
+		{one(`evidence: [token], when: token.identity = "a"`), "when: write == to compare"},
+		{one(`evidence: [token], when: 'token.identity="a"'`), "when: write == to compare"},
 		{one("evidence: [token], when: "), "when: the key has no value"},
 		{one("evidence: [token], register: ~"), "register: the key has no value"},
 		{

@@ -20,7 +20,7 @@ func TestRecoverySection(t *testing.T) {
 	for section, problem := range map[string]string{
 		"recovery: {grace: 48h, times: 3}":            "",
 		"recovery: {grace: 2d, times: 1000}":          "",
-		"":                                            "add the section recovery",
+		"":                                            "add `recovery: {grace: 30d, times: 3}`",
 		"recovery: {grace: 48h1s, times: 3}":          "48h0m1s is longer than the retention of 2d",
 		"recovery: {grace: 0h, times: 3}":             "grace",
 		"recovery: {times: 3}":                        "grace",
@@ -29,8 +29,10 @@ func TestRecoverySection(t *testing.T) {
 		"recovery: {grace: 1h, times: -1}":            "times: write how often",
 		"recovery: {grace: 1h, times: 1001}":          "from 1 to 1000",
 		"recovery: {grace: soon, times: 3}":           "is not a duration",
-		"recovery: {grace: 1h, times: 3, maximum: 4}": "the key maximum not found",
-		"recovery: [1h]":                              "recovery",
+		"recovery: {grace: 1h, times: 3, maximum: 4}": "recovery.maximum: there is no key \"maximum\"; use one of grace, times",
+		"recovery: [1h]":                              "recovery: keys with values belong here",
+		"recovery: {grase: 1h, times: 3}":             "recovery.grase: there is no key \"grase\"; the nearest is grace",
+		"recovery: {grace: 1h, times: often}":         "recovery.times: a whole number belongs here",
 	} {
 		c, err := compiler(t).Compile([]byte(recoveryRules+section), 1)
 		if problem == "" {

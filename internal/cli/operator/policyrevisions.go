@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -183,6 +184,9 @@ func newPolicyExplain() *cobra.Command {
 				if by := resp.GetRefusedRevision(); by != 0 && by != resp.GetRevision() {
 					_, err = fmt.Fprintf(cmd.ErrOrStderr(), "revision %d refused the request at %s; this is what revision %d decides\n",
 						by, resp.GetRefuseTime().AsTime().UTC().Format(time.RFC3339), resp.GetRevision())
+				}
+				if !p.JSON {
+					err = errors.Join(err, p.Sentence(nil, fmt.Sprintf("the request has the evidence [%s]", strings.Join(resp.GetEvidence(), ", "))))
 				}
 				for _, r := range resp.GetRules() {
 					err = errors.Join(err, p.Sentence(r, r.GetExplanation()))
