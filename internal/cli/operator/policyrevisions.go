@@ -56,6 +56,9 @@ func newPolicyApply() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if n := resp.GetPolicy().GetRevision(); n <= based {
+					fmt.Fprintf(cmd.ErrOrStderr(), "unchanged, still revision %d\n", n)
+				}
 				return errors.Join(printPolicy(p, resp.GetPolicy()), p.Close())
 			})
 		},
@@ -106,11 +109,14 @@ func parseRevisions(args []string) ([]int64, error) {
 
 func newPolicyDiff() *cobra.Command {
 	return &cobra.Command{
-		Use: "diff OLD [NEW]", Short: "Print the differences between two revisions, or to the newest one", Args: cobra.RangeArgs(1, 2),
+		Use: "diff (FILE | OLD [NEW])", Short: "Print the differences between two revisions, or to the newest one", Args: cobra.RangeArgs(1, 2),
 		Long: "diff prints the lines in which the documents of two revisions differ, as a unified diff. It prints nothing if they\n" +
-			"are equal.",
-		Example: "  brevet policy diff 3 4",
+			"are equal. With a file, it prints what brevet policy apply would change in the newest revision.",
+		Example: "  brevet policy diff policy.yaml\n  brevet policy diff 3 4",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := strconv.ParseInt(args[0], 10, 64); err != nil && len(args) == 1 {
+				return diffFile(cmd, args[0])
+			}
 			revisions, err := parseRevisions(args)
 			if err != nil {
 				return err
@@ -134,6 +140,24 @@ func newPolicyDiff() *cobra.Command {
 			})
 		},
 	}
+}
+
+// diffFile prints the differences from the newest revision to the document in a file.
+func diffFile(cmd *cobra.Command, path string) error {
+	document, err := readPolicyFile(path)
+	if err != nil {
+		return err
+	}
+	return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+		resp, err := brevetv1.NewPolicyServiceClient(conn).GetPolicy(ctx, &brevetv1.GetPolicyRequest{})
+		if err != nil {
+			return err
+		}
+		newest := resp.GetPolicy()
+		name := fmt.Sprintf("revision-%d", newest.GetRevision())
+		_, err = cmd.OutOrStdout().Write(diff.Diff(name, newest.GetDocument(), path, document))
+		return err
+	})
 }
 
 func newPolicyList() *cobra.Command {
