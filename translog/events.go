@@ -43,8 +43,7 @@ type IssuanceEvidence struct {
 	Pieces []EvidenceDigest
 	Rule   string // of the policy; empty if no rule was necessary, or none matched
 	Policy uint64 // revision of the policy; zero for none
-	// Subject is the subject of the evidence; zero for none. If the certificate was issued, the identity is tied to it from
-	// this entry on.
+	// Subject is that of the evidence; zero for none. An issued certificate ties the identity to it.
 	Subject pki.EvidenceSubject
 }
 

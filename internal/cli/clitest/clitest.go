@@ -34,8 +34,8 @@ const waitTimeout = 30 * time.Second
 // scriptPIN is the PIN of every HSM in the scripts. It must not appear in any output.
 const scriptPIN = "pin-that-must-not-show"
 
-// Run runs the scripts in testdata. Each script has its own SoftHSM and PIN files. $GRPC and $HTTP are two addresses
-// with free ports. Run replaces these variables, $WORK and $PORT in the script's .yaml files. binaries names the
+// Run runs the scripts in testdata. Each script has its own SoftHSM and PIN files. $GRPC, $HTTP and $HTTPS are three
+// addresses with free ports. Run replaces these variables, $WORK and $PORT in the script's .yaml files. binaries names the
 // packages in cmd that the scripts call, in addition to the binary under test.
 func Run(t *testing.T, binaries ...string) {
 	t.Helper()
