@@ -51,11 +51,17 @@ var innerArrows = map[string]string{
 	"server/outcome":   "",
 	"server/handshake": "server/admission",
 	"server/grpcapi":   "server/admission server/authz server/handshake server/outcome",
+	"server/est":       "server/authz server/frontdoor",
 	"server/frontdoor": "server/admission server/authz server/handshake server/outcome",
+
+	"server/acme":            "server/acme/jws server/acme/validation server/authz server/frontdoor server/outcome",
+	"server/acme/jws":        "",
+	"server/acme/validation": "",
 
 	"store/sqlite/internal/engine":   "",
 	"store/sqlite/internal/column":   "store/sqlite/internal/engine",
 	"store/sqlite/internal/crlindex": "store/sqlite/internal/engine",
+	"store/sqlite/internal/cross":    "store/sqlite/internal/engine",
 	"store/sqlite/internal/expiry":   "store/sqlite/internal/engine",
 	"store/sqlite/internal/logtable": "store/sqlite/internal/engine store/rules",
 	"store/sqlite/internal/bulk":     "store/sqlite/internal/column store/sqlite/internal/engine store/rules",

@@ -34,8 +34,8 @@ type Config struct {
 	Identity string
 	Lifetime time.Duration // requested lifetime; zero for the profile's default
 	KeyType  pki.KeyType   // type of the generated keys; empty means P-256
-	// Reload is a command with its arguments. The Agent runs it without a shell after each new credential, and repeats
-	// it until it exits with 0. If Reload is empty, there is no command.
+	// Reload is a command with its arguments. The Agent runs it without a shell after each new credential or trust
+	// bundle, and repeats it until it exits with 0. If Reload is empty, there is no command.
 	Reload []string
 	// ReloadOutput receives the output of Reload. It is a file and not a writer, because a child of the command may
 	// keep it open after the command has exited. If ReloadOutput is nil, the output is discarded.
@@ -135,6 +135,7 @@ func (a *Agent) Enroll(ctx context.Context, t Token) error {
 // credential, and the agent has no token that it needs or the server refused to issue a certificate.
 func (a *Agent) Run(ctx context.Context) error {
 	a.report()
+	a.followAtStart(ctx)
 	for a.sleep(ctx) {
 		if a.due() > 0 {
 			a.attend(ctx)

@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/big"
@@ -39,6 +40,7 @@ type testCA struct {
 	rootKey, issuerKey crypto.Signer
 
 	mu       sync.Mutex
+	roots    []*x509.Certificate // the trust bundle; nil for root alone
 	lifetime time.Duration
 	backdate time.Duration
 	tokens   map[pki.TokenID]pki.SPIFFEID
@@ -56,7 +58,7 @@ type testCA struct {
 	polls []time.Time
 }
 
-func newTestCA(t *testing.T) *testCA {
+func newTestCA(t testing.TB) *testCA {
 	t.Helper()
 	ca := &testCA{
 		lifetime: time.Hour, tokens: map[pki.TokenID]pki.SPIFFEID{}, bound: map[string]string{},
@@ -139,7 +141,7 @@ func (ca *testCA) clone() *testCA {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
 	return &testCA{
-		root: ca.root, issuer: ca.issuer, rootKey: ca.rootKey, issuerKey: ca.issuerKey, lifetime: ca.lifetime, backdate: ca.backdate,
+		root: ca.root, roots: ca.roots, issuer: ca.issuer, rootKey: ca.rootKey, issuerKey: ca.issuerKey, lifetime: ca.lifetime, backdate: ca.backdate,
 		tokens: maps.Clone(ca.tokens), bound: maps.Clone(ca.bound), issued: maps.Clone(ca.issued), revoked: maps.Clone(ca.revoked),
 		challenges: maps.Clone(ca.challenges),
 	}
@@ -306,12 +308,35 @@ func (ca *testCA) issue(id pki.SPIFFEID, request pki.RequestID, csr []byte, life
 		return Credential{}, err
 	}
 	c, err := ParseCredential(der, [][]byte{ca.issuer.Raw}, [][]byte{ca.root.Raw})
+	c.Roots = ca.bundle().Roots
 	part := func(share float64) time.Time { return now.Add(time.Duration(share * float64(lifetime))) }
-	c.Renewal, c.BundleRevision = RenewalWindow{part(renewStart), part(renewEnd)}, "01"
+	c.Renewal, c.BundleRevision = RenewalWindow{part(renewStart), part(renewEnd)}, ca.bundle().Revision
 	if err == nil {
 		ca.issued[request] = c
 	}
 	return c, err
+}
+
+// TrustBundle implements Authority.
+func (ca *testCA) TrustBundle(ctx context.Context, _ *Pair) (TrustBundle, error) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	return ca.bundle(), ctx.Err()
+}
+
+// bundle returns the trust bundle. Its revision is the number of roots.
+func (ca *testCA) bundle() TrustBundle {
+	if ca.roots == nil {
+		return TrustBundle{[]*x509.Certificate{ca.root}, "01"}
+	}
+	return TrustBundle{ca.roots, fmt.Sprintf("%02x", len(ca.roots))}
+}
+
+// newRoot returns another root.
+func newRoot(t testing.TB) *x509.Certificate {
+	t.Helper()
+	key := testKey(t)
+	return testSign(t, caTemplate("new root"), nil, key.Public(), key)
 }
 
 func (ca *testCA) revoke(c *x509.Certificate) {

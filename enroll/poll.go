@@ -94,8 +94,10 @@ func (a *Agent) poll(ctx context.Context) {
 		}
 		return
 	}
-	a.config.Log.Debug("polled the renewal window", "start", info.Window.Start, "end", info.Window.End, "bundle_revision", info.BundleRevision)
 	a.moveRenewal(info.Window, min(maxRenewalJitter, interval/10))
+	if info.BundleRevision != "" {
+		a.follow(ctx, info.BundleRevision)
+	}
 }
 
 // moveRenewal moves the renewal of the pair in use into the rest of a window, unless the window is the one that was known.

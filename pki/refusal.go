@@ -147,6 +147,11 @@ const (
 	RuleRecoveryLimit      Rule = "recovery.limit"              // the identity has recovered too often in a row
 	RuleRenewalTooEarly    Rule = "renewal.too_early"           // an early renewal with the maximum of unexpired certificates
 	RuleMaxUnexpired       Rule = "identity.max_unexpired"      // the identity has the maximum of unexpired certificates
+	RuleRenewalDoor        Rule = "renewal.protocol"            // the profile does not allow renewals by this protocol
+	RuleLabel              Rule = "est.label_unknown"           // the policy has no such label
+	RuleLinking            Rule = "est.linking"                 // the CSR is not linked to this TLS connection
+	RuleESTBody            Rule = "est.body"                    // the body of the request is not a CSR in base64
+	RuleESTOperation       Rule = "est.operation_unsupported"   // the server does not offer this operation of EST
 	RuleRequestIDReused    Rule = "request_id.reused"           // the request ID was used for another request
 	RuleUnauthenticated    Rule = "access.unauthenticated"      // the RPC needs a client certificate
 	RuleAccess             Rule = "access.denied"               // the roles or the kind of the identity do not permit this
@@ -165,12 +170,49 @@ const (
 	RuleRateLimited        Rule = "server.rate_limited"         // the caller exceeds its rate limit
 )
 
+// The rules of ACME accounts, orders and authorizations.
+const (
+	RuleACMEOff              Rule = "acme.off"                    // the policy does not enable ACME
+	RuleACMEAccount          Rule = "acme.account_unknown"        // there is no such account
+	RuleACMEAccountStatus    Rule = "acme.account_status"         // the account was deactivated or revoked
+	RuleACMEAccountKey       Rule = "acme.account_key"            // the key is that of another account
+	RuleACMEContact          Rule = "acme.contact"                // a contact of an account is not valid
+	RuleACMEBindingRequired  Rule = "acme.binding_required"       // an account needs an external account binding
+	RuleACMEBinding          Rule = "acme.binding"                // the external account binding is not valid, or was used
+	RuleACMEIdentifier       Rule = "acme.identifier_rejected"    // a name cannot be in a certificate of the account
+	RuleACMEIdentifierType   Rule = "acme.identifier_unsupported" // an identifier is neither a DNS name nor an IP address
+	RuleACMEProfile          Rule = "acme.profile"                // the account may not have certificates of the profile
+	RuleACMEOrder            Rule = "acme.order_unknown"          // the account has no such order
+	RuleACMEOrderNotReady    Rule = "acme.order_not_ready"        // the order is pending, invalid or expired
+	RuleACMEOrders           Rule = "acme.too_many_orders"        // the account has too many orders without a certificate
+	RuleACMEReplaced         Rule = "acme.already_replaced"       // another order replaces the certificate
+	RuleACMEReplaces         Rule = "acme.replaces"               // the order cannot replace the certificate
+	RuleACMEAuthorization    Rule = "acme.authorization_unknown"  // the account has no such authorization or challenge
+	RuleACMEAuthorized       Rule = "acme.authorization_status"   // the authorization is not pending any more
+	RuleACMERevocation       Rule = "acme.revocation"             // the account or key may not revoke the certificate
+	RuleACMEValidationDNS    Rule = "acme.validation_dns"         // the DNS does not answer, or has no address
+	RuleACMEValidationHost   Rule = "acme.validation_address"     // the name has only addresses that are not allowed
+	RuleACMEValidationDial   Rule = "acme.validation_connection"  // the host cannot be reached, or does not answer in time
+	RuleACMEValidationTLS    Rule = "acme.validation_tls"         // the TLS handshake of a challenge failed
+	RuleACMEValidationAnswer Rule = "acme.validation_response"    // the answer to a challenge is not the expected one
+)
+
+// The rules of signed ACME requests.
+const (
+	RuleACMEJWS         Rule = "acme.jws_malformed"       // the request is not a JWS of the form in RFC 8555
+	RuleACMENonce       Rule = "acme.bad_nonce"           // the nonce is missing, unknown, expired or used
+	RuleACMEAlgorithm   Rule = "acme.signature_algorithm" // the algorithm of the JWS is not accepted
+	RuleACMEPublicKey   Rule = "acme.bad_public_key"      // the key in the JWS is not accepted
+	RuleACMEURL         Rule = "acme.url_mismatch"        // the JWS was signed for another URL
+	RuleACMEContentType Rule = "acme.content_type"        // the request is not declared as a JWS
+)
+
 var classes = map[Rule]Class{
 	RuleRequest: InvalidArgument, RuleSize: InvalidArgument, RuleCSR: InvalidArgument,
 	RuleCSRSignature: InvalidArgument, RuleCSRContent: InvalidArgument, RuleKeyType: InvalidArgument,
 	RuleKeyWeak: InvalidArgument, RuleLifetime: InvalidArgument, RuleNames: InvalidArgument,
 	RuleProfile: InvalidArgument, RuleLint: InvalidArgument, RuleTrustDomain: InvalidArgument,
-	RuleReason: InvalidArgument, RuleCRL: InvalidArgument, RuleSubject: InvalidArgument, RuleParent: InvalidArgument,
+	RuleESTBody: InvalidArgument, RuleReason: InvalidArgument, RuleCRL: InvalidArgument, RuleSubject: InvalidArgument, RuleParent: InvalidArgument,
 	RulePolicyInvalid: InvalidArgument, RuleEvidenceKind: InvalidArgument, RuleChallenge: InvalidArgument,
 	RuleEvidenceMalformed: InvalidArgument, RuleEvidenceSize: InvalidArgument,
 	RuleUnauthenticated: Unauthenticated, RuleToken: Unauthenticated, RuleTokenRevoked: Unauthenticated,
@@ -182,10 +224,11 @@ var classes = map[Rule]Class{
 	RuleKeyReserved: PermissionDenied, RuleKeyInUse: PermissionDenied, RuleKeyCompromised: PermissionDenied,
 	RuleReserved: PermissionDenied, RuleEvidenceConflict: PermissionDenied, RulePolicy: PermissionDenied,
 	RuleHardwareKey: PermissionDenied, RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied,
-	RuleRenewalKeyConflict: PermissionDenied, RuleRecoveryNewest: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
+	RuleRenewalKeyConflict: PermissionDenied, RuleRenewalDoor: PermissionDenied, RuleLinking: PermissionDenied,
+	RuleRecoveryNewest: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
 	RuleAccessLabel: PermissionDenied, RuleAccessSelf: PermissionDenied,
 	RuleTLSVersion: PermissionDenied, RuleTokenIdentity: PermissionDenied, RuleTokenKey: PermissionDenied, RuleTokenNetwork: PermissionDenied,
-	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
+	RuleLabel: NotFound, RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition,
 	RuleAlreadyEnrolled: FailedPrecondition, RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition,
 	RuleRecoveryValid: FailedPrecondition, RuleRecoveryGrace: FailedPrecondition, RuleRecoveryLimit: FailedPrecondition,
@@ -193,7 +236,21 @@ var classes = map[Rule]Class{
 	RuleIdentityRevision: Aborted, RulePolicyRevision: Aborted,
 	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted,
 	RuleMaxUnexpired: ResourceExhausted, RulePolicyLimit: ResourceExhausted,
-	RuleMethod: Unimplemented,
+	RuleMethod: Unimplemented, RuleESTOperation: Unimplemented,
+
+	RuleACMEContact: InvalidArgument, RuleACMEIdentifier: InvalidArgument, RuleACMEIdentifierType: InvalidArgument,
+	RuleACMEProfile: InvalidArgument, RuleACMEReplaces: InvalidArgument,
+	RuleACMEBinding:       Unauthenticated,
+	RuleACMEAccountStatus: PermissionDenied, RuleACMEBindingRequired: PermissionDenied, RuleACMERevocation: PermissionDenied,
+	RuleACMEValidationDNS: PermissionDenied, RuleACMEValidationHost: PermissionDenied, RuleACMEValidationDial: PermissionDenied,
+	RuleACMEValidationTLS: PermissionDenied, RuleACMEValidationAnswer: PermissionDenied,
+	RuleACMEAccount: NotFound, RuleACMEOrder: NotFound, RuleACMEAuthorization: NotFound,
+	RuleACMEOff: FailedPrecondition, RuleACMEAccountKey: FailedPrecondition, RuleACMEOrderNotReady: FailedPrecondition,
+	RuleACMEReplaced: FailedPrecondition, RuleACMEAuthorized: FailedPrecondition,
+	RuleACMEOrders: ResourceExhausted,
+
+	RuleACMEJWS: InvalidArgument, RuleACMENonce: InvalidArgument, RuleACMEAlgorithm: InvalidArgument,
+	RuleACMEPublicKey: InvalidArgument, RuleACMEContentType: InvalidArgument, RuleACMEURL: Unauthenticated,
 }
 
 // Rules returns all rules, sorted by name.

@@ -13,18 +13,24 @@ import (
 // certificate profiles. It is not changed after it was made. A request is decided with one revision from its beginning to
 // its end.
 type Revision struct {
+	// OrderRules are the names of the rules for ACME orders that form the identity from the name of an order.
+	OrderRules []string
+	// OrderProfiles are the names of the profiles that ACME orders can choose, by whatever rule.
+	OrderProfiles []string
 	// Authenticators maps each accepted kind of evidence to the Authenticator that verifies it.
 	Authenticators map[pki.EvidenceKind]Authenticator
 	Policy         Policy
 	Profiles       *ca.Profiles
+	// Labels are the labels of EST by their names.
+	Labels map[string]Label
 }
 
 // Policy decides what verified evidence grants. It is safe for concurrent use.
 type Policy interface {
-	// Grant returns what the first rule grants that the claims match. It refuses claims that no rule matches (rule
-	// policy.no_rule). What it grants depends on its arguments and on the revision of the policy only. It changes
-	// nothing.
-	Grant(claims Claims, at time.Time) (Grant, error)
+	// Grant returns what the first rule grants that the claims match, of the rules that the label selects. An empty label
+	// selects all rules. Grant refuses claims that no rule matches (rule policy.no_rule). What it grants depends on its
+	// arguments and on the revision of the policy only. It changes nothing.
+	Grant(claims Claims, label string, at time.Time) (Grant, error)
 }
 
 // Grant is what a rule of the policy grants to the holder of evidence.
@@ -52,6 +58,10 @@ type Grant struct {
 	Keys []pki.KeyType
 	// HardwareKey requires evidence that the private keys are in hardware, and cannot leave it.
 	HardwareKey bool
+	// Profiles are the profiles that an ACME order can choose. The first is the default. They are empty for other evidence.
+	Profiles []string
+	// Wildcards allows wildcard names in ACME orders.
+	Wildcards bool
 	// Total is the maximum number of identities that the rule may register, over all revisions of the policy. Zero means
 	// that there is no limit.
 	Total int
@@ -75,7 +85,7 @@ func (g Grant) take() (undo func(), err error) {
 
 // grant returns what the claims grant. Evidence that names an identity under /brevet/ was made by an operator or by Brevet
 // itself for this identity. The policy, which cannot grant such an identity, is not asked.
-func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
+func (r *Registrar) grant(rev Revision, claims Claims, label string) (Grant, error) {
 	named, err := claims.named()
 	if err != nil {
 		return Grant{Identity: named}, err
@@ -83,7 +93,7 @@ func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 	if named.Reserved() && len(claims) == 1 {
 		return Grant{Identity: named, Replace: claims.replaces()}, nil
 	}
-	g, err := rev.Policy.Grant(claims, r.clock())
+	g, err := rev.Policy.Grant(claims, label, r.clock())
 	if err != nil {
 		return Grant{Identity: named}, err
 	}

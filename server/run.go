@@ -191,7 +191,9 @@ func (s *Server) drain(ctx context.Context, public *http.Server) error {
 	defer cancel()
 	s.api.Shutdown(ctx)
 	if s.doors != nil {
-		if err := s.doors.Shutdown(ctx); err != nil {
+		err := s.doors.Shutdown(ctx)
+		s.acmeDoor.Close()
+		if err != nil {
 			return errors.Join(err, public.Close())
 		}
 	}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -61,6 +62,7 @@ func (r *selfIdentity) Renew(ctx context.Context, req enroll.RenewRequest) (enro
 	}
 	cert, err := r.registrar.Renew(ctx, ra.RenewRequest{
 		RequestID: req.RequestID, Identity: old.Identity, Predecessor: old.Ref, CSR: req.CSR, Lifetime: req.Lifetime,
+		Door: pki.DoorSelf,
 	})
 	if err != nil {
 		return enroll.Credential{}, err
@@ -80,6 +82,7 @@ func (r *selfIdentity) RenewalInfo(_ context.Context, p *enroll.Pair) (enroll.Re
 	}
 	ref := pki.CertRef{Issuer: pki.IssuerOf(p.Chain[0]), Serial: serial}
 	info.Window.Start, info.Window.End, info.RetryAfter, err = r.renewals.RenewalInfo(ref)
+	info.BundleRevision = revisionOf(r.authority.Trust())
 	return info, err
 }
 
@@ -92,9 +95,27 @@ func (r *selfIdentity) credential(cert ca.Certificate) (enroll.Credential, error
 	for i, c := range chain {
 		ders[i] = c.Raw
 	}
-	c, err := enroll.ParseCredential(cert.DER, ders, [][]byte{root.Raw})
+	trust := r.authority.Trust()
+	var roots [][]byte
+	for _, c := range trust.RootsWith(root) {
+		roots = append(roots, c.Raw)
+	}
+	c, err := enroll.ParseCredential(cert.DER, ders, roots)
 	c.Renewal = enroll.RenewalWindow(pki.RenewalWindowOf(cert.Ref.Serial, cert.NotAfter))
+	c.BundleRevision = revisionOf(trust)
 	return c, err
+}
+
+// TrustBundle implements enroll.Authority.
+func (r *selfIdentity) TrustBundle(context.Context, *enroll.Pair) (enroll.TrustBundle, error) {
+	trust := r.authority.Trust()
+	return enroll.TrustBundle{Roots: trust.Roots(), Revision: revisionOf(trust)}, nil
+}
+
+// revisionOf returns the revision of the trust bundle in hexadecimal.
+func revisionOf(trust *ca.Trust) string {
+	revision := trust.Revision()
+	return hex.EncodeToString(revision[:])
 }
 
 // token creates a one-time token with which the identity enrolls.
@@ -157,7 +178,8 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	if s.own, err = s.agentFor(ctx, r, "server", serverKeys); err != nil {
 		return err
 	}
-	if hasNames(s.own.Pair(), have) {
+	// Agents with a new token know only the root of the current issuing CA.
+	if hasNames(s.own.Pair(), have) && s.own.Pair().Root().Equal(s.authority.Current().Root) {
 		return nil
 	}
 	t, err := r.token()

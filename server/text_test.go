@@ -61,7 +61,11 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 	issue.Registration = registration
 	named := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/named"), false), servertest.Key(t))
 	named.Identity = "device/named"
+	externalKey := servertest.Must(brevetv1.NewACMEServiceClient(w.Operator.Conn).CreateExternalKey(t.Context(), &brevetv1.CreateExternalKeyRequest{Rule: "web"}))(t)
 	return []message{
+		{"ACMEService.CreateExternalKey", &brevetv1.CreateExternalKeyRequest{Rule: "web"}},
+		{"ACMEService.ListExternalKeys", &brevetv1.ListExternalKeysRequest{}},
+		{"ACMEService.RevokeExternalKey", &brevetv1.RevokeExternalKeyRequest{Id: externalKey.GetKey().GetId(), Comment: "lost"}},
 		{"CertificateService.IssueCertificates", issue},
 		{"RotationService.StartRotation", &brevetv1.StartRotationRequest{Over: durationpb.New(time.Hour), Confirm: 1, Comment: "new CA", Selection: &brevetv1.CertificateSelection{IssuerId: issuer, Identity: device.ID, Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}}}},
 		{"RotationService.ListRotations", &brevetv1.ListRotationsRequest{}},
@@ -172,7 +176,12 @@ func (m message) call(t *testing.T, w *servertest.World, req proto.Message) erro
 func TestDeceptiveTextsAreRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{
-		Policy: []byte(`rules: [{name: tokens, evidence: [token], when: token.identity != "device/unwanted"}]`),
+		Policy: []byte(`
+acme: {}
+rules:
+- {name: tokens, evidence: [token], when: token.identity != "device/unwanted"}
+- {name: web, evidence: [acme], identity: "web/{acme.name}", register: true}
+`),
 	})
 	messages := wholeMessages(t, w)
 	before := len(w.Entries(t, 0))

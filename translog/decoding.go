@@ -158,6 +158,14 @@ func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
 		e = d.points(v.DistributionPoints)
 	case *brevetv1.LogEntry_ExpiredRecords:
 		e = d.expired(v.ExpiredRecords)
+	case *brevetv1.LogEntry_CreatedExternalKey:
+		e = d.createdExternalKey(v.CreatedExternalKey)
+	case *brevetv1.LogEntry_RevokedExternalKey:
+		e = &RevokedExternalKey{
+			ID: d.acmeID(v.RevokedExternalKey.GetKeyId()), Cause: v.RevokedExternalKey.GetCause(), Comment: v.RevokedExternalKey.GetComment(),
+		}
+	case *brevetv1.LogEntry_AcmeAccount:
+		e = d.acmeAccount(v.AcmeAccount)
 	case *brevetv1.LogEntry_AppliedPolicy:
 		e = d.policy(v.AppliedPolicy)
 	case *brevetv1.LogEntry_StartedRotation:
@@ -403,6 +411,7 @@ func (d *decoder) authority(m *brevetv1.CACertificate) *CACertificate {
 	return &CACertificate{
 		Issuer: value(d, m.GetIssuerId(), pki.IssuerIDFromBytes), Subject: m.GetSubject(), Fingerprint: d.hash(m.GetFingerprint()),
 		KeyHash: value(d, m.GetKeyHash(), pki.KeyHashFromBytes), KeyLabel: m.GetKeyLabel(),
+		Signer: optional(d, m.GetSignerId(), pki.IssuerIDFromBytes),
 	}
 }
 

@@ -238,6 +238,7 @@ func (s *BulkStep) encode(m *brevetv1.LogEntry, _ time.Time) {
 func (c *CACertificate) encode(m *brevetv1.LogEntry, _ time.Time) {
 	m.Event = &brevetv1.LogEntry_CaCertificate{CaCertificate: &brevetv1.CACertificate{
 		IssuerId: bytesOf(c.Issuer), Subject: c.Subject, Fingerprint: c.Fingerprint, KeyHash: bytesOf(c.KeyHash), KeyLabel: c.KeyLabel,
+		SignerId: bytesOf(c.Signer),
 	}}
 }
 

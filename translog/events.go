@@ -193,6 +193,8 @@ type CACertificate struct {
 	Fingerprint []byte // SHA-256 of the certificate
 	KeyHash     pki.KeyHash
 	KeyLabel    string // of the key in the HSM; empty if it is elsewhere
+	// Signer is the root that signed a cross-certificate; zero for another certificate.
+	Signer pki.IssuerID
 }
 
 // CRLNumber is the event of [CRLNumberTaken].
@@ -465,6 +467,7 @@ func (c *CACertificate) facts(f facts) {
 	f.addID("issuer", c.Issuer)
 	f.add("fingerprint", hex.EncodeToString(c.Fingerprint))
 	f.add("key", c.KeyLabel)
+	f.addID("signer", c.Signer)
 }
 
 func (n *CRLNumber) facts(f facts) {

@@ -257,10 +257,14 @@ func genStep(t *rapid.T, _ pki.SPIFFEID, changes int) Event {
 }
 
 func genAuthority(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
-	return &CACertificate{
+	c := &CACertificate{
 		Issuer: genID(t, "issuer", 32, pki.IssuerIDFromBytes), Subject: text.Draw(t, "subject"), Fingerprint: gen(t, "fingerprint", 32),
 		KeyHash: genID(t, "key", 32, pki.KeyHashFromBytes), KeyLabel: text.Draw(t, "label"),
 	}
+	if rapid.Bool().Draw(t, "cross") {
+		c.Signer = genID(t, "signer", 32, pki.IssuerIDFromBytes)
+	}
+	return c
 }
 
 func genTakenNumber(t *rapid.T, _ pki.SPIFFEID, _ int) Event {

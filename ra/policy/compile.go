@@ -60,9 +60,9 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 	}
 	p.kinds = c.env.Kinds
 	for _, r := range p.rules {
-		key := newKindSet(r.kinds...)
+		key := r.set()
 		if p.sets[key] == nil {
-			p.sets[key] = &ruleSet{schema: c.schemas[key]}
+			p.sets[key] = &ruleSet{schema: c.schemas[newKindSet(r.kinds...)]}
 		}
 		p.sets[key].rules = append(p.sets[key].rules, r)
 	}
@@ -74,10 +74,11 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 
 // document checks the top-level keys, and adds the rules and profiles to p.
 func (c *compiler) document(root *yaml.Node, p *Policy) {
-	var rules, profiles *yaml.Node
+	var rules, profiles, est *yaml.Node
 	fields := map[string]field{
 		"rules":    func(_ string, v *yaml.Node) { rules = v },
 		"profiles": func(_ string, v *yaml.Node) { profiles = v },
+		"est":      func(_ string, v *yaml.Node) { est = v },
 	}
 	for i, k := range c.env.Kinds {
 		if k.Section == nil {
@@ -99,7 +100,6 @@ func (c *compiler) document(root *yaml.Node, p *Policy) {
 	}
 	names := map[string]int{}
 	costs := map[kindSet]uint64{}
-	earlier := &precedence{sets: map[kindSet]*preceding{}}
 	c.list(rules, "rules", maxRules, func(_ string, item *yaml.Node) {
 		raw := c.readRule(item)
 		if raw == nil {
@@ -116,11 +116,7 @@ func (c *compiler) document(root *yaml.Node, p *Policy) {
 		if r == nil {
 			return
 		}
-		if other := earlier.add(r); other != nil {
-			c.fault(item, "", "no request can reach this rule: rule %s in line %d comes first, and matches the same evidence",
-				other.name, other.line)
-		}
-		key := newKindSet(r.kinds...)
+		key := r.set()
 		if r.when != nil && costs[key] <= maxConditionsCost {
 			if costs[key] += r.when.cost; costs[key] > maxConditionsCost {
 				c.fault(item, "when",
@@ -130,6 +126,10 @@ func (c *compiler) document(root *yaml.Node, p *Policy) {
 		}
 		p.rules = append(p.rules, r)
 	})
+	if est != nil {
+		p.labels = c.readEST(est, p.rules, names)
+	}
+	c.reachable(p.rules, p.labels)
 }
 
 // section checks the part of the document that belongs to a kind of evidence, and adds the facts that it declares.
@@ -184,6 +184,9 @@ func (c *compiler) rule(n *yaml.Node, raw *rawRule) *rule {
 		if r.when = c.condition(node, keyOf(raw.kinds), s); r.when == nil {
 			return nil
 		}
+	}
+	if !c.orders(n, raw, r) {
+		return nil
 	}
 	c.identity(n, raw, r, s)
 	if raw.hardware && (r.identity != nil || raw.nodes["identity"] == nil) {
@@ -328,6 +331,9 @@ func (c *compiler) fitsProfile(at *yaml.Node, raw *rawRule, r *rule, p *ca.Profi
 	var names ca.Names
 	for _, t := range r.register.dnsNames {
 		names.DNS = append(names.DNS, t.sample())
+	}
+	if len(r.profiles) > 0 { // the certificates contain the names of the orders
+		names.DNS = append(names.DNS, "x.example")
 	}
 	if err := p.CheckNames(id, names); err != nil {
 		c.fault(at, "dns_names", "%s", err)

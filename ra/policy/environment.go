@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,6 +29,9 @@ type Distinguisher interface {
 	Unique() []ra.UniqueFact
 }
 
+// Alias is implemented by an [ra.Authenticator] whose claims have the facts and the subjects of another kind of evidence.
+type Alias interface{ SameAs() pki.EvidenceKind }
+
 // HardwareProver is implemented by an [ra.Authenticator] whose claims can say that a key is in hardware.
 type HardwareProver interface {
 	// Certified returns the names of the facts that a claim has only if a manufacturer has certified the hardware. Other
@@ -53,7 +57,9 @@ type Declarer interface {
 type Kind struct {
 	Evidence pki.EvidenceKind
 	Name     string // as in the list evidence of a rule
-	Facts    map[string]ra.FactType
+	// SameAs is the name of the kind whose facts and subjects the evidence has. If it is empty, they are its own.
+	SameAs string
+	Facts  map[string]ra.FactType
 	// Unique are the facts that distinguish two subjects. It is empty if the evidence names the identity itself.
 	Unique []ra.UniqueFact
 	// Certified are the facts of HardwareProver. It is empty if the evidence says nothing about hardware.
@@ -68,14 +74,24 @@ func KindOf(kind pki.EvidenceKind, a ra.Authenticator, section Section) Kind {
 	if d, ok := a.(Distinguisher); ok {
 		k.Unique = d.Unique()
 	}
+	if same, ok := a.(Alias); ok {
+		k.SameAs = same.SameAs().String()
+	}
 	if h, ok := a.(HardwareProver); ok {
 		k.Certified = h.Certified()
 	}
 	return k
 }
 
-// namesIdentity reports whether evidence of the kind names the identity itself.
-func (k Kind) namesIdentity() bool { return len(k.Unique) == 0 }
+// prefix returns the kind whose facts the evidence has.
+func (k Kind) prefix() string { return cmp.Or(k.SameAs, k.Name) }
+
+// namesIdentity reports whether evidence of the kind can name the identity itself. An ACME order does so if the external
+// key of its account is for an identity.
+func (k Kind) namesIdentity() bool { return len(k.Unique) == 0 || k.isOrder() }
+
+// isOrder reports whether the evidence is an ACME order.
+func (k Kind) isOrder() bool { return k.Evidence == pki.EvidenceACME }
 
 // Environment is what a document is checked against. All fields are required unless they say otherwise.
 type Environment struct {
@@ -107,7 +123,7 @@ func (e Environment) check() error {
 // check returns an error if the facts of a kind contradict each other.
 func (k Kind) check() error {
 	for _, name := range slices.Sorted(maps.Keys(k.Facts)) {
-		if t := k.Facts[name]; !strings.HasPrefix(name, k.Name+".") || t < ra.FactString || t > ra.FactStrings {
+		if t := k.Facts[name]; !strings.HasPrefix(name, k.prefix()+".") || t < ra.FactString || t > ra.FactStrings {
 			return fmt.Errorf("evidence of the kind %s cannot have the fact %q of type %d", k.Name, name, t)
 		}
 	}
@@ -134,8 +150,13 @@ func (k Kind) with(facts map[string]ra.FactType, unique []ra.UniqueFact) (Kind, 
 	return k, k.check()
 }
 
-// kindSet is a set of one or two kinds of evidence, in ascending order. If there is one, the second is zero.
+// kindSet is a set of one or two kinds of evidence, in ascending order. If there is one, the second is zero. Rules for
+// ACME orders that name the identity themselves have a set of their own, namedOrders.
 type kindSet [2]pki.EvidenceKind
+
+// namedOrders is the set of the rules for ACME orders that name the identity. Orders cannot be combined with other
+// evidence, so the second place is free.
+var namedOrders = kindSet{pki.EvidenceACME, 255}
 
 func newKindSet(kinds ...pki.EvidenceKind) kindSet {
 	var s kindSet

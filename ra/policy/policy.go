@@ -17,6 +17,7 @@ type Policy struct {
 	kinds       []Kind
 	rules       []*rule
 	profiles    *ca.Profiles
+	labels      map[string]*label
 	sets        map[kindSet]*ruleSet
 }
 
@@ -32,8 +33,38 @@ func (p *Policy) Rules() []string {
 	return names
 }
 
+// OrderRules returns the names of the rules for ACME orders that form the identity from the name of an order.
+func (p *Policy) OrderRules() []string {
+	var names []string
+	for _, r := range p.rules {
+		if r.set() == (kindSet{pki.EvidenceACME}) {
+			names = append(names, r.name)
+		}
+	}
+	return names
+}
+
+// OrderProfiles returns the names of the profiles that ACME orders can choose, by whatever rule, in ascending order.
+func (p *Policy) OrderProfiles() []string {
+	var names []string
+	for _, r := range p.rules {
+		names = append(names, r.profiles...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Profiles returns the default profiles and those of the document.
 func (p *Policy) Profiles() *ca.Profiles { return p.profiles }
+
+// Labels returns the labels of EST by their names.
+func (p *Policy) Labels() map[string]ra.Label {
+	all := make(map[string]ra.Label, len(p.labels))
+	for name, l := range p.labels {
+		all[name] = l.Label
+	}
+	return all
+}
 
 // Kinds returns the kinds of evidence that rules name.
 func (p *Policy) Kinds() []pki.EvidenceKind {
@@ -45,10 +76,9 @@ func (p *Policy) Kinds() []pki.EvidenceKind {
 	return slices.Compact(kinds)
 }
 
-// Grant returns what the first rule grants that the claims match. If the rule has a rate, the grant counts the
-// certificate when its Take is called.
-func (p *Policy) Grant(claims ra.Claims, at time.Time) (ra.Grant, error) {
-	r, g, err := p.decide(claims)
+// Grant implements [ra.Policy]. If the rule has a rate, the grant counts the certificate when its Take is called.
+func (p *Policy) Grant(claims ra.Claims, label string, at time.Time) (ra.Grant, error) {
+	r, g, err := p.decide(claims, label)
 	if err != nil {
 		return ra.Grant{}, err
 	}
@@ -58,8 +88,12 @@ func (p *Policy) Grant(claims ra.Claims, at time.Time) (ra.Grant, error) {
 	return g, nil
 }
 
-// decide returns the first rule that the claims match, and what it grants.
-func (p *Policy) decide(claims ra.Claims) (*rule, ra.Grant, error) {
+// decide returns the first rule that the claims match, of those that the label selects, and what it grants.
+func (p *Policy) decide(claims ra.Claims, label string) (*rule, ra.Grant, error) {
+	selected, err := p.selection(claims, label)
+	if err != nil {
+		return nil, ra.Grant{}, err
+	}
 	set := p.sets[kindsOf(claims)]
 	if set == nil {
 		return nil, ra.Grant{}, noRule()
@@ -68,7 +102,7 @@ func (p *Policy) decide(claims ra.Claims) (*rule, ra.Grant, error) {
 	if err != nil {
 		return nil, ra.Grant{}, err
 	}
-	r, err := set.find(f)
+	r, err := set.find(f, selected)
 	switch {
 	case r == nil:
 		return nil, ra.Grant{}, noRule()
@@ -84,6 +118,9 @@ func (p *Policy) decide(claims ra.Claims) (*rule, ra.Grant, error) {
 func kindsOf(claims ra.Claims) kindSet {
 	switch len(claims) {
 	case 1:
+		if claims[0].Kind == pki.EvidenceACME && !claims[0].Identity.IsZero() {
+			return namedOrders
+		}
 		return kindSet{claims[0].Kind}
 	case 2:
 		return newKindSet(claims[0].Kind, claims[1].Kind)
@@ -103,6 +140,7 @@ func (p *Policy) grant(r *rule, f *facts) (ra.Grant, error) {
 	g := ra.Grant{
 		Rule: r.name, Revision: p.revision, Subject: r.subject(f.claims), Replace: r.replace,
 		Lifetime: r.lifetime, Keys: r.keys, HardwareKey: r.hardware, Total: r.limits.total,
+		Profiles: r.profiles, Wildcards: r.wildcards,
 	}
 	for _, c := range f.claims {
 		g.Replace = g.Replace || c.Replace

@@ -42,6 +42,10 @@ var access = map[Operation]Access{
 	GetRenewalInfo:    {Callers: Identity},
 	IssueCertificates: {Operators, pki.MayIssue},
 
+	GetESTCACertificates: {Callers: Anybody}, // clients trust the response only as they trust the connection
+	GetESTAttributes:     {Callers: Anybody}, // clients call it before simpleenroll
+	RefuseESTOperation:   {Callers: Anybody}, // so that every client gets the hint
+
 	CreateIdentity:  {Operators, pki.MayRegister},
 	GetIdentity:     {Operators, pki.MayRead},
 	ListIdentities:  {Operators, pki.MayRead},
@@ -79,10 +83,23 @@ var access = map[Operation]Access{
 	ListPolicies:  {Operators, pki.MayAudit},
 	ExplainPolicy: {Operators, pki.MayAudit},
 
+	CreateExternalKey: {Operators, pki.MayRegister},
+	ListExternalKeys:  {Operators, pki.MayRead},
+	RevokeExternalKey: {Operators, pki.MayRevoke},
+
 	ListEntries: {Operators, pki.MayAudit},
 	GetHead:     {Operators, pki.MayAudit},
 
 	GetStats: {Operators, pki.MayAudit},
+
+	// The signature of the request authenticates the client, except for the directory and renewalInfo, which are public.
+	ACMEDirectory:   {Callers: Anybody},
+	ACMEAccount:     {Callers: Anybody},
+	ACMEOrder:       {Callers: Anybody},
+	ACMEFinalize:    {Callers: Anybody},
+	ACMECertificate: {Callers: Anybody},
+	ACMERevoke:      {Callers: Anybody},
+	ACMERenewalInfo: {Callers: Anybody},
 
 	// Unknown callers may not use reflection: its responses are large, and gRPC buffers what a client does not read.
 	ReflectServices: {Operators, pki.MayRead},

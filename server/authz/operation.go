@@ -13,6 +13,11 @@ const (
 	GetRenewalInfo    Operation = "GetRenewalInfo"
 	IssueCertificates Operation = "IssueCertificates"
 
+	// The operations of EST, besides Enroll and Renew.
+	GetESTCACertificates Operation = "GetESTCACertificates"
+	GetESTAttributes     Operation = "GetESTAttributes"
+	RefuseESTOperation   Operation = "RefuseESTOperation" // of RFC 7030, but not offered
+
 	CreateIdentity  Operation = "CreateIdentity"
 	GetIdentity     Operation = "GetIdentity"
 	ListIdentities  Operation = "ListIdentities"
@@ -48,10 +53,22 @@ const (
 	ListPolicies  Operation = "ListPolicies"
 	ExplainPolicy Operation = "ExplainPolicy"
 
+	CreateExternalKey Operation = "CreateExternalKey"
+	ListExternalKeys  Operation = "ListExternalKeys"
+	RevokeExternalKey Operation = "RevokeExternalKey"
+
 	ListEntries Operation = "ListEntries"
 	GetHead     Operation = "GetHead"
 
 	GetStats Operation = "GetStats"
+
+	ACMEDirectory   Operation = "ACMEDirectory"   // directory and newNonce
+	ACMEAccount     Operation = "ACMEAccount"     // newAccount, accounts and keyChange
+	ACMEOrder       Operation = "ACMEOrder"       // newOrder, orders, authorizations and challenges
+	ACMEFinalize    Operation = "ACMEFinalize"    // finalizing an order
+	ACMECertificate Operation = "ACMECertificate" // downloading a certificate
+	ACMERevoke      Operation = "ACMERevoke"      // revokeCert
+	ACMERenewalInfo Operation = "ACMERenewalInfo" // renewalInfo
 
 	ReflectServices Operation = "ReflectServices"
 

@@ -53,6 +53,10 @@ var operations = map[string]authz.Operation{
 	brevetv1.PolicyService_ListPolicies_FullMethodName:  authz.ListPolicies,
 	brevetv1.PolicyService_ExplainPolicy_FullMethodName: authz.ExplainPolicy,
 
+	brevetv1.ACMEService_CreateExternalKey_FullMethodName: authz.CreateExternalKey,
+	brevetv1.ACMEService_ListExternalKeys_FullMethodName:  authz.ListExternalKeys,
+	brevetv1.ACMEService_RevokeExternalKey_FullMethodName: authz.RevokeExternalKey,
+
 	brevetv1.LogService_ListEntries_FullMethodName: authz.ListEntries,
 	brevetv1.LogService_GetHead_FullMethodName:     authz.GetHead,
 

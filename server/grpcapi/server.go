@@ -89,6 +89,7 @@ type Services struct {
 	CRLs         CRLs
 	Log          Log
 	Policies     Policies
+	Accounts     Accounts
 	Store        Store
 }
 
@@ -140,6 +141,7 @@ func (s *Server) register(services Services) {
 	brevetv1.RegisterCRLServiceServer(r, &services.CRLs)
 	brevetv1.RegisterLogServiceServer(r, &services.Log)
 	brevetv1.RegisterPolicyServiceServer(r, &services.Policies)
+	brevetv1.RegisterACMEServiceServer(r, &services.Accounts)
 	brevetv1.RegisterStoreServiceServer(r, &services.Store)
 	healthv1.RegisterHealthServer(r, s.health)
 	reflection.Register(r)

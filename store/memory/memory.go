@@ -43,6 +43,7 @@ type state struct {
 	nonces   map[nonce]bool                      // that were consumed
 	policies []ra.PolicyRevision                 // revision n has the index n-1
 
+	acme      acmeRecords
 	rotations []rules.RecordedRotation // rotation n has the index n-1
 
 	sealingKey [32]byte // zero until SealingKey generates it
@@ -91,6 +92,7 @@ func (s *state) clone() *state {
 	c.pending, c.tokens, c.certs = slices.Clone(s.pending), slices.Clone(s.tokens), slices.Clone(s.certs)
 	c.identities, c.distrusted = cloned(s.identities), cloned(s.distrusted)
 	c.keys, c.serials, c.requests = cloned(s.keys), cloned(s.serials), cloned(s.requests)
+	c.acme = s.acme.clone()
 	c.nonces, c.policies, c.rotations = cloned(s.nonces), slices.Clone(s.policies), slices.Clone(s.rotations)
 	return &c // the log is append-only, so the clone shares it
 }

@@ -66,7 +66,7 @@ func (s *state) carry(op rules.Operation) error {
 		s.endRotation(op.End)
 	case rules.KnowIssuer: // this store has no records of issuers
 	default:
-		return s.carryToken(op)
+		return s.carryACME(op)
 	}
 	return nil
 }

@@ -111,6 +111,11 @@ type (
 		translog.CACertificate
 		At time.Time
 	}
+	// PutCross records a cross-certificate without its DER, or replaces the one of the same signer and subject.
+	PutCross struct {
+		translog.CACertificate
+		At time.Time
+	}
 	// SetInstallationState retires or removes a CA. Removing it also removes its CRLs and distribution points.
 	SetInstallationState struct {
 		Issuer pki.IssuerID
@@ -158,6 +163,7 @@ func (AddBulk) operation()              {}
 func (SetBulkProgress) operation()      {}
 func (KnowIssuer) operation()           {}
 func (PutInstallation) operation()      {}
+func (PutCross) operation()             {}
 func (SetInstallationState) operation() {}
 func (SetCRLNumber) operation()         {}
 func (PutCRL) operation()               {}
@@ -219,6 +225,12 @@ func checkEvent(e translog.Entry) error {
 		matches = e.Action == translog.RecordsExpired
 	case *translog.AppliedPolicy:
 		matches = e.Action == translog.PolicyApplied
+	case *translog.CreatedExternalKey:
+		matches = e.Action == translog.ACMEExternalKeyCreated
+	case *translog.RevokedExternalKey:
+		matches = e.Action == translog.ACMEExternalKeyRevoked
+	case *translog.ACMEAccount:
+		matches = slices.Contains(accountActions, e.Action)
 	case *translog.StartedRotation:
 		matches = e.Action == translog.RotationStarted
 	case *translog.EndedRotation:
@@ -231,6 +243,9 @@ func checkEvent(e translog.Entry) error {
 	}
 	return nil
 }
+
+// accountActions are the actions of changes of ACME accounts.
+var accountActions = []translog.Action{translog.ACMEAccountCreated, translog.ACMEAccountKeyChanged, translog.ACMEAccountDeactivated}
 
 // statusActions are the actions of changes of certificates' statuses, alone, in bulk or with their identity.
 var statusActions = []translog.Action{
@@ -296,7 +311,7 @@ func replay(index uint64, e translog.Entry) ([]Operation, error) {
 	case *translog.EndedRotation:
 		return []Operation{EndRotation{endOf(e, event)}}, nil
 	default:
-		return nil, errors.New("the entry has no event")
+		return replayACME(e)
 	}
 }
 
@@ -430,6 +445,9 @@ func recordedBulk(e translog.Entry, event *translog.BulkRevocation) RecordedBulk
 func replayInstallation(e translog.Entry, event *translog.CACertificate) ([]Operation, error) {
 	switch e.Action {
 	case translog.CAInstalled:
+		if !event.Signer.IsZero() {
+			return []Operation{PutCross{*event, e.Time}}, nil
+		}
 		return []Operation{PutInstallation{*event, e.Time}}, nil
 	case translog.CARetired:
 		return []Operation{SetInstallationState{event.Issuer, ca.Retired}}, nil

@@ -12,8 +12,10 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/acmetable"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/cross"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/expiry"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/logtable"
@@ -110,6 +112,11 @@ func (tx *writeTx) replayAuthority(ctx context.Context, op rules.Operation) erro
 		return err
 	case rules.PutInstallation:
 		return tx.replayInstallation(ctx, op)
+	case rules.PutCross:
+		_, err := cross.Put(ctx, tx.Tx, cross.Row{
+			Signer: op.Signer, Subject: op.Issuer, Fingerprint: op.Fingerprint, DER: []byte{}, At: op.At,
+		})
+		return err
 	case rules.SetInstallationState:
 		return tx.replayInstallationState(ctx, op)
 	case rules.SetCRLNumber:
@@ -140,7 +147,7 @@ func (tx *writeTx) replayAuthority(ctx context.Context, op rules.Operation) erro
 	case rules.EndRotation:
 		return rotations.SetEnd(ctx, tx.Tx, op.End)
 	default:
-		return fmt.Errorf("the operation %T is unknown", op)
+		return acmetable.Replay(ctx, tx.Tx, op)
 	}
 }
 

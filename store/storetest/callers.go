@@ -58,6 +58,9 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		must(t, w.Installations.Install(t.Context(), ca.InstalledCA{Certificate: der, At: w.now}, operator))
 		return w.Installations.Remove(t.Context(), issuerOf(t, der), w.now, by)
 	},
+	"ca.CrossCertificates.InstallCross": func(t *testing.T, w *world, by pki.Actor) error {
+		return w.Cross.InstallCross(t.Context(), ca.CrossCertificate{Certificate: w.installCrossRoots(t).cross.Raw, At: w.now}, by)
+	},
 	"ra.Store.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.RA.CreateIdentity(t.Context(), ra.Registration{Identity: w.newIdentity(t)}, by)
 		return err
@@ -135,7 +138,7 @@ var unauthorized = map[string]string{
 
 // reads lists the methods that change nothing.
 var reads = []string{
-	"ca.Journal.Applied", "ca.Installations.Installed",
+	"ca.Journal.Applied", "ca.Installations.Installed", "ca.CrossCertificates.CrossCertificates",
 	"ra.Store.Identity", "ra.Store.Identities", "ra.Store.Token", "ra.Store.Tokens", "ra.Store.Certificate", "ra.Store.CertificateBySerial",
 	"ra.Store.IssuanceState", "ra.Store.Certificates", "ra.Store.Renewed", "retention.Store.Waiting", "retention.Store.Census",
 	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Store.CountBulk",
@@ -150,7 +153,7 @@ var reads = []string{
 func everyMethodIsListed(t *testing.T) {
 	var have []string
 	for _, view := range []reflect.Type{
-		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Store](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
+		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ca.CrossCertificates](), reflect.TypeFor[ra.Store](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
 		reflect.TypeFor[revocation.Store](), reflect.TypeFor[rotation.Store](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Store](),
 	} {
 		for i := range view.NumMethod() {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/config"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/acme/validation"
 	"github.com/brevet-pki/brevet/store/retention"
 )
 
@@ -59,6 +61,11 @@ type Config struct {
 	OCSP OCSPConfig `yaml:"ocsp"`
 	// The certificate revocation lists (CRLs), and the directories to which the server also publishes them.
 	CRL CRLConfig `yaml:"crl"`
+	// The protocol EST on the port `listen.https`. The policy says which requests are accepted (`est.labels`).
+	EST ESTConfig `yaml:"est"`
+	// The ACME door of the HTTPS listener: which hosts the server connects to when it validates challenges. The policy
+	// decides whether ACME is enabled, and who gets certificates.
+	ACME ACMEConfig `yaml:"acme"`
 	// How long records stay in the store after their expiry, at least `2d`. Records are certificates with their request
 	// IDs, tokens, and keys without a certificate. Until the server removes a certificate, `brevet cert` shows it, and
 	// a repeated request gets the same response. After that only the log contains it. If the server's clock is ahead
@@ -138,6 +145,24 @@ type OCSPConfig struct {
 	ExtendedRevoke bool `yaml:"extended_revoke"`
 }
 
+// ESTConfig holds what the server accepts from clients of EST.
+type ESTConfig struct {
+	// The oldest version of TLS that clients of EST may use: `1.3` or `1.2`. Set `1.2` for old devices only.
+	MinTLS string `yaml:"min_tls"`
+}
+
+// version returns the version of TLS as crypto/tls numbers it.
+func (c ESTConfig) version() (uint16, error) {
+	switch c.MinTLS {
+	case "1.3":
+		return tls.VersionTLS13, nil
+	case "1.2":
+		return tls.VersionTLS12, nil
+	default:
+		return 0, fmt.Errorf("%q is not a version: use 1.3 or 1.2", c.MinTLS)
+	}
+}
+
 // CRLConfig holds the number of CRLs, and where they are published.
 type CRLConfig struct {
 	// The number of partitions into which the server divides each issuing CA's certificates, 1 to 1024. Each partition
@@ -154,6 +179,25 @@ type CRLConfig struct {
 	// How long HTTP caches may keep a CRL from `listen.http`, `1s` to `1h`, and never beyond its nextUpdate. Relying
 	// parties behind a cache may get a CRL without the latest revocations for that long.
 	MaxAge time.Duration `yaml:"max_age"`
+}
+
+// ACMEConfig holds which hosts the server connects to for challenges, and the TLS version of ACME clients.
+type ACMEConfig struct {
+	// The recursive DNS resolvers that the server asks about names in challenges, at most 4, such as
+	// `[192.0.2.53, "[2001:db8::53]:5353"]`. The default port is 53. The server asks the next one if one does not respond. By
+	// default it asks the resolvers that `/etc/resolv.conf` names when the server starts. An attacker who controls the responses of
+	// a resolver can get certificates for names that are validated through it.
+	Resolvers []string `yaml:"resolvers"`
+	// The networks to which the server connects for the challenges http-01 and tls-alpn-01, such as
+	// `[10.0.0.0/8, 2001:db8::/32]`. By default the server connects to every unicast address, except loopback and link-local
+	// addresses and those at which clouds serve the metadata of machines. The key replaces that list completely.
+	Networks []string `yaml:"networks"`
+	// The port of the challenge http-01, 1 to 65535. Clients expect 80.
+	HTTPPort int `yaml:"http_port"`
+	// The port of the challenge tls-alpn-01, 1 to 65535. Clients expect 443.
+	TLSPort int `yaml:"tls_port"`
+	// The oldest TLS version that ACME clients may use, `1.2` or `1.3`.
+	MinTLS string `yaml:"min_tls"`
 }
 
 // LogConfig holds the properties of the log.
@@ -173,6 +217,8 @@ func DefaultConfig() Config {
 		HSM:        HSMConfig{Sessions: hsm.DefaultSessions},
 		OCSP:       OCSPConfig{MaxAge: responder.DefaultMaxAge},
 		CRL:        CRLConfig{Partitions: ca.DefaultPartitions, MaxAge: responder.DefaultCRLMaxAge},
+		EST:        ESTConfig{MinTLS: "1.3"},
+		ACME:       ACMEConfig{HTTPPort: validation.DefaultHTTPPort, TLSPort: validation.DefaultTLSPort, MinTLS: tls13},
 		Log:        LogConfig{Format: config.LogText}, Retention: retention.Default,
 		Tracing: TracingConfig{SampleRatio: 1},
 	}
