@@ -69,6 +69,7 @@ var innerArrows = map[string]string{
 	"store/sqlite/internal/recovery": "store/sqlite/internal/bulk store/sqlite/internal/column store/sqlite/internal/engine store/rules",
 	"store/sqlite/internal/rotations": "store/sqlite/internal/bulk store/sqlite/internal/column store/sqlite/internal/engine " +
 		"store/sqlite/internal/logtable store/rules",
+	"store/sqlite/internal/acmetable": "store/sqlite/internal/caller store/sqlite/internal/column store/sqlite/internal/engine store/sqlite/internal/logtable store/rules",
 }
 
 // A listed package is a package of the module in the output of `go list`. Imports are those of its non-test files.
