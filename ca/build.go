@@ -55,8 +55,11 @@ func (p *Profile) template(iss IssuingCA, req Request, serial pki.Serial, partit
 		SerialNumber: serial.Int(), NotBefore: notBefore, NotAfter: notAfter,
 		Subject: p.subject(req.Identity), SubjectKeyId: ski,
 		RawSubjectPublicKeyInfo: spki,
-		URIs:                    []*url.URL{req.Identity.URL()}, DNSNames: req.Names.DNS,
-		KeyUsage: p.keyUsage, ExtKeyUsage: p.extKeyUsage, BasicConstraintsValid: true,
+		DNSNames:                req.Names.DNS,
+		KeyUsage:                p.keyUsage, ExtKeyUsage: p.extKeyUsage, BasicConstraintsValid: true,
+	}
+	if !p.anonymous {
+		t.URIs = []*url.URL{req.Identity.URL()}
 	}
 	for _, ip := range req.Names.IPs {
 		t.IPAddresses = append(t.IPAddresses, net.IP(ip.AsSlice()))
@@ -118,6 +121,15 @@ func (p *Profile) validity(iss IssuingCA, lifetime time.Duration, now time.Time)
 
 // CheckNames refuses names that the profile forbids, and the lack of names that it requires.
 func (p *Profile) CheckNames(id pki.SPIFFEID, n Names) error {
+	if p.anonymous && len(n.DNS)+len(n.IPs) == 0 {
+		return pki.Refuse(pki.RuleNames, "register the identity with a DNS name or an IP address",
+			"certificates of profile %s do not contain the SPIFFE ID, and need another name", p.name)
+	}
+	return p.CheckOwnNames(id, n)
+}
+
+// CheckOwnNames is like CheckNames, for the names of an identity whose certificates may get further names from orders.
+func (p *Profile) CheckOwnNames(id pki.SPIFFEID, n Names) error {
 	for _, c := range []struct {
 		rule  nameRule
 		count int

@@ -62,6 +62,10 @@ type ProfileConfig struct {
 	// names or IP addresses, and a path may have at most 64 characters. With `none`, the subject is empty, and the
 	// subject alternative name is critical (RFC 5280 section 4.2.1.6).
 	Subject string `yaml:"subject"`
+	// Whether certificates contain the identity's SPIFFE ID, as a URI. Set it to false for public names alone, as of web
+	// servers. Such a certificate needs a DNS name or an IP address, and cannot call the server. By default certificates
+	// contain the SPIFFE ID.
+	SPIFFEID *bool `yaml:"spiffe_id,omitempty"`
 	// The URL of the CRL that certificates contain, starting with `http://`. The server publishes full CRLs at
 	// `"{public_url}/crl/{issuer}.crl"`. It replaces `{public_url}` by the value of that key of its configuration, and
 	// `{issuer}` by the issuing CA's identifier. With `{partition}`, as in `"{public_url}/crl/{issuer}/{partition}.crl"`, the server
@@ -139,6 +143,7 @@ type Profile struct {
 	dnsNames    nameRule
 	ipAddresses nameRule
 	subjectRule subjectRule
+	anonymous   bool // the certificates do not contain the SPIFFE ID
 	crlURL      string
 	deltaCRLURL string
 	ocspURL     string
@@ -342,6 +347,10 @@ func (p *Profile) readNames(c ProfileConfig) error {
 			return fmt.Errorf("%s: %q is not one of %s", n.key, n.text, names(rules))
 		}
 		*n.to = r
+	}
+	p.anonymous = c.SPIFFEID != nil && !*c.SPIFFEID
+	if p.anonymous && p.dnsNames == forbidden && p.ipAddresses == forbidden {
+		return errors.New("spiffe_id: certificates without it need other names: allow dns_names or ip_addresses")
 	}
 	if c.Subject == "" {
 		return nil

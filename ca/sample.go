@@ -118,7 +118,7 @@ func (u lintSigner) sample(p *Profile, n Names, pub crypto.PublicKey, lifetime t
 // the maximum lifetime.
 func (u lintSigner) lintProfile(p *Profile, l *tbsEncoder, now time.Time) error {
 	variants := []Names{p.sampleNames()}
-	if p.dnsNames != required && p.ipAddresses != required {
+	if p.dnsNames != required && p.ipAddresses != required && !p.anonymous {
 		variants = append(variants, Names{})
 	}
 	for _, t := range p.keys {

@@ -90,14 +90,14 @@ func TestCheckIssues(t *testing.T) {
 		"no addresses, above": {func(p, _ *x509.Certificate) { p.ExcludedIPRanges = []*net.IPNet{network(t, "0.0.0.0/0")} }, []string{"names: ", "192.0.2.10"}},
 		"path length above":   {func(p, _ *x509.Certificate) { p.MaxPathLenZero = true }, []string{"relying parties could not verify ", "intermediates"}},
 		"expired above":       {func(p, _ *x509.Certificate) { p.NotAfter = p.NotBefore.Add(time.Minute) }, []string{"relying parties could not verify ", "expired"}},
-		"clients":             {usages(x509.ExtKeyUsageClientAuth), []string{"profiles.device: ", "serverAuth"}},
+		"clients":             {usages(x509.ExtKeyUsageClientAuth), []string{"profiles.acme: ", "serverAuth"}},
 		"TLS":                 {usages(x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth), []string{"profiles.ocsp: ", "OCSPSigning"}},
 		"TLS and OCSP":        {usages(x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageOCSPSigning), nil},
 		"any":                 {usages(x509.ExtKeyUsageAny), []string{"profiles.", "anyExtendedKeyUsage"}},
 		"any, and by name": {
 			usages(x509.ExtKeyUsageAny, x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageOCSPSigning), nil,
 		},
-		"clients, above": {func(p, _ *x509.Certificate) { p.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, []string{"profiles.device: "}},
+		"clients, above": {func(p, _ *x509.Certificate) { p.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, []string{"profiles.acme: "}},
 	} {
 		chain, server := externalChain(t, c.edit), serverID(t, "fleet.example")
 		err := chain.CheckIssues(server, names, time.Now())

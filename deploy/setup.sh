@@ -99,6 +99,7 @@ have_tpm2_openssl() {
 # These programs may be installed without a library that they need, so run them.
 have_nginx() { have nginx && nginx -v >/dev/null 2>&1; }
 have_mosquitto() { have mosquitto && mosquitto -h 2>/dev/null | grep -q version && have mosquitto_pub; }
+have_mod_md() { have apache2 && have_file /usr/lib/apache2/modules/mod_md.so; }
 have_haproxy() { have haproxy && haproxy -v >/dev/null 2>&1; }
 
 # missing STAGE PROBE DEBIAN FEDORA ALPINE MACOS WHY: adds the packages to the lists if the probe fails.
@@ -155,6 +156,11 @@ survey() {
 		'tests the shell completions of the packages'
 	missing 4 have_pki strongswan-pki strongswan strongswan '' 'enrolls with EST: pki --est'
 	missing 4 'have npm' npm npm npm node 'installs Deno, whose TLS is rustls'
+	missing 4 'have certbot' certbot certbot certbot certbot 'gets certificates over ACME'
+	missing 4 'have lego' lego lego lego lego 'gets certificates over ACME, also with tls-alpn-01'
+	missing 4 'have dehydrated' dehydrated dehydrated dehydrated dehydrated 'gets certificates over ACME, as a shell script'
+	missing 4 'have caddy' caddy caddy caddy caddy 'a web server that gets its certificates over ACME'
+	missing 4 have_mod_md apache2 'httpd mod_md' 'apache2 apache2-md' httpd 'a web server with mod_md, which gets certificates over ACME'
 }
 
 # by_hand WHY: prints the command that installs the missing packages, and exits.

@@ -24,12 +24,14 @@ const (
 	// EvidenceX5CTLS is a certificate of the manufacturer with which the device authenticated to a TLS server, see
 	// X5CTLSEvidence.
 	EvidenceX5CTLS EvidenceKind = 6
+	// EvidenceACME is the ID of an ACME order, in 16 bytes. The server itself makes this evidence; no request has it.
+	EvidenceACME EvidenceKind = 7
 )
 
 // evidenceNames are the names of the kinds. They are the prefixes of actors.
 var evidenceNames = map[EvidenceKind]string{
 	EvidenceToken: "token", EvidenceX5C: "x5c", EvidenceTPM: "tpm", EvidenceJWT: "jwt", EvidenceRecovery: "recovery",
-	EvidenceX5CTLS: "x5c-tls",
+	EvidenceACME: "acme",
 }
 
 // EvidenceKinds returns all kinds.

@@ -37,6 +37,9 @@ type Guard struct {
 	// Supersedes means that the same transaction revokes the predecessor with the reason superseded. Without a
 	// predecessor it has no effect.
 	Supersedes bool
+	// Order must hold if it is not zero. Then MaxUnexpired counts only the certificates of orders with its Names. When the
+	// certificate is recorded, the order becomes valid with it.
+	Order Order
 	// Key must not be recorded as compromised, be the key of a CA, or be in a certificate of another identity.
 	Key KeyHash
 }

@@ -163,10 +163,48 @@ const (
 	RuleReason             Rule = "revocation.reason"           // the change does not allow this reason
 	RuleCRL                Rule = "crl.invalid"                 // the CRL is not from this CA, or older than the published one
 	RuleSubject            Rule = "ceremony.subject"            // the subject is not a CA's, or that of another generation
+	RuleUnconfirmed        Rule = "rotation.unconfirmed"        // the rotation of so many certificates needs a confirmation
 	RuleCAInUse            Rule = "ca.in_use"                   // the CA issues certificates, or has unexpired ones
 	RuleParent             Rule = "ceremony.parent"             // the CA certificate cannot sign this, or has another key
 	RuleOverloaded         Rule = "server.overloaded"           // there is more work than the limits allow
 	RuleRateLimited        Rule = "server.rate_limited"         // the caller exceeds its rate limit
+)
+
+// The rules of ACME accounts, orders and authorizations.
+const (
+	RuleACMEOff              Rule = "acme.off"                    // the policy does not enable ACME
+	RuleACMEAccount          Rule = "acme.account_unknown"        // there is no such account
+	RuleACMEAccountStatus    Rule = "acme.account_status"         // the account was deactivated or revoked
+	RuleACMEAccountKey       Rule = "acme.account_key"            // the key is that of another account
+	RuleACMEContact          Rule = "acme.contact"                // a contact of an account is not valid
+	RuleACMEBindingRequired  Rule = "acme.binding_required"       // an account needs an external account binding
+	RuleACMEBinding          Rule = "acme.binding"                // the external account binding is not valid, or was used
+	RuleACMEIdentifier       Rule = "acme.identifier_rejected"    // a name cannot be in a certificate of the account
+	RuleACMEIdentifierType   Rule = "acme.identifier_unsupported" // an identifier is neither a DNS name nor an IP address
+	RuleACMEProfile          Rule = "acme.profile"                // the account may not have certificates of the profile
+	RuleACMEOrder            Rule = "acme.order_unknown"          // the account has no such order
+	RuleACMEOrderNotReady    Rule = "acme.order_not_ready"        // the order is pending, invalid or expired
+	RuleACMEOrders           Rule = "acme.too_many_orders"        // the account has too many orders without a certificate
+	RuleACMEReplaced         Rule = "acme.already_replaced"       // another order replaces the certificate
+	RuleACMEReplaces         Rule = "acme.replaces"               // the order cannot replace the certificate
+	RuleACMEAuthorization    Rule = "acme.authorization_unknown"  // the account has no such authorization or challenge
+	RuleACMEAuthorized       Rule = "acme.authorization_status"   // the authorization is not pending any more
+	RuleACMERevocation       Rule = "acme.revocation"             // the account or key may not revoke the certificate
+	RuleACMEValidationDNS    Rule = "acme.validation_dns"         // the DNS does not answer, or has no address
+	RuleACMEValidationHost   Rule = "acme.validation_address"     // the name has only addresses that are not allowed
+	RuleACMEValidationDial   Rule = "acme.validation_connection"  // the host cannot be reached, or does not answer in time
+	RuleACMEValidationTLS    Rule = "acme.validation_tls"         // the TLS handshake of a challenge failed
+	RuleACMEValidationAnswer Rule = "acme.validation_response"    // the answer to a challenge is not the expected one
+)
+
+// The rules of signed ACME requests.
+const (
+	RuleACMEJWS         Rule = "acme.jws_malformed"       // the request is not a JWS of the form in RFC 8555
+	RuleACMENonce       Rule = "acme.bad_nonce"           // the nonce is missing, unknown, expired or used
+	RuleACMEAlgorithm   Rule = "acme.signature_algorithm" // the algorithm of the JWS is not accepted
+	RuleACMEPublicKey   Rule = "acme.bad_public_key"      // the key in the JWS is not accepted
+	RuleACMEURL         Rule = "acme.url_mismatch"        // the JWS was signed for another URL
+	RuleACMEContentType Rule = "acme.content_type"        // the request is not declared as a JWS
 )
 
 var classes = map[Rule]Class{
@@ -194,11 +232,25 @@ var classes = map[Rule]Class{
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition,
 	RuleAlreadyEnrolled: FailedPrecondition, RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition,
 	RuleRecoveryValid: FailedPrecondition, RuleRecoveryGrace: FailedPrecondition, RuleRecoveryLimit: FailedPrecondition,
-	RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
+	RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition, RuleUnconfirmed: FailedPrecondition,
 	RuleIdentityRevision: Aborted, RulePolicyRevision: Aborted,
 	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted,
 	RuleMaxUnexpired: ResourceExhausted, RulePolicyLimit: ResourceExhausted,
 	RuleMethod: Unimplemented, RuleESTOperation: Unimplemented,
+
+	RuleACMEContact: InvalidArgument, RuleACMEIdentifier: InvalidArgument, RuleACMEIdentifierType: InvalidArgument,
+	RuleACMEProfile: InvalidArgument, RuleACMEReplaces: InvalidArgument,
+	RuleACMEBinding:       Unauthenticated,
+	RuleACMEAccountStatus: PermissionDenied, RuleACMEBindingRequired: PermissionDenied, RuleACMERevocation: PermissionDenied,
+	RuleACMEValidationDNS: PermissionDenied, RuleACMEValidationHost: PermissionDenied, RuleACMEValidationDial: PermissionDenied,
+	RuleACMEValidationTLS: PermissionDenied, RuleACMEValidationAnswer: PermissionDenied,
+	RuleACMEAccount: NotFound, RuleACMEOrder: NotFound, RuleACMEAuthorization: NotFound,
+	RuleACMEOff: FailedPrecondition, RuleACMEAccountKey: FailedPrecondition, RuleACMEOrderNotReady: FailedPrecondition,
+	RuleACMEReplaced: FailedPrecondition, RuleACMEAuthorized: FailedPrecondition,
+	RuleACMEOrders: ResourceExhausted,
+
+	RuleACMEJWS: InvalidArgument, RuleACMENonce: InvalidArgument, RuleACMEAlgorithm: InvalidArgument,
+	RuleACMEPublicKey: InvalidArgument, RuleACMEContentType: InvalidArgument, RuleACMEURL: Unauthenticated,
 }
 
 // Rules returns all rules, sorted by name.

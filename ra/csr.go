@@ -95,6 +95,12 @@ func readCSR(der []byte) (csr, error) {
 	return csr{key: req.PublicKey, keyHash: hash, request: req}, nil
 }
 
+// KeyOfCSR returns the hash of the key in a PKCS #10 request in DER. It does not verify the signature.
+func KeyOfCSR(der []byte) (pki.KeyHash, error) {
+	c, err := readCSR(der)
+	return c.keyHash, err
+}
+
 // signs reports whether key belongs to a signature algorithm, so that a signature can prove possession.
 func signs(key crypto.PublicKey) bool {
 	switch key.(type) {

@@ -44,6 +44,8 @@ type Claim struct {
 	Recovery pki.Recovery
 	// Recovers is the profile of that certificate.
 	Recovers string
+	// Order is set if the evidence is an ACME order. Only [Registrar.Order] accepts such evidence.
+	Order *Order
 	// Actor is recorded in the log as the author of the enrollment.
 	Actor pki.Actor
 }
@@ -172,6 +174,9 @@ func (r Revision) identify(ctx context.Context, e EnrollRequest, key pki.KeyHash
 		if err != nil {
 			return claims, err
 		}
+		if evidence.Kind == pki.EvidenceACME {
+			return claims, pki.Refuse(pki.RuleEvidenceKind, "finalize the order with ACME", "an ACME order enrolls no identity")
+		}
 		c, err := a.Identify(ctx, Presented{Evidence: evidence.Value, Request: e.RequestID, Key: key, Identity: e.Identity, From: e.From, At: at})
 		claims = append(claims, KindClaim{evidence.Kind, c})
 		if err != nil {
@@ -203,6 +208,16 @@ func (c Claims) named() (pki.SPIFFEID, error) {
 		}
 	}
 	return id, nil
+}
+
+// Rule returns the name of the only rule of the policy that may decide about the claims. It is empty if any rule may.
+func (c Claims) Rule() string {
+	for _, k := range c {
+		if k.Order != nil {
+			return k.Order.Rule
+		}
+	}
+	return ""
 }
 
 // actor returns the actor of the first piece of evidence.

@@ -159,7 +159,7 @@ func (r *Registrar) identityOf(rev Revision, id pki.SPIFFEID, n NewIdentity) (Id
 	if err != nil {
 		return Identity{}, err
 	}
-	if err := p.CheckNames(id, ca.Names{DNS: dns, IPs: ips}); err != nil {
+	if err := p.CheckOwnNames(id, ca.Names{DNS: dns, IPs: ips}); err != nil {
 		return Identity{}, err
 	}
 	if err := r.ca.CheckNames(id, ca.Names{DNS: dns, IPs: ips}); err != nil {

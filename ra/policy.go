@@ -13,6 +13,10 @@ import (
 // certificate profiles. It is not changed after it was made. A request is decided with one revision from its beginning to
 // its end.
 type Revision struct {
+	// OrderRules are the names of the rules for ACME orders that form the identity from the name of an order.
+	OrderRules []string
+	// OrderProfiles are the names of the profiles that ACME orders can choose, by whatever rule.
+	OrderProfiles []string
 	// Authenticators maps each accepted kind of evidence to the Authenticator that verifies it.
 	Authenticators map[pki.EvidenceKind]Authenticator
 	Policy         Policy
@@ -54,6 +58,10 @@ type Grant struct {
 	Keys []pki.KeyType
 	// HardwareKey requires evidence that the private keys are in hardware, and cannot leave it.
 	HardwareKey bool
+	// Profiles are the profiles that an ACME order can choose. The first is the default. They are empty for other evidence.
+	Profiles []string
+	// Wildcards allows wildcard names in ACME orders.
+	Wildcards bool
 	// Total is the maximum number of identities that the rule may register, over all revisions of the policy. Zero means
 	// that there is no limit.
 	Total int

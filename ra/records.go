@@ -256,6 +256,8 @@ type IssuanceQuery struct {
 	// Subject is the subject of the evidence of an enrollment, and Nonces are those that the evidence responds to.
 	Subject pki.EvidenceSubject
 	Nonces  []pki.Nonce
+	// Order is the ACME order of the request. It is zero for other requests.
+	Order pki.Order
 	// MaxUnexpired is the number at which the count of unexpired certificates stops.
 	MaxUnexpired int
 	// Recovery is the condition of a request that recovers the identity. It is zero for other requests.
@@ -275,10 +277,13 @@ type IssuanceState struct {
 	SubjectRefusal *pki.Refusal
 	// NonceRefusal is the refusal that a guard for the nonces in the query would return, or nil.
 	NonceRefusal *pki.Refusal
+	// OrderRefusal is the refusal that a guard for the order in the query would return, or nil.
+	OrderRefusal *pki.Refusal
 	// Recovery is the state of a recovery. It is zero if the query has none.
 	Recovery RecoveryState
 	// Unexpired is the number of certificates of the identity, in any state, whose NotAfter is later than the query's At.
-	// It is at most the query's MaxUnexpired.
+	// It is at most the query's MaxUnexpired. If the query has an order, only certificates of orders with the same Names
+	// count.
 	Unexpired int
 	// Caller is the identity of the caller in the query. It is zero if the query names none, or one that is not
 	// registered.
@@ -409,7 +414,7 @@ type CertificateStore interface {
 type IssuanceStore interface {
 	// IssuanceState returns a consistent snapshot of the records that q selects. It refuses an identity that is not
 	// registered, and a predecessor that was not delivered to the identity. The identity of the caller is also set with
-	// a refusal. For an identity that is not registered, so are KeyRefusal, SubjectRefusal and NonceRefusal, which a
+	// a refusal. For an identity that is not registered, so are KeyRefusal, SubjectRefusal, NonceRefusal and OrderRefusal, which a
 	// guard would return if it were.
 	IssuanceState(ctx context.Context, q IssuanceQuery) (IssuanceState, error)
 	// Renewed returns the newest certificate of the identity and key in q that was recorded after the predecessor in q, is

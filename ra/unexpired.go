@@ -39,6 +39,9 @@ func (r *Registrar) bound(st IssuanceState, p *ca.Profile, req ca.Request) int {
 	if !req.Guard.Recovery.IsZero() {
 		return 0
 	}
+	if !req.Guard.Order.IsZero() {
+		return p.MaxUnexpired()
+	}
 	if before.IsZero() {
 		if st.Identity.State == pki.Registered {
 			return 0

@@ -469,7 +469,7 @@ func TestESTNeedsLabels(t *testing.T) {
 	}
 	explained := servertest.Must(policies.ExplainPolicy(t.Context(), &brevetv1.ExplainPolicyRequest{Request: entries[0].Actor.String()}))(t)
 	if rules := explained.GetRules(); len(rules) != 2 || !strings.Contains(rules[0].GetExplanation(), "is false") && !strings.Contains(rules[0].GetExplanation(), "false is") ||
-		!strings.Contains(rules[1].GetExplanation(), "the label of the request does not select it") {
+		!strings.Contains(rules[1].GetExplanation(), "the label of the request, or the external key of its account, selects others") {
 		t.Errorf("the explanation is %v", explained.GetRules())
 	}
 }

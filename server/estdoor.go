@@ -3,7 +3,6 @@ package server
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"slices"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
@@ -25,35 +24,16 @@ func (s *Server) estDoor() frontdoor.Door {
 		version = tls.VersionTLS13
 	}
 	return est.New(est.Config{
-		Registrar: s.registrar, Authorities: bundle{s.config, s.authority}, MinVersion: version,
+		Registrar: s.registrar, Authorities: bundle{s.authority}, MinVersion: version,
 		Labels: func() map[string]ra.Label { return s.policy.Current().Labels },
 	})
 }
 
 // bundle implements est.Authorities.
-type bundle struct {
-	config    Config
-	authority *ca.Authority
-}
+type bundle struct{ authority *ca.Authority }
 
-// Bundle implements est.Authorities. It returns the certificates of the issuing CAs whose keys the server has, and of
-// the CAs above them, that are valid now.
-func (b bundle) Bundle() (roots, intermediates [][]byte) {
-	now := b.config.Clock()
-	add := func(to *[][]byte, c *x509.Certificate) {
-		known := slices.ContainsFunc(*to, func(der []byte) bool { return string(der) == string(c.Raw) })
-		if !known && pki.CheckValidity(c.NotBefore, c.NotAfter, now) == nil {
-			*to = append(*to, c.Raw)
-		}
-	}
-	for _, iss := range slices.Backward(b.config.Issuers) { // the current one is the last
-		add(&roots, iss.Root)
-		for _, c := range iss.Chain {
-			add(&intermediates, c)
-		}
-	}
-	return roots, intermediates
-}
+// Bundle implements est.Authorities.
+func (b bundle) Bundle() (roots, intermediates [][]byte) { return b.authority.Trust().Bundle() }
 
 // Chain implements est.Authorities.
 func (b bundle) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x509.Certificate, err error) {

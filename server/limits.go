@@ -56,6 +56,7 @@ const (
 	followers     work = "followers"     // log streams that follow, without a time limit; each takes a slot of logs too
 	watches       work = "watches"       // watches of health, without a time limit, which any caller may open
 	handshakes    work = "handshakes"    // TLS handshakes
+	acmeRequests  work = "acme"          // ACME requests that read or change accounts and orders, which any caller may send
 )
 
 // sizes returns the sizes of the queues, for a given number of concurrent signatures in the HSM.
@@ -81,12 +82,14 @@ func sizes(sessions int) map[work]admission.Size {
 		logs:          {Slots: 64, Each: 8, Queue: 64},
 		followers:     {Slots: 32, Each: 4},
 		watches:       {Slots: 512, Each: 64, Queue: 64},
+		acmeRequests:  {Slots: 32, Each: 8, Queue: 512},
 		handshakes:    {Slots: computing, Each: computing / 2, Queue: maxConnections},
 	}
 }
 
-// works maps each operation to its kind of work, which determines its queue. CheckHealth and ListHealth are missing,
-// because they use no queue. A test fails for any other operation that is missing.
+// works maps each operation to its kind of work, which determines its queue. CheckHealth, ListHealth, GetRenewalInfo,
+// ACMEDirectory and ACMERenewalInfo are missing, because they read only memory. A test fails for any other operation that
+// is missing.
 var works = map[authz.Operation]work{
 	authz.Enroll:          enrollments,
 	authz.CreateChallenge: enrollments,
@@ -107,6 +110,9 @@ var works = map[authz.Operation]work{
 	authz.UnholdCertificate:    revocations,
 	authz.CreateBulkRevocation: revocations,
 	authz.ImportCRL:            revocations,
+	authz.RevokeExternalKey:    revocations,
+	authz.StartRotation:        revocations,
+	authz.StopRotation:         revocations,
 
 	authz.RevokeCompromisedKey: compromises,
 
@@ -114,6 +120,8 @@ var works = map[authz.Operation]work{
 	authz.UpdateIdentity: registrations,
 	authz.CreateToken:    registrations,
 	authz.ApplyPolicy:    registrations,
+
+	authz.CreateExternalKey: registrations,
 
 	authz.GetTrustBundle:      readings,
 	authz.GetCertificateChain: readings,
@@ -124,11 +132,14 @@ var works = map[authz.Operation]work{
 	authz.ListCertificates:    readings,
 	authz.GetBulkRevocation:   readings,
 	authz.ListBulkRevocations: readings,
+	authz.GetRotation:         readings,
+	authz.ListRotations:       readings,
 	authz.ListCRLs:            readings,
 	authz.GetPolicy:           readings,
 	authz.ListPolicies:        readings,
 	authz.ExplainPolicy:       readings,
 	authz.GetStats:            readings,
+	authz.ListExternalKeys:    readings,
 
 	authz.ListEntries: logs, // while it reads a page, it also takes a slot of readings
 	authz.GetHead:     logs,
@@ -136,6 +147,12 @@ var works = map[authz.Operation]work{
 	authz.ReflectServices: logs,
 
 	authz.WatchHealth: watches,
+
+	authz.ACMEAccount:     acmeRequests,
+	authz.ACMEOrder:       acmeRequests,
+	authz.ACMECertificate: acmeRequests,
+	authz.ACMEFinalize:    enrollments,
+	authz.ACMERevoke:      compromises,
 }
 
 // admissions decides which calls run, wait or are rejected. It implements grpcapi.Admission.

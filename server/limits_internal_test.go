@@ -13,7 +13,7 @@ import (
 func TestEveryOperationHasAQueue(t *testing.T) {
 	for _, op := range authz.Operations() {
 		w, waits := works[op]
-		needsNone := op == authz.CheckHealth || op == authz.ListHealth
+		needsNone := op == authz.CheckHealth || op == authz.ListHealth || op == authz.ACMEDirectory || op == authz.ACMERenewalInfo || op == authz.GetRenewalInfo
 		if waits == needsNone || (op == authz.WatchHealth) != (w == watches) || op == authz.ReflectServices && w != logs {
 			t.Errorf("%s has a queue: %v, %s", op, waits, w)
 		}
@@ -23,7 +23,7 @@ func TestEveryOperationHasAQueue(t *testing.T) {
 		if access == authz.Nobody || sizes(1)[w].Slots == 0 {
 			t.Errorf("%s is not served, or the queue %s does not exist", op, w)
 		}
-		if (w == enrollments || w == compromises || w == watches) != (access == authz.Anybody) || w == revocations && access != authz.Operators {
+		if (w == enrollments || w == compromises || w == watches || w == acmeRequests) != (access == authz.Anybody) || w == revocations && access != authz.Operators {
 			t.Errorf("%s: any caller can fill the queue %s", op, w)
 		}
 	}

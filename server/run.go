@@ -37,6 +37,7 @@ func (s *Server) Run(ctx context.Context) error {
 	part(s.policy.Run)
 	part(s.crlUpdater.Run)
 	part(s.revocations.Run)
+	part(s.rotations.Run)
 	part(s.telemetry.WatchHSMs)
 	part(s.sweeper.Run)
 	agents, stopAgents := context.WithCancel(failed)
@@ -190,7 +191,9 @@ func (s *Server) drain(ctx context.Context, public *http.Server) error {
 	defer cancel()
 	s.api.Shutdown(ctx)
 	if s.doors != nil {
-		if err := s.doors.Shutdown(ctx); err != nil {
+		err := s.doors.Shutdown(ctx)
+		s.acmeDoor.Close()
+		if err != nil {
 			return errors.Join(err, public.Close())
 		}
 	}

@@ -19,12 +19,15 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/ra/nonce"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/ra/revisions"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/revocation/rotation"
+	acmedoor "github.com/brevet-pki/brevet/server/acme"
 	"github.com/brevet-pki/brevet/server/frontdoor"
 	"github.com/brevet-pki/brevet/server/grpcapi"
 	"github.com/brevet-pki/brevet/server/telemetry"
@@ -57,8 +60,11 @@ type Config struct {
 	Issuers []ca.IssuingCA
 	// Authorities are all installed CA certificates, including roots and CAs whose keys the server does not have.
 	Authorities []*x509.Certificate
-	// Retired are the CAs that no longer issue certificates, whether or not the server has their keys.
+	// Retired are the CAs that no longer issue certificates, whether or not the server has their keys, and the roots
+	// that are not in the trust bundle.
 	Retired []pki.IssuerID
+	// Cross are the installed cross-certificates.
+	Cross []*x509.Certificate
 	// PublicURL replaces {public_url} in the profiles. See [ca.NewProfile].
 	PublicURL string
 	Stores    Stores
@@ -70,6 +76,8 @@ type Config struct {
 	Limits Limits
 	// OCSP configures OCSP responses; the zero value is the default.
 	OCSP OCSP
+	// ACME configures the ACME door.
+	ACME ACME
 	// Policy is the document of the first revision of the policy, in YAML. It has no effect if the store has a policy. Nil
 	// means policy.Default.
 	Policy []byte
@@ -103,9 +111,11 @@ type Stores struct {
 	RA         ra.Store
 	Policies   ra.PolicyStore
 	Nonces     nonce.Store
+	ACME       acme.Store
 	Audit      audit.Store
 	Retention  retention.Store
 	Revocation revocation.Store
+	Rotations  rotation.Store
 	CRLs       crl.Store
 	Feed       responder.Feed
 	Log        translog.Store
@@ -127,8 +137,10 @@ type Server struct {
 	auditor     *audit.Recorder
 	policy      *revisions.Revisions
 	registrar   *ra.Registrar
+	acme        *acme.Authority
 	crlUpdater  *crl.Updater
 	revocations *revocation.Authority
+	rotations   *rotation.Manager
 	sweeper     *retention.Sweeper
 	admissions  *admissions
 	own         *enroll.Agent // the server's own certificate
@@ -137,6 +149,7 @@ type Server struct {
 	delegateKeys pki.KeyType
 	api          *grpcapi.Server
 	doors        *frontdoor.Server // nil without HTTPS
+	acmeDoor     *acmedoor.Door    // nil without HTTPS
 	telemetry    *telemetry.Recorder
 	health       *telemetry.Health
 	closers      []io.Closer // the credential directories
@@ -194,6 +207,10 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	s.rotations, err = rotation.New(rotation.Config{Store: c.Stores.Rotations, Statuses: s.responder, Clock: c.Clock, Log: c.Log})
+	if err != nil {
+		return err
+	}
 	s.sweeper, err = retention.NewSweeper(retention.Config{
 		Store: c.Stores.Retention, Retention: c.Retention, Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
 	})
@@ -202,6 +219,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
 		TrustDomain: c.TrustDomain, IssuingCAs: c.Issuers, Partitions: c.CRLs.partitions(),
+		Trust:   ca.NewTrust(ca.TrustConfig{CAs: c.Authorities, Retired: c.Retired, Cross: c.Cross, Clock: c.Clock}),
 		Journal: s.telemetry.Journal(c.Stores.CA), Observer: pki.StatusObservers{s.responder, s.crlUpdater}, Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
@@ -215,6 +233,9 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		TrustDomain: c.TrustDomain, Store: c.Stores.RA, CA: s.authority, Superseder: superseder{s.revocations}, Retired: c.Retired,
 		Revision: s.policy.Current, Clock: c.Clock, Auditor: s.auditor,
 	})
+	if s.acme, err = s.newACME(ctx); err != nil {
+		return err
+	}
 	s.admissions = newAdmissions(c)
 	if err := s.prepare(ctx); err != nil {
 		return errors.Join(err, s.Close(ctx))
@@ -236,7 +257,7 @@ func (s *Server) newPolicy(ctx context.Context) (*revisions.Revisions, error) {
 	return revisions.New(ctx, revisions.Config{
 		Compiler: revisions.Compiler{
 			TrustDomain: c.TrustDomain, PublicURL: c.PublicURL, Issuer: issuer{s}, Tokens: c.Stores.RA, Nonces: nonces,
-			Certificates: c.Stores.RA, Retention: c.Retention,
+			Certificates: c.Stores.RA, Retention: c.Retention, Orders: c.Stores.ACME,
 			Files: revisions.NewFiles(c.EvidenceDirectory, c.Log), Clock: c.Clock, Log: c.Log,
 		},
 		Store: c.Stores.Policies, Identities: c.Stores.RA, First: first, Clock: c.Clock, Log: c.Log,
@@ -308,7 +329,10 @@ func (s *Server) prepare(ctx context.Context) error {
 	authorizer := s.newAuthorizer()
 	s.api = s.newAPI(authorizer)
 	if s.config.HTTPS != nil {
-		s.doors = s.newDoors(authorizer)
+		var err error
+		if s.doors, err = s.newDoors(authorizer); err != nil {
+			return err
+		}
 	}
 	s.health = s.newHealth()
 	s.telemetry.Register(s.newGauges())
@@ -322,6 +346,9 @@ func (s *Server) OnReady(f func()) { s.ready = f }
 func (s *Server) Close(ctx context.Context) error {
 	if s.api != nil {
 		s.api.Close()
+	}
+	if s.acmeDoor != nil {
+		s.acmeDoor.Close()
 	}
 	if s.auditor != nil {
 		s.auditor.Close(ctx)

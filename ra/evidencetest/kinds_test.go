@@ -33,6 +33,7 @@ var samples = map[pki.EvidenceKind]func(testing.TB) evidencetest.Sample{
 
 	pki.EvidenceRecovery: recoverySample,
 	pki.EvidenceX5CTLS:   x5cTLSSample,
+	pki.EvidenceACME:     acmeSample,
 }
 
 func TestEveryKind(t *testing.T) {

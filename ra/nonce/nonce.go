@@ -38,8 +38,11 @@ type Store interface {
 // Purpose is what a challenge is used for. A challenge for one purpose is never accepted for another.
 type Purpose uint8
 
-// Enroll is the purpose of challenges for evidence in enrollments.
-const Enroll Purpose = 1
+// The purposes.
+const (
+	Enroll Purpose = 1 // challenges for evidence in enrollments
+	ACME   Purpose = 2 // nonces of signed ACME requests (RFC 8555 §6.5)
+)
 
 // Binding is what a challenge belongs to.
 type Binding struct {

@@ -60,9 +60,9 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 	}
 	p.kinds = c.env.Kinds
 	for _, r := range p.rules {
-		key := newKindSet(r.kinds...)
+		key := r.set()
 		if p.sets[key] == nil {
-			p.sets[key] = &ruleSet{schema: c.schemas[key]}
+			p.sets[key] = &ruleSet{schema: c.schemas[newKindSet(r.kinds...)]}
 		}
 		p.sets[key].rules = append(p.sets[key].rules, r)
 	}
@@ -116,7 +116,7 @@ func (c *compiler) document(root *yaml.Node, p *Policy) {
 		if r == nil {
 			return
 		}
-		key := newKindSet(r.kinds...)
+		key := r.set()
 		if r.when != nil && costs[key] <= maxConditionsCost {
 			if costs[key] += r.when.cost; costs[key] > maxConditionsCost {
 				c.fault(item, "when",
@@ -184,6 +184,9 @@ func (c *compiler) rule(n *yaml.Node, raw *rawRule) *rule {
 		if r.when = c.condition(node, keyOf(raw.kinds), s); r.when == nil {
 			return nil
 		}
+	}
+	if !c.orders(n, raw, r) {
+		return nil
 	}
 	c.identity(n, raw, r, s)
 	if raw.hardware && (r.identity != nil || raw.nodes["identity"] == nil) {
@@ -328,6 +331,9 @@ func (c *compiler) fitsProfile(at *yaml.Node, raw *rawRule, r *rule, p *ca.Profi
 	var names ca.Names
 	for _, t := range r.register.dnsNames {
 		names.DNS = append(names.DNS, t.sample())
+	}
+	if len(r.profiles) > 0 { // the certificates contain the names of the orders
+		names.DNS = append(names.DNS, "x.example")
 	}
 	if err := p.CheckNames(id, names); err != nil {
 		c.fault(at, "dns_names", "%s", err)

@@ -37,8 +37,8 @@ func TestExamplesInTheDocument(t *testing.T) {
 			}
 		}
 	}
-	if policies != 9 || cases != 22 {
-		t.Errorf("the document has %d policies and %d cases, want 9 and 22", policies, cases)
+	if policies != 10 || cases != 27 {
+		t.Errorf("the document has %d policies and %d cases, want 10 and 27", policies, cases)
 	}
 }
 

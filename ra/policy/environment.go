@@ -86,8 +86,12 @@ func KindOf(kind pki.EvidenceKind, a ra.Authenticator, section Section) Kind {
 // prefix returns the kind whose facts the evidence has.
 func (k Kind) prefix() string { return cmp.Or(k.SameAs, k.Name) }
 
-// namesIdentity reports whether evidence of the kind names the identity itself.
-func (k Kind) namesIdentity() bool { return len(k.Unique) == 0 }
+// namesIdentity reports whether evidence of the kind can name the identity itself. An ACME order does so if the external
+// key of its account is for an identity.
+func (k Kind) namesIdentity() bool { return len(k.Unique) == 0 || k.isOrder() }
+
+// isOrder reports whether the evidence is an ACME order.
+func (k Kind) isOrder() bool { return k.Evidence == pki.EvidenceACME }
 
 // Environment is what a document is checked against. All fields are required unless they say otherwise.
 type Environment struct {
@@ -146,8 +150,13 @@ func (k Kind) with(facts map[string]ra.FactType, unique []ra.UniqueFact) (Kind, 
 	return k, k.check()
 }
 
-// kindSet is a set of one or two kinds of evidence, in ascending order. If there is one, the second is zero.
+// kindSet is a set of one or two kinds of evidence, in ascending order. If there is one, the second is zero. Rules for
+// ACME orders that name the identity themselves have a set of their own, namedOrders.
 type kindSet [2]pki.EvidenceKind
+
+// namedOrders is the set of the rules for ACME orders that name the identity. Orders cannot be combined with other
+// evidence, so the second place is free.
+var namedOrders = kindSet{pki.EvidenceACME, 255}
 
 func newKindSet(kinds ...pki.EvidenceKind) kindSet {
 	var s kindSet

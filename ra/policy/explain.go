@@ -16,7 +16,7 @@ const (
 	Failed                           // its condition cannot be evaluated, so that the request is refused
 	OtherEvidence                    // the rule is for other kinds of evidence
 	NotTried                         // an earlier rule decided
-	NotSelected                      // the label of the request does not select the rule
+	NotSelected                      // the label of the request, or the external key of its account, selects other rules
 )
 
 // Trial says what became of a rule for some claims.
@@ -41,7 +41,7 @@ func (t Trial) String() string {
 	case OtherEvidence:
 		text += " is for other evidence"
 	case NotSelected:
-		text += " was not tried, because the label of the request does not select it"
+		text += " was not tried, because the label of the request, or the external key of its account, selects others"
 	case NotTried:
 		text += " was not tried, because an earlier rule decided"
 	}
@@ -53,7 +53,7 @@ func (t Trial) String() string {
 // does not count a request for the rates of rules.
 func (p *Policy) Explain(claims ra.Claims, label string) []Trial {
 	key, decided := kindsOf(claims), false
-	selected, err := p.selection(label)
+	selected, err := p.selection(claims, label)
 	trials := make([]Trial, 0, len(p.rules))
 	for _, r := range p.rules {
 		t := Trial{Rule: r.name, Line: r.line}
@@ -62,7 +62,7 @@ func (p *Policy) Explain(claims ra.Claims, label string) []Trial {
 			t.Outcome = NotTried
 		case err != nil || !selected.has(r):
 			t.Outcome = NotSelected
-		case newKindSet(r.kinds...) != key:
+		case r.set() != key:
 			t.Outcome = OtherEvidence
 		default:
 			if f, err := newFacts(p.sets[key].schema, claims); err != nil {

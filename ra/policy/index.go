@@ -74,7 +74,8 @@ func (r *rule) comparisons() []*textTest {
 	return all
 }
 
-// find returns the first selected rule that matches, or nil if none does. If it finds a rule whose condition cannot be evaluated
+// find returns the first selected rule that matches, or nil if none does. If it finds a rule whose condition cannot be
+// evaluated
 // before that, it returns this rule and the error.
 func (s *ruleSet) find(f *facts, selected selection) (*rule, error) {
 	var space [8][]int

@@ -28,8 +28,16 @@ type label struct {
 	selected selection
 }
 
-// selection returns the rules that a label selects. An empty name selects all.
-func (p *Policy) selection(name string) (selection, error) {
+// selection returns the rules that may decide about claims: the one that the claims name, or those that a label selects. An
+// empty name of a label selects all.
+func (p *Policy) selection(claims ra.Claims, name string) (selection, error) {
+	if named := claims.Rule(); named != "" {
+		only := selection{}
+		if i := slices.IndexFunc(p.rules, func(r *rule) bool { return r.name == named }); i >= 0 {
+			only[p.rules[i]] = true
+		}
+		return only, nil
+	}
 	if name == "" {
 		return nil, nil
 	}

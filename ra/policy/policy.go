@@ -33,6 +33,27 @@ func (p *Policy) Rules() []string {
 	return names
 }
 
+// OrderRules returns the names of the rules for ACME orders that form the identity from the name of an order.
+func (p *Policy) OrderRules() []string {
+	var names []string
+	for _, r := range p.rules {
+		if r.set() == (kindSet{pki.EvidenceACME}) {
+			names = append(names, r.name)
+		}
+	}
+	return names
+}
+
+// OrderProfiles returns the names of the profiles that ACME orders can choose, by whatever rule, in ascending order.
+func (p *Policy) OrderProfiles() []string {
+	var names []string
+	for _, r := range p.rules {
+		names = append(names, r.profiles...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Profiles returns the default profiles and those of the document.
 func (p *Policy) Profiles() *ca.Profiles { return p.profiles }
 
@@ -69,7 +90,7 @@ func (p *Policy) Grant(claims ra.Claims, label string, at time.Time) (ra.Grant, 
 
 // decide returns the first rule that the claims match, of those that the label selects, and what it grants.
 func (p *Policy) decide(claims ra.Claims, label string) (*rule, ra.Grant, error) {
-	selected, err := p.selection(label)
+	selected, err := p.selection(claims, label)
 	if err != nil {
 		return nil, ra.Grant{}, err
 	}
@@ -97,6 +118,9 @@ func (p *Policy) decide(claims ra.Claims, label string) (*rule, ra.Grant, error)
 func kindsOf(claims ra.Claims) kindSet {
 	switch len(claims) {
 	case 1:
+		if claims[0].Kind == pki.EvidenceACME && !claims[0].Identity.IsZero() {
+			return namedOrders
+		}
 		return kindSet{claims[0].Kind}
 	case 2:
 		return newKindSet(claims[0].Kind, claims[1].Kind)
@@ -116,6 +140,7 @@ func (p *Policy) grant(r *rule, f *facts) (ra.Grant, error) {
 	g := ra.Grant{
 		Rule: r.name, Revision: p.revision, Subject: r.subject(f.claims), Replace: r.replace,
 		Lifetime: r.lifetime, Keys: r.keys, HardwareKey: r.hardware, Total: r.limits.total,
+		Profiles: r.profiles, Wildcards: r.wildcards,
 	}
 	for _, c := range f.claims {
 		g.Replace = g.Replace || c.Replace

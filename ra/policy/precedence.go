@@ -57,7 +57,7 @@ type seen struct {
 
 // add adds the next rule. If a rule before it matches all requests that it matches, add returns the earlier rule.
 func (p *precedence) add(r *rule) *rule {
-	key := newKindSet(r.kinds...)
+	key := r.set()
 	if p.sets[key] == nil {
 		p.sets[key] = &preceding{byText: map[string][]seen{}}
 	}

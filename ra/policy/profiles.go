@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -83,7 +84,8 @@ func (c *compiler) profileConfig(n *yaml.Node, at string) ca.ProfileConfig {
 	var config ca.ProfileConfig
 	fields := map[string]field{}
 	for f, v := range reflect.ValueOf(&config).Elem().Fields() {
-		fields[f.Tag.Get("yaml")] = func(key string, value *yaml.Node) {
+		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		fields[name] = func(key string, value *yaml.Node) {
 			c.own.lines[key] = value.Line
 			if value.Decode(v.Addr().Interface()) != nil {
 				c.fault(value, key, "%s belongs here", words(v.Kind()))
@@ -98,7 +100,7 @@ func words(k reflect.Kind) string {
 	switch k {
 	case reflect.Slice:
 		return "a list of texts, such as [a, b],"
-	case reflect.Bool:
+	case reflect.Bool, reflect.Pointer:
 		return "true or false"
 	case reflect.Int:
 		return "a whole number"

@@ -32,6 +32,17 @@ type rule struct {
 	keys     []pki.KeyType
 	hardware bool
 	limits   limits
+	// profiles are those that ACME orders can choose, the default first. wildcards allows wildcard names in them.
+	profiles  []string
+	wildcards bool
+}
+
+// set returns the set of rules that are tried together with this one.
+func (r *rule) set() kindSet {
+	if s := newKindSet(r.kinds...); s != (kindSet{pki.EvidenceACME}) || r.identity != nil {
+		return s
+	}
+	return namedOrders
 }
 
 // registration describes the identity that a rule registers.
@@ -57,6 +68,8 @@ type rawRule struct {
 	lifetime time.Duration
 	keys     []pki.KeyType
 	limits   limits
+	profiles []*yaml.Node
+	wildcard bool
 }
 
 // onlyRegister are the keys that describe the identity that a rule registers.
@@ -82,6 +95,8 @@ func (c *compiler) readRule(n *yaml.Node) *rawRule {
 		"keys":         func(key string, v *yaml.Node) { r.keys = c.readKeys(key, v) },
 		"hardware_key": func(key string, v *yaml.Node) { r.hardware = c.truth(v, key) },
 		"limits":       func(key string, v *yaml.Node) { c.readLimits(key, v, &r.limits) },
+		"profiles":     func(key string, v *yaml.Node) { r.profiles = c.readTexts(key, v) },
+		"wildcards":    func(key string, v *yaml.Node) { r.wildcard = c.truth(v, key) },
 	}
 	for key, decode := range fields {
 		fields[key] = func(at string, v *yaml.Node) {

@@ -201,7 +201,7 @@ func (c *compiler) claims(t testCase) ra.Claims {
 				claim.Facts[name] = v
 			}
 		}
-		if k.namesIdentity() {
+		if k.namesIdentity() && (!k.isOrder() || !named.IsZero()) {
 			claim.Identity = named
 		} else {
 			claim.Subject = pki.EvidenceSubject{Kind: k.Evidence, Hash: sha256.Sum256(fmt.Append(nil, sortedFacts(claim.Facts)))}

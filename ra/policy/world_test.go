@@ -11,6 +11,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/ra/recovery"
 	"github.com/brevet-pki/brevet/ra/token"
@@ -58,6 +59,7 @@ func kinds() []policy.Kind {
 		},
 		policy.KindOf(pki.EvidenceX5CTLS, new(x5c.TLSAuthenticator), nil),
 		policy.KindOf(pki.EvidenceRecovery, new(recovery.Authenticator), anySection{}),
+		policy.KindOf(pki.EvidenceACME, new(acme.Authenticator), anySection{}),
 	}
 }
 

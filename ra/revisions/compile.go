@@ -12,6 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/ra/jwt"
 	"github.com/brevet-pki/brevet/ra/nonce"
 	"github.com/brevet-pki/brevet/ra/policy"
@@ -31,7 +32,7 @@ type Issuer interface {
 	Activate(ctx context.Context, all *ca.Profiles) error
 }
 
-// Compiler compiles documents. Issuer, Tokens, Certificates and Nonces may be nil for documents that are only checked,
+// Compiler compiles documents. Issuer, Tokens, Certificates, Nonces and Orders may be nil for documents that are only checked,
 // and serve no requests.
 type Compiler struct {
 	TrustDomain string
@@ -43,6 +44,7 @@ type Compiler struct {
 	Certificates recovery.Store
 	Retention    time.Duration
 	Nonces       *nonce.Sealer
+	Orders       acme.OrderReader // of ACME
 	Files        *Files
 	Clock        func() time.Time
 	Log          *slog.Logger
@@ -109,7 +111,9 @@ func (c Compiler) compile(document []byte, revision uint64, before *ca.Profiles)
 				"a rule is for evidence of the kind %s: add the section %s with its trust sources", k, section)}}
 		}
 	}
-	return Compiled{ra.Revision{Authenticators: all, Policy: p, Profiles: p.Profiles(), Labels: p.Labels()}, p}, nil
+	return Compiled{ra.Revision{
+		Authenticators: all, Policy: p, Profiles: p.Profiles(), Labels: p.Labels(), OrderRules: p.OrderRules(), OrderProfiles: p.OrderProfiles(),
+	}, p}, nil
 }
 
 // jwts returns the authenticator of JWTs, or nil if the revision accepts none.
@@ -206,6 +210,13 @@ func (c Compiler) kinds() []kind {
 				return nil, nil //nolint:nilnil // the kind is not accepted
 			}
 			return orNil(c.recovery(section))
+		}},
+		{pki.EvidenceACME, true, new(acme.Authenticator), func(section *yaml.Node) (ra.Authenticator, error) {
+			if section == nil {
+				return nil, nil //nolint:nilnil // ACME is off
+			}
+			settings, err := acmeSettings(section)
+			return orNil(acme.NewAuthenticator(settings, c.Orders), err)
 		}},
 	}
 }

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/ra/jwt"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/ra/recovery"
@@ -95,6 +97,48 @@ func (c Compiler) recovery(section *yaml.Node) (*recovery.Authenticator, error) 
 	return recovery.New(recovery.Config{
 		TrustDomain: c.TrustDomain, Store: c.Certificates, Nonces: c.Nonces, Grace: grace, Times: raw.Times,
 	})
+}
+
+// acmeSection is the section about ACME.
+type acmeSection struct {
+	Binding    string   `yaml:"binding"`
+	Challenges []string `yaml:"challenges"`
+}
+
+// acmeSettings decodes the section about ACME.
+func acmeSettings(section *yaml.Node) (acme.Settings, error) {
+	if section.Kind != yaml.MappingNode {
+		return acme.Settings{}, errors.New("write keys with values, such as {binding: required}")
+	}
+	var raw acmeSection
+	if len(section.Content) > 0 {
+		if err := strictly(section, &raw); err != nil {
+			return acme.Settings{}, err
+		}
+	}
+	var s acme.Settings
+	switch raw.Binding {
+	case "", "required":
+	case "optional":
+		s.OptionalBinding = true
+	default:
+		return s, fmt.Errorf("binding: %.40q is not one of required, optional", raw.Binding)
+	}
+	all := acme.ChallengeTypes()
+	for _, text := range raw.Challenges {
+		t := acme.ChallengeType(text)
+		if !slices.Contains(all, t) || slices.Contains(s.Challenges, t) {
+			return s, fmt.Errorf("challenges: %.40q is not one of http-01, dns-01, tls-alpn-01, or occurs twice", text)
+		}
+		s.Challenges = append(s.Challenges, t)
+	}
+	if raw.Challenges != nil && len(s.Challenges) == 0 {
+		return s, errors.New("challenges: name at least one type, or remove the key to allow all")
+	}
+	if s.Challenges == nil {
+		s.Challenges = all
+	}
+	return s, nil
 }
 
 // sources decodes a section: a map from the names of sources to their values.

@@ -39,6 +39,7 @@ var access = map[Operation]Access{
 	CreateChallenge:   {Callers: Anybody}, // clients call it before Enroll, without a certificate
 	Renew:             {Callers: Renewing},
 	GetTrustBundle:    {Callers: Identity},
+	GetRenewalInfo:    {Callers: Identity},
 	IssueCertificates: {Operators, pki.MayIssue},
 
 	GetESTCACertificates: {Callers: Anybody}, // clients trust the response only as they trust the connection
@@ -68,6 +69,12 @@ var access = map[Operation]Access{
 	ListBulkRevocations:  {Operators, pki.MayRead},
 	RevokeCompromisedKey: {Callers: Anybody}, // a signature in the request proves possession of the key
 
+	// Who may revoke certificates in bulk may also have them renewed, which harms less.
+	StartRotation: {Operators, pki.MayRevoke},
+	GetRotation:   {Operators, pki.MayRead},
+	ListRotations: {Operators, pki.MayRead},
+	StopRotation:  {Operators, pki.MayRevoke},
+
 	ListCRLs:  {Operators, pki.MayRead},
 	ImportCRL: {Operators, pki.MayAdminister},
 
@@ -76,10 +83,23 @@ var access = map[Operation]Access{
 	ListPolicies:  {Operators, pki.MayAudit},
 	ExplainPolicy: {Operators, pki.MayAudit},
 
+	CreateExternalKey: {Operators, pki.MayRegister},
+	ListExternalKeys:  {Operators, pki.MayRead},
+	RevokeExternalKey: {Operators, pki.MayRevoke},
+
 	ListEntries: {Operators, pki.MayAudit},
 	GetHead:     {Operators, pki.MayAudit},
 
 	GetStats: {Operators, pki.MayAudit},
+
+	// The signature of the request authenticates the client, except for the directory and renewalInfo, which are public.
+	ACMEDirectory:   {Callers: Anybody},
+	ACMEAccount:     {Callers: Anybody},
+	ACMEOrder:       {Callers: Anybody},
+	ACMEFinalize:    {Callers: Anybody},
+	ACMECertificate: {Callers: Anybody},
+	ACMERevoke:      {Callers: Anybody},
+	ACMERenewalInfo: {Callers: Anybody},
 
 	// Unknown callers may not use reflection: its responses are large, and gRPC buffers what a client does not read.
 	ReflectServices: {Operators, pki.MayRead},

@@ -10,6 +10,7 @@ const (
 	Renew             Operation = "Renew"
 	CreateChallenge   Operation = "CreateChallenge"
 	GetTrustBundle    Operation = "GetTrustBundle"
+	GetRenewalInfo    Operation = "GetRenewalInfo"
 	IssueCertificates Operation = "IssueCertificates"
 
 	// The operations of EST, besides Enroll and Renew.
@@ -39,6 +40,11 @@ const (
 	ListBulkRevocations  Operation = "ListBulkRevocations"
 	RevokeCompromisedKey Operation = "RevokeCompromisedKey"
 
+	StartRotation Operation = "StartRotation"
+	GetRotation   Operation = "GetRotation"
+	ListRotations Operation = "ListRotations"
+	StopRotation  Operation = "StopRotation"
+
 	ListCRLs  Operation = "ListCRLs"
 	ImportCRL Operation = "ImportCRL"
 
@@ -47,10 +53,22 @@ const (
 	ListPolicies  Operation = "ListPolicies"
 	ExplainPolicy Operation = "ExplainPolicy"
 
+	CreateExternalKey Operation = "CreateExternalKey"
+	ListExternalKeys  Operation = "ListExternalKeys"
+	RevokeExternalKey Operation = "RevokeExternalKey"
+
 	ListEntries Operation = "ListEntries"
 	GetHead     Operation = "GetHead"
 
 	GetStats Operation = "GetStats"
+
+	ACMEDirectory   Operation = "ACMEDirectory"   // directory and newNonce
+	ACMEAccount     Operation = "ACMEAccount"     // newAccount, accounts and keyChange
+	ACMEOrder       Operation = "ACMEOrder"       // newOrder, orders, authorizations and challenges
+	ACMEFinalize    Operation = "ACMEFinalize"    // finalizing an order
+	ACMECertificate Operation = "ACMECertificate" // downloading a certificate
+	ACMERevoke      Operation = "ACMERevoke"      // revokeCert
+	ACMERenewalInfo Operation = "ACMERenewalInfo" // renewalInfo
 
 	ReflectServices Operation = "ReflectServices"
 

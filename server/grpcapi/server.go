@@ -85,9 +85,11 @@ type Services struct {
 	Tokens       Tokens
 	Certificates Certificates
 	Revocations  Revocations
+	Rotations    Rotations
 	CRLs         CRLs
 	Log          Log
 	Policies     Policies
+	Accounts     Accounts
 	Store        Store
 }
 
@@ -135,9 +137,11 @@ func (s *Server) register(services Services) {
 	brevetv1.RegisterTokenServiceServer(r, &services.Tokens)
 	brevetv1.RegisterCertificateServiceServer(r, &services.Certificates)
 	brevetv1.RegisterRevocationServiceServer(r, &services.Revocations)
+	brevetv1.RegisterRotationServiceServer(r, &services.Rotations)
 	brevetv1.RegisterCRLServiceServer(r, &services.CRLs)
 	brevetv1.RegisterLogServiceServer(r, &services.Log)
 	brevetv1.RegisterPolicyServiceServer(r, &services.Policies)
+	brevetv1.RegisterACMEServiceServer(r, &services.Accounts)
 	brevetv1.RegisterStoreServiceServer(r, &services.Store)
 	healthv1.RegisterHealthServer(r, s.health)
 	reflection.Register(r)

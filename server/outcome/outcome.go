@@ -37,6 +37,22 @@ var problems = map[pki.Rule]string{
 	pki.RuleKeyCompromised: "badCSR", pki.RuleHardwareKey: "badCSR",
 	pki.RuleNames: "rejectedIdentifier", pki.RulePolicy: "rejectedIdentifier",
 	pki.RuleProfile: "invalidProfile", pki.RuleAlreadyRevoked: "alreadyRevoked", pki.RuleReason: "badRevocationReason",
+	pki.RuleACMENonce: "badNonce", pki.RuleACMEAlgorithm: "badSignatureAlgorithm", pki.RuleACMEPublicKey: "badPublicKey",
+	pki.RuleACMEAccount: "accountDoesNotExist", pki.RuleACMEAccountStatus: "unauthorized", pki.RuleACMEContact: "invalidContact",
+	pki.RuleACMEBindingRequired: "externalAccountRequired", pki.RuleACMEIdentifier: "rejectedIdentifier",
+	pki.RuleACMEIdentifierType: "unsupportedIdentifier", pki.RuleACMEProfile: "invalidProfile",
+	pki.RuleACMEOrderNotReady: "orderNotReady", pki.RuleACMEReplaced: "alreadyReplaced",
+	pki.RuleACMEValidationDNS: "dns", pki.RuleACMEValidationHost: "connection", pki.RuleACMEValidationDial: "connection",
+	pki.RuleACMEValidationTLS: "tls", pki.RuleACMEValidationAnswer: "incorrectResponse",
+}
+
+// statuses maps rules to statuses of HTTP that RFC 8555 requires instead of those of their classes.
+var statuses = map[pki.Rule]int{
+	pki.RuleACMEAccount:       http.StatusBadRequest,           // §7.3.1
+	pki.RuleACMEAccountStatus: http.StatusUnauthorized,         // §7.3.6
+	pki.RuleACMEOrderNotReady: http.StatusForbidden,            // §7.4
+	pki.RuleAlreadyRevoked:    http.StatusBadRequest,           // §7.6
+	pki.RuleACMEContentType:   http.StatusUnsupportedMediaType, // §6.2
 }
 
 // Of returns the Status for a rule. For a class that is not in the table it returns that of a malformed request, so that
@@ -48,6 +64,9 @@ func Of(r pki.Rule) Status {
 	}
 	if problem, ok := problems[r]; ok {
 		s.ACME = problem
+	}
+	if status, ok := statuses[r]; ok {
+		s.HTTP = status
 	}
 	return s
 }

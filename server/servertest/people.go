@@ -27,6 +27,7 @@ type Caller struct {
 	brevetv1.TokenServiceClient
 	brevetv1.CertificateServiceClient
 	brevetv1.RevocationServiceClient
+	brevetv1.RotationServiceClient
 	brevetv1.CRLServiceClient
 	brevetv1.LogServiceClient
 	brevetv1.StoreServiceClient
@@ -55,7 +56,7 @@ func (w *World) Caller(t testing.TB, certificate *tls.Certificate, options ...gr
 	t.Cleanup(func() { _ = conn.Close() }) // a test may have closed it
 	return &Caller{
 		conn, brevetv1.NewEnrollmentServiceClient(conn), brevetv1.NewIdentityServiceClient(conn), brevetv1.NewTokenServiceClient(conn),
-		brevetv1.NewCertificateServiceClient(conn), brevetv1.NewRevocationServiceClient(conn), brevetv1.NewCRLServiceClient(conn), brevetv1.NewLogServiceClient(conn), brevetv1.NewStoreServiceClient(conn),
+		brevetv1.NewCertificateServiceClient(conn), brevetv1.NewRevocationServiceClient(conn), brevetv1.NewRotationServiceClient(conn), brevetv1.NewCRLServiceClient(conn), brevetv1.NewLogServiceClient(conn), brevetv1.NewStoreServiceClient(conn),
 	}
 }
 
@@ -91,13 +92,18 @@ func (w *World) Token(t testing.TB, id string, replace bool) []byte {
 	return w.Secret(t, resp.GetToken())
 }
 
+// Hide makes the end of the test search all files of the world for a secret.
+func (w *World) Hide(secret []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.secrets = append(w.secrets, secret)
+}
+
 // Secret returns the secret in a token's text. At the end of the test, no file of the world may contain it.
 func (w *World) Secret(t testing.TB, text string) []byte {
 	t.Helper()
 	secret := Must(enroll.ParseToken(text))(t).Secret.Bytes()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.secrets = append(w.secrets, secret)
+	w.Hide(secret)
 	return secret
 }
 

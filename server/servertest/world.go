@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
 	"math/big"
@@ -33,6 +34,7 @@ import (
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/acme/validation"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/telemetry"
 	"github.com/brevet-pki/brevet/store/retention"
@@ -92,6 +94,8 @@ type Options struct {
 	Limits *server.Limits
 	// EST configures the door for EST.
 	EST server.EST
+	// Challenges says how the server validates ACME challenges; the zero value reaches no port.
+	Challenges validation.Config
 	// Policy is the document of the first policy; nil for the default.
 	Policy []byte
 }
@@ -107,7 +111,7 @@ type World struct {
 	Stores        server.Stores // the stores before Options.Wrap
 	Server        *server.Server
 	GRPC, HTTP    string // addresses of these ports: host:port
-	HTTPS         string
+	HTTPS         string // address of the port for EST and ACME
 	Operations    string // address of the operations port
 	Log           *Log
 	Operator      *Holder
@@ -238,15 +242,21 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	}
 	published := filepath.Join(w.Dir, "published")
 	check(t, os.MkdirAll(published, 0o700))
-	grpc, public, https, operations := listen(t), listen(t), listen(t), listen(t)
+	grpc, public, secure, operations := listen(t), listen(t), listen(t), listen(t)
 	return server.Config{
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
-		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, Operations: operations,
-		HTTPS: https, HTTPSURL: "https://" + https.Addr().String(), EST: o.EST,
+		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, HTTPS: secure, Operations: operations,
+		HTTPSURL: httpsURL(secure), EST: o.EST, ACME: server.ACME{Validation: o.Challenges, MinVersion: tls.VersionTLS13},
 		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, PublicURL: publicURL,
 		Stores: stores, Archive: w.archive, HSMs: append([]telemetry.IssuingHSM{{HSM: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherHSMs...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces, Policy: o.policy(t), EvidenceDirectory: filepath.Join(w.Dir, "evidence"),
 		Clock: w.Clock.Now, Log: w.logger(),
 	}
+}
+
+// httpsURL returns the external URL of the port for EST and ACME.
+func httpsURL(l net.Listener) string {
+	_, port, _ := net.SplitHostPort(l.Addr().String()) // never fails for an address of a listener
+	return "https://" + net.JoinHostPort("localhost", port)
 }
 
 // policy returns the document of the policy with the changed profiles, or nil if no option sets one.

@@ -10,6 +10,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -219,6 +220,10 @@ func (s *state) addIssued(r *ca.Record, effects rules.Effects) {
 	if t := s.token(r.Guard.Token); t != nil {
 		t.Spent = true
 	}
+	if o, ok := s.acme.orders[acme.ID(r.Guard.Order.ID.Bytes())]; ok {
+		o.Certificate, o.names, o.notAfter = r.Ref, r.Guard.Order.Names, stored(r.NotAfter)
+		s.acme.orders[o.ID] = o
+	}
 	if before := s.certificate(r.Guard.Predecessor); before != nil {
 		if effects.Succeeds || r.Guard.Supersedes && !r.Guard.LosesPredecessor() {
 			before.Successor = r.Guard.Key
@@ -258,7 +263,9 @@ func (s *state) issuance(r *ca.Record, at time.Time) *rules.Issuance {
 	if !r.Guard.Recovery.IsZero() {
 		on.Recovery = s.recovery(r.Identity, r.Guard.Recovery, r.Guard.Key, at)
 	}
-	if r.Guard.MaxUnexpired > 0 {
+	if want := r.Guard.Order; !want.IsZero() {
+		on.Order, on.Unexpired = s.orderState(acme.ID(want.ID.Bytes()), at), s.unexpiredOrders(want.Names, at, r.Guard.MaxUnexpired)
+	} else if r.Guard.MaxUnexpired > 0 {
 		on.Unexpired = s.unexpired(r.Identity, at, r.Guard.MaxUnexpired)
 	}
 	return on

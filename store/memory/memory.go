@@ -1,6 +1,6 @@
 // Package memory implements a store engine in memory, for tests that need neither SQL nor an HSM. A [Store] implements
-// ca.Journal, ra.Store, ra.PolicyStore, translog.Store and responder.Feed, and applies a revocation.Change. It uses the
-// rules of store/rules, and passes the tests in store/storetest for these interfaces.
+// ca.Journal, ra.Store, ra.PolicyStore, rotation.Store, translog.Store and responder.Feed, and applies a
+// revocation.Change. It uses the rules of store/rules, and passes the tests in store/storetest for these interfaces.
 //
 // It has no bulk revocations, CRLs, installed CAs or retention. A change of an identity changes all of its certificates
 // in one transaction.
@@ -42,6 +42,9 @@ type state struct {
 	requests map[requestID]rules.RecordedRequest // of operators' RPCs
 	nonces   map[nonce]bool                      // that were consumed
 	policies []ra.PolicyRevision                 // revision n has the index n-1
+
+	acme      acmeRecords
+	rotations []rules.RecordedRotation // rotation n has the index n-1
 
 	sealingKey [32]byte // zero until SealingKey generates it
 
@@ -89,7 +92,8 @@ func (s *state) clone() *state {
 	c.pending, c.tokens, c.certs = slices.Clone(s.pending), slices.Clone(s.tokens), slices.Clone(s.certs)
 	c.identities, c.distrusted = cloned(s.identities), cloned(s.distrusted)
 	c.keys, c.serials, c.requests = cloned(s.keys), cloned(s.serials), cloned(s.requests)
-	c.nonces, c.policies = cloned(s.nonces), slices.Clone(s.policies)
+	c.acme = s.acme.clone()
+	c.nonces, c.policies, c.rotations = cloned(s.nonces), slices.Clone(s.policies), slices.Clone(s.rotations)
 	return &c // the log is append-only, so the clone shares it
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/store/rules"
 )
 
@@ -294,9 +295,12 @@ func (s *state) revokeToken(v ra.TokenRevocation) (int, error) {
 	return n, s.append(rules.TokenRevokedEntry(v, t, n))
 }
 
-// revokeTokensOf revokes the tokens that an identity has created, and returns how many of them could have been used. If
-// there are none since the last such revocation, it writes nothing.
+// revokeTokensOf revokes the tokens and the unused external keys that an identity has created, and returns how many of the
+// tokens could have been used. If there are none since the last such revocation, it writes nothing.
 func (s *state) revokeTokensOf(creator pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
+	if err := s.revokeExternalKeysOf(creator, why, v.By, v.At); err != nil {
+		return 0, err
+	}
 	made, n := s.setTokensRevoked(creator, why, v.At)
 	if !made {
 		return 0, nil
@@ -374,10 +378,17 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 		have.KeyRefusal = s.keyState(q.Key, q.Identity).Check()
 		have.SubjectRefusal = rules.CheckSubject(q.Identity, id.Subject, q.Subject, s.holder(q.Subject, q.Identity))
 		have.NonceRefusal = rules.CheckNonces(q.Nonces, s.anyUsed(q.Nonces), q.At)
+		if !q.Order.IsZero() {
+			have.OrderRefusal = rules.CheckACMEOrder(s.orderState(acme.ID(q.Order.ID.Bytes()), q.At))
+			have.Unexpired = s.unexpiredOrders(q.Order.Names, q.At, q.MaxUnexpired)
+		}
 		if !ok {
 			return rules.NoIdentity(q.Identity)
 		}
-		have.Identity, have.Unexpired = id.Identity, s.unexpired(q.Identity, q.At, q.MaxUnexpired)
+		have.Identity = id.Identity
+		if q.Order.IsZero() {
+			have.Unexpired = s.unexpired(q.Identity, q.At, q.MaxUnexpired)
+		}
 		if !q.Recovery.IsZero() {
 			on := s.recovery(q.Identity, q.Recovery, q.Key, q.At)
 			have.Recovery = ra.RecoveryState{Newest: on.Newest.Ref, Refusal: on.Check(q.Identity, q.Recovery, q.At)}

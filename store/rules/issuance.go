@@ -7,6 +7,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 )
 
 // Issuance holds the records that the guard of a certificate depends on. The store reads them in the transaction that
@@ -22,7 +23,8 @@ type Issuance struct {
 	Key         Key
 	// Token is the token that the guard names, if it is on record for this identity, or nil.
 	Token *ra.Token
-	// Unexpired is the number of the identity's unexpired certificates, counted up to the guard's MaxUnexpired.
+	// Unexpired is the number of the identity's unexpired certificates, counted up to the guard's MaxUnexpired. If the
+	// guard has an order, only certificates of orders with the same names count.
 	Unexpired int
 	// Subject is the subject of evidence that the identity is tied to, and Holder is another identity that is tied to the
 	// guard's subject. Both are zero for none, and need not be read if the guard has no subject.
@@ -32,6 +34,8 @@ type Issuance struct {
 	NonceUsed bool
 	// Recovery need not be read if the guard has no recovery.
 	Recovery Recovery
+	// Order is the order that the guard names, or nil if it is not on record. It need not be read if the guard has none.
+	Order *acme.OrderState
 }
 
 // Predecessor is the state of the certificate that a guard names as the predecessor.
@@ -75,6 +79,7 @@ func (k Key) Check() *pki.Refusal {
 // Effects holds the changes to other records when a certificate is recorded. More effects follow from the guard:
 //   - If Guard.Enrolls is set, the identity becomes enrolled in a new revision. It gets Guard.Terms, and Guard.Subject if
 //     that is not zero.
+//   - The order in Guard.Order becomes valid with the certificate.
 //   - The token in Guard.Token is spent, and Guard.Nonces are consumed.
 //   - The number of recoveries in a row of the identity becomes that of [NextRecoveries].
 type Effects struct {
@@ -108,6 +113,9 @@ func CheckRecord(r *ca.Record) *pki.Refusal {
 	if r.Guard.Key != r.KeyHash {
 		return pki.Refuse(pki.RuleRequest, "repeat the request", "the certificate was decided for another key")
 	}
+	if !r.Guard.Order.IsZero() && (r.Guard.Order.ID != r.RequestID || r.Guard.Order.Names == pki.NamesDigest{}) {
+		return pki.Refuse(pki.RuleRequest, "repeat the request", "the certificate was decided for another order, or without names")
+	}
 	if !r.Guard.Enrolls && (!r.Guard.Subject.IsZero() || !r.Guard.Terms.IsZero()) {
 		return pki.Refuse(pki.RuleRequest, "repeat the request",
 			"the certificate has a subject of evidence or terms, but enrolls no identity")
@@ -124,6 +132,9 @@ func CheckRecord(r *ca.Record) *pki.Refusal {
 func (s *Issuance) Check(r *ca.Record, at time.Time) (Effects, *pki.Refusal) {
 	var e Effects
 	if refusal := s.checkIdentity(r); refusal != nil {
+		return e, refusal
+	}
+	if refusal := s.checkOrder(&r.Guard); refusal != nil {
 		return e, refusal
 	}
 	if !r.Guard.Token.IsZero() {

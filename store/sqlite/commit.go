@@ -11,6 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/acmetable"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/logtable"
@@ -121,6 +122,11 @@ func (tx *writeTx) issue(ctx context.Context, r *ca.Record, at time.Time) (super
 	}
 	if err := tx.consume(ctx, &r.Guard, g, id); err != nil {
 		return superseded, nil, err
+	}
+	if !r.Guard.Order.IsZero() {
+		if err := acmetable.Complete(ctx, tx.Tx, r.Guard.Order, r.Ref, r.NotAfter); err != nil {
+			return superseded, nil, err
+		}
 	}
 	if superseded = g.effects.Superseded; !superseded.Ref.IsZero() {
 		tx.callers.Forget() // the revoked predecessor may be among them

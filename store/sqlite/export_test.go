@@ -19,8 +19,8 @@ import (
 const SelectCaller = caller.Select
 
 var (
-	SelectGuarded       = selectGuarded + unexpired(7) + fromGuarded
-	SelectIssuanceState = selectIssuanceState + unexpired(7) + fromIssuanceState
+	SelectGuarded       = selectGuarded + unexpired(7, pki.Order{}) + fromGuarded
+	SelectIssuanceState = selectIssuanceState + unexpired(7, pki.Order{}) + fromIssuanceState
 )
 
 // OpenWith opens a store through a driver, so that tests can break commits.

@@ -10,6 +10,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/acmetable"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
@@ -78,7 +79,7 @@ func (tx *writeTx) checkGuard(ctx context.Context, r *ca.Record, at time.Time) (
 // read reads the row and fills in the issuance. It returns the row ID of the token.
 func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Time) (token int64, err error) {
 	arguments := queryArguments(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key, at)
-	row := tx.QueryRowContext(ctx, selectGuarded+unexpired(r.Guard.MaxUnexpired)+fromGuarded, arguments...)
+	row := tx.QueryRowContext(ctx, selectGuarded+unexpired(r.Guard.MaxUnexpired, r.Guard.Order)+fromGuarded, arguments...)
 	err = row.Scan(f.columns()...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
@@ -103,6 +104,11 @@ func (f *found) read(ctx context.Context, tx *writeTx, r *ca.Record, at time.Tim
 	f.Key = f.key.state(r.Guard.Key, f.identity)
 	if err := f.readEvidence(ctx, tx, &r.Guard, r.Identity); err != nil {
 		return 0, err
+	}
+	if !r.Guard.Order.IsZero() {
+		if f.Order, f.Unexpired, err = acmetable.ReadGuarded(ctx, tx, r.Guard.Order, at, r.Guard.MaxUnexpired); err != nil {
+			return 0, err
+		}
 	}
 	if !r.Guard.Recovery.IsZero() {
 		if f.Recovery, err = recovery.Read(ctx, tx, r.Identity, r.Guard.Recovery, r.Guard.Key, at); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/acmetable"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
@@ -47,9 +48,9 @@ func queryArguments(id pki.SPIFFEID, predecessor pki.CertRef, request pki.Reques
 }
 
 // unexpired selects how many certificates of the identity n, in any state, expire later than q.at. It stops at most, which is
-// part of the text: a LIMIT by a parameter would be planned again for each value.
-func unexpired(most int) string {
-	if most == 0 {
+// part of the text: a LIMIT by a parameter would be planned again for each value. For an order, acmetable counts.
+func unexpired(most int, order pki.Order) string {
+	if most == 0 || !order.IsZero() {
 		return `0`
 	}
 	return `(SELECT count(*) FROM (SELECT 1 FROM certificates u INDEXED BY certificates_by_identity
@@ -81,6 +82,11 @@ func (r *RA) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (st ra.Issua
 			}
 		}
 		st.Caller, st.KeyRefusal = row.caller.identity, row.key.state(q.Key, row.id.ID).Check()
+		if !q.Order.IsZero() {
+			if st.OrderRefusal, row.unexpired, err = acmetable.Refusal(ctx, from, q.Order, q.At, q.MaxUnexpired); err != nil {
+				return err
+			}
+		}
 		if st.SubjectRefusal, st.NonceRefusal, err = checkEvidence(ctx, from, q, st.Identity.Subject); err != nil || q.Recovery.IsZero() {
 			return err
 		}
@@ -156,7 +162,7 @@ func (r *issuanceRow) read(ctx context.Context, from engine.Querier, q ra.Issuan
 }
 
 func (r *issuanceRow) readRow(ctx context.Context, from engine.Querier, q ra.IssuanceQuery) error {
-	row := from.QueryRowContext(ctx, selectIssuanceState+unexpired(q.MaxUnexpired)+fromIssuanceState,
+	row := from.QueryRowContext(ctx, selectIssuanceState+unexpired(q.MaxUnexpired, q.Order)+fromIssuanceState,
 		append(queryArguments(q.Identity, q.Predecessor, q.Request, q.Key, q.At), q.Caller.String())...)
 	err := row.Scan(slices.Concat(r.id.Columns(),
 		r.caller.columns(), []any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.sameKey, &r.profile, &r.successor.id, &r.successor.rest, &r.revoking,

@@ -24,6 +24,7 @@ import (
 
 	sqlite3 "github.com/mattn/go-sqlite3"
 
+	"github.com/brevet-pki/brevet/store/sqlite/internal/acmetable"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
@@ -88,6 +89,9 @@ func (db *DB) RA() *RA { return &RA{db} }
 
 // Revocation returns the view of the revocation authority and of responders.
 func (db *DB) Revocation() *Revocation { return &Revocation{db} }
+
+// ACME returns the view for ACME. It implements acme.Store.
+func (db *DB) ACME() *acmetable.Store { return acmetable.New(db.file) }
 
 // Log returns the sequencer's view.
 func (db *DB) Log() *Log { return &Log{db} }

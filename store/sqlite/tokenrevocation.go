@@ -11,6 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/acmetable"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
@@ -76,9 +77,12 @@ func (tx *writeTx) revokeToken(ctx context.Context, v ra.TokenRevocation) (int, 
 	return n, tx.append(ctx, rules.TokenRevokedEntry(v, &t, n))
 }
 
-// revokeTokensOf revokes the tokens that an identity has created since its tokens were last revoked. It returns how many of
-// them could have been used.
+// revokeTokensOf revokes the tokens that an identity has created since its tokens were last revoked, and its unused external
+// keys. It returns how many of the tokens could have been used.
 func (tx *writeTx) revokeTokensOf(ctx context.Context, creator pki.SPIFFEID, why string, v ra.TokenRevocation) (int, error) {
+	if err := acmetable.RevokeKeysOf(ctx, tx.Tx, creator, why, v.By, v.At); err != nil {
+		return 0, err
+	}
 	var row, era, next int64
 	err := tx.QueryRowContext(ctx, `
 		SELECT m.id, t.era, `+nextEra+` FROM identities m JOIN tokens t ON t.creator = m.id WHERE m.spiffe_id = ? ORDER BY t.id DESC LIMIT 1`,
@@ -126,12 +130,15 @@ func (tx *writeTx) holderOf(ctx context.Context, row *bulk.Row) (pki.SPIFFEID, e
 	return key.Identity, nil
 }
 
-// selectCreators selects the identities that have created tokens, with one index lookup for each.
+// selectCreators selects the identities that have created tokens or external keys, with one index lookup for each.
 const selectCreators = `
 	WITH RECURSIVE m (id) AS (
 	    SELECT min(creator) FROM tokens
-	    UNION ALL SELECT (SELECT min(creator) FROM tokens WHERE creator > m.id) FROM m WHERE m.id IS NOT NULL)
-	SELECT n.spiffe_id FROM m JOIN identities n ON n.id = m.id`
+	    UNION ALL SELECT (SELECT min(creator) FROM tokens WHERE creator > m.id) FROM m WHERE m.id IS NOT NULL),
+	k (id) AS (
+	    SELECT min(creator) FROM acme_external_keys
+	    UNION ALL SELECT (SELECT min(creator) FROM acme_external_keys WHERE creator > k.id) FROM k WHERE k.id IS NOT NULL)
+	SELECT n.spiffe_id FROM (SELECT id FROM m UNION SELECT id FROM k) c JOIN identities n ON n.id = c.id`
 
 // distrustedCreators returns the identities whose tokens a new bulk revocation revokes. One is the identity of a key that it
 // marks. If the bulk revocation is applied in steps, all identities with a member that it revokes are included. Otherwise

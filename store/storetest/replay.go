@@ -13,6 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/store/retention"
@@ -26,8 +27,10 @@ type history struct {
 	tokens     []ra.Token
 	subjects   []pki.EvidenceSubject
 	policies   int
-	bulks      []int64
-	sweep      retention.Position // where the next step of retention begins
+
+	externalKeys, accounts []acme.ID
+	bulks                  []int64
+	sweep                  retention.Position // where the next step of retention begins
 }
 
 // testReplay writes random histories, and replays their logs into empty stores.
@@ -42,7 +45,7 @@ func testReplay(t *testing.T, open func(t *testing.T) Store) {
 			"register": h.register, "update": h.update, "issue": h.issue, "issue more": h.issue, "renew": h.renew, "renew again": h.renew, "recover": h.recover,
 			"abandon": h.abandon, "token": h.token, "use token": h.useToken, "revoke tokens": h.revokeTokens, "change": h.change,
 			"change identity": h.changeIdentity, "revoke key": h.revokeKey, "create bulk": h.createBulk, "apply bulk": h.applyBulkStep, "publish": h.publish,
-			"points": h.points, "policy": h.policy, "expire": h.expire, "later": h.later, "refuse": func(rt *rapid.T) { h.w.logRefusal(rt, "no") },
+			"points": h.points, "policy": h.policy, "account": h.account, "expire": h.expire, "later": h.later, "refuse": func(rt *rapid.T) { h.w.logRefusal(rt, "no") },
 		}
 		rt.Repeat(actions)
 		h.w.mustReplay(t)

@@ -16,7 +16,7 @@ func testTwoHandles(t *testing.T, open func(t *testing.T) Store) {
 		"a change is visible at once": changeIsVisible, "a newer epoch fences": newerEpochFences,
 		"a nonce is used once": nonceIsUsedOnce, "the handles have one sealing key": handlesHaveOneKey,
 		"a token is spent once": tokenIsSpentOnce, "a serial number is used once": serialIsUsedByOne,
-		"totals are shared": handlesShareTotals,
+		"totals are shared": handlesShareTotals, "an order is finalized once": orderIsFinalizedOnce,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)

@@ -48,6 +48,9 @@ func (c *Config) Check() error {
 		{"crl.max_age", func() error { return responder.CheckMaxAge(c.CRL.MaxAge) }},
 		{"est.min_tls", func() error { _, err := c.EST.version(); return err }},
 		{"crl.directories", c.CRL.checkDirectories}, {"retention", c.checkRetention},
+		{"acme.resolvers", c.ACME.checkResolvers}, {"acme.networks", c.ACME.checkNetworks}, {"acme.min_tls", c.ACME.checkMinTLS},
+		{"acme.http_port", func() error { return checkPort(c.ACME.HTTPPort) }},
+		{"acme.tls_port", func() error { return checkPort(c.ACME.TLSPort) }},
 		{"tracing.endpoint", c.Tracing.checkEndpoint}, {"tracing.sample_ratio", c.Tracing.checkSampleRatio},
 	} {
 		if err := k.check(); err != nil {

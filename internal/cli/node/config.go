@@ -13,6 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/config"
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/acme/validation"
 	"github.com/brevet-pki/brevet/store/retention"
 )
 
@@ -62,6 +63,9 @@ type Config struct {
 	CRL CRLConfig `yaml:"crl"`
 	// The protocol EST on the port `listen.https`. The policy says which requests are accepted (`est.labels`).
 	EST ESTConfig `yaml:"est"`
+	// The ACME door of the HTTPS listener: which hosts the server connects to when it validates challenges. The policy
+	// decides whether ACME is enabled, and who gets certificates.
+	ACME ACMEConfig `yaml:"acme"`
 	// How long records stay in the store after their expiry, at least `2d`. Records are certificates with their request
 	// IDs, tokens, and keys without a certificate. Until the server removes a certificate, `brevet cert` shows it, and
 	// a repeated request gets the same response. After that only the log contains it. If the server's clock is ahead
@@ -177,6 +181,25 @@ type CRLConfig struct {
 	MaxAge time.Duration `yaml:"max_age"`
 }
 
+// ACMEConfig holds which hosts the server connects to for challenges, and the TLS version of ACME clients.
+type ACMEConfig struct {
+	// The recursive DNS resolvers that the server asks about names in challenges, at most 4, such as
+	// `[192.0.2.53, "[2001:db8::53]:5353"]`. The default port is 53. The server asks the next one if one does not respond. By
+	// default it asks the resolvers that `/etc/resolv.conf` names when the server starts. An attacker who controls the responses of
+	// a resolver can get certificates for names that are validated through it.
+	Resolvers []string `yaml:"resolvers"`
+	// The networks to which the server connects for the challenges http-01 and tls-alpn-01, such as
+	// `[10.0.0.0/8, 2001:db8::/32]`. By default the server connects to every unicast address, except loopback and link-local
+	// addresses and those at which clouds serve the metadata of machines. The key replaces that list completely.
+	Networks []string `yaml:"networks"`
+	// The port of the challenge http-01, 1 to 65535. Clients expect 80.
+	HTTPPort int `yaml:"http_port"`
+	// The port of the challenge tls-alpn-01, 1 to 65535. Clients expect 443.
+	TLSPort int `yaml:"tls_port"`
+	// The oldest TLS version that ACME clients may use, `1.2` or `1.3`.
+	MinTLS string `yaml:"min_tls"`
+}
+
 // LogConfig holds the properties of the log.
 type LogConfig struct {
 	// The format of records: `text` or `json`.
@@ -195,6 +218,7 @@ func DefaultConfig() Config {
 		OCSP:       OCSPConfig{MaxAge: responder.DefaultMaxAge},
 		CRL:        CRLConfig{Partitions: ca.DefaultPartitions, MaxAge: responder.DefaultCRLMaxAge},
 		EST:        ESTConfig{MinTLS: "1.3"},
+		ACME:       ACMEConfig{HTTPPort: validation.DefaultHTTPPort, TLSPort: validation.DefaultTLSPort, MinTLS: tls13},
 		Log:        LogConfig{Format: config.LogText}, Retention: retention.Default,
 		Tracing: TracingConfig{SampleRatio: 1},
 	}

@@ -62,7 +62,8 @@ func keysOf(t *testing.T, of reflect.Value, prefix string) []Key {
 	comments := commentsOf(t, of.Type())
 	var keys []Key
 	for field, value := range of.Fields() {
-		k := Key{Path: prefix + field.Tag.Get("yaml")}
+		name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+		k := Key{Path: prefix + name}
 		k.Doc, k.Required = strings.CutPrefix(comments[field.Name], "Required. ")
 		if k.Doc == "" {
 			t.Errorf("%s.%s has no comment that documents %s", of.Type(), field.Name, k.Path)
@@ -118,6 +119,8 @@ func inWords(of reflect.Type) string {
 		return "duration"
 	case reflect.PointerTo(of).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
 		return "text"
+	case of.Kind() == reflect.Pointer:
+		return inWords(of.Elem())
 	case of.Kind() == reflect.Slice:
 		return "list of " + inWords(of.Elem()) + "s"
 	}

@@ -37,6 +37,17 @@ CREATE TABLE ca_certificates (
 ) STRICT;
 CREATE INDEX ca_certificates_by_key ON ca_certificates (key_hash);
 
+-- Certificates that an installed root signed for the subject and key of another one.
+CREATE TABLE cross_certificates (
+    id           INTEGER PRIMARY KEY,
+    signer       INTEGER NOT NULL REFERENCES issuers (id),
+    subject      INTEGER NOT NULL REFERENCES issuers (id),
+    fingerprint  BLOB    NOT NULL UNIQUE CHECK (length(fingerprint) = 32),
+    der          BLOB    NOT NULL,
+    installed_at INTEGER NOT NULL,
+    UNIQUE (signer, subject)
+) STRICT;
+
 -- The rules of all revisions of the policy that have registered identities. The count makes it cheap to enforce the total
 -- of a rule, however many identities it has registered.
 CREATE TABLE policy_rules (
@@ -122,6 +133,74 @@ CREATE TABLE sealing_key (
     key BLOB    NOT NULL CHECK (length(key) = 32)
 ) STRICT;
 
+-- External keys of ACME. Each creates one account. The HMAC key is sealed with a key that is derived from sealing_key. It
+-- is erased when the external key is used, revoked or expired.
+CREATE TABLE acme_external_keys (
+    id         INTEGER PRIMARY KEY,
+    public_id  BLOB    NOT NULL UNIQUE CHECK (length(public_id) = 16),
+    identity   INTEGER REFERENCES identities (id), -- of all certificates of the account
+    rule       TEXT, -- of the policy: the only one that may decide about the orders of the account
+    sealed     BLOB, -- the HMAC key; NULL after it was erased
+    created_by TEXT    NOT NULL,
+    creator    INTEGER REFERENCES identities (id), -- NULL for a part of Brevet
+    creator_certificate BLOB CHECK (length(creator_certificate) = 52), -- issuer ID and serial number
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    revoked    TEXT, -- why it was revoked
+    CHECK ((identity IS NULL) = (rule IS NOT NULL))
+) STRICT;
+CREATE INDEX acme_external_keys_by_creator ON acme_external_keys (creator) WHERE creator IS NOT NULL;
+CREATE INDEX acme_external_keys_sealed ON acme_external_keys (expires_at) WHERE sealed IS NOT NULL;
+
+CREATE TABLE acme_accounts (
+    id           INTEGER PRIMARY KEY,
+    public_id    BLOB    NOT NULL UNIQUE CHECK (length(public_id) = 16),
+    key          BLOB    NOT NULL, -- SubjectPublicKeyInfo
+    thumbprint   BLOB    NOT NULL UNIQUE CHECK (length(thumbprint) = 32), -- of the key, RFC 7638
+    status       INTEGER NOT NULL CHECK (status BETWEEN 1 AND 3), -- valid, deactivated or revoked
+    contact      TEXT, -- JSON; NULL for none
+    external_key INTEGER UNIQUE REFERENCES acme_external_keys (id),
+    created_at   INTEGER NOT NULL
+) STRICT;
+
+-- Orders of ACME. Their status follows from the certificate, the authorizations and the time. The retention removes orders
+-- without a certificate after they expire, and the others with their certificate.
+CREATE TABLE acme_orders (
+    id          INTEGER PRIMARY KEY,
+    public_id   BLOB    NOT NULL UNIQUE CHECK (length(public_id) = 16),
+    account     INTEGER NOT NULL REFERENCES acme_accounts (id),
+    identifiers TEXT    NOT NULL, -- JSON
+    profile     TEXT    NOT NULL,
+    created_at  INTEGER NOT NULL,
+    expires_at  INTEGER NOT NULL,
+    replaces    BLOB CHECK (length(replaces) = 52), -- issuer ID and serial number of a certificate, as in certificate
+    certificate BLOB CHECK (length(certificate) = 52),
+    names       BLOB CHECK (length(names) = 16), -- digest of the identity and the names
+    not_after   INTEGER, -- of the certificate
+    CHECK ((certificate IS NULL) = (names IS NULL)),
+    CHECK ((certificate IS NULL) = (not_after IS NULL))
+) STRICT;
+CREATE INDEX acme_orders_by_account ON acme_orders (account, certificate, expires_at);
+CREATE UNIQUE INDEX acme_orders_by_certificate ON acme_orders (certificate) WHERE certificate IS NOT NULL;
+CREATE INDEX acme_orders_by_names ON acme_orders (names, not_after) WHERE names IS NOT NULL;
+CREATE INDEX acme_orders_by_replaces ON acme_orders (replaces) WHERE replaces IS NOT NULL;
+CREATE INDEX acme_orders_by_expiry ON acme_orders (coalesce(not_after, expires_at));
+
+CREATE TABLE acme_authorizations (
+    id           INTEGER PRIMARY KEY,
+    public_id    BLOB    NOT NULL UNIQUE CHECK (length(public_id) = 16),
+    acme_order   INTEGER NOT NULL REFERENCES acme_orders (id),
+    place        INTEGER NOT NULL, -- of its name in the order
+    token        TEXT    NOT NULL, -- of its challenges
+    offered      INTEGER NOT NULL, -- a bit for each type of challenge
+    status       INTEGER NOT NULL CHECK (status BETWEEN 1 AND 4), -- pending, valid, invalid or deactivated
+    attempt      INTEGER CHECK (attempt BETWEEN 1 AND 3), -- the challenge that is processed, or that decided
+    attempted_at INTEGER,
+    failure      BLOB, -- JSON
+    UNIQUE (acme_order, place),
+    CHECK ((attempt IS NULL) = (attempted_at IS NULL))
+) STRICT;
+
 -- The revisions of the policy. They are never changed or deleted. A revision that was restored from the log has no document.
 CREATE TABLE policies (
     revision   INTEGER PRIMARY KEY CHECK (revision > 0),
@@ -152,6 +231,7 @@ CREATE TABLE operator_requests (
     expired INTEGER NOT NULL, -- certificates that changed and had expired
     bulk    INTEGER REFERENCES bulk_revocations (id), -- that the RPC created
     token   BLOB CHECK (length(token) = 32), -- that the RPC created
+    rotation INTEGER REFERENCES rotations (id), -- that the RPC started or stopped
     UNIQUE (caller, request)
 ) STRICT;
 CREATE INDEX operator_requests_by_time ON operator_requests (made_at);
@@ -237,6 +317,33 @@ CREATE TABLE bulk_revocations (
     CHECK (done = 0 OR total IS NOT NULL)
 ) STRICT;
 CREATE INDEX bulk_revocations_open ON bulk_revocations (id) WHERE done = 0;
+
+-- Rotations: certificates that are to be renewed early, spread over a period. A certificate with an ID above mark, or with a
+-- notAfter before started_at, is not affected. A rotation is open until ended_at is set.
+CREATE TABLE rotations (
+    id           INTEGER PRIMARY KEY,
+    issuer       INTEGER REFERENCES issuers (id),
+    identity     INTEGER REFERENCES identities (id),
+    key_hash     BLOB CHECK (length(key_hash) = 32),
+    profile      TEXT,
+    label_name   TEXT,
+    label_value  TEXT,
+    issued_from  INTEGER,
+    issued_until INTEGER,
+    period       INTEGER NOT NULL CHECK (period > 0), -- in milliseconds
+    started_by   TEXT    NOT NULL,
+    started_at   INTEGER NOT NULL,
+    comment      TEXT    NOT NULL,
+    mark         INTEGER NOT NULL,
+    affected     INTEGER NOT NULL, -- the number of affected certificates
+    ended_at     INTEGER,
+    stopped      INTEGER NOT NULL DEFAULT 0 CHECK (stopped IN (0, 1)), -- by an operator
+    renewed      INTEGER NOT NULL DEFAULT 0, -- of the affected, at the end
+    due          INTEGER NOT NULL DEFAULT 0, -- of the affected, at the end
+    CHECK ((label_name IS NULL) = (label_value IS NULL)),
+    CHECK (stopped = 0 OR ended_at IS NOT NULL)
+) STRICT;
+CREATE INDEX rotations_open ON rotations (id) WHERE ended_at IS NULL;
 
 -- CRL numbers have 20 bytes, big-endian, the maximum of RFC 5280 section 5.2.3. Comparing the bytes compares the numbers.
 CREATE TABLE crl_numbers (

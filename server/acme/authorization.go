@@ -1,0 +1,156 @@
+package acme
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/acme"
+	"github.com/brevet-pki/brevet/server/acme/validation"
+	"github.com/brevet-pki/brevet/server/frontdoor"
+)
+
+// challenge is a challenge in JSON (RFC 8555 §7.1.5).
+type challenge struct {
+	Type      acme.ChallengeType `json:"type"`
+	URL       string             `json:"url"`
+	Status    acme.Status        `json:"status"`
+	Token     string             `json:"token"`
+	Validated string             `json:"validated,omitempty"`
+	Error     *problem           `json:"error,omitempty"`
+}
+
+func (d *Door) challengeOut(authorization acme.ID, c acme.Challenge) challenge {
+	return challenge{
+		c.Type, d.url(pathChallenge + authorization.String() + "/" + string(c.Type)), c.Status, c.Token, stamp(c.ValidatedAt), problemOf(c.Failure),
+	}
+}
+
+// authorizationOut returns the response with an authorization (RFC 8555 §7.1.4).
+func (d *Door) authorizationOut(a acme.Authorization) (frontdoor.Response, error) {
+	challenges := []challenge{}
+	for _, c := range a.Challenges {
+		challenges = append(challenges, d.challengeOut(a.ID, c))
+	}
+	return d.object(http.StatusOK, struct {
+		Identifier identifier  `json:"identifier"`
+		Status     acme.Status `json:"status"`
+		Expires    string      `json:"expires,omitempty"`
+		Challenges []challenge `json:"challenges"`
+		Wildcard   bool        `json:"wildcard,omitempty"`
+	}{identifierOut(a.Identifier), a.Status, stamp(a.ExpiresAt), challenges, a.Wildcard})
+}
+
+var errAuthorization = pki.Refuse(pki.RuleACMEAuthorization, "send the request to a URL in an order of this account",
+	"the account has no such authorization or challenge")
+
+// authorization serves an authorization (RFC 8555 §7.5 and §7.5.2).
+func (d *Door) authorization(ctx context.Context, r *request) (frontdoor.Response, error) {
+	id, ok := acme.ParseID(r.PathValue("authorization"))
+	if !ok {
+		return frontdoor.Response{}, errAuthorization
+	}
+	read := d.config.Authorizations.Authorization
+	if !r.isRead() {
+		var payload struct {
+			Status acme.Status `json:"status"`
+		}
+		if err := r.decode(&payload); err != nil {
+			return frontdoor.Response{}, err
+		}
+		if payload.Status != acme.StatusDeactivated {
+			return frontdoor.Response{}, pki.Refuse(pki.RuleRequest, "send the status deactivated, or an empty payload to read the authorization",
+				"a client can only deactivate an authorization")
+		}
+		read = d.config.Authorizations.DeactivateAuthorization
+	}
+	a, err := read(ctx, r.account.ID, id)
+	if err != nil {
+		return frontdoor.Response{}, err
+	}
+	return d.authorizationOut(a)
+}
+
+// challenge serves a challenge (RFC 8555 §7.5.1). A request with a payload starts the validation.
+func (d *Door) challenge(ctx context.Context, r *request) (frontdoor.Response, error) {
+	id, ok := acme.ParseID(r.PathValue("authorization"))
+	if !ok {
+		return frontdoor.Response{}, errAuthorization
+	}
+	kind := acme.ChallengeType(r.PathValue("type"))
+	a, err := d.config.Authorizations.Authorization(ctx, r.account.ID, id)
+	if err != nil {
+		return frontdoor.Response{}, err
+	}
+	if a.Challenge(kind) == nil {
+		return frontdoor.Response{}, errAuthorization
+	}
+	if !r.isRead() {
+		if err := r.decode(&struct{}{}); err != nil {
+			return frontdoor.Response{}, err
+		}
+		if a, err = d.startValidation(ctx, r.account, a, kind); err != nil {
+			return frontdoor.Response{}, err
+		}
+	}
+	c := a.Challenge(kind)
+	if c == nil {
+		return frontdoor.Response{}, errAuthorization
+	}
+	resp, err := d.object(http.StatusOK, d.challengeOut(a.ID, *c))
+	if err != nil {
+		return resp, err
+	}
+	resp.Header.Add("Link", link(d.url(pathAuthorization+a.ID.String()), "up"))
+	return resp, nil
+}
+
+// startValidation starts the validation of a challenge, unless it runs already or has ended. First it takes a place for
+// it, so that no challenge is marked as processing that nothing validates.
+func (d *Door) startValidation(ctx context.Context, account acme.Account, a acme.Authorization, kind acme.ChallengeType) (acme.Authorization, error) {
+	job, err := d.pool.Reserve(account.ID, a.Identifier)
+	if err != nil {
+		return a, err
+	}
+	begun, starts, err := d.config.Authorizations.BeginValidation(ctx, account.ID, a.ID, kind)
+	if err != nil || !starts {
+		job.Drop()
+		return begun, err
+	}
+	c := validation.Challenge{Type: kind, Identifier: begun.Identifier, Token: begun.Challenge(kind).Token, Thumbprint: account.Thumbprint}
+	job.Start(func(ctx context.Context) {
+		failure := d.config.Validator.Validate(ctx, c)
+		if failure != nil && ctx.Err() != nil {
+			return // the server stops: the client starts the validation again
+		}
+		d.endValidation(ctx, begun.ID, kind, failure)
+	})
+	return begun, nil
+}
+
+// Limits of recording the result of a validation.
+const (
+	recordTries   = 5
+	recordTimeout = 10 * time.Second
+)
+
+// endValidation records the result of a validation. The server may stop during that time.
+func (d *Door) endValidation(ctx context.Context, id acme.ID, kind acme.ChallengeType, failure *pki.Refusal) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	var err error
+	for try := range recordTries {
+		if err = d.config.Authorizations.EndValidation(ctx, id, kind, failure); err == nil || !pki.IsTemporary(err) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Duration(try+1) * 200 * time.Millisecond):
+		}
+	}
+	if _, isRefusal := pki.AsRefusal(err); err != nil && !isRefusal {
+		d.config.Log.ErrorContext(ctx, "recording the result of an ACME validation failed, the client must start it again",
+			"authorization", id.String(), "challenge", string(kind), "error", err)
+	}
+}

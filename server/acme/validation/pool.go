@@ -1,0 +1,168 @@
+package validation
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/brevet-pki/brevet/fair"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/acme"
+)
+
+const (
+	poolSlots   = 64   // validations that run at a time
+	poolEach    = 8    // validations of one account that run at a time
+	poolQueue   = 1024 // validations that wait
+	poolTargets = 8    // validations of one identifier that run or wait
+	// poolRetry is the delay after which a rejected client should repeat its request.
+	poolRetry = 5 * time.Second
+)
+
+// Pool runs validations. It limits how many run and wait, serves the accounts in turn, and limits the validations of one
+// identifier, so that the server does not flood a host on behalf of many accounts. It is safe for concurrent use.
+type Pool struct {
+	mu      sync.Mutex
+	queue   *fair.Queue[acme.ID, *Job]
+	targets map[acme.Identifier]int
+	closed  bool
+
+	ctx     context.Context //nolint:containedctx // the context of all jobs, which Close cancels
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+}
+
+// NewPool returns a Pool. Close ends its validations.
+func NewPool() *Pool {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Pool{
+		queue:   fair.NewQueue[acme.ID, *Job](fair.Size{Slots: poolSlots, Each: poolEach, Queue: poolQueue}),
+		targets: map[acme.Identifier]int{}, ctx: ctx, cancel: cancel,
+	}
+}
+
+// Job is a place in a Pool.
+type Job struct {
+	pool    *Pool
+	account acme.ID
+	target  acme.Identifier
+	// pool.mu protects the fields below.
+	item *fair.Item[acme.ID, *Job] // nil if the job got a slot at once
+	work func(ctx context.Context) // nil until Start
+	slot bool
+}
+
+// Reserve takes a place for a validation of an account. It refuses if there is none. The caller calls Start or Drop.
+func (p *Pool) Reserve(account acme.ID, target acme.Identifier) (*Job, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	j := &Job{pool: p, account: account, target: target}
+	if p.closed || p.targets[target] >= poolTargets {
+		return nil, busy(target)
+	}
+	if p.queue.Begin(account) {
+		j.slot = true
+	} else if j.item = p.queue.Wait(account, j); j.item == nil {
+		return nil, busy(target)
+	}
+	p.targets[target]++
+	return j, nil
+}
+
+// Start runs work when there is a slot. It does not wait for it.
+func (j *Job) Start(work func(ctx context.Context)) {
+	j.pool.mu.Lock()
+	defer j.pool.mu.Unlock()
+	j.work = work
+	if j.slot {
+		j.pool.run(j)
+	}
+}
+
+// Drop gives the place back.
+func (j *Job) Drop() {
+	j.pool.mu.Lock()
+	defer j.pool.mu.Unlock()
+	if !j.slot {
+		j.pool.queue.Withdraw(j.item)
+		j.pool.forget(j)
+		return
+	}
+	j.pool.end(j)
+}
+
+// run starts the work of a job that has a slot. The caller holds mu.
+func (p *Pool) run(j *Job) {
+	p.running.Add(1)
+	go func() {
+		defer p.running.Done()
+		if p.ctx.Err() == nil {
+			j.work(p.ctx)
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.end(j)
+	}()
+}
+
+// end frees the slot of a job, and gives it to the next. The caller holds mu.
+func (p *Pool) end(j *Job) {
+	p.queue.End(j.account)
+	p.forget(j)
+	for {
+		_, next, ok := p.queue.Next()
+		if !ok {
+			return
+		}
+		next.slot = true
+		if next.work != nil {
+			p.run(next)
+		}
+	}
+}
+
+func (p *Pool) forget(j *Job) {
+	if p.targets[j.target]--; p.targets[j.target] <= 0 {
+		delete(p.targets, j.target)
+	}
+}
+
+// Running returns the number of validations that run, and Waiting of those that wait.
+func (p *Pool) Running() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.queue.Working()
+}
+
+// Waiting returns the number of validations that wait.
+func (p *Pool) Waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.queue.Waiting()
+}
+
+// Close cancels all validations, and waits until they have ended. Later reservations are refused.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.cancel()
+	p.running.Wait()
+}
+
+// busyError is a refusal after which the client should wait.
+type busyError struct{ *pki.Refusal }
+
+func busy(target acme.Identifier) error {
+	return busyError{pki.Refuse(pki.RuleOverloaded, "repeat the request after the delay",
+		"too many validations are running, or too many of %s", target.Value)}
+}
+
+// Unwrap returns the refusal.
+func (e busyError) Unwrap() error { return e.Refusal }
+
+// Temporary reports that the same request may succeed later.
+func (busyError) Temporary() bool { return true }
+
+// RetryAfter returns the delay.
+func (busyError) RetryAfter() time.Duration { return poolRetry }

@@ -1,0 +1,134 @@
+package validation_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/acme"
+	"github.com/brevet-pki/brevet/server/acme/validation"
+)
+
+func target(n int) acme.Identifier {
+	return acme.Identifier{Type: acme.DNS, Value: fmt.Sprintf("host-%d.fleet.example", n)}
+}
+
+// One account fills half of the queue at most, and another one is still served.
+func TestPoolIsFairAndBounded(t *testing.T) {
+	p := validation.NewPool()
+	defer p.Close()
+	loud, quiet := acme.NewID(), acme.NewID()
+	release := make(chan struct{})
+	var mu sync.Mutex
+	ran := map[acme.ID]int{}
+	start := func(account acme.ID, n int) error {
+		job, err := p.Reserve(account, target(n))
+		if err == nil {
+			job.Start(func(context.Context) {
+				<-release
+				mu.Lock()
+				defer mu.Unlock()
+				ran[account]++
+			})
+		}
+		return err
+	}
+	accepted := 0
+	for n := range 5000 {
+		err := start(loud, n)
+		if err == nil {
+			accepted++
+			continue
+		}
+		refusal, ok := pki.AsRefusal(err)
+		if !ok || refusal.Rule != pki.RuleOverloaded || pki.RetryAfter(err) <= 0 || !pki.IsTemporary(err) {
+			t.Fatalf("got %v, want a refusal with a delay", err)
+		}
+		break
+	}
+	if accepted < 100 || accepted > 1024 || p.Running() != 8 || p.Waiting() != accepted-8 {
+		t.Errorf("%d validations were accepted, %d run and %d wait", accepted, p.Running(), p.Waiting())
+	}
+	if err := start(quiet, 100_000); err != nil {
+		t.Errorf("the validation of another account is refused: %v", err)
+	}
+	close(release)
+	deadline := time.Now().Add(10 * time.Second)
+	for p.Running()+p.Waiting() > 0 && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if ran[loud] != accepted || ran[quiet] != 1 {
+		t.Errorf("%d and %d validations ran", ran[loud], ran[quiet])
+	}
+}
+
+func TestPoolLimitsOneTarget(t *testing.T) {
+	p := validation.NewPool()
+	defer p.Close()
+	var jobs []*validation.Job
+	for {
+		job, err := p.Reserve(acme.NewID(), target(1))
+		if err != nil {
+			break
+		}
+		jobs = append(jobs, job)
+	}
+	if len(jobs) != 8 {
+		t.Errorf("%d validations of one identifier have a place", len(jobs))
+	}
+	if _, err := p.Reserve(acme.NewID(), target(2)); err != nil {
+		t.Errorf("another identifier is refused: %v", err)
+	}
+	jobs[0].Drop()
+	if _, err := p.Reserve(acme.NewID(), target(1)); err != nil {
+		t.Errorf("a place that was given back is refused: %v", err)
+	}
+}
+
+// A waiting job that is dropped or started later does not lose its slot.
+func TestPoolWaitingJobs(t *testing.T) {
+	p := validation.NewPool()
+	defer p.Close()
+	account := acme.NewID()
+	var jobs []*validation.Job
+	for n := range 10 {
+		job, err := p.Reserve(account, target(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		jobs = append(jobs, job)
+	}
+	jobs[9].Drop() // waits
+	jobs[0].Drop() // has a slot, which jobs[8] gets before it is started
+	ran := make(chan struct{})
+	jobs[8].Start(func(context.Context) { close(ran) })
+	select {
+	case <-ran:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the waiting job never ran")
+	}
+	for _, job := range jobs[1:8] {
+		job.Drop()
+	}
+	if p.Running()+p.Waiting() > 1 {
+		t.Errorf("%d jobs run and %d wait", p.Running(), p.Waiting())
+	}
+}
+
+func TestPoolCloses(t *testing.T) {
+	p := validation.NewPool()
+	job, err := p.Reserve(acme.NewID(), target(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	job.Start(func(ctx context.Context) { <-ctx.Done() })
+	p.Close()
+	if _, err := p.Reserve(acme.NewID(), target(2)); err == nil {
+		t.Error("a closed pool takes a job")
+	}
+}

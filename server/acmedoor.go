@@ -1,0 +1,24 @@
+package server
+
+import (
+	acmedoor "github.com/brevet-pki/brevet/server/acme"
+	"github.com/brevet-pki/brevet/server/acme/validation"
+)
+
+// ACME configures the ACME door.
+type ACME struct {
+	Validation validation.Config
+	// MinVersion is the oldest TLS version of clients, such as tls.VersionTLS13.
+	MinVersion uint16
+}
+
+// newACMEDoor returns the ACME door of the HTTPS listener.
+func (s *Server) newACMEDoor() (*acmedoor.Door, error) {
+	c := s.config
+	return acmedoor.New(acmedoor.Config{
+		URL: c.HTTPSURL, MinVersion: c.ACME.MinVersion,
+		Accounts: s.acme, AccountChanges: s.acme, Orders: s.acme, Authorizations: s.acme, Certificates: s.acme, Terms: s.acme,
+		Renewals: s.rotations, Authorities: c.Authorities,
+		Validator: validation.New(c.ACME.Validation), Nonces: acmedoor.NewNonceSet(c.Clock), Clock: c.Clock, Log: c.Log,
+	})
+}

@@ -1,0 +1,250 @@
+package acmetable
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/acme"
+	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+)
+
+// orderColumns are the columns of the order o, with its account a.
+const orderColumns = `o.id, o.public_id, a.public_id, o.identifiers, o.profile, o.created_at, o.expires_at, o.replaces, o.certificate`
+
+// fromOrders is the rest of a statement with orderColumns, before its condition.
+const fromOrders = ` FROM acme_orders o JOIN acme_accounts a ON a.id = o.account `
+
+// orderRow holds orderColumns.
+type orderRow struct {
+	row                   int64
+	id, account           []byte
+	identifiers           []byte
+	profile               string
+	createdAt, expiresAt  int64
+	replaces, certificate []byte
+}
+
+func (r *orderRow) columns() []any {
+	return []any{&r.row, &r.id, &r.account, &r.identifiers, &r.profile, &r.createdAt, &r.expiresAt, &r.replaces, &r.certificate}
+}
+
+// decode decodes the row, without the status and the authorizations.
+func (r *orderRow) decode() (acme.Order, error) {
+	o := acme.Order{
+		ID: idOf(r.id), Account: idOf(r.account), Profile: r.profile,
+		CreatedAt: engine.FromMillis(r.createdAt), ExpiresAt: engine.FromMillis(r.expiresAt),
+	}
+	var err error
+	if o.Identifiers, err = decodeIdentifiers(r.identifiers); err != nil {
+		return o, fmt.Errorf("read the names of the order %s: %w", o.ID, err)
+	}
+	if o.Replaces, err = column.DecodeRef(r.replaces); err != nil {
+		return o, err
+	}
+	o.Certificate, err = column.DecodeRef(r.certificate)
+	return o, err
+}
+
+// encodeIdentifiers returns identifiers as a JSON list of texts such as dns:pump.example.
+func encodeIdentifiers(all []acme.Identifier) (string, error) {
+	texts := make([]string, len(all))
+	for i, n := range all {
+		texts[i] = n.String()
+	}
+	encoded, err := json.Marshal(texts)
+	return string(encoded), err
+}
+
+func decodeIdentifiers(encoded []byte) ([]acme.Identifier, error) {
+	var texts []string
+	if err := json.Unmarshal(encoded, &texts); err != nil {
+		return nil, err
+	}
+	all := make([]acme.Identifier, len(texts))
+	for i, text := range texts {
+		kind, value, found := strings.Cut(text, ":")
+		if !found {
+			return nil, fmt.Errorf("%q is no identifier", text)
+		}
+		all[i] = acme.Identifier{Type: acme.IdentifierType(kind), Value: value}
+	}
+	return all, nil
+}
+
+// CreateOrder implements acme.OrderStore.
+func (s *Store) CreateOrder(ctx context.Context, o acme.Order, all []acme.Authorization) error {
+	return s.file.Write(ctx, "record an order", func(ctx context.Context, tx *engine.Tx) error {
+		a, account, err := readAccount(ctx, tx, byID, o.Account[:])
+		if err != nil {
+			return err
+		}
+		var open int
+		err = tx.QueryRowContext(ctx, countOpen, account, engine.Millis(o.CreatedAt), acme.MaxOpenOrders).Scan(&open)
+		if err != nil {
+			return err
+		}
+		replaced, err := isReplaced(ctx, tx, o.Replaces, o.CreatedAt)
+		if err != nil {
+			return err
+		}
+		if err := rules.CheckNewOrder(&a, &o, open, replaced); err != nil {
+			return err
+		}
+		return insertOrder(ctx, tx, account, &o, all)
+	})
+}
+
+// countOpen counts the orders of an account that have no certificate and have not expired, up to a limit.
+const countOpen = `
+	SELECT count(*) FROM (SELECT 1 FROM acme_orders WHERE account = ? AND certificate IS NULL AND expires_at > ? LIMIT ?)`
+
+// isReplaced reports whether an order that is not invalid replaces a certificate.
+func isReplaced(ctx context.Context, tx *engine.Tx, certificate pki.CertRef, at time.Time) (bool, error) {
+	if certificate.IsZero() {
+		return false, nil
+	}
+	var ids []acme.ID
+	rows := engine.Query(ctx, tx, `SELECT public_id FROM acme_orders WHERE replaces = ?`, column.EncodeRef(certificate))
+	err := rows.Each(func(rows *sql.Rows) error {
+		var id []byte
+		err := rows.Scan(&id)
+		ids = append(ids, idOf(id))
+		return err
+	})
+	for _, id := range ids {
+		if err != nil {
+			break
+		}
+		var st acme.OrderState
+		if st, err = readOrder(ctx, tx, id, at); err == nil && st.Order.Status != acme.StatusInvalid {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+func insertOrder(ctx context.Context, tx *engine.Tx, account int64, o *acme.Order, all []acme.Authorization) error {
+	identifiers, err := encodeIdentifiers(o.Identifiers)
+	if err != nil {
+		return err
+	}
+	result, err := tx.ExecContext(ctx, `
+		INSERT INTO acme_orders (public_id, account, identifiers, profile, created_at, expires_at, replaces) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		o.ID[:], account, identifiers, o.Profile, engine.Millis(o.CreatedAt), engine.Millis(o.ExpiresAt), column.EncodeRef(o.Replaces))
+	if err != nil {
+		return err
+	}
+	row, err := result.LastInsertId()
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		state := rules.NewACMEAuthorization(&all[i])
+		_, err := tx.ExecContext(ctx, `
+			INSERT INTO acme_authorizations (public_id, acme_order, place, token, offered, status) VALUES (?, ?, ?, ?, ?, ?)`,
+			all[i].ID[:], row, i, state.Token, encodeTypes(state.Offered), authorizationNumber(state.Status))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Order implements acme.OrderStore.
+func (s *Store) Order(ctx context.Context, id acme.ID, at time.Time) (st acme.OrderState, err error) {
+	err = s.file.Look(ctx, "read an order", func(ctx context.Context, q engine.Querier) error {
+		st, err = readOrder(ctx, q, id, at)
+		return err
+	})
+	return st, err
+}
+
+// readOrder reads an order with what it depends on, as of a time.
+func readOrder(ctx context.Context, q engine.Querier, id acme.ID, at time.Time) (acme.OrderState, error) {
+	var st acme.OrderState
+	var r orderRow
+	err := q.QueryRowContext(ctx, `SELECT `+orderColumns+fromOrders+`WHERE o.public_id = ?`, id[:]).Scan(r.columns()...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return st, acme.NoOrder()
+	}
+	if err != nil {
+		return st, err
+	}
+	if st.Order, err = r.decode(); err != nil {
+		return st, err
+	}
+	if st.Account, _, err = readAccount(ctx, q, byID, r.account); err != nil {
+		return st, err
+	}
+	if !st.Account.ExternalKey.IsZero() {
+		if st.Key, _, err = readKey(ctx, q, st.Account.ExternalKey); err != nil {
+			return st, err
+		}
+	}
+	ids, all, err := readAuthorizations(ctx, q, r.row)
+	if err != nil {
+		return st, err
+	}
+	st.Order.Authorizations = ids
+	rules.SetACMEOrderStatus(&st.Order, all, at)
+	for i := range all {
+		st.Authorizations = append(st.Authorizations, all[i].Authorization(ids[i], &st.Order, i, at))
+	}
+	return st, nil
+}
+
+// OrderOf implements acme.OrderStore.
+func (s *Store) OrderOf(ctx context.Context, certificate pki.CertRef) (o acme.Order, err error) {
+	err = s.file.Look(ctx, "read the order of a certificate", func(ctx context.Context, q engine.Querier) error {
+		var id []byte
+		row := q.QueryRowContext(ctx, `SELECT public_id FROM acme_orders WHERE certificate = ?`, column.EncodeRef(certificate))
+		err := row.Scan(&id)
+		if errors.Is(err, sql.ErrNoRows) {
+			return rules.NoCertificate(certificate.Serial)
+		}
+		if err != nil {
+			return err
+		}
+		st, err := readOrder(ctx, q, idOf(id), time.Time{})
+		o = st.Order
+		return err
+	})
+	return o, err
+}
+
+// Certificates implements acme.OrderStore.
+func (s *Store) Certificates(
+	ctx context.Context, account acme.ID, at time.Time, after pki.CertRef, limit int,
+) (page []pki.CertRef, err error) {
+	if err := rules.CheckLimit(limit); err != nil {
+		return nil, err
+	}
+	start := column.EncodeRef(after)
+	if start == nil {
+		start = []byte{}
+	}
+	err = s.file.Read(ctx, "list the certificates of an account", func(ctx context.Context, tx *sql.Tx) error {
+		rows := engine.Query(ctx, tx, `
+			SELECT certificate FROM acme_orders
+			WHERE account = (SELECT id FROM acme_accounts WHERE public_id = ?) AND certificate > ? AND not_after > ? ORDER BY certificate LIMIT ?`,
+			account[:], start, engine.Millis(at), limit)
+		return rows.Each(func(rows *sql.Rows) error {
+			var b []byte
+			if err := rows.Scan(&b); err != nil {
+				return err
+			}
+			ref, err := column.DecodeRef(b)
+			page = append(page, ref)
+			return err
+		})
+	})
+	return page, err
+}
