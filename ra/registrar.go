@@ -420,6 +420,12 @@ func issueFor(id Identity) (pki.IssuerID, error) {
 	return pki.ParseIssuerID(id.Labels[IssuerLabel])
 }
 
+// refuseKind returns the refusal of a profile that is not for the kind of the identity.
+func refuseKind(id Identity, profile string) error {
+	return pki.Refuse(pki.RuleAccess, "give the identity a profile that its kind may hold",
+		"profile %s is not for identities of the kind %s", profile, id.Kind)
+}
+
 // answered returns the certificate that was issued for the same request ID. It refuses if that was for another key.
 func answered(a *PriorIssuance, key pki.KeyHash) (ca.Certificate, error) {
 	if a.Key != key {
@@ -446,8 +452,7 @@ func (r *Registrar) decide(rev Revision, st IssuanceState, c csr, req ca.Request
 		return nil, err
 	}
 	if !p.Permits(id.Kind) {
-		return nil, pki.Refuse(pki.RuleAccess, "give the identity a profile that its kind may hold",
-			"profile %s is not for identities of the kind %s", id.Profile, id.Kind)
+		return nil, refuseKind(id, id.Profile)
 	}
 	if req.Guard.Order.IsZero() { // Registrar.Order compares the CSR with the order
 		if err := c.checkContent(id); err != nil {

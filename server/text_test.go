@@ -59,7 +59,11 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 	issue.Registration = registration
 	named := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/named"), false), servertest.Key(t))
 	named.Identity = "device/named"
+	externalKey := servertest.Must(brevetv1.NewACMEServiceClient(w.Operator.Conn).CreateExternalKey(t.Context(), &brevetv1.CreateExternalKeyRequest{Rule: "web"}))(t)
 	return []message{
+		{"ACMEService.CreateExternalKey", &brevetv1.CreateExternalKeyRequest{Rule: "web"}},
+		{"ACMEService.ListExternalKeys", &brevetv1.ListExternalKeysRequest{}},
+		{"ACMEService.RevokeExternalKey", &brevetv1.RevokeExternalKeyRequest{Id: externalKey.GetKey().GetId(), Comment: "lost"}},
 		{"CertificateService.IssueCertificates", issue},
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "device/new", Spec: registration}},
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "bob", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR, Profile: "operator", Labels: labels, Roles: []brevetv1.OperatorRole{brevetv1.OperatorRole_OPERATOR_ROLE_AUDITOR}}}},
@@ -166,7 +170,12 @@ func (m message) call(t *testing.T, w *servertest.World, req proto.Message) erro
 func TestDeceptiveTextsAreRefused(t *testing.T) {
 	t.Parallel()
 	w := servertest.New(t, ground, servertest.Options{
-		Policy: []byte(`rules: [{name: tokens, evidence: [token], when: token.identity != "device/unwanted"}]`),
+		Policy: []byte(`
+acme: {}
+rules:
+- {name: tokens, evidence: [token], when: token.identity != "device/unwanted"}
+- {name: web, evidence: [acme], identity: "web/{acme.name}", register: true}
+`),
 	})
 	messages := wholeMessages(t, w)
 	before := len(w.Entries(t, 0))

@@ -39,13 +39,14 @@ func (a *Authority) CreateExternalKey(ctx context.Context, n NewExternalKey) (Ex
 
 // checkNew refuses a request that does not name exactly one identity or rule.
 func (a *Authority) checkNew(n NewExternalKey) error {
+	if n.Identity.IsZero() == (n.Rule == "") {
+		return pki.Refuse(pki.RuleRequest, "name an identity or a rule", "the request does not name exactly one of them")
+	}
 	rev := a.Revision()
 	if _, err := settingsOf(rev); err != nil {
 		return err
 	}
 	switch {
-	case n.Identity.IsZero() == (n.Rule == ""):
-		return pki.Refuse(pki.RuleRequest, "name an identity or a rule", "the request does not name exactly one of them")
 	case n.Identity.Reserved():
 		return pki.Refuse(pki.RuleReserved, "name a device or a workload", "%s cannot have certificates by ACME", n.Identity)
 	case n.Lifetime < 0 || n.Lifetime > MaxUnused:

@@ -91,13 +91,18 @@ func (w *World) Token(t testing.TB, id string, replace bool) []byte {
 	return w.Secret(t, resp.GetToken())
 }
 
+// Hide makes the end of the test search all files of the world for a secret.
+func (w *World) Hide(secret []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.secrets = append(w.secrets, secret)
+}
+
 // Secret returns the secret in a token's text. At the end of the test, no file of the world may contain it.
 func (w *World) Secret(t testing.TB, text string) []byte {
 	t.Helper()
 	secret := Must(enroll.ParseToken(text))(t).Secret.Bytes()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.secrets = append(w.secrets, secret)
+	w.Hide(secret)
 	return secret
 }
 

@@ -71,9 +71,9 @@ func newExternalKeyCreate() *cobra.Command {
 	}
 	output.Flag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&req.Identity, "identity", "", "identity of the account's certificates, such as web/shop")
+	f.StringVar(&req.Identity, "identity", "", "identity that the command is about, such as device/42")
 	f.StringVar(&req.Rule, "rule", "", "rule of the policy that decides about the account's orders")
-	f.StringVar(&lifetime, "lifetime", "", "how long the key can create its account, such as 7d")
+	f.StringVar(&lifetime, "lifetime", "", "how long the token, certificate or CRL is valid, such as 15m or 90d")
 	f.StringVar(&out, "out", "", "file that the command writes; it must not exist")
 	_ = cmd.MarkFlagRequired("out")
 	return cmd
@@ -139,9 +139,9 @@ func newExternalKeyRevoke() *cobra.Command {
 	req := &brevetv1.RevokeExternalKeyRequest{}
 	cmd := &cobra.Command{
 		Use: "revoke KEY-ID", Short: "Revoke an external key and its account", Args: cobra.ExactArgs(1),
-		Long: "The account can do nothing any more. Its certificates stay valid, unless --revoke revokes them, with the reason\n" +
-			"privilegeWithdrawn. The command can be repeated.",
-		Example: "  brevet acme eab revoke 3q2-7wAAAAAAAAAAAAAAAA --revoke",
+		Long: "The account can do nothing any more. Its certificates stay valid, unless --revoke-certificates revokes them,\n" +
+			"with the reason privilegeWithdrawn. The command can be repeated.",
+		Example: "  brevet acme eab revoke 3q2-7wAAAAAAAAAAAAAAAA --revoke-certificates",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Id = args[0]
 			p, err := output.New(cmd)
@@ -162,7 +162,7 @@ func newExternalKeyRevoke() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
-	cmd.Flags().BoolVar(&req.RevokeCertificates, "revoke", false, "revoke the account's certificates, too")
+	cmd.Flags().BoolVar(&req.RevokeCertificates, "revoke-certificates", false, "revoke the certificates of the account, too")
 	commentFlag(cmd, &req.Comment)
 	return cmd
 }

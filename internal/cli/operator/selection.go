@@ -33,7 +33,7 @@ not. A time is 2026-03-01T04:00:00Z, or 2026-03-01 for the first second of that 
 func (s *selection) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.issuer, "issuer", "", "issuer ID of the CA, in hexadecimal")
-	f.StringVar(&s.identity, "identity", "", "select by identity, such as device/42")
+	f.StringVar(&s.identity, "identity", "", "identity that the command is about, such as device/42")
 	f.StringVar(&s.lineage, "lineage", "", "select the certificate with this serial number, and all that were renewed from it")
 	f.StringVar(&s.key, "key-hash", "", "SHA-256 of a public key, in hexadecimal")
 	f.StringVar(&s.profile, "profile", "", "certificate profile")

@@ -52,7 +52,7 @@ func newTokenList() *cobra.Command {
 	output.Flag(cmd)
 	f := cmd.Flags()
 	createdByFlag(cmd, &req.CreatedBy)
-	f.StringVar(&req.Identity, "identity", "", "select by identity, such as device/42")
+	f.StringVar(&req.Identity, "identity", "", "identity that the command is about, such as device/42")
 	stateFlag(cmd, &state)
 	f.StringVar(&from, "created-from", "", "select tokens created at this time or later")
 	f.StringVar(&until, "created-until", "", "select tokens created before this time")
