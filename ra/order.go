@@ -223,7 +223,7 @@ func (r *Registrar) grantOrder(rev Revision, claims Claims) (Grant, string, erro
 			"request one name in each order, and no wildcard; or use an account whose external key names an identity",
 			"the identity is formed from the name of the order, which has %d names or a wildcard", len(order.texts()))
 	}
-	g, err := r.grant(rev, claims)
+	g, err := r.grant(rev, claims, "")
 	if err != nil {
 		return g, "", err
 	}
@@ -300,4 +300,10 @@ func commonName(text string) string {
 		return addr.Unmap().String()
 	}
 	return strings.ToLower(text)
+}
+
+// refuseKind returns the refusal of a profile that is not for the kind of the identity.
+func refuseKind(id Identity, profile string) error {
+	return pki.Refuse(pki.RuleAccess, "give the identity a profile that its kind may hold",
+		"profile %s is not for identities of the kind %s", profile, id.Kind)
 }
