@@ -54,6 +54,8 @@ bench: setup-test build ## what the token signs, and a server issues, revokes an
 	bin/brevet-bench issue --callers 1
 	bin/brevet-bench issue --callers 64
 	bin/brevet-bench enroll
+	bin/brevet-bench est
+	bin/brevet-bench acme
 	bin/brevet-bench revoke
 	bin/brevet-bench crl
 	bin/brevet-bench ocsp
@@ -73,9 +75,10 @@ test-race: setup-test ## every test, under the race detector
 # Large programs that no Debian package has; deploy/setup.sh keeps them here.
 JUDGES = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/brevet/judges/node_modules/.bin
 
-test-judges: setup-judges ## large programs: Deno checks our certificates; certbot, lego, Caddy and others get theirs over ACME
+test-judges: setup-judges ## clients that take more to install: Deno with our certificates, strongSwan and Bouncy Castle with EST, certbot and others with ACME
 	PATH="$(JUDGES):$$PATH" $(GO) test -count=1 -tags judges -run '^TestDeno' ./ca
-	$(GO) test -count=1 -tags judges -run '^Test(Certbot|Lego|Dehydrated|Caddy|Apache)$$' ./server/acme
+	$(GO) test -count=1 -tags judges -run '^TestESTWith' ./server
+	PATH="$(JUDGES):$$PATH" $(GO) test -count=1 -tags judges -run '^Test(Certbot|Lego|Dehydrated|Caddy|Apache)$$' ./server/acme
 
 # How long each torture goes on, such as 1m or 8h, and the seed that a failed one printed; 0 draws a new one.
 TORTURE ?= 5m

@@ -396,7 +396,7 @@ func newSoftHSM(t *testing.T) servertest.Ground {
 type sqliteStore struct{ *sqlite.DB }
 
 func (s sqliteStore) Stores() server.Stores {
-	return server.Stores{CA: s.CA(), RA: s.RA(), Policies: s.RA(), Nonces: s.RA(), ACME: s.ACME(), Audit: s.RA(), Retention: s.RA(), Revocation: s.Revocation(), CRLs: s.Revocation(), Feed: s.Revocation(), Log: s.Log()}
+	return server.Stores{CA: s.CA(), RA: s.RA(), Policies: s.RA(), Nonces: s.RA(), ACME: s.ACME(), Audit: s.RA(), Retention: s.RA(), Revocation: s.Revocation(), Rotations: s.Rotations(), CRLs: s.Revocation(), Feed: s.Revocation(), Log: s.Log()}
 }
 
 func (s sqliteStore) Installations() ca.Installations { return s.CA() }

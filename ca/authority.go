@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -44,10 +45,12 @@ type Certificate struct {
 	NotAfter time.Time
 }
 
-// Config configures an Authority. All fields are required.
+// Config configures an Authority. All fields are required unless they say otherwise.
 type Config struct {
 	TrustDomain string      // of the identities that certificates are issued to
 	IssuingCAs  []IssuingCA // the last one is the current one
+	// Trust has the chains of IssuingCAs. Nil means that it has nothing else.
+	Trust *Trust
 	// Partitions is the number of partitions of each issuing CA's CRL, 1 to MaxPartitions. Certificates of partitioned
 	// profiles are spread over them. The number may change: certificates keep the partition that they were issued with.
 	Partitions int
@@ -62,6 +65,7 @@ type Config struct {
 type Authority struct {
 	issuingCAs map[pki.IssuerID]IssuingCA
 	current    pki.IssuerID
+	trust      *Trust
 	lints      map[pki.IssuerID]lintSigner
 	trialCAs   map[pki.IssuerID]*trialCA
 	sample     pki.SPIFFEID // the identity in samples that the trial CAs verify
@@ -84,9 +88,12 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Trust == nil {
+		c.Trust = trustIn(c.IssuingCAs, c.Clock)
+	}
 	a := &Authority{
 		issuingCAs: map[pki.IssuerID]IssuingCA{}, lints: map[pki.IssuerID]lintSigner{}, trialCAs: map[pki.IssuerID]*trialCA{},
-		sample: sample, parts: c.Partitions, clock: c.Clock, meter: c.Meter,
+		trust: c.Trust, sample: sample, parts: c.Partitions, clock: c.Clock, meter: c.Meter,
 	}
 	for _, iss := range c.IssuingCAs {
 		u, err := newLintSigner(iss)
@@ -109,15 +116,20 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	return a, nil
 }
 
-// Chain returns the CA certificates that go with a certificate of an issuing CA, and their root. It refuses a CA that
-// this server no longer serves.
+// Chain returns the CA certificates that go with a certificate of an issuing CA, and their root. The cross-certificates
+// of the root are last: with them, parties that trust only another root of the trust bundle verify the certificate.
+// Chain refuses a CA that this server no longer serves.
 func (a *Authority) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x509.Certificate, err error) {
 	iss, ok := a.issuingCAs[id]
 	if !ok {
 		return nil, nil, pki.Refuse(pki.RuleNotFound, "renew or enroll again", "the certificate's CA %s is not served here any more", id.Short())
 	}
-	return iss.Chain, iss.Root, nil
+	cross, _ := a.trust.CrossOf(iss.Root)
+	return slices.Concat(iss.Chain, cross), iss.Root, nil
 }
+
+// Trust returns the CA certificates of the trust domain.
+func (a *Authority) Trust() *Trust { return a.trust }
 
 // Current returns the CA that issues if a request selects none.
 func (a *Authority) Current() IssuingCA { return a.issuingCAs[a.current] }

@@ -35,7 +35,15 @@ func NewIssuingCA(cert *x509.Certificate, signer crypto.Signer, others []*x509.C
 		return IssuingCA{}, fmt.Errorf("%s is not a CA certificate for signing certificates and CRLs (RFC 5280 "+
 			"section 4.2.1.3, 4.2.1.9)", cert.Subject)
 	}
-	iss := IssuingCA{ID: pki.IssuerOf(cert), Certificate: cert, Signer: signer}
+	iss, err := ChainOf(cert, others)
+	iss.Signer = signer
+	return iss, err
+}
+
+// ChainOf returns an issuing CA without its key. Its certificate must chain to a root through others, which may be in
+// any order.
+func ChainOf(cert *x509.Certificate, others []*x509.Certificate) (IssuingCA, error) {
+	iss := IssuingCA{ID: pki.IssuerOf(cert), Certificate: cert}
 	at := cert
 	for range len(others) + 1 {
 		if IsRoot(at) {

@@ -114,8 +114,8 @@ type InstalledCA struct {
 type InstallationState uint8
 
 // An active CA with a key issues certificates if it was installed last. A retired CA issues only certificates for its
-// own OCSP delegate, and its certificates' statuses are still served. A removed CA's statuses are not served; its
-// certificates stay on record.
+// own OCSP delegate, and its certificates' statuses are still served. A retired root is not in the trust bundle. A
+// removed CA's statuses are not served; its certificates stay on record.
 const (
 	Active InstallationState = iota + 1
 	Retired
@@ -130,11 +130,28 @@ type Installations interface {
 	Install(ctx context.Context, c InstalledCA, by pki.Actor) error
 	// Installed returns the CA certificates in order of installation, including removed ones.
 	Installed(ctx context.Context) ([]InstalledCA, error)
-	// Retire durably retires an issuing CA. Repeating it succeeds without a change. Retire is refused unless another
-	// issuing CA is active and has not expired.
+	// Retire durably retires an issuing CA or a root. Repeating it succeeds without a change. Retire is refused unless
+	// another issuing CA is active and has not expired. For a root, that CA must be under another root, and no active
+	// issuing CA may be under this one.
 	Retire(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error
 	// Remove durably removes a CA and its CRLs. Repeating it succeeds without a change. Remove is refused before the
 	// CA's certificate has expired. As an exception, a CA that is retired or has no key here can be removed once all
 	// certificates that it issued have expired. Certificates of its OCSP delegate do not count.
 	Remove(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error
+}
+
+// CrossCertificate is a certificate that one installed root signed for the subject and the key of another.
+type CrossCertificate struct {
+	Certificate []byte // DER
+	At          time.Time
+}
+
+// CrossCertificates stores the cross-certificates of a trust domain. Its methods are safe for concurrent use.
+type CrossCertificates interface {
+	// InstallCross durably records a cross-certificate. Installing the same certificate again succeeds without a
+	// change. Of two certificates with the same signer, subject and key, the one installed later replaces the other.
+	// InstallCross is refused unless both roots are installed and were not removed.
+	InstallCross(ctx context.Context, c CrossCertificate, by pki.Actor) error
+	// CrossCertificates returns the cross-certificates in order of installation.
+	CrossCertificates(ctx context.Context) ([]CrossCertificate, error)
 }

@@ -100,6 +100,10 @@ type ProfileConfig struct {
 	// renews. Enrollments with tokens made with `--replace` and bulk issuance may create up to sixteen times as many
 	// certificates.
 	MaxUnexpired int `yaml:"max_unexpired"`
+	// Where the holder of a certificate can renew it: `grpc` (as `brevet-agent` does) and `est` (RFC 7030). By default
+	// both. `[]` is for none: the holder enrolls again with evidence. The profile of the certificate that is renewed
+	// decides, not the one that the identity has now. A recovery after expiry counts as a renewal by `grpc`.
+	Renewals []string `yaml:"renewals"`
 	// Whether the server lints each certificate with zlint before it is signed, which takes time. By default the server
 	// lints only samples of each profile, when it starts and when the policy is applied.
 	Lint bool `yaml:"lint"`
@@ -148,6 +152,7 @@ type Profile struct {
 	partitioned    bool
 	noRevAvail     bool
 	renewalRevokes bool
+	renewals       []pki.Door
 	maxUnexpired   int
 	lintEach       bool
 	// encoders encode the certificates of each issuing CA. They are nil unless Authority.Prepare has returned the profile.
@@ -161,7 +166,7 @@ func NewProfile(name string, c ProfileConfig, publicURL string) (*Profile, error
 	readURLs := func(c ProfileConfig) error { return p.readURLs(c, publicURL) }
 	checkDelegate := func(ProfileConfig) error { return p.checkDelegate() }
 	for _, step := range []func(ProfileConfig) error{
-		p.readKinds, p.readTimes, p.readKeys, p.readUsages, p.readNames, p.readBound, readURLs, p.checkNoRevAvail, checkDelegate,
+		p.readKinds, p.readTimes, p.readKeys, p.readUsages, p.readNames, p.readRenewals, p.readBound, readURLs, p.checkNoRevAvail, checkDelegate,
 	} {
 		if err := step(c); err != nil { // its text begins with the key
 			key, problem, _ := strings.Cut(err.Error(), ": ")
@@ -182,6 +187,9 @@ func (p *Profile) MaxLifetime() time.Duration { return p.maxLifetime }
 
 // RenewalRevokes reports whether a renewal revokes the renewed certificate.
 func (p *Profile) RenewalRevokes() bool { return p.renewalRevokes }
+
+// RenewableAt reports whether a certificate of the profile can be renewed at a door.
+func (p *Profile) RenewableAt(d pki.Door) bool { return slices.Contains(p.renewals, d) }
 
 // MaxUnexpired returns how many unexpired certificates an identity may have before early renewals are refused.
 func (p *Profile) MaxUnexpired() int { return p.maxUnexpired }
@@ -252,6 +260,21 @@ func (p *Profile) readBound(c ProfileConfig) error {
 	if p.maxUnexpired < 1 || p.maxUnexpired > maxUnexpired {
 		return fmt.Errorf("max_unexpired: %d is out of range: use 1 to %d, or omit it for %d",
 			c.MaxUnexpired, maxUnexpired, defaultUnexpired)
+	}
+	return nil
+}
+
+func (p *Profile) readRenewals(c ProfileConfig) error {
+	if c.Renewals == nil {
+		p.renewals = pki.Doors()
+		return nil
+	}
+	for _, text := range c.Renewals {
+		d := pki.Door(text)
+		if !slices.Contains(pki.Doors(), d) {
+			return fmt.Errorf("renewals: %q is not one of grpc, est", text)
+		}
+		p.renewals = append(p.renewals, d)
 	}
 	return nil
 }

@@ -98,6 +98,7 @@ func TestBadProfilesAreRefusedByNameAndKey(t *testing.T) {
 		"no keys":               {func(c *ca.ProfileConfig) { c.Keys = nil }, "keys"},
 		"weak key":              {func(c *ca.ProfileConfig) { c.Keys = []string{"RSA-1024"} }, `"RSA-1024"`},
 		"unknown usage":         {func(c *ca.ProfileConfig) { c.KeyUsage = []string{"keyCertSign"} }, "key_usage"},
+		"unknown door":          {func(c *ca.ProfileConfig) { c.Renewals = []string{"grpc", "acme"} }, `renewals: "acme"`},
 		"no purpose":            {func(c *ca.ProfileConfig) { c.ExtendedKeyUsage = nil }, "extended_key_usage"},
 		"any purpose":           {func(c *ca.ProfileConfig) { c.ExtendedKeyUsage = []string{"any"} }, "extended_key_usage"},
 		"unknown name rule":     {func(c *ca.ProfileConfig) { c.DNSNames = "yes" }, "dns_names"},

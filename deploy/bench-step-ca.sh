@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures step-ca beside Brevet, with 64 callers and with one, and prints a table for each. `make bench-step-ca` builds
+# Measures step-ca beside Brevet, with 64 callers and with one, and with 16 ACME clients, and prints a table for each. `make bench-step-ca` builds
 # bin/brevet-bench and calls it. Arguments are passed on, such as --duration 6s, --rounds 2 or --output json.
 #
 # It builds step-ca from its Go module, once, which takes minutes and a gigabyte of modules; the binary stays in
@@ -28,3 +28,4 @@ fi
 for callers in 64 1; do
 	bin/brevet-bench step-ca --program "$dir/step-ca" --callers "$callers" "$@"
 done
+bin/brevet-bench acme --step-ca "$dir/step-ca" "$@"

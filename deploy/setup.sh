@@ -90,6 +90,8 @@ have_nss() { have certutil && have crlutil && have vfychain; }
 # A JDK, which runs a program from its source.
 have_java() { have java && have javac; }
 
+have_pki() { have pki && pki --help 2>/dev/null | grep -q -- --estca; }
+
 have_tpm2_openssl() {
 	have_file /usr/lib/*-linux-gnu/ossl-modules/tpm2.so /usr/lib64/ossl-modules/tpm2.so /usr/lib/ossl-modules/tpm2.so
 }
@@ -152,6 +154,7 @@ survey() {
 		'makes a copy of this system to test packages in'
 	missing 3 'have_file /usr/share/bash-completion/bash_completion' bash-completion bash-completion bash-completion '' \
 		'tests the shell completions of the packages'
+	missing 4 have_pki strongswan-pki strongswan strongswan '' 'enrolls with EST: pki --est'
 	missing 4 'have npm' npm npm npm node 'installs Deno, whose TLS is rustls'
 	missing 4 'have certbot' certbot certbot certbot certbot 'gets certificates over ACME'
 	missing 4 'have lego' lego lego lego lego 'gets certificates over ACME, also with tls-alpn-01'

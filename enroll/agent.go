@@ -34,8 +34,8 @@ type Config struct {
 	Identity string
 	Lifetime time.Duration // requested lifetime; zero for the profile's default
 	KeyType  pki.KeyType   // type of the generated keys; empty means P-256
-	// Reload is a command with its arguments. The Agent runs it without a shell after each new credential, and repeats
-	// it until it exits with 0. If Reload is empty, there is no command.
+	// Reload is a command with its arguments. The Agent runs it without a shell after each new credential or trust
+	// bundle, and repeats it until it exits with 0. If Reload is empty, there is no command.
 	Reload []string
 	// ReloadOutput receives the output of Reload. It is a file and not a writer, because a child of the command may
 	// keep it open after the command has exited. If ReloadOutput is nil, the output is discarded.
@@ -53,6 +53,7 @@ type Agent struct {
 	// Only the goroutine in Ensure, Enroll, Refresh or Run uses these fields.
 	broken    error     // why the credential on disk could not be loaded, or nil
 	renewAt   time.Time // when to renew the current pair
+	polling   polling
 	obtaining retry
 	reloading retry
 	status    Status
@@ -72,7 +73,7 @@ func NewAgent(c Config) (*Agent, error) {
 		return nil, errors.New("an agent that enrolls without a token needs the fingerprint of the server's root")
 	}
 	c.KeyType = cmp.Or(c.KeyType, pki.P256)
-	a := &Agent{config: c, now: time.Now}
+	a := &Agent{config: c, now: time.Now, polling: polling{min: minPollInterval, max: maxPollInterval}}
 	a.load()
 	return a, nil
 }
@@ -87,6 +88,7 @@ func (a *Agent) load() {
 	switch {
 	case err == nil:
 		a.adopt(pair)
+		a.startPolling(pair, true)
 	case errors.Is(err, ErrNoCredential):
 	default:
 		a.broken = err
@@ -106,6 +108,7 @@ func (a *Agent) load() {
 // adopt puts a pair in use and schedules its renewal.
 func (a *Agent) adopt(p *Pair) {
 	a.renewAt = renewal(p)
+	a.startPolling(p, false)
 	a.broken = nil
 	a.use(p)
 }
@@ -132,9 +135,10 @@ func (a *Agent) Enroll(ctx context.Context, t Token) error {
 // credential, and the agent has no token that it needs or the server refused to issue a certificate.
 func (a *Agent) Run(ctx context.Context) error {
 	a.report()
+	a.followAtStart(ctx)
 	for a.sleep(ctx) {
 		if a.due() > 0 {
-			a.reload(ctx) // an earlier run failed, or the agent stopped before the command ran
+			a.attend(ctx)
 			continue
 		}
 		before := a.status.Failure
@@ -150,12 +154,23 @@ func (a *Agent) Run(ctx context.Context) error {
 	return nil
 }
 
-// sleep waits until a renewal or the reload command is due, and returns true. If the context ends first, it returns
+// attend does what is due except a certificate request: it polls the renewal window, and runs the reload command if an
+// earlier run failed, or if the agent stopped before the command ran.
+func (a *Agent) attend(ctx context.Context) {
+	if a.pollDue() <= 0 {
+		a.poll(ctx)
+	}
+	if a.reloadDue() <= 0 {
+		a.reload(ctx)
+	}
+}
+
+// sleep waits until a renewal, a poll or the reload command is due, and returns true. If the context ends first, it returns
 // false. It checks the wall clock every wakeInterval, because timers stop while a device sleeps, and because clocks may
 // be set.
 func (a *Agent) sleep(ctx context.Context) bool {
 	for {
-		d := min(a.due(), a.reloadDue())
+		d := min(a.due(), a.reloadDue(), a.pollDue())
 		if d <= 0 || ctx.Err() != nil {
 			return ctx.Err() == nil
 		}

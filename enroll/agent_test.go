@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ed25519"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -355,8 +356,9 @@ func TestGetCertificateBeforeAndAfterEnrollment(t *testing.T) {
 		if err != nil || c != a.Certificate() || c.Leaf == nil || len(c.Certificate) != 2 || a.Roots() == nil {
 			t.Errorf("after: %v", err)
 		}
-		if shown := a.Pair().TLSWithRoot().Certificate; len(shown) != 3 || !slices.Equal(shown[2], b.ca.root.Raw) {
-			t.Errorf("TLSWithRoot has %d certificates, want 3 with the root last", len(shown))
+		shown := a.Pair().TLSWith([]*x509.Certificate{b.ca.issuer, a.Pair().Root()}).Certificate
+		if len(shown) != 3 || !slices.Equal(shown[2], b.ca.root.Raw) || len(a.Pair().TLS().Certificate) != 2 {
+			t.Errorf("TLSWith has %d certificates, want 3 with the root last", len(shown))
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/big"
@@ -39,6 +40,7 @@ type testCA struct {
 	rootKey, issuerKey crypto.Signer
 
 	mu       sync.Mutex
+	roots    []*x509.Certificate // the trust bundle; nil for root alone
 	lifetime time.Duration
 	backdate time.Duration
 	tokens   map[pki.TokenID]pki.SPIFFEID
@@ -51,9 +53,12 @@ type testCA struct {
 	// request fails with it. Both may be nil.
 	before, after func() error
 	calls         []time.Time
+	// info returns renewal windows. If it is nil, the CA is an old one that lacks the RPC.
+	info  func(*Pair) (RenewalInfo, error)
+	polls []time.Time
 }
 
-func newTestCA(t *testing.T) *testCA {
+func newTestCA(t testing.TB) *testCA {
 	t.Helper()
 	ca := &testCA{
 		lifetime: time.Hour, tokens: map[pki.TokenID]pki.SPIFFEID{}, bound: map[string]string{},
@@ -136,7 +141,7 @@ func (ca *testCA) clone() *testCA {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
 	return &testCA{
-		root: ca.root, issuer: ca.issuer, rootKey: ca.rootKey, issuerKey: ca.issuerKey, lifetime: ca.lifetime, backdate: ca.backdate,
+		root: ca.root, roots: ca.roots, issuer: ca.issuer, rootKey: ca.rootKey, issuerKey: ca.issuerKey, lifetime: ca.lifetime, backdate: ca.backdate,
 		tokens: maps.Clone(ca.tokens), bound: maps.Clone(ca.bound), issued: maps.Clone(ca.issued), revoked: maps.Clone(ca.revoked),
 		challenges: maps.Clone(ca.challenges),
 	}
@@ -230,6 +235,16 @@ func (ca *testCA) renew(ctx context.Context, predecessor *x509.Certificate, r Re
 	})
 }
 
+func (ca *testCA) RenewalInfo(_ context.Context, p *Pair) (RenewalInfo, error) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	ca.polls = append(ca.polls, time.Now())
+	if ca.info == nil {
+		return RenewalInfo{}, pki.Refuse(pki.RuleMethod, "update the server", "this server has no such RPC")
+	}
+	return ca.info(p)
+}
+
 // handle records the time of a request, and calls before, do and after. If the context has ended by then, the request
 // fails.
 func (ca *testCA) handle(ctx context.Context, do func() (Credential, error)) (Credential, error) {
@@ -293,12 +308,35 @@ func (ca *testCA) issue(id pki.SPIFFEID, request pki.RequestID, csr []byte, life
 		return Credential{}, err
 	}
 	c, err := ParseCredential(der, [][]byte{ca.issuer.Raw}, [][]byte{ca.root.Raw})
+	c.Roots = ca.bundle().Roots
 	part := func(share float64) time.Time { return now.Add(time.Duration(share * float64(lifetime))) }
-	c.Renewal, c.BundleRevision = RenewalWindow{part(renewStart), part(renewEnd)}, "01"
+	c.Renewal, c.BundleRevision = RenewalWindow{part(renewStart), part(renewEnd)}, ca.bundle().Revision
 	if err == nil {
 		ca.issued[request] = c
 	}
 	return c, err
+}
+
+// TrustBundle implements Authority.
+func (ca *testCA) TrustBundle(ctx context.Context, _ *Pair) (TrustBundle, error) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	return ca.bundle(), ctx.Err()
+}
+
+// bundle returns the trust bundle. Its revision is the number of roots.
+func (ca *testCA) bundle() TrustBundle {
+	if ca.roots == nil {
+		return TrustBundle{[]*x509.Certificate{ca.root}, "01"}
+	}
+	return TrustBundle{ca.roots, fmt.Sprintf("%02x", len(ca.roots))}
+}
+
+// newRoot returns another root.
+func newRoot(t testing.TB) *x509.Certificate {
+	t.Helper()
+	key := testKey(t)
+	return testSign(t, caTemplate("new root"), nil, key.Public(), key)
 }
 
 func (ca *testCA) revoke(c *x509.Certificate) {

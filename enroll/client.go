@@ -43,11 +43,14 @@ func NewClient(server string) (*Client, error) {
 }
 
 // Enroll presents the evidence of the request and sends both, over one connection. It accepts a server only if it
-// presents the root that the bootstrap names.
+// presents the root that the bootstrap names, or has a certificate under a root of the credential to recover.
 func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error) {
 	var answer *brevetv1.EnrollResponse
-	server := c.serverOr(r.Bootstrap.Server)
-	err := c.call(ctx, server, r.Bootstrap.TLS(), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) error {
+	server, config := c.serverOr(r.Bootstrap.Server), r.Bootstrap.TLS()
+	if r.Expired != nil {
+		config = AnonymousTLS(r.Expired.RootPool(), r.Expired.ID().TrustDomain())
+	}
+	err := c.call(ctx, server, config, func(ctx context.Context, s brevetv1.EnrollmentServiceClient) error {
 		presented, err := r.Present(ctx, challenger{server, s})
 		if err != nil {
 			return err
@@ -66,8 +69,8 @@ func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Credential, error
 		return Credential{}, err
 	}
 	credential, err := fromWire(server, answer.GetCredential())
-	if err != nil {
-		return Credential{}, err
+	if err != nil || r.Expired != nil {
+		return credential, err
 	}
 	named := func(root *x509.Certificate) bool { return sha256.Sum256(root.Raw) == r.Bootstrap.RootFingerprint }
 	if !slices.ContainsFunc(credential.Roots, named) {
@@ -143,6 +146,40 @@ func (c *Client) Renew(ctx context.Context, r RenewRequest) (Credential, error) 
 	return fromWire(server, answer.GetCredential())
 }
 
+// RenewalInfo sends its request over a mutual-TLS connection that it authenticates with the pair.
+func (c *Client) RenewalInfo(ctx context.Context, p *Pair) (RenewalInfo, error) {
+	var answer *brevetv1.GetRenewalInfoResponse
+	err := c.call(ctx, c.serverOr(p.Origin.Server), ClientTLS(func() *Pair { return p }), func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
+		answer, err = s.GetRenewalInfo(ctx, &brevetv1.GetRenewalInfoRequest{})
+		return err
+	})
+	if err != nil {
+		return RenewalInfo{}, err
+	}
+	window, ok := windowFromWire(answer.GetRenewalWindow())
+	if !ok {
+		return RenewalInfo{}, errors.New("the server's answer holds no renewal window: update the agent or the server")
+	}
+	return RenewalInfo{
+		Window: window, BundleRevision: hex.EncodeToString(answer.GetTrustBundleRevision()), RetryAfter: max(0, answer.GetRetryAfter().AsDuration()),
+	}, nil
+}
+
+// TrustBundle gets the trust bundle over a mutual-TLS connection that it authenticates with a credential. It accepts
+// only a server whose certificate is under a root of that credential.
+func (c *Client) TrustBundle(ctx context.Context, current *Pair) (TrustBundle, error) {
+	server, config := c.serverOr(current.Origin.Server), ClientTLS(func() *Pair { return current })
+	var answer *brevetv1.GetTrustBundleResponse
+	err := c.call(ctx, server, config, func(ctx context.Context, s brevetv1.EnrollmentServiceClient) (err error) {
+		answer, err = s.GetTrustBundle(ctx, &brevetv1.GetTrustBundleRequest{})
+		return err
+	})
+	if err != nil {
+		return TrustBundle{}, err
+	}
+	return ParseTrustBundle(answer.GetTrustBundle().GetRoots(), answer.GetTrustBundle().GetRevision())
+}
+
 // serverOr returns the configured address, or other if none is configured.
 func (c *Client) serverOr(other string) string {
 	if c.server != "" {
@@ -215,8 +252,14 @@ func fromWire(server string, c *brevetv1.Credential) (Credential, error) {
 	}
 	credential, err := ParseCredential(c.GetCertificate(), c.GetChain().GetCertificates(), c.GetTrustBundle().GetRoots())
 	credential.Server, credential.BundleRevision = server, hex.EncodeToString(c.GetTrustBundle().GetRevision())
-	if w := c.GetRenewalWindow(); w.GetStartTime().IsValid() && w.GetEndTime().IsValid() {
-		credential.Renewal = RenewalWindow{Start: w.GetStartTime().AsTime(), End: w.GetEndTime().AsTime()}
-	}
+	credential.Renewal, _ = windowFromWire(c.GetRenewalWindow())
 	return credential, err
+}
+
+// windowFromWire converts a renewal window. It returns false if a time is missing or invalid.
+func windowFromWire(w *brevetv1.RenewalWindow) (RenewalWindow, bool) {
+	if !w.GetStartTime().IsValid() || !w.GetEndTime().IsValid() {
+		return RenewalWindow{}, false
+	}
+	return RenewalWindow{Start: w.GetStartTime().AsTime(), End: w.GetEndTime().AsTime()}, true
 }

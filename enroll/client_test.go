@@ -32,10 +32,11 @@ import (
 // testService serves a testCA over gRPC.
 type testService struct {
 	brevetv1.UnimplementedEnrollmentServiceServer
-	ca    *testCA
-	roots [][]byte // sent instead of the CA's root, unless nil
-	fail  error    // returned by every RPC, unless nil
-	hang  bool     // whether RPCs hang until they are canceled
+	ca       *testCA
+	roots    [][]byte // sent instead of the CA's root, unless nil
+	revision []byte   // of the trust bundle that GetTrustBundle returns
+	fail     error    // returned by every RPC, unless nil
+	hang     bool     // whether RPCs hang until they are canceled
 }
 
 func (s *testService) Enroll(ctx context.Context, r *brevetv1.EnrollRequest) (*brevetv1.EnrollResponse, error) {
@@ -67,6 +68,20 @@ func (s *testService) Renew(ctx context.Context, r *brevetv1.RenewRequest) (*bre
 		return s.ca.renew(ctx, state.PeerCertificates[0], RenewRequest{RequestID: id, CSR: r.GetCsr(), Lifetime: r.GetLifetime().AsDuration()})
 	})
 	return &brevetv1.RenewResponse{Credential: c}, err
+}
+
+func (s *testService) GetTrustBundle(ctx context.Context, _ *brevetv1.GetTrustBundleRequest) (*brevetv1.GetTrustBundleResponse, error) {
+	p, _ := peer.FromContext(ctx)
+	if len(p.AuthInfo.(credentials.TLSInfo).State.PeerCertificates) == 0 {
+		return nil, status.Error(codes.Unauthenticated, "no client certificate")
+	}
+	out := &brevetv1.TrustBundle{Roots: s.roots, Revision: s.revision}
+	if s.roots == nil {
+		for _, root := range s.ca.bundle().Roots {
+			out.Roots = append(out.Roots, root.Raw)
+		}
+	}
+	return &brevetv1.GetTrustBundleResponse{TrustBundle: out}, nil
 }
 
 func (s *testService) handle(ctx context.Context, do func() (Credential, error)) (*brevetv1.Credential, error) {

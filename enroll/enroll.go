@@ -24,8 +24,8 @@ import (
 
 // Authority issues certificates to an [Agent], which calls it from one goroutine at a time.
 //
-// Both methods are idempotent. If the agent repeats a request with the same request ID and key, they return the same
-// certificate, even after a crash of the agent or the server. If a request may succeed later, the error implements
+// Enroll and Renew are idempotent. If the agent repeats a request with the same request ID and key, they return the
+// same certificate, even after a crash of the agent or the server. If a request may succeed later, the error implements
 // Temporary and RetryAfter (see [pki.IsTemporary]). If the server refuses the request, the error wraps a
 // [*pki.Refusal].
 type Authority interface {
@@ -33,6 +33,11 @@ type Authority interface {
 	Enroll(context.Context, EnrollRequest) (Credential, error)
 	// Renew returns a new certificate in exchange for one that is still valid.
 	Renew(context.Context, RenewRequest) (Credential, error)
+	// RenewalInfo returns when the certificate of a pair should be renewed, as of now. The pair authenticates the request.
+	RenewalInfo(context.Context, *Pair) (RenewalInfo, error)
+	// TrustBundle returns the trust domain's roots. The pair, whose certificate is valid, authenticates the agent, and
+	// its roots authenticate the server.
+	TrustBundle(context.Context, *Pair) (TrustBundle, error)
 }
 
 // EnrollRequest is a request for the first certificate of an identity.
@@ -44,6 +49,9 @@ type EnrollRequest struct {
 	Key       crypto.Signer // the key of the CSR; required for the attestation of a TPM only
 	Lifetime  time.Duration // zero for the profile's default
 	Identity  string        // the identity to enroll, as a path or a SPIFFE ID; empty for the one that the evidence names
+	// Expired is the credential that the evidence recovers, whose roots authenticate the server. It is nil for another
+	// enrollment. Then the server is authenticated by the root that Bootstrap names.
+	Expired *Pair
 }
 
 // RenewRequest is a request for a certificate that replaces the current one.

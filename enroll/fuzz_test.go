@@ -112,6 +112,40 @@ func FuzzCredential(f *testing.F) {
 	})
 }
 
+// FuzzTrustBundle parses arbitrary trust bundles of a server. With each one that is accepted, a credential stays
+// complete, and has the root of its certificate.
+func FuzzTrustBundle(f *testing.F) {
+	ca := newTestCA(f)
+	pair := ca.pairFor(f, "device/1")
+	for _, seed := range []*brevetv1.TrustBundle{
+		{Roots: [][]byte{ca.root.Raw}, Revision: []byte{1}}, {Roots: [][]byte{newRoot(f).Raw, ca.root.Raw}, Revision: make([]byte, 32)},
+		{Roots: [][]byte{ca.issuer.Raw}, Revision: []byte{2}}, {Roots: [][]byte{{0x30, 0}}, Revision: []byte{2}}, {Revision: []byte{2}},
+	} {
+		message, err := proto.Marshal(&brevetv1.GetTrustBundleResponse{TrustBundle: seed})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(message)
+	}
+	f.Fuzz(func(t *testing.T, message []byte) {
+		var response brevetv1.GetTrustBundleResponse
+		if proto.Unmarshal(message, &response) != nil {
+			return
+		}
+		bundle, err := ParseTrustBundle(response.GetTrustBundle().GetRoots(), response.GetTrustBundle().GetRevision())
+		if err != nil {
+			return
+		}
+		if n := len(bundle.Roots); n == 0 || n > maxRoots || bundle.Revision == "" {
+			t.Fatalf("a trust bundle of %d roots is accepted, with the revision %q", n, bundle.Revision)
+		}
+		next, err := pair.withBundle(bundle, time.Now())
+		if err != nil || next.ID() != pair.ID() || !next.Certificate.Equal(pair.Certificate) || next.Root() == nil {
+			t.Fatalf("the credential is not complete: %v", err)
+		}
+	})
+}
+
 // FuzzStatus converts arbitrary error statuses of RPCs. The agent's delay after each is neither zero nor unlimited.
 func FuzzStatus(f *testing.F) {
 	for _, seed := range []error{

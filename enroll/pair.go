@@ -28,7 +28,7 @@ type Origin struct {
 	Obtained time.Time `json:"obtained,omitzero"`
 	// Renewal is when the Authority wants the certificate renewed.
 	Renewal RenewalWindow `json:"renewal_window,omitzero"`
-	// BundleRevision is the revision of the trust bundle that came with the certificate, in hexadecimal.
+	// BundleRevision is the revision of the trust bundle in use, in hexadecimal.
 	BundleRevision string `json:"bundle_revision,omitempty"`
 }
 
@@ -41,7 +41,7 @@ type Pair struct {
 
 	id    pki.SPIFFEID
 	tls   *tls.Certificate
-	root  *x509.Certificate // last certificate of the verified chain
+	root  *x509.Certificate // last certificate of the shortest verified chain
 	roots *x509.CertPool
 }
 
@@ -76,7 +76,9 @@ func NewPair(c Credential, key crypto.Signer, from Origin, now time.Time) (*Pair
 	if err != nil {
 		return nil, fmt.Errorf("the certificate does not chain to its roots: %w", err)
 	}
-	p.root = paths[0][len(paths[0])-1]
+	// The shortest chain has no cross-certificate.
+	shortest := slices.MinFunc(paths, func(a, b []*x509.Certificate) int { return len(a) - len(b) })
+	p.root = shortest[len(shortest)-1]
 	p.tls = &tls.Certificate{PrivateKey: key, Leaf: leaf, Certificate: [][]byte{leaf.Raw}}
 	for _, ca := range c.Chain {
 		p.tls.Certificate = append(p.tls.Certificate, ca.Raw)
@@ -98,13 +100,18 @@ func (p *Pair) ID() pki.SPIFFEID { return p.id }
 // TLS returns the certificate, its chain without the root, and the key for a [tls.Config]. Callers must not change it.
 func (p *Pair) TLS() *tls.Certificate { return p.tls }
 
-// TLSWithRoot returns the same as TLS, with the root appended to the chain. A Brevet server presents the root, because
-// an agent with a token knows only the root's fingerprint.
-func (p *Pair) TLSWithRoot() *tls.Certificate {
+// TLSWith returns the certificate and the key for a [tls.Config], with another chain than TLS returns.
+func (p *Pair) TLSWith(chain []*x509.Certificate) *tls.Certificate {
 	c := *p.tls
-	c.Certificate = append(slices.Clone(c.Certificate), p.root.Raw)
+	c.Certificate = [][]byte{p.Certificate.Raw}
+	for _, ca := range chain {
+		c.Certificate = append(c.Certificate, ca.Raw)
+	}
 	return &c
 }
+
+// Root returns the root of the certificate's shortest chain.
+func (p *Pair) Root() *x509.Certificate { return p.root }
 
 // RootPool returns the trust domain's roots. Callers must not change the pool.
 func (p *Pair) RootPool() *x509.CertPool { return p.roots }
@@ -140,4 +147,24 @@ func (p *Pair) usableLife() (start, end time.Time) {
 		start = at
 	}
 	return start, end
+}
+
+// withBundle returns a pair with the same key and certificate, and the roots of a trust bundle. If the certificate does
+// not chain to them, the pair keeps the root that it chains to.
+func (p *Pair) withBundle(b TrustBundle, now time.Time) (*Pair, error) {
+	c, from := p.Credential, p.Origin
+	c.Roots, c.BundleRevision, from.BundleRevision = b.Roots, b.Revision, b.Revision
+	next, err := NewPair(c, p.Key, from, now)
+	if err == nil {
+		return next, nil
+	}
+	c.Roots = append(slices.Clone(b.Roots), p.root)
+	return NewPair(c, p.Key, from, now)
+}
+
+// sameAs reports whether two pairs have the same certificates.
+func (p *Pair) sameAs(other *Pair) bool {
+	equal := (*x509.Certificate).Equal
+	return p.Certificate.Equal(other.Certificate) && slices.EqualFunc(p.Chain, other.Chain, equal) &&
+		slices.EqualFunc(p.Roots, other.Roots, equal)
 }

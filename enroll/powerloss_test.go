@@ -164,13 +164,25 @@ func (s *scenario) replay(t *testing.T, dir string, lasts []durable) {
 // agent's request.
 func TestPowerLoss(t *testing.T) {
 	for name, with := range evidenceCases() {
-		t.Run(name, func(t *testing.T) { losePower(t, recordScenario(t, with)) })
+		t.Run(name, func(t *testing.T) {
+			s := recordScenario(t, with)
+			cuts, results := s.losePower(t, func(n int) string {
+				return fmt.Sprint(n >= s.requestedAt[0], n >= s.doneAt[0], n >= s.requestedAt[1], n >= s.doneAt[1])
+			}, s.resume)
+			if cuts < 400 || results < 50 {
+				t.Errorf("only %d power cuts with %d results, want at least 400 and 50", cuts, results)
+			}
+		})
 	}
 }
 
-func losePower(t *testing.T, s *scenario) {
+// losePower cuts the power after each change, and calls resume with each directory that can remain. phase says what the
+// agent had done after a number of changes. losePower returns the number of cuts, and of different results.
+func (s *scenario) losePower(
+	t *testing.T, phase func(n int) string, resume func(t *testing.T, dir string, n int) error,
+) (cuts, results int) {
 	t.Helper()
-	base, cuts := t.TempDir(), 0
+	base := t.TempDir()
 	seen := map[string]bool{} // tested states, because many cuts leave the same state
 	for n := range len(s.changes) + 1 {
 		open := s.unflushed(n)
@@ -193,21 +205,19 @@ func losePower(t *testing.T, s *scenario) {
 				t.Fatal(err)
 			}
 			s.replay(t, dir, lasts)
-			state := fmt.Sprint(n >= s.requestedAt[0], n >= s.doneAt[0], n >= s.requestedAt[1], n >= s.doneAt[1]) + tree(t, dir)
+			state := phase(n) + tree(t, dir)
 			if seen[state] {
 				continue
 			}
 			seen[state] = true
-			if err := s.resume(t, dir, n); err != nil {
+			if err := resume(t, dir, n); err != nil {
 				t.Fatalf("power lost after change %d of %d, losing %b of %d unflushed: %v",
 					n, len(s.changes), lost, len(open), err)
 			}
 		}
 	}
-	if cuts < 400 || len(seen) < 50 {
-		t.Errorf("only %d power cuts with %d results, want at least 400 and 50", cuts, len(seen))
-	}
 	t.Logf("%d changes, %d power cuts, %d different results", len(s.changes), cuts, len(seen))
+	return cuts, len(seen)
 }
 
 // tree returns the paths and contents of all files in a directory as text.

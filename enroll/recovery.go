@@ -2,7 +2,6 @@ package enroll
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"time"
 
@@ -120,8 +119,7 @@ func (a *Agent) present(ctx context.Context, expired *Pair, r pending, csr []byt
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	return a.config.Authority.Enroll(ctx, EnrollRequest{
-		RequestID: r.id, CSR: csr, Key: r.key, Lifetime: a.config.Lifetime, Evidence: evidence, Bootstrap: Bootstrap{
-			RootFingerprint: sha256.Sum256(expired.root.Raw), TrustDomain: expired.ID().TrustDomain(), Server: expired.Origin.Server,
-		},
+		RequestID: r.id, CSR: csr, Key: r.key, Lifetime: a.config.Lifetime, Evidence: evidence, Expired: expired,
+		Bootstrap: Bootstrap{TrustDomain: expired.ID().TrustDomain(), Server: expired.Origin.Server},
 	})
 }

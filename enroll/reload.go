@@ -14,7 +14,10 @@ import (
 // reloadPending reports whether the reload command must still run for the pair in use.
 func (a *Agent) reloadPending() bool {
 	p := a.Pair()
-	return len(a.config.Reload) > 0 && p != nil && a.status.Reloaded != p.Serial()
+	if len(a.config.Reload) == 0 || p == nil {
+		return false
+	}
+	return a.status.Reloaded != p.Serial() || a.status.ReloadedBundle != p.Origin.BundleRevision
 }
 
 // reload runs the reload command if it is pending, and records the result. If the command fails, the new credential
@@ -35,7 +38,8 @@ func (a *Agent) reload(ctx context.Context) {
 			"error", err, "tries", a.reloading.tries, "next_try", a.reloading.next().Format(time.RFC3339))
 	default:
 		a.reloading = retry{}
-		a.status.Reloaded, a.status.ReloadFailure, a.status.ReloadAt = p.Serial(), nil, time.Time{}
+		a.status.Reloaded, a.status.ReloadedBundle = p.Serial(), p.Origin.BundleRevision
+		a.status.ReloadFailure, a.status.ReloadAt = nil, time.Time{}
 	}
 	a.report()
 }

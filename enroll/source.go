@@ -12,8 +12,8 @@ import (
 // sourcePoll is the interval at which a Source checks for a new credential.
 const sourcePoll = time.Second
 
-// Source provides the credential that an agent writes to a directory, and each renewed one. It only reads the
-// directory.
+// Source provides the credential that an agent writes to a directory, each renewed one, and each new trust bundle. It
+// only reads the directory.
 //
 // [PeerServerTLS] and [PeerClientTLS] return TLS configurations for the Pair method of a Source. A Source implements
 // the X.509 sources of go-spiffe ([x509svid.Source] and [x509bundle.Source]).
@@ -46,7 +46,7 @@ func (s *Source) Run(ctx context.Context) {
 			var p *Pair
 			if p, err = ReadPair(s.path); err == nil {
 				seen = name
-				if !p.Certificate.Equal(s.Pair().Certificate) {
+				if !p.sameAs(s.Pair()) {
 					s.use(p)
 				}
 			}

@@ -26,6 +26,8 @@ type Status struct {
 	RenewalFailure *Failure `json:"renewal_failure,omitempty"`
 	// Reloaded is the serial number for which the reload command last succeeded.
 	Reloaded string `json:"reloaded,omitempty"`
+	// ReloadedBundle is the revision of the trust bundle for which the reload command last succeeded.
+	ReloadedBundle string `json:"reloaded_bundle,omitempty"`
 	// ReloadFailure is why the reload command last failed, or nil if it succeeded. The agent runs the command again at
 	// ReloadAt.
 	ReloadFailure *Failure  `json:"reload_failure,omitempty"`

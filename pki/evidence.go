@@ -21,6 +21,9 @@ const (
 	EvidenceJWT   EvidenceKind = 4 // a JSON Web Token in compact serialization, in ASCII
 	// EvidenceRecovery is an expired certificate of the identity and a signature with its key, see RecoveryEvidence.
 	EvidenceRecovery EvidenceKind = 5
+	// EvidenceX5CTLS is a certificate of the manufacturer with which the device authenticated to a TLS server, see
+	// X5CTLSEvidence.
+	EvidenceX5CTLS EvidenceKind = 6
 	// EvidenceACME is the ID of an ACME order, in 16 bytes. The server itself makes this evidence; no request has it.
 	EvidenceACME EvidenceKind = 7
 )
@@ -56,7 +59,8 @@ func ParseEvidenceKind(text string) (EvidenceKind, error) {
 
 // EvidenceSubject identifies who or what a piece of evidence is about, among all evidence of its kind. Each kind defines
 // how its hash is computed: for instance, it is the SHA-256 of a TPM's endorsement key. An identity that was enrolled
-// with evidence keeps its EvidenceSubject, so that no other device can enroll as the same identity.
+// with evidence keeps its EvidenceSubject, so that no other device can enroll as the same identity. Subjects of x5c-tls
+// have the kind x5c.
 //
 // EvidenceSubjects can be compared with ==. The zero value is no subject.
 type EvidenceSubject struct {
@@ -85,6 +89,9 @@ func ParseEvidenceSubject(text string) (EvidenceSubject, error) {
 	kind, err := ParseEvidenceKind(name)
 	if err != nil {
 		return s, err
+	}
+	if kind == EvidenceX5CTLS {
+		return s, fmt.Errorf("subjects of the kind %s are those of the kind %s: write %s:…", kind, EvidenceX5C, EvidenceX5C)
 	}
 	hash, err := hex.DecodeString(digits)
 	if err != nil || len(hash) != len(s.Hash) {

@@ -147,6 +147,11 @@ const (
 	RuleRecoveryLimit      Rule = "recovery.limit"              // the identity has recovered too often in a row
 	RuleRenewalTooEarly    Rule = "renewal.too_early"           // an early renewal with the maximum of unexpired certificates
 	RuleMaxUnexpired       Rule = "identity.max_unexpired"      // the identity has the maximum of unexpired certificates
+	RuleRenewalDoor        Rule = "renewal.protocol"            // the profile does not allow renewals by this protocol
+	RuleLabel              Rule = "est.label_unknown"           // the policy has no such label
+	RuleLinking            Rule = "est.linking"                 // the CSR is not linked to this TLS connection
+	RuleESTBody            Rule = "est.body"                    // the body of the request is not a CSR in base64
+	RuleESTOperation       Rule = "est.operation_unsupported"   // the server does not offer this operation of EST
 	RuleRequestIDReused    Rule = "request_id.reused"           // the request ID was used for another request
 	RuleUnauthenticated    Rule = "access.unauthenticated"      // the RPC needs a client certificate
 	RuleAccess             Rule = "access.denied"               // the roles or the kind of the identity do not permit this
@@ -158,6 +163,7 @@ const (
 	RuleReason             Rule = "revocation.reason"           // the change does not allow this reason
 	RuleCRL                Rule = "crl.invalid"                 // the CRL is not from this CA, or older than the published one
 	RuleSubject            Rule = "ceremony.subject"            // the subject is not a CA's, or that of another generation
+	RuleUnconfirmed        Rule = "rotation.unconfirmed"        // the rotation of so many certificates needs a confirmation
 	RuleCAInUse            Rule = "ca.in_use"                   // the CA issues certificates, or has unexpired ones
 	RuleParent             Rule = "ceremony.parent"             // the CA certificate cannot sign this, or has another key
 	RuleOverloaded         Rule = "server.overloaded"           // there is more work than the limits allow
@@ -206,7 +212,7 @@ var classes = map[Rule]Class{
 	RuleCSRSignature: InvalidArgument, RuleCSRContent: InvalidArgument, RuleKeyType: InvalidArgument,
 	RuleKeyWeak: InvalidArgument, RuleLifetime: InvalidArgument, RuleNames: InvalidArgument,
 	RuleProfile: InvalidArgument, RuleLint: InvalidArgument, RuleTrustDomain: InvalidArgument,
-	RuleReason: InvalidArgument, RuleCRL: InvalidArgument, RuleSubject: InvalidArgument, RuleParent: InvalidArgument,
+	RuleESTBody: InvalidArgument, RuleReason: InvalidArgument, RuleCRL: InvalidArgument, RuleSubject: InvalidArgument, RuleParent: InvalidArgument,
 	RulePolicyInvalid: InvalidArgument, RuleEvidenceKind: InvalidArgument, RuleChallenge: InvalidArgument,
 	RuleEvidenceMalformed: InvalidArgument, RuleEvidenceSize: InvalidArgument,
 	RuleUnauthenticated: Unauthenticated, RuleToken: Unauthenticated, RuleTokenRevoked: Unauthenticated,
@@ -218,18 +224,19 @@ var classes = map[Rule]Class{
 	RuleKeyReserved: PermissionDenied, RuleKeyInUse: PermissionDenied, RuleKeyCompromised: PermissionDenied,
 	RuleReserved: PermissionDenied, RuleEvidenceConflict: PermissionDenied, RulePolicy: PermissionDenied,
 	RuleHardwareKey: PermissionDenied, RuleTokenBound: PermissionDenied, RuleRevoked: PermissionDenied,
-	RuleRenewalKeyConflict: PermissionDenied, RuleRecoveryNewest: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
+	RuleRenewalKeyConflict: PermissionDenied, RuleRenewalDoor: PermissionDenied, RuleLinking: PermissionDenied,
+	RuleRecoveryNewest: PermissionDenied, RuleAccess: PermissionDenied, RuleChallengeUsed: PermissionDenied,
 	RuleAccessLabel: PermissionDenied, RuleAccessSelf: PermissionDenied,
 	RuleTLSVersion: PermissionDenied, RuleTokenIdentity: PermissionDenied, RuleTokenKey: PermissionDenied, RuleTokenNetwork: PermissionDenied,
-	RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
+	RuleLabel: NotFound, RuleIdentity: NotFound, RuleRenewalUnknown: NotFound, RuleNotFound: NotFound,
 	RuleIdentityExists: FailedPrecondition, RuleIdentityState: FailedPrecondition,
 	RuleAlreadyEnrolled: FailedPrecondition, RuleIdentityStale: FailedPrecondition, RuleLogEpoch: FailedPrecondition,
 	RuleRecoveryValid: FailedPrecondition, RuleRecoveryGrace: FailedPrecondition, RuleRecoveryLimit: FailedPrecondition,
-	RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition,
+	RuleRequestIDReused: FailedPrecondition, RuleAlreadyRevoked: FailedPrecondition, RuleCAInUse: FailedPrecondition, RuleUnconfirmed: FailedPrecondition,
 	RuleIdentityRevision: Aborted, RulePolicyRevision: Aborted,
 	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted,
 	RuleMaxUnexpired: ResourceExhausted, RulePolicyLimit: ResourceExhausted,
-	RuleMethod: Unimplemented,
+	RuleMethod: Unimplemented, RuleESTOperation: Unimplemented,
 
 	RuleACMEContact: InvalidArgument, RuleACMEIdentifier: InvalidArgument, RuleACMEIdentifierType: InvalidArgument,
 	RuleACMEProfile: InvalidArgument, RuleACMEReplaces: InvalidArgument,

@@ -41,7 +41,7 @@ const (
 	MayAudit                            // read the log, the policy and the statistics of the store
 	MayRegister                         // register and update devices and workloads, and create tokens for them
 	MayIssue                            // issue certificates of devices and workloads for CSRs
-	MayRevoke                           // revoke and hold certificates, suspend and retire devices, revoke tokens
+	MayRevoke                           // revoke, hold and rotate certificates, suspend and retire devices, revoke tokens
 	MayAdminister                       // change operators, the policy and imported CRLs
 )
 

@@ -20,8 +20,8 @@ const SerialRandomSize = 14
 type Serial struct{ b [SerialSize]byte }
 
 // MakeSerial returns a serial number with the time t in its first 6 bytes and random in the other 14. The time is in
-// milliseconds since 1970. Its only use is that indexes on serial numbers grow at one end. random must come from a
-// CSPRNG, and has more than the 64 bits that certificate profiles require. MakeSerial returns an error if t is before
+// milliseconds since 1970. It makes indexes on serial numbers grow at one end, and tells when the certificate was issued
+// ([Serial.Time]). random must come from a CSPRNG, and has more than the 64 bits that certificate profiles require. MakeSerial returns an error if t is before
 // 1971, or so late (in the year 6429) that the serial number would be negative. Only a wrong clock shows such times.
 func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	ms := t.UnixMilli()
@@ -34,6 +34,14 @@ func MakeSerial(t time.Time, random [SerialRandomSize]byte) (Serial, error) {
 	copy(s.b[:6], head[2:])
 	copy(s.b[6:], random[:])
 	return s, nil
+}
+
+// Time returns the time in a serial number that MakeSerial returned: when the certificate was issued. For other serial
+// numbers, the result has no meaning.
+func (s Serial) Time() time.Time {
+	var ms [8]byte
+	copy(ms[2:], s.b[:6])
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(ms[:]))).UTC() //nolint:gosec // 48 bits
 }
 
 // SerialFromBytes returns the serial number whose Bytes are b.

@@ -39,12 +39,8 @@ func ParseX5CEvidence(b []byte) (X5CEvidence, error) {
 	if e.Signature, b, ok = cutSized(b); !ok {
 		return X5CEvidence{}, errX5CEvidence
 	}
-	for len(b) > 0 {
-		var der []byte
-		if der, b, ok = cutSized(b); !ok {
-			return X5CEvidence{}, errX5CEvidence
-		}
-		e.Certificates = append(e.Certificates, der)
+	if e.Certificates, ok = cutAll(b); !ok {
+		return X5CEvidence{}, errX5CEvidence
 	}
 	return e, nil
 }
@@ -66,6 +62,18 @@ func cutSized(b []byte) (part, rest []byte, ok bool) {
 		return nil, nil, false
 	}
 	return rest[:size:size], rest[size:], true
+}
+
+// cutAll returns the parts that b consists of.
+func cutAll(b []byte) (parts [][]byte, ok bool) {
+	for len(b) > 0 {
+		var part []byte
+		if part, b, ok = cutSized(b); !ok {
+			return nil, false
+		}
+		parts = append(parts, part)
+	}
+	return parts, true
 }
 
 // x5cText is the first line of an [X5CStatement]. It ensures that the signature cannot be used as another signature of

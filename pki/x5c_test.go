@@ -63,3 +63,20 @@ func FuzzParseX5CEvidence(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParseX5CTLSEvidence(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(pki.X5CTLSEvidence{Certificates: [][]byte{{}, {1}, {2, 3}}}.Encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := pki.ParseX5CTLSEvidence(b)
+		if err != nil {
+			if e.Certificates != nil {
+				t.Fatalf("%x is refused, but the result is %+v instead of the zero value", b, e)
+			}
+			return
+		}
+		if again := e.Encode(); !bytes.Equal(again, b) {
+			t.Fatalf("%x reads as %+v, which is encoded as %x", b, e, again)
+		}
+	})
+}

@@ -25,9 +25,10 @@ const MaxCSR = 16 << 10
 const maxRSA = 8192
 
 var (
-	oidExtensionRequest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
-	oidSubjectAltName   = asn1.ObjectIdentifier{2, 5, 29, 17}
-	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidExtensionRequest  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
+	oidChallengePassword = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}
+	oidSubjectAltName    = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidSubjectKeyID      = asn1.ObjectIdentifier{2, 5, 29, 14}
 )
 
 // csr is a certification request.
@@ -35,7 +36,18 @@ type csr struct {
 	key     crypto.PublicKey
 	keyHash pki.KeyHash
 	request *x509.CertificateRequest
+	names   nameCheck
+	linked  bool // the attribute challengePassword was compared with the connection
 }
+
+// nameCheck says what the subject and the extensions of a CSR are compared with.
+type nameCheck uint8
+
+const (
+	granted   nameCheck = iota // what the identity was granted
+	unchanged                  // those of the certificate to renew; they were compared already
+	ignored                    // nothing
+)
 
 // parseCSR parses a PKCS #10 request in DER and verifies its proof of possession (RFC 2986 §4.2).
 func parseCSR(der []byte) (csr, error) {
@@ -99,11 +111,20 @@ func signs(key crypto.PublicKey) bool {
 	}
 }
 
+const hintContent = "ask for the key alone, or for exactly what the identity was registered with"
+
 // checkContent refuses a request for names or extensions that were not granted to the identity. The certificate never
 // takes them from the request, but the refusal tells the client that it would not get what it requested.
 func (c csr) checkContent(id Identity) error {
-	hint := "ask for the key alone, or for exactly what the identity was registered with"
-	refuse := func(detail string, args ...any) error { return pki.Refuse(pki.RuleCSRContent, hint, detail, args...) }
+	switch c.names {
+	case ignored:
+		return nil
+	case unchanged:
+		return c.checkAttributes()
+	}
+	refuse := func(detail string, args ...any) error {
+		return pki.Refuse(pki.RuleCSRContent, hintContent, detail, args...)
+	}
 	if err := c.checkSubject(id); err != nil {
 		return err
 	}
@@ -137,7 +158,7 @@ func (c csr) checkContent(id Identity) error {
 	if len(c.request.EmailAddresses) > 0 {
 		return refuse("the request asks for an email address")
 	}
-	return c.checkAttributes(refuse)
+	return c.checkAttributes()
 }
 
 // checkSubject allows an empty subject, and a subject whose only attribute is a UID or common name with the identity's
@@ -153,9 +174,12 @@ func (c csr) checkSubject(id Identity) error {
 	return pki.Refuse(pki.RuleCSRContent, "leave the subject empty, or use UID="+id.ID.Path(), "the request asks for another subject")
 }
 
-// checkAttributes allows only extensionRequest attributes, each with a single value (RFC 2986 §4.1). It parses the DER
-// itself, because crypto/x509 ignores unknown attributes and additional values.
-func (c csr) checkAttributes(refuse func(string, ...any) error) error {
+// checkAttributes allows only extensionRequest attributes, each with a single value (RFC 2986 §4.1), and the
+// challengePassword of a CSR that is linked to its connection. It parses the DER itself, because crypto/x509 ignores unknown attributes and additional values.
+func (c csr) checkAttributes() error {
+	refuse := func(detail string, args ...any) error {
+		return pki.Refuse(pki.RuleCSRContent, hintContent, detail, args...)
+	}
 	info := cryptobyte.String(c.request.RawTBSCertificateRequest)
 	var attributes cryptobyte.String
 	if !info.ReadASN1(&info, cryptobyte_asn1.SEQUENCE) || !info.SkipASN1(cryptobyte_asn1.INTEGER) ||
@@ -169,6 +193,9 @@ func (c csr) checkAttributes(refuse func(string, ...any) error) error {
 		if !attributes.ReadASN1(&attribute, cryptobyte_asn1.SEQUENCE) || !attribute.ReadASN1ObjectIdentifier(&id) ||
 			!attribute.ReadASN1(&values, cryptobyte_asn1.SET) || !attribute.Empty() {
 			return refuse("an attribute of the request cannot be read")
+		}
+		if id.Equal(oidChallengePassword) && c.linked {
+			continue
 		}
 		if !id.Equal(oidExtensionRequest) {
 			return refuse("the request has the attribute %s", id)

@@ -42,6 +42,8 @@ type Claim struct {
 	// Recovery is set if the evidence is an expired certificate of Identity. The claim allows recovering the identity: the
 	// guard of the certificate has this condition.
 	Recovery pki.Recovery
+	// Recovers is the profile of that certificate.
+	Recovers string
 	// Order is set if the evidence is an ACME order. Only [Registrar.Order] accepts such evidence.
 	Order *Order
 	// Actor is recorded in the log as the author of the enrollment.
@@ -98,7 +100,8 @@ type Binding struct {
 // Authenticator verifies one kind of evidence. Its methods return a [*pki.Refusal] for evidence that is not valid. They
 // are safe for concurrent use.
 type Authenticator interface {
-	// Facts returns the names and types of the facts in its claims. Each name begins with the name of the kind and a dot.
+	// Facts returns the names and types of the facts in its claims. Each name begins with the name of the kind and a dot, or
+	// with that of the kind whose facts they are.
 	Facts() map[string]FactType
 	// Identify verifies the evidence and returns the claim that it proves. It changes nothing. If it returns a refusal, the
 	// Claim names the identity that the evidence was made for, if known, so that the log can attribute the refusal.
@@ -255,6 +258,16 @@ func (c Claims) registers() *NewIdentity {
 // recovers reports whether a piece of evidence is the key of an expired certificate.
 func (c Claims) recovers() bool {
 	return slices.ContainsFunc(c, func(k KindClaim) bool { return !k.Recovery.IsZero() })
+}
+
+// recovered returns the profile of the expired certificate, if a piece of evidence is one.
+func (c Claims) recovered() string {
+	for _, k := range c {
+		if !k.Recovery.IsZero() {
+			return k.Recovers
+		}
+	}
+	return ""
 }
 
 // replaces reports whether a piece of evidence allows enrolling an identity that is already enrolled.

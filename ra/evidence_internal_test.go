@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 )
 
@@ -101,13 +100,5 @@ func TestChallenge(t *testing.T) {
 		if refused != (rule != "") || refused && refusal.Rule != rule || !refused && !strings.HasSuffix(string(sealed), " public") {
 			t.Errorf("%s: %q, %v, want %q", kind, sealed, err, rule)
 		}
-	}
-}
-
-func TestRenewalWindow(t *testing.T) {
-	issued := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
-	start, end := RenewalWindow(ca.Certificate{IssuedAt: issued, NotAfter: issued.Add(1000 * time.Hour)})
-	if !start.Equal(issued.Add(600*time.Hour)) || end.Sub(issued).Round(time.Hour) != 733*time.Hour {
-		t.Errorf("the renewal window starts %s and ends %s after the issue time", start.Sub(issued), end.Sub(issued))
 	}
 }

@@ -223,7 +223,7 @@ func (r *Registrar) grantOrder(rev Revision, claims Claims) (Grant, string, erro
 			"request one name in each order, and no wildcard; or use an account whose external key names an identity",
 			"the identity is formed from the name of the order, which has %d names or a wildcard", len(order.texts()))
 	}
-	g, err := r.grant(rev, claims)
+	g, err := r.grant(rev, claims, "")
 	if err != nil {
 		return g, "", err
 	}

@@ -21,14 +21,16 @@ type Revision struct {
 	Authenticators map[pki.EvidenceKind]Authenticator
 	Policy         Policy
 	Profiles       *ca.Profiles
+	// Labels are the labels of EST by their names.
+	Labels map[string]Label
 }
 
 // Policy decides what verified evidence grants. It is safe for concurrent use.
 type Policy interface {
-	// Grant returns what the first rule grants that the claims match. It refuses claims that no rule matches (rule
-	// policy.no_rule). What it grants depends on its arguments and on the revision of the policy only. It changes
-	// nothing.
-	Grant(claims Claims, at time.Time) (Grant, error)
+	// Grant returns what the first rule grants that the claims match, of the rules that the label selects. An empty label
+	// selects all rules. Grant refuses claims that no rule matches (rule policy.no_rule). What it grants depends on its
+	// arguments and on the revision of the policy only. It changes nothing.
+	Grant(claims Claims, label string, at time.Time) (Grant, error)
 }
 
 // Grant is what a rule of the policy grants to the holder of evidence.
@@ -83,7 +85,7 @@ func (g Grant) take() (undo func(), err error) {
 
 // grant returns what the claims grant. Evidence that names an identity under /brevet/ was made by an operator or by Brevet
 // itself for this identity. The policy, which cannot grant such an identity, is not asked.
-func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
+func (r *Registrar) grant(rev Revision, claims Claims, label string) (Grant, error) {
 	named, err := claims.named()
 	if err != nil {
 		return Grant{Identity: named}, err
@@ -91,7 +93,7 @@ func (r *Registrar) grant(rev Revision, claims Claims) (Grant, error) {
 	if named.Reserved() && len(claims) == 1 {
 		return Grant{Identity: named, Replace: claims.replaces()}, nil
 	}
-	g, err := rev.Policy.Grant(claims, r.clock())
+	g, err := rev.Policy.Grant(claims, label, r.clock())
 	if err != nil {
 		return Grant{Identity: named}, err
 	}

@@ -292,7 +292,8 @@ type IssuanceState struct {
 
 // Predecessor is the state of a certificate that a renewal request names.
 type Predecessor struct {
-	Status pki.Status
+	Status  pki.Status
+	Profile string // of the certificate
 	// Successor is the hash of the key in an earlier renewal of the certificate. It is zero if there was none.
 	Successor          pki.KeyHash
 	IssuedAt, NotAfter time.Time

@@ -80,6 +80,10 @@ type EnrollRequest struct {
 	Lifetime  time.Duration
 	// Identity is the identity that the request names. It is zero if the request names none.
 	Identity pki.SPIFFEID
+	// Label is the label of EST that selects among the rules, and empty over gRPC.
+	Label string
+	// Linked is true if the CSR names the connection that it came on (RFC 7030 §3.5), and the caller has checked this.
+	Linked bool
 	// From is the address that the request came from. It is the zero Addr for requests of this process.
 	From netip.Addr
 }
@@ -96,6 +100,14 @@ type RenewRequest struct {
 	// Evidence proves that the key of the CSR is in hardware. Its kind is zero if there is none. Renew reads it only if
 	// the terms of the enrollment require it.
 	Evidence pki.Evidence
+	// Door is the protocol of the request. The profile of the predecessor must allow renewals at it.
+	Door pki.Door
+	// Before is the predecessor in DER if the names in the CSR must be those of the predecessor, as in EST. If it is nil,
+	// they must be those of the identity. The new certificate always has those of the identity.
+	Before []byte
+	// Label and Linked are as in EnrollRequest. The label selects no rules.
+	Label  string
+	Linked bool
 	// From is the address that the request came from. It is the zero Addr for requests of this process.
 	From netip.Addr
 	// Superseded is true if the certificate to renew is known to be superseded already. Then Renew can only repeat an
@@ -141,6 +153,9 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (a attempt, cer
 	// The evidence is verified before the signature of the CSR, so that a caller without evidence costs little.
 	c, malformed := readCSR(e.CSR)
 	rev := r.revision()
+	if malformed == nil {
+		malformed = rev.useLabel(&c, e.Label, e.Linked)
+	}
 	claims, err := rev.identify(ctx, e, c.keyHash, r.clock())
 	a = attempted(e, claims)
 	if err == nil {
@@ -152,7 +167,7 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (a attempt, cer
 	if err != nil {
 		return a, cert, err
 	}
-	g, err := r.grant(rev, claims)
+	g, err := r.grant(rev, claims, e.Label)
 	a.id, a.evidence.Rule, a.evidence.Policy = g.Identity, g.Rule, g.Revision
 	if err == nil && !e.Identity.IsZero() && e.Identity != g.Identity {
 		err = pki.Refuse(pki.RuleEvidenceMismatch, "name the identity of the evidence, or none", "the evidence does not prove the identity that the request names")
@@ -199,6 +214,9 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 		return none, st.Recovery.Refusal
 	}
 	if claims.recovers() {
+		if err := rev.checkDoor(claims.recovered(), pki.DoorGRPC); err != nil {
+			return none, err
+		}
 		guard.Predecessor = st.Recovery.Newest
 		if guard.Terms, err = st.Identity.Terms.And(guard.Terms); err != nil { // an old key frees from no term
 			return none, err
@@ -312,6 +330,12 @@ func (r *Registrar) renew(ctx context.Context, n RenewRequest) (ca.Certificate, 
 
 func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Certificate, error) {
 	none, rev := ca.Certificate{}, r.revision()
+	if err := rev.useLabel(&c, n.Label, n.Linked); err != nil {
+		return none, err
+	}
+	if err := c.checkBefore(n.Before); err != nil {
+		return none, err
+	}
 	q := IssuanceQuery{
 		Identity: n.Identity, Predecessor: n.Predecessor, Request: n.RequestID, Key: c.keyHash, At: r.clock(),
 		MaxUnexpired: rev.Profiles.MaxUnexpired(),
@@ -321,6 +345,9 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 		return none, err
 	}
 	old := st.Predecessor
+	if err := rev.checkDoor(old.Profile, n.Door); err != nil {
+		return none, err
+	}
 	if old.Status.State != pki.Good {
 		return repeatSuperseded(st, c.keyHash, n.Predecessor)
 	}
@@ -405,19 +432,6 @@ func (r *Registrar) issue(ctx context.Context, d *ca.Draft, q IssuanceQuery) (ca
 		}
 	}
 	return cert, err
-}
-
-// IssuerLabel is the name of a label on the identity of a validation authority. Its value is the ID, in hexadecimal, of
-// the issuing CA whose OCSP responses the validation authority signs.
-const IssuerLabel = "issuer"
-
-// issueFor returns the issuing CA for a certificate of id. A validation authority needs a certificate from the CA whose
-// OCSP responses it signs (RFC 6960 §4.2.2.2). For other identities it returns zero, which means the current CA.
-func issueFor(id Identity) (pki.IssuerID, error) {
-	if id.Kind != pki.VA {
-		return pki.IssuerID{}, nil
-	}
-	return pki.ParseIssuerID(id.Labels[IssuerLabel])
 }
 
 // refuseKind returns the refusal of a profile that is not for the kind of the identity.

@@ -20,14 +20,14 @@ func TestRepeatSuperseded(t *testing.T) {
 		key    pki.KeyHash
 		want   pki.Rule // empty if the certificate is returned
 	}{
-		"its renewal's request":        {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, true, false}, answer, key, ""},
-		"another request":              {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, true, false}, nil, key, pki.RuleRevoked},
-		"renewal of another one":       {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, true, false}, &PriorIssuance{Key: key}, key, pki.RuleRevoked},
-		"another key":                  {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, true, false}, answer, other, pki.RuleRenewalKeyConflict},
-		"compromised since":            {Predecessor{revoked(pki.KeyCompromise), key, time.Time{}, time.Time{}, true, false}, answer, key, pki.RuleRevoked},
-		"superseded by an operator":    {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, false, false}, answer, key, pki.RuleRevoked},
-		"by an operator, another key":  {Predecessor{revoked(pki.Superseded), key, time.Time{}, time.Time{}, false, false}, answer, other, pki.RuleRevoked},
-		"on hold, and answered before": {Predecessor{pki.Status{State: pki.Hold, Reason: pki.CertificateHold}, key, time.Time{}, time.Time{}, false, false}, answer, key, pki.RuleRevoked},
+		"its renewal's request":        {Predecessor{revoked(pki.Superseded), "", key, time.Time{}, time.Time{}, true, false}, answer, key, ""},
+		"another request":              {Predecessor{revoked(pki.Superseded), "", key, time.Time{}, time.Time{}, true, false}, nil, key, pki.RuleRevoked},
+		"renewal of another one":       {Predecessor{revoked(pki.Superseded), "", key, time.Time{}, time.Time{}, true, false}, &PriorIssuance{Key: key}, key, pki.RuleRevoked},
+		"another key":                  {Predecessor{revoked(pki.Superseded), "", key, time.Time{}, time.Time{}, true, false}, answer, other, pki.RuleRenewalKeyConflict},
+		"compromised since":            {Predecessor{revoked(pki.KeyCompromise), "", key, time.Time{}, time.Time{}, true, false}, answer, key, pki.RuleRevoked},
+		"superseded by an operator":    {Predecessor{revoked(pki.Superseded), "", key, time.Time{}, time.Time{}, false, false}, answer, key, pki.RuleRevoked},
+		"by an operator, another key":  {Predecessor{revoked(pki.Superseded), "", key, time.Time{}, time.Time{}, false, false}, answer, other, pki.RuleRevoked},
+		"on hold, and answered before": {Predecessor{pki.Status{State: pki.Hold, Reason: pki.CertificateHold}, "", key, time.Time{}, time.Time{}, false, false}, answer, key, pki.RuleRevoked},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -87,12 +87,17 @@ func sizes(sessions int) map[work]admission.Size {
 	}
 }
 
-// works maps each operation to its kind of work, which determines its queue. CheckHealth, ListHealth, ACMEDirectory and
-// ACMERenewalInfo are missing, because they read only memory. A test fails for any other operation that is missing.
+// works maps each operation to its kind of work, which determines its queue. CheckHealth, ListHealth, GetRenewalInfo,
+// ACMEDirectory and ACMERenewalInfo are missing, because they read only memory. A test fails for any other operation that
+// is missing.
 var works = map[authz.Operation]work{
 	authz.Enroll:          enrollments,
 	authz.CreateChallenge: enrollments,
-	authz.Renew:           renewals,
+	// Any caller may send these, and clients of EST send them before they enroll.
+	authz.GetESTCACertificates: enrollments,
+	authz.GetESTAttributes:     enrollments,
+	authz.RefuseESTOperation:   enrollments,
+	authz.Renew:                renewals,
 
 	authz.IssueCertificates: streams,
 
@@ -106,6 +111,8 @@ var works = map[authz.Operation]work{
 	authz.CreateBulkRevocation: revocations,
 	authz.ImportCRL:            revocations,
 	authz.RevokeExternalKey:    revocations,
+	authz.StartRotation:        revocations,
+	authz.StopRotation:         revocations,
 
 	authz.RevokeCompromisedKey: compromises,
 
@@ -125,6 +132,8 @@ var works = map[authz.Operation]work{
 	authz.ListCertificates:    readings,
 	authz.GetBulkRevocation:   readings,
 	authz.ListBulkRevocations: readings,
+	authz.GetRotation:         readings,
+	authz.ListRotations:       readings,
 	authz.ListCRLs:            readings,
 	authz.GetPolicy:           readings,
 	authz.ListPolicies:        readings,

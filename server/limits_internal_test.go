@@ -13,7 +13,7 @@ import (
 func TestEveryOperationHasAQueue(t *testing.T) {
 	for _, op := range authz.Operations() {
 		w, waits := works[op]
-		needsNone := op == authz.CheckHealth || op == authz.ListHealth || op == authz.ACMEDirectory || op == authz.ACMERenewalInfo
+		needsNone := op == authz.CheckHealth || op == authz.ListHealth || op == authz.ACMEDirectory || op == authz.ACMERenewalInfo || op == authz.GetRenewalInfo
 		if waits == needsNone || (op == authz.WatchHealth) != (w == watches) || op == authz.ReflectServices && w != logs {
 			t.Errorf("%s has a queue: %v, %s", op, waits, w)
 		}

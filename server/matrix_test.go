@@ -61,6 +61,7 @@ var rpcs = map[string]struct {
 	"brevet.v1.EnrollmentService.Renew":                             {identities: true, renewing: true, admitted: malformed},
 	"brevet.v1.EnrollmentService.CreateChallenge":                   {anybody: true, admitted: malformed},
 	"brevet.v1.EnrollmentService.GetTrustBundle":                    {identities: true, admitted: fine},
+	"brevet.v1.EnrollmentService.GetRenewalInfo":                    {identities: true, admitted: fine},
 	"brevet.v1.CertificateService.GetCertificateChain":              {identities: true, admitted: malformed},
 	"brevet.v1.CertificateService.IssueCertificates":                {admitted: fine}, // the failure is in the response message
 	"brevet.v1.IdentityService.CreateIdentity":                      {admitted: malformed},
@@ -85,6 +86,10 @@ var rpcs = map[string]struct {
 	"brevet.v1.RevocationService.GetBulkRevocation":                 {admitted: malformed},
 	"brevet.v1.RevocationService.ListBulkRevocations":               {admitted: fine},
 	"brevet.v1.RevocationService.RevokeCompromisedKey":              {anybody: true, admitted: malformed},
+	"brevet.v1.RotationService.StartRotation":                       {admitted: malformed},
+	"brevet.v1.RotationService.GetRotation":                         {admitted: malformed},
+	"brevet.v1.RotationService.ListRotations":                       {admitted: fine},
+	"brevet.v1.RotationService.StopRotation":                        {admitted: malformed},
 	"brevet.v1.CRLService.ListCRLs":                                 {admitted: fine},
 	"brevet.v1.PolicyService.ApplyPolicy":                           {admitted: result{codes.InvalidArgument, pki.RulePolicyInvalid}},
 	"brevet.v1.PolicyService.GetPolicy":                             {admitted: fine},

@@ -4,7 +4,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"slices"
 
+	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/server/authz"
 	"github.com/brevet-pki/brevet/server/frontdoor"
 	"github.com/brevet-pki/brevet/server/grpcapi"
@@ -30,7 +32,7 @@ func (s *Server) newDoors(authorizer *authz.Authorizer) (*frontdoor.Server, erro
 	return frontdoor.New(frontdoor.Config{
 		Certificate: s.certificate, Authorizer: authorizer, Admission: s.admissions,
 		Handshakes: s.admissions.queues[handshakes], Meter: s.telemetry, Refusals: s.auditor, Log: s.log,
-	}, s.acmeDoor.Door()), nil
+	}, s.estDoor(), s.acmeDoor.Door()), nil
 }
 
 // newAPI returns the gRPC server.
@@ -41,11 +43,12 @@ func (s *Server) newAPI(authorizer *authz.Authorizer) *grpcapi.Server {
 		Admission: s.admissions, Handshakes: s.admissions.queues[handshakes], Meter: s.telemetry, Refusals: s.auditor,
 		Stats: s.telemetry.StatsHandler(grpcapi.Traced), Log: s.log,
 	}, grpcapi.Services{
-		Enrollment:   grpcapi.Enrollment{Registrar: s.registrar, Authority: s.authority},
+		Enrollment:   grpcapi.Enrollment{Registrar: s.registrar, Authority: s.authority, Renewals: s.rotations},
 		Identities:   grpcapi.Identities{Registrar: s.registrar, Revocations: s.revocations},
 		Tokens:       grpcapi.Tokens{Registrar: s.registrar, Text: s.tokenText},
 		Certificates: grpcapi.Certificates{Registrar: s.registrar, Authority: s.authority},
 		Revocations:  grpcapi.Revocations{Registrar: s.registrar, Revocations: s.revocations, TrustDomain: c.TrustDomain},
+		Rotations:    grpcapi.Rotations{Registrar: s.registrar, Manager: s.rotations},
 		CRLs:         grpcapi.CRLs{Records: c.Stores.CRLs, Updater: s.crlUpdater, Authorities: c.Authorities},
 		Log:          grpcapi.Log{Records: c.Stores.Log, Sequencer: s.sequencer, Archive: c.Archive, Readings: s.admissions.queues[readings], Followers: s.admissions.queues[followers]},
 		Policies:     grpcapi.Policies{Revisions: s.policy, Records: c.Stores.Policies, Clock: c.Clock},
@@ -54,13 +57,22 @@ func (s *Server) newAPI(authorizer *authz.Authorizer) *grpcapi.Server {
 	})
 }
 
-// certificate returns the server's current certificate. Its chain includes the root.
+// certificate returns the server's current certificate. Its chain includes every root that the chain leads to, because
+// an agent with a token knows only the fingerprint of one.
 func (s *Server) certificate() (*tls.Certificate, error) {
 	pair := s.own.Pair()
 	if pair == nil {
 		return nil, errors.New("it has no certificate of its own yet")
 	}
-	return pair.TLSWithRoot(), nil
+	chain, root := pair.Chain, pair.Root()
+	if len(chain) > 0 {
+		// The cross-certificates may have changed since the certificate was issued.
+		if current, its, err := s.authority.Chain(pki.IssuerOf(chain[0])); err == nil {
+			chain, root = current, its
+		}
+	}
+	_, signers := s.authority.Trust().CrossOf(root)
+	return pair.TLSWith(slices.Concat(chain, []*x509.Certificate{root}, signers)), nil
 }
 
 // newHealth returns the checks of the probes.

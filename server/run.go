@@ -37,6 +37,7 @@ func (s *Server) Run(ctx context.Context) error {
 	part(s.policy.Run)
 	part(s.crlUpdater.Run)
 	part(s.revocations.Run)
+	part(s.rotations.Run)
 	part(s.telemetry.WatchHSMs)
 	part(s.sweeper.Run)
 	agents, stopAgents := context.WithCancel(failed)

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 )
 
 // selfTimeout limits one request of the server to its own registrar.
@@ -30,6 +32,7 @@ type selfIdentity struct {
 	actor     pki.Actor
 	registrar *ra.Registrar
 	authority *ca.Authority
+	renewals  *rotation.Manager
 }
 
 // Enroll implements enroll.Authority.
@@ -59,11 +62,28 @@ func (r *selfIdentity) Renew(ctx context.Context, req enroll.RenewRequest) (enro
 	}
 	cert, err := r.registrar.Renew(ctx, ra.RenewRequest{
 		RequestID: req.RequestID, Identity: old.Identity, Predecessor: old.Ref, CSR: req.CSR, Lifetime: req.Lifetime,
+		Door: pki.DoorSelf,
 	})
 	if err != nil {
 		return enroll.Credential{}, err
 	}
 	return r.credential(cert)
+}
+
+// RenewalInfo implements enroll.Authority.
+func (r *selfIdentity) RenewalInfo(_ context.Context, p *enroll.Pair) (enroll.RenewalInfo, error) {
+	serial, err := pki.SerialFromInt(p.Certificate.SerialNumber)
+	if err != nil {
+		return enroll.RenewalInfo{}, err
+	}
+	var info enroll.RenewalInfo
+	if len(p.Chain) == 0 {
+		return info, errors.New("the certificate was not issued by an issuing CA")
+	}
+	ref := pki.CertRef{Issuer: pki.IssuerOf(p.Chain[0]), Serial: serial}
+	info.Window.Start, info.Window.End, info.RetryAfter, err = r.renewals.RenewalInfo(ref)
+	info.BundleRevision = revisionOf(r.authority.Trust())
+	return info, err
 }
 
 func (r *selfIdentity) credential(cert ca.Certificate) (enroll.Credential, error) {
@@ -75,9 +95,27 @@ func (r *selfIdentity) credential(cert ca.Certificate) (enroll.Credential, error
 	for i, c := range chain {
 		ders[i] = c.Raw
 	}
-	c, err := enroll.ParseCredential(cert.DER, ders, [][]byte{root.Raw})
-	c.Renewal.Start, c.Renewal.End = ra.RenewalWindow(cert)
+	trust := r.authority.Trust()
+	var roots [][]byte
+	for _, c := range trust.RootsWith(root) {
+		roots = append(roots, c.Raw)
+	}
+	c, err := enroll.ParseCredential(cert.DER, ders, roots)
+	c.Renewal = enroll.RenewalWindow(pki.RenewalWindowOf(cert.Ref.Serial, cert.NotAfter))
+	c.BundleRevision = revisionOf(trust)
 	return c, err
+}
+
+// TrustBundle implements enroll.Authority.
+func (r *selfIdentity) TrustBundle(context.Context, *enroll.Pair) (enroll.TrustBundle, error) {
+	trust := r.authority.Trust()
+	return enroll.TrustBundle{Roots: trust.Roots(), Revision: revisionOf(trust)}, nil
+}
+
+// revisionOf returns the revision of the trust bundle in hexadecimal.
+func revisionOf(trust *ca.Trust) string {
+	revision := trust.Revision()
+	return hex.EncodeToString(revision[:])
 }
 
 // token creates a one-time token with which the identity enrolls.
@@ -132,7 +170,7 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	}
 	want := ra.NewIdentity{Kind: pki.Server}
 	want.DNSNames, want.IPAddresses = splitNames(s.config.Names)
-	r := &selfIdentity{id: id, actor: pki.ActorSystem("server"), registrar: s.registrar, authority: s.authority}
+	r := &selfIdentity{id: id, actor: pki.ActorSystem("server"), registrar: s.registrar, authority: s.authority, renewals: s.rotations}
 	have, err := s.registrar.Reserve(ctx, id, want, r.actor)
 	if err != nil {
 		return err
@@ -140,7 +178,8 @@ func (s *Server) enrollSelf(ctx context.Context) error {
 	if s.own, err = s.agentFor(ctx, r, "server", serverKeys); err != nil {
 		return err
 	}
-	if hasNames(s.own.Pair(), have) {
+	// Agents with a new token know only the root of the current issuing CA.
+	if hasNames(s.own.Pair(), have) && s.own.Pair().Root().Equal(s.authority.Current().Root) {
 		return nil
 	}
 	t, err := r.token()
@@ -207,7 +246,7 @@ func (s *Server) enrollDelegate(ctx context.Context, iss ca.IssuingCA) error {
 	if err != nil {
 		return err
 	}
-	r := &selfIdentity{id: id, actor: pki.ActorSystem("va"), registrar: s.registrar, authority: s.authority}
+	r := &selfIdentity{id: id, actor: pki.ActorSystem("va"), registrar: s.registrar, authority: s.authority, renewals: s.rotations}
 	want := ra.NewIdentity{Kind: pki.VA, Profile: delegateProfile, Labels: map[string]string{ra.IssuerLabel: iss.ID.String()}}
 	if _, err := s.registrar.Reserve(ctx, id, want, r.actor); err != nil {
 		return err

@@ -26,6 +26,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 	acmedoor "github.com/brevet-pki/brevet/server/acme"
 	"github.com/brevet-pki/brevet/server/frontdoor"
 	"github.com/brevet-pki/brevet/server/grpcapi"
@@ -51,14 +52,19 @@ type Config struct {
 	HTTPS net.Listener
 	// HTTPSURL is the URL at which clients reach HTTPS, without a path. It may be empty if HTTPS is nil.
 	HTTPSURL string
+	// EST configures the door for EST; the zero value is the default.
+	EST EST
 	// Operations is the listener for metrics and probes; nil for none.
 	Operations net.Listener
 	// Issuers are the issuing CAs whose keys the server has. The last one is the current issuing CA.
 	Issuers []ca.IssuingCA
 	// Authorities are all installed CA certificates, including roots and CAs whose keys the server does not have.
 	Authorities []*x509.Certificate
-	// Retired are the CAs that no longer issue certificates, whether or not the server has their keys.
+	// Retired are the CAs that no longer issue certificates, whether or not the server has their keys, and the roots
+	// that are not in the trust bundle.
 	Retired []pki.IssuerID
+	// Cross are the installed cross-certificates.
+	Cross []*x509.Certificate
 	// PublicURL replaces {public_url} in the profiles. See [ca.NewProfile].
 	PublicURL string
 	Stores    Stores
@@ -109,6 +115,7 @@ type Stores struct {
 	Audit      audit.Store
 	Retention  retention.Store
 	Revocation revocation.Store
+	Rotations  rotation.Store
 	CRLs       crl.Store
 	Feed       responder.Feed
 	Log        translog.Store
@@ -133,6 +140,7 @@ type Server struct {
 	acme        *acme.Authority
 	crlUpdater  *crl.Updater
 	revocations *revocation.Authority
+	rotations   *rotation.Manager
 	sweeper     *retention.Sweeper
 	admissions  *admissions
 	own         *enroll.Agent // the server's own certificate
@@ -199,6 +207,10 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	s.rotations, err = rotation.New(rotation.Config{Store: c.Stores.Rotations, Statuses: s.responder, Clock: c.Clock, Log: c.Log})
+	if err != nil {
+		return err
+	}
 	s.sweeper, err = retention.NewSweeper(retention.Config{
 		Store: c.Stores.Retention, Retention: c.Retention, Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
 	})
@@ -207,6 +219,7 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 	}
 	s.authority, err = ca.New(ctx, ca.Config{
 		TrustDomain: c.TrustDomain, IssuingCAs: c.Issuers, Partitions: c.CRLs.partitions(),
+		Trust:   ca.NewTrust(ca.TrustConfig{CAs: c.Authorities, Retired: c.Retired, Cross: c.Cross, Clock: c.Clock}),
 		Journal: s.telemetry.Journal(c.Stores.CA), Observer: pki.StatusObservers{s.responder, s.crlUpdater}, Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {

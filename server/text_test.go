@@ -4,11 +4,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -65,6 +67,10 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 		{"ACMEService.ListExternalKeys", &brevetv1.ListExternalKeysRequest{}},
 		{"ACMEService.RevokeExternalKey", &brevetv1.RevokeExternalKeyRequest{Id: externalKey.GetKey().GetId(), Comment: "lost"}},
 		{"CertificateService.IssueCertificates", issue},
+		{"RotationService.StartRotation", &brevetv1.StartRotationRequest{Over: durationpb.New(time.Hour), Confirm: 1, Comment: "new CA", Selection: &brevetv1.CertificateSelection{IssuerId: issuer, Identity: device.ID, Profile: "device", Label: &brevetv1.Label{Name: "site", Value: "north"}}}},
+		{"RotationService.ListRotations", &brevetv1.ListRotationsRequest{}},
+		{"RotationService.GetRotation", &brevetv1.GetRotationRequest{Id: "1"}},
+		{"RotationService.StopRotation", &brevetv1.StopRotationRequest{Id: "1"}},
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "device/new", Spec: registration}},
 		{"IdentityService.CreateIdentity", &brevetv1.CreateIdentityRequest{Id: "bob", Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_OPERATOR, Profile: "operator", Labels: labels, Roles: []brevetv1.OperatorRole{brevetv1.OperatorRole_OPERATOR_ROLE_AUDITOR}}}},
 		{"IdentityService.GetIdentity", &brevetv1.GetIdentityRequest{Id: device.ID}},

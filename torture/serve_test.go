@@ -101,7 +101,7 @@ func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error
 	if err != nil {
 		return err
 	}
-	stores, err := seedBug(o.Bug, server.Stores{CA: db.CA(), RA: db.RA(), Policies: db.RA(), Nonces: db.RA(), ACME: db.ACME(), Audit: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), CRLs: db.Revocation(), Feed: db.Revocation(), Log: db.Log()})
+	stores, err := seedBug(o.Bug, server.Stores{CA: db.CA(), RA: db.RA(), Policies: db.RA(), Nonces: db.RA(), ACME: db.ACME(), Audit: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), Rotations: db.Rotations(), CRLs: db.Revocation(), Feed: db.Revocation(), Log: db.Log()})
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ type Action string
 // The actions. Entries contain the number of each in brevet.v1.Action. Neither names nor numbers ever change.
 const (
 	CAInstalled           Action = "ca.installed"
-	CARetired             Action = "ca.retired" // the CA issues nothing from now on
+	CARetired             Action = "ca.retired" // the CA issues nothing from now on, or the root is not trusted
 	CARemoved             Action = "ca.removed" // no status of the CA is served from now on
 	IdentityRegistered    Action = "identity.registered"
 	IdentityUpdated       Action = "identity.updated"
@@ -43,6 +43,9 @@ const (
 	ACMEAccountCreated     Action = "acme_account.created"      // and its external key was used up
 	ACMEAccountKeyChanged  Action = "acme_account_key.changed"
 	ACMEAccountDeactivated Action = "acme_account.deactivated" // by its holder
+	RotationStarted        Action = "rotation.started"
+	RotationStopped        Action = "rotation.stopped"
+	RotationCompleted      Action = "rotation.completed" // none of its certificates is due any more
 )
 
 // actions maps numbers to actions.
@@ -78,6 +81,9 @@ var actions = [...]Action{
 	brevetv1.Action_ACTION_ACME_ACCOUNT_CREATED:         ACMEAccountCreated,
 	brevetv1.Action_ACTION_ACME_ACCOUNT_KEY_CHANGED:     ACMEAccountKeyChanged,
 	brevetv1.Action_ACTION_ACME_ACCOUNT_DEACTIVATED:     ACMEAccountDeactivated,
+	brevetv1.Action_ACTION_ROTATION_STARTED:             RotationStarted,
+	brevetv1.Action_ACTION_ROTATION_STOPPED:             RotationStopped,
+	brevetv1.Action_ACTION_ROTATION_COMPLETED:           RotationCompleted,
 }
 
 // number returns an action's number, and false if the action is unknown.

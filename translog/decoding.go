@@ -168,6 +168,10 @@ func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
 		e = d.acmeAccount(v.AcmeAccount)
 	case *brevetv1.LogEntry_AppliedPolicy:
 		e = d.policy(v.AppliedPolicy)
+	case *brevetv1.LogEntry_StartedRotation:
+		e = d.startedRotation(v.StartedRotation)
+	case *brevetv1.LogEntry_EndedRotation:
+		e = d.endedRotation(v.EndedRotation)
 	}
 	return e, d.err
 }
@@ -367,28 +371,32 @@ func (d *decoder) invalidTimes(all []int64, changes int) (times []time.Time) {
 }
 
 func (d *decoder) bulk(m *brevetv1.BulkRevocationRecord) *BulkRevocation {
-	sel := m.GetSelection()
 	b := &BulkRevocation{
 		ID: d.count(m.GetId()), Action: BulkAction(m.GetAction()), Reason: d.reason(m.GetReason()), //nolint:gosec // checked below
 		InvalidSince: d.time(m.GetInvalidityTime()), Comment: m.GetComment(), Mark: d.count(m.GetMark()),
-		Reach: d.time(m.GetReach()), AtOnce: m.GetAtOnce(),
-		Selection: pki.Selection{
-			Issuer: optional(d, sel.GetIssuerId(), pki.IssuerIDFromBytes), LineageOf: d.ref(m.GetLineageIssuerId(), sel.GetLineageSerial()),
-			Key: optional(d, sel.GetKeyHash(), pki.KeyHashFromBytes), Profile: sel.GetProfile(),
-			Label:      pki.Label{Name: sel.GetLabel().GetName(), Value: sel.GetLabel().GetValue()},
-			IssuedFrom: d.stamp(sel.GetIssueStartTime()), IssuedUntil: d.stamp(sel.GetIssueEndTime()),
-		},
+		Reach: d.time(m.GetReach()), AtOnce: m.GetAtOnce(), Selection: d.selection(m.GetSelection(), m.GetLineageIssuerId()),
 	}
 	if m.GetAction() < 1 || m.GetAction() > brevetv1.BulkRevocationAction(BulkUnhold) {
 		d.fail(fmt.Errorf("%d is not an action of a bulk revocation", m.GetAction()))
 	}
+	return b
+}
+
+// selection decodes a selection. The issuer is that of the certificate in lineage_serial.
+func (d *decoder) selection(sel *brevetv1.CertificateSelection, issuer []byte) pki.Selection {
+	s := pki.Selection{
+		Issuer: optional(d, sel.GetIssuerId(), pki.IssuerIDFromBytes), LineageOf: d.ref(issuer, sel.GetLineageSerial()),
+		Key: optional(d, sel.GetKeyHash(), pki.KeyHashFromBytes), Profile: sel.GetProfile(),
+		Label:      pki.Label{Name: sel.GetLabel().GetName(), Value: sel.GetLabel().GetValue()},
+		IssuedFrom: d.stamp(sel.GetIssueStartTime()), IssuedUntil: d.stamp(sel.GetIssueEndTime()),
+	}
 	if sel.GetIdentity() != "" {
 		var err error
-		if b.Selection.Identity, err = pki.ParseSPIFFEID(sel.GetIdentity()); err != nil {
+		if s.Identity, err = pki.ParseSPIFFEID(sel.GetIdentity()); err != nil {
 			d.fail(err)
 		}
 	}
-	return b
+	return s
 }
 
 func (d *decoder) step(m *brevetv1.BulkRevocationStep, changes int) *BulkStep {
@@ -403,6 +411,7 @@ func (d *decoder) authority(m *brevetv1.CACertificate) *CACertificate {
 	return &CACertificate{
 		Issuer: value(d, m.GetIssuerId(), pki.IssuerIDFromBytes), Subject: m.GetSubject(), Fingerprint: d.hash(m.GetFingerprint()),
 		KeyHash: value(d, m.GetKeyHash(), pki.KeyHashFromBytes), KeyLabel: m.GetKeyLabel(),
+		Signer: optional(d, m.GetSignerId(), pki.IssuerIDFromBytes),
 	}
 }
 

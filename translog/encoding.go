@@ -198,8 +198,8 @@ func (o *RequestedChange) encode(m *brevetv1.LogEntry, _ time.Time) {
 	m.Event = &brevetv1.LogEntry_RequestedChange{RequestedChange: out}
 }
 
-func (b *BulkRevocation) message() *brevetv1.BulkRevocationRecord {
-	s := b.Selection
+// selectionMessage encodes a selection. The issuer of the certificate in LineageOf is not part of the message.
+func selectionMessage(s pki.Selection) *brevetv1.CertificateSelection {
 	sel := &brevetv1.CertificateSelection{
 		IssuerId: bytesOf(s.Issuer), Identity: s.Identity.String(), LineageSerial: bytesOf(s.LineageOf.Serial), KeyHash: bytesOf(s.Key),
 		Profile: s.Profile, IssueStartTime: stamp(s.IssuedFrom), IssueEndTime: stamp(s.IssuedUntil),
@@ -207,8 +207,12 @@ func (b *BulkRevocation) message() *brevetv1.BulkRevocationRecord {
 	if !s.Label.IsZero() {
 		sel.Label = &brevetv1.Label{Name: s.Label.Name, Value: s.Label.Value}
 	}
+	return sel
+}
+
+func (b *BulkRevocation) message() *brevetv1.BulkRevocationRecord {
 	return &brevetv1.BulkRevocationRecord{
-		Id: b.ID, Selection: sel, LineageIssuerId: bytesOf(s.LineageOf.Issuer), Action: brevetv1.BulkRevocationAction(b.Action),
+		Id: b.ID, Selection: selectionMessage(b.Selection), LineageIssuerId: bytesOf(b.Selection.LineageOf.Issuer), Action: brevetv1.BulkRevocationAction(b.Action),
 		Reason: brevetv1.RevocationReason(b.Reason), InvalidityTime: millis(b.InvalidSince), Comment: b.Comment,
 		Mark: b.Mark, Reach: millis(b.Reach), AtOnce: b.AtOnce,
 	}
@@ -234,6 +238,7 @@ func (s *BulkStep) encode(m *brevetv1.LogEntry, _ time.Time) {
 func (c *CACertificate) encode(m *brevetv1.LogEntry, _ time.Time) {
 	m.Event = &brevetv1.LogEntry_CaCertificate{CaCertificate: &brevetv1.CACertificate{
 		IssuerId: bytesOf(c.Issuer), Subject: c.Subject, Fingerprint: c.Fingerprint, KeyHash: bytesOf(c.KeyHash), KeyLabel: c.KeyLabel,
+		SignerId: bytesOf(c.Signer),
 	}}
 }
 

@@ -305,7 +305,7 @@ func TestParseEntryRefuses(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"nothing":             nil,
 		"no action":           field(5, []byte("fleet.example/device/42")),
-		"another action":      with(number(3, 99)...),
+		"another action":      with(number(3, uint64(len(actions)))...),
 		"an early time":       with(number(1, 1<<63)...),
 		"a late time":         with(number(1, 1<<60)...),
 		"a whole SPIFFE ID":   with(field(5, []byte("spiffe://fleet.example/device/42"))...),
@@ -317,6 +317,8 @@ func TestParseEntryRefuses(t *testing.T) {
 		"half a subject":      with(field(8, append(field(2, make([]byte, 32)), field(9, field(4, field(1, []byte("token"))))...))...),
 		"no policy revision":  with(field(23, field(2, make([]byte, 32)))...),
 		"no key":              with(field(8, field(1, []byte("device")))...),
+		"no period":           with(field(30, number(1, 1))...),
+		"a long period":       with(field(30, number(3, uint64(MaxRotation/time.Millisecond)+1))...),
 		"no kind":             with(field(6, certificate)...),
 		"no kind, a version":  with(field(6, append(bytes.Clone(issued), number(6, 2)...))...),
 		"another kind":        with(field(6, append(bytes.Clone(issued), number(5, 4)...))...),

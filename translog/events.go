@@ -193,6 +193,8 @@ type CACertificate struct {
 	Fingerprint []byte // SHA-256 of the certificate
 	KeyHash     pki.KeyHash
 	KeyLabel    string // of the key in the HSM; empty if it is elsewhere
+	// Signer is the root that signed a cross-certificate; zero for another certificate.
+	Signer pki.IssuerID
 }
 
 // CRLNumber is the event of [CRLNumberTaken].
@@ -431,7 +433,12 @@ func (b *BulkRevocation) facts(f facts) {
 	f.add("reason", reasonText(b.Reason))
 	f.addTime("invalid_since", b.InvalidSince)
 	f.add("comment", b.Comment)
-	s := b.Selection
+	f.addSelection(b.Selection)
+	f.addNumber("mark", b.Mark)
+	f.addTime("reach", b.Reach)
+}
+
+func (f facts) addSelection(s pki.Selection) {
 	f.addID("issuer", s.Issuer)
 	f.addID("identity", s.Identity)
 	f.addID("lineage_of", s.LineageOf.Serial)
@@ -442,8 +449,6 @@ func (b *BulkRevocation) facts(f facts) {
 	}
 	f.addTime("issued_from", s.IssuedFrom)
 	f.addTime("issued_until", s.IssuedUntil)
-	f.addNumber("mark", b.Mark)
-	f.addTime("reach", b.Reach)
 }
 
 func (s *BulkStep) facts(f facts) {
@@ -462,6 +467,7 @@ func (c *CACertificate) facts(f facts) {
 	f.addID("issuer", c.Issuer)
 	f.add("fingerprint", hex.EncodeToString(c.Fingerprint))
 	f.add("key", c.KeyLabel)
+	f.addID("signer", c.Signer)
 }
 
 func (n *CRLNumber) facts(f facts) {

@@ -80,20 +80,25 @@ func genTimes(t *rapid.T, changes int) (times []time.Time) {
 	return times
 }
 
+func genSelection(t *rapid.T, id pki.SPIFFEID) pki.Selection {
+	s := pki.Selection{
+		Issuer: genOptional(t, "issuer", 32, pki.IssuerIDFromBytes), Identity: rapid.SampledFrom([]pki.SPIFFEID{{}, id}).Draw(t, "selected"),
+		Key: genOptional(t, "key", 32, pki.KeyHashFromBytes), Profile: text.Draw(t, "profile"),
+		IssuedFrom: genOptionalTime(t, "from"), IssuedUntil: genOptionalTime(t, "until"),
+	}
+	if rapid.Bool().Draw(t, "has label") {
+		s.Label = pki.Label{Name: text.Draw(t, "name"), Value: text.Draw(t, "value")}
+	}
+	return s
+}
+
 func genBulkRevocation(t *rapid.T, id pki.SPIFFEID) *BulkRevocation {
 	b := &BulkRevocation{
 		ID: int64(count(t, "id")), Action: rapid.SampledFrom([]BulkAction{BulkRevoke, BulkHold, BulkUnhold}).Draw(t, "bulk action"), Reason: genReason(t),
 		InvalidSince: genOptionalTime(t, "invalid since"), Comment: text.Draw(t, "comment"), Mark: int64(count(t, "mark")),
-		Reach: genOptionalTime(t, "reach"), AtOnce: rapid.Bool().Draw(t, "at once"),
-		Selection: pki.Selection{
-			Issuer: genOptional(t, "issuer", 32, pki.IssuerIDFromBytes), Identity: rapid.SampledFrom([]pki.SPIFFEID{{}, id}).Draw(t, "selected"),
-			LineageOf: genRef(t, "lineage"), Key: genOptional(t, "key", 32, pki.KeyHashFromBytes), Profile: text.Draw(t, "profile"),
-			IssuedFrom: genOptionalTime(t, "from"), IssuedUntil: genOptionalTime(t, "until"),
-		},
+		Reach: genOptionalTime(t, "reach"), AtOnce: rapid.Bool().Draw(t, "at once"), Selection: genSelection(t, id),
 	}
-	if rapid.Bool().Draw(t, "has label") {
-		b.Selection.Label = pki.Label{Name: text.Draw(t, "name"), Value: text.Draw(t, "value")}
-	}
+	b.Selection.LineageOf = genRef(t, "lineage")
 	return b
 }
 
@@ -116,6 +121,8 @@ var events = []func(t *rapid.T, id pki.SPIFFEID, changes int) Event{
 	genPoints,
 	genExpired,
 	genPolicy,
+	genStartedRotation,
+	genEndedRotation,
 }
 
 func genRevision(t *rapid.T) uint64 { return rapid.Uint64Range(0, math.MaxInt64).Draw(t, "revision") }
@@ -250,10 +257,14 @@ func genStep(t *rapid.T, _ pki.SPIFFEID, changes int) Event {
 }
 
 func genAuthority(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
-	return &CACertificate{
+	c := &CACertificate{
 		Issuer: genID(t, "issuer", 32, pki.IssuerIDFromBytes), Subject: text.Draw(t, "subject"), Fingerprint: gen(t, "fingerprint", 32),
 		KeyHash: genID(t, "key", 32, pki.KeyHashFromBytes), KeyLabel: text.Draw(t, "label"),
 	}
+	if rapid.Bool().Draw(t, "cross") {
+		c.Signer = genID(t, "signer", 32, pki.IssuerIDFromBytes)
+	}
+	return c
 }
 
 func genTakenNumber(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
@@ -285,4 +296,16 @@ func genExpired(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
 
 func genPolicy(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
 	return &AppliedPolicy{Revision: 1 + genRevision(t)/2, Digest: Hash(gen(t, "digest", 32)), Comment: text.Draw(t, "comment")}
+}
+
+func genStartedRotation(t *rapid.T, id pki.SPIFFEID, _ int) Event {
+	return &StartedRotation{
+		ID: int64(count(t, "id")), Selection: genSelection(t, id), Comment: text.Draw(t, "comment"), Mark: int64(count(t, "mark")),
+		Over:     time.Duration(rapid.Int64Range(1, int64(MaxRotation/time.Millisecond)).Draw(t, "over")) * time.Millisecond,
+		Affected: count(t, "affected"),
+	}
+}
+
+func genEndedRotation(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
+	return &EndedRotation{ID: int64(count(t, "id")), Renewed: count(t, "renewed"), Due: count(t, "due")}
 }

@@ -1,7 +1,8 @@
 // Package ceremony makes the certificates at the top of a PKI. These are a self-signed root, the request of an issuing
-// CA and the certificate that the root signs for it. The package also makes the root's CRL. The key is a
-// [crypto.Signer] given by the caller. The functions read and write only their arguments, so that a ceremony can be
-// spread over machines that exchange files. A [Transcript] describes on paper what was made.
+// CA, the certificate that the root signs for it, and the cross-certificate that a root signs for another root. The
+// package also makes the root's CRL. The key is a [crypto.Signer] given by the caller. The functions read and write
+// only their arguments, so that a ceremony can be spread over machines that exchange files. A [Transcript] describes on
+// paper what was made.
 //
 // Certificates, requests and CRLs follow RFC 5280, RFC 2986 and RFC 5480. Subjects are not empty, basic constraints
 // have a path length, key usages allow only signing certificates and CRLs, and serial numbers have 20 bytes. Only on

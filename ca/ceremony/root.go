@@ -16,8 +16,8 @@ type RootSpec struct {
 	Subject Subject
 	// Lifetime is the time from Now to notAfter, in whole seconds; at least 1 s.
 	Lifetime time.Duration
-	// PathLength is the maximum number of CAs between the root and the issuer of a leaf. With 0 the root can sign only
-	// issuing CAs; with 1 there may be one level of CAs above these.
+	// PathLength is the maximum number of CA certificates between the root and a leaf. With 1 the root can sign only
+	// issuing CAs. With 2 it can also sign cross-certificates for other roots that have issuing CAs.
 	PathLength int
 	Now        time.Time
 }

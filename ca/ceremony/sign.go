@@ -54,17 +54,26 @@ func Sign(root *x509.Certificate, signer crypto.Signer, request []byte, spec Sig
 	if err := spec.check(root); err != nil {
 		return nil, err
 	}
+	template, err := spec.template(root.NotAfter)
+	if err != nil {
+		return nil, err
+	}
+	template.RawSubject = subject.bytes()
+	return certify(template, root, csr.PublicKey, signer)
+}
+
+// template returns the content of a CA certificate apart from its subject. It refuses a lifetime that ends after end.
+func (spec SignSpec) template(end time.Time) (*x509.Certificate, error) {
 	template, err := caTemplate(spec.Now, spec.Lifetime, spec.PathLength)
 	if err != nil {
 		return nil, err
 	}
-	if template.NotAfter.After(root.NotAfter) {
-		longest := root.NotAfter.Sub(template.NotBefore)
+	if template.NotAfter.After(end) {
+		longest := end.Sub(template.NotBefore)
 		return nil, pki.Refuse(pki.RuleLifetime, fmt.Sprintf("use a lifetime of at most %s", longest),
 			"a lifetime of %s ends at %s, after the root's own end at %s", spec.Lifetime,
-			template.NotAfter.Format(time.RFC3339), root.NotAfter.UTC().Format(time.RFC3339))
+			template.NotAfter.Format(time.RFC3339), end.UTC().Format(time.RFC3339))
 	}
-	template.RawSubject = subject.bytes()
 	if spec.Constrain {
 		template.PermittedDNSDomainsCritical = true // despite its name, this applies to all name constraints
 		template.PermittedURIDomains = []string{spec.TrustDomain}
@@ -72,10 +81,16 @@ func Sign(root *x509.Certificate, signer crypto.Signer, request []byte, spec Sig
 	}
 	template.CRLDistributionPoints = nonEmpty(spec.CRLURL)
 	template.IssuingCertificateURL = nonEmpty(spec.IssuerURL)
+	return template, nil
+}
+
+// certify signs a certificate with the key of a root.
+func certify(template, root *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) ([]byte, error) {
+	var err error
 	if template.SignatureAlgorithm, err = signatureAlgorithm(signer.Public()); err != nil {
 		return nil, err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, root, csr.PublicKey, signer)
+	der, err := x509.CreateCertificate(rand.Reader, template, root, key, signer)
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate: %w", err)
 	}
@@ -146,6 +161,11 @@ func (spec SignSpec) check(root *x509.Certificate) error {
 		return pki.Refuse(pki.RuleParent, fmt.Sprintf("use at most %d", root.MaxPathLen-1),
 			"a path length of %d needs a root with more than its %d", spec.PathLength, root.MaxPathLen)
 	}
+	return spec.checkNames()
+}
+
+// checkNames refuses a trust domain, a constraint or a URL that cannot be in a certificate.
+func (spec SignSpec) checkNames() error {
 	if err := CheckTrustDomain(spec.TrustDomain); err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func newRoot() *cobra.Command {
 	return cli.New(root, version,
 		serve.NewDev(), serve.New(), ceremony.New(),
 		operator.NewContext(), operator.NewLogin(), operator.NewIdentity(), operator.NewToken(), operator.NewACME(), operator.NewCert(),
-		operator.NewRevocation(), operator.NewKey(), operator.NewCRL(), operator.NewPolicy(), operator.NewLog(), operator.NewStore(),
+		operator.NewRevocation(), operator.NewRotation(), operator.NewKey(), operator.NewCRL(), operator.NewPolicy(), operator.NewLog(), operator.NewStore(),
 		ceremony.NewHSM(),
 		cli.MovedCommand("bench", "brevet-bench, with the same commands and flags"),
 	)

@@ -19,7 +19,7 @@ import (
 // the comparison with step-ca, which needs that program.
 func Commands() []*cobra.Command {
 	return []*cobra.Command{
-		newHSM(), newIssue(), newEnroll(), newRevoke(), newCRL(), newOCSP(), renamedCommand("token", "hsm"),
+		newHSM(), newIssue(), newEnroll(), newEST(), newACME(), newRevoke(), newCRL(), newOCSP(), renamedCommand("token", "hsm"),
 		newStepCA(), newServer(), newCRLRound(), newBare(), newBareRPC(), newBareEnrollment(), newSigning(),
 	}
 }

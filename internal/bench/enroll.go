@@ -278,7 +278,7 @@ func newBareEnrollment() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serveBare(cmd, enrollment.NewBareServer(pair.TLSWithRoot(), exchange))
+			return serveBare(cmd, enrollment.NewBareServer(pair.TLSWith(append(slices.Clone(pair.Chain), pair.Root())), exchange))
 		},
 	}
 	cmd.Flags().StringVar(&credential, "credential", "", "directory of the server's credential")

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/internal/bench/enrollment"
 	"github.com/brevet-pki/brevet/internal/bench/fill"
 	"github.com/brevet-pki/brevet/internal/bench/floor"
 	"github.com/brevet-pki/brevet/internal/cli"
@@ -277,6 +278,14 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certi
 	}
 	p.callers, err = openCallers(ctx, operator, b.callers)
 	return p, err
+}
+
+// applyPolicy replaces the policy of the measured server.
+func (r *issueRig) applyPolicy(ctx context.Context, document []byte) error {
+	if err := enrollment.ApplyPolicy(ctx, r.callers[0].conn, document); err != nil {
+		return fmt.Errorf("apply the policy of the measurement: %w", enroll.CallError(r.server.dev.GRPC, err))
+	}
+	return nil
 }
 
 func (r *issueRig) rounds(ctx context.Context, n int, d time.Duration) (rounds, error) {

@@ -49,6 +49,7 @@ func newServer() *cobra.Command {
 	var d devca.CA
 	var slow pace
 	var config string
+	var challengePort int
 	cmd := &cobra.Command{
 		Use: "server", Short: "Run the measured server; it reads the HSM's PIN from standard input", Args: cobra.NoArgs, Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -65,6 +66,9 @@ func newServer() *cobra.Command {
 				return err
 			}
 			c.HSM, c.CRL.Partitions = like.HSM, like.CRL.Partitions
+			if challengePort > 0 {
+				c.ACME.Networks, c.ACME.HTTPPort = []string{"127.0.0.0/8"}, challengePort
+			}
 			if c.Policy, err = measuredPolicy(d.Dir, like.Policy); err != nil {
 				return err
 			}
@@ -79,6 +83,7 @@ func newServer() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&d.KeyLabel, "key-label", "", "label of the issuing key")
 	f.StringVar(&config, "config", "", "configuration with the HSM")
+	f.IntVar(&challengePort, "acme-http-port", 0, "port of http-01 challenges, on loopback (default: none)")
 	return cmd
 }
 
@@ -141,11 +146,11 @@ func serveMeasured(cmd *cobra.Command, d devca.CA, c node.Config, pin hsm.PIN, s
 // newDev makes a development CA below the directory, on free addresses, which its certificates contain. The root's key
 // is dropped when the certificates are made.
 func (b *bench) newDev(ctx context.Context, name string) (devca.CA, error) {
-	addresses, err := devca.FreeAddresses(ctx, 2)
+	addresses, err := devca.FreeAddresses(ctx, 3)
 	if err != nil {
 		return devca.CA{}, err
 	}
-	d := devca.CA{Dir: filepath.Join(b.dir, name), TrustDomain: devca.DefaultTrustDomain, GRPC: addresses[0], HTTP: addresses[1], KeyLabel: b.key.Label()}
+	d := devca.CA{Dir: filepath.Join(b.dir, name), TrustDomain: devca.DefaultTrustDomain, GRPC: addresses[0], HTTP: addresses[1], HTTPS: addresses[2], KeyLabel: b.key.Label()}
 	if err := node.MakeDirectory(d.CeremonyDir()); err != nil {
 		return d, err
 	}

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/brevet-pki/brevet/internal/bench/stepca"
 	"github.com/brevet-pki/brevet/internal/cli"
+	"github.com/brevet-pki/brevet/internal/cli/node"
 )
 
 // stepCABench measures step-ca beside Brevet.
@@ -71,7 +74,7 @@ func (b *stepCABench) run(ctx context.Context, env *bench) (err error) {
 	}
 	issue := issueBench{commonFlags: b.commonFlags, callers: b.callers}
 	rig := &stepCARig{issueRig: issueRig{mode: issue.mode(), bench: env}}
-	defer func() { err = errors.Join(err, rig.other.stop(), rig.party.close()) }()
+	defer func() { err = errors.Join(err, rig.other.Stop(), rig.party.close()) }()
 	if rig.party, err = issue.open(ctx, &rig.issueRig, "server", 0); err != nil {
 		return err
 	}
@@ -97,7 +100,7 @@ func (b *stepCABench) run(ctx context.Context, env *bench) (err error) {
 // stepCARig holds both servers with their callers.
 type stepCARig struct {
 	issueRig
-	other *stepCA
+	other *stepca.Server
 }
 
 // settling is the pause after each load, in which the server finishes what it does in the background.
@@ -112,30 +115,30 @@ func (r *stepCARig) round(ctx context.Context, d time.Duration) (map[string]floa
 	if err := rest(ctx, settling); err != nil {
 		return nil, err
 	}
-	if err := r.other.makeTokens(d); err != nil {
+	if err := r.other.MakeTokens(d); err != nil {
 		return nil, err
 	}
-	if err := r.loadOther(ctx, d, "step_ca_sign_", (*stepCACaller).sign, values); err != nil {
+	if err := r.loadOther(ctx, d, "step_ca_sign_", (*stepca.Caller).Sign, values); err != nil {
 		return nil, err
 	}
-	return values, r.loadOther(ctx, d, "step_ca_renew_", (*stepCACaller).renew, values)
+	return values, r.loadOther(ctx, d, "step_ca_renew_", (*stepca.Caller).Renew, values)
 }
 
 // stepCACall requests one certificate of step-ca, and returns how long that took.
-type stepCACall func(*stepCACaller, context.Context) (time.Duration, error)
+type stepCACall func(*stepca.Caller, context.Context) (time.Duration, error)
 
 // loadOther requests certificates of step-ca for d, and compares Brevet's rate and latency with it. The names of the
 // fields begin with prefix.
 func (r *stepCARig) loadOther(ctx context.Context, d time.Duration, prefix string, call stepCACall, values map[string]float64) error {
-	before, err := cpuOf(r.other.cmd.Process)
+	before, err := cpuOf(r.other.Process())
 	if err != nil {
 		return err
 	}
-	l, err := putLoad(ctx, r.other.callers, call, d)
+	l, err := putLoad(ctx, r.other.Callers, call, d)
 	if err != nil {
-		return r.other.explain(err)
+		return r.other.Explain(err)
 	}
-	after, err := cpuOf(r.other.cmd.Process)
+	after, err := cpuOf(r.other.Process())
 	if err != nil {
 		return err
 	}
@@ -145,4 +148,17 @@ func (r *stepCARig) loadOther(ctx context.Context, d time.Duration, prefix strin
 	values[prefix+"rate_ratio"] = values["certificates_per_second"] / l.rate
 	values[prefix+"p50_ratio"], values[prefix+"p99_ratio"] = values["p50_ms"]/p50, values["p99_ms"]/p99
 	return rest(ctx, settling)
+}
+
+// startStepCA starts step-ca with the measured key.
+func (b *bench) startStepCA(ctx context.Context, program string, callers int, options ...string) (*stepca.Server, error) {
+	b.logf("starting step-ca")
+	module, err := node.Module(b.like.HSM.Module)
+	if err != nil {
+		return nil, err
+	}
+	return stepca.Start(ctx, stepca.Config{
+		Program: program, Dir: filepath.Join(b.dir, "step-ca"), Module: module, HSMLabel: hsmLabel, KeyLabel: b.key.Label(), Key: b.key.Public(),
+		Options: options, Process: b.program,
+	}, callers)
 }

@@ -8,6 +8,7 @@ package evidencetest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -41,9 +42,11 @@ type Sample struct {
 	Foreign ra.Challenger
 	// Identity is the record with which single-use evidence is bound. It may be zero for other kinds.
 	Identity ra.Identity
-	// Bearer means that the evidence is not made for one key and request, so that its holder chooses both. Its claim can
-	// have a nonce without a challenge, which the store consumes.
+	// Bearer means that the evidence is not made for one key and request, so that its holder chooses both, or that the
+	// connection of the request proves it. Its claim can have a nonce without a challenge, which the store consumes.
 	Bearer bool
+	// SameAs is the kind whose facts and subjects the claims have. If it is zero, they are those of Kind.
+	SameAs pki.EvidenceKind
 }
 
 // Request is the request that evidence is made for.
@@ -155,7 +158,7 @@ func (s Sample) checkClaim(t *testing.T, r Request, evidence []byte) {
 	if claim.Identity.IsZero() == claim.Subject.IsZero() {
 		t.Errorf("the claim names the identity %q and the subject %q, want one of them", claim.Identity, claim.Subject)
 	}
-	if !claim.Subject.IsZero() && claim.Subject.Kind != s.Kind {
+	if !claim.Subject.IsZero() && claim.Subject.Kind != s.about() {
 		t.Errorf("the subject %s is of another kind", claim.Subject)
 	}
 	if claim.Digest != sha256.Sum256(evidence) {
@@ -186,11 +189,14 @@ func (s Sample) checkFacts(t *testing.T, facts map[string]any) {
 		if _, ok := facts[name]; !ok {
 			t.Errorf("the claim has no fact %s", name)
 		}
-		if !strings.HasPrefix(name, s.Kind.String()+".") {
+		if !strings.HasPrefix(name, s.about().String()+".") {
 			t.Errorf("the fact %s does not begin with the kind", name)
 		}
 	}
 }
+
+// about returns the kind whose facts and subjects the claims have.
+func (s Sample) about() pki.EvidenceKind { return cmp.Or(s.SameAs, s.Kind) }
 
 func hasType(value any, want ra.FactType) bool {
 	switch value.(type) {

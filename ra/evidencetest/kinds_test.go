@@ -32,6 +32,7 @@ var samples = map[pki.EvidenceKind]func(testing.TB) evidencetest.Sample{
 	pki.EvidenceJWT:   jwtSample,
 
 	pki.EvidenceRecovery: recoverySample,
+	pki.EvidenceX5CTLS:   x5cTLSSample,
 	pki.EvidenceACME:     acmeSample,
 }
 
@@ -92,6 +93,22 @@ func x5cSample(t testing.TB) evidencetest.Sample {
 			digest := sha256.Sum256(pki.X5CStatement("fleet.example", r.Key, r.ID, r.Challenge))
 			signature := must(key.Sign(rand.Reader, digest[:], crypto.SHA256))(t)
 			return pki.X5CEvidence{Certificates: [][]byte{device.Raw, issuing.Raw}, Challenge: r.Challenge, Signature: signature}.Encode()
+		},
+	}
+}
+
+// x5cTLSSample is a device that authenticated to a TLS server with its factory certificate.
+func x5cTLSSample(t testing.TB) evidencetest.Sample {
+	root, rootKey := certificate(t, nil, nil, true)
+	issuing, issuingKey := certificate(t, root, rootKey, true)
+	device, _ := certificate(t, issuing, issuingKey, false)
+	nonces := must(nonce.FromKey([32]byte{1}, [16]byte{}))(t)
+	sources := []x5c.Source{{Name: "cameras", Roots: []*x509.Certificate{root}}}
+	return evidencetest.Sample{
+		Kind: pki.EvidenceX5CTLS, SameAs: pki.EvidenceX5C, Authenticator: must(x5c.New("fleet.example", sources, nonces))(t).TLS(),
+		At: now, Expired: device.NotAfter.Add(time.Second), Key: pki.HashSPKI([]byte("key")), Bearer: true,
+		Make: func(testing.TB, evidencetest.Request) []byte {
+			return pki.X5CTLSEvidence{Certificates: [][]byte{device.Raw, issuing.Raw}}.Encode()
 		},
 	}
 }

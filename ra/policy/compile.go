@@ -74,10 +74,11 @@ func Compile(document []byte, revision uint64, e Environment) (*Policy, error) {
 
 // document checks the top-level keys, and adds the rules and profiles to p.
 func (c *compiler) document(root *yaml.Node, p *Policy) {
-	var rules, profiles *yaml.Node
+	var rules, profiles, est *yaml.Node
 	fields := map[string]field{
 		"rules":    func(_ string, v *yaml.Node) { rules = v },
 		"profiles": func(_ string, v *yaml.Node) { profiles = v },
+		"est":      func(_ string, v *yaml.Node) { est = v },
 	}
 	for i, k := range c.env.Kinds {
 		if k.Section == nil {
@@ -99,7 +100,6 @@ func (c *compiler) document(root *yaml.Node, p *Policy) {
 	}
 	names := map[string]int{}
 	costs := map[kindSet]uint64{}
-	earlier := &precedence{sets: map[kindSet]*preceding{}}
 	c.list(rules, "rules", maxRules, func(_ string, item *yaml.Node) {
 		raw := c.readRule(item)
 		if raw == nil {
@@ -116,10 +116,6 @@ func (c *compiler) document(root *yaml.Node, p *Policy) {
 		if r == nil {
 			return
 		}
-		if other := earlier.add(r); other != nil {
-			c.fault(item, "", "no request can reach this rule: rule %s in line %d comes first, and matches the same evidence",
-				other.name, other.line)
-		}
 		key := r.set()
 		if r.when != nil && costs[key] <= maxConditionsCost {
 			if costs[key] += r.when.cost; costs[key] > maxConditionsCost {
@@ -130,6 +126,10 @@ func (c *compiler) document(root *yaml.Node, p *Policy) {
 		}
 		p.rules = append(p.rules, r)
 	})
+	if est != nil {
+		p.labels = c.readEST(est, p.rules, names)
+	}
+	c.reachable(p.rules, p.labels)
 }
 
 // section checks the part of the document that belongs to a kind of evidence, and adds the facts that it declares.

@@ -404,7 +404,7 @@ rules:
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := p.Grant(ra.Claims{claim(kindJWT, "jwt.project.id", "17", "jwt.project.name", "fleet-a")}, now)
+	g, err := p.Grant(ra.Claims{claim(kindJWT, "jwt.project.id", "17", "jwt.project.name", "fleet-a")}, "", now)
 	if err != nil || g.Identity.Path() != "ci/17" {
 		t.Errorf("%v, %v, want ci/17", g.Identity, err)
 	}
@@ -456,7 +456,7 @@ func FuzzCompile(f *testing.F) {
 			t.Errorf("the error %v is not Faults", err)
 		}
 		if err == nil {
-			p.Explain(nil)
+			p.Explain(nil, "")
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,6 +29,9 @@ type Distinguisher interface {
 	Unique() []ra.UniqueFact
 }
 
+// Alias is implemented by an [ra.Authenticator] whose claims have the facts and the subjects of another kind of evidence.
+type Alias interface{ SameAs() pki.EvidenceKind }
+
 // HardwareProver is implemented by an [ra.Authenticator] whose claims can say that a key is in hardware.
 type HardwareProver interface {
 	// Certified returns the names of the facts that a claim has only if a manufacturer has certified the hardware. Other
@@ -53,7 +57,9 @@ type Declarer interface {
 type Kind struct {
 	Evidence pki.EvidenceKind
 	Name     string // as in the list evidence of a rule
-	Facts    map[string]ra.FactType
+	// SameAs is the name of the kind whose facts and subjects the evidence has. If it is empty, they are its own.
+	SameAs string
+	Facts  map[string]ra.FactType
 	// Unique are the facts that distinguish two subjects. It is empty if the evidence names the identity itself.
 	Unique []ra.UniqueFact
 	// Certified are the facts of HardwareProver. It is empty if the evidence says nothing about hardware.
@@ -68,11 +74,17 @@ func KindOf(kind pki.EvidenceKind, a ra.Authenticator, section Section) Kind {
 	if d, ok := a.(Distinguisher); ok {
 		k.Unique = d.Unique()
 	}
+	if same, ok := a.(Alias); ok {
+		k.SameAs = same.SameAs().String()
+	}
 	if h, ok := a.(HardwareProver); ok {
 		k.Certified = h.Certified()
 	}
 	return k
 }
+
+// prefix returns the kind whose facts the evidence has.
+func (k Kind) prefix() string { return cmp.Or(k.SameAs, k.Name) }
 
 // namesIdentity reports whether evidence of the kind can name the identity itself. An ACME order does so if the external
 // key of its account is for an identity.
@@ -111,7 +123,7 @@ func (e Environment) check() error {
 // check returns an error if the facts of a kind contradict each other.
 func (k Kind) check() error {
 	for _, name := range slices.Sorted(maps.Keys(k.Facts)) {
-		if t := k.Facts[name]; !strings.HasPrefix(name, k.Name+".") || t < ra.FactString || t > ra.FactStrings {
+		if t := k.Facts[name]; !strings.HasPrefix(name, k.prefix()+".") || t < ra.FactString || t > ra.FactStrings {
 			return fmt.Errorf("evidence of the kind %s cannot have the fact %q of type %d", k.Name, name, t)
 		}
 	}

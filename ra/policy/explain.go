@@ -16,6 +16,7 @@ const (
 	Failed                           // its condition cannot be evaluated, so that the request is refused
 	OtherEvidence                    // the rule is for other kinds of evidence
 	NotTried                         // an earlier rule decided
+	NotSelected                      // the label of the request, or the external key of its account, selects other rules
 )
 
 // Trial says what became of a rule for some claims.
@@ -39,23 +40,29 @@ func (t Trial) String() string {
 		text += " cannot be evaluated: " + strings.Join(t.Parts, ", and ")
 	case OtherEvidence:
 		text += " is for other evidence"
+	case NotSelected:
+		text += " was not tried, because the label of the request, or the external key of its account, selects others"
 	case NotTried:
 		text += " was not tried, because an earlier rule decided"
 	}
 	return text
 }
 
-// Explain returns what became of each rule, in the order of the document. It is for operators: it reveals the rules. It
+// Explain returns what became of each rule, in the order of the document. The label is that of the request, and empty for
+// requests without one. If the policy does not have the label, it selects no rule. Explain is for operators: it reveals the rules. It
 // does not count a request for the rates of rules.
-func (p *Policy) Explain(claims ra.Claims) []Trial {
+func (p *Policy) Explain(claims ra.Claims, label string) []Trial {
 	key, decided := kindsOf(claims), false
+	selected, err := p.selection(claims, label)
 	trials := make([]Trial, 0, len(p.rules))
 	for _, r := range p.rules {
 		t := Trial{Rule: r.name, Line: r.line}
 		switch {
 		case decided:
 			t.Outcome = NotTried
-		case r.set() != key, claims.Rule() != "" && claims.Rule() != r.name:
+		case err != nil || !selected.has(r):
+			t.Outcome = NotSelected
+		case r.set() != key:
 			t.Outcome = OtherEvidence
 		default:
 			if f, err := newFacts(p.sets[key].schema, claims); err != nil {

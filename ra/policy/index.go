@@ -74,25 +74,10 @@ func (r *rule) comparisons() []*textTest {
 	return all
 }
 
-// findFor is find, or considers only the rule with a name if the name is not empty.
-func (s *ruleSet) findFor(name string, f *facts) (*rule, error) {
-	if name == "" {
-		return s.find(f)
-	}
-	for _, r := range s.rules {
-		if r.name != name {
-			continue
-		}
-		if matches, err := r.matches(f); err != nil || matches {
-			return r, err
-		}
-	}
-	return nil, nil
-}
-
-// find returns the first rule that matches, or nil if none does. If it finds a rule whose condition cannot be evaluated
+// find returns the first selected rule that matches, or nil if none does. If it finds a rule whose condition cannot be
+// evaluated
 // before that, it returns this rule and the error.
-func (s *ruleSet) find(f *facts) (*rule, error) {
+func (s *ruleSet) find(f *facts, selected selection) (*rule, error) {
 	var space [8][]int
 	lists := append(space[:0], s.rest)
 	for _, index := range s.byFact {
@@ -112,6 +97,9 @@ func (s *ruleSet) find(f *facts) (*rule, error) {
 		}
 		r := s.rules[lists[next][0]]
 		lists[next] = lists[next][1:]
+		if !selected.has(r) {
+			continue
+		}
 		matches, err := r.matches(f)
 		if err != nil || matches {
 			return r, err

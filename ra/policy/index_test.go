@@ -109,7 +109,7 @@ func TestIndexMatchesPlainEvaluation(t *testing.T) {
 			claims := ra.Claims{{Kind: kindJWT, Claim: ra.Claim{Facts: facts, Subject: pki.EvidenceSubject{Kind: kindJWT,
 				Hash: [32]byte{1}}}}}
 			want := judge.decide(facts)
-			g, err := p.Grant(claims, now)
+			g, err := p.Grant(claims, "", now)
 			got := g.Rule
 			if err != nil && strings.Contains(err.Error(), "cannot be evaluated") {
 				got = "error"
@@ -118,7 +118,7 @@ func TestIndexMatchesPlainEvaluation(t *testing.T) {
 				t.Fatalf("%v decides by %q (%v), plain evaluation by %q, in\n%q", facts, got, err, want, kept)
 			}
 			explained := ""
-			for _, trial := range p.Explain(claims) {
+			for _, trial := range p.Explain(claims, "") {
 				switch trial.Outcome {
 				case policy.Matched:
 					explained = trial.Rule
@@ -193,7 +193,7 @@ func BenchmarkGrant(b *testing.B) {
 				c := claims(i)
 				b.ReportAllocs()
 				for b.Loop() {
-					if g, err := p.Grant(c, now); err != nil || g.Rule != fmt.Sprintf("line-%d", i) {
+					if g, err := p.Grant(c, "", now); err != nil || g.Rule != fmt.Sprintf("line-%d", i) {
 						b.Fatal(g.Rule, err)
 					}
 				}

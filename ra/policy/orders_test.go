@@ -72,7 +72,7 @@ rules:
 		{orderOf("a.first.example", "", "web"), "web", "web/a.first.example", []string{"acme"}, "acme"},
 		{orderOf("a.example", "device/1", ""), "named", "device/1", []string{"server", "acme"}, ""},
 	} {
-		g, err := p.Grant(c.claims, time.Now())
+		g, err := p.Grant(c.claims, "", time.Now())
 		if err != nil {
 			t.Errorf("%s: %v", c.path, err)
 			continue
@@ -91,7 +91,7 @@ rules:
 		"no such rule":   orderOf("a.example", "", "gone"),
 		"the named rule": orderOf("a.example", "", "named"),
 	} {
-		if g, err := p.Grant(claims, time.Now()); err == nil {
+		if g, err := p.Grant(claims, "", time.Now()); err == nil {
 			t.Errorf("%s: the grant is %+v", name, g)
 		}
 	}
@@ -102,10 +102,11 @@ rules:
 		t.Errorf("the profiles of orders are %q", profiles)
 	}
 	var tried []string
-	for _, trial := range p.Explain(orderOf("a.example", "", "web")) {
+	for _, trial := range p.Explain(orderOf("a.example", "", "web"), "") {
 		tried = append(tried, trial.String())
 	}
-	if text := strings.Join(tried, "; "); text != "rule first is for other evidence; rule named is for other evidence; rule web matches; "+
+	if text := strings.Join(tried, "; "); text != "rule first was not tried, because the label of the request, or the external key of its account, selects others; "+
+		"rule named was not tried, because the label of the request, or the external key of its account, selects others; rule web matches; "+
 		"rule tokens was not tried, because an earlier rule decided" {
 		t.Errorf("explained as: %s", text)
 	}

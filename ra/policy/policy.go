@@ -17,6 +17,7 @@ type Policy struct {
 	kinds       []Kind
 	rules       []*rule
 	profiles    *ca.Profiles
+	labels      map[string]*label
 	sets        map[kindSet]*ruleSet
 }
 
@@ -56,6 +57,15 @@ func (p *Policy) OrderProfiles() []string {
 // Profiles returns the default profiles and those of the document.
 func (p *Policy) Profiles() *ca.Profiles { return p.profiles }
 
+// Labels returns the labels of EST by their names.
+func (p *Policy) Labels() map[string]ra.Label {
+	all := make(map[string]ra.Label, len(p.labels))
+	for name, l := range p.labels {
+		all[name] = l.Label
+	}
+	return all
+}
+
 // Kinds returns the kinds of evidence that rules name.
 func (p *Policy) Kinds() []pki.EvidenceKind {
 	var kinds []pki.EvidenceKind
@@ -66,10 +76,9 @@ func (p *Policy) Kinds() []pki.EvidenceKind {
 	return slices.Compact(kinds)
 }
 
-// Grant returns what the first rule grants that the claims match. If the rule has a rate, the grant counts the
-// certificate when its Take is called.
-func (p *Policy) Grant(claims ra.Claims, at time.Time) (ra.Grant, error) {
-	r, g, err := p.decide(claims)
+// Grant implements [ra.Policy]. If the rule has a rate, the grant counts the certificate when its Take is called.
+func (p *Policy) Grant(claims ra.Claims, label string, at time.Time) (ra.Grant, error) {
+	r, g, err := p.decide(claims, label)
 	if err != nil {
 		return ra.Grant{}, err
 	}
@@ -79,8 +88,12 @@ func (p *Policy) Grant(claims ra.Claims, at time.Time) (ra.Grant, error) {
 	return g, nil
 }
 
-// decide returns the first rule that the claims match, and what it grants.
-func (p *Policy) decide(claims ra.Claims) (*rule, ra.Grant, error) {
+// decide returns the first rule that the claims match, of those that the label selects, and what it grants.
+func (p *Policy) decide(claims ra.Claims, label string) (*rule, ra.Grant, error) {
+	selected, err := p.selection(claims, label)
+	if err != nil {
+		return nil, ra.Grant{}, err
+	}
 	set := p.sets[kindsOf(claims)]
 	if set == nil {
 		return nil, ra.Grant{}, noRule()
@@ -89,7 +102,7 @@ func (p *Policy) decide(claims ra.Claims) (*rule, ra.Grant, error) {
 	if err != nil {
 		return nil, ra.Grant{}, err
 	}
-	r, err := set.findFor(claims.Rule(), f)
+	r, err := set.find(f, selected)
 	switch {
 	case r == nil:
 		return nil, ra.Grant{}, noRule()

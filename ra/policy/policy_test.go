@@ -102,7 +102,7 @@ func TestGrant(t *testing.T) {
 		if c.want.Subject.IsZero() && c.claims[0].Kind == kindJWT {
 			c.want.Subject = c.claims[0].Subject
 		}
-		got, err := p.Grant(c.claims, now)
+		got, err := p.Grant(c.claims, "", now)
 		if diff := cmp.Diff(c.want, got, cmp.Comparer(func(a,
 			b pki.SPIFFEID) bool {
 			return a == b
@@ -140,13 +140,13 @@ func TestGrantRefuses(t *testing.T) {
 		"unanchored":       {subject("xrepo:fleet/pump:ref:x"), "does not match the pattern"},
 		"token for nobody": {ra.Claims{{Kind: pki.EvidenceToken}}, "rule tokens needs evidence that names the identity"},
 	} {
-		g, err := p.Grant(c.claims, now)
+		g, err := p.Grant(c.claims, "", now)
 		refused(t, name, err, pki.RulePolicy, c.words)
 		if !cmp.Equal(g, ra.Grant{}, cmp.Comparer(func(a, b pki.SPIFFEID) bool { return a == b })) {
 			t.Errorf("%s: the grant is %+v, want none", name, g)
 		}
 	}
-	_, err := p.Grant(ra.Claims{claim(kindX5C, "x5c.serial", 7)}, now)
+	_, err := p.Grant(ra.Claims{claim(kindX5C, "x5c.serial", 7)}, "", now)
 	if _, ok := pki.AsRefusal(err); ok || err == nil {
 		t.Errorf("a fact of another type than declared: %v, want an error that is no refusal", err)
 	}
@@ -161,10 +161,10 @@ func TestConcurrentGrants(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 50 {
-				if g, err := p.Grant(claims, now); err != nil || g.Rule != "builds" {
+				if g, err := p.Grant(claims, "", now); err != nil || g.Rule != "builds" {
 					t.Errorf("%v, %v, want rule builds", g.Rule, err)
 				}
-				p.Explain(claims)
+				p.Explain(claims, "")
 			}
 		})
 	}
@@ -179,11 +179,11 @@ rules:
   - {name: new, evidence: [x5c], identity: "new/{x5c.source}/{x5c.serial}"}
 `)
 	for serial, want := range map[string]string{"17": "old/acme/17", "2000": "new/acme/2000"} {
-		if g, err := p.Grant(ra.Claims{claim(kindX5C, "x5c.source", "acme", "x5c.serial", serial)}, now); err != nil || g.Identity.Path() != want {
+		if g, err := p.Grant(ra.Claims{claim(kindX5C, "x5c.source", "acme", "x5c.serial", serial)}, "", now); err != nil || g.Identity.Path() != want {
 			t.Errorf("serial %s: %v, %v, want %s", serial, g.Identity, err, want)
 		}
 	}
-	_, err := p.Grant(ra.Claims{claim(kindX5C, "x5c.serial", "A17")}, now)
+	_, err := p.Grant(ra.Claims{claim(kindX5C, "x5c.serial", "A17")}, "", now)
 	refused(t, "a serial that is no number", err, pki.RulePolicy, "the condition of rule old cannot be evaluated")
 
 	guarded := compile(t, `
@@ -194,7 +194,7 @@ rules:
     identity: "old/{x5c.source}/{x5c.serial}"
   - {name: new, evidence: [x5c], identity: "new/{x5c.source}/{x5c.serial}"}
 `)
-	if g, err := guarded.Grant(ra.Claims{claim(kindX5C, "x5c.source", "acme", "x5c.serial", "A17")}, now); err != nil || g.Rule != "new" {
+	if g, err := guarded.Grant(ra.Claims{claim(kindX5C, "x5c.source", "acme", "x5c.serial", "A17")}, "", now); err != nil || g.Rule != "new" {
 		t.Errorf("a guarded condition: %v, %v, want rule new", g.Rule, err)
 	}
 }
@@ -212,25 +212,25 @@ func TestAbsentFactsMatchNothing(t *testing.T) {
 		"(jwt.uses > 5 ? false : true)", "jwt.uses > 5 || jwt.kubernetes.pod != 'x'", "jwt.kubernetes.pod.matches('^.*$')",
 	} {
 		p := compile(t, fmt.Sprintf("rules: [{name: a, evidence: [jwt], identity: a, when: %q}]", when))
-		if _, err := p.Grant(ra.Claims{full}, now); err != nil {
+		if _, err := p.Grant(ra.Claims{full}, "", now); err != nil {
 			t.Errorf("%s: evidence with all facts: %v", when, err)
 		}
-		_, err := p.Grant(ra.Claims{empty}, now)
+		_, err := p.Grant(ra.Claims{empty}, "", now)
 		refused(t, when+" without the fact", err, pki.RulePolicy, "no rule of the policy matches")
 	}
 	p := compile(t, `rules: [{name: a, evidence: [jwt], identity: a, when: jwt.uses > 5 || jwt.source == "ci"}]`)
-	if _, err := p.Grant(ra.Claims{empty}, now); err != nil {
+	if _, err := p.Grant(ra.Claims{empty}, "", now); err != nil {
 		t.Errorf("a condition that is true without the fact: %v", err)
 	}
 	p = compile(t, `rules: [{name: a, evidence: [jwt], identity: "a/{jwt.source}/{jwt.subject}/{jwt.uses}"}]`)
-	_, err := p.Grant(ra.Claims{empty}, now)
+	_, err := p.Grant(ra.Claims{empty}, "", now)
 	refused(t, "a number in a template", err, pki.RulePolicy, "does not accept the value of jwt.uses, which is empty")
 }
 
 func TestReservedPathsAreRefused(t *testing.T) {
 	p := compile(t, "rules: [{name: a, evidence: [jwt], identity: '{jwt.subject}/{jwt.source}'}]")
 	for _, subject := range []string{"brevet", "Brevet"} {
-		_, err := p.Grant(ra.Claims{claim(kindJWT, "jwt.source", "ci", "jwt.subject", subject)}, now)
+		_, err := p.Grant(ra.Claims{claim(kindJWT, "jwt.source", "ci", "jwt.subject", subject)}, "", now)
 		refused(t, subject, err, pki.RuleReserved, "under brevet/")
 	}
 }
@@ -243,7 +243,7 @@ rules:
 `)
 	slow := ra.Claims{claim(kindTPM, "tpm.ek", "1", "tpm.certified", true)}
 	take := func(at time.Time) (func(), error) {
-		g, err := p.Grant(slow, at)
+		g, err := p.Grant(slow, "", at)
 		if err != nil {
 			t.Fatalf("a request that is not counted: %v", err)
 		}
@@ -258,13 +258,13 @@ rules:
 			undo()
 		}
 	}
-	p.Explain(slow)
+	p.Explain(slow, "")
 	_, err := take(now)
 	refused(t, "the third certificate", err, pki.RulePolicyLimit, "rule slow has reached its rate")
 	if after := pki.RetryAfter(err); !pki.IsTemporary(err) || after != 30*time.Minute {
 		t.Errorf("temporary is %t and the delay %s, want true and 30m", pki.IsTemporary(err), after)
 	}
-	if g, err := p.Grant(ra.Claims{claim(kindTPM, "tpm.ek", "1")}, now); err != nil || g.Take != nil {
+	if g, err := p.Grant(ra.Claims{claim(kindTPM, "tpm.ek", "1")}, "", now); err != nil || g.Take != nil {
 		t.Errorf("a request for another rule: %v", err)
 	}
 	if _, err := take(now.Add(30 * time.Minute)); err != nil {
@@ -281,11 +281,11 @@ func TestDefaultGrantsTokens(t *testing.T) {
 	replacing.Replace = true
 	for _, token := range []ra.KindClaim{tokenFor(t, "device/3"), replacing} {
 		want := ra.Grant{Rule: "tokens", Revision: 1, Identity: token.Identity, Replace: token.Replace}
-		if got, err := p.Grant(ra.Claims{token}, now); err != nil || !reflect.DeepEqual(got, want) {
+		if got, err := p.Grant(ra.Claims{token}, "", now); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("a token is granted %+v, %v, want %+v", got, err, want)
 		}
 	}
-	_, err = p.Grant(ra.Claims{claim(kindX5C)}, now)
+	_, err = p.Grant(ra.Claims{claim(kindX5C)}, "", now)
 	if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RulePolicy {
 		t.Errorf("a factory certificate: %v, want %s", err, pki.RulePolicy)
 	}
@@ -319,7 +319,7 @@ rules:
 			"rule tokens matches", "rule cameras was not tried", "rule numbers was not tried", "rule others was not tried",
 		}},
 	} {
-		trials := p.Explain(c.claims)
+		trials := p.Explain(c.claims, "")
 		if len(trials) != len(c.want) {
 			t.Fatalf("%s: %d trials, want %d", name, len(trials), len(c.want))
 		}
@@ -329,7 +329,7 @@ rules:
 			}
 		}
 	}
-	if line := p.Explain(nil)[1].Line; line != 4 {
+	if line := p.Explain(nil, "")[1].Line; line != 4 {
 		t.Errorf("the rule cameras is in line %d, want 4", line)
 	}
 }

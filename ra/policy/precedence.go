@@ -1,9 +1,47 @@
 package policy
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // precedence finds rules that no request can reach, because an earlier rule matches whatever they match.
 type precedence struct{ sets map[kindSet]*preceding }
+
+// reachable records a fault for each rule that no request can reach: neither requests without a label, nor those with
+// one that selects the rule.
+func (c *compiler) reachable(rules []*rule, labels map[string]*label) {
+	first := unreachable(rules, nil)
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		if len(first) == 0 {
+			return
+		}
+		selected := labels[name].selected
+		hidden := unreachable(rules, selected)
+		maps.DeleteFunc(first, func(r, _ *rule) bool { return selected.has(r) && hidden[r] == nil })
+	}
+	for r, other := range first {
+		c.within = "rule " + r.name
+		c.faultAt(r.line, "", "no request can reach this rule: rule %s in line %d comes first, and matches the same evidence",
+			other.name, other.line)
+		c.within = ""
+	}
+}
+
+// unreachable returns the rules that no request can reach if only the selected rules may decide, each with the earlier
+// rule that matches whatever it matches.
+func unreachable(rules []*rule, selected selection) map[*rule]*rule {
+	p, all := &precedence{sets: map[kindSet]*preceding{}}, map[*rule]*rule{}
+	for _, r := range rules {
+		if !selected.has(r) {
+			continue
+		}
+		if other := p.add(r); other != nil {
+			all[r] = other
+		}
+	}
+	return all
+}
 
 // preceding are the rules for one set of kinds so far.
 type preceding struct {

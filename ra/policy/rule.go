@@ -163,6 +163,8 @@ func (c *compiler) readEvidence(key string, v *yaml.Node) []Kind {
 			c.fault(item, key, "%s", unknown("kind of evidence", name, names))
 		case slices.ContainsFunc(kinds, func(k Kind) bool { return k.Name == name }):
 			c.fault(item, key, "the kind %s occurs twice: keep one", name)
+		case slices.ContainsFunc(kinds, func(k Kind) bool { return k.prefix() == c.env.Kinds[i].prefix() }):
+			c.fault(item, key, "%s and %s prove the same: keep one, or write a rule for each", kinds[0].Name, name)
 		default:
 			kinds = append(kinds, c.env.Kinds[i])
 		}

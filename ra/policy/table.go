@@ -36,6 +36,7 @@ type testCase struct {
 	facts    *yaml.Node
 	identity string // that the evidence names itself; empty for none
 	hardware bool
+	label    string // of EST; empty for none
 	expect   decision
 }
 
@@ -54,6 +55,7 @@ func (p *Policy) Test(table []byte) ([]Result, error) {
 				cases++
 				t := c.readCase(item)
 				c.within = "case " + t.name
+				p.checkLabel(c, t)
 				claims := c.claims(t)
 				c.within = ""
 				if len(c.faults) == 0 {
@@ -74,13 +76,13 @@ func (p *Policy) Test(table []byte) ([]Result, error) {
 // run decides about one case.
 func (p *Policy) run(t testCase, claims ra.Claims) Result {
 	result := Result{Case: t.name, Line: t.line}
-	_, g, err := p.decide(claims)
+	_, g, err := p.decide(claims, t.label)
 	if err == nil && g.HardwareKey && !t.hardware { // the registrar checks this
 		err = pki.Refuse(pki.RuleHardwareKey, "set hardware_key: true in the case", "rule %s requires a key in hardware",
 			g.Rule)
 	}
 	if result.Problem = t.expect.compare(g, err); result.Problem != "" {
-		result.Trials = p.Explain(claims)
+		result.Trials = p.Explain(claims, t.label)
 	}
 	return result
 }

@@ -57,6 +57,7 @@ func kinds() []policy.Kind {
 				"jwt.kubernetes.pod_uid": ra.FactString, "jwt.kubernetes.node": ra.FactString,
 			},
 		},
+		policy.KindOf(pki.EvidenceX5CTLS, new(x5c.TLSAuthenticator), nil),
 		policy.KindOf(pki.EvidenceRecovery, new(recovery.Authenticator), anySection{}),
 		policy.KindOf(pki.EvidenceACME, new(acme.Authenticator), anySection{}),
 	}

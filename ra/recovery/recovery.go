@@ -116,6 +116,7 @@ func (a *Authenticator) Identify(ctx context.Context, p ra.Presented) (ra.Claim,
 			factIdentity: expired.Identity.Path(), factProfile: expired.Profile, factExpiredAt: expired.NotAfter,
 		},
 		Recovery: pki.Recovery{Certificate: ref, Grace: a.config.Grace, Times: a.config.Times},
+		Recovers: expired.Profile,
 		Actor:    pki.ActorEvidence(pki.EvidenceRecovery, ref.Serial.String()),
 	}
 	if expired.Identity.Reserved() {

@@ -84,6 +84,7 @@ func (c Compiler) compile(document []byte, revision uint64, before *ca.Profiles)
 		sections[k.kind] = s
 		e.Kinds = append(e.Kinds, policy.KindOf(k.kind, k.sample, s))
 	}
+	e.Kinds = append(e.Kinds, policy.KindOf(pki.EvidenceX5CTLS, new(x5c.TLSAuthenticator), nil)) // its sources are those of x5c
 	p, err := policy.Compile(document, revision, e)
 	if err != nil {
 		return Compiled{}, err
@@ -97,13 +98,21 @@ func (c Compiler) compile(document []byte, revision uint64, before *ca.Profiles)
 			all[k] = a
 		}
 	}
+	if a, ok := all[pki.EvidenceX5C].(*x5c.Authenticator); ok {
+		all[pki.EvidenceX5CTLS] = a.TLS()
+	}
 	for _, k := range p.Kinds() {
 		if all[k] == nil {
-			return Compiled{}, policy.Faults{{Key: k.String(), Problem: fmt.Sprintf("a rule is for evidence of the kind %s: add the section %s with its trust sources", k, k)}}
+			section := k
+			if k == pki.EvidenceX5CTLS {
+				section = pki.EvidenceX5C
+			}
+			return Compiled{}, policy.Faults{{Key: section.String(), Problem: fmt.Sprintf(
+				"a rule is for evidence of the kind %s: add the section %s with its trust sources", k, section)}}
 		}
 	}
 	return Compiled{ra.Revision{
-		Authenticators: all, Policy: p, Profiles: p.Profiles(), OrderRules: p.OrderRules(), OrderProfiles: p.OrderProfiles(),
+		Authenticators: all, Policy: p, Profiles: p.Profiles(), Labels: p.Labels(), OrderRules: p.OrderRules(), OrderProfiles: p.OrderProfiles(),
 	}, p}, nil
 }
 
@@ -171,7 +180,7 @@ type kind struct {
 	make func(section *yaml.Node) (ra.Authenticator, error)
 }
 
-// kinds returns all kinds of evidence.
+// kinds returns all kinds of evidence but x5c-tls, which has the trust sources of x5c.
 func (c Compiler) kinds() []kind {
 	return []kind{
 		{pki.EvidenceToken, false, nil, func(*yaml.Node) (ra.Authenticator, error) { return token.New(c.Tokens), nil }},

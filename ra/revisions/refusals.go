@@ -25,11 +25,12 @@ type refusals struct {
 // refusal is a refused request.
 type refusal struct {
 	claims   ra.Claims
+	label    string // of EST; empty for none
 	revision uint64 // that refused it
 	at       time.Time
 }
 
-func (r *refusals) add(claims ra.Claims, revision uint64, at time.Time) {
+func (r *refusals) add(claims ra.Claims, label string, revision uint64, at time.Time) {
 	if len(claims) == 0 {
 		return
 	}
@@ -39,7 +40,7 @@ func (r *refusals) add(claims ra.Claims, revision uint64, at time.Time) {
 	if len(r.all) == maxRefusals {
 		r.all = slices.Delete(r.all, 0, 1)
 	}
-	r.all = append(r.all, refusal{claims, revision, at})
+	r.all = append(r.all, refusal{claims, label, revision, at})
 }
 
 // find returns the newest request of an actor, or with a piece of evidence whose SHA-256 has the given hexadecimal digits.
@@ -63,10 +64,10 @@ type remembering struct {
 }
 
 // Grant implements ra.Policy.
-func (p remembering) Grant(claims ra.Claims, at time.Time) (ra.Grant, error) {
-	g, err := p.Policy.Grant(claims, at)
+func (p remembering) Grant(claims ra.Claims, label string, at time.Time) (ra.Grant, error) {
+	g, err := p.Policy.Grant(claims, label, at)
 	if r, ok := pki.AsRefusal(err); ok && r.Rule == pki.RulePolicy {
-		p.refusals.add(claims, p.Revision(), at)
+		p.refusals.add(claims, label, p.Revision(), at)
 	}
 	return g, err
 }

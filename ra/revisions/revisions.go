@@ -244,11 +244,11 @@ type Explanation struct {
 // format.
 func (r *Revisions) Explain(facts []byte) (Explanation, error) {
 	now := r.current.Load()
-	claims, err := now.Rules.ReadClaims(facts)
+	claims, label, err := now.Rules.ReadClaims(facts)
 	if err != nil {
 		return Explanation{}, err
 	}
-	return Explanation{Revision: now.record.Revision, Trials: now.Rules.Explain(claims)}, nil
+	return Explanation{Revision: now.record.Revision, Trials: now.Rules.Explain(claims, label)}, nil
 }
 
 // ExplainRefused returns what the newest revision decides about a request that no rule has granted, and why. The request
@@ -262,5 +262,5 @@ func (r *Revisions) ExplainRefused(request string) (Explanation, error) {
 				"policy matched", maxRefusals)
 	}
 	now := r.current.Load()
-	return Explanation{now.record.Revision, now.Rules.Explain(refused.claims), refused.revision, refused.at}, nil
+	return Explanation{now.record.Revision, now.Rules.Explain(refused.claims, refused.label), refused.revision, refused.at}, nil
 }

@@ -212,7 +212,7 @@ func TestRefusedRequestsAreExplained(t *testing.T) {
 		by := pki.ActorEvidence(pki.EvidenceToken, fmt.Sprint(n))
 		_, err = r.Current().Policy.Grant(ra.Claims{{Kind: pki.EvidenceToken, Claim: ra.Claim{
 			Identity: id, Facts: map[string]any{"token.identity": path}, Actor: by, Digest: sum,
-		}}}, at)
+		}}}, "", at)
 		if granted := strings.HasPrefix(path, "lab/"); granted != (err == nil) {
 			t.Errorf("%s: %v", path, err)
 		}
@@ -243,7 +243,7 @@ func TestRefusedRequestsAreExplained(t *testing.T) {
 	refuse := func(name string) {
 		t.Helper()
 		claims := ra.Claims{{Kind: pki.EvidenceTPM, Claim: ra.Claim{Actor: pki.ActorEvidence(pki.EvidenceTPM, name)}}}
-		if _, err := r.Current().Policy.Grant(claims, at); err == nil {
+		if _, err := r.Current().Policy.Grant(claims, "", at); err == nil {
 			t.Errorf("the TPM %s is granted an identity", name)
 		}
 	}

@@ -166,7 +166,7 @@ func (w *world) enroll(t *testing.T, secret pki.TokenSecret) ca.Certificate {
 // renewalOf asks for the successor of a certificate, with a new key.
 func renewalOf(t *testing.T, id pki.SPIFFEID, ref pki.CertRef) ra.RenewRequest {
 	t.Helper()
-	return ra.RenewRequest{RequestID: requestID(t), Identity: id, Predecessor: ref, CSR: csr(t, newKey(t))}
+	return ra.RenewRequest{RequestID: requestID(t), Identity: id, Predecessor: ref, CSR: csr(t, newKey(t)), Door: pki.DoorGRPC}
 }
 
 func csr(t *testing.T, key crypto.Signer) []byte {
@@ -193,7 +193,7 @@ func requestID(t *testing.T) pki.RequestID {
 type named struct{}
 
 // Grant implements ra.Policy.
-func (named) Grant(claims ra.Claims, _ time.Time) (ra.Grant, error) {
+func (named) Grant(claims ra.Claims, _ string, _ time.Time) (ra.Grant, error) {
 	return ra.Grant{Identity: claims[0].Identity, Replace: claims[0].Replace}, nil
 }
 

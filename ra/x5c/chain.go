@@ -40,21 +40,50 @@ func read(b []byte) (pki.X5CEvidence, error) {
 		return refuse("the evidence has %d bytes, and may have %d", len(b), maxEvidence)
 	}
 	e, err := pki.ParseX5CEvidence(b)
-	if err != nil || len(e.Certificates) == 0 {
-		return pki.X5CEvidence{}, refuseMalformed("the evidence has no certificate, or is incomplete")
+	if err != nil {
+		return pki.X5CEvidence{}, refuseIncomplete()
 	}
-	if n := len(e.Certificates); n > maxCertificates {
-		return refuse("the evidence has %d certificates, and may have %d", n, maxCertificates)
-	}
-	for i, der := range e.Certificates {
-		if len(der) > maxCertificate {
-			return refuse("certificate %d has %d bytes, and may have %d", i+1, len(der), maxCertificate)
-		}
+	if err := checkSizes(e.Certificates); err != nil {
+		return pki.X5CEvidence{}, err
 	}
 	if len(e.Signature) > maxSignature {
 		return refuse("the signature has %d bytes, and may have %d", len(e.Signature), maxSignature)
 	}
 	return e, nil
+}
+
+// readTLS parses evidence whose connection proves it, and checks the sizes of its parts.
+func readTLS(b []byte) (pki.X5CTLSEvidence, error) {
+	if len(b) > maxEvidence {
+		return pki.X5CTLSEvidence{}, pki.Refuse(pki.RuleEvidenceSize, hintEvidence,
+			"the evidence has %d bytes, and may have %d", len(b), maxEvidence)
+	}
+	e, err := pki.ParseX5CTLSEvidence(b)
+	if err != nil {
+		return pki.X5CTLSEvidence{}, refuseIncomplete()
+	}
+	return e, checkSizes(e.Certificates)
+}
+
+func refuseIncomplete() error {
+	return refuseMalformed("the evidence has no certificate, or is incomplete")
+}
+
+// checkSizes refuses no certificate, too many, and one that is too large.
+func checkSizes(certificates [][]byte) error {
+	n := len(certificates)
+	switch {
+	case n == 0:
+		return refuseIncomplete()
+	case n > maxCertificates:
+		return pki.Refuse(pki.RuleEvidenceSize, hintEvidence, "the evidence has %d certificates, and may have %d", n, maxCertificates)
+	}
+	for i, der := range certificates {
+		if len(der) > maxCertificate {
+			return pki.Refuse(pki.RuleEvidenceSize, hintEvidence, "certificate %d has %d bytes, and may have %d", i+1, len(der), maxCertificate)
+		}
+	}
+	return nil
 }
 
 // parse parses the certificates and checks their order. No two may have the same subject, so that there is only one way
@@ -79,12 +108,12 @@ func parse(ders [][]byte) ([]*x509.Certificate, error) {
 }
 
 // verify returns the source that vouches for the device, and the chain from the device to its root.
-func (a *Authenticator) verify(presented []*x509.Certificate, at time.Time) (*source, []*x509.Certificate, error) {
+func (all sources) verify(presented []*x509.Certificate, at time.Time) (*source, []*x509.Certificate, error) {
 	if err := checkDevice(presented[0], at); err != nil {
 		return nil, nil, err
 	}
 	var refused error
-	for _, s := range a.sources {
+	for _, s := range all {
 		between, ok := s.between(presented)
 		if !ok {
 			continue

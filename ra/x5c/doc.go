@@ -7,7 +7,10 @@
 // trust domain, the key to certify, the request ID and a challenge of package nonce. A signature therefore serves for one
 // request only, and for no other CA.
 //
-// An [Authenticator] refuses:
+// A device can also authenticate to a TLS server with its factory certificate, as clients of EST do (RFC 7030 §3.3.2).
+// Then the TLS handshake proves possession of the key, and a [TLSAuthenticator] verifies the certificates.
+//
+// Both authenticators refuse:
 //
 //   - more than 8 certificates, certificates over 8 KiB and RSA keys over 4096 bits, before it verifies any signature
 //   - chains that do not lead to a source, are longer than the source allows, or are not in order (RFC 5280 §6.1)

@@ -50,6 +50,9 @@ type source struct {
 	requireCRLs   bool
 }
 
+// sources are the trust sources of a policy. A device belongs to the first one that its chain leads to.
+type sources []*source
+
 // CheckName returns an error if a text is not the name of a source.
 func CheckName(name string) error {
 	if sourceName.MatchString(name) {

@@ -18,7 +18,7 @@ import (
 // Authenticator is an ra.Authenticator and an ra.Challenger for factory certificates. It is safe for concurrent use.
 type Authenticator struct {
 	trustDomain string
-	sources     []*source
+	sources     sources
 	nonces      *nonce.Sealer
 }
 
@@ -42,6 +42,10 @@ func New(trustDomain string, sources []Source, nonces *nonce.Sealer) (*Authentic
 
 // Facts implements ra.Authenticator.
 func (*Authenticator) Facts() map[string]ra.FactType {
+	return factTypes()
+}
+
+func factTypes() map[string]ra.FactType {
 	return map[string]ra.FactType{
 		factSource: ra.FactString, factSerial: ra.FactString, factHardwareType: ra.FactString,
 		factCommonName: ra.FactString, factOrganization: ra.FactString,
@@ -51,7 +55,9 @@ func (*Authenticator) Facts() map[string]ra.FactType {
 
 // Unique returns the facts that distinguish two devices. Serial numbers of devices are unique for one source, and those
 // of certificates for one issuer of a source.
-func (*Authenticator) Unique() []ra.UniqueFact {
+func (*Authenticator) Unique() []ra.UniqueFact { return uniqueFacts() }
+
+func uniqueFacts() []ra.UniqueFact {
 	return []ra.UniqueFact{
 		{Name: factSerial, Within: [][]string{{factSource}}},
 		{Name: factCertificateSerial, Within: [][]string{{factSource}, {factIssuer}}},
@@ -82,7 +88,7 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 	if err != nil {
 		return ra.Claim{}, err
 	}
-	s, chain, err := a.verify(presented, p.At)
+	s, chain, err := a.sources.verify(presented, p.At)
 	if err != nil {
 		return ra.Claim{}, err
 	}
@@ -92,16 +98,23 @@ func (a *Authenticator) Identify(_ context.Context, p ra.Presented) (ra.Claim, e
 			"sign the statement of this request with the key of the device's certificate, and the hash for its type",
 			"the signature does not prove possession of the key of the factory certificate")
 	}
-	facts, err := factsOf(s.name, device)
+	claim, err := s.claim(pki.EvidenceX5C, chain, p)
+	claim.Nonce = challenge
+	return claim, err
+}
+
+// claim returns the claim of a device that has proved possession of its key. If a certificate in its chain is revoked,
+// claim returns the claim with the refusal.
+func (s *source) claim(kind pki.EvidenceKind, chain []*x509.Certificate, p ra.Presented) (ra.Claim, error) {
+	facts, err := factsOf(s.name, chain[0])
 	if err != nil {
 		return ra.Claim{}, err
 	}
-	subject := SubjectOf(device, chain[1])
-	claim := ra.Claim{
-		Subject: subject, Facts: facts, Digest: sha256.Sum256(p.Evidence), Nonce: challenge,
-		Actor: pki.ActorEvidence(pki.EvidenceX5C, hex.EncodeToString(subject.Hash[:8])),
-	}
-	return claim, s.checkRevocation(chain, p.At)
+	subject := SubjectOf(chain[0], chain[1])
+	return ra.Claim{
+		Subject: subject, Facts: facts, Digest: sha256.Sum256(p.Evidence),
+		Actor: pki.ActorEvidence(kind, hex.EncodeToString(subject.Hash[:8])),
+	}, s.checkRevocation(chain, p.At)
 }
 
 // Bind implements ra.Authenticator. There is nothing to bind: the signature is for one request, and the store consumes

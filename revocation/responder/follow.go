@@ -2,6 +2,8 @@ package responder
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -123,13 +125,14 @@ func (r *Responder) setExpiredBefore(now time.Time) time.Time {
 // sweep removes the statuses of expired certificates.
 func (r *Responder) sweep(now time.Time) {
 	forgotten := r.setExpiredBefore(now)
-	r.mu.RLock()
-	all := make([]*issuer, 0, len(r.issuers))
-	for _, i := range r.issuers {
-		all = append(all, i)
-	}
-	r.mu.RUnlock()
-	for _, i := range all {
+	for _, i := range r.allIssuers() {
 		i.statuses.sweep(forgotten)
 	}
+}
+
+// allIssuers returns the issuers that are known at this time.
+func (r *Responder) allIssuers() []*issuer {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Collect(maps.Values(r.issuers))
 }

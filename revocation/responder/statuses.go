@@ -31,6 +31,7 @@ type statusRecord struct {
 	revokedAt int64
 	state     pki.State
 	reason    pki.Reason
+	marks     uint8 // see Responder.Mark
 }
 
 func newStatuses() statuses {
@@ -56,6 +57,9 @@ func (s *statuses) apply(changes []pki.StatusChange, forgotten time.Time) {
 		if !c.Status.RevokedAt.IsZero() {
 			e.revokedAt = c.Status.RevokedAt.Unix()
 		}
+		if _, e.marks, _ = s.good.get(c.Ref.Serial); e.marks == 0 {
+			e.marks = s.others[c.Ref.Serial].marks
+		}
 		s.good.remove(c.Ref.Serial)
 		s.others[c.Ref.Serial] = e
 	}
@@ -72,11 +76,15 @@ func (s *statuses) get(serial pki.Serial) (pki.Status, bool) {
 	if !ok {
 		return pki.Status{}, false
 	}
+	return e.status(), true
+}
+
+func (e statusRecord) status() pki.Status {
 	status := pki.Status{State: e.state, Reason: e.reason, Version: e.version}
 	if e.revokedAt != 0 {
 		status.RevokedAt = time.Unix(e.revokedAt, 0).UTC()
 	}
-	return status, true
+	return status
 }
 
 // version returns the version of a certificate's status, or 0 if the status is unknown.

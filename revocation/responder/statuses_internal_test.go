@@ -42,7 +42,7 @@ func (p statusModel) apply(c pki.StatusChange, forgotten time.Time) {
 
 func TestStatusesMatchMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s, want := newStatuses(), statusModel{}
+		s, want, marks := newStatuses(), statusModel{}, map[pki.Serial]uint8{}
 		serials := make([]pki.Serial, rapid.IntRange(1, 40).Draw(t, "serials"))
 		for i := range serials {
 			serials[i] = serialNumber(t, uint64(i))
@@ -74,12 +74,34 @@ func TestStatusesMatchMap(t *testing.T) {
 				forgotten := ends.Draw(t, "forgotten")
 				s.sweep(forgotten)
 				maps.DeleteFunc(want, func(_ pki.Serial, c pki.StatusChange) bool { return c.NotAfter.Before(forgotten) })
+				maps.DeleteFunc(marks, func(serial pki.Serial, _ uint8) bool { return want[serial].NotAfter.IsZero() })
+			},
+			"mark": func(t *rapid.T) {
+				serial, mark := rapid.SampledFrom(serials).Draw(t, "serial"), rapid.Uint8().Draw(t, "marks")
+				_, known := want[serial]
+				if unknown := s.mark(mark, []pki.CertRef{{Serial: serial}}); known != (len(unknown) == 0) {
+					t.Fatalf("marking %s found these unknown: %v, want known: %v", serial, unknown, known)
+				}
+				if known {
+					marks[serial] |= mark
+				}
+			},
+			"unmark": func(t *rapid.T) {
+				mark := rapid.Uint8().Draw(t, "marks")
+				s.unmark(mark)
+				for serial := range marks {
+					marks[serial] &^= mark
+				}
 			},
 			"": func(t *rapid.T) {
 				for _, serial := range append(serials, pki.Serial{}) {
 					status, known := s.get(serial)
 					if c, ok := want[serial]; ok != known || status != c.Status || s.version(serial) != c.Status.Version {
 						t.Fatalf("%s is %+v, %v, want %+v, %v", serial, status, known, c.Status, ok)
+					}
+					r, found := s.record(serial)
+					if found != known || found && (r != Record{status, want[serial].NotAfter, marks[serial]}) {
+						t.Fatalf("the record of %s is %+v, %v, want %+v with the marks %b", serial, r, found, want[serial], marks[serial])
 					}
 				}
 			},

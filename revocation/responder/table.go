@@ -11,8 +11,8 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// A table is an open-addressing hash table that maps serial numbers to the expiry of their certificates. Each entry has
-// 27 bytes. The table is split into parts, so that each step of growing, shrinking or sweeping is short. Concurrent
+// A table is an open-addressing hash table that maps serial numbers to the expiry and the marks of their certificates.
+// Each entry has 28 bytes. The table is split into parts, so that each step of growing, shrinking or sweeping is short. Concurrent
 // reads are safe, but a write needs a lock. A table that is no longer used must be emptied, because its memory is not
 // garbage collected.
 type table struct {
@@ -23,9 +23,11 @@ type table struct {
 const (
 	// partCount is the number of parts. With a million certificates, each part holds about eight thousand.
 	partCount = 128
-	// slotSize is the size of a slot in bytes: a serial number, and an expiry in seconds since 1970. A slot is free if
-	// its serial number is zero, which is not allowed for certificates.
-	slotSize = pki.SerialSize + 4
+	// slotSize is the size of a slot in bytes: a serial number, an expiry in seconds since 1970, and a byte with marks. A
+	// slot is free if its serial number is zero, which is not allowed for certificates.
+	slotSize = pki.SerialSize + 4 + 1
+	// marksAt is the place of the marks in a slot.
+	marksAt = slotSize - 1
 )
 
 // A part is a hash table with linear probing. If a slot is freed, later slots move up, so there are no tombstones.
@@ -63,7 +65,32 @@ func (t *table) has(serial pki.Serial) bool {
 	return found
 }
 
-// put adds a serial number, or changes its expiry.
+// get returns the expiry and the marks of a serial number, or false if the table does not have it.
+func (t *table) get(serial pki.Serial) (end uint32, marks uint8, found bool) {
+	hash := t.hash(serial)
+	p := t.part(hash)
+	key := serial.Array()
+	at, found := p.find(key[:], hash)
+	if !found {
+		return 0, 0, false
+	}
+	slot := p.slot(at)
+	return binary.BigEndian.Uint32(slot[pki.SerialSize:]), slot[marksAt], true
+}
+
+// mark adds marks to a serial number. It returns false if the table does not have it.
+func (t *table) mark(serial pki.Serial, marks uint8) bool {
+	hash := t.hash(serial)
+	p := t.part(hash)
+	key := serial.Array()
+	at, found := p.find(key[:], hash)
+	if found {
+		p.slot(at)[marksAt] |= marks
+	}
+	return found
+}
+
+// put adds a serial number without marks, or changes its expiry.
 func (t *table) put(serial pki.Serial, end uint32) {
 	hash, key := t.hash(serial), serial.Bytes()
 	p := t.part(hash)
@@ -166,6 +193,13 @@ func (p *part) resize(n int) {
 		copy(p.slot(to), slot)
 	}
 	unmapMemory(old.slots)
+}
+
+// unmark removes marks from all slots.
+func (p *part) unmark(marks uint8) {
+	for at := range p.len() {
+		p.slot(at)[marksAt] &^= marks
+	}
 }
 
 // sweep frees the slots of certificates that expired before limit. If more than half of the slots are then free, it

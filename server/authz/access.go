@@ -39,7 +39,12 @@ var access = map[Operation]Access{
 	CreateChallenge:   {Callers: Anybody}, // clients call it before Enroll, without a certificate
 	Renew:             {Callers: Renewing},
 	GetTrustBundle:    {Callers: Identity},
+	GetRenewalInfo:    {Callers: Identity},
 	IssueCertificates: {Operators, pki.MayIssue},
+
+	GetESTCACertificates: {Callers: Anybody}, // clients trust the response only as they trust the connection
+	GetESTAttributes:     {Callers: Anybody}, // clients call it before simpleenroll
+	RefuseESTOperation:   {Callers: Anybody}, // so that every client gets the hint
 
 	CreateIdentity:  {Operators, pki.MayRegister},
 	GetIdentity:     {Operators, pki.MayRead},
@@ -63,6 +68,12 @@ var access = map[Operation]Access{
 	GetBulkRevocation:    {Operators, pki.MayRead},
 	ListBulkRevocations:  {Operators, pki.MayRead},
 	RevokeCompromisedKey: {Callers: Anybody}, // a signature in the request proves possession of the key
+
+	// Who may revoke certificates in bulk may also have them renewed, which harms less.
+	StartRotation: {Operators, pki.MayRevoke},
+	GetRotation:   {Operators, pki.MayRead},
+	ListRotations: {Operators, pki.MayRead},
+	StopRotation:  {Operators, pki.MayRevoke},
 
 	ListCRLs:  {Operators, pki.MayRead},
 	ImportCRL: {Operators, pki.MayAdminister},

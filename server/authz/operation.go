@@ -10,7 +10,13 @@ const (
 	Renew             Operation = "Renew"
 	CreateChallenge   Operation = "CreateChallenge"
 	GetTrustBundle    Operation = "GetTrustBundle"
+	GetRenewalInfo    Operation = "GetRenewalInfo"
 	IssueCertificates Operation = "IssueCertificates"
+
+	// The operations of EST, besides Enroll and Renew.
+	GetESTCACertificates Operation = "GetESTCACertificates"
+	GetESTAttributes     Operation = "GetESTAttributes"
+	RefuseESTOperation   Operation = "RefuseESTOperation" // of RFC 7030, but not offered
 
 	CreateIdentity  Operation = "CreateIdentity"
 	GetIdentity     Operation = "GetIdentity"
@@ -33,6 +39,11 @@ const (
 	GetBulkRevocation    Operation = "GetBulkRevocation"
 	ListBulkRevocations  Operation = "ListBulkRevocations"
 	RevokeCompromisedKey Operation = "RevokeCompromisedKey"
+
+	StartRotation Operation = "StartRotation"
+	GetRotation   Operation = "GetRotation"
+	ListRotations Operation = "ListRotations"
+	StopRotation  Operation = "StopRotation"
 
 	ListCRLs  Operation = "ListCRLs"
 	ImportCRL Operation = "ImportCRL"

@@ -128,6 +128,9 @@ func (h handler) noteFailure(ctx context.Context, err error) {
 	})
 }
 
+// maxBuffered is the maximum size of a body that is sent together with its headers.
+const maxBuffered = 3 << 10
+
 // write writes a response with its length, so that it is not sent in chunks, and returns its status.
 func write(w http.ResponseWriter, q *http.Request, r Response) int {
 	status := r.Status
@@ -140,6 +143,9 @@ func write(w http.ResponseWriter, q *http.Request, r Response) int {
 		header.Set("Content-Length", strconv.Itoa(len(r.Body)))
 	}
 	w.WriteHeader(status)
+	if len(r.Body) > maxBuffered { // otherwise net/http would cut the body at the end of its buffer, see tlsConfig
+		_ = http.NewResponseController(w).Flush()
+	}
 	if q.Method != http.MethodHead && status != http.StatusNoContent {
 		_, _ = w.Write(r.Body) // fails only if the client has disconnected
 	}

@@ -114,7 +114,9 @@ func tlsConfig(certificate func() (*tls.Certificate, error), doors []Door) *tls.
 	return &tls.Config{
 		MinVersion: oldest, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true, NextProtos: []string{"http/1.1"},
 		VerifyPeerCertificate: handshake.CheckCertificates,
-		GetCertificate:        func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
+		// Clients such as strongSwan 5.9.8 read a response in two pieces, and each must be in one record.
+		DynamicRecordSizingDisabled: true,
+		GetCertificate:              func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
 	}
 }
 

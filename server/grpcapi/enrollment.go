@@ -2,7 +2,6 @@ package grpcapi
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
 	"time"
 
@@ -20,6 +19,14 @@ type Enrollment struct {
 	brevetv1.UnimplementedEnrollmentServiceServer
 	Registrar *ra.Registrar
 	Authority *ca.Authority
+	Renewals  Renewals
+}
+
+// Renewals computes when certificates should be renewed. It is safe for concurrent use.
+type Renewals interface {
+	// RenewalInfo returns the renewal window of a certificate, and the time after which to poll again. It reads only
+	// memory. It refuses a certificate that is not on record.
+	RenewalInfo(ref pki.CertRef) (start, end time.Time, retryAfter time.Duration, err error)
 }
 
 // Enroll serves the RPC of that name in brevet.v1.EnrollmentService.
@@ -107,7 +114,7 @@ func (e *Enrollment) Renew(ctx context.Context, req *brevetv1.RenewRequest) (*br
 	by := callerOf(ctx)
 	renew := ra.RenewRequest{
 		RequestID: id, Identity: by.ID, Predecessor: by.Certificate, CSR: req.GetCsr(), Lifetime: lifetime, Superseded: by.Past,
-		From: clientAddress(ctx),
+		Door: pki.DoorGRPC, From: clientAddress(ctx),
 	}
 	if e := req.GetEvidence(); e != nil {
 		renew.Evidence = evidenceIn([]*brevetv1.Evidence{e})[0]
@@ -122,7 +129,26 @@ func (e *Enrollment) Renew(ctx context.Context, req *brevetv1.RenewRequest) (*br
 
 // GetTrustBundle serves the RPC of that name in brevet.v1.EnrollmentService.
 func (e *Enrollment) GetTrustBundle(context.Context, *brevetv1.GetTrustBundleRequest) (*brevetv1.GetTrustBundleResponse, error) {
-	return &brevetv1.GetTrustBundleResponse{TrustBundle: bundleOut(e.Authority.Current().Root)}, nil
+	trust := e.Authority.Trust()
+	return &brevetv1.GetTrustBundleResponse{TrustBundle: bundleOut(trust, trust.Roots())}, nil
+}
+
+// GetRenewalInfo serves the RPC of that name in brevet.v1.EnrollmentService.
+func (e *Enrollment) GetRenewalInfo(ctx context.Context, _ *brevetv1.GetRenewalInfoRequest) (*brevetv1.GetRenewalInfoResponse, error) {
+	start, end, retryAfter, err := e.Renewals.RenewalInfo(callerOf(ctx).Certificate)
+	if err != nil {
+		return nil, err
+	}
+	revision := e.Authority.Trust().Revision()
+	return &brevetv1.GetRenewalInfoResponse{
+		RenewalWindow:       windowOut(pki.RenewalWindow{Start: start, End: end}),
+		TrustBundleRevision: revision[:],
+		RetryAfter:          durationpb.New(retryAfter),
+	}, nil
+}
+
+func windowOut(w pki.RenewalWindow) *brevetv1.RenewalWindow {
+	return &brevetv1.RenewalWindow{StartTime: timestamppb.New(w.Start), EndTime: timestamppb.New(w.End)}
 }
 
 func requestOf(req interface {
@@ -154,10 +180,10 @@ func (e *Enrollment) credential(cert ca.Certificate) (*brevetv1.Credential, erro
 	if err != nil {
 		return nil, err
 	}
-	start, end := ra.RenewalWindow(cert)
+	trust := e.Authority.Trust()
 	return &brevetv1.Credential{
-		Certificate: cert.DER, Chain: chain, TrustBundle: bundleOut(root),
-		RenewalWindow: &brevetv1.RenewalWindow{StartTime: timestamppb.New(start), EndTime: timestamppb.New(end)},
+		Certificate: cert.DER, Chain: chain, TrustBundle: bundleOut(trust, trust.RootsWith(root)),
+		RenewalWindow: windowOut(pki.RenewalWindowOf(cert.Ref.Serial, cert.NotAfter)),
 	}, nil
 }
 
@@ -173,9 +199,12 @@ func chainOut(a *ca.Authority, issuer pki.IssuerID) (*brevetv1.CertificateChain,
 	return out, nil
 }
 
-// bundleOut returns the trust bundle with one root. Its revision is a hash of its content, so that it is the same on
-// every server.
-func bundleOut(root *x509.Certificate) *brevetv1.TrustBundle {
-	revision := sha256.Sum256(root.Raw)
-	return &brevetv1.TrustBundle{Roots: [][]byte{root.Raw}, Revision: revision[:]}
+// bundleOut returns a message with the roots and the revision of the trust bundle.
+func bundleOut(trust *ca.Trust, roots []*x509.Certificate) *brevetv1.TrustBundle {
+	revision := trust.Revision()
+	out := &brevetv1.TrustBundle{Revision: revision[:]}
+	for _, root := range roots {
+		out.Roots = append(out.Roots, root.Raw)
+	}
+	return out
 }

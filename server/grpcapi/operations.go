@@ -14,6 +14,7 @@ var operations = map[string]authz.Operation{
 	brevetv1.EnrollmentService_Renew_FullMethodName:           authz.Renew,
 	brevetv1.EnrollmentService_CreateChallenge_FullMethodName: authz.CreateChallenge,
 	brevetv1.EnrollmentService_GetTrustBundle_FullMethodName:  authz.GetTrustBundle,
+	brevetv1.EnrollmentService_GetRenewalInfo_FullMethodName:  authz.GetRenewalInfo,
 
 	brevetv1.IdentityService_CreateIdentity_FullMethodName:  authz.CreateIdentity,
 	brevetv1.IdentityService_GetIdentity_FullMethodName:     authz.GetIdentity,
@@ -38,6 +39,11 @@ var operations = map[string]authz.Operation{
 	brevetv1.RevocationService_GetBulkRevocation_FullMethodName:    authz.GetBulkRevocation,
 	brevetv1.RevocationService_ListBulkRevocations_FullMethodName:  authz.ListBulkRevocations,
 	brevetv1.RevocationService_RevokeCompromisedKey_FullMethodName: authz.RevokeCompromisedKey,
+
+	brevetv1.RotationService_StartRotation_FullMethodName: authz.StartRotation,
+	brevetv1.RotationService_GetRotation_FullMethodName:   authz.GetRotation,
+	brevetv1.RotationService_ListRotations_FullMethodName: authz.ListRotations,
+	brevetv1.RotationService_StopRotation_FullMethodName:  authz.StopRotation,
 
 	brevetv1.CRLService_ListCRLs_FullMethodName:  authz.ListCRLs,
 	brevetv1.CRLService_ImportCRL_FullMethodName: authz.ImportCRL,

@@ -85,6 +85,7 @@ type Services struct {
 	Tokens       Tokens
 	Certificates Certificates
 	Revocations  Revocations
+	Rotations    Rotations
 	CRLs         CRLs
 	Log          Log
 	Policies     Policies
@@ -136,6 +137,7 @@ func (s *Server) register(services Services) {
 	brevetv1.RegisterTokenServiceServer(r, &services.Tokens)
 	brevetv1.RegisterCertificateServiceServer(r, &services.Certificates)
 	brevetv1.RegisterRevocationServiceServer(r, &services.Revocations)
+	brevetv1.RegisterRotationServiceServer(r, &services.Rotations)
 	brevetv1.RegisterCRLServiceServer(r, &services.CRLs)
 	brevetv1.RegisterLogServiceServer(r, &services.Log)
 	brevetv1.RegisterPolicyServiceServer(r, &services.Policies)

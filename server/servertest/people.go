@@ -27,6 +27,7 @@ type Caller struct {
 	brevetv1.TokenServiceClient
 	brevetv1.CertificateServiceClient
 	brevetv1.RevocationServiceClient
+	brevetv1.RotationServiceClient
 	brevetv1.CRLServiceClient
 	brevetv1.LogServiceClient
 	brevetv1.StoreServiceClient
@@ -55,7 +56,7 @@ func (w *World) Caller(t testing.TB, certificate *tls.Certificate, options ...gr
 	t.Cleanup(func() { _ = conn.Close() }) // a test may have closed it
 	return &Caller{
 		conn, brevetv1.NewEnrollmentServiceClient(conn), brevetv1.NewIdentityServiceClient(conn), brevetv1.NewTokenServiceClient(conn),
-		brevetv1.NewCertificateServiceClient(conn), brevetv1.NewRevocationServiceClient(conn), brevetv1.NewCRLServiceClient(conn), brevetv1.NewLogServiceClient(conn), brevetv1.NewStoreServiceClient(conn),
+		brevetv1.NewCertificateServiceClient(conn), brevetv1.NewRevocationServiceClient(conn), brevetv1.NewRotationServiceClient(conn), brevetv1.NewCRLServiceClient(conn), brevetv1.NewLogServiceClient(conn), brevetv1.NewStoreServiceClient(conn),
 	}
 }
 

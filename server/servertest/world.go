@@ -92,6 +92,8 @@ type Options struct {
 	DelegateKeys []string
 	// Limits are the rate limits; nil means no limit.
 	Limits *server.Limits
+	// EST configures the door for EST.
+	EST server.EST
 	// Challenges says how the server validates ACME challenges; the zero value reaches no port.
 	Challenges validation.Config
 	// Policy is the document of the first policy; nil for the default.
@@ -244,7 +246,7 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	return server.Config{
 		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, HTTPS: secure, Operations: operations,
-		HTTPSURL: httpsURL(secure), ACME: server.ACME{Validation: o.Challenges, MinVersion: tls.VersionTLS13},
+		HTTPSURL: httpsURL(secure), EST: o.EST, ACME: server.ACME{Validation: o.Challenges, MinVersion: tls.VersionTLS13},
 		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, PublicURL: publicURL,
 		Stores: stores, Archive: w.archive, HSMs: append([]telemetry.IssuingHSM{{HSM: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherHSMs...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces, Policy: o.policy(t), EvidenceDirectory: filepath.Join(w.Dir, "evidence"),
 		Clock: w.Clock.Now, Log: w.logger(),

@@ -18,7 +18,7 @@ func TestConformance(t *testing.T) {
 func handle(s *memory.Store) storetest.Store {
 	again := func(*testing.T) storetest.Store { return handle(s) }
 	return storetest.Store{
-		Journal: s, RA: s, Policies: s, Keys: s, ACME: s.ACME(), Audit: s, Statuses: s, Counts: s, Feed: s, Log: s, Reopen: again, Second: again,
+		Journal: s, RA: s, Policies: s, Keys: s, ACME: s.ACME(), Audit: s, Statuses: s, Counts: s, Rotations: s, Feed: s, Log: s, Reopen: again, Second: again,
 		Replay: func(t *testing.T, log []translog.Sequenced) (original, fromLog map[string][]string) {
 			empty := &memory.Store{}
 			if err := empty.Replay(t.Context(), log); err != nil {

@@ -35,5 +35,9 @@ func (st *Store) Rows() map[string][]string {
 		p.Document = nil
 		found["policies"] = append(found["policies"], fmt.Sprintf("%+v", p))
 	}
+	found["rotations"] = []string{}
+	for _, r := range st.s.rotations {
+		found["rotations"] = append(found["rotations"], fmt.Sprintf("%+v", r))
+	}
 	return found
 }

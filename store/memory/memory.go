@@ -1,6 +1,6 @@
 // Package memory implements a store engine in memory, for tests that need neither SQL nor an HSM. A [Store] implements
-// ca.Journal, ra.Store, ra.PolicyStore, translog.Store and responder.Feed, and applies a revocation.Change. It uses the
-// rules of store/rules, and passes the tests in store/storetest for these interfaces.
+// ca.Journal, ra.Store, ra.PolicyStore, rotation.Store, translog.Store and responder.Feed, and applies a
+// revocation.Change. It uses the rules of store/rules, and passes the tests in store/storetest for these interfaces.
 //
 // It has no bulk revocations, CRLs, installed CAs or retention. A change of an identity changes all of its certificates
 // in one transaction.
@@ -43,7 +43,8 @@ type state struct {
 	nonces   map[nonce]bool                      // that were consumed
 	policies []ra.PolicyRevision                 // revision n has the index n-1
 
-	acme acmeRecords
+	acme      acmeRecords
+	rotations []rules.RecordedRotation // rotation n has the index n-1
 
 	sealingKey [32]byte // zero until SealingKey generates it
 
@@ -92,7 +93,7 @@ func (s *state) clone() *state {
 	c.identities, c.distrusted = cloned(s.identities), cloned(s.distrusted)
 	c.keys, c.serials, c.requests = cloned(s.keys), cloned(s.serials), cloned(s.requests)
 	c.acme = s.acme.clone()
-	c.nonces, c.policies = cloned(s.nonces), slices.Clone(s.policies)
+	c.nonces, c.policies, c.rotations = cloned(s.nonces), slices.Clone(s.policies), slices.Clone(s.rotations)
 	return &c // the log is append-only, so the clone shares it
 }
 

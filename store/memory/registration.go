@@ -399,7 +399,7 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 				return rules.NoPredecessor(q.Predecessor)
 			}
 			have.Predecessor = ra.Predecessor{
-				Status: before.Status, Successor: before.Successor, IssuedAt: before.IssuedAt, NotAfter: before.NotAfter,
+				Status: before.Status, Profile: before.Profile, Successor: before.Successor, IssuedAt: before.IssuedAt, NotAfter: before.NotAfter,
 				Superseded: before.supersededBy >= 0, SameKey: before.KeyHash == q.Key,
 			}
 		}

@@ -60,6 +60,10 @@ func (s *state) carry(op rules.Operation) error {
 		s.mark(op.Key)
 	case rules.AddPolicy:
 		s.policies = append(s.policies, op.PolicyRevision)
+	case rules.AddRotation:
+		s.rotations = append(s.rotations, op.RecordedRotation)
+	case rules.EndRotation:
+		s.endRotation(op.End)
 	case rules.KnowIssuer: // this store has no records of issuers
 	default:
 		return s.carryACME(op)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,29 +52,93 @@ func (i Installation) CheckReplace(before Installation) (differs bool, err error
 	}
 }
 
+// Cross is a cross-certificate between two installed roots.
+type Cross struct {
+	Installation              // without a key; the identifier of the certificate is that of the root whose key it has
+	Signer       pki.IssuerID // the root that signed it
+}
+
+// ParseCross parses a cross-certificate. It refuses a certificate that is not one between two of the installed roots.
+func ParseCross(in ca.CrossCertificate, installed []Installation) (Cross, error) {
+	i, err := ParseInstallation(ca.InstalledCA{Certificate: in.Certificate, At: in.At})
+	if err != nil {
+		return Cross{}, err
+	}
+	var roots []*x509.Certificate
+	for _, other := range installed {
+		if ca.IsRoot(other.Parsed) {
+			roots = append(roots, other.Parsed)
+		}
+	}
+	signer, subject := ca.CrossRoots(i.Parsed, roots)
+	if signer == nil || subject == nil {
+		return Cross{}, pki.Refuse(pki.RuleNotFound, "install both roots first",
+			"%s, signed by %s, is not a cross-certificate between two installed roots", i.Parsed.Subject, i.Parsed.Issuer)
+	}
+	return Cross{i, pki.IssuerOf(signer)}, nil
+}
+
+// Entry returns the log entry of an action on the cross-certificate.
+func (c Cross) Entry(action translog.Action, by pki.Actor, at time.Time) translog.Entry {
+	event := c.event()
+	event.Signer = c.Signer
+	return translog.Entry{Time: at, Actor: by, Action: action, Outcome: translog.Done, Event: event}
+}
+
 // NoInstallation returns the refusal of a CA that is not installed.
 func NoInstallation(id pki.IssuerID) *pki.Refusal {
 	return pki.Refuse(pki.RuleNotFound, "name an installed CA",
 		"no CA with the identifier %s is installed", id.Short())
 }
 
-// CheckRetire refuses to retire a CA that does not issue certificates, or without which no CA could issue. The argument
-// others holds the other active CAs that have a key.
+// CheckRetire refuses to retire a CA that neither issues certificates nor is a root, or without which no CA could
+// issue. A root cannot be retired before the issuing CAs under it. The argument others holds the other CAs that were
+// not removed.
 func (i Installation) CheckRetire(others []Installation, at time.Time) error {
-	subject := i.Parsed.Subject
+	subject, root := i.Parsed.Subject, ca.IsRoot(i.Parsed)
 	if i.State == ca.Removed {
 		return pki.Refuse(pki.RuleCAInUse, "a removed CA needs no action", "%s was removed", subject)
 	}
-	if i.Key == "" {
-		return pki.Refuse(pki.RuleRequest, "name an issuing CA", "%s has no key here, and issues nothing", subject)
+	if i.Key == "" && !root {
+		return pki.Refuse(pki.RuleRequest, "name an issuing CA or a root", "%s has no key here, and issues nothing", subject)
 	}
+	issues := false
 	for _, other := range others {
-		if at.Before(other.Parsed.NotAfter) {
-			return nil
+		if other.Key == "" || other.State != ca.Active {
+			continue
 		}
+		if root && other.isUnder(i, others) {
+			below := other.Parsed.Subject
+			return pki.Refuse(pki.RuleCAInUse, "install an issuing CA under another root, and retire "+below.String()+" first",
+				"%s is active, and its chain ends in %s", below, subject)
+		}
+		issues = issues || at.Before(other.Parsed.NotAfter)
 	}
-	return pki.Refuse(pki.RuleCAInUse, "install the next generation first",
-		"no other CA is active: without %s nothing would be issued", subject)
+	if !issues {
+		return pki.Refuse(pki.RuleCAInUse, "install the next generation first",
+			"no other CA is active: without %s nothing would be issued", subject)
+	}
+	return nil
+}
+
+// isUnder reports whether the chain of a CA leads to another one, through CAs that are among others.
+func (i Installation) isUnder(ancestor Installation, others []Installation) bool {
+	for range len(others) + 1 { // a chain is not longer
+		if i.signedBy(ancestor) {
+			return true
+		}
+		parent := slices.IndexFunc(others, i.signedBy)
+		if parent < 0 {
+			return false
+		}
+		i = others[parent]
+	}
+	return false
+}
+
+// signedBy reports whether a CA has signed the certificate of this one.
+func (i Installation) signedBy(other Installation) bool {
+	return bytes.Equal(i.Parsed.RawIssuer, other.Parsed.RawSubject) && i.Parsed.CheckSignatureFrom(other.Parsed) == nil
 }
 
 // Removable reports whether a CA has expired at the time now. An expired CA can be removed without further checks.
@@ -87,8 +152,7 @@ func (i Installation) CheckRemove(others []Installation) error {
 		return pki.Refuse(pki.RuleCAInUse, "retire it first", "%s is active", subject)
 	}
 	for _, other := range others {
-		named := bytes.Equal(other.Parsed.RawIssuer, i.Parsed.RawSubject)
-		if named && other.Parsed.CheckSignatureFrom(i.Parsed) == nil {
+		if other.signedBy(i) {
 			return pki.Refuse(pki.RuleCAInUse, "remove that one first",
 				"%s signed %s, which is installed", subject, other.Parsed.Subject)
 		}
@@ -104,10 +168,15 @@ func (i Installation) StillIssued(notAfter time.Time) *pki.Refusal {
 
 // Entry returns the log entry of an action on the CA.
 func (i Installation) Entry(action translog.Action, by pki.Actor, at time.Time) translog.Entry {
-	return translog.Entry{Time: at, Actor: by, Action: action, Outcome: translog.Done, Event: &translog.CACertificate{
+	return translog.Entry{Time: at, Actor: by, Action: action, Outcome: translog.Done, Event: i.event()}
+}
+
+// event returns the event of log entries about the CA.
+func (i Installation) event() *translog.CACertificate {
+	return &translog.CACertificate{
 		Issuer: pki.IssuerOf(i.Parsed), Subject: i.Parsed.Subject.String(), Fingerprint: i.Fingerprint(),
 		KeyHash: pki.HashSPKI(i.Parsed.RawSubjectPublicKeyInfo), KeyLabel: i.Key,
-	}}
+	}
 }
 
 // CRLNumberSize is the maximum size of a CRL number in bytes (RFC 5280 §5.2.3).

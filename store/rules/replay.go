@@ -11,6 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -110,6 +111,11 @@ type (
 		translog.CACertificate
 		At time.Time
 	}
+	// PutCross records a cross-certificate without its DER, or replaces the one of the same signer and subject.
+	PutCross struct {
+		translog.CACertificate
+		At time.Time
+	}
 	// SetInstallationState retires or removes a CA. Removing it also removes its CRLs and distribution points.
 	SetInstallationState struct {
 		Issuer pki.IssuerID
@@ -134,6 +140,14 @@ type Expire struct {
 	Gone   retention.Expired
 }
 
+// These operations are about rotations.
+type (
+	// AddRotation records a rotation.
+	AddRotation struct{ RecordedRotation }
+	// EndRotation records the end of a rotation. The actor is not recorded.
+	EndRotation struct{ rotation.End }
+)
+
 func (AddIdentity) operation()          {}
 func (SetIdentity) operation()          {}
 func (ChangeIdentity) operation()       {}
@@ -149,12 +163,15 @@ func (AddBulk) operation()              {}
 func (SetBulkProgress) operation()      {}
 func (KnowIssuer) operation()           {}
 func (PutInstallation) operation()      {}
+func (PutCross) operation()             {}
 func (SetInstallationState) operation() {}
 func (SetCRLNumber) operation()         {}
 func (PutCRL) operation()               {}
 func (AddPoints) operation()            {}
 func (AddPolicy) operation()            {}
 func (Expire) operation()               {}
+func (AddRotation) operation()          {}
+func (EndRotation) operation()          {}
 
 // Replay returns the operations that restore the records of the log entry with the given index. The entry of a refusal has
 // no operations. Replay returns an error if the entry's event does not belong to its action and outcome, which are what a
@@ -214,6 +231,10 @@ func checkEvent(e translog.Entry) error {
 		matches = e.Action == translog.ACMEExternalKeyRevoked
 	case *translog.ACMEAccount:
 		matches = slices.Contains(accountActions, e.Action)
+	case *translog.StartedRotation:
+		matches = e.Action == translog.RotationStarted
+	case *translog.EndedRotation:
+		matches = e.Action == translog.RotationStopped || e.Action == translog.RotationCompleted
 	default:
 		return errors.New("it has no event")
 	}
@@ -285,6 +306,10 @@ func replay(index uint64, e translog.Entry) ([]Operation, error) {
 		return []Operation{AddPolicy{ra.PolicyRevision{
 			Revision: event.Revision, SHA256: event.Digest, AppliedBy: e.Actor, AppliedAt: e.Time, Comment: event.Comment,
 		}}}, nil
+	case *translog.StartedRotation:
+		return []Operation{AddRotation{recordedRotation(e, event)}}, nil
+	case *translog.EndedRotation:
+		return []Operation{EndRotation{endOf(e, event)}}, nil
 	default:
 		return replayACME(e)
 	}
@@ -420,6 +445,9 @@ func recordedBulk(e translog.Entry, event *translog.BulkRevocation) RecordedBulk
 func replayInstallation(e translog.Entry, event *translog.CACertificate) ([]Operation, error) {
 	switch e.Action {
 	case translog.CAInstalled:
+		if !event.Signer.IsZero() {
+			return []Operation{PutCross{*event, e.Time}}, nil
+		}
 		return []Operation{PutInstallation{*event, e.Time}}, nil
 	case translog.CARetired:
 		return []Operation{SetInstallationState{event.Issuer, ca.Retired}}, nil

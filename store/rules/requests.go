@@ -10,10 +10,11 @@ import (
 
 // Outcome is the recorded result of an operator's RPC. A repeat of the RPC returns it.
 type Outcome struct {
-	Valid   int         // certificates that changed and had not expired, or tokens that were revoked
-	Expired int         // certificates that changed and had expired
-	Bulk    int64       // the bulk revocation that the RPC created; zero for none
-	Token   pki.TokenID // the token that the RPC created; zero for none
+	Valid    int         // certificates that changed and had not expired, or tokens that were revoked
+	Expired  int         // certificates that changed and had expired
+	Bulk     int64       // the bulk revocation that the RPC created; zero for none
+	Token    pki.TokenID // the token that the RPC created; zero for none
+	Rotation int64       // the rotation that the RPC started or stopped; zero for none
 }
 
 // RecordedRequest is the record of an RPC. Its key is the caller and the request ID.

@@ -30,8 +30,8 @@ func openStore(t *testing.T, path string) storetest.Store {
 	})
 	// Second is nil, because the lock of the store allows only one handle at a time.
 	return storetest.Store{
-		Journal: db.CA(), Installations: db.CA(), RA: db.RA(), Policies: db.RA(), Keys: db.RA(), ACME: db.ACME(), Audit: db.RA(), Retention: db.RA(), CRLs: db.Revocation(),
-		Statuses: db.Revocation(), Counts: db.Revocation(), Revocation: db.Revocation(), Feed: db.Revocation(), Log: db.Log(),
+		Journal: db.CA(), Installations: db.CA(), Cross: db.CA(), RA: db.RA(), Policies: db.RA(), Keys: db.RA(), ACME: db.ACME(), Audit: db.RA(), Retention: db.RA(), CRLs: db.Revocation(),
+		Statuses: db.Revocation(), Counts: db.Revocation(), Revocation: db.Revocation(), Rotations: db.Rotations(), Feed: db.Revocation(), Log: db.Log(),
 		LoseCommit: faults.loseCommit,
 		Replay: func(t *testing.T, log []translog.Sequenced) (original, fromLog map[string][]string) {
 			return rows(t, path), rows(t, replayed(t, log))

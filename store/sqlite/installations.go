@@ -8,6 +8,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/cross"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -101,4 +102,34 @@ func (c *CA) Installed(ctx context.Context) ([]ca.InstalledCA, error) {
 		return nil, err
 	}
 	return all, nil
+}
+
+// InstallCross records a cross-certificate.
+func (c *CA) InstallCross(ctx context.Context, in ca.CrossCertificate, by pki.Actor) error {
+	return c.db.writeBy(ctx, "install a cross-certificate", by, pki.MayAdminister, in.At, func(ctx context.Context, tx *writeTx) error {
+		installed, err := others(ctx, tx, `WHERE state <> ?`, ca.Removed)
+		if err != nil {
+			return err
+		}
+		cert, err := rules.ParseCross(in, installed)
+		if err != nil {
+			return err
+		}
+		changed, err := cross.Put(ctx, tx.Tx, cross.Row{
+			Signer: cert.Signer, Subject: pki.IssuerOf(cert.Parsed), Fingerprint: cert.Fingerprint(), DER: in.Certificate, At: in.At,
+		})
+		if err != nil || !changed {
+			return err
+		}
+		return tx.append(ctx, cert.Entry(translog.CAInstalled, by, in.At))
+	})
+}
+
+// CrossCertificates returns the cross-certificates in the order of their installation.
+func (c *CA) CrossCertificates(ctx context.Context) (all []ca.CrossCertificate, err error) {
+	err = c.db.file.Read(ctx, "read the cross-certificates", func(ctx context.Context, tx *sql.Tx) (err error) {
+		all, err = cross.All(ctx, tx)
+		return err
+	})
+	return all, err
 }

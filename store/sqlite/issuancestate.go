@@ -25,7 +25,7 @@ import (
 const selectIssuanceState = `
 	WITH q AS MATERIALIZED (SELECT ` + queryColumns + `, ?8 AS caller)
 	SELECT ` + column.Identity + `, ` + callerColumns + `,
-	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, p.key = q.key, s.id, s.rest, ` + bulk.AnyOpen + `,
+	       p.id, p.state, p.reason, p.revoked_at, p.version, p.superseded_by, p.issued_at, p.not_after, p.key = q.key, p.profile, s.id, s.rest, ` + bulk.AnyOpen + `,
 	       a.id, a.serial, (SELECT issuer FROM issuers WHERE id = a.issuer), a.key, ak.rest, a.issued_at, a.not_after, a.der, ` + keyColumns + `, `
 
 // fromIssuanceState is the rest of the statement that begins with selectIssuanceState.
@@ -142,6 +142,7 @@ type issuanceRow struct {
 	supersededBy                             sql.NullInt64
 	predecessorIssuedAt, predecessorNotAfter sql.NullInt64
 	sameKey                                  sql.NullBool
+	profile                                  sql.NullString
 	successor                                storedKey
 	revoking                                 bool
 	priorRow                                 sql.NullInt64
@@ -164,7 +165,7 @@ func (r *issuanceRow) readRow(ctx context.Context, from engine.Querier, q ra.Iss
 	row := from.QueryRowContext(ctx, selectIssuanceState+unexpired(q.MaxUnexpired, q.Order)+fromIssuanceState,
 		append(queryArguments(q.Identity, q.Predecessor, q.Request, q.Key, q.At), q.Caller.String())...)
 	err := row.Scan(slices.Concat(r.id.Columns(),
-		r.caller.columns(), []any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.sameKey, &r.successor.id, &r.successor.rest, &r.revoking,
+		r.caller.columns(), []any{&r.predecessor, &r.state, &r.reason, &r.revokedAt, &r.version, &r.supersededBy, &r.predecessorIssuedAt, &r.predecessorNotAfter, &r.sameKey, &r.profile, &r.successor.id, &r.successor.rest, &r.revoking,
 			&r.priorRow, &r.priorSerial, &r.priorIssuer, &r.priorKey.id, &r.priorKey.rest, &r.priorIssuedAt, &r.priorNotAfter, &r.priorDER}, r.key.columns(), []any{&r.unexpired})...)
 	if errors.Is(err, sql.ErrNoRows) {
 		row = from.QueryRowContext(ctx, selectUnregistered, column.KeyID(q.Key), q.Key.Bytes(), q.Caller.String())
@@ -207,7 +208,7 @@ func (r *issuanceRow) complete(st *ra.IssuanceState, q ra.IssuanceQuery) error {
 		st.Predecessor.Status = column.DecodeStatus(r.state.Int64, r.reason.Int64, r.version.Int64, r.revokedAt)
 		st.Predecessor.IssuedAt = engine.FromMillis(r.predecessorIssuedAt.Int64)
 		st.Predecessor.NotAfter, st.Predecessor.Superseded = engine.FromMillis(r.predecessorNotAfter.Int64), r.supersededBy.Valid
-		st.Predecessor.SameKey = r.sameKey.Bool
+		st.Predecessor.SameKey, st.Predecessor.Profile = r.sameKey.Bool, r.profile.String
 		if st.Predecessor.Successor, err = r.successor.hash(); err != nil {
 			return err
 		}

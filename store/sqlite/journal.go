@@ -11,7 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// CA is the issuer's view of a DB: a ca.Journal and ca.Installations.
+// CA is the issuer's view of a DB: a ca.Journal, ca.Installations and ca.CrossCertificates.
 type CA struct{ db *DB }
 
 // Begin starts a new epoch and returns the intents that earlier epochs left pending.

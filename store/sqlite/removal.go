@@ -14,7 +14,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// Retire retires an issuing CA.
+// Retire retires an issuing CA or a root.
 func (c *CA) Retire(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error {
 	return c.change(ctx, "retire a CA", id, ca.Retired, at, by)
 }
@@ -52,7 +52,7 @@ func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.Ins
 
 // mayRetire refuses to retire a CA without which no CA could issue certificates.
 func mayRetire(ctx context.Context, tx *writeTx, this installation, at time.Time) error {
-	others, err := others(ctx, tx, `WHERE state = ? AND key_label <> '' AND id <> ?`, ca.Active, this.row)
+	others, err := others(ctx, tx, `WHERE state <> ? AND id <> ?`, ca.Removed, this.row)
 	if err != nil {
 		return err
 	}

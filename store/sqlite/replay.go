@@ -15,9 +15,11 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/acmetable"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/column"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/cross"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/expiry"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/logtable"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/rotations"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -102,7 +104,7 @@ func (tx *writeTx) replayOperation(ctx context.Context, op rules.Operation) erro
 	}
 }
 
-// replayAuthority executes an operation on CAs, CRLs or the policy, or removes expired records.
+// replayAuthority executes an operation on CAs, CRLs, the policy or rotations, or removes expired records.
 func (tx *writeTx) replayAuthority(ctx context.Context, op rules.Operation) error {
 	switch op := op.(type) {
 	case rules.KnowIssuer:
@@ -110,6 +112,11 @@ func (tx *writeTx) replayAuthority(ctx context.Context, op rules.Operation) erro
 		return err
 	case rules.PutInstallation:
 		return tx.replayInstallation(ctx, op)
+	case rules.PutCross:
+		_, err := cross.Put(ctx, tx.Tx, cross.Row{
+			Signer: op.Signer, Subject: op.Issuer, Fingerprint: op.Fingerprint, DER: []byte{}, At: op.At,
+		})
+		return err
 	case rules.SetInstallationState:
 		return tx.replayInstallationState(ctx, op)
 	case rules.SetCRLNumber:
@@ -135,6 +142,10 @@ func (tx *writeTx) replayAuthority(ctx context.Context, op rules.Operation) erro
 		return tx.insertPolicy(ctx, op.PolicyRevision)
 	case rules.Expire:
 		return tx.replayExpire(ctx, op)
+	case rules.AddRotation:
+		return rotations.Insert(ctx, tx.Tx, &op.RecordedRotation)
+	case rules.EndRotation:
+		return rotations.SetEnd(ctx, tx.Tx, op.End)
 	default:
 		return acmetable.Replay(ctx, tx.Tx, op)
 	}

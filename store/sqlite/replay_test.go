@@ -38,6 +38,7 @@ var notInLog = map[string]string{
 	"certificates.der":          "DER",
 	"ca_certificates.der":       "DER",
 	"crls.der":                  "DER",
+	"cross_certificates.der":    "DER",
 }
 
 // rows returns the rows of all tables of a store as text, without the tables and columns in notInLog.

@@ -43,11 +43,11 @@ func (db *DB) writeOnce(
 func (tx *writeTx) readRequest(ctx context.Context, by pki.Actor) (rules.Outcome, bool, error) {
 	var have rules.RecordedRequest
 	var content, token []byte
-	var bulkID sql.NullInt64
+	var bulkID, rotation sql.NullInt64
 	err := tx.QueryRowContext(ctx, `
-		SELECT content, valid, expired, bulk, token FROM operator_requests
+		SELECT content, valid, expired, bulk, token, rotation FROM operator_requests
 		WHERE caller = (SELECT id FROM identities WHERE spiffe_id = ?) AND request = ?`,
-		by.Caller().Identity.String(), by.Request().ID.Bytes()).Scan(&content, &have.Outcome.Valid, &have.Outcome.Expired, &bulkID, &token)
+		by.Caller().Identity.String(), by.Request().ID.Bytes()).Scan(&content, &have.Outcome.Valid, &have.Outcome.Expired, &bulkID, &token, &rotation)
 	if errors.Is(err, sql.ErrNoRows) {
 		return rules.Outcome{}, false, nil
 	}
@@ -55,7 +55,7 @@ func (tx *writeTx) readRequest(ctx context.Context, by pki.Actor) (rules.Outcome
 		return rules.Outcome{}, false, err
 	}
 	copy(have.Content[:], content)
-	have.Outcome.Bulk = bulkID.Int64
+	have.Outcome.Bulk, have.Outcome.Rotation = bulkID.Int64, rotation.Int64
 	if have.Outcome.Token, err = column.Restore(token, pki.TokenIDFromBytes); err != nil {
 		return rules.Outcome{}, false, err
 	}
@@ -65,8 +65,8 @@ func (tx *writeTx) readRequest(ctx context.Context, by pki.Actor) (rules.Outcome
 func (tx *writeTx) insertRequest(ctx context.Context, by pki.Actor, out rules.Outcome, at time.Time) error {
 	r := by.Request()
 	_, err := tx.ExecContext(ctx, `
-		INSERT INTO operator_requests (caller, request, content, made_at, valid, expired, bulk, token)
-		VALUES ((SELECT id FROM identities WHERE spiffe_id = ?), ?, ?, ?, ?, ?, nullif(?, 0), ?)`,
-		by.Caller().Identity.String(), r.ID.Bytes(), r.Content[:], engine.Millis(at), out.Valid, out.Expired, out.Bulk, column.Optional(out.Token))
+		INSERT INTO operator_requests (caller, request, content, made_at, valid, expired, bulk, token, rotation)
+		VALUES ((SELECT id FROM identities WHERE spiffe_id = ?), ?, ?, ?, ?, ?, nullif(?, 0), ?, nullif(?, 0))`,
+		by.Caller().Identity.String(), r.ID.Bytes(), r.Content[:], engine.Millis(at), out.Valid, out.Expired, out.Bulk, column.Optional(out.Token), out.Rotation)
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -57,6 +58,9 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		must(t, w.Installations.Install(t.Context(), ca.InstalledCA{Certificate: der, At: w.now}, operator))
 		return w.Installations.Remove(t.Context(), issuerOf(t, der), w.now, by)
 	},
+	"ca.CrossCertificates.InstallCross": func(t *testing.T, w *world, by pki.Actor) error {
+		return w.Cross.InstallCross(t.Context(), ca.CrossCertificate{Certificate: w.installCrossRoots(t).cross.Raw, At: w.now}, by)
+	},
 	"ra.Store.CreateIdentity": func(t *testing.T, w *world, by pki.Actor) error {
 		_, err := w.RA.CreateIdentity(t.Context(), ra.Registration{Identity: w.newIdentity(t)}, by)
 		return err
@@ -92,6 +96,23 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 		})
 		return err
 	},
+	"rotation.Store.StartRotation": func(t *testing.T, w *world, by pki.Actor) error {
+		r, err := w.Rotations.StartRotation(t.Context(), rotation.Request{
+			Selection: pki.Selection{Identity: w.enrollNew(t).Identity}, Over: time.Hour, Confirm: 1, Actor: by, At: w.now,
+		})
+		if err == nil {
+			w.endRotation(t, r.ID, rotation.Progress{})
+		}
+		return err
+	},
+	"rotation.Store.EndRotation": func(t *testing.T, w *world, by pki.Actor) error {
+		r := w.startRotation(t, pki.Selection{Identity: w.enrollNew(t).Identity})
+		_, err := w.Rotations.EndRotation(t.Context(), rotation.End{ID: r.ID, Stopped: true, Actor: by, At: w.now})
+		if err != nil {
+			w.endRotation(t, r.ID, rotation.Progress{})
+		}
+		return err
+	},
 	"crl.Store.PutCRLs": func(t *testing.T, w *world, by pki.Actor) error {
 		w.uniqueCount++
 		return w.CRLs.PutCRLs(t.Context(), []crl.CRL{{
@@ -117,11 +138,13 @@ var unauthorized = map[string]string{
 
 // reads lists the methods that change nothing.
 var reads = []string{
-	"ca.Journal.Applied", "ca.Installations.Installed",
+	"ca.Journal.Applied", "ca.Installations.Installed", "ca.CrossCertificates.CrossCertificates",
 	"ra.Store.Identity", "ra.Store.Identities", "ra.Store.Token", "ra.Store.Tokens", "ra.Store.Certificate", "ra.Store.CertificateBySerial",
 	"ra.Store.IssuanceState", "ra.Store.Certificates", "ra.Store.Renewed", "retention.Store.Waiting", "retention.Store.Census",
 	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Store.CountBulk",
 	"revocation.Store.BulkRevocation", "revocation.Store.BulkRevocations", "revocation.Store.OpenBulk", "responder.Feed.Snapshot", "responder.Feed.Changes",
+	"rotation.Store.CountRotation", "rotation.Store.Rotation", "rotation.Store.Rotations", "rotation.Store.OpenRotations",
+	"rotation.Store.RotationMembers", "rotation.Store.RotationProgress",
 	"translog.Store.Epoch", "translog.Store.Head", "translog.Store.Entries", "translog.Store.Written",
 }
 
@@ -130,8 +153,8 @@ var reads = []string{
 func everyMethodIsListed(t *testing.T) {
 	var have []string
 	for _, view := range []reflect.Type{
-		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ra.Store](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
-		reflect.TypeFor[revocation.Store](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Store](),
+		reflect.TypeFor[ca.Journal](), reflect.TypeFor[ca.Installations](), reflect.TypeFor[ca.CrossCertificates](), reflect.TypeFor[ra.Store](), reflect.TypeFor[audit.Store](), reflect.TypeFor[retention.Store](),
+		reflect.TypeFor[revocation.Store](), reflect.TypeFor[rotation.Store](), reflect.TypeFor[crl.Store](), reflect.TypeFor[responder.Feed](), reflect.TypeFor[translog.Store](),
 	} {
 		for i := range view.NumMethod() {
 			have = append(have, view.String()+"."+view.Method(i).Name)

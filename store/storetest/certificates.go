@@ -50,7 +50,7 @@ func testIssuanceState(t *testing.T, w *world) {
 	}
 	renewal := ra.IssuanceQuery{Identity: r.Identity, Predecessor: r.Ref, Request: w.requestID(t), Key: r.KeyHash}
 	want.Predecessor = ra.Predecessor{
-		Status: w.readCertificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, SameKey: true,
+		Status: w.readCertificate(t, r.Ref).Status, Profile: r.Profile, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, SameKey: true,
 	}
 	mustEqual(t, "a renewal", w.issuanceState(t, renewal), want)
 
@@ -59,7 +59,7 @@ func testIssuanceState(t *testing.T, w *world) {
 	w.issue(t, next)
 	w.apply(t, revocation.Change{Action: hold, Certificate: r.Ref, Reason: pki.CertificateHold})
 	want.Predecessor = ra.Predecessor{
-		Status: w.readCertificate(t, r.Ref).Status, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, Successor: next.KeyHash, SameKey: true,
+		Status: w.readCertificate(t, r.Ref).Status, Profile: r.Profile, IssuedAt: r.IssuedAt, NotAfter: r.NotAfter, Successor: next.KeyHash, SameKey: true,
 	}
 	mustEqual(t, "a second renewal of a certificate on hold", w.issuanceState(t, renewal), want)
 

@@ -20,7 +20,7 @@ import (
 func testGenerations(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
 		"retire": retireCA, "remove": removeCA, "remove an expired CA": removeExpiredCA,
-		"remove with a clock ahead": removeWithClockAhead, "remove a root": removeRoot, "not installed": changeUnknownCA,
+		"remove with a clock ahead": removeWithClockAhead, "remove a root": removeRoot, "retire a root": retireRoot, "not installed": changeUnknownCA,
 	})
 }
 
@@ -169,12 +169,33 @@ func removeRoot(t *testing.T, w *world) {
 	must(t, w.Installations.Install(ctx, ca.InstalledCA{Certificate: root.Raw, At: w.now}, operator))
 	must(t, w.Installations.Install(ctx, ca.InstalledCA{Certificate: issuing.Raw, Key: "issuing", At: w.now}, operator))
 	w.installCA(t, "Second")
-	w.mustRefuseCAChange(t, w.Installations.Retire, id, pki.RuleRequest)
+	w.mustRefuseCAChange(t, w.Installations.Retire, id, pki.RuleCAInUse) // an active CA has a certificate of it
 	w.mustRefuseCAChange(t, w.Installations.Remove, id, pki.RuleCAInUse) // an installed CA has a certificate of it
 	must(t, w.Installations.Retire(ctx, pki.IssuerOf(issuing), w.now, operator))
+	w.mustChangeOnce(t, w.Installations.Retire, id, translog.CARetired)
 	must(t, w.Installations.Remove(ctx, pki.IssuerOf(issuing), w.now, operator))
 	w.mustChangeOnce(t, w.Installations.Remove, id, translog.CARemoved)
 	w.mustHaveCAStates(t, ca.Removed, ca.Removed, ca.Active)
+}
+
+// retireRoot retires a root that has a CA between it and an issuing CA.
+func retireRoot(t *testing.T, w *world) {
+	ctx := context.Background()
+	root, rootKey := newSignedCA(t, "Root", nil, nil)
+	between, betweenKey := newSignedCA(t, "Between", root, rootKey)
+	issuing, _ := newSignedCA(t, "Issuing", between, betweenKey)
+	for _, in := range []ca.InstalledCA{{Certificate: root.Raw}, {Certificate: between.Raw}, {Certificate: issuing.Raw, Key: "issuing"}} {
+		in.At = w.now
+		must(t, w.Installations.Install(ctx, in, operator))
+	}
+	w.mustRefuseCAChange(t, w.Installations.Retire, pki.IssuerOf(root), pki.RuleCAInUse) // no other issuing CA is active
+	next := w.installCA(t, "Next")
+	w.mustRefuseCAChange(t, w.Installations.Retire, pki.IssuerOf(root), pki.RuleCAInUse) // the issuing CA is active
+	w.mustRefuseCAChange(t, w.Installations.Retire, pki.IssuerOf(between), pki.RuleRequest)
+	must(t, w.Installations.Retire(ctx, pki.IssuerOf(issuing), w.now, operator))
+	w.mustRefuseCAChange(t, w.Installations.Retire, next, pki.RuleCAInUse)
+	w.mustChangeOnce(t, w.Installations.Retire, pki.IssuerOf(root), translog.CARetired)
+	w.mustHaveCAStates(t, ca.Retired, ca.Active, ca.Retired, ca.Active)
 }
 
 func changeUnknownCA(t *testing.T, w *world) {

@@ -11,6 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 	"github.com/brevet-pki/brevet/store/retention"
 )
 
@@ -115,6 +116,22 @@ var repeatables = map[string]func(t *testing.T, w *world) repeatable{
 	},
 	"revoke a certificate": func(t *testing.T, w *world) repeatable {
 		return repeatable{changes(t, w, revocation.Change{Action: revoke, Reason: pki.KeyCompromise, Certificate: w.enrollNew(t).Ref}), func() {}}
+	},
+	"start a rotation": func(t *testing.T, w *world) repeatable {
+		req := rotation.Request{Selection: pki.Selection{Identity: w.enrollNew(t).Identity}, Over: time.Hour, Confirm: 1, At: w.now}
+		var started rotation.Rotation
+		return repeatable{func(by pki.Actor) (_ []int64, err error) {
+			req.Actor = by
+			started, err = w.Rotations.StartRotation(t.Context(), req)
+			return []int64{started.ID}, err
+		}, func() { w.endRotation(t, started.ID, rotation.Progress{}) }}
+	},
+	"stop a rotation": func(t *testing.T, w *world) repeatable {
+		r := w.startRotation(t, pki.Selection{Identity: w.enrollNew(t).Identity})
+		return repeatable{func(by pki.Actor) ([]int64, error) {
+			ended, err := w.Rotations.EndRotation(t.Context(), rotation.End{ID: r.ID, Stopped: true, Actor: by, At: w.now})
+			return []int64{ended.ID, int64(ended.State())}, err
+		}, func() {}}
 	},
 	"revoke by label": func(t *testing.T, w *world) repeatable {
 		need(t, w.Revocation != nil, "bulk revocations")

@@ -1,6 +1,7 @@
 // Package storetest is the conformance suite of the store engines. It tests the contracts of ca.Journal,
-// ca.Installations, ra.Store, ra.PolicyStore, acme.Store, audit.Store, retention.Store, revocation.Store, crl.Store, responder.Feed
-// and translog.Store against a real store.
+// ca.Installations, ca.CrossCertificates, ra.Store, ra.PolicyStore, acme.Store, audit.Store, retention.Store,
+// revocation.Store, rotation.Store,
+// crl.Store, responder.Feed and translog.Store against a real store.
 //
 // The suite does not depend on the engine. Tests of one engine are in its package. A store that implements only the
 // interfaces of the registration authority runs [RunRegistration], which is a part of [Run].
@@ -17,15 +18,17 @@ import (
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/revocation/responder"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
 // Store holds the interfaces of one store, and functions that the tests need. For RunRegistration, Installations,
-// Retention, Revocation and LoseCommit may be nil. The suite skips tests that need a field that is nil.
+// Cross, Retention, Revocation and LoseCommit may be nil. The suite skips tests that need a field that is nil.
 type Store struct {
 	Journal       ca.Journal
 	Installations ca.Installations
+	Cross         ca.CrossCertificates
 	RA            ra.Store
 	Policies      ra.PolicyStore
 	Keys          SealingKeys
@@ -35,6 +38,7 @@ type Store struct {
 	Statuses      StatusChanger
 	Revocation    revocation.Store
 	Counts        BulkCounter
+	Rotations     rotation.Store
 	CRLs          crl.Store
 	Feed          responder.Feed
 	Log           translog.Store
@@ -75,11 +79,12 @@ var registration = suite{
 	"token revocations": testTokenRevocations, "certificates": testCertificates, "changes": testChanges,
 	"identity changes": testIdentityChanges, "log": testLog, "replay": testReplay, "evidence": testEvidence, "terms": testTerms, "roles": testRoles, "policies": testPolicies,
 	"two handles": testTwoHandles, "lists": testLists, "requests": testRequests, "totals": testTotals, "token patterns": testPatterns, "acme": testACME, "recovery": testRecovery,
+	"rotations": testRotations,
 }
 
 // rest contains the other tests.
 var rest = suite{
-	"lost commits": testLostCommits, "installations": testInstallations, "generations": testGenerations, "crls": testCRLs,
+	"lost commits": testLostCommits, "installations": testInstallations, "generations": testGenerations, "cross-certificates": testCross, "crls": testCRLs,
 	"feed": testFeed, "feed model": testFeedModel, "callers": testCallers, "retention": testRetention, "bulk revocations": testBulk,
 	"many certificates": testManyCertificates, "bulk model": testBulkModel,
 }

@@ -37,7 +37,7 @@ func recordSupersedes(t *testing.T, w *world) {
 		mustEqual(t, "the predecessor's status", have.Status, want.Status)
 		mustEqual(t, "the predecessor's successor", have.Successor, r.KeyHash)
 		st := w.issuanceState(t, ra.IssuanceQuery{Identity: r.Identity, Predecessor: old.Ref, Request: w.requestID(t), Key: w.key()})
-		mustEqual(t, "the predecessor in the issuance state", st.Predecessor, ra.Predecessor{Status: want.Status, IssuedAt: old.IssuedAt, NotAfter: old.NotAfter, Successor: r.KeyHash, Superseded: true})
+		mustEqual(t, "the predecessor in the issuance state", st.Predecessor, ra.Predecessor{Status: want.Status, Profile: old.Profile, IssuedAt: old.IssuedAt, NotAfter: old.NotAfter, Successor: r.KeyHash, Superseded: true})
 		mustEqual(t, "the certificate's status", w.readCertificate(t, r.Ref).Status, pki.Status{State: pki.Good, Version: 1})
 	}
 	check()

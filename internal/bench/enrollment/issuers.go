@@ -82,7 +82,12 @@ func (s *Issuers) ApplyPolicy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	policies := brevetv1.NewPolicyServiceClient(s.operator)
+	return ApplyPolicy(ctx, s.operator, document)
+}
+
+// ApplyPolicy replaces the policy of a server, as an operator.
+func ApplyPolicy(ctx context.Context, operator grpc.ClientConnInterface, document []byte) error {
+	policies := brevetv1.NewPolicyServiceClient(operator)
 	newest, err := policies.GetPolicy(ctx, &brevetv1.GetPolicyRequest{})
 	if err != nil {
 		return err

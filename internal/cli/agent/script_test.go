@@ -180,6 +180,14 @@ func (i *issuer) Renew(context.Context, enroll.RenewRequest) (enroll.Credential,
 	return enroll.Credential{}, pki.Refuse(pki.RuleRevoked, "enroll again", "the certificate is revoked")
 }
 
+func (i *issuer) RenewalInfo(context.Context, *enroll.Pair) (enroll.RenewalInfo, error) {
+	return enroll.RenewalInfo{}, pki.Refuse(pki.RuleMethod, "update the server", "this server has no such RPC")
+}
+
+func (i *issuer) TrustBundle(context.Context, *enroll.Pair) (enroll.TrustBundle, error) {
+	return enroll.ParseTrustBundle([][]byte{i.root.Raw}, []byte{1})
+}
+
 func (i *issuer) enrollInto(path string, notAfter time.Time) error {
 	i.notAfter = notAfter
 	log := slog.New(slog.DiscardHandler)

@@ -32,14 +32,16 @@ func New() *cobra.Command {
 			"  brevet ceremony intermediate request …  on the issuing machine: key and certification request\n" +
 			"  brevet ceremony sign …                  on the root's machine: the issuing CA's certificate\n" +
 			"  brevet ceremony crl …                   on the root's machine: the root's CRL, months ahead\n" +
+			"  brevet ceremony cross-sign …            on the root's machine, later: a certificate for another root\n" +
 			"  brevet ceremony install …               on the issuing machine: into the store, and the first operator's token\n" +
-			"  brevet ceremony retire …                there, later: issue nothing more from an old issuing CA\n" +
+			"  brevet ceremony install-root …          there, later: the next root, into the trust bundle\n" +
+			"  brevet ceremony retire …                there, later: issue nothing more from an issuing CA, or distrust a root\n" +
 			"  brevet ceremony remove …                there, in the end: stop answering for it",
 	}
 	intermediate := &cobra.Command{Use: "intermediate", Short: "Ask a root for an issuing CA's certificate"}
 	intermediate.AddCommand(newCeremonyRequest())
-	cmd.AddCommand(cli.MovedCommand("token", "brevet hsm init --hsm-label LABEL"), newCeremonyRoot(), intermediate, newCeremonySign(), newCeremonyCRL(), newCeremonyInstall(),
-		newCeremonyRetire(), newCeremonyRemove())
+	cmd.AddCommand(cli.MovedCommand("token", "brevet hsm init --hsm-label LABEL"), newCeremonyRoot(), intermediate, newCeremonySign(), newCeremonyCRL(),
+		newCeremonyCrossSign(), newCeremonyInstall(), newCeremonyInstallRoot(), newCeremonyRetire(), newCeremonyRemove())
 	return cmd
 }
 
@@ -193,7 +195,7 @@ func newCeremonyRoot() *cobra.Command {
 				return err
 			}
 			return t.with(cmd.Context(), func(signer crypto.Signer) error {
-				der, err := ceremony.Root(signer, ceremony.RootSpec{Subject: name, Lifetime: life, PathLength: 1, Now: time.Now()})
+				der, err := ceremony.Root(signer, ceremony.RootSpec{Subject: name, Lifetime: life, PathLength: 2, Now: time.Now()})
 				if err != nil {
 					return err
 				}

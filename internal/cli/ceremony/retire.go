@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/internal/cli/file"
 	"github.com/brevet-pki/brevet/internal/cli/node"
 	"github.com/brevet-pki/brevet/pki"
@@ -36,14 +37,18 @@ func (a *authorityFlags) find(ctx context.Context, n *node.Node) (*x509.Certific
 	if err != nil {
 		return nil, err
 	}
-	return n.InstalledCA(ctx, pki.IssuerOf(cert).String())
+	installed, err := n.InstalledCA(ctx, pki.IssuerOf(cert).String())
+	if err == nil && ca.IsRoot(installed) && !ca.IsRoot(cert) {
+		return nil, fmt.Errorf("%s is a cross-certificate of the root %s: give the certificate of the CA that is meant",
+			a.certificate, installed.Subject)
+	}
+	return installed, err
 }
 
-// act opens a node and calls do with the CA that the flags identify. Then it prints done, a format string for the CA's
-// subject.
+// act opens a node and calls do with the CA that the flags identify. Then it prints what done returns.
 func (a *authorityFlags) act(
 	cmd *cobra.Command, open func(context.Context, node.Config, *slog.Logger) (*node.Node, error),
-	do func(*node.Node, context.Context, pki.IssuerID, pki.Actor) error, done string,
+	do func(*node.Node, context.Context, pki.IssuerID, pki.Actor) error, done func(*x509.Certificate) string,
 ) (err error) {
 	c, err := node.LoadConfig(cmd)
 	if err != nil {
@@ -62,8 +67,21 @@ func (a *authorityFlags) act(
 	if err := do(n, ctx, pki.IssuerOf(cert), pki.ActorCommand("ceremony "+cmd.Name())); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), done, cert.Subject)
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\nNext: brevet serve\n", done(cert))
 	return err
+}
+
+// retired says what retiring a CA has changed.
+func retired(cert *x509.Certificate) string {
+	if ca.IsRoot(cert) {
+		return fmt.Sprintf("Retired %s: it is not in the trust bundle any more.", cert.Subject)
+	}
+	return fmt.Sprintf("Retired %s: nothing is issued from it, and its certificates are answered for.", cert.Subject)
+}
+
+// removed says what removing a CA has changed.
+func removed(cert *x509.Certificate) string {
+	return fmt.Sprintf("Removed %s: it is not answered for any more, and its certificates stay on record.", cert.Subject)
 }
 
 // openNodeWithPIN opens a node with the PIN from the configured source.
@@ -80,12 +98,15 @@ func newCeremonyRetire() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "retire", Short: "Issue nothing more from an installed CA", Args: cobra.NoArgs,
 		Long: "retire has the server issue nothing more from an issuing CA, but for its OCSP delegate. OCSP and CRLs go on, and\n" +
-			"devices may renew the certificates that it issued at any time. Another installed CA has to be able to issue. The\n" +
-			"server must not be running. Repeating it changes nothing.",
+			"devices may renew the certificates that it issued at any time. Another installed CA has to be able to issue.\n\n" +
+			"A retired root is no longer in the trust bundle. Agents then trust it no longer, once their certificates are under\n" +
+			"another root. All issuing CAs under it have to be retired, and one under another root has to be able to issue. Wait\n" +
+			"until the last certificate under the root has expired, or relying parties refuse it. A device that trusts only the\n" +
+			"retired root has to enroll again, with the fingerprint of another one.\n\n" +
+			"The server must not be running. Repeating it changes nothing.",
 		Example: "  brevet ceremony retire --config brevet.yaml --certificate issuing.crt",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return named.act(cmd, openNodeWithPIN, (*node.Node).Retire,
-				"Retired %s: nothing is issued from it, and its certificates are answered for.\nNext: brevet serve\n")
+			return named.act(cmd, openNodeWithPIN, (*node.Node).Retire, retired)
 		},
 	}
 	named.add(cmd)
@@ -102,8 +123,7 @@ func newCeremonyRemove() *cobra.Command {
 			"The server must not be running. Repeating it changes nothing.",
 		Example: "  brevet ceremony remove --config brevet.yaml --certificate issuing.crt",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return named.act(cmd, node.OpenKeyless, (*node.Node).Remove,
-				"Removed %s: it is not answered for any more, and its certificates stay on record.\nNext: brevet serve\n")
+			return named.act(cmd, node.OpenKeyless, (*node.Node).Remove, removed)
 		},
 	}
 	named.add(cmd)

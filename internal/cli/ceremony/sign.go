@@ -18,9 +18,9 @@ import (
 
 func newCeremonySign() *cobra.Command {
 	var t signerFlags
-	var csrFile, rootFile, trustDomain, lifetime, publicURL, out string
-	var permittedDNS, existing []string
-	var constrain bool
+	var s signingFlags
+	var csrFile string
+	var existing []string
 	cmd := &cobra.Command{
 		Use: "sign", Short: "Sign an issuing CA's request with the root key", Args: cobra.NoArgs,
 		Long: "sign makes the certificate of an issuing CA for one trust domain, which cannot change later. By default the certificate does not limit what the CA may certify,\n" +
@@ -30,17 +30,14 @@ func newCeremonySign() *cobra.Command {
 		Example: "  brevet ceremony sign --hsm-label root --pin-file pin --key-label root-g1 --root root.crt --csr issuing.csr \\\n" +
 			"      --trust-domain fleet.example --public-url http://pki.fleet.example --out issuing.crt",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			life, err := pki.ParseDuration(lifetime)
+			life, err := pki.ParseDuration(s.lifetime)
 			if err != nil {
 				return cli.WrongFlag("--lifetime", err)
 			}
-			if len(permittedDNS) > 0 && !constrain {
-				return cli.WrongUse("--permit-dns: it limits nothing without --constrain: give both, or neither")
+			if err := s.check(); err != nil {
+				return err
 			}
-			if err := ceremony.CheckTrustDomain(trustDomain); err != nil {
-				return cli.WrongFlag("--trust-domain", err)
-			}
-			root, err := file.ReadCertificate(rootFile)
+			root, err := file.ReadCertificate(s.root)
 			if err != nil {
 				return err
 			}
@@ -48,15 +45,11 @@ func newCeremonySign() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := file.Vacant(out, paperOf(out)); err != nil {
+			if err := file.Vacant(s.out, paperOf(s.out)); err != nil {
 				return err
 			}
-			spec := ceremony.SignSpec{Lifetime: life, TrustDomain: trustDomain, Constrain: constrain, PermittedDNS: permittedDNS}
-			if publicURL != "" {
-				base := strings.TrimSuffix(publicURL, "/")
-				id := pki.IssuerOf(root).Short()
-				spec.CRLURL, spec.IssuerURL = base+"/crl/"+id+".crl", base+"/ca/"+id+".cer"
-			}
+			spec := ceremony.SignSpec{Lifetime: life, TrustDomain: s.trustDomain, Constrain: s.constrain, PermittedDNS: s.permittedDNS}
+			spec.CRLURL, spec.IssuerURL = s.urls(root)
 			for _, path := range existing {
 				cert, err := file.ReadCertificate(path)
 				if err != nil {
@@ -74,26 +67,20 @@ func newCeremonySign() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return record(cmd, out, "CERTIFICATE", der, ceremony.Transcript{
-					Act: "signed an issuing CA's certificate with the root key", HSM: t.transcriptToken(), TrustDomain: trustDomain, Certificate: cert,
+				return record(cmd, s.out, "CERTIFICATE", der, ceremony.Transcript{
+					Act: "signed an issuing CA's certificate with the root key", HSM: t.transcriptToken(), TrustDomain: s.trustDomain, Certificate: cert,
 				}, "brevet ceremony crl …, then brevet ceremony install …, on the issuing machine")
 			})
 		},
 	}
 	t.add(cmd)
+	s.add(cmd)
 	f := cmd.Flags()
 	f.StringVar(&csrFile, "csr", "", "file that contains the CSR of the issuing CA")
-	f.StringVar(&rootFile, "root", "root.crt", "file that contains the root certificate")
-	f.StringVar(&trustDomain, "trust-domain", "", "SPIFFE trust domain")
-	f.BoolVar(&constrain, "constrain", false, "limit the issuing CA to the trust domain; mbedTLS and rustls refuse such chains")
-	f.StringArrayVar(&permittedDNS, "permit-dns", nil, "with --constrain: DNS domain whose names the issuing CA may certify; may be given again (default: any)")
 	f.StringArrayVar(&existing, "existing", nil, "file that contains the issuing CA's certificate of an earlier generation; may be given again")
-	f.StringVar(&publicURL, "public-url", "", "URL from which relying parties fetch the root's certificate and CRL, such as http://pki.fleet.example")
-	f.StringVar(&lifetime, "lifetime", "1825d", "how long the token, certificate or CRL is valid, such as 15m or 90d")
-	f.StringVar(&out, "out", "issuing.crt", "file that the command writes; it must not exist")
-	for _, name := range []string{"csr", "trust-domain"} {
-		_ = cmd.MarkFlagRequired(name)
-	}
+	f.StringVar(&s.lifetime, "lifetime", "1825d", "how long the token, certificate or CRL is valid, such as 15m or 90d")
+	f.StringVar(&s.out, "out", "issuing.crt", "file that the command writes; it must not exist")
+	_ = cmd.MarkFlagRequired("csr")
 	return cmd
 }
 

@@ -222,7 +222,23 @@ func operatorPair(cmd *cobra.Command, t Target) (*enroll.Pair, error) {
 	if err := agent.Refresh(cmd.Context()); err != nil {
 		return pair, nil // the credential is still valid; if it is not accepted, the RPC fails with the cause
 	}
+	t.followRoots(agent.Pair())
 	return agent.Pair(), nil
+}
+
+// followRoots replaces the roots of the target's context by those of its credential, which belongs to the same CA and
+// got its roots from that CA's server. Otherwise they would have no root in common when the CA has changed its root. If
+// it fails, the next command repeats it.
+func (t Target) followRoots(pair *enroll.Pair) {
+	if t.Context == nil || t.Context.Roots == encodeRoots(pair.Roots) {
+		return
+	}
+	all, err := ReadContexts()
+	if c, ok := all.Contexts[t.Name]; err == nil && ok && c.Roots == t.Context.Roots {
+		c.Roots = encodeRoots(pair.Roots)
+		all.Contexts[t.Name] = c
+		_ = all.Write()
+	}
 }
 
 // OperatorAgent opens an operator's credential directory, and logs a warning if other users can read the key. If there

@@ -194,7 +194,7 @@ func (d CA) Certify(dir string, rootKey, issuingKey crypto.Signer) error {
 	if err != nil {
 		return err
 	}
-	root, err := ceremony.Root(rootKey, ceremony.RootSpec{Subject: rootName, Lifetime: rootLifetime, PathLength: 1, Now: now})
+	root, err := ceremony.Root(rootKey, ceremony.RootSpec{Subject: rootName, Lifetime: rootLifetime, PathLength: 2, Now: now})
 	if err != nil {
 		return err
 	}

@@ -157,6 +157,23 @@ func (as authorities) retired() []pki.IssuerID {
 	return ids
 }
 
+// cross returns the installed cross-certificates.
+func (n *Node) cross(ctx context.Context) ([]*x509.Certificate, error) {
+	installed, err := n.store.CA().CrossCertificates(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []*x509.Certificate
+	for _, c := range installed {
+		cert, err := x509.ParseCertificate(c.Certificate)
+		if err != nil {
+			return nil, fmt.Errorf("read a cross-certificate: %w", err)
+		}
+		all = append(all, cert)
+	}
+	return all, nil
+}
+
 // checkIssues checks that relying parties will accept the certificates that the CA issues with this configuration. It does
 // not check profiles.
 func (c *Config) checkIssues(iss ca.IssuingCA) error {
@@ -202,7 +219,7 @@ func (n *Node) profiles(ctx context.Context) (*ca.Profiles, error) {
 	}
 	compiled, err := revisions.Compiler{
 		TrustDomain: n.config.TrustDomain, PublicURL: n.config.PublicURL, Files: revisions.NewFiles(n.config.evidencePath(), n.log),
-		Clock: time.Now, Log: n.log,
+		Retention: n.config.Retention, Clock: time.Now, Log: n.log,
 	}.Compile(document, newest.Revision)
 	return compiled.Profiles, err
 }

@@ -46,6 +46,7 @@ func (c *Config) Check() error {
 		{"ocsp.max_age", func() error { return responder.CheckMaxAge(c.OCSP.MaxAge) }},
 		{"crl.partitions", func() error { return ca.CheckPartitions(c.CRL.Partitions) }},
 		{"crl.max_age", func() error { return responder.CheckMaxAge(c.CRL.MaxAge) }},
+		{"est.min_tls", func() error { _, err := c.EST.version(); return err }},
 		{"crl.directories", c.CRL.checkDirectories}, {"retention", c.checkRetention},
 		{"acme.resolvers", c.ACME.checkResolvers}, {"acme.networks", c.ACME.checkNetworks}, {"acme.min_tls", c.ACME.checkMinTLS},
 		{"acme.http_port", func() error { return checkPort(c.ACME.HTTPPort) }},

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"time"
@@ -60,6 +61,8 @@ type Config struct {
 	OCSP OCSPConfig `yaml:"ocsp"`
 	// The certificate revocation lists (CRLs), and the directories to which the server also publishes them.
 	CRL CRLConfig `yaml:"crl"`
+	// The protocol EST on the port `listen.https`. The policy says which requests are accepted (`est.labels`).
+	EST ESTConfig `yaml:"est"`
 	// The ACME door of the HTTPS listener: which hosts the server connects to when it validates challenges. The policy
 	// decides whether ACME is enabled, and who gets certificates.
 	ACME ACMEConfig `yaml:"acme"`
@@ -142,6 +145,24 @@ type OCSPConfig struct {
 	ExtendedRevoke bool `yaml:"extended_revoke"`
 }
 
+// ESTConfig holds what the server accepts from clients of EST.
+type ESTConfig struct {
+	// The oldest version of TLS that clients of EST may use: `1.3` or `1.2`. Set `1.2` for old devices only.
+	MinTLS string `yaml:"min_tls"`
+}
+
+// version returns the version of TLS as crypto/tls numbers it.
+func (c ESTConfig) version() (uint16, error) {
+	switch c.MinTLS {
+	case "1.3":
+		return tls.VersionTLS13, nil
+	case "1.2":
+		return tls.VersionTLS12, nil
+	default:
+		return 0, fmt.Errorf("%q is not a version: use 1.3 or 1.2", c.MinTLS)
+	}
+}
+
 // CRLConfig holds the number of CRLs, and where they are published.
 type CRLConfig struct {
 	// The number of partitions into which the server divides each issuing CA's certificates, 1 to 1024. Each partition
@@ -196,6 +217,7 @@ func DefaultConfig() Config {
 		HSM:        HSMConfig{Sessions: hsm.DefaultSessions},
 		OCSP:       OCSPConfig{MaxAge: responder.DefaultMaxAge},
 		CRL:        CRLConfig{Partitions: ca.DefaultPartitions, MaxAge: responder.DefaultCRLMaxAge},
+		EST:        ESTConfig{MinTLS: "1.3"},
 		ACME:       ACMEConfig{HTTPPort: validation.DefaultHTTPPort, TLSPort: validation.DefaultTLSPort, MinTLS: tls13},
 		Log:        LogConfig{Format: config.LogText}, Retention: retention.Default,
 		Tracing: TracingConfig{SampleRatio: 1},

@@ -74,6 +74,9 @@ func (n *Node) Install(ctx context.Context, inst Installation, by pki.Actor) err
 	if err := n.newGeneration(ctx, inst.Certificate); err != nil {
 		return err
 	}
+	if err := n.checkRootOf(ctx, iss); err != nil {
+		return err
+	}
 	now := time.Now()
 	for _, list := range inst.crls {
 		if _, err := signerOf(list, inst.others); err != nil {
@@ -115,6 +118,40 @@ func (n *Node) newGeneration(ctx context.Context, cert *x509.Certificate) error 
 		}
 		if sameKey && !sameName {
 			return fmt.Errorf("the key of %s is installed for %s already: every generation has its own key, so make a new one", cert.Subject, other.Subject)
+		}
+	}
+	return nil
+}
+
+// checkRootOf returns an error if the root of a CA is retired, or if a cross-certificate of the root does not verify
+// with the CA. Relying parties would refuse the certificates that the CA issues.
+func (n *Node) checkRootOf(ctx context.Context, iss ca.IssuingCA) error {
+	installed, err := n.readAuthorities(ctx)
+	if err != nil {
+		return err
+	}
+	var roots []*x509.Certificate
+	for _, a := range installed {
+		if a.certificate.Equal(iss.Root) && a.State == ca.Retired {
+			return fmt.Errorf("the root %s is retired, and not in the trust bundle: have another root sign %s",
+				iss.Root.Subject, iss.Certificate.Subject)
+		}
+		if ca.IsRoot(a.certificate) && a.State == ca.Active {
+			roots = append(roots, a.certificate)
+		}
+	}
+	all, err := n.cross(ctx)
+	if err != nil {
+		return err
+	}
+	for _, cross := range all {
+		signer, subject := ca.CrossRoots(cross, roots)
+		now := time.Now()
+		if signer == nil || subject == nil || !subject.Equal(iss.Root) || now.After(cross.NotAfter) || now.After(signer.NotAfter) {
+			continue
+		}
+		if err := checkCrossChain(cross, signer, iss.Chain, now); err != nil {
+			return err
 		}
 	}
 	return nil

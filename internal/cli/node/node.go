@@ -209,6 +209,10 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 	if err := n.config.checkIssues(*all.current().issuer); err != nil {
 		return server.Config{}, err
 	}
+	oldest, err := n.config.EST.version()
+	if err != nil {
+		return server.Config{}, err
+	}
 	policy, err := n.config.firstPolicy()
 	if err != nil {
 		return server.Config{}, err
@@ -217,14 +221,18 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 	if err != nil {
 		return server.Config{}, err
 	}
+	cross, err := n.cross(ctx)
+	if err != nil {
+		return server.Config{}, err
+	}
 	return server.Config{
 		TrustDomain: n.config.TrustDomain, Names: n.config.ServerNames, Address: n.config.AdvertiseAddress,
 		Directory: n.config.ownPath(), EvidenceDirectory: n.config.evidencePath(), Policy: policy,
 		CRLs: server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
-		GRPC: p.grpc, HTTP: p.http, HTTPS: p.https, Operations: p.operations, HTTPSURL: n.config.HTTPSURL,
-		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), PublicURL: n.config.PublicURL,
+		GRPC: p.grpc, HTTP: p.http, HTTPS: p.https, Operations: p.operations, HTTPSURL: n.config.HTTPSURL, EST: server.EST{MinTLS: oldest},
+		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), Cross: cross, PublicURL: n.config.PublicURL,
 		Stores: server.Stores{
-			CA: n.store.CA(), RA: n.store.RA(), Policies: n.store.RA(), Nonces: n.store.RA(), ACME: n.store.ACME(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
+			CA: n.store.CA(), RA: n.store.RA(), Policies: n.store.RA(), Nonces: n.store.RA(), ACME: n.store.ACME(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), Rotations: n.store.Rotations(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
 		Archive: n.archive, HSMs: issuingHSMs(n.hsms), Disk: n.config.volume(), Retention: n.config.Retention,
 		Limits: n.config.Limits(),

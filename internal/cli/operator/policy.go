@@ -129,11 +129,16 @@ func newPolicyCheck() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rules := compiled.Rules()
+			rules, labels := compiled.Rules(), labelRecords(compiled.Labels())
+			text := fmt.Sprintf("%s has %s and no faults", args[0], counted(len(rules), "rule"))
+			for _, l := range labels {
+				text += "\n" + l.text()
+			}
 			return p.Sentence(struct {
-				File  string   `json:"file"`
-				Rules []string `json:"rules"`
-			}{args[0], rules}, fmt.Sprintf("%s has %s and no faults", args[0], counted(len(rules), "rule")))
+				File   string        `json:"file"`
+				Rules  []string      `json:"rules"`
+				Labels []labelRecord `json:"est_labels,omitempty"`
+			}{args[0], rules, labels}, text)
 		},
 	}
 	output.Flag(cmd)

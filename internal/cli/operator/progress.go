@@ -31,15 +31,16 @@ func isTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// confirm asks the user to type the number of certificates, and returns an error if the answer differs.
-func confirm(cmd *cobra.Command, n int64) error {
-	fmt.Fprintf(cmd.ErrOrStderr(), "Type %d to revoke: ", n)
+// confirm asks the user to type the number of certificates, and returns an error if the answer differs. The verb says what
+// will be done with them.
+func confirm(cmd *cobra.Command, n int64, verb string) error {
+	fmt.Fprintf(cmd.ErrOrStderr(), "Type %d to %s: ", n, verb)
 	answer, err := bufio.NewReader(io.LimitReader(cmd.InOrStdin(), 64)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if strings.TrimSpace(answer) != fmt.Sprint(n) {
-		return errors.New("nothing is revoked, because the answer was not the number: run the command again to revoke")
+		return fmt.Errorf("nothing has changed, because the answer was not the number: run the command again to %s", verb)
 	}
 	return nil
 }

@@ -17,8 +17,8 @@ func TestConfirm(t *testing.T) {
 		var asked bytes.Buffer
 		cmd.SetIn(strings.NewReader(answer))
 		cmd.SetErr(&asked)
-		err := confirm(cmd, 12)
-		if (err == nil) != want || err != nil && !strings.Contains(err.Error(), "nothing is revoked") {
+		err := confirm(cmd, 12, "revoke")
+		if (err == nil) != want || err != nil && !strings.Contains(err.Error(), "nothing has changed") {
 			t.Errorf("%q: %v", answer, err)
 		}
 		if !strings.Contains(asked.String(), "Type 12 to revoke") {

@@ -138,7 +138,7 @@ func (c *creation) confirm(cmd *cobra.Command, b *brevetv1.BulkRevocation) error
 	if c.yes {
 		return nil
 	}
-	return confirm(cmd, b.GetTotal())
+	return confirm(cmd, b.GetTotal(), "revoke")
 }
 
 // affectedBy returns how many certificates a bulk revocation affects.

@@ -972,6 +972,106 @@ func (x *GetTrustBundleResponse) GetTrustBundle() *TrustBundle {
 	return nil
 }
 
+type GetRenewalInfoRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRenewalInfoRequest) Reset() {
+	*x = GetRenewalInfoRequest{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRenewalInfoRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRenewalInfoRequest) ProtoMessage() {}
+
+func (x *GetRenewalInfoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRenewalInfoRequest.ProtoReflect.Descriptor instead.
+func (*GetRenewalInfoRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{14}
+}
+
+type GetRenewalInfoResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The time span in which the caller should renew. If it is in the past, the caller should renew now.
+	RenewalWindow *RenewalWindow `protobuf:"bytes,1,opt,name=renewal_window,json=renewalWindow,proto3" json:"renewal_window,omitempty"`
+	// The revision of the trust bundle, as in TrustBundle. If it differs from the caller's, GetTrustBundle returns the new
+	// bundle.
+	TrustBundleRevision []byte `protobuf:"bytes,2,opt,name=trust_bundle_revision,json=trustBundleRevision,proto3" json:"trust_bundle_revision,omitempty"`
+	// The time after which the caller should call again.
+	RetryAfter    *durationpb.Duration `protobuf:"bytes,3,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRenewalInfoResponse) Reset() {
+	*x = GetRenewalInfoResponse{}
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRenewalInfoResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRenewalInfoResponse) ProtoMessage() {}
+
+func (x *GetRenewalInfoResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRenewalInfoResponse.ProtoReflect.Descriptor instead.
+func (*GetRenewalInfoResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GetRenewalInfoResponse) GetRenewalWindow() *RenewalWindow {
+	if x != nil {
+		return x.RenewalWindow
+	}
+	return nil
+}
+
+func (x *GetRenewalInfoResponse) GetTrustBundleRevision() []byte {
+	if x != nil {
+		return x.TrustBundleRevision
+	}
+	return nil
+}
+
+func (x *GetRenewalInfoResponse) GetRetryAfter() *durationpb.Duration {
+	if x != nil {
+		return x.RetryAfter
+	}
+	return nil
+}
+
 // Credential is an issued certificate, with the data that its holder needs to use and renew it.
 type Credential struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -988,7 +1088,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1100,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[14]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1113,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{14}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Credential) GetCertificate() []byte {
@@ -1057,7 +1157,7 @@ type CertificateChain struct {
 
 func (x *CertificateChain) Reset() {
 	*x = CertificateChain{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1169,7 @@ func (x *CertificateChain) String() string {
 func (*CertificateChain) ProtoMessage() {}
 
 func (x *CertificateChain) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[15]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1182,7 @@ func (x *CertificateChain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateChain.ProtoReflect.Descriptor instead.
 func (*CertificateChain) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{15}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CertificateChain) GetIssuerId() []byte {
@@ -1113,7 +1213,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[16]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1225,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[16]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1238,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{16}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TrustBundle) GetRoots() [][]byte {
@@ -1166,7 +1266,7 @@ type RenewalWindow struct {
 
 func (x *RenewalWindow) Reset() {
 	*x = RenewalWindow{}
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[17]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1278,7 @@ func (x *RenewalWindow) String() string {
 func (*RenewalWindow) ProtoMessage() {}
 
 func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_enrollment_proto_msgTypes[17]
+	mi := &file_brevet_v1_enrollment_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1291,7 @@ func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewalWindow.ProtoReflect.Descriptor instead.
 func (*RenewalWindow) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{17}
+	return file_brevet_v1_enrollment_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RenewalWindow) GetStartTime() *timestamppb.Timestamp {
@@ -1268,7 +1368,13 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\tchallenge\x18\x01 \x01(\fR\tchallenge\"\x17\n" +
 	"\x15GetTrustBundleRequest\"S\n" +
 	"\x16GetTrustBundleResponse\x129\n" +
-	"\ftrust_bundle\x18\x01 \x01(\v2\x16.brevet.v1.TrustBundleR\vtrustBundle\"\xdd\x01\n" +
+	"\ftrust_bundle\x18\x01 \x01(\v2\x16.brevet.v1.TrustBundleR\vtrustBundle\"\x17\n" +
+	"\x15GetRenewalInfoRequest\"\xc9\x01\n" +
+	"\x16GetRenewalInfoResponse\x12?\n" +
+	"\x0erenewal_window\x18\x01 \x01(\v2\x18.brevet.v1.RenewalWindowR\rrenewalWindow\x122\n" +
+	"\x15trust_bundle_revision\x18\x02 \x01(\fR\x13trustBundleRevision\x12:\n" +
+	"\vretry_after\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryAfter\"\xdd\x01\n" +
 	"\n" +
 	"Credential\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x121\n" +
@@ -1291,12 +1397,13 @@ const file_brevet_v1_enrollment_proto_rawDesc = "" +
 	"\x11EVIDENCE_KIND_X5C\x10\x02\x12\x15\n" +
 	"\x11EVIDENCE_KIND_TPM\x10\x03\x12\x15\n" +
 	"\x11EVIDENCE_KIND_JWT\x10\x04\x12\x1a\n" +
-	"\x16EVIDENCE_KIND_RECOVERY\x10\x052\xbf\x02\n" +
+	"\x16EVIDENCE_KIND_RECOVERY\x10\x052\x96\x03\n" +
 	"\x11EnrollmentService\x12=\n" +
 	"\x06Enroll\x12\x18.brevet.v1.EnrollRequest\x1a\x19.brevet.v1.EnrollResponse\x12:\n" +
 	"\x05Renew\x12\x17.brevet.v1.RenewRequest\x1a\x18.brevet.v1.RenewResponse\x12X\n" +
 	"\x0fCreateChallenge\x12!.brevet.v1.CreateChallengeRequest\x1a\".brevet.v1.CreateChallengeResponse\x12U\n" +
-	"\x0eGetTrustBundle\x12 .brevet.v1.GetTrustBundleRequest\x1a!.brevet.v1.GetTrustBundleResponseBk\n" +
+	"\x0eGetTrustBundle\x12 .brevet.v1.GetTrustBundleRequest\x1a!.brevet.v1.GetTrustBundleResponse\x12U\n" +
+	"\x0eGetRenewalInfo\x12 .brevet.v1.GetRenewalInfoRequest\x1a!.brevet.v1.GetRenewalInfoResponseBk\n" +
 	"\rcom.brevet.v1B\x0fEnrollmentProtoP\x01Z5github.com/brevet-pki/brevet/proto/brevet/v1;brevetv1\xa2\x02\x03BVT\xaa\x02\tBrevet.V1b\x06proto3"
 
 var (
@@ -1312,7 +1419,7 @@ func file_brevet_v1_enrollment_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_enrollment_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_brevet_v1_enrollment_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_brevet_v1_enrollment_proto_goTypes = []any{
 	(EvidenceKind)(0),               // 0: brevet.v1.EvidenceKind
 	(*Evidence)(nil),                // 1: brevet.v1.Evidence
@@ -1329,12 +1436,14 @@ var file_brevet_v1_enrollment_proto_goTypes = []any{
 	(*CreateChallengeResponse)(nil), // 12: brevet.v1.CreateChallengeResponse
 	(*GetTrustBundleRequest)(nil),   // 13: brevet.v1.GetTrustBundleRequest
 	(*GetTrustBundleResponse)(nil),  // 14: brevet.v1.GetTrustBundleResponse
-	(*Credential)(nil),              // 15: brevet.v1.Credential
-	(*CertificateChain)(nil),        // 16: brevet.v1.CertificateChain
-	(*TrustBundle)(nil),             // 17: brevet.v1.TrustBundle
-	(*RenewalWindow)(nil),           // 18: brevet.v1.RenewalWindow
-	(*durationpb.Duration)(nil),     // 19: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 20: google.protobuf.Timestamp
+	(*GetRenewalInfoRequest)(nil),   // 15: brevet.v1.GetRenewalInfoRequest
+	(*GetRenewalInfoResponse)(nil),  // 16: brevet.v1.GetRenewalInfoResponse
+	(*Credential)(nil),              // 17: brevet.v1.Credential
+	(*CertificateChain)(nil),        // 18: brevet.v1.CertificateChain
+	(*TrustBundle)(nil),             // 19: brevet.v1.TrustBundle
+	(*RenewalWindow)(nil),           // 20: brevet.v1.RenewalWindow
+	(*durationpb.Duration)(nil),     // 21: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
 }
 var file_brevet_v1_enrollment_proto_depIdxs = []int32{
 	2,  // 0: brevet.v1.Evidence.token:type_name -> brevet.v1.TokenEvidence
@@ -1343,31 +1452,35 @@ var file_brevet_v1_enrollment_proto_depIdxs = []int32{
 	5,  // 3: brevet.v1.Evidence.jwt:type_name -> brevet.v1.JWTEvidence
 	6,  // 4: brevet.v1.Evidence.recovery:type_name -> brevet.v1.RecoveryEvidence
 	1,  // 5: brevet.v1.EnrollRequest.evidence:type_name -> brevet.v1.Evidence
-	19, // 6: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
-	15, // 7: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
-	19, // 8: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
+	21, // 6: brevet.v1.EnrollRequest.lifetime:type_name -> google.protobuf.Duration
+	17, // 7: brevet.v1.EnrollResponse.credential:type_name -> brevet.v1.Credential
+	21, // 8: brevet.v1.RenewRequest.lifetime:type_name -> google.protobuf.Duration
 	1,  // 9: brevet.v1.RenewRequest.evidence:type_name -> brevet.v1.Evidence
-	15, // 10: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
+	17, // 10: brevet.v1.RenewResponse.credential:type_name -> brevet.v1.Credential
 	0,  // 11: brevet.v1.CreateChallengeRequest.kind:type_name -> brevet.v1.EvidenceKind
-	17, // 12: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
-	16, // 13: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
-	17, // 14: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
-	18, // 15: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
-	20, // 16: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
-	20, // 17: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
-	7,  // 18: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
-	9,  // 19: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
-	11, // 20: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
-	13, // 21: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
-	8,  // 22: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
-	10, // 23: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
-	12, // 24: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
-	14, // 25: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
-	22, // [22:26] is the sub-list for method output_type
-	18, // [18:22] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	19, // 12: brevet.v1.GetTrustBundleResponse.trust_bundle:type_name -> brevet.v1.TrustBundle
+	20, // 13: brevet.v1.GetRenewalInfoResponse.renewal_window:type_name -> brevet.v1.RenewalWindow
+	21, // 14: brevet.v1.GetRenewalInfoResponse.retry_after:type_name -> google.protobuf.Duration
+	18, // 15: brevet.v1.Credential.chain:type_name -> brevet.v1.CertificateChain
+	19, // 16: brevet.v1.Credential.trust_bundle:type_name -> brevet.v1.TrustBundle
+	20, // 17: brevet.v1.Credential.renewal_window:type_name -> brevet.v1.RenewalWindow
+	22, // 18: brevet.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
+	22, // 19: brevet.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
+	7,  // 20: brevet.v1.EnrollmentService.Enroll:input_type -> brevet.v1.EnrollRequest
+	9,  // 21: brevet.v1.EnrollmentService.Renew:input_type -> brevet.v1.RenewRequest
+	11, // 22: brevet.v1.EnrollmentService.CreateChallenge:input_type -> brevet.v1.CreateChallengeRequest
+	13, // 23: brevet.v1.EnrollmentService.GetTrustBundle:input_type -> brevet.v1.GetTrustBundleRequest
+	15, // 24: brevet.v1.EnrollmentService.GetRenewalInfo:input_type -> brevet.v1.GetRenewalInfoRequest
+	8,  // 25: brevet.v1.EnrollmentService.Enroll:output_type -> brevet.v1.EnrollResponse
+	10, // 26: brevet.v1.EnrollmentService.Renew:output_type -> brevet.v1.RenewResponse
+	12, // 27: brevet.v1.EnrollmentService.CreateChallenge:output_type -> brevet.v1.CreateChallengeResponse
+	14, // 28: brevet.v1.EnrollmentService.GetTrustBundle:output_type -> brevet.v1.GetTrustBundleResponse
+	16, // 29: brevet.v1.EnrollmentService.GetRenewalInfo:output_type -> brevet.v1.GetRenewalInfoResponse
+	25, // [25:30] is the sub-list for method output_type
+	20, // [20:25] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_enrollment_proto_init() }
@@ -1388,7 +1501,7 @@ func file_brevet_v1_enrollment_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_enrollment_proto_rawDesc), len(file_brevet_v1_enrollment_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

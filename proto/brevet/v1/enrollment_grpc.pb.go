@@ -23,6 +23,7 @@ const (
 	EnrollmentService_Renew_FullMethodName           = "/brevet.v1.EnrollmentService/Renew"
 	EnrollmentService_CreateChallenge_FullMethodName = "/brevet.v1.EnrollmentService/CreateChallenge"
 	EnrollmentService_GetTrustBundle_FullMethodName  = "/brevet.v1.EnrollmentService/GetTrustBundle"
+	EnrollmentService_GetRenewalInfo_FullMethodName  = "/brevet.v1.EnrollmentService/GetRenewalInfo"
 )
 
 // EnrollmentServiceClient is the client API for EnrollmentService service.
@@ -54,6 +55,9 @@ type EnrollmentServiceClient interface {
 	CreateChallenge(ctx context.Context, in *CreateChallengeRequest, opts ...grpc.CallOption) (*CreateChallengeResponse, error)
 	// GetTrustBundle returns the root certificates of the trust domain. Callers need any valid client certificate.
 	GetTrustBundle(ctx context.Context, in *GetTrustBundleRequest, opts ...grpc.CallOption) (*GetTrustBundleResponse, error)
+	// GetRenewalInfo returns when the caller should renew the client certificate of the connection. The window moves to an
+	// earlier time if an operator starts a rotation. Callers need any valid client certificate.
+	GetRenewalInfo(ctx context.Context, in *GetRenewalInfoRequest, opts ...grpc.CallOption) (*GetRenewalInfoResponse, error)
 }
 
 type enrollmentServiceClient struct {
@@ -104,6 +108,16 @@ func (c *enrollmentServiceClient) GetTrustBundle(ctx context.Context, in *GetTru
 	return out, nil
 }
 
+func (c *enrollmentServiceClient) GetRenewalInfo(ctx context.Context, in *GetRenewalInfoRequest, opts ...grpc.CallOption) (*GetRenewalInfoResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetRenewalInfoResponse)
+	err := c.cc.Invoke(ctx, EnrollmentService_GetRenewalInfo_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EnrollmentServiceServer is the server API for EnrollmentService service.
 // All implementations must embed UnimplementedEnrollmentServiceServer
 // for forward compatibility.
@@ -133,6 +147,9 @@ type EnrollmentServiceServer interface {
 	CreateChallenge(context.Context, *CreateChallengeRequest) (*CreateChallengeResponse, error)
 	// GetTrustBundle returns the root certificates of the trust domain. Callers need any valid client certificate.
 	GetTrustBundle(context.Context, *GetTrustBundleRequest) (*GetTrustBundleResponse, error)
+	// GetRenewalInfo returns when the caller should renew the client certificate of the connection. The window moves to an
+	// earlier time if an operator starts a rotation. Callers need any valid client certificate.
+	GetRenewalInfo(context.Context, *GetRenewalInfoRequest) (*GetRenewalInfoResponse, error)
 	mustEmbedUnimplementedEnrollmentServiceServer()
 }
 
@@ -154,6 +171,9 @@ func (UnimplementedEnrollmentServiceServer) CreateChallenge(context.Context, *Cr
 }
 func (UnimplementedEnrollmentServiceServer) GetTrustBundle(context.Context, *GetTrustBundleRequest) (*GetTrustBundleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTrustBundle not implemented")
+}
+func (UnimplementedEnrollmentServiceServer) GetRenewalInfo(context.Context, *GetRenewalInfoRequest) (*GetRenewalInfoResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRenewalInfo not implemented")
 }
 func (UnimplementedEnrollmentServiceServer) mustEmbedUnimplementedEnrollmentServiceServer() {}
 func (UnimplementedEnrollmentServiceServer) testEmbeddedByValue()                           {}
@@ -248,6 +268,24 @@ func _EnrollmentService_GetTrustBundle_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _EnrollmentService_GetRenewalInfo_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRenewalInfoRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnrollmentServiceServer).GetRenewalInfo(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EnrollmentService_GetRenewalInfo_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnrollmentServiceServer).GetRenewalInfo(ctx, req.(*GetRenewalInfoRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // EnrollmentService_ServiceDesc is the grpc.ServiceDesc for EnrollmentService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -270,6 +308,10 @@ var EnrollmentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetTrustBundle",
 			Handler:    _EnrollmentService_GetTrustBundle_Handler,
+		},
+		{
+			MethodName: "GetRenewalInfo",
+			Handler:    _EnrollmentService_GetRenewalInfo_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

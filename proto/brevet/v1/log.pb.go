@@ -52,7 +52,8 @@ const (
 	// A bulk revocation was created. Entries with the changes of its certificates follow.
 	Action_ACTION_BULK_REVOCATION_CREATED Action = 18
 	Action_ACTION_TOKEN_REVOKED           Action = 19
-	// An issuing CA stopped issuing. The server still answers OCSP and publishes CRLs for its certificates.
+	// An issuing CA stopped issuing, or a root left the trust bundle. The server still answers OCSP and publishes CRLs for
+	// its certificates.
 	Action_ACTION_CA_RETIRED Action = 20
 	// The server stopped answering OCSP and publishing CRLs for a CA.
 	Action_ACTION_CA_REMOVED Action = 21
@@ -72,6 +73,11 @@ const (
 	Action_ACTION_ACME_ACCOUNT_KEY_CHANGED Action = 29
 	// The holder of an account deactivated it.
 	Action_ACTION_ACME_ACCOUNT_DEACTIVATED Action = 30
+	Action_ACTION_ROTATION_STARTED         Action = 31
+	// An operator stopped a rotation.
+	Action_ACTION_ROTATION_STOPPED Action = 32
+	// No certificate of a rotation was due any more.
+	Action_ACTION_ROTATION_COMPLETED Action = 33
 )
 
 // Enum value maps for Action.
@@ -108,6 +114,9 @@ var (
 		28: "ACTION_ACME_ACCOUNT_CREATED",
 		29: "ACTION_ACME_ACCOUNT_KEY_CHANGED",
 		30: "ACTION_ACME_ACCOUNT_DEACTIVATED",
+		31: "ACTION_ROTATION_STARTED",
+		32: "ACTION_ROTATION_STOPPED",
+		33: "ACTION_ROTATION_COMPLETED",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED":                  0,
@@ -141,6 +150,9 @@ var (
 		"ACTION_ACME_ACCOUNT_CREATED":         28,
 		"ACTION_ACME_ACCOUNT_KEY_CHANGED":     29,
 		"ACTION_ACME_ACCOUNT_DEACTIVATED":     30,
+		"ACTION_ROTATION_STARTED":             31,
+		"ACTION_ROTATION_STOPPED":             32,
+		"ACTION_ROTATION_COMPLETED":           33,
 	}
 )
 
@@ -496,6 +508,8 @@ type LogEntry struct {
 	//	*LogEntry_CreatedExternalKey
 	//	*LogEntry_RevokedExternalKey
 	//	*LogEntry_AcmeAccount
+	//	*LogEntry_StartedRotation
+	//	*LogEntry_EndedRotation
 	Event         isLogEntry_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -758,6 +772,24 @@ func (x *LogEntry) GetAcmeAccount() *ACMEAccountRecord {
 	return nil
 }
 
+func (x *LogEntry) GetStartedRotation() *StartedRotation {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_StartedRotation); ok {
+			return x.StartedRotation
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetEndedRotation() *EndedRotation {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_EndedRotation); ok {
+			return x.EndedRotation
+		}
+	}
+	return nil
+}
+
 type isLogEntry_Event interface {
 	isLogEntry_Event()
 }
@@ -838,6 +870,14 @@ type LogEntry_AcmeAccount struct {
 	AcmeAccount *ACMEAccountRecord `protobuf:"bytes,26,opt,name=acme_account,json=acmeAccount,proto3,oneof"`
 }
 
+type LogEntry_StartedRotation struct {
+	StartedRotation *StartedRotation `protobuf:"bytes,30,opt,name=started_rotation,json=startedRotation,proto3,oneof"`
+}
+
+type LogEntry_EndedRotation struct {
+	EndedRotation *EndedRotation `protobuf:"bytes,31,opt,name=ended_rotation,json=endedRotation,proto3,oneof"`
+}
+
 func (*LogEntry_IssuedCertificate) isLogEntry_Event() {}
 
 func (*LogEntry_AbandonedCertificates) isLogEntry_Event() {}
@@ -875,6 +915,10 @@ func (*LogEntry_CreatedExternalKey) isLogEntry_Event() {}
 func (*LogEntry_RevokedExternalKey) isLogEntry_Event() {}
 
 func (*LogEntry_AcmeAccount) isLogEntry_Event() {}
+
+func (*LogEntry_StartedRotation) isLogEntry_Event() {}
+
+func (*LogEntry_EndedRotation) isLogEntry_Event() {}
 
 // IssuedCertificate is a certificate that was issued. The first change of the entry has the certificate's status and
 // fingerprint. If there is a second change, it is the revocation of the certificate's predecessor.
@@ -2104,7 +2148,7 @@ func (x *BulkRevocationStep) GetInvalidityTimes() []int64 {
 	return nil
 }
 
-// CACertificate is the certificate of an installed CA.
+// CACertificate is the certificate of an installed CA, or a cross-certificate.
 type CACertificate struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	IssuerId []byte                 `protobuf:"bytes,1,opt,name=issuer_id,json=issuerId,proto3" json:"issuer_id,omitempty"`
@@ -2115,7 +2159,10 @@ type CACertificate struct {
 	// The SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
 	KeyHash []byte `protobuf:"bytes,4,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
 	// The label of the key in the HSM. Empty if the key is elsewhere.
-	KeyLabel      string `protobuf:"bytes,5,opt,name=key_label,json=keyLabel,proto3" json:"key_label,omitempty"`
+	KeyLabel string `protobuf:"bytes,5,opt,name=key_label,json=keyLabel,proto3" json:"key_label,omitempty"`
+	// The issuer ID of the root that signed a cross-certificate, 32 bytes. The other fields are about the root whose
+	// subject and key it has. Empty for another certificate.
+	SignerId      []byte `protobuf:"bytes,6,opt,name=signer_id,json=signerId,proto3" json:"signer_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2183,6 +2230,13 @@ func (x *CACertificate) GetKeyLabel() string {
 		return x.KeyLabel
 	}
 	return ""
+}
+
+func (x *CACertificate) GetSignerId() []byte {
+	if x != nil {
+		return x.SignerId
+	}
+	return nil
 }
 
 // CRLNumber is a CRL number that the server reserved before it signed the CRL.
@@ -2937,6 +2991,157 @@ func (x *ACMEAccountRecord) GetExternalKeyId() []byte {
 	return nil
 }
 
+// StartedRotation is a rotation that an operator started. It selects certificates that were recorded before this entry.
+type StartedRotation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The selection, with the times of the request.
+	Selection *CertificateSelection `protobuf:"bytes,2,opt,name=selection,proto3" json:"selection,omitempty"`
+	// The period of the rotation, in milliseconds.
+	Over    int64  `protobuf:"varint,3,opt,name=over,proto3" json:"over,omitempty"`
+	Comment string `protobuf:"bytes,4,opt,name=comment,proto3" json:"comment,omitempty"`
+	// The number of the newest certificate's record, numbered as in BulkRevocationRecord.
+	Mark int64 `protobuf:"varint,5,opt,name=mark,proto3" json:"mark,omitempty"`
+	// The number of affected certificates.
+	Affected      int64 `protobuf:"varint,6,opt,name=affected,proto3" json:"affected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartedRotation) Reset() {
+	*x = StartedRotation{}
+	mi := &file_brevet_v1_log_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartedRotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartedRotation) ProtoMessage() {}
+
+func (x *StartedRotation) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartedRotation.ProtoReflect.Descriptor instead.
+func (*StartedRotation) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *StartedRotation) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *StartedRotation) GetSelection() *CertificateSelection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *StartedRotation) GetOver() int64 {
+	if x != nil {
+		return x.Over
+	}
+	return 0
+}
+
+func (x *StartedRotation) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *StartedRotation) GetMark() int64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
+}
+
+func (x *StartedRotation) GetAffected() int64 {
+	if x != nil {
+		return x.Affected
+	}
+	return 0
+}
+
+// EndedRotation is the end of a rotation. The action says whether an operator stopped it.
+type EndedRotation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The numbers of affected certificates that were renewed, and that were still due.
+	Renewed       int64 `protobuf:"varint,2,opt,name=renewed,proto3" json:"renewed,omitempty"`
+	Due           int64 `protobuf:"varint,3,opt,name=due,proto3" json:"due,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndedRotation) Reset() {
+	*x = EndedRotation{}
+	mi := &file_brevet_v1_log_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndedRotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndedRotation) ProtoMessage() {}
+
+func (x *EndedRotation) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndedRotation.ProtoReflect.Descriptor instead.
+func (*EndedRotation) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *EndedRotation) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *EndedRotation) GetRenewed() int64 {
+	if x != nil {
+		return x.Renewed
+	}
+	return 0
+}
+
+func (x *EndedRotation) GetDue() int64 {
+	if x != nil {
+		return x.Due
+	}
+	return 0
+}
+
 // StatusChange is the new status of one certificate, with all data that an OCSP responder needs.
 type StatusChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2962,7 +3167,7 @@ type StatusChange struct {
 
 func (x *StatusChange) Reset() {
 	*x = StatusChange{}
-	mi := &file_brevet_v1_log_proto_msgTypes[31]
+	mi := &file_brevet_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2974,7 +3179,7 @@ func (x *StatusChange) String() string {
 func (*StatusChange) ProtoMessage() {}
 
 func (x *StatusChange) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[31]
+	mi := &file_brevet_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2987,7 +3192,7 @@ func (x *StatusChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusChange.ProtoReflect.Descriptor instead.
 func (*StatusChange) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StatusChange) GetIssuerId() []byte {
@@ -3066,7 +3271,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x0eGetHeadRequest\"[\n" +
 	"\x0fGetHeadResponse\x122\n" +
 	"\bposition\x18\x01 \x01(\v2\x16.brevet.v1.LogPositionR\bposition\x12\x14\n" +
-	"\x05chain\x18\x02 \x01(\fR\x05chain\"\xc2\f\n" +
+	"\x05chain\x18\x02 \x01(\fR\x05chain\"\xce\r\n" +
 	"\bLogEntry\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12)\n" +
@@ -3097,7 +3302,9 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x0eapplied_policy\x18\x17 \x01(\v2\x18.brevet.v1.AppliedPolicyH\x00R\rappliedPolicy\x12Q\n" +
 	"\x14created_external_key\x18\x18 \x01(\v2\x1d.brevet.v1.CreatedExternalKeyH\x00R\x12createdExternalKey\x12Q\n" +
 	"\x14revoked_external_key\x18\x19 \x01(\v2\x1d.brevet.v1.RevokedExternalKeyH\x00R\x12revokedExternalKey\x12A\n" +
-	"\facme_account\x18\x1a \x01(\v2\x1c.brevet.v1.ACMEAccountRecordH\x00R\vacmeAccountB\a\n" +
+	"\facme_account\x18\x1a \x01(\v2\x1c.brevet.v1.ACMEAccountRecordH\x00R\vacmeAccount\x12G\n" +
+	"\x10started_rotation\x18\x1e \x01(\v2\x1a.brevet.v1.StartedRotationH\x00R\x0fstartedRotation\x12A\n" +
+	"\x0eended_rotation\x18\x1f \x01(\v2\x18.brevet.v1.EndedRotationH\x00R\rendedRotationB\a\n" +
 	"\x05event\"\x87\x03\n" +
 	"\x11IssuedCertificate\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x19\n" +
@@ -3209,13 +3416,14 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x04done\x18\x06 \x01(\bR\x04done\x12&\n" +
 	"\x04part\x18\a \x01(\v2\x12.brevet.v1.LogPartR\x04part\x12)\n" +
 	"\x10invalidity_times\x18\b \x03(\x03R\x0finvalidityTimesB\b\n" +
-	"\x06_total\"\xa0\x01\n" +
+	"\x06_total\"\xbd\x01\n" +
 	"\rCACertificate\x12\x1b\n" +
 	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12 \n" +
 	"\vfingerprint\x18\x03 \x01(\fR\vfingerprint\x12\x19\n" +
 	"\bkey_hash\x18\x04 \x01(\fR\akeyHash\x12\x1b\n" +
-	"\tkey_label\x18\x05 \x01(\tR\bkeyLabel\"@\n" +
+	"\tkey_label\x18\x05 \x01(\tR\bkeyLabel\x12\x1b\n" +
+	"\tsigner_id\x18\x06 \x01(\fR\bsignerId\"@\n" +
 	"\tCRLNumber\x12\x1b\n" +
 	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\fR\x06number\"\xa5\x03\n" +
@@ -3278,7 +3486,18 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"thumbprint\x18\x03 \x01(\fR\n" +
 	"thumbprint\x12&\n" +
-	"\x0fexternal_key_id\x18\x04 \x01(\fR\rexternalKeyId\"\xa5\x02\n" +
+	"\x0fexternal_key_id\x18\x04 \x01(\fR\rexternalKeyId\"\xbe\x01\n" +
+	"\x0fStartedRotation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12=\n" +
+	"\tselection\x18\x02 \x01(\v2\x1f.brevet.v1.CertificateSelectionR\tselection\x12\x12\n" +
+	"\x04over\x18\x03 \x01(\x03R\x04over\x12\x18\n" +
+	"\acomment\x18\x04 \x01(\tR\acomment\x12\x12\n" +
+	"\x04mark\x18\x05 \x01(\x03R\x04mark\x12\x1a\n" +
+	"\baffected\x18\x06 \x01(\x03R\baffected\"K\n" +
+	"\rEndedRotation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x18\n" +
+	"\arenewed\x18\x02 \x01(\x03R\arenewed\x12\x10\n" +
+	"\x03due\x18\x03 \x01(\x03R\x03due\"\xa5\x02\n" +
 	"\fStatusChange\x12\x1b\n" +
 	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x16\n" +
 	"\x06serial\x18\x02 \x01(\fR\x06serial\x12\x1b\n" +
@@ -3288,7 +3507,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\x03R\aversion\x123\n" +
 	"\x06reason\x18\a \x01(\x0e2\x1b.brevet.v1.RevocationReasonR\x06reason\x12\x1f\n" +
 	"\vrevoke_time\x18\b \x01(\x03R\n" +
-	"revokeTime*\xb6\a\n" +
+	"revokeTime*\x8f\b\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACTION_CA_INSTALLED\x10\x01\x12\x1e\n" +
@@ -3321,7 +3540,10 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	" ACTION_ACME_EXTERNAL_KEY_REVOKED\x10\x1b\x12\x1f\n" +
 	"\x1bACTION_ACME_ACCOUNT_CREATED\x10\x1c\x12#\n" +
 	"\x1fACTION_ACME_ACCOUNT_KEY_CHANGED\x10\x1d\x12#\n" +
-	"\x1fACTION_ACME_ACCOUNT_DEACTIVATED\x10\x1e2\x9e\x01\n" +
+	"\x1fACTION_ACME_ACCOUNT_DEACTIVATED\x10\x1e\x12\x1b\n" +
+	"\x17ACTION_ROTATION_STARTED\x10\x1f\x12\x1b\n" +
+	"\x17ACTION_ROTATION_STOPPED\x10 \x12\x1d\n" +
+	"\x19ACTION_ROTATION_COMPLETED\x10!2\x9e\x01\n" +
 	"\n" +
 	"LogService\x12N\n" +
 	"\vListEntries\x12\x1d.brevet.v1.ListEntriesRequest\x1a\x1e.brevet.v1.ListEntriesResponse0\x01\x12@\n" +
@@ -3341,7 +3563,7 @@ func file_brevet_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_brevet_v1_log_proto_goTypes = []any{
 	(Action)(0),                   // 0: brevet.v1.Action
 	(*LogPosition)(nil),           // 1: brevet.v1.LogPosition
@@ -3375,17 +3597,19 @@ var file_brevet_v1_log_proto_goTypes = []any{
 	(*CreatedExternalKey)(nil),    // 29: brevet.v1.CreatedExternalKey
 	(*RevokedExternalKey)(nil),    // 30: brevet.v1.RevokedExternalKey
 	(*ACMEAccountRecord)(nil),     // 31: brevet.v1.ACMEAccountRecord
-	(*StatusChange)(nil),          // 32: brevet.v1.StatusChange
-	nil,                           // 33: brevet.v1.IdentityAttributes.LabelsEntry
-	nil,                           // 34: brevet.v1.CreatedToken.LabelsEntry
-	(*EnrollmentTerms)(nil),       // 35: brevet.v1.EnrollmentTerms
-	(IdentityKind)(0),             // 36: brevet.v1.IdentityKind
-	(*Name)(nil),                  // 37: brevet.v1.Name
-	(OperatorRole)(0),             // 38: brevet.v1.OperatorRole
-	(RevocationReason)(0),         // 39: brevet.v1.RevocationReason
-	(*CertificateSelection)(nil),  // 40: brevet.v1.CertificateSelection
-	(BulkRevocationAction)(0),     // 41: brevet.v1.BulkRevocationAction
-	(CertificateState)(0),         // 42: brevet.v1.CertificateState
+	(*StartedRotation)(nil),       // 32: brevet.v1.StartedRotation
+	(*EndedRotation)(nil),         // 33: brevet.v1.EndedRotation
+	(*StatusChange)(nil),          // 34: brevet.v1.StatusChange
+	nil,                           // 35: brevet.v1.IdentityAttributes.LabelsEntry
+	nil,                           // 36: brevet.v1.CreatedToken.LabelsEntry
+	(*EnrollmentTerms)(nil),       // 37: brevet.v1.EnrollmentTerms
+	(IdentityKind)(0),             // 38: brevet.v1.IdentityKind
+	(*Name)(nil),                  // 39: brevet.v1.Name
+	(OperatorRole)(0),             // 40: brevet.v1.OperatorRole
+	(RevocationReason)(0),         // 41: brevet.v1.RevocationReason
+	(*CertificateSelection)(nil),  // 42: brevet.v1.CertificateSelection
+	(BulkRevocationAction)(0),     // 43: brevet.v1.BulkRevocationAction
+	(CertificateState)(0),         // 44: brevet.v1.CertificateState
 }
 var file_brevet_v1_log_proto_depIdxs = []int32{
 	1,  // 0: brevet.v1.ListEntriesRequest.start:type_name -> brevet.v1.LogPosition
@@ -3393,7 +3617,7 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	6,  // 2: brevet.v1.ListEntriesResponse.entry:type_name -> brevet.v1.LogEntry
 	1,  // 3: brevet.v1.GetHeadResponse.position:type_name -> brevet.v1.LogPosition
 	0,  // 4: brevet.v1.LogEntry.action:type_name -> brevet.v1.Action
-	32, // 5: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
+	34, // 5: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
 	7,  // 6: brevet.v1.LogEntry.issued_certificate:type_name -> brevet.v1.IssuedCertificate
 	10, // 7: brevet.v1.LogEntry.abandoned_certificates:type_name -> brevet.v1.AbandonedCertificates
 	12, // 8: brevet.v1.LogEntry.refusal:type_name -> brevet.v1.LogRefusal
@@ -3413,42 +3637,45 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	29, // 22: brevet.v1.LogEntry.created_external_key:type_name -> brevet.v1.CreatedExternalKey
 	30, // 23: brevet.v1.LogEntry.revoked_external_key:type_name -> brevet.v1.RevokedExternalKey
 	31, // 24: brevet.v1.LogEntry.acme_account:type_name -> brevet.v1.ACMEAccountRecord
-	8,  // 25: brevet.v1.IssuedCertificate.evidence:type_name -> brevet.v1.IssuanceEvidence
-	35, // 26: brevet.v1.IssuedCertificate.terms:type_name -> brevet.v1.EnrollmentTerms
-	9,  // 27: brevet.v1.IssuanceEvidence.pieces:type_name -> brevet.v1.EvidenceHash
-	9,  // 28: brevet.v1.IssuanceEvidence.subject:type_name -> brevet.v1.EvidenceHash
-	11, // 29: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
-	12, // 30: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
-	17, // 31: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
-	8,  // 32: brevet.v1.LogRefusal.evidence:type_name -> brevet.v1.IssuanceEvidence
-	36, // 33: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
-	33, // 34: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
-	37, // 35: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
-	9,  // 36: brevet.v1.IdentityAttributes.evidence_subject:type_name -> brevet.v1.EvidenceHash
-	38, // 37: brevet.v1.IdentityAttributes.roles:type_name -> brevet.v1.OperatorRole
-	36, // 38: brevet.v1.CreatedToken.kind:type_name -> brevet.v1.IdentityKind
-	34, // 39: brevet.v1.CreatedToken.labels:type_name -> brevet.v1.CreatedToken.LabelsEntry
-	39, // 40: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
-	19, // 41: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
-	17, // 42: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
-	40, // 43: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
-	41, // 44: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
-	39, // 45: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
-	17, // 46: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
-	25, // 47: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
-	27, // 48: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
-	27, // 49: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
-	42, // 50: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
-	39, // 51: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
-	2,  // 52: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
-	4,  // 53: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
-	3,  // 54: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
-	5,  // 55: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
-	54, // [54:56] is the sub-list for method output_type
-	52, // [52:54] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	32, // 25: brevet.v1.LogEntry.started_rotation:type_name -> brevet.v1.StartedRotation
+	33, // 26: brevet.v1.LogEntry.ended_rotation:type_name -> brevet.v1.EndedRotation
+	8,  // 27: brevet.v1.IssuedCertificate.evidence:type_name -> brevet.v1.IssuanceEvidence
+	37, // 28: brevet.v1.IssuedCertificate.terms:type_name -> brevet.v1.EnrollmentTerms
+	9,  // 29: brevet.v1.IssuanceEvidence.pieces:type_name -> brevet.v1.EvidenceHash
+	9,  // 30: brevet.v1.IssuanceEvidence.subject:type_name -> brevet.v1.EvidenceHash
+	11, // 31: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
+	12, // 32: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
+	17, // 33: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
+	8,  // 34: brevet.v1.LogRefusal.evidence:type_name -> brevet.v1.IssuanceEvidence
+	38, // 35: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
+	35, // 36: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
+	39, // 37: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
+	9,  // 38: brevet.v1.IdentityAttributes.evidence_subject:type_name -> brevet.v1.EvidenceHash
+	40, // 39: brevet.v1.IdentityAttributes.roles:type_name -> brevet.v1.OperatorRole
+	38, // 40: brevet.v1.CreatedToken.kind:type_name -> brevet.v1.IdentityKind
+	36, // 41: brevet.v1.CreatedToken.labels:type_name -> brevet.v1.CreatedToken.LabelsEntry
+	41, // 42: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
+	19, // 43: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
+	17, // 44: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
+	42, // 45: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
+	43, // 46: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
+	41, // 47: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
+	17, // 48: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
+	25, // 49: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
+	27, // 50: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
+	27, // 51: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
+	42, // 52: brevet.v1.StartedRotation.selection:type_name -> brevet.v1.CertificateSelection
+	44, // 53: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
+	41, // 54: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
+	2,  // 55: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	4,  // 56: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	3,  // 57: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	5,  // 58: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	57, // [57:59] is the sub-list for method output_type
+	55, // [55:57] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_log_proto_init() }
@@ -3480,6 +3707,8 @@ func file_brevet_v1_log_proto_init() {
 		(*LogEntry_CreatedExternalKey)(nil),
 		(*LogEntry_RevokedExternalKey)(nil),
 		(*LogEntry_AcmeAccount)(nil),
+		(*LogEntry_StartedRotation)(nil),
+		(*LogEntry_EndedRotation)(nil),
 	}
 	file_brevet_v1_log_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
@@ -3488,7 +3717,7 @@ func file_brevet_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_log_proto_rawDesc), len(file_brevet_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,17 @@ CREATE TABLE ca_certificates (
 ) STRICT;
 CREATE INDEX ca_certificates_by_key ON ca_certificates (key_hash);
 
+-- Certificates that an installed root signed for the subject and key of another one.
+CREATE TABLE cross_certificates (
+    id           INTEGER PRIMARY KEY,
+    signer       INTEGER NOT NULL REFERENCES issuers (id),
+    subject      INTEGER NOT NULL REFERENCES issuers (id),
+    fingerprint  BLOB    NOT NULL UNIQUE CHECK (length(fingerprint) = 32),
+    der          BLOB    NOT NULL,
+    installed_at INTEGER NOT NULL,
+    UNIQUE (signer, subject)
+) STRICT;
+
 -- The rules of all revisions of the policy that have registered identities. The count makes it cheap to enforce the total
 -- of a rule, however many identities it has registered.
 CREATE TABLE policy_rules (
@@ -220,6 +231,7 @@ CREATE TABLE operator_requests (
     expired INTEGER NOT NULL, -- certificates that changed and had expired
     bulk    INTEGER REFERENCES bulk_revocations (id), -- that the RPC created
     token   BLOB CHECK (length(token) = 32), -- that the RPC created
+    rotation INTEGER REFERENCES rotations (id), -- that the RPC started or stopped
     UNIQUE (caller, request)
 ) STRICT;
 CREATE INDEX operator_requests_by_time ON operator_requests (made_at);
@@ -305,6 +317,33 @@ CREATE TABLE bulk_revocations (
     CHECK (done = 0 OR total IS NOT NULL)
 ) STRICT;
 CREATE INDEX bulk_revocations_open ON bulk_revocations (id) WHERE done = 0;
+
+-- Rotations: certificates that are to be renewed early, spread over a period. A certificate with an ID above mark, or with a
+-- notAfter before started_at, is not affected. A rotation is open until ended_at is set.
+CREATE TABLE rotations (
+    id           INTEGER PRIMARY KEY,
+    issuer       INTEGER REFERENCES issuers (id),
+    identity     INTEGER REFERENCES identities (id),
+    key_hash     BLOB CHECK (length(key_hash) = 32),
+    profile      TEXT,
+    label_name   TEXT,
+    label_value  TEXT,
+    issued_from  INTEGER,
+    issued_until INTEGER,
+    period       INTEGER NOT NULL CHECK (period > 0), -- in milliseconds
+    started_by   TEXT    NOT NULL,
+    started_at   INTEGER NOT NULL,
+    comment      TEXT    NOT NULL,
+    mark         INTEGER NOT NULL,
+    affected     INTEGER NOT NULL, -- the number of affected certificates
+    ended_at     INTEGER,
+    stopped      INTEGER NOT NULL DEFAULT 0 CHECK (stopped IN (0, 1)), -- by an operator
+    renewed      INTEGER NOT NULL DEFAULT 0, -- of the affected, at the end
+    due          INTEGER NOT NULL DEFAULT 0, -- of the affected, at the end
+    CHECK ((label_name IS NULL) = (label_value IS NULL)),
+    CHECK (stopped = 0 OR ended_at IS NOT NULL)
+) STRICT;
+CREATE INDEX rotations_open ON rotations (id) WHERE ended_at IS NULL;
 
 -- CRL numbers have 20 bytes, big-endian, the maximum of RFC 5280 section 5.2.3. Comparing the bytes compares the numbers.
 CREATE TABLE crl_numbers (

@@ -57,10 +57,10 @@ func (r *Row) AddIsSelected(q *engine.Clause, c string, label pki.Label) {
 	}
 }
 
-// addFromMembers adds the tables and conditions by which members are searched: the certificates of an identity, of a key's
+// AddFromMembers adds the tables and conditions by which members are searched: the certificates of an identity, of a key's
 // identity, of the identities with a label, or those issued in a period. Otherwise it adds all certificates that have not
-// expired.
-func (r *Row) addFromMembers(q *engine.Clause) {
+// expired. In the statement, a member is c.
+func (r *Row) AddFromMembers(q *engine.Clause) {
 	const ofIdentity = ` FROM certificates c INDEXED BY certificates_by_identity WHERE c.identity = `
 	switch {
 	case !r.Identity.IsZero():
@@ -99,7 +99,7 @@ func (r *Row) eachMember(ctx context.Context, q engine.Querier, before Open, vis
 	var c engine.Clause
 	c.Add(`SELECT c.id, c.issuer, c.serial, c.not_after, c.state, c.reason, c.revoked_at, c.version, `)
 	before.AddMask(&c)
-	r.addFromMembers(&c)
+	r.AddFromMembers(&c)
 	rows := c.Query(ctx, q)
 	var serial sql.RawBytes
 	change := r.Change()

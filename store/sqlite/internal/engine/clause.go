@@ -1,6 +1,9 @@
 package engine
 
-import "context"
+import (
+	"context"
+	"database/sql"
+)
 
 // Clause is a part of an SQL statement with its arguments, in order.
 type Clause struct {
@@ -22,9 +25,14 @@ func (c *Clause) Query(ctx context.Context, q Querier) Rows {
 	return Query(ctx, q, c.String(), c.args...)
 }
 
+// QueryRow runs the clause as a query for one row.
+func (c *Clause) QueryRow(ctx context.Context, q Querier) *sql.Row {
+	return q.QueryRowContext(ctx, c.String(), c.args...)
+}
+
 // IsTrue runs the clause as a query for one truth value.
 func (c *Clause) IsTrue(ctx context.Context, q Querier) (bool, error) {
 	var is bool
-	err := q.QueryRowContext(ctx, c.String(), c.args...).Scan(&is)
+	err := c.QueryRow(ctx, q).Scan(&is)
 	return is, err
 }

@@ -1,4 +1,4 @@
-package bench
+package stepca
 
 import (
 	"crypto/ecdsa"
@@ -40,7 +40,7 @@ func (f *fakeStepCA) sign(w http.ResponseWriter, q *http.Request) {
 	f.checkToken(req.OTT, "https://"+q.Host+"/1.0/sign")
 	block, _ := pem.Decode([]byte(req.CSR))
 	csr, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil || csr.CheckSignature() != nil || csr.DNSNames[0] != stepCADevice {
+	if err != nil || csr.CheckSignature() != nil || csr.DNSNames[0] != device {
 		f.t.Errorf("the CSR is wrong: %v", err)
 	}
 	f.mu.Lock()
@@ -71,7 +71,7 @@ func (f *fakeStepCA) checkToken(token, audience string) {
 		f.t.Fatal(err)
 	}
 	var claims struct{ Aud, Sub string }
-	if err := json.Unmarshal(text, &claims); err != nil || claims.Aud != audience || claims.Sub != stepCADevice {
+	if err := json.Unmarshal(text, &claims); err != nil || claims.Aud != audience || claims.Sub != device {
 		f.t.Errorf("the token's claims are %s, %v", text, err)
 	}
 }
@@ -112,9 +112,9 @@ func TestStepCACallers(t *testing.T) {
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	s := &stepCA{base: server.URL, roots: x509.NewCertPool(), key: key, tokens: make(chan string, maxTokens)}
-	s.roots.AddCert(server.Certificate())
-	if err := s.makeTokens(0); err != nil {
+	s := &Server{URL: server.URL, Roots: x509.NewCertPool(), key: key, tokens: make(chan string, maxTokens)}
+	s.Roots.AddCert(server.Certificate())
+	if err := s.MakeTokens(0); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -123,19 +123,24 @@ func TestStepCACallers(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(c.close)
-		s.callers = append(s.callers, c)
+		s.Callers = append(s.Callers, c)
 	}
 	signed, renewed := fake.signed, fake.renews
-	if l, err := putLoad(t.Context(), s.callers, (*stepCACaller).sign, time.Millisecond); err != nil || len(l.latencies) != fake.signed-signed {
-		t.Errorf("signed %d, %v, and the server %d", len(l.latencies), err, fake.signed-signed)
+	for _, c := range s.Callers {
+		if _, err := c.Sign(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.Renew(t.Context()); err != nil {
+			t.Error(err)
+		}
 	}
-	if l, err := putLoad(t.Context(), s.callers, (*stepCACaller).renew, time.Millisecond); err != nil || len(l.latencies) != fake.renews-renewed {
-		t.Errorf("renewed %d, %v, and the server %d", len(l.latencies), err, fake.renews-renewed)
+	if fake.signed != signed+2 || fake.renews != renewed+2 {
+		t.Errorf("the server has signed %d and renewed %d certificates of 2 callers", fake.signed-signed, fake.renews-renewed)
 	}
 	for len(s.tokens) > 0 {
 		<-s.tokens
 	}
-	if _, err := s.callers[0].sign(t.Context()); err == nil || !strings.Contains(err.Error(), "one-time tokens") {
+	if _, err := s.Callers[0].Sign(t.Context()); err == nil || !strings.Contains(err.Error(), "one-time tokens") {
 		t.Errorf("without a token: %v", err)
 	}
 }

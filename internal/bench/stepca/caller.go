@@ -1,9 +1,10 @@
-package bench
+package stepca
 
 import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -19,46 +20,49 @@ import (
 	"time"
 )
 
+// Timeout is the timeout of a request.
+const Timeout = 30 * time.Second
+
 const (
-	stepCADevice  = "device.bench.internal"
-	stepCATimeout = 30 * time.Second // of a request
-	maxStepCABody = 1 << 20          // bytes
-	tokenTime     = time.Hour
-	tokensEach    = 4000 // tokens made for each second of a measurement: more than step-ca can use
-	maxTokens     = 1 << 20
+	device     = "device.bench.internal"
+	maxBody    = 1 << 20 // bytes
+	tokenTime  = time.Hour
+	tokensEach = 4000 // tokens made for each second of a measurement: more than step-ca can use
+	maxTokens  = 1 << 20
+	warmUp     = 1024 // tokens for the first requests of callers
 )
 
-// stepCACaller requests certificates of step-ca without pause, each over a kept connection. It uses HTTP/1.1, which
+// Caller requests certificates of step-ca without pause, each over a kept connection. It uses HTTP/1.1, which
 // costs less than HTTP/2 with one request at a time.
-type stepCACaller struct {
-	s       *stepCA
+type Caller struct {
+	s       *Server
 	csr     string // PEM
 	signer  *http.Client
 	renewer *http.Client // authenticates with a certificate
 }
 
 // client returns an HTTP client with one connection, which may authenticate with certificates.
-func (s *stepCA) client(certificates []tls.Certificate) *http.Client {
-	return &http.Client{Timeout: stepCATimeout, Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: s.roots, Certificates: certificates},
+func (s *Server) client(certificates []tls.Certificate) *http.Client {
+	return &http.Client{Timeout: Timeout, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: s.Roots, Certificates: certificates},
 		MaxConnsPerHost: 1, IdleConnTimeout: tokenTime,
 	}}
 }
 
 // newCaller gets the certificate of a caller, and connects it twice: to sign, and to renew.
-func (s *stepCA) newCaller(ctx context.Context) (*stepCACaller, error) {
-	key, _, err := newKeyAndCSR()
+func (s *Server) newCaller(ctx context.Context) (*Caller, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject: pkix.Name{CommonName: stepCADevice}, DNSNames: []string{stepCADevice},
+		Subject: pkix.Name{CommonName: device}, DNSNames: []string{device},
 	}, key)
 	if err != nil {
 		return nil, err
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})
-	c := &stepCACaller{s: s, csr: string(text), signer: s.client(nil)}
+	c := &Caller{s: s, csr: string(text), signer: s.client(nil)}
 	got, _, err := c.requestSigned(ctx)
 	if err != nil {
 		return nil, err
@@ -72,28 +76,28 @@ func (s *stepCA) newCaller(ctx context.Context) (*stepCACaller, error) {
 		pair.Certificate = append(pair.Certificate, block.Bytes)
 	}
 	c.renewer = s.client([]tls.Certificate{pair})
-	_, err = c.renew(ctx)
+	_, err = c.Renew(ctx)
 	return c, err
 }
 
-func (c *stepCACaller) close() {
+func (c *Caller) close() {
 	c.signer.CloseIdleConnections()
 	c.renewer.CloseIdleConnections()
 }
 
-// stepCAResponse is the response to sign and renew.
-type stepCAResponse struct {
+// response is the response to sign and renew.
+type response struct {
 	Certificate string `json:"crt"` // PEM
 	Issuer      string `json:"ca"`  // PEM
 }
 
-// sign requests a certificate for a CSR and a one-time token, and returns how long that took.
-func (c *stepCACaller) sign(ctx context.Context) (time.Duration, error) {
+// Sign requests a certificate for a CSR and a one-time token, and returns how long that took.
+func (c *Caller) Sign(ctx context.Context) (time.Duration, error) {
 	_, took, err := c.requestSigned(ctx)
 	return took, err
 }
 
-func (c *stepCACaller) requestSigned(ctx context.Context) (*stepCAResponse, time.Duration, error) {
+func (c *Caller) requestSigned(ctx context.Context) (*response, time.Duration, error) {
 	var token string
 	select {
 	case token = <-c.s.tokens:
@@ -107,16 +111,16 @@ func (c *stepCACaller) requestSigned(ctx context.Context) (*stepCAResponse, time
 	return c.post(ctx, c.signer, "/1.0/sign", body)
 }
 
-// renew renews the caller's certificate, and returns how long that took.
-func (c *stepCACaller) renew(ctx context.Context) (time.Duration, error) {
+// Renew renews the caller's certificate, and returns how long that took.
+func (c *Caller) Renew(ctx context.Context) (time.Duration, error) {
 	_, took, err := c.post(ctx, c.renewer, "/1.0/renew", nil)
 	return took, err
 }
 
-func (c *stepCACaller) post(
+func (c *Caller) post(
 	ctx context.Context, client *http.Client, path string, body []byte,
-) (*stepCAResponse, time.Duration, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.s.base+path, bytes.NewReader(body))
+) (*response, time.Duration, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.s.URL+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -127,7 +131,7 @@ func (c *stepCACaller) post(
 		return nil, 0, err
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxStepCABody))
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	took := time.Since(begin)
 	if err != nil {
 		return nil, 0, err
@@ -135,7 +139,7 @@ func (c *stepCACaller) post(
 	if resp.StatusCode != http.StatusCreated {
 		return nil, 0, fmt.Errorf("step-ca responded to %s with HTTP %s: %s", path, resp.Status, text)
 	}
-	var got stepCAResponse
+	var got response
 	if err := json.Unmarshal(text, &got); err != nil {
 		return nil, 0, fmt.Errorf("step-ca responded to %s: %w", path, err)
 	}
@@ -145,9 +149,9 @@ func (c *stepCACaller) post(
 	return &got, took, nil
 }
 
-// makeTokens makes the one-time tokens that step-ca can use in d, and in the requests of the callers before.
-func (s *stepCA) makeTokens(d time.Duration) error {
-	wanted := min(maxTokens, maxCallers+int(tokensEach*d.Seconds()))
+// MakeTokens makes the one-time tokens that step-ca can use in d, and in the requests of the callers before.
+func (s *Server) MakeTokens(d time.Duration) error {
+	wanted := min(maxTokens, warmUp+int(tokensEach*d.Seconds()))
 	for len(s.tokens) > 0 { // they expire
 		<-s.tokens
 	}
@@ -162,13 +166,13 @@ func (s *stepCA) makeTokens(d time.Duration) error {
 }
 
 // token returns a one-time token of the provisioner: a JWT (RFC 7519) that is signed with ES256 (RFC 7518 section 3.4).
-func (s *stepCA) token(now time.Time) (string, error) {
-	header, err := json.Marshal(map[string]string{"alg": "ES256", "kid": stepCAProvisioner, "typ": "JWT"})
+func (s *Server) token(now time.Time) (string, error) {
+	header, err := json.Marshal(map[string]string{"alg": "ES256", "kid": provisioner, "typ": "JWT"})
 	if err != nil {
 		return "", err
 	}
 	claims, err := json.Marshal(map[string]any{
-		"iss": stepCAProvisioner, "aud": s.base + "/1.0/sign", "sub": stepCADevice, "sans": []string{stepCADevice},
+		"iss": provisioner, "aud": s.URL + "/1.0/sign", "sub": device, "sans": []string{device},
 		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(tokenTime).Unix(), "jti": rand.Text(),
 	})
 	if err != nil {
