@@ -319,7 +319,7 @@ func TestESTClientCertificates(t *testing.T) {
 // rsaCertificate returns a certificate for an RSA key that is too large to be generated in a test.
 func rsaCertificate(t *testing.T, m maker, bits int) []byte {
 	t.Helper()
-	n := servertest.Must(rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits-1))))(t) //nolint:gosec // a small number
+	n := servertest.Must(rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits-1))))(t)
 	n.SetBit(n, bits-1, 1).SetBit(n, 0, 1)
 	template := &x509.Certificate{SerialNumber: big.NewInt(7), Subject: pkix.Name{SerialNumber: "R1"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
 	return servertest.Must(x509.CreateCertificate(rand.Reader, template, m.root, &rsa.PublicKey{N: n, E: 65537}, m.key))(t)

@@ -63,24 +63,25 @@ func TestESTWithCurl(t *testing.T) {
 	}
 	_, port, _ := strings.Cut(w.HTTPS, ":")
 	base := "https://localhost:" + port + "/.well-known/est/"
-	curl := "curl --silent --show-error --cacert roots.pem --header 'Content-Type: application/pkcs10' --data-binary @device.p10 --fail-with-body -o device.p7 "
+	const withToken = `printf 'user = "est:%s"' "$(cat device.token)" | curl --config - `
+	arguments := "--silent --show-error --cacert roots.pem --header 'Content-Type: application/pkcs10' --data-binary @device.p10 --fail-with-body -o device.p7 "
 	const newCSR = "openssl ecparam -name prime256v1 -genkey -noout -out device.key; " +
 		"openssl req -new -key device.key -subj / -outform DER | openssl base64 -out device.p10; "
 	const read = "; openssl base64 -d -A -in device.p7 | openssl pkcs7 -inform DER -print_certs -out device.pem; " +
 		"openssl verify -CAfile roots.pem -untrusted cas.pem device.pem; openssl x509 -in device.pem -noout -subject -ext subjectAltName"
 	runIn(t, dir, "curl --silent --show-error --fail --cacert roots.pem "+base+"cacerts | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out cas.pem")
 	for _, c := range []struct{ name, script, want string }{
-		{"a token", newCSR + curl + `--user "est:$(cat device.token)" ` + base + "simpleenroll" + read, "/meter/1"},
+		{"a token", newCSR + withToken + arguments + base + "simpleenroll" + read, "/meter/1"},
 		{"a renewal", "cp device.key old.key; cp device.pem old.pem; openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout new.key -subj / -outform DER 2>/dev/null" +
-			" | openssl base64 -out device.p10; " + curl + "--cert old.pem --key old.key " + base + "simplereenroll" + read, "/meter/1"},
-		{"a factory certificate", newCSR + curl + "--cert factory.pem --key factory.key " + base + "simpleenroll" + read, "/router/R17"},
-		{"TLS 1.2", newCSR + curl + "--tls-max 1.2 --cert factory.pem --key factory.key " + base + "simpleenroll" + read, "/router/R17"},
+			" | openssl base64 -out device.p10; curl " + arguments + "--cert old.pem --key old.key " + base + "simplereenroll" + read, "/meter/1"},
+		{"a factory certificate", newCSR + "curl " + arguments + "--cert factory.pem --key factory.key " + base + "simpleenroll" + read, "/router/R17"},
+		{"TLS 1.2", newCSR + "curl " + arguments + "--tls-max 1.2 --cert factory.pem --key factory.key " + base + "simpleenroll" + read, "/router/R17"},
 	} {
 		if out := runIn(t, dir, c.script); !strings.Contains(out, "URI:spiffe://"+servertest.TrustDomain+c.want) || !strings.Contains(out, "device.pem: OK") {
 			t.Errorf("%s: %s", c.name, out)
 		}
 	}
-	out, err := tryIn(t, dir, newCSR+curl+`--user "est:$(cat device.token)" `+base+"simpleenroll; cat device.p7")
+	out, err := tryIn(t, dir, newCSR+withToken+arguments+base+"simpleenroll")
 	text, _ := os.ReadFile(filepath.Join(dir, "device.p7"))
 	if err == nil || !strings.Contains(string(text), "[identity.already_enrolled]") {
 		t.Errorf("the token again: %v, %s%s", err, out, text)

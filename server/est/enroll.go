@@ -71,8 +71,8 @@ func (d *door) identify(r *frontdoor.Request) (client, error) {
 	if _, password, ok := r.BasicAuth(); ok {
 		token, err := enroll.ParseToken(password)
 		if err != nil {
-			return c, pki.Refuse(pki.RuleToken, "send the text of the token as the password, with any user name "+
-				"(curl --user \"est:$(cat TOKEN-FILE)\")", "the password is not the text of an enrollment token")
+			return c, pki.Refuse(pki.RuleToken, "send the text of the token as the password, with any user name",
+				"the password is not the text of an enrollment token")
 		}
 		id := token.Secret.ID()
 		c.evidence, c.name = append(c.evidence, token.Secret.Evidence()), append(c.name, id.String()...)

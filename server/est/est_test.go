@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os/exec"
@@ -215,9 +216,8 @@ func TestLinking(t *testing.T) {
 		"none":                {tls.VersionTLS13, nil, 200, false},
 	} {
 		// The connection is opened before the CSR is made, as clients do that link CSRs.
-		dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, MaxVersion: c.version}} //nolint:gosec // the test is about the server
-		host := strings.TrimSuffix(strings.TrimPrefix(w.url, "https://"), "/.well-known/est/")
-		conn := must(dialer.DialContext(t.Context(), "tcp", host))(t)
+		dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, MaxVersion: c.version}}
+		conn := must(dialer.DialContext(t.Context(), "tcp", w.host()))(t)
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
 			return conn, nil
 		}}}
@@ -338,5 +338,26 @@ func TestAttributes(t *testing.T) {
 			}
 			rest = after
 		}
+	}
+}
+
+// strongSwan 5.9.8 reads a response in two pieces: one with the headers, and one with the rest of the body, each of which
+// must be in one record of TLS.
+func TestLargeResponsesAreInTwoRecords(t *testing.T) {
+	t.Parallel()
+	var old [][]byte
+	for range 20 {
+		old = append(old, newAuthority(t, "Old Root").certificate.Raw)
+	}
+	w := build(t, open{}, old...)
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
+	conn := must(dialer.DialContext(t.Context(), "tcp", w.host()))(t)
+	defer func() { _ = conn.Close() }()
+	must(conn.Write([]byte("GET /.well-known/est/cacerts HTTP/1.1\r\nHost: localhost\r\n\r\n")))(t)
+	buffer := make([]byte, 16<<10) // of the size of a record; Read returns at most one
+	headers := string(buffer[:must(conn.Read(buffer))(t)])
+	body := buffer[:must(conn.Read(buffer))(t)]
+	if len(body) < 8<<10 || !strings.HasSuffix(headers, "\r\n\r\n") || !strings.Contains(headers, fmt.Sprintf("Content-Length: %d\r\n", len(body))) {
+		t.Errorf("the second record has %d bytes, and the first is %q", len(body), headers)
 	}
 }

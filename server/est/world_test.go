@@ -114,11 +114,14 @@ func (r *registrar) last() (e ra.EnrollRequest) {
 	return e
 }
 
-// authorities are those of a server with one issuing CA.
-type authorities struct{ root, issuing authority }
+// authorities are those of a server with one issuing CA, and with old roots.
+type authorities struct {
+	root, issuing authority
+	old           [][]byte
+}
 
 func (a authorities) Bundle() (roots, intermediates [][]byte) {
-	return [][]byte{a.root.certificate.Raw}, [][]byte{a.issuing.certificate.Raw}
+	return append([][]byte{a.root.certificate.Raw}, a.old...), [][]byte{a.issuing.certificate.Raw}
 }
 
 func (a authorities) Chain(pki.IssuerID) ([]*x509.Certificate, *x509.Certificate, error) {
@@ -162,10 +165,11 @@ type world struct {
 	authorities authorities
 }
 
-func build(t *testing.T, admit open) *world {
+func build(t *testing.T, admit open, old ...[]byte) *world {
 	t.Helper()
-	w := &world{registrar: &registrar{}, authorities: authorities{newAuthority(t, "Fleet Root"), newAuthority(t, "Fleet Issuing")}}
+	w := &world{registrar: &registrar{}, authorities: authorities{root: newAuthority(t, "Fleet Root"), issuing: newAuthority(t, "Fleet Issuing")}}
 	w.registrar.issued = ca.Certificate{DER: w.authorities.issuing.issue(t, "device").Certificate[0]}
+	w.authorities.old = old
 	own := w.authorities.root.issue(t, "localhost")
 	s := frontdoor.New(frontdoor.Config{
 		Certificate: func() (*tls.Certificate, error) { return &own, nil },
@@ -189,6 +193,11 @@ func build(t *testing.T, admit open) *world {
 	return w
 }
 
+// host returns the address of the server.
+func (w *world) host() string {
+	return strings.TrimSuffix(strings.TrimPrefix(w.url, "https://"), "/.well-known/est/")
+}
+
 // call is a request to a server.
 type call struct {
 	path    string
@@ -207,7 +216,7 @@ type answer struct {
 
 func (w *world) send(t *testing.T, c call) answer {
 	t.Helper()
-	config := &tls.Config{InsecureSkipVerify: true, MaxVersion: c.version} //nolint:gosec // the tests are about the server
+	config := &tls.Config{InsecureSkipVerify: true, MaxVersion: c.version}
 	if c.device != nil {
 		config.Certificates = []tls.Certificate{*c.device}
 	}
