@@ -31,7 +31,7 @@ const (
 // evidenceNames are the names of the kinds. They are the prefixes of actors.
 var evidenceNames = map[EvidenceKind]string{
 	EvidenceToken: "token", EvidenceX5C: "x5c", EvidenceTPM: "tpm", EvidenceJWT: "jwt", EvidenceRecovery: "recovery",
-	EvidenceACME: "acme",
+	EvidenceX5CTLS: "x5c-tls", EvidenceACME: "acme",
 }
 
 // EvidenceKinds returns all kinds.

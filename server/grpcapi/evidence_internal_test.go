@@ -11,7 +11,7 @@ import (
 )
 
 // elsewhere are the kinds of evidence that only protocols over HTTPS make. No RPC accepts them.
-var elsewhere = []pki.EvidenceKind{pki.EvidenceX5CTLS}
+var elsewhere = []pki.EvidenceKind{pki.EvidenceX5CTLS, pki.EvidenceACME}
 
 // TestEveryKindOfEvidenceIsKnown checks that the server knows each kind of evidence in the protobuf API, both in an
 // enrollment and in a challenge. It also checks that the store accepts enrollments with this kind.
