@@ -58,17 +58,19 @@ var innerArrows = map[string]string{
 	"server/acme/jws":        "",
 	"server/acme/validation": "",
 
-	"store/sqlite/internal/engine":   "",
-	"store/sqlite/internal/column":   "store/sqlite/internal/engine",
-	"store/sqlite/internal/crlindex": "store/sqlite/internal/engine",
-	"store/sqlite/internal/cross":    "store/sqlite/internal/engine",
-	"store/sqlite/internal/expiry":   "store/sqlite/internal/engine",
-	"store/sqlite/internal/logtable": "store/sqlite/internal/engine store/rules",
-	"store/sqlite/internal/bulk":     "store/sqlite/internal/column store/sqlite/internal/engine store/rules",
-	"store/sqlite/internal/caller":   "store/sqlite/internal/bulk store/sqlite/internal/column store/sqlite/internal/engine",
-	"store/sqlite/internal/recovery": "store/sqlite/internal/bulk store/sqlite/internal/column store/sqlite/internal/engine store/rules",
+	"store/sqlite/internal/engine":    "",
+	"store/sqlite/internal/column":    "store/sqlite/internal/engine",
+	"store/sqlite/internal/crlindex":  "store/sqlite/internal/engine",
+	"store/sqlite/internal/cross":     "store/sqlite/internal/engine",
+	"store/sqlite/internal/expiry":    "store/sqlite/internal/engine",
+	"store/sqlite/internal/installed": "store/sqlite/internal/engine store/rules",
+	"store/sqlite/internal/logtable":  "store/sqlite/internal/engine store/rules",
+	"store/sqlite/internal/bulk":      "store/sqlite/internal/column store/sqlite/internal/engine store/rules",
+	"store/sqlite/internal/caller":    "store/sqlite/internal/bulk store/sqlite/internal/column store/sqlite/internal/engine",
+	"store/sqlite/internal/recovery":  "store/sqlite/internal/bulk store/sqlite/internal/column store/sqlite/internal/engine store/rules",
 	"store/sqlite/internal/rotations": "store/sqlite/internal/bulk store/sqlite/internal/column store/sqlite/internal/engine " +
 		"store/sqlite/internal/logtable store/rules",
+	"store/sqlite/internal/acmetable": "store/sqlite/internal/caller store/sqlite/internal/column store/sqlite/internal/engine store/sqlite/internal/logtable store/rules",
 }
 
 // A listed package is a package of the module in the output of `go list`. Imports are those of its non-test files.

@@ -38,7 +38,7 @@ func TestDefaultProfilesPermitTheirKinds(t *testing.T) {
 	all := profiles(t)
 	for name, kinds := range map[string][]pki.Kind{
 		"device": {pki.Device}, "workload": {pki.Workload}, "client": {pki.Device, pki.Workload},
-		"server": {pki.Server, pki.Device, pki.Workload}, "operator": {pki.Operator}, "ocsp": {pki.VA},
+		"server": {pki.Server, pki.Device, pki.Workload}, "operator": {pki.Operator}, "ocsp": {pki.VA}, "acme": {pki.Device, pki.Workload},
 	} {
 		p, ok := all[name]
 		if !ok {
@@ -102,6 +102,7 @@ func TestBadProfilesAreRefusedByNameAndKey(t *testing.T) {
 		"no purpose":            {func(c *ca.ProfileConfig) { c.ExtendedKeyUsage = nil }, "extended_key_usage"},
 		"any purpose":           {func(c *ca.ProfileConfig) { c.ExtendedKeyUsage = []string{"any"} }, "extended_key_usage"},
 		"unknown name rule":     {func(c *ca.ProfileConfig) { c.DNSNames = "yes" }, "dns_names"},
+		"no name at all":        {func(c *ca.ProfileConfig) { c.SPIFFEID, c.DNSNames, c.IPAddresses = new(bool), "", "" }, "spiffe_id"},
 		"unknown subject":       {func(c *ca.ProfileConfig) { c.Subject = "cn" }, "subject"},
 		"https CRL":             {func(c *ca.ProfileConfig) { c.CRLURL = "https://pki.fleet.example/x.crl" }, "crl_url"},
 		"relative OCSP":         {func(c *ca.ProfileConfig) { c.OCSPURL = "/ocsp" }, "ocsp_url"},

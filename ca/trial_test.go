@@ -131,7 +131,8 @@ func TestNameConstraintsOfChainApply(t *testing.T) {
 	defer closeAuthority(t, a)
 	for name, permitted := range map[string]bool{
 		"fleet.example": true, "pump.fleet.example": true, "notfleet.example": false, "fleet.example.org": false,
-		"secret.fleet.example": false, "a.secret.fleet.example": false, "localhost": false, "192.0.2.7": true, "192.0.3.7": false, "2001:db8::1": false,
+		"secret.fleet.example": false, "a.secret.fleet.example": false, "localhost": false,
+		"*.pump.fleet.example": true, "*.a.secret.fleet.example": false, "*.fleet.example": false, "*.other.example": false, "192.0.2.7": true, "192.0.3.7": false, "2001:db8::1": false,
 	} {
 		req := w.request(t)
 		req.Names = ca.Names{DNS: []string{name}}

@@ -119,7 +119,7 @@ func withDetails(code codes.Code, details ...protoadapt.MessageV1) error {
 }
 
 // serve runs the service on a loopback port and returns its address.
-func serve(t *testing.T, s *testService, config *tls.Config) string {
+func serve(t *testing.T, s brevetv1.EnrollmentServiceServer, config *tls.Config) string {
 	t.Helper()
 	config.ClientAuth = tls.RequestClientCert
 	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(config)))

@@ -100,8 +100,8 @@ func (a *Agent) poll(ctx context.Context) {
 	}
 }
 
-// moveRenewal moves the renewal of the pair in use into a window, unless the window is the one that was known. The renewal
-// is never later than planned. If the window is in the past, it comes within the given time.
+// moveRenewal moves the renewal of the pair in use into the rest of a window, unless the window is the one that was known.
+// The renewal is never later than planned. If the window is in the past, it comes within the given time.
 //
 // A new certificate comes with a window of its own, and the next poll comes after an interval. So each response leads to
 // one renewal at most, even if every window is in the past.
@@ -110,10 +110,11 @@ func (a *Agent) moveRenewal(w RenewalWindow, within time.Duration) {
 		return
 	}
 	a.polling.window = w
-	at := w.Start.Add(time.Duration(spread() * float64(w.End.Sub(w.Start))))
-	if now := a.now().Round(0); at.Before(now) {
-		at = now.Add(time.Duration(spread() * float64(within)))
+	from, until := latest(w.Start, a.now().Round(0)), w.End
+	if until.Before(from) {
+		until = from.Add(within)
 	}
+	at := from.Add(time.Duration(spread() * float64(until.Sub(from))))
 	if at.After(a.polling.planned) {
 		at = a.polling.planned
 	}

@@ -84,6 +84,9 @@ func (r *Registrar) CheckOrder(ctx context.Context, alternatives []Claim) (profi
 	if err == nil {
 		err = checkOrderIdentity(st, g)
 	}
+	if err == nil && !p.Permits(st.Identity.Kind) {
+		err = refuseKind(st.Identity, profile)
+	}
 	return profile, allowed, err
 }
 

@@ -460,8 +460,7 @@ func (r *Registrar) decide(rev Revision, st IssuanceState, c csr, req ca.Request
 		return nil, err
 	}
 	if !p.Permits(id.Kind) {
-		return nil, pki.Refuse(pki.RuleAccess, "give the identity a profile that its kind may hold",
-			"profile %s is not for identities of the kind %s", id.Profile, id.Kind)
+		return nil, refuseKind(id, id.Profile)
 	}
 	if req.Guard.Order.IsZero() { // Registrar.Order compares the CSR with the order
 		if err := c.checkContent(id); err != nil {

@@ -105,7 +105,7 @@ func (a *Authority) ChangeKey(
 	return a.change(ctx, AccountChange{ID: account, NewKey: newKey, NewThumbprint: newThumbprint, OldThumbprint: oldThumbprint})
 }
 
-// Deactivate deactivates an account for ever (RFC 8555 section 7.3.6). Its certificates stay.
+// Deactivate deactivates an account permanently (RFC 8555 section 7.3.6). Its certificates stay.
 func (a *Authority) Deactivate(ctx context.Context, account ID) (Account, error) {
 	return a.change(ctx, AccountChange{ID: account, Deactivate: true})
 }

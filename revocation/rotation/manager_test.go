@@ -338,6 +338,8 @@ func TestConfirmation(t *testing.T) {
 	}{
 		{0, 10, 0, pki.RuleNotFound},
 		{1, 10, 0, ""},
+		{1, 10, 1, ""},
+		{1, 10, 2, pki.RuleUnconfirmed},
 		{2, 10, 0, pki.RuleUnconfirmed},
 		{2, 10, 2, ""},
 		{2, 10, 3, pki.RuleUnconfirmed},

@@ -2,7 +2,6 @@ package rotation
 
 import (
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -82,24 +81,22 @@ type Counts struct {
 // NeedsConfirmation reports whether a rotation affects more than a tenth of the living certificates.
 func (c Counts) NeedsConfirmation() bool { return 10*c.Affected > c.Living }
 
-// Check returns a refusal if the rotation affects no certificate, or if it needs a confirmation and the given number does
-// not confirm it. The number may differ by one percent, because certificates are renewed and expire after the caller
-// has counted them.
+// Check returns a refusal if the rotation affects no certificate, or if the given number does not confirm that of the
+// affected certificates. Zero is no confirmation, which is enough for a rotation that needs none. The number may differ by
+// one percent, because certificates are renewed and expire after the caller has counted them.
 func (c Counts) Check(confirm int) error {
-	if c.Affected == 0 {
+	hint := fmt.Sprintf("check the selection, then confirm %d certificates", c.Affected)
+	switch off := confirm - c.Affected; {
+	case c.Affected == 0:
 		return pki.Refuse(pki.RuleNotFound, "look with brevet cert list for certificates that are good and not renewed",
 			"the selection matches no certificate that could be rotated")
-	}
-	off := confirm - c.Affected
-	if !c.NeedsConfirmation() || 100*max(off, -off) <= c.Affected {
+	case confirm == 0 && c.NeedsConfirmation():
+		return pki.Refuse(pki.RuleUnconfirmed, hint, "the rotation affects %d of %d living certificates, more than a tenth", c.Affected, c.Living)
+	case confirm != 0 && 100*max(off, -off) > c.Affected:
+		return pki.Refuse(pki.RuleUnconfirmed, hint, "the rotation affects %d of %d living certificates, and %d were confirmed", c.Affected, c.Living, confirm)
+	default:
 		return nil
 	}
-	found := "and none were confirmed"
-	if confirm != 0 {
-		found = "and " + strconv.Itoa(confirm) + " were confirmed"
-	}
-	return pki.Refuse(pki.RuleUnconfirmed, fmt.Sprintf("check the selection, then confirm %d certificates", c.Affected),
-		"the rotation affects %d of %d living certificates, more than a tenth, %s", c.Affected, c.Living, found)
 }
 
 // CheckOpen refuses a rotation if too many are open already.
@@ -119,7 +116,7 @@ func (r Request) check() error {
 	if !r.LineageOf.IsZero() {
 		return pki.Refuse(pki.RuleRequest, "select the identity of the certificate", "a rotation cannot select a lineage")
 	}
-	if err := r.Selection.Check(); err != nil {
+	if err := r.Check(); err != nil {
 		return err
 	}
 	if r.Over < MinOver || r.Over > MaxOver {

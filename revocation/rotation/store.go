@@ -51,8 +51,8 @@ type Reader interface {
 // Members reads the certificates that a rotation affects. If the labels of an identity have changed since the start of
 // the rotation, the current ones count.
 type Members interface {
-	// RotationMembers calls visit with the certificates of a rotation, some thousands at a time. It must not keep the
-	// slice.
+	// RotationMembers calls visit with the certificates of a rotation that were not renewed, some thousands at a time. It
+	// must not keep the slice.
 	RotationMembers(ctx context.Context, id int64, visit func([]pki.CertRef) error) error
 	// RotationProgress returns the progress of a rotation at the given time.
 	RotationProgress(ctx context.Context, id int64, at time.Time) (Progress, error)

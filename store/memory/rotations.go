@@ -22,8 +22,8 @@ func (st *Store) CountRotation(ctx context.Context, r rotation.Request) (rotatio
 
 func (s *state) countRotation(r *rules.RecordedRotation) (rotation.Counts, error) {
 	var n rotation.Counts
-	affected, err := s.affected(r)
-	n.Affected = len(affected)
+	members, err := s.members(r)
+	n.Affected = len(members)
 	for i := range s.certs {
 		if c := &s.certs[i]; c.Status.State != pki.Revoked && !c.NotAfter.Before(r.At) {
 			n.Living++
@@ -32,8 +32,8 @@ func (s *state) countRotation(r *rules.RecordedRotation) (rotation.Counts, error
 	return n, err
 }
 
-// affected returns the indexes of the certificates that a rotation affects.
-func (s *state) affected(r *rules.RecordedRotation) ([]int, error) {
+// members returns the indexes of the certificates of a rotation that were not renewed.
+func (s *state) members(r *rules.RecordedRotation) ([]int, error) {
 	selects, err := s.selector(r.Selection)
 	if err != nil {
 		return nil, err
@@ -42,19 +42,11 @@ func (s *state) affected(r *rules.RecordedRotation) ([]int, error) {
 	for i := range int(r.Mark) {
 		c := &s.certs[i]
 		revoked := c.Status.State == pki.Revoked && c.Status.RevokedAt.Before(r.At)
-		if c.Delivered && selects(&c.Certificate) && !c.NotAfter.Before(r.At) && !revoked && !s.renewedBefore(i, r) {
+		if c.Delivered && c.Successor.IsZero() && !c.NotAfter.Before(r.At) && !revoked && selects(&c.Certificate) {
 			found = append(found, i)
 		}
 	}
 	return found, nil
-}
-
-// renewedBefore reports whether a certificate was renewed before a rotation started.
-func (s *state) renewedBefore(i int, r *rules.RecordedRotation) bool {
-	c := &s.certs[i]
-	return !c.Successor.IsZero() && slices.ContainsFunc(s.certs[i+1:r.Mark], func(next cert) bool {
-		return next.Identity == c.Identity && next.KeyHash == c.Successor && !next.NotAfter.Before(r.At)
-	})
 }
 
 // StartRotation implements [rotation.Recorder].
@@ -176,8 +168,8 @@ func (st *Store) RotationMembers(ctx context.Context, id int64, visit func([]pki
 		if err != nil {
 			return err
 		}
-		affected, err := s.affected(&r)
-		for _, i := range affected {
+		members, err := s.members(&r)
+		for _, i := range members {
 			refs = append(refs, s.certs[i].Ref)
 		}
 		return err
@@ -196,13 +188,15 @@ func (st *Store) RotationProgress(ctx context.Context, id int64, at time.Time) (
 		if err != nil {
 			return err
 		}
-		affected, err := s.affected(&r)
-		for _, i := range affected {
+		members, err := s.members(&r)
+		p.Renewed = r.Affected
+		for _, i := range members {
 			c := &s.certs[i]
-			switch {
-			case slices.ContainsFunc(s.certs[r.Mark:], func(n cert) bool { return n.Identity == c.Identity && !n.NotAfter.Before(r.At) }):
-				p.Renewed++
-			case c.Status.State != pki.Revoked && !c.NotAfter.Before(at):
+			if slices.ContainsFunc(s.certs[r.Mark:], func(n cert) bool { return n.Identity == c.Identity && !n.NotAfter.Before(r.At) }) {
+				continue
+			}
+			p.Renewed--
+			if c.Status.State != pki.Revoked && !c.NotAfter.Before(at) {
 				p.Due++
 			}
 		}

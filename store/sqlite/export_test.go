@@ -9,6 +9,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/acmetable"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/caller"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
@@ -21,6 +22,15 @@ const SelectCaller = caller.Select
 var (
 	SelectGuarded       = selectGuarded + unexpired(7, pki.Order{}) + fromGuarded
 	SelectIssuanceState = selectIssuanceState + unexpired(7, pki.Order{}) + fromIssuanceState
+)
+
+// The statements about ACME orders, whose number grows.
+const (
+	CountOpenOrders      = acmetable.CountOpen
+	CountUnexpiredOrders = acmetable.CountUnexpired + `7)`
+	DeleteAuthorizations = expiry.DeleteAuthorizations
+	DeleteOrders         = expiry.DeleteOrders
+	EraseExternalKeys    = expiry.EraseExternalKeys
 )
 
 // OpenWith opens a store through a driver, so that tests can break commits.

@@ -12,6 +12,7 @@ import (
 	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -127,6 +128,56 @@ func TestKeysAreCounted(t *testing.T) {
 	var keys int
 	if err := db.QueryRow(`SELECT count(*) FROM keys`).Scan(&keys); err != nil || keys != 0 {
 		t.Errorf("%d keys without certificates are on record, %v", keys, err)
+	}
+}
+
+// TestOrdersAreRemoved checks that steps remove the orders that expired, or whose certificate expired, with their
+// authorizations, and erase the HMAC keys of external keys that expired unused.
+func TestOrdersAreRemoved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "brevet.db")
+	m := newMill(t, path)
+	m.identity(1) // a log entry at the time at
+	ctx := context.Background()
+	old := at.Add(-2 * acme.OrderLifetime)
+	account := acme.Account{ID: acme.NewID(), Key: []byte("key"), Thumbprint: [32]byte{1}, Status: acme.AccountValid, CreatedAt: old}
+	if _, _, err := m.db.ACME().CreateAccount(ctx, account); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		created := old
+		if i >= 12 {
+			created = at
+		}
+		k := acme.ExternalKey{ID: acme.NewID(), Rule: "web", CreatedBy: pki.ActorCommand("test"), CreatedAt: created, ExpiresAt: created.Add(time.Hour)}
+		if _, err := m.db.ACME().CreateExternalKey(ctx, k, []byte("sealed")); err != nil {
+			t.Fatal(err)
+		}
+		o := acme.Order{ID: acme.NewID(), Account: account.ID, CreatedAt: created, ExpiresAt: created.Add(acme.OrderLifetime)}
+		var all []acme.Authorization
+		for range 3 {
+			o.Identifiers = append(o.Identifiers, acme.Identifier{Type: acme.DNS, Value: "a.example"})
+			all = append(all, acme.Authorization{ID: acme.NewID()})
+		}
+		if err := m.db.ACME().CreateOrder(ctx, o, all); err != nil {
+			t.Fatal(err)
+		}
+	}
+	steps, later := 0, at.Add(time.Hour)
+	for more := true; more && steps < 100; steps++ {
+		e, err := m.db.RA().Expire(ctx, retention.Step{Before: later, At: later, Limit: 5})
+		if err != nil {
+			t.Fatal(err)
+		}
+		more = e.More
+	}
+	for query, want := range map[string]int{
+		`SELECT count(*) FROM acme_orders`: 8, `SELECT count(*) FROM acme_authorizations`: 24,
+		`SELECT count(*) FROM acme_external_keys`: 20, `SELECT count(*) FROM acme_external_keys WHERE sealed IS NOT NULL`: 8,
+	} {
+		var n int
+		if err := raw(t, path).QueryRow(query).Scan(&n); err != nil || n != want {
+			t.Errorf("%s: %d after %d steps, %v, want %d", query, n, steps, err, want)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ func testLostCommits(t *testing.T, open func(t *testing.T) Store) {
 		tests["sequencing, "+what] = func(t *testing.T, w *world) { lostSequencing(t, w, applies) }
 		tests["evidence, "+what] = func(t *testing.T, w *world) { lostEvidence(t, w, applies) }
 		tests["policy, "+what] = func(t *testing.T, w *world) { lostPolicy(t, w, applies) }
+		tests["rotation, "+what] = func(t *testing.T, w *world) { lostRotation(t, w, applies) }
 		tests["token binding, "+what] = func(t *testing.T, w *world) { lostTokenBinding(t, w, applies) }
 	}
 	each(t, open, tests)

@@ -41,7 +41,7 @@ func (w *world) startRotation(t *testing.T, sel pki.Selection) rotation.Rotation
 	return r
 }
 
-// members returns the certificates of a rotation.
+// members returns the certificates of a rotation that were not renewed.
 func (w *world) members(t *testing.T, id int64) map[pki.CertRef]bool {
 	t.Helper()
 	members := map[pki.CertRef]bool{}
@@ -142,7 +142,9 @@ func rotationProgresses(t *testing.T, w *world) {
 	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: records[0].Ref})
 	progress(rotation.Progress{Renewed: 2, Due: 2})
 	mustEqual(t, "the number of certificates that are gone", r.Gone(rotation.Progress{Renewed: 2, Due: 2}), 1)
-	w.mustHaveMembers(t, r, records...)
+	if members := w.members(t, r.ID); len(members) != 4 || members[records[0].Ref] {
+		t.Errorf("after a renewal, the certificates are %v", members)
+	}
 	w.now = records[4].NotAfter.Add(time.Second)
 	progress(rotation.Progress{Renewed: 2})
 }
@@ -271,4 +273,33 @@ func rotationOfMany(t *testing.T, w *world) {
 	p, err := w.Rotations.RotationProgress(t.Context(), r.ID, w.now)
 	must(t, err)
 	mustEqual(t, "the progress", p, rotation.Progress{Due: many})
+	w.issue(t, w.record(t, id.ID))
+	p, err = w.Rotations.RotationProgress(t.Context(), r.ID, w.now)
+	must(t, err)
+	mustEqual(t, "the progress after a renewal", p, rotation.Progress{Renewed: many})
+}
+
+// lostRotation loses the commits of the start and of the end of a rotation. A repeat of the request completes each, and
+// there is only one rotation.
+func lostRotation(t *testing.T, w *world, applies bool) {
+	caller := callerOf(w.enrollOperator(t, pki.RoleRevoker))
+	req := rotation.Request{
+		Selection: pki.Selection{Identity: w.enrollNew(t).Identity}, Over: time.Hour, Confirm: 1, At: w.now, Actor: caller.WithRequest(w.newRequest(t, "start")),
+	}
+	w.LoseCommit(applies)
+	_, err := w.Rotations.StartRotation(t.Context(), req)
+	mustBeTemporary(t, err)
+	started, err := w.Rotations.StartRotation(t.Context(), req)
+	must(t, err)
+	end := rotation.End{ID: started.ID, Stopped: true, Actor: caller.WithRequest(w.newRequest(t, "stop")), At: w.now}
+	w.LoseCommit(applies)
+	_, err = w.Rotations.EndRotation(t.Context(), end)
+	mustBeTemporary(t, err)
+	ended, err := w.Rotations.EndRotation(t.Context(), end)
+	must(t, err)
+	mustEqual(t, "the state", ended.State(), rotation.Stopped)
+	w.reopen(t)
+	all, _, err := w.Rotations.Rotations(t.Context(), 0, 10)
+	must(t, err)
+	mustEqual(t, "the rotations", all, []rotation.Rotation{ended})
 }

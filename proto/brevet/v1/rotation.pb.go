@@ -87,7 +87,8 @@ type StartRotationRequest struct {
 	// The period over which the renewals are spread: 1 second to 90 days.
 	Over *durationpb.Duration `protobuf:"bytes,2,opt,name=over,proto3" json:"over,omitempty"`
 	// The number of affected certificates, as a dry run returned it. It is necessary if they are more than a tenth of all
-	// living certificates. It may differ by one percent, because certificates are renewed and expire meanwhile.
+	// living certificates, and otherwise optional. It may differ by one percent, because certificates are renewed and
+	// expire meanwhile.
 	Confirm int64 `protobuf:"varint,3,opt,name=confirm,proto3" json:"confirm,omitempty"`
 	// The reason in words, for the log: printable UTF-8, at most 256 bytes. Optional.
 	Comment string `protobuf:"bytes,4,opt,name=comment,proto3" json:"comment,omitempty"`

@@ -27,12 +27,12 @@ func ReadGuarded(
 	} else if !isMissing(err) {
 		return nil, 0, err
 	}
-	err = q.QueryRowContext(ctx, countUnexpired+strconv.Itoa(most)+`)`, guard.Names[:], engine.Millis(at)).Scan(&unexpired)
+	err = q.QueryRowContext(ctx, CountUnexpired+strconv.Itoa(most)+`)`, guard.Names[:], engine.Millis(at)).Scan(&unexpired)
 	return st, unexpired, err
 }
 
-// countUnexpired counts the unexpired certificates of orders with the same names, up to the limit that follows.
-const countUnexpired = `SELECT count(*) FROM (SELECT 1 FROM acme_orders WHERE names = ? AND not_after > ? LIMIT `
+// CountUnexpired counts the unexpired certificates of orders with the same names, up to the limit that follows.
+const CountUnexpired = `SELECT count(*) FROM (SELECT 1 FROM acme_orders WHERE names = ? AND not_after > ? LIMIT `
 
 // isMissing reports whether err is the refusal of a record that does not exist.
 func isMissing(err error) bool {

@@ -87,7 +87,7 @@ func (s *Store) CreateOrder(ctx context.Context, o acme.Order, all []acme.Author
 			return err
 		}
 		var open int
-		err = tx.QueryRowContext(ctx, countOpen, account, engine.Millis(o.CreatedAt), acme.MaxOpenOrders).Scan(&open)
+		err = tx.QueryRowContext(ctx, CountOpen, account, engine.Millis(o.CreatedAt), acme.MaxOpenOrders).Scan(&open)
 		if err != nil {
 			return err
 		}
@@ -102,8 +102,8 @@ func (s *Store) CreateOrder(ctx context.Context, o acme.Order, all []acme.Author
 	})
 }
 
-// countOpen counts the orders of an account that have no certificate and have not expired, up to a limit.
-const countOpen = `
+// CountOpen counts the orders of an account that have no certificate and have not expired, up to a limit.
+const CountOpen = `
 	SELECT count(*) FROM (SELECT 1 FROM acme_orders WHERE account = ? AND certificate IS NULL AND expires_at > ? LIMIT ?)`
 
 // isReplaced reports whether an order that is not invalid replaces a certificate.

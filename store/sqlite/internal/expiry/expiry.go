@@ -18,7 +18,7 @@ func Remove(ctx context.Context, tx *engine.Tx, s retention.Step, before int64) 
 	if err := RemoveTokens(ctx, tx, s.Limit, before, &removed); err != nil {
 		return removed, err
 	}
-	for _, statement := range []string{deleteRequests, DeleteNonces, deleteAuthorizations, deleteOrders, eraseExternalKeys} {
+	for _, statement := range []string{deleteRequests, DeleteNonces, DeleteAuthorizations, DeleteOrders, EraseExternalKeys} {
 		more, err := removeUnlogged(ctx, tx, statement, s.Limit, before)
 		if err != nil {
 			return removed, err
@@ -138,15 +138,15 @@ const (
 // Statements that delete the orders of ACME that expired, or whose certificate expired, before a time, after their
 // authorizations. The last one erases the HMAC keys of unused external keys that expired.
 const (
-	deleteAuthorizations = `
+	DeleteAuthorizations = `
 		DELETE FROM acme_authorizations WHERE id IN (
 			SELECT z.id FROM acme_orders o JOIN acme_authorizations z ON z.acme_order = o.id
 			WHERE coalesce(o.not_after, o.expires_at) < ? LIMIT ?)`
-	deleteOrders = `
+	DeleteOrders = `
 		DELETE FROM acme_orders WHERE id IN (
 			SELECT o.id FROM acme_orders o WHERE coalesce(o.not_after, o.expires_at) < ?
 			  AND NOT EXISTS (SELECT 1 FROM acme_authorizations z WHERE z.acme_order = o.id) LIMIT ?)`
-	eraseExternalKeys = `
+	EraseExternalKeys = `
 		UPDATE acme_external_keys SET sealed = NULL WHERE id IN (
 			SELECT id FROM acme_external_keys WHERE sealed IS NOT NULL AND expires_at < ? LIMIT ?)`
 )

@@ -23,18 +23,14 @@ func selected(r *rules.RecordedRotation) *bulk.Row {
 	return &row
 }
 
-// addFromAffected adds the tables and conditions of the certificates c that a rotation affects. A certificate that was
-// revoked or renewed before the start is not affected. Renewals have a later notAfter than the start, so the index leaves
-// out the expired certificates of the identity.
-func addFromAffected(q *engine.Clause, r *rules.RecordedRotation) {
+// addFromMembers adds the tables and conditions of the certificates c of a rotation that were not renewed. A certificate
+// that was revoked before the start is not affected.
+func addFromMembers(q *engine.Clause, r *rules.RecordedRotation) {
 	selected(r).AddFromMembers(q)
-	q.Add(` AND (c.state <> 3 OR c.revoked_at >= ?) AND (c.successor IS NULL OR NOT EXISTS (
-		SELECT 1 FROM certificates n INDEXED BY certificates_by_identity
-		WHERE n.identity = c.identity AND n.not_after >= ? AND n.key = c.successor AND +n.id > c.id AND +n.id <= ?))`,
-		engine.Millis(r.At), engine.Millis(r.At), r.Mark)
+	q.Add(` AND c.successor IS NULL AND (c.state <> 3 OR c.revoked_at >= ?)`, engine.Millis(r.At))
 }
 
-// members calls visit with the certificates that a rotation affects, in batches.
+// members calls visit with the certificates of a rotation that were not renewed, in batches.
 func members(ctx context.Context, q engine.Querier, r *rules.RecordedRotation, visit func([]pki.CertRef) error) error {
 	issuers, err := bulk.ReadIssuers(ctx, q)
 	if err != nil {
@@ -42,7 +38,7 @@ func members(ctx context.Context, q engine.Querier, r *rules.RecordedRotation, v
 	}
 	var c engine.Clause
 	c.Add(`SELECT c.issuer, c.serial`)
-	addFromAffected(&c, r)
+	addFromMembers(&c, r)
 	batch := make([]pki.CertRef, 0, visitBatch)
 	rows := c.Query(ctx, q)
 	var serial sql.RawBytes
@@ -80,7 +76,7 @@ func count(ctx context.Context, q engine.Querier, r *rules.RecordedRotation) (ro
 	}
 	var c engine.Clause
 	c.Add(`SELECT count(*)`)
-	addFromAffected(&c, r)
+	addFromMembers(&c, r)
 	if err := c.QueryRow(ctx, q).Scan(&n.Affected); err != nil {
 		return n, err
 	}
@@ -97,18 +93,21 @@ func check(ctx context.Context, q engine.Querier, r *rules.RecordedRotation) err
 	return err
 }
 
-// progress returns the progress of a rotation at a time.
+// progress returns the progress of a rotation at a time. The certificates of an identity that got a newer one are renewed.
+// The query looks for a newer one once for each identity, because an identity may have thousands of certificates.
 func progress(ctx context.Context, q engine.Querier, r *rules.RecordedRotation, at time.Time) (rotation.Progress, error) {
-	var p rotation.Progress
 	var c engine.Clause
 	c.Add(`
-		SELECT coalesce(sum(renewed), 0), coalesce(sum(NOT renewed AND living), 0) FROM (
-			SELECT c.state <> 3 AND +c.not_after >= ? AS living, EXISTS (
-				SELECT 1 FROM certificates n INDEXED BY certificates_by_identity
-				WHERE n.identity = c.identity AND n.not_after >= ? AND +n.id > ?) AS renewed`,
-		engine.Millis(at), engine.Millis(r.At), r.Mark)
-	addFromAffected(&c, r)
-	c.Add(`)`)
-	err := c.QueryRow(ctx, q).Scan(&p.Renewed, &p.Due)
+		SELECT coalesce(sum(living), 0), coalesce(sum(members - living), 0) FROM (
+			SELECT c.identity, count(*) AS members, sum(c.state <> 3 AND +c.not_after >= ?) AS living`, engine.Millis(at))
+	addFromMembers(&c, r)
+	c.Add(` GROUP BY c.identity) g
+		WHERE NOT EXISTS (
+			SELECT 1 FROM certificates n INDEXED BY certificates_by_identity
+			WHERE n.identity = g.identity AND n.not_after >= ? AND +n.id > ?)`, engine.Millis(r.At), r.Mark)
+	var p rotation.Progress
+	var gone int
+	err := c.QueryRow(ctx, q).Scan(&p.Due, &gone)
+	p.Renewed = max(0, r.Affected-p.Due-gone)
 	return p, err
 }
