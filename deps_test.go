@@ -62,6 +62,7 @@ var innerArrows = map[string]string{
 	"store/sqlite/internal/column":   "store/sqlite/internal/engine",
 	"store/sqlite/internal/crlindex": "store/sqlite/internal/engine",
 	"store/sqlite/internal/cross":    "store/sqlite/internal/engine",
+	"store/sqlite/internal/sealing":  "store/sqlite/internal/engine",
 	"store/sqlite/internal/expiry":   "store/sqlite/internal/engine",
 	"store/sqlite/internal/logtable": "store/sqlite/internal/engine store/rules",
 	"store/sqlite/internal/bulk":     "store/sqlite/internal/column store/sqlite/internal/engine store/rules",

@@ -301,3 +301,9 @@ func commonName(text string) string {
 	}
 	return strings.ToLower(text)
 }
+
+// refuseKind returns the refusal of a profile that is not for the kind of the identity.
+func refuseKind(id Identity, profile string) error {
+	return pki.Refuse(pki.RuleAccess, "give the identity a profile that its kind may hold",
+		"profile %s is not for identities of the kind %s", profile, id.Kind)
+}
