@@ -197,13 +197,6 @@ type RecordPosition struct {
 	Number   int64
 }
 
-// AppliedPolicy is the event of [PolicyApplied].
-type AppliedPolicy struct {
-	Revision uint64
-	Digest   Hash // SHA-256 of the document, which the log does not contain
-	Comment  string
-}
-
 // facts are texts by name.
 type facts map[string]string
 
@@ -416,10 +409,4 @@ func (s *BulkStep) facts(f facts) {
 func (e *ExpiredRecords) facts(f facts) {
 	f["certificates"], f["tokens"], f["keys"] = strconv.Itoa(e.Certificates), strconv.Itoa(e.Tokens), strconv.Itoa(e.Keys)
 	f.addTime("not_after_to", e.Last.NotAfter)
-}
-
-func (p *AppliedPolicy) facts(f facts) {
-	f.addNumber("revision", int64(p.Revision)) //nolint:gosec // counts changes
-	f["sha256"] = p.Digest.String()
-	f.add("comment", p.Comment)
 }
