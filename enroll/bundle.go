@@ -33,11 +33,10 @@ func ParseTrustBundle(roots [][]byte, revision []byte) (TrustBundle, error) {
 	return TrustBundle{parsed, hex.EncodeToString(revision)}, nil
 }
 
-// followBundle compares the revision of the server's trust bundle, in hexadecimal, with that of the one in use. An empty
-// revision is not known. If they differ, it gets
-// the trust bundle from the server and installs it, beside the same key and certificate. The Authority authenticates
-// the server with the roots in use. The agent keeps the root of its own certificate, also if the new trust bundle does
-// not have it. A request in progress stays in progress.
+// followBundle compares the revision of the server's trust bundle, in hexadecimal, with that of the one in use. If they
+// differ, or if the revision is empty because it is unknown, it gets the trust bundle from the server and installs it,
+// beside the same key and certificate. The Authority authenticates the server with the roots in use. The agent keeps the
+// root of its own certificate, also if the new trust bundle does not have it. A request in progress stays in progress.
 //
 // If there is no valid certificate, followBundle does nothing: the next certificate comes with a trust bundle.
 func (a *Agent) followBundle(ctx context.Context, revision string) error {

@@ -137,6 +137,27 @@ func TestAgentFollowsTrustBundleAtStart(t *testing.T) {
 	})
 }
 
+// A running agent gets the trust bundle within hours, without another certificate.
+func TestAgentFollowsTrustBundleWhenItPolls(t *testing.T) {
+	inSynctest(t, func(b *harness) { b.ca.lifetime = 90 * 24 * time.Hour }, func(b *harness) {
+		b.ca.info = func(p *Pair) (RenewalInfo, error) {
+			return RenewalInfo{Window: p.Origin.Renewal, BundleRevision: b.ca.bundle().Revision}, nil
+		}
+		b.run()
+		had, root := b.agent.Pair(), newRoot(t)
+		b.advance(defaultPollInterval)
+		b.ca.set(func() { b.ca.roots = []*x509.Certificate{b.ca.root, root} })
+		b.advance(defaultPollInterval)
+		if err := b.stop(); err != nil {
+			t.Fatal(err)
+		}
+		b.mustHaveRoots(had, b.ca.root, root)
+		if n := len(b.ca.callTimes()); n != 1 {
+			t.Errorf("%d certificates, want one", n)
+		}
+	})
+}
+
 // A failed command for a trust bundle runs again.
 func TestReloadForTrustBundleIsRetried(t *testing.T) {
 	dir := t.TempDir()

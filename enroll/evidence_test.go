@@ -15,8 +15,8 @@ import (
 
 func TestClientSendsEveryKindOfEvidence(t *testing.T) {
 	for _, kind := range pki.EvidenceKinds() {
-		if kind == pki.EvidenceX5CTLS || kind == pki.EvidenceACME { // belong to protocols over HTTPS
-			continue
+		if kind == pki.EvidenceX5CTLS || kind == pki.EvidenceACME {
+			continue // a server makes them itself, of a connection or an order
 		}
 		value := pki.X5CEvidence{}.Encode() // most kinds are sent unread
 		if kind == pki.EvidenceRecovery {

@@ -94,7 +94,6 @@ func (a *Agent) poll(ctx context.Context) {
 		}
 		return
 	}
-	a.config.Log.Debug("polled the renewal window", "start", info.Window.Start, "end", info.Window.End, "bundle_revision", info.BundleRevision)
 	a.moveRenewal(info.Window, min(maxRenewalJitter, interval/10))
 	if info.BundleRevision != "" {
 		a.follow(ctx, info.BundleRevision)

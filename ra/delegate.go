@@ -14,3 +14,9 @@ func issueFor(id Identity) (pki.IssuerID, error) {
 	}
 	return pki.ParseIssuerID(id.Labels[IssuerLabel])
 }
+
+// refuseKind returns the refusal of a profile that is not for the kind of the identity.
+func refuseKind(id Identity, profile string) error {
+	return pki.Refuse(pki.RuleAccess, "give the identity a profile that its kind may hold",
+		"profile %s is not for identities of the kind %s", profile, id.Kind)
+}

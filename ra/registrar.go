@@ -411,12 +411,6 @@ func (r *Registrar) issue(ctx context.Context, d *ca.Draft, q IssuanceQuery) (ca
 	return cert, err
 }
 
-// refuseKind returns the refusal of a profile that is not for the kind of the identity.
-func refuseKind(id Identity, profile string) error {
-	return pki.Refuse(pki.RuleAccess, "give the identity a profile that its kind may hold",
-		"profile %s is not for identities of the kind %s", profile, id.Kind)
-}
-
 // answered returns the certificate that was issued for the same request ID. It refuses if that was for another key.
 func answered(a *PriorIssuance, key pki.KeyHash) (ca.Certificate, error) {
 	if a.Key != key {

@@ -26,6 +26,7 @@ import (
 	"github.com/mholt/acmez/v3"
 	"github.com/mholt/acmez/v3/acme"
 	"golang.org/x/net/dns/dnsmessage"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/acme/validation"
@@ -232,5 +233,38 @@ func TestACMERefuses(t *testing.T) {
 	holder := w.Holder(t, certificate.Raw, key)
 	if _, err := holder.GetTrustBundle(t.Context(), &brevetv1.GetTrustBundleRequest{}); err == nil {
 		t.Error("a certificate of ACME is a credential for gRPC")
+	}
+}
+
+// A rotation moves the window of a certificate of ACME. The client replaces it, and no other order can replace it then.
+func TestACMEFollowsRotations(t *testing.T) {
+	t.Parallel()
+	w := newACMEWorld(t, nil)
+	w.Register(t, "workload", "shop", labelled("site", "north"))
+	c := w.bind(t, &brevetv1.CreateExternalKeyRequest{Identity: "shop"})
+	first := servertest.Must(c.obtain(t.Context(), servertest.Key(t), nil, "www.shop.fleet.example"))(t)
+	usual := servertest.Must(c.c.GetRenewalInfo(t.Context(), first))(t)
+	started := servertest.Must(w.Operator.StartRotation(t.Context(), &brevetv1.StartRotationRequest{
+		Selection: &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "site", Value: "north"}},
+		Over:      durationpb.New(time.Hour), Confirm: 1, RequestId: servertest.RequestID(),
+	}))(t).GetRotation()
+	until := started.GetStartTime().AsTime().Add(time.Hour)
+	info := usual
+	for deadline := time.Now().Add(10 * time.Second); info.SameWindow(usual) && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		info = servertest.Must(c.c.GetRenewalInfo(t.Context(), first))(t)
+	}
+	if info.SuggestedWindow.End.After(until) || !usual.SuggestedWindow.End.After(until) {
+		t.Errorf("the window is until %s, before it was until %s", info.SuggestedWindow.End, usual.SuggestedWindow.End)
+	}
+	second := servertest.Must(c.obtain(t.Context(), servertest.Key(t), first, "www.shop.fleet.example"))(t)
+	if again := servertest.Must(c.c.GetRenewalInfo(t.Context(), second))(t); !again.SuggestedWindow.Start.After(until) {
+		t.Errorf("the window of the new certificate begins at %s", again.SuggestedWindow.Start)
+	}
+	_, err := c.c.NewOrder(t.Context(), c.account, acme.Order{
+		Identifiers: []acme.Identifier{{Type: "dns", Value: "www.shop.fleet.example"}},
+		Replaces:    servertest.Must(acme.ARIUniqueIdentifier(first))(t),
+	})
+	if err == nil || !strings.Contains(err.Error(), "alreadyReplaced") {
+		t.Errorf("another order replaces the certificate: %v", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/brevet-pki/brevet/internal/bench/enrollment"
 	"github.com/brevet-pki/brevet/internal/bench/fill"
 	"github.com/brevet-pki/brevet/internal/bench/floor"
+	"github.com/brevet-pki/brevet/internal/bench/pace"
 	"github.com/brevet-pki/brevet/internal/cli"
 )
 
@@ -32,7 +33,7 @@ type issueBench struct {
 	commonFlags
 	callers        int
 	newConnections bool
-	pace           pace
+	pace           pace.Pace
 	preload        int
 	bulk           bool
 	count          int
@@ -63,7 +64,7 @@ func newIssue() *cobra.Command {
 	f.BoolVar(&b.bulk, "bulk", false, "callers are streams, each with 64 requests in progress")
 	f.IntVar(&b.count, "count", 0, "with --bulk, certificates to issue in each round, instead of --duration")
 	f.IntVar(&b.preload, "preload", 0, "certificates in the store at the start; a server with an empty store is measured alternately")
-	b.pace.flags(cmd)
+	paceFlags(cmd, &b.pace)
 	b.timed(cmd, "10s", "how long certificates are issued, in all rounds together")
 	configFlag(cmd)
 	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
@@ -77,14 +78,14 @@ func (b *issueBench) check() error {
 	if b.callers < 1 || b.callers > maxCallers {
 		return cli.WrongUse(fmt.Sprintf("--callers %d: give 1 to %d", b.callers, maxCallers))
 	}
-	if err := b.pace.check(); err != nil {
+	if err := b.pace.Check(); err != nil {
 		return cli.WrongArgument(err)
 	}
-	if b.pace.latency > 0 && b.pace.rate == 0 {
+	if b.pace.Latency > 0 && b.pace.Rate == 0 {
 		return cli.WrongUse("--hsm-latency goes with --hsm-rate")
 	}
 	given := 0
-	for _, is := range []bool{b.newConnections, !b.pace.isZero(), b.preload != 0, b.bulk} {
+	for _, is := range []bool{b.newConnections, !b.pace.IsZero(), b.preload != 0, b.bulk} {
 		if is {
 			given++
 		}
@@ -112,10 +113,10 @@ func (b *issueBench) mode() mode {
 	switch {
 	case b.newConnections:
 		return mode{newConnection: true, put: each((*caller).issueOverNewConnection), fields: []string{"handshakes_per_second", "handshake_ratio"}, measure: measureHandshakes}
-	case !b.pace.isZero():
+	case !b.pace.IsZero():
 		return mode{
 			put: each((*caller).issue), fields: []string{"hsm_share", "open_loop_p99_ms", "open_loop_latencies"}, measure: b.measureArrivals,
-			options: []string{"--hsm-rate", decimal(b.pace.rate), "--hsm-latency", b.pace.latency.String()},
+			options: []string{"--hsm-rate", decimal(b.pace.Rate), "--hsm-latency", b.pace.Latency.String()},
 		}
 	case b.preload > 0:
 		return mode{put: each((*caller).issue), fields: []string{"growth_ratio", "empty_certificates_per_second"}, measure: measureEmpty}
@@ -158,13 +159,13 @@ const openShare = 0.8
 
 // measureArrivals sends requests at random times, and measures their latencies.
 func (b *issueBench) measureArrivals(ctx context.Context, r *issueRig, d time.Duration, values map[string]float64) error {
-	l, err := arrive(ctx, r.callers, openShare*b.pace.rate, d)
+	l, err := arrive(ctx, r.callers, openShare*b.pace.Rate, d)
 	if over := new(overrun); errors.As(err, &over) {
 		return fmt.Errorf("%w; give a --hsm-rate of %.0f or less, which this machine can handle", err, over.reached)
 	}
-	values["hsm_share"] = values["certificates_per_second"] / b.pace.rate
+	values["hsm_share"] = values["certificates_per_second"] / b.pace.Rate
 	values["open_loop_p99_ms"] = l.quantile(0.99)
-	values["open_loop_latencies"] = l.quantile(0.99) / max(1, float64(b.pace.latency)/float64(time.Millisecond))
+	values["open_loop_latencies"] = l.quantile(0.99) / max(1, float64(b.pace.Latency)/float64(time.Millisecond))
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/brevet-pki/brevet/internal/bench/pace"
 	"github.com/brevet-pki/brevet/internal/cli"
 )
 
@@ -37,4 +38,13 @@ func renamedCommand(name, now string) *cobra.Command {
 			return cli.WrongUse(fmt.Sprintf("%s was renamed: run %s %s", cmd.CommandPath(), cmd.Parent().CommandPath(), now))
 		},
 	}
+}
+
+// paceFlags adds the flags of a pace.
+func paceFlags(cmd *cobra.Command, p *pace.Pace) {
+	f := cmd.Flags()
+	f.Float64Var(&p.Rate, "hsm-rate", 0, "maximum signatures per second of the HSM (default: no limit)")
+	f.DurationVar(&p.Latency, "hsm-latency", 0, "how long the HSM waits before each signature, with --hsm-rate")
+	renamedFlag(cmd, "token-rate", "hsm-rate")
+	renamedFlag(cmd, "token-latency", "hsm-latency")
 }

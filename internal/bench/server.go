@@ -24,6 +24,7 @@ import (
 
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/internal/bench/fill"
+	"github.com/brevet-pki/brevet/internal/bench/pace"
 	"github.com/brevet-pki/brevet/internal/cli/devca"
 	"github.com/brevet-pki/brevet/internal/cli/node"
 	"github.com/brevet-pki/brevet/internal/service"
@@ -47,7 +48,7 @@ type serverProcess struct {
 // measured HSM.
 func newServer() *cobra.Command {
 	var d devca.CA
-	var slow pace
+	var slow pace.Pace
 	var config string
 	var challengePort int
 	cmd := &cobra.Command{
@@ -79,7 +80,7 @@ func newServer() *cobra.Command {
 		},
 	}
 	d.Flags(cmd)
-	slow.flags(cmd)
+	paceFlags(cmd, &slow)
 	f := cmd.Flags()
 	f.StringVar(&d.KeyLabel, "key-label", "", "label of the issuing key")
 	f.StringVar(&config, "config", "", "configuration with the HSM")
@@ -115,7 +116,7 @@ func measuredPolicy(dir, from string) (string, error) {
 }
 
 // serveMeasured runs the server of a development CA whose issuing keys sign at a pace.
-func serveMeasured(cmd *cobra.Command, d devca.CA, c node.Config, pin hsm.PIN, slow pace) (err error) {
+func serveMeasured(cmd *cobra.Command, d devca.CA, c node.Config, pin hsm.PIN, slow pace.Pace) (err error) {
 	ctx := cmd.Context()
 	log := service.NewLog(cmd.ErrOrStderr(), c.Log.Format, c.Log.Level)
 	defer log.Close()
@@ -133,7 +134,7 @@ func serveMeasured(cmd *cobra.Command, d devca.CA, c node.Config, pin hsm.PIN, s
 		return errors.Join(err, listeners.Close())
 	}
 	for i := range parts.Issuers {
-		parts.Issuers[i].Signer = slow.signer(parts.Issuers[i].Signer)
+		parts.Issuers[i].Signer = slow.Signer(parts.Issuers[i].Signer)
 	}
 	node.BoundGarbage(ctx)
 	s, err := server.New(ctx, parts)

@@ -164,7 +164,7 @@ func TestNewOrderRefuses(t *testing.T) {
 	if len(o.Identifiers) != 1 || len(z.Challenges) != 1 || z.Challenges[0].Type != acme.DNS01 {
 		t.Errorf("the order is %+v, with the authorization %+v", o, z)
 	}
-	o = must(w.NewOrder(t.Context(), byName.ID, acme.NewOrder{Identifiers: named("*.fleet.example", "a.fleet.example"), Profile: "server"}))(t)
+	o = must(w.NewOrder(t.Context(), byName.ID, acme.NewOrder{Identifiers: named("*.fleet.example", "a.fleet.example"), Profile: "web"}))(t)
 	for i, want := range []int{1, 3} {
 		if z := must(w.Authorization(t.Context(), byName.ID, o.Authorizations[i]))(t); len(z.Challenges) != want || z.Wildcard != (i == 0) {
 			t.Errorf("the authorization is %+v", z)

@@ -29,12 +29,15 @@ import (
 // document is the policy of the tests. The rule named is for accounts whose external key names an identity.
 const document = `
 acme: {}
+profiles:
+  web: {kinds: [device, workload], lifetime: 24h, max_lifetime: 24h, keys: [P-256], key_usage: [digitalSignature],
+    extended_key_usage: [serverAuth], dns_names: allowed, renewals: []}
 rules:
 - name: named
   evidence: [acme]
   when: acme.domain.matches("^(.*\\.)?fleet\\.example$")
   wildcards: true
-  profiles: [acme, server]
+  profiles: [acme, web]
 - name: web
   evidence: [acme]
   when: acme.name.endsWith(".web.example")

@@ -67,6 +67,10 @@ func (c *compiler) orderProfiles(n *yaml.Node, raw *rawRule, r *rule) {
 			c.fault(node, "profiles", "%s: %s", refusal.Detail, refusal.Hint)
 			continue
 		}
+		if i := slices.IndexFunc(pki.Doors(), p.RenewableAt); i >= 0 {
+			c.fault(node, "profiles", "certificates of the profile %s can be renewed over %s, and then its names would not be validated again: "+
+				"choose a profile with renewals: []", p.Name(), pki.Doors()[i])
+		}
 		if raw.register && !p.Permits(raw.kind) {
 			c.fault(node, "profiles", "profile %s is not for identities of the kind %s: choose another profile, or another kind",
 				p.Name(), raw.kind)

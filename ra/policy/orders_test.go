@@ -21,6 +21,7 @@ func TestOrderRuleFaults(t *testing.T) {
 		{one("evidence: [acme], register: true, profile: acme"), "profile: profiles is the list"},
 		{one("evidence: [acme], profiles: []"), "profiles: name at least one profile"},
 		{one("evidence: [acme], profiles: [acme, acme]"), `profiles: the profile "acme" occurs twice`},
+		{one("evidence: [acme], profiles: [server]"), "certificates of the profile server can be renewed over grpc"},
 		{one("evidence: [acme], profiles: [acm]"), `profiles: there is no profile "acm"`},
 		{one("evidence: [acme], lifetime: 31d"), "lifetime: profile acme allows at most 720h0m0s"},
 		{one("evidence: [acme], wildcards: true, identity: 'web/{acme.name}'"), "wildcards: a rule with identity is for orders of one name"},
@@ -57,9 +58,12 @@ func TestOrdersAreGranted(t *testing.T) {
 	p := compile(t, `
 rules:
 - {name: first, evidence: [acme], identity: "first/{acme.name}", register: true, when: acme.name.endsWith(".first.example")}
-- {name: named, evidence: [acme], wildcards: true, profiles: [server, acme]}
+- {name: named, evidence: [acme], wildcards: true, profiles: [web, acme]}
 - {name: web, evidence: [acme], identity: "web/{acme.name}", register: true, kind: workload}
 - {name: tokens, evidence: [token]}
+profiles:
+  web: {kinds: [device, workload], lifetime: 24h, max_lifetime: 24h, keys: [P-256], key_usage: [digitalSignature],
+    extended_key_usage: [serverAuth], dns_names: allowed, renewals: []}
 `)
 	for _, c := range []struct {
 		claims           ra.Claims
@@ -70,7 +74,7 @@ rules:
 		{orderOf("a.first.example", "", ""), "first", "first/a.first.example", []string{"acme"}, "acme"},
 		{orderOf("a.example", "", ""), "web", "web/a.example", []string{"acme"}, "acme"},
 		{orderOf("a.first.example", "", "web"), "web", "web/a.first.example", []string{"acme"}, "acme"},
-		{orderOf("a.example", "device/1", ""), "named", "device/1", []string{"server", "acme"}, ""},
+		{orderOf("a.example", "device/1", ""), "named", "device/1", []string{"web", "acme"}, ""},
 	} {
 		g, err := p.Grant(c.claims, "", time.Now())
 		if err != nil {
@@ -98,7 +102,7 @@ rules:
 	if rules := p.OrderRules(); !slices.Equal(rules, []string{"first", "web"}) {
 		t.Errorf("the rules for orders are %q", rules)
 	}
-	if profiles := p.OrderProfiles(); !slices.Equal(profiles, []string{"acme", "server"}) {
+	if profiles := p.OrderProfiles(); !slices.Equal(profiles, []string{"acme", "web"}) {
 		t.Errorf("the profiles of orders are %q", profiles)
 	}
 	var tried []string

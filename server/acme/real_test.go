@@ -101,10 +101,7 @@ func openStore(ctx context.Context, path string) (servertest.Store, error) {
 
 // Stores implements servertest.Store.
 func (s store) Stores() server.Stores {
-	return server.Stores{
-		CA: s.CA(), RA: s.RA(), Policies: s.RA(), Nonces: s.RA(), ACME: s.ACME(), Audit: s.RA(), Retention: s.RA(),
-		Revocation: s.Revocation(), CRLs: s.Revocation(), Feed: s.Revocation(), Log: s.Log(),
-	}
+	return server.Stores{CA: s.CA(), RA: s.RA(), Policies: s.RA(), Nonces: s.RA(), ACME: s.ACME(), Audit: s.RA(), Retention: s.RA(), Revocation: s.Revocation(), Rotations: s.Rotations(), CRLs: s.Revocation(), Feed: s.Revocation(), Log: s.Log()}
 }
 
 // Installations implements servertest.Store.

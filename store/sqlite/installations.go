@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"crypto/x509"
 	"database/sql"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -10,6 +9,7 @@ import (
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/cross"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/installed"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -21,7 +21,7 @@ func (c *CA) Install(ctx context.Context, in ca.InstalledCA, by pki.Actor) error
 		return err
 	}
 	return c.db.writeBy(ctx, "install a CA certificate", by, pki.MayAdminister, in.At, func(ctx context.Context, tx *writeTx) error {
-		before, found, err := installedAs(ctx, tx, pki.IssuerOf(cert.Parsed))
+		before, found, err := installed.Of(ctx, tx, pki.IssuerOf(cert.Parsed))
 		if err != nil {
 			return err
 		}
@@ -33,48 +33,13 @@ func (c *CA) Install(ctx context.Context, in ca.InstalledCA, by pki.Actor) error
 				return err
 			}
 			_, err = tx.ExecContext(ctx, `UPDATE ca_certificates SET fingerprint = ?, der = ?, installed_at = ? WHERE id = ?`,
-				cert.Fingerprint(), in.Certificate, engine.Millis(in.At), before.row)
+				cert.Fingerprint(), in.Certificate, engine.Millis(in.At), before.ID)
 		}
 		if err != nil {
 			return err
 		}
 		return tx.append(ctx, cert.Entry(translog.CAInstalled, by, in.At))
 	})
-}
-
-// installation is a row of ca_certificates.
-type installation struct {
-	rules.Installation
-	row, issuer int64 // the IDs of the row and of its issuer
-}
-
-const selectInstalled = `SELECT id, issuer, der, key_label, installed_at, state FROM ca_certificates `
-
-// installations reads the rows of a query, in its order.
-func installations(ctx context.Context, q engine.Querier, query string, args ...any) ([]installation, error) {
-	var all []installation
-	rows := engine.Query(ctx, q, query, args...)
-	err := rows.Each(func(rows *sql.Rows) error {
-		var i installation
-		var at int64
-		err := rows.Scan(&i.row, &i.issuer, &i.Certificate, &i.Key, &at, &i.State)
-		if err == nil {
-			i.Parsed, err = x509.ParseCertificate(i.Certificate)
-		}
-		i.At = engine.FromMillis(at)
-		all = append(all, i)
-		return err
-	})
-	return all, err
-}
-
-// installedAs returns the row of the CA with an identifier, and reports whether there is one.
-func installedAs(ctx context.Context, tx *writeTx, id pki.IssuerID) (installation, bool, error) {
-	all, err := installations(ctx, tx, selectInstalled+`WHERE issuer = (SELECT id FROM issuers WHERE issuer = ?)`, id.Bytes())
-	if err != nil || len(all) == 0 {
-		return installation{}, false, err
-	}
-	return all[0], true, nil
 }
 
 func insertInstalled(ctx context.Context, tx *writeTx, in rules.Installation) error {
@@ -89,29 +54,22 @@ func insertInstalled(ctx context.Context, tx *writeTx, in rules.Installation) er
 }
 
 // Installed returns the CA certificates in the order of their installation.
-func (c *CA) Installed(ctx context.Context) ([]ca.InstalledCA, error) {
-	var all []ca.InstalledCA
-	err := c.db.file.Read(ctx, "read the CA certificates", func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := installations(ctx, tx, selectInstalled+`ORDER BY id`)
-		for _, i := range rows {
-			all = append(all, i.InstalledCA)
-		}
+func (c *CA) Installed(ctx context.Context) (all []ca.InstalledCA, err error) {
+	err = c.db.file.Read(ctx, "read the CA certificates", func(ctx context.Context, tx *sql.Tx) (err error) {
+		all, err = installed.All(ctx, tx)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return all, nil
+	return all, err
 }
 
 // InstallCross records a cross-certificate.
 func (c *CA) InstallCross(ctx context.Context, in ca.CrossCertificate, by pki.Actor) error {
 	return c.db.writeBy(ctx, "install a cross-certificate", by, pki.MayAdminister, in.At, func(ctx context.Context, tx *writeTx) error {
-		installed, err := others(ctx, tx, `WHERE state <> ?`, ca.Removed)
+		others, err := installed.Others(ctx, tx, 0)
 		if err != nil {
 			return err
 		}
-		cert, err := rules.ParseCross(in, installed)
+		cert, err := rules.ParseCross(in, others)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/installed"
 )
 
 // PeekInstalled reads the installed CA certificates from the store at path, in the order of installation. It does not take
@@ -39,12 +40,5 @@ func PeekInstalled(ctx context.Context, path string) (all []ca.InstalledCA, err 
 	if application != applicationID {
 		return nil, fmt.Errorf("%s is not a store of brevet: correct the state directory in the configuration", path)
 	}
-	rows, err := installations(ctx, tx, selectInstalled+`ORDER BY id`)
-	if err != nil {
-		return nil, err
-	}
-	for _, i := range rows {
-		all = append(all, i.InstalledCA)
-	}
-	return all, nil
+	return installed.All(ctx, tx)
 }

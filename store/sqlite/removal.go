@@ -11,6 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/installed"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -27,7 +28,7 @@ func (c *CA) Remove(ctx context.Context, id pki.IssuerID, at time.Time, by pki.A
 // change moves an installed CA to a later state and writes the log entry, unless the change is refused.
 func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.InstallationState, at time.Time, by pki.Actor) error {
 	return c.db.writeBy(ctx, what, by, pki.MayAdminister, at, func(ctx context.Context, tx *writeTx) error {
-		this, found, err := installedAs(ctx, tx, id)
+		this, found, err := installed.Of(ctx, tx, id)
 		if err != nil || found && this.State == to {
 			return err
 		}
@@ -43,7 +44,7 @@ func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.Ins
 		if err != nil {
 			return err
 		}
-		if err := tx.ExecOne(ctx, `UPDATE ca_certificates SET state = ? WHERE id = ?`, to, this.row); err != nil {
+		if err := tx.ExecOne(ctx, `UPDATE ca_certificates SET state = ? WHERE id = ?`, to, this.ID); err != nil {
 			return err
 		}
 		return tx.append(ctx, this.Entry(action, by, at))
@@ -51,30 +52,20 @@ func (c *CA) change(ctx context.Context, what string, id pki.IssuerID, to ca.Ins
 }
 
 // mayRetire refuses to retire a CA without which no CA could issue certificates.
-func mayRetire(ctx context.Context, tx *writeTx, this installation, at time.Time) error {
-	others, err := others(ctx, tx, `WHERE state <> ? AND id <> ?`, ca.Removed, this.row)
+func mayRetire(ctx context.Context, tx *writeTx, this installed.Row, at time.Time) error {
+	others, err := installed.Others(ctx, tx, this.ID)
 	if err != nil {
 		return err
 	}
 	return this.CheckRetire(others, at)
 }
 
-// others returns the CAs that match a condition.
-func others(ctx context.Context, tx *writeTx, where string, args ...any) ([]rules.Installation, error) {
-	all, err := installations(ctx, tx, selectInstalled+where, args...)
-	found := make([]rules.Installation, len(all))
-	for i := range all {
-		found[i] = all[i].Installation
-	}
-	return found, err
-}
-
 // remove deletes the CRLs and distribution points of a CA, unless they are still needed.
-func (tx *writeTx) remove(ctx context.Context, this installation, at time.Time) error {
+func (tx *writeTx) remove(ctx context.Context, this installed.Row, at time.Time) error {
 	if err := mayRemove(ctx, tx, this, at); err != nil {
 		return err
 	}
-	return tx.removePublished(ctx, this.issuer)
+	return tx.removePublished(ctx, this.Issuer)
 }
 
 // removePublished deletes the CRLs and distribution points of an issuer.
@@ -89,12 +80,12 @@ func (tx *writeTx) removePublished(ctx context.Context, issuer int64) error {
 
 // mayRemove refuses to remove a CA if relying parties may still check its certificates. A certificate counts as expired only
 // if it is older than the age of the records too, so that a clock that is ahead removes nothing.
-func mayRemove(ctx context.Context, tx *writeTx, this installation, at time.Time) error {
+func mayRemove(ctx context.Context, tx *writeTx, this installed.Row, at time.Time) error {
 	now, err := bulk.Reach(ctx, tx, at)
 	if err != nil || this.Removable(now) {
 		return err
 	}
-	others, err := others(ctx, tx, `WHERE state <> ? AND id <> ?`, ca.Removed, this.row)
+	others, err := installed.Others(ctx, tx, this.ID)
 	if err != nil {
 		return err
 	}
@@ -105,12 +96,12 @@ func mayRemove(ctx context.Context, tx *writeTx, this installation, at time.Time
 }
 
 // checkExpired refuses to remove a CA with unexpired certificates, other than those of OCSP delegates.
-func checkExpired(ctx context.Context, tx *writeTx, this installation, now time.Time) error {
+func checkExpired(ctx context.Context, tx *writeTx, this installed.Row, now time.Time) error {
 	var notAfter int64
 	err := tx.QueryRowContext(ctx, `
 		SELECT c.not_after FROM certificates c LEFT JOIN identities i ON i.id = c.identity
 		WHERE c.issuer = ? AND c.not_after >= ? AND coalesce(i.kind, 0) <> ? ORDER BY c.not_after DESC LIMIT 1`,
-		this.issuer, engine.Millis(now), pki.VA).Scan(&notAfter)
+		this.Issuer, engine.Millis(now), pki.VA).Scan(&notAfter)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}

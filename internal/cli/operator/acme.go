@@ -39,7 +39,7 @@ func newExternalKeyCreate() *cobra.Command {
 			"With --identity, all certificates of the account are for this identity. With --rule, only this rule of the policy\n" +
 			"decides, and forms an identity from the one name of each order.",
 		Example: "  brevet acme eab create --identity web/shop --out shop.hmac\n" +
-			"  certbot register --server URL --eab-kid ID --eab-hmac-key \"$(cat shop.hmac)\"",
+			"  brevet acme eab create --rule web --lifetime 7d --out web.hmac",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if (req.GetIdentity() == "") == (req.GetRule() == "") {
 				return cli.WrongUse("name an identity with --identity, or a rule with --rule")

@@ -144,7 +144,8 @@ func parseSigned(body []byte, allowed []jose.SignatureAlgorithm) (signed, error)
 	if err := Unmarshal(protected, &s.header); err != nil {
 		return signed{}, malformed("the protected header is not a JSON object with the members of RFC 8555 section 6.2")
 	}
-	return s, s.check(allowed)
+	err := s.check(allowed)
+	return s, err
 }
 
 // check refuses a header with extensions, without url, or with an algorithm that is not allowed. It keeps the algorithm.

@@ -233,7 +233,7 @@ func TestDNS(t *testing.T) {
 		"no TXT":              {func(z *validationtest.Zone) { z.Address(t, at, "127.0.0.1") }, pki.RuleACMEValidationDNS},
 		"another text":        {func(z *validationtest.Zone) { z.Add(t, at, text(secret)) }, pki.RuleACMEValidationAnswer},
 		"at the name itself":  {func(z *validationtest.Zone) { z.Add(t, name, text(want)) }, pki.RuleACMEValidationDNS},
-		"SERVFAIL":            {func(z *validationtest.Zone) { z.Code = dnsmessage.RCodeServerFailure }, pki.RuleACMEValidationDNS},
+		"SERVFAIL":            {func(z *validationtest.Zone) { z.Fail(dnsmessage.RCodeServerFailure) }, pki.RuleACMEValidationDNS},
 		"an alias":            {func(z *validationtest.Zone) { z.Alias(t, at, "a.example"); z.Add(t, "a.example", text(want)) }, ""},
 		"an alias to nothing": {func(z *validationtest.Zone) { z.Alias(t, at, "a.example") }, pki.RuleACMEValidationDNS},
 		"an alias to itself":  {func(z *validationtest.Zone) { z.Alias(t, at, at) }, pki.RuleACMEValidationDNS},
@@ -241,24 +241,24 @@ func TestDNS(t *testing.T) {
 		"nine aliases":        {func(z *validationtest.Zone) { chain(t, z, at, 9); z.Add(t, "a9.example", text(want)) }, pki.RuleACMEValidationDNS},
 		"a record of a stranger": {func(z *validationtest.Zone) {
 			z.Add(t, at, text("other"))
-			z.Change = func(m *dnsmessage.Message) {
+			z.Change(func(m *dnsmessage.Message) {
 				for i := range m.Answers {
 					m.Answers[i].Header.Name = dnsmessage.MustNewName("other.example.")
 					m.Answers[i].Body = text(want)
 				}
-			}
+			})
 		}, pki.RuleACMEValidationDNS},
 		"another question": {func(z *validationtest.Zone) {
 			z.Add(t, at, text(want))
-			z.Change = func(m *dnsmessage.Message) { m.Questions[0].Name = dnsmessage.MustNewName("other.example.") }
+			z.Change(func(m *dnsmessage.Message) { m.Questions[0].Name = dnsmessage.MustNewName("other.example.") })
 		}, pki.RuleACMEValidationDNS},
 		"another ID": {func(z *validationtest.Zone) {
 			z.Add(t, at, text(want))
-			z.Change = func(m *dnsmessage.Message) { m.ID++ }
+			z.Change(func(m *dnsmessage.Message) { m.ID++ })
 		}, pki.RuleACMEValidationDNS},
 		"no response bit": {func(z *validationtest.Zone) {
 			z.Add(t, at, text(want))
-			z.Change = func(m *dnsmessage.Message) { m.Response = false }
+			z.Change(func(m *dnsmessage.Message) { m.Response = false })
 		}, pki.RuleACMEValidationDNS},
 	} {
 		t.Run(what, func(t *testing.T) {

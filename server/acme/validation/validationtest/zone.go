@@ -14,15 +14,13 @@ import (
 )
 
 // Zone is a DNS server for tests, over UDP and TCP on one port of the loopback address. Its methods are safe for
-// concurrent use. The fields do not change while it is used.
+// concurrent use.
 type Zone struct {
 	Addr netip.AddrPort
-	// Code is the RCODE of all responses.
-	Code dnsmessage.RCode
-	// Change alters a response over UDP before it is sent.
-	Change func(m *dnsmessage.Message)
 
 	mu      sync.Mutex
+	code    dnsmessage.RCode
+	change  func(m *dnsmessage.Message)
 	records map[string][]dnsmessage.Resource
 	queries map[string]int // by network
 }
@@ -87,11 +85,18 @@ func (z *Zone) Count(network string) int {
 	return z.queries[network]
 }
 
-// Remove removes all records of a name.
-func (z *Zone) Remove(name string) {
+// Fail sets the RCODE of all responses.
+func (z *Zone) Fail(code dnsmessage.RCode) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	delete(z.records, strings.ToLower(name)+".")
+	z.code = code
+}
+
+// Change sets a function that alters each response over UDP before it is sent.
+func (z *Zone) Change(change func(m *dnsmessage.Message)) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.change = change
 }
 
 // respond returns the response to a query. Over UDP, it truncates responses of over 512 bytes.
@@ -104,10 +109,10 @@ func (z *Zone) respond(query []byte, network string) []byte {
 		return nil
 	}
 	q := m.Questions[0]
-	m.Header = dnsmessage.Header{ID: m.ID, Response: true, RCode: z.Code, RecursionDesired: true, RecursionAvailable: true}
+	m.Header = dnsmessage.Header{ID: m.ID, Response: true, RCode: z.code, RecursionDesired: true, RecursionAvailable: true}
 	m.Additionals = nil
 	records, exists := z.records[strings.ToLower(q.Name.String())]
-	if !exists && z.Code == dnsmessage.RCodeSuccess {
+	if !exists && z.code == dnsmessage.RCodeSuccess {
 		m.RCode = dnsmessage.RCodeNameError
 	}
 	for _, r := range records {
@@ -117,8 +122,8 @@ func (z *Zone) respond(query []byte, network string) []byte {
 			m.Answers = append(m.Answers, r)
 		}
 	}
-	if z.Change != nil && network == "udp" {
-		z.Change(&m)
+	if z.change != nil && network == "udp" {
+		z.change(&m)
 	}
 	packed, err := m.Pack()
 	if err != nil {
