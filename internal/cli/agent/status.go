@@ -157,17 +157,25 @@ func (r *report) judge(expired bool, overdue time.Time) {
 		}
 		r.NextStep = r.overdueStep()
 	case failed != nil && failed.Final:
-		r.State, r.Problem = stateRefused, "the last renewal "+failedAt(failed)
+		r.State, r.Problem = stateRefused, r.lastTry()+failedAt(failed)
 		r.NextStep = orElse(failed.Hint, "ask an operator")
 	case r.ReloadFailure != nil:
 		r.State, r.Problem = stateReloadFailed, fmt.Sprintf("the reload command %s, %d in a row, so programs may use an older certificate", failedAt(r.ReloadFailure), r.ReloadFailure.Tries)
 		r.NextStep = "read what it wrote to the agent's standard error, or run it by hand; the agent runs it again"
 	case failed != nil:
-		r.State, r.Problem = stateRetrying, "the last renewal "+failedAt(failed)
+		r.State, r.Problem = stateRetrying, r.lastTry()+failedAt(failed)
 		r.NextStep = "none while the agent tries again, in time before the certificate expires"
 	default:
 		r.State = stateOK
 	}
+}
+
+// lastTry names the last request while the certificate is valid. After a refused renewal it can be an enrollment.
+func (r *report) lastTry() string {
+	if f := r.RenewalFailure; f != nil && f.Error != r.LastError.Error {
+		return "the last try "
+	}
+	return "the last renewal "
 }
 
 func (r *report) overdueStep() string {
