@@ -115,7 +115,7 @@ func TestRegistrationFaults(t *testing.T) {
 			one("evidence: [token], register: true, kind: workload, profile: device"),
 			"profile device is not for identities of the kind workload",
 		},
-		{one("evidence: [token], register: true, lifetime: 31d"), "lifetime: profile device allows at most 720h0m0s"},
+		{one("evidence: [token], register: true, lifetime: 31d"), "lifetime: profile device allows at most 30d"},
 		{
 			one("evidence: [token], register: true, keys: [RSA-2048]"),
 			"keys: profile device does not allow RSA-2048: use",

@@ -13,6 +13,7 @@ import (
 
 	"github.com/brevet-pki/brevet/internal/cli/client"
 	"github.com/brevet-pki/brevet/internal/cli/output"
+	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
@@ -236,7 +237,7 @@ func termsText(t *brevetv1.EnrollmentTerms) string {
 		parts = append(parts, "a key of the type "+strings.Join(t.GetKeyTypes(), " or "))
 	}
 	if t.GetMaxLifetime() != nil {
-		parts = append(parts, "a lifetime of at most "+t.GetMaxLifetime().AsDuration().String())
+		parts = append(parts, "a lifetime of at most "+pki.FormatDuration(t.GetMaxLifetime().AsDuration()))
 	}
 	return strings.Join(parts, ", ")
 }

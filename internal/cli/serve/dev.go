@@ -3,6 +3,7 @@ package serve
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -72,9 +73,15 @@ func checkDev(d devca.CA) error {
 
 // checkDomain refuses --trust-domain if the directory has a CA of another one.
 func checkDomain(cmd *cobra.Command, d devca.CA) error {
-	have, err := d.Domain()
-	if err != nil || !cmd.Flags().Changed("trust-domain") || have == d.TrustDomain { // without the file, there is no CA yet
+	if !cmd.Flags().Changed("trust-domain") {
 		return nil
+	}
+	have, err := d.Domain()
+	if errors.Is(err, fs.ErrNotExist) { // there is no CA yet
+		return nil
+	}
+	if err != nil || have == d.TrustDomain {
+		return err
 	}
 	return cli.WrongFlag("--trust-domain", fmt.Errorf("the CA in %s has the trust domain %s: leave out the flag, or make another CA with --directory",
 		d.Dir, have))
