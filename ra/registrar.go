@@ -141,6 +141,7 @@ type attempt struct {
 func attempted(e EnrollRequest, claims Claims) attempt {
 	a := attempt{by: claims.actor()}
 	a.id, _ = claims.named()
+	a.evidence.Subject = claims.subject()
 	for i, piece := range e.Evidence {
 		if i < maxEvidence && slices.Contains(pki.EvidenceKinds(), piece.Kind) {
 			a.evidence.Pieces = append(a.evidence.Pieces, pki.DigestEvidence(piece))
@@ -169,6 +170,9 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (a attempt, cer
 	}
 	g, err := r.grant(rev, claims, e.Label)
 	a.id, a.evidence.Rule, a.evidence.Policy = g.Identity, g.Rule, g.Revision
+	if !g.Subject.IsZero() {
+		a.evidence.Subject = g.Subject
+	}
 	if err == nil && !e.Identity.IsZero() && e.Identity != g.Identity {
 		err = pki.Refuse(pki.RuleEvidenceMismatch, "name the identity of the evidence, or none", "the evidence does not prove the identity that the request names")
 	}
@@ -228,6 +232,9 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	if err != nil {
 		return none, err
 	}
+	if err := claims.checkUsed(st.Identity); err != nil {
+		return none, err
+	}
 	if err := checkReplaces(st.Identity, g, claims, q.At); err != nil {
 		return none, err
 	}
@@ -270,36 +277,6 @@ func (r *Registrar) issueEnrolled(
 		}
 	}
 	return r.issue(ctx, d, q)
-}
-
-// minEvidenceLife is the minimum time for which evidence that replaces certificates must still be valid, so that it
-// does not expire between the revocation of the old certificates and the record of the new one.
-const minEvidenceLife = 10 * time.Second
-
-// checkReplaces refuses to replace the certificates of an enrolled identity, unless the grant allows it, the evidence
-// is that of the device that the identity is tied to, and the evidence is valid for long enough.
-func checkReplaces(id Identity, g Grant, claims Claims, at time.Time) error {
-	if id.State != pki.Enrolled {
-		return nil
-	}
-	if !g.Replace && !claims.recovers() {
-		return pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
-			"%s is already enrolled", id.ID)
-	}
-	// The evidence of a recovery is about no subject, and the identity stays tied to its own.
-	same := id.Subject == g.Subject || claims.recovers() && g.Subject.IsZero()
-	if !claims.replaces() && !same {
-		return id.ID.EvidenceConflict() // an identity that is tied to no device needs the operator's word
-	}
-	for _, k := range claims {
-		for _, end := range []time.Time{k.ExpiresAt, k.Nonce.ExpiresAt} {
-			if left := end.Sub(at); !end.IsZero() && left > 0 && left < minEvidenceLife {
-				return pki.Refuse(pki.RuleEvidenceExpired, "get a new challenge, or a new token, and send new evidence",
-					"the evidence expires in %s, and to replace certificates it must be valid for %s", left, minEvidenceLife)
-			}
-		}
-	}
-	return nil
 }
 
 // Renew issues the next certificate to the holder of one.

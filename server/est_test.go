@@ -206,7 +206,7 @@ func TestESTWithTokens(t *testing.T) {
 		t.Errorf("a repeat with another label gets %d certificates, want the same one with its chain", len(again.certificates))
 	}
 	call.csr = servertest.CSR(t, servertest.Key(t))
-	est(t, w, call).refused(t, "the token with another key", 409, pki.RuleAlreadyEnrolled)
+	est(t, w, call).refused(t, "the token with another key", 403, pki.RuleTokenBound)
 	call.path = "routers/simpleenroll"
 	est(t, w, call).refused(t, "a label for another rule", 403, pki.RulePolicy)
 	call.path = "other/simpleenroll"

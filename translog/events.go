@@ -41,7 +41,7 @@ type IssuanceEvidence struct {
 	Pieces []EvidenceDigest
 	Rule   string // of the policy; empty if no rule was necessary, or none matched
 	Policy uint64 // revision of the policy; zero for none
-	// Subject is the subject that the identity is tied to from this entry on; zero for none.
+	// Subject is that of the evidence; zero for none. An issued certificate ties the identity to it.
 	Subject pki.EvidenceSubject
 }
 
