@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -100,6 +101,11 @@ func doors() []frontdoor.Door {
 			Handle: func(_ context.Context, r *frontdoor.Request) (frontdoor.Response, error) { return handle(r) }}
 	}
 	repeat := func(r *frontdoor.Request) (frontdoor.Response, error) {
+		for _, kept := range r.TLS.PeerCertificates {
+			if kept != nil {
+				return frontdoor.Response{}, errors.New("the connection keeps a parsed certificate")
+			}
+		}
 		return frontdoor.Response{Body: fmt.Appendf(nil, "%d certificates, %s", len(r.Chain), r.Content)}, nil
 	}
 	return []frontdoor.Door{
@@ -169,6 +175,24 @@ func certificate(t *testing.T) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+// manyNames returns a self-signed certificate with thousands of empty URIs.
+func manyNames(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), URIs: make([]*url.URL, 5000)}
+	for i := range template.URIs {
+		template.URIs[i] = &url.URL{}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
 // client returns an HTTP client that changes its TLS configuration with adjust, and opens a connection for each request.
 func client(adjust func(c *tls.Config)) *http.Client {
 	c := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // the tests are about the server
@@ -200,7 +224,8 @@ func send(t *testing.T, c *http.Client, method, url string, body io.Reader) (*ht
 func TestRequests(t *testing.T) {
 	t.Parallel()
 	h := build(t, open{})
-	device := certificate(t)
+	device, crowded := certificate(t), manyNames(t)
+	many := func(c *tls.Config) { c.Certificates = []tls.Certificate{crowded} }
 	with := func(c *tls.Config) { c.Certificates = []tls.Certificate{device} }
 	tls12 := func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }
 	unsized := func(n int) io.Reader { return io.MultiReader(strings.NewReader(strings.Repeat("x", n))) }
@@ -226,6 +251,8 @@ func TestRequests(t *testing.T) {
 		"a failure":               {nil, "GET", "/new/fails", nil, 500, "", "new/ListHealth"},
 		"not in the access table": {nil, "GET", "/new/unlisted", nil, 501, "[request.method]", "new/MadeUp"},
 		"no client certificate":   {nil, "POST", "/new/own", nil, 401, "[access.unauthenticated]", "new/GetTrustBundle"},
+		"many names":              {many, "POST", "/new/echo", nil, 401, "[certificate.untrusted]", "new/Enroll"},
+		"many names, to be used":  {many, "POST", "/new/own", nil, 401, "the certificate has 50", "new/GetTrustBundle"},
 		"a foreign certificate":   {with, "POST", "/new/own", nil, 401, "[certificate.untrusted]", "new/GetTrustBundle"},
 	} {
 		r, text := send(t, client(c.adjust), c.method, h.url+c.path, c.body)

@@ -1,6 +1,7 @@
 package frontdoor
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"log/slog"
@@ -169,7 +170,7 @@ func (w *codeWriter) WriteHeader(code int) {
 // peer is the client of a connection, as its handshake has shown it.
 type peer struct {
 	client    *authz.Client // its own certificate; nil if it sent none
-	malformed error         // why its certificate does not parse
+	malformed error         // the refusal of its certificate, if that does not parse or has too many names
 	chain     [][]byte
 	address   net.Addr
 }
@@ -181,15 +182,19 @@ func peerIn(ctx context.Context) peer {
 	return p
 }
 
+// peerOf returns the peer of a connection. It clears the list of parsed certificates, which belongs to the connection: a
+// certificate can take a hundred times as much memory as its DER.
 func peerOf(conn net.Conn) peer {
 	p := peer{address: conn.RemoteAddr()}
 	secured, ok := conn.(*tls.Conn)
 	if !ok {
 		return p
 	}
-	for _, c := range secured.ConnectionState().PeerCertificates {
-		p.chain = append(p.chain, c.Raw)
+	certificates := secured.ConnectionState().PeerCertificates
+	for _, c := range certificates {
+		p.chain = append(p.chain, bytes.Clone(c.Raw))
 	}
+	clear(certificates)
 	if len(p.chain) > 0 {
 		p.client, p.malformed = authz.NewClient(p.chain[0])
 	}
