@@ -29,7 +29,8 @@ func (d *door) enroll(ctx context.Context, r *frontdoor.Request) (frontdoor.Resp
 	if err != nil {
 		return frontdoor.Response{}, d.config.Registrar.NoteEvidence(ctx, e, err)
 	}
-	e.CSR, e.Linked, e.RequestID = q.der, q.linked, requestID("enroll", who.name, q.key)
+	e.CSR, e.Linked = q.der, q.linked
+	e.RequestID, e.Derived = requestID("enroll", who.name, q.key), true
 	cert, err := d.config.Registrar.Enroll(ctx, e)
 	if err != nil {
 		return frontdoor.Response{}, err
@@ -50,7 +51,7 @@ func (d *door) reenroll(ctx context.Context, r *frontdoor.Request) (frontdoor.Re
 	before := r.Caller.Certificate
 	cert, err := d.config.Registrar.Renew(ctx, ra.RenewRequest{
 		RequestID: requestID("renew", append(before.Issuer.Bytes(), before.Serial.Bytes()...), q.key),
-		Identity:  r.Caller.ID, Predecessor: before, Superseded: r.Caller.Past,
+		Derived:   true, Identity: r.Caller.ID, Predecessor: before, Superseded: r.Caller.Past,
 		CSR: q.der, Door: pki.DoorEST, Before: r.Chain[0], Label: l.Name, Linked: q.linked, From: r.From,
 	})
 	if err != nil {
