@@ -84,6 +84,10 @@ func (d *door) identify(r *frontdoor.Request) (client, error) {
 			return client{}, pki.Refuse(pki.RuleCertificate, "open a new connection without a session ticket",
 				"the TLS session was resumed, so that it does not prove possession of the certificate's key")
 		}
+		if r.Old {
+			return client{}, pki.Refuse(pki.RuleCertificate, "open a new connection, and repeat the request",
+				"the connection is so old that its handshake no longer proves possession of the certificate's key")
+		}
 		evidence := pki.X5CTLSEvidence{Certificates: r.Chain}
 		digest := sha256.Sum256(r.Chain[0])
 		c.evidence = append(c.evidence, pki.Evidence{Kind: pki.EvidenceX5CTLS, Value: evidence.Encode()})

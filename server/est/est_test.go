@@ -16,7 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/server/est"
+	"github.com/brevet-pki/brevet/server/frontdoor"
 )
 
 func TestBodies(t *testing.T) {
@@ -106,6 +109,32 @@ func TestAuthentication(t *testing.T) {
 	a.check(t, "simplereenroll without a certificate", 403, pki.RuleUnauthenticated)
 	a = w.send(t, call{path: "simplereenroll", body: body, device: &factory})
 	a.check(t, "simplereenroll with a factory certificate", 403, pki.RuleCertificate)
+}
+
+// The handshake of an old connection is no evidence. A token on it is.
+func TestOldConnections(t *testing.T) {
+	t.Parallel()
+	issued, factory := newAuthority(t, "Fleet"), newAuthority(t, "Acme").issue(t, "camera")
+	by := &registrar{issued: ca.Certificate{DER: issued.issue(t, "device").Certificate[0]}}
+	door := est.New(est.Config{Registrar: by, Authorities: authorities{root: issued, issuing: issued}, Labels: labels, MinVersion: tls.VersionTLS12})
+	i := slices.IndexFunc(door.Routes, func(r frontdoor.Route) bool { return strings.HasSuffix(r.Path, "/est/simpleenroll") })
+	for name, c := range map[string]struct {
+		old    bool
+		device *tls.Certificate
+		rule   pki.Rule
+	}{"new": {false, &factory, ""}, "old": {true, &factory, pki.RuleCertificate}, "old, without a certificate": {true, nil, ""}} {
+		q := must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://localhost/.well-known/est/simpleenroll", nil))(t)
+		q.TLS = &tls.ConnectionState{}
+		q.SetBasicAuth("", newToken(t))
+		r := &frontdoor.Request{Request: q, Content: inBase64(newCSR(t)), Old: c.old}
+		if c.device != nil {
+			r.Chain = c.device.Certificate
+		}
+		_, err := door.Routes[i].Handle(t.Context(), r)
+		if refusal, _ := pki.AsRefusal(err); (c.rule == "") != (err == nil) || err != nil && refusal.Rule != c.rule {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // A repeated request has the same ID. A request with another key, token or certificate has another.

@@ -30,7 +30,7 @@ type handler struct {
 func (h handler) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	begun, ctx := time.Now(), q.Context()
 	p := peerIn(ctx)
-	r := &Request{Request: q, Chain: p.chain, From: p.from()}
+	r := &Request{Request: q, Chain: p.chain, Old: p.isOld(), From: p.from()}
 	var response Response
 	var err error
 	defer func() {
