@@ -473,6 +473,7 @@ func TestESTRequests(t *testing.T) {
 		csr  []byte
 		rule pki.Rule
 	}{
+		"an unknown label":    {"other/simpleenroll", forged, pki.RuleLabel},
 		"names":               {"simpleenroll", named, pki.RuleCSRContent},
 		"a forged signature":  {"simpleenroll", forged, pki.RuleCSRSignature},
 		"no CSR":              {"simpleenroll", []byte("hello"), pki.RuleCSR},
@@ -480,7 +481,11 @@ func TestESTRequests(t *testing.T) {
 		"a key of an unknown": {"routers/simpleenroll", servertest.CSR(t, servertest.Must(rsa.GenerateKey(rand.Reader, 1024))(t)), pki.RuleKeyType},
 	} {
 		before := len(w.Entries(t, 0))
-		est(t, w, estCall{path: c.path, device: device, csr: c.csr}).refused(t, name, 400, c.rule)
+		status := 400
+		if c.rule == pki.RuleLabel {
+			status = 404
+		}
+		est(t, w, estCall{path: c.path, device: device, csr: c.csr}).refused(t, name, status, c.rule)
 		found := false
 		for _, e := range w.Entries(t, before) {
 			found = found || e.Action == translog.RequestRefused && e.Facts()["rule"] == string(c.rule) && strings.HasPrefix(e.Actor.String(), "x5c-tls:")

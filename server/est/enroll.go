@@ -16,15 +16,16 @@ import (
 
 // enroll serves simpleenroll (RFC 7030 §4.2.1).
 func (d *door) enroll(ctx context.Context, r *frontdoor.Request) (frontdoor.Response, error) {
-	l, err := d.label(r)
-	if err != nil {
-		return frontdoor.Response{}, err
-	}
 	who, err := d.identify(r)
 	if err != nil {
 		return frontdoor.Response{}, err
 	}
-	e := ra.EnrollRequest{Evidence: who.evidence, Label: l.Name, From: r.From}
+	e := ra.EnrollRequest{Evidence: who.evidence, From: r.From}
+	l, err := d.label(r)
+	if err != nil {
+		return frontdoor.Response{}, d.config.Registrar.NoteEvidence(ctx, e, err)
+	}
+	e.Label = l.Name
 	q, err := read(r)
 	if err != nil {
 		return frontdoor.Response{}, d.config.Registrar.NoteEvidence(ctx, e, err)
