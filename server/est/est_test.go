@@ -231,6 +231,30 @@ func TestErrors(t *testing.T) {
 	shed.send(t, call{path: "cacerts"}).check(t, "a shed read", 429, pki.RuleOverloaded)
 }
 
+// A connection that exports no keying material, such as one of TLS 1.2 without the extended master secret, has no value of
+// tls-unique that identifies it.
+func TestBindings(t *testing.T) {
+	t.Parallel()
+	w := build(t, open{})
+	for name, c := range map[string]struct {
+		config *tls.Config
+		want   int
+	}{
+		"TLS 1.3":   {&tls.Config{}, 1},
+		"TLS 1.2":   {&tls.Config{MaxVersion: tls.VersionTLS12}, 2},
+		"no export": {&tls.Config{MaxVersion: tls.VersionTLS12, Renegotiation: tls.RenegotiateOnceAsClient}, 0},
+	} {
+		c.config.InsecureSkipVerify = true
+		dialer := tls.Dialer{Config: c.config}
+		conn := must(dialer.DialContext(t.Context(), "tcp", w.host()))(t)
+		state := conn.(*tls.Conn).ConnectionState()
+		if got := est.Bindings(&state); len(got) != c.want {
+			t.Errorf("%s: %d values, want %d", name, len(got), c.want)
+		}
+		_ = conn.Close()
+	}
+}
+
 func TestLinking(t *testing.T) {
 	t.Parallel()
 	w := build(t, open{})
