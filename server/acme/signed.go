@@ -70,7 +70,7 @@ func (d *Door) signed(handle signedHandler, by signers) handler {
 		if err != nil {
 			return frontdoor.Response{}, err
 		}
-		if err := d.nonces.use(ctx, m.Nonce, d.config.Clock()); err != nil {
+		if err := d.nonces.use(m.Nonce, d.config.Clock()); err != nil {
 			return frontdoor.Response{}, err
 		}
 		// Only now, because a stranger must not find out the status of an account.
