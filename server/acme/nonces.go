@@ -1,6 +1,7 @@
 package acme
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/binary"
@@ -15,9 +16,9 @@ import (
 // either. It is safe for concurrent use.
 type UsedNonces interface {
 	// Next returns the number of a new nonce.
-	Next() uint64
+	Next(ctx context.Context) (uint64, error)
 	// Use marks a nonce as used. It returns false if the nonce was used before, or is one of the oldest.
-	Use(number uint64) (isNew bool)
+	Use(ctx context.Context, number uint64) (isNew bool, err error)
 }
 
 // nonces makes the nonces of requests (RFC 8555 §6.5), and accepts each of them once. It is safe for concurrent use.
@@ -37,16 +38,19 @@ func newNonces(used UsedNonces) (*nonces, error) {
 }
 
 // next returns a nonce.
-func (n *nonces) next(at time.Time) (string, error) {
-	number := binary.BigEndian.AppendUint64(nil, n.used.Next())
-	sealed, err := n.sealer.Seal(nonceBinding, number, at)
+func (n *nonces) next(ctx context.Context, at time.Time) (string, error) {
+	number, err := n.used.Next(ctx)
+	if err != nil {
+		return "", err
+	}
+	sealed, err := n.sealer.Seal(nonceBinding, binary.BigEndian.AppendUint64(nil, number), at)
 	return base64.RawURLEncoding.EncodeToString(sealed), err
 }
 
 const nonceHint = "repeat the request with the nonce in the Replay-Nonce header of this response"
 
 // use accepts a nonce once.
-func (n *nonces) use(text string, at time.Time) error {
+func (n *nonces) use(ctx context.Context, text string, at time.Time) error {
 	sealed, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil {
 		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce is not from this server")
@@ -57,10 +61,11 @@ func (n *nonces) use(text string, at time.Time) error {
 	} else if err != nil {
 		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce is not from this server, or from before its restart")
 	}
-	if len(number) != 8 || !n.used.Use(binary.BigEndian.Uint64(number)) {
+	isNew, err := n.used.Use(ctx, binary.BigEndian.Uint64(number))
+	if err == nil && !isNew {
 		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce was used before, or the server has handed out too many since")
 	}
-	return nil
+	return err
 }
 
 // window is how many of the newest nonces a NonceSet accepts. They take 2 MiB. A server hands out fewer within
@@ -87,26 +92,26 @@ func (s *NonceSet) place(number uint64) (word *uint64, bit uint64) {
 }
 
 // Next implements [UsedNonces].
-func (s *NonceSet) Next() uint64 {
+func (s *NonceSet) Next(context.Context) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	number := s.next
 	word, bit := s.place(number)
 	*word &^= bit // was the bit of the oldest nonce, which is not accepted any more
 	s.next++
-	return number
+	return number, nil
 }
 
 // Use implements [UsedNonces].
-func (s *NonceSet) Use(number uint64) bool {
+func (s *NonceSet) Use(_ context.Context, number uint64) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	size := uint64(len(s.used)) * 64
 	if number >= s.next || s.next-number > size {
-		return false
+		return false, nil
 	}
 	word, bit := s.place(number)
 	isNew := *word&bit == 0
 	*word |= bit
-	return isNew
+	return isNew, nil
 }

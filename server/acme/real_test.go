@@ -12,8 +12,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/hsm"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	racme "github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/acme/validation"
@@ -235,4 +238,16 @@ func TestAccountsAreLimited(t *testing.T) {
 		c.key = next.key
 	}
 	want(t, "one change more", c.post("keyChange", c.change(w.client(), c.kid, c.key.Public())), http.StatusTooManyRequests, "rateLimited")
+}
+
+// The HMAC key of an external key is long enough for every algorithm.
+func TestBindingAlgorithms(t *testing.T) {
+	w := newServer(t)
+	keys := brevetv1.NewACMEServiceClient(w.Operator.Conn)
+	for _, alg := range []jose.SignatureAlgorithm{jose.HS256, jose.HS384, jose.HS512} {
+		k := servertest.Must(keys.CreateExternalKey(t.Context(), &brevetv1.CreateExternalKeyRequest{Rule: "any"}))(t)
+		c := w.client()
+		r := c.post("newAccount", c.bindWith(alg, k.GetKey().GetId(), k.GetHmacKey(), w.at("newAccount"), c.key.Public()))
+		want(t, string(alg), r, http.StatusCreated, "")
+	}
 }

@@ -70,14 +70,14 @@ func (d *Door) signed(handle signedHandler, by signers) handler {
 		if err != nil {
 			return frontdoor.Response{}, err
 		}
-		if err := d.nonces.use(m.Nonce, d.config.Clock()); err != nil {
+		if err := d.nonces.use(ctx, m.Nonce, d.config.Clock()); err != nil {
 			return frontdoor.Response{}, err
 		}
 		resp, err := d.handle(ctx, verified, handle)
 		if err != nil {
 			return frontdoor.Response{}, d.record(ctx, verified.account, err)
 		}
-		return d.withNonce(resp)
+		return d.withNonce(ctx, resp)
 	}
 }
 
