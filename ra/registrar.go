@@ -75,9 +75,12 @@ func New(c Config) *Registrar {
 // EnrollRequest asks for an identity's first certificate.
 type EnrollRequest struct {
 	RequestID pki.RequestID
-	Evidence  []pki.Evidence // one piece, or two of different kinds
-	CSR       []byte         // PKCS #10, DER
-	Lifetime  time.Duration
+	// Derived means that the ID is a digest of the evidence and the key, because the protocol has no ID. While the
+	// certificate for the ID is good, the request repeats an earlier one. After that, it is a new request.
+	Derived  bool
+	Evidence []pki.Evidence // one piece, or two of different kinds
+	CSR      []byte         // PKCS #10, DER
+	Lifetime time.Duration
 	// Identity is the identity that the request names. It is zero if the request names none.
 	Identity pki.SPIFFEID
 	// Label is the label of EST that selects among the rules, and empty over gRPC.
@@ -93,6 +96,7 @@ type EnrollRequest struct {
 // period and allows client authentication. Renew checks the revocation status.
 type RenewRequest struct {
 	RequestID   pki.RequestID
+	Derived     bool // as in EnrollRequest: the ID is a digest of predecessor and key
 	Identity    pki.SPIFFEID
 	Predecessor pki.CertRef
 	CSR         []byte
@@ -201,7 +205,11 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * rev.Profiles.MaxUnexpired(),
 		Subject: guard.Subject, Nonces: guard.Nonces, Recovery: guard.Recovery,
 	}
-	st, register, err := r.stateForEnroll(ctx, rev, q, g)
+	var register *Registration
+	st, err := r.stateOf(ctx, e.Derived, &q, func(q IssuanceQuery) (st IssuanceState, err error) {
+		st, register, err = r.stateForEnroll(ctx, rev, q, g)
+		return st, err
+	})
 	if err != nil {
 		return none, err
 	}
@@ -227,7 +235,7 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 		}
 	}
 	d, err := r.decide(rev, st, c, ca.Request{
-		RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
+		RequestID: q.Request, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
 	}, claims.provesHardware())
 	if err != nil {
 		return none, err
@@ -241,7 +249,7 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	if st.NonceRefusal != nil {
 		return none, st.NonceRefusal
 	}
-	binding := Binding{Request: e.RequestID, Key: c.keyHash, Identity: st.Identity, At: q.At}
+	binding := Binding{Request: q.Request, Key: c.keyHash, Identity: st.Identity, At: q.At}
 	if g.Chosen {
 		binding.Register, register = register, nil
 	}
@@ -317,7 +325,7 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 		Identity: n.Identity, Predecessor: n.Predecessor, Request: n.RequestID, Key: c.keyHash, At: r.clock(),
 		MaxUnexpired: rev.Profiles.MaxUnexpired(),
 	}
-	st, err := r.store.IssuanceState(ctx, q)
+	st, err := r.stateOf(ctx, n.Derived, &q, func(q IssuanceQuery) (IssuanceState, error) { return r.store.IssuanceState(ctx, q) })
 	if err != nil {
 		return none, err
 	}
@@ -347,7 +355,7 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 		return none, err
 	}
 	d, err := r.decide(rev, st, c, ca.Request{
-		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor), Evidence: proof.evidence(Grant{}),
+		RequestID: q.Request, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor), Evidence: proof.evidence(Grant{}),
 		Guard: pki.Guard{Predecessor: n.Predecessor, Renewed: old.Successor == c.keyHash, Nonces: proof.guard().Nonces},
 	}, old.SameKey || proof.provesHardware())
 	if err != nil {

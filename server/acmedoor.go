@@ -19,6 +19,6 @@ func (s *Server) newACMEDoor() (*acmedoor.Door, error) {
 		URL: c.HTTPSURL, MinVersion: c.ACME.MinVersion,
 		Accounts: s.acme, AccountChanges: s.acme, Orders: s.acme, Authorizations: s.acme, Certificates: s.acme, Terms: s.acme,
 		Renewals: s.rotations, Authorities: c.Authorities,
-		Validator: validation.New(c.ACME.Validation), Nonces: acmedoor.NewNonceSet(c.Clock), Clock: c.Clock, Log: c.Log,
+		Validator: validation.New(c.ACME.Validation), Nonces: acmedoor.NewNonceSet(), Refusals: s.auditor, Clock: c.Clock, Log: c.Log,
 	})
 }

@@ -28,7 +28,7 @@ func TestExternalKeysOverGRPC(t *testing.T) {
 	id := w.Register(t, "device", "shop/1")
 	client := brevetv1.NewACMEServiceClient(w.Operator.Conn)
 	created := servertest.Must(client.CreateExternalKey(t.Context(), &brevetv1.CreateExternalKeyRequest{Identity: "shop/1"}))(t)
-	if len(created.GetHmacKey()) != 32 || created.GetKey().GetIdentity() != id || created.GetKey().GetState() != brevetv1.ExternalKeyState_EXTERNAL_KEY_STATE_OPEN {
+	if len(created.GetHmacKey()) != 64 || created.GetKey().GetIdentity() != id || created.GetKey().GetState() != brevetv1.ExternalKeyState_EXTERNAL_KEY_STATE_OPEN {
 		t.Errorf("created %v, with an HMAC key of %d bytes", created.GetKey(), len(created.GetHmacKey()))
 	}
 	w.Hide(created.GetHmacKey())

@@ -118,6 +118,15 @@ func (a *Authority) SetContact(ctx context.Context, account ID, contact []string
 	return a.change(ctx, AccountChange{ID: account, SetContact: true, Contact: contact})
 }
 
+// IdentityOf returns the identity of all certificates of an account. It is zero if the account's external key names none.
+func (a *Authority) IdentityOf(ctx context.Context, account Account) (pki.SPIFFEID, error) {
+	if account.ExternalKey.IsZero() {
+		return pki.SPIFFEID{}, nil
+	}
+	k, _, err := a.Store.ExternalKey(ctx, account.ExternalKey)
+	return k.Identity, err
+}
+
 func (a *Authority) change(ctx context.Context, c AccountChange) (Account, error) {
 	if _, err := a.settings(); err != nil {
 		return Account{}, err

@@ -18,6 +18,7 @@ const (
 	factWildcard    = "acme.wildcard"     // whether one of them is a wildcard
 	factAccount     = "acme.account"      // the ID of its account
 	factExternalKey = "acme.external_key" // the ID of the account's external key
+	factIdentity    = "acme.identity"     // the path of the identity that the external key names, if it names one
 	factChallenges  = "acme.challenges"   // the types of the challenges with which the names were validated
 )
 
@@ -54,7 +55,7 @@ func (a *Authenticator) Settings() Settings { return a.settings }
 func (*Authenticator) Facts() map[string]ra.FactType {
 	return map[string]ra.FactType{
 		factNames: ra.FactStrings, factName: ra.FactString, factDomain: ra.FactString, factWildcard: ra.FactBool, factAccount: ra.FactString,
-		factExternalKey: ra.FactString, factChallenges: ra.FactStrings,
+		factExternalKey: ra.FactString, factIdentity: ra.FactString, factChallenges: ra.FactStrings,
 	}
 }
 
@@ -118,6 +119,9 @@ func (st *OrderState) claim(used []ChallengeType) ra.Claim {
 	}
 	if !st.Key.ID.IsZero() {
 		facts[factExternalKey] = st.Key.ID.String()
+	}
+	if !st.Key.Identity.IsZero() {
+		facts[factIdentity] = st.Key.Identity.Path()
 	}
 	claim := ra.Claim{
 		Identity: st.Key.Identity, Facts: facts, Digest: sha256.Sum256(o.ID[:]), Actor: st.Account.Actor(),

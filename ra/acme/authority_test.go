@@ -172,6 +172,20 @@ func TestNewOrderRefuses(t *testing.T) {
 	}
 }
 
+// TestIdentityInCondition checks that a condition can depend on the identity of the external key.
+func TestIdentityInCondition(t *testing.T) {
+	w := newWorld(t, document)
+	seventh := w.account(t, acme.NewExternalKey{Identity: w.register(t, "shop/7")})
+	eighth := w.account(t, acme.NewExternalKey{Identity: w.register(t, "shop/8")})
+	byRule := w.account(t, acme.NewExternalKey{Rule: "web"})
+	n := acme.NewOrder{Identifiers: named("shop-7.example")}
+	must(w.NewOrder(t.Context(), seventh.ID, n))(t)
+	for _, other := range []acme.Account{eighth, byRule} {
+		_, err := w.NewOrder(t.Context(), other.ID, n)
+		refused(t, "the name of another identity", err, pki.RuleACMEIdentifier)
+	}
+}
+
 // TestReplaces orders the successor of a certificate twice.
 func TestReplaces(t *testing.T) {
 	w := newWorld(t, document)
@@ -252,6 +266,15 @@ func TestRevoke(t *testing.T) {
 	refused(t, "a compromised key", w.Revoke(t.Context(), acme.RevokeRequest{Account: other.ID, Certificate: third.Raw, Reason: 1}), pki.RuleACMERevocation)
 	check(third, acme.RevokeRequest{Account: other.ID}, pki.Unspecified)
 
+	// An authorization proves no SPIFFE ID.
+	o := must(w.NewOrder(t.Context(), a.ID, acme.NewOrder{Identifiers: named("d.fleet.example"), Profile: "web"}))(t)
+	w.validate(t, o, acme.DNS01)
+	request := csr(t, x509.CertificateRequest{DNSNames: []string{"d.fleet.example"}})
+	fourth := w.certificate(t, must(w.Finalize(t.Context(), a.ID, o.ID, request))(t))
+	w.ready(t, other.ID, acme.DNS01, "d.fleet.example")
+	refused(t, "a SPIFFE ID", w.Revoke(t.Context(), acme.RevokeRequest{Account: other.ID, Certificate: fourth.Raw}), pki.RuleACMERevocation)
+	check(fourth, acme.RevokeRequest{Account: a.ID}, pki.Unspecified)
+
 	for what, der := range map[string][]byte{"garbage": []byte("no certificate"), "a large one": bytes.Repeat([]byte{0x30}, 1<<20), "the root": w.root.Raw} {
 		refused(t, what, w.Revoke(t.Context(), acme.RevokeRequest{Account: a.ID, Certificate: der}), pki.RuleNotFound)
 	}
@@ -269,7 +292,7 @@ func TestAccounts(t *testing.T) {
 		t.Errorf("bindings are required: %t, and the profiles are %v", w.RequiresBinding(), w.Profiles())
 	}
 	k, hmacKey, err := w.CreateExternalKey(t.Context(), acme.NewExternalKey{Identity: id, By: operator})
-	if err != nil || len(hmacKey) != 32 {
+	if err != nil || len(hmacKey) != 64 {
 		t.Fatalf("the HMAC key has %d bytes: %v", len(hmacKey), err)
 	}
 	for what, b := range map[string]acme.Binding{

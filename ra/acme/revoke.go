@@ -17,8 +17,9 @@ const maxCertificate = 16 << 10
 var reasons = []pki.Reason{pki.Unspecified, pki.KeyCompromise, pki.AffiliationChanged, pki.Superseded, pki.CessationOfOperation}
 
 // Revoke revokes a certificate (RFC 8555 section 7.6). The request must be signed by the account that ordered it, by an
-// account with valid authorizations for all of its names, or with its own key. An account that did not order the
-// certificate cannot declare its key compromised. When Revoke has returned, the certificate is revoked everywhere in this
+// account with valid authorizations for all of its names, or with its own key. Authorizations do not suffice for a
+// certificate with a SPIFFE ID or an email address, which no challenge proves. An account that did not order the certificate
+// cannot declare its key compromised. When Revoke has returned, the certificate is revoked everywhere in this
 // process.
 func (a *Authority) Revoke(ctx context.Context, r RevokeRequest) error {
 	if _, err := a.settings(); err != nil {
@@ -103,6 +104,9 @@ func (a *Authority) mayRevoke(ctx context.Context, account Account, c *x509.Cert
 	}
 	if reason == pki.KeyCompromise {
 		return refuseRevocation("only the account that ordered certificate %s, or its key, can declare the key compromised", ref.Serial)
+	}
+	if len(c.URIs) > 0 || len(c.EmailAddresses) > 0 {
+		return refuseRevocation("certificate %s has names that no challenge proves, such as a SPIFFE ID, and the account did not order it", ref.Serial)
 	}
 	names := identifiersOf(c)
 	if len(names) > 0 {

@@ -11,8 +11,9 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// hmacKeySize is the size of the HMAC key of an external key in bytes.
-const hmacKeySize = 32
+// hmacKeySize is the size of the HMAC key of an external key in bytes. The key must not be shorter than the hash (RFC 7518
+// section 3.2), and clients may use HS512.
+const hmacKeySize = 64
 
 // Sealer seals the HMAC keys of external keys, so that a copy of the table alone does not contain them. It is safe for
 // concurrent use.

@@ -38,6 +38,9 @@ rules:
   when: acme.domain.matches("^(.*\\.)?fleet\\.example$")
   wildcards: true
   profiles: [acme, web]
+- name: shop
+  evidence: [acme]
+  when: acme.identity == "shop/7" && acme.name == "shop-7.example"
 - name: web
   evidence: [acme]
   when: acme.name.endsWith(".web.example")
@@ -218,19 +221,25 @@ func named(names ...string) []acme.Identifier {
 func (w *world) ready(t testing.TB, account acme.ID, kind acme.ChallengeType, names ...string) acme.Order {
 	t.Helper()
 	o := must(w.NewOrder(t.Context(), account, acme.NewOrder{Identifiers: named(names...)}))(t)
+	w.validate(t, o, kind)
+	o = must(w.Order(t.Context(), account, o.ID))(t)
+	if o.Status != acme.StatusReady {
+		t.Fatalf("the order is %+v", o)
+	}
+	return o
+}
+
+// validate validates the names of an order with a type of challenge.
+func (w *world) validate(t testing.TB, o acme.Order, kind acme.ChallengeType) {
+	t.Helper()
 	for _, id := range o.Authorizations {
-		if _, starts, err := w.BeginValidation(t.Context(), account, id, kind); err != nil || !starts {
+		if _, starts, err := w.BeginValidation(t.Context(), o.Account, id, kind); err != nil || !starts {
 			t.Fatalf("the validation starts: %t, %v", starts, err)
 		}
 		if err := w.EndValidation(t.Context(), id, kind, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	o = must(w.Order(t.Context(), account, o.ID))(t)
-	if o.Status != acme.StatusReady {
-		t.Fatalf("the order is %+v", o)
-	}
-	return o
 }
 
 // csr returns a CSR for a new key.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/ra/evidencetest"
 	"github.com/brevet-pki/brevet/store/memory"
@@ -13,8 +14,10 @@ import (
 // acmeSample is an order whose name was validated. The guard of the certificate binds it to its request, so the
 // authenticator treats it as bearer evidence.
 func acmeSample(t testing.TB) evidencetest.Sample {
-	store, by := new(memory.Store).ACME(), pki.ActorCommand("test")
-	k := acme.ExternalKey{ID: acme.NewID(), Rule: "web", CreatedBy: by, CreatedAt: now, ExpiresAt: now.Add(time.Hour)}
+	records, by := new(memory.Store), pki.ActorCommand("test")
+	store, id := records.ACME(), must(pki.SPIFFEIDIn("fleet.example", "device/1"))(t)
+	must(records.CreateIdentity(t.Context(), ra.Registration{Identity: ra.Identity{ID: id, Kind: pki.Device, Profile: "device"}}, by))(t)
+	k := acme.ExternalKey{ID: acme.NewID(), Identity: id, CreatedBy: by, CreatedAt: now, ExpiresAt: now.Add(time.Hour)}
 	must(store.CreateExternalKey(t.Context(), k, []byte("sealed")))(t)
 	account := acme.Account{ID: acme.NewID(), Key: []byte("key"), Thumbprint: [32]byte{1}, Status: acme.AccountValid, ExternalKey: k.ID, CreatedAt: now}
 	if _, _, err := store.CreateAccount(t.Context(), account); err != nil {

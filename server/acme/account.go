@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4/json"
 
+	"github.com/brevet-pki/brevet/fair"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/server/acme/jws"
@@ -47,6 +48,9 @@ func (d *Door) newAccount(ctx context.Context, r *request) (frontdoor.Response, 
 		}
 		n.Binding = &acme.Binding{KeyID: b.KeyID, Verify: b.Verify}
 	}
+	if err := d.countAccount(ctx, n); err != nil {
+		return frontdoor.Response{}, err
+	}
 	a, isNew, err := d.config.Accounts.NewAccount(ctx, n)
 	if err != nil {
 		return frontdoor.Response{}, err
@@ -56,6 +60,22 @@ func (d *Door) newAccount(ctx context.Context, r *request) (frontdoor.Response, 
 		status = http.StatusCreated
 	}
 	return d.accountOut(status, a)
+}
+
+// hourlyEach is how often an hour an address may create an account without an external key, and an account may change its
+// key. The log has an entry about each, forever.
+const hourlyEach = 10
+
+// countAccount refuses to create an account without an external key if the client's address has created too many.
+func (d *Door) countAccount(ctx context.Context, n acme.NewAccount) error {
+	if n.Binding != nil || n.OnlyExisting || d.config.Terms.RequiresBinding() {
+		return nil
+	}
+	_, err := d.config.Accounts.AccountByKey(ctx, n.Thumbprint)
+	if refusal, ok := pki.AsRefusal(err); !ok || refusal.Rule != pki.RuleACMEAccount {
+		return err
+	}
+	return d.newAccounts.Allow(fair.Host(n.From), d.config.Clock())
 }
 
 // account serves the account (RFC 8555 §7.3.2 and §7.3.6).
@@ -112,6 +132,9 @@ func (d *Door) keyChange(ctx context.Context, r *request) (frontdoor.Response, e
 	}
 	if key.Equal(r.key) {
 		return frontdoor.Response{}, pki.Refuse(pki.RuleRequest, "change to a new key", "the new key is the current key of the account")
+	}
+	if err := d.keyChanges.Allow(r.account.ID, d.config.Clock()); err != nil {
+		return frontdoor.Response{}, err
 	}
 	a, err := d.config.AccountChanges.ChangeKey(ctx, r.account.ID, r.account.Thumbprint, key.SPKI, key.Thumbprint)
 	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule == pki.RuleACMEAccountKey {

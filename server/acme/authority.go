@@ -16,6 +16,15 @@ type Accounts interface {
 	NewAccount(ctx context.Context, n acme.NewAccount) (a acme.Account, isNew bool, err error)
 	AccountByKey(ctx context.Context, thumbprint [32]byte) (acme.Account, error)
 	Account(ctx context.Context, id acme.ID) (acme.Account, error)
+	// IdentityOf returns the identity of all certificates of an account, if its external key names one.
+	IdentityOf(ctx context.Context, a acme.Account) (pki.SPIFFEID, error)
+}
+
+// RefusalLog records refusals: an *audit.Recorder. It is safe for concurrent use.
+type RefusalLog interface {
+	// RecordEvidence records err if it is a refusal that is not recorded yet, and returns it. id is zero if the caller's
+	// identity is not known.
+	RecordEvidence(ctx context.Context, by pki.Actor, id pki.SPIFFEID, e pki.EvidenceRecord, err error) error
 }
 
 // AccountChanges changes accounts.

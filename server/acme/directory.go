@@ -37,12 +37,12 @@ func (d *Door) signedDirectory(ctx context.Context, r *request) (frontdoor.Respo
 }
 
 // newNonce serves newNonce (RFC 8555 §7.2).
-func (d *Door) newNonce(_ context.Context, r *frontdoor.Request) (frontdoor.Response, error) {
+func (d *Door) newNonce(ctx context.Context, r *frontdoor.Request) (frontdoor.Response, error) {
 	resp := frontdoor.Response{Status: http.StatusOK, Header: d.newHeader()}
 	if r.Method != http.MethodHead {
 		resp.Status = http.StatusNoContent
 	}
-	return d.withNonce(resp)
+	return d.withNonce(ctx, resp)
 }
 
 // signedNonce serves newNonce by POST-as-GET (RFC 8555 §6.3).

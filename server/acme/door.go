@@ -5,11 +5,14 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/server/acme/jws"
 	"github.com/brevet-pki/brevet/server/acme/validation"
+	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/authz"
 	"github.com/brevet-pki/brevet/server/frontdoor"
 )
@@ -33,6 +36,7 @@ type Config struct {
 
 	Validator *validation.Validator
 	Nonces    UsedNonces
+	Refusals  RefusalLog
 	Clock     func() time.Time
 	Log       *slog.Logger
 }
@@ -43,11 +47,18 @@ type Door struct {
 	nonces  *nonces
 	issuers map[string]pki.IssuerID // by key identifier (RFC 5280 §4.2.1.2)
 	pool    *validation.Pool
+
+	newAccounts *admission.Quota[netip.Addr] // without an external key
+	keyChanges  *admission.Quota[acme.ID]
 }
 
 // New returns a Door. Close ends its validations.
 func New(c Config) (*Door, error) {
-	d := &Door{config: c, issuers: map[string]pki.IssuerID{}, pool: validation.NewPool()}
+	d := &Door{
+		config: c, issuers: map[string]pki.IssuerID{}, pool: validation.NewPool(),
+		newAccounts: admission.NewQuota[netip.Addr]("new accounts without an external key from this address", hourlyEach),
+		keyChanges:  admission.NewQuota[acme.ID]("key changes of this account", hourlyEach),
+	}
 	var err error
 	if d.nonces, err = newNonces(c.Nonces); err != nil {
 		return nil, err

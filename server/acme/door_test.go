@@ -97,11 +97,17 @@ func TestNoncesAreUsedOnce(t *testing.T) {
 
 func (c *client) bind(kid string, secret []byte, url string, key crypto.PublicKey) string {
 	c.w.t.Helper()
+	return c.bindWith(jose.HS256, kid, secret, url, key)
+}
+
+// bindWith returns a request for an account with an external account binding.
+func (c *client) bindWith(alg jose.SignatureAlgorithm, kid string, secret []byte, url string, key crypto.PublicKey) string {
+	c.w.t.Helper()
 	payload, err := json.Marshal(jose.JSONWebKey{Key: key})
 	if err != nil {
 		c.w.t.Fatal(err)
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: secret},
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: secret},
 		(&jose.SignerOptions{}).WithHeader("kid", kid).WithHeader("url", url))
 	if err != nil {
 		c.w.t.Fatal(err)

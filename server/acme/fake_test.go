@@ -32,6 +32,7 @@ type authority struct {
 	certificates   map[pki.CertRef][]byte
 	revoked        map[pki.CertRef]acme.RevokeRequest
 	optional       bool // accounts need no binding
+	refused        []pki.Actor
 	fail           error
 }
 
@@ -118,6 +119,16 @@ func (a *authority) Account(_ context.Context, id acme.ID) (acme.Account, error)
 		return account, refuse(pki.RuleACMEAccount, "there is no such account")
 	}
 	return account, nil
+}
+
+func (a *authority) IdentityOf(context.Context, acme.Account) (pki.SPIFFEID, error) {
+	return pki.SPIFFEID{}, nil
+}
+
+func (a *authority) RecordEvidence(_ context.Context, by pki.Actor, _ pki.SPIFFEID, _ pki.EvidenceRecord, err error) error {
+	defer a.lock()()
+	a.refused = append(a.refused, by)
+	return err
 }
 
 func (a *authority) edit(id acme.ID, edit func(*acme.Account)) (acme.Account, error) {

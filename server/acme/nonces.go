@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/binary"
 	"sync"
 	"time"
 
@@ -11,11 +12,13 @@ import (
 	"github.com/brevet-pki/brevet/ra/nonce"
 )
 
-// UsedNonces is a set of nonces that were used. It need not be durable, because the key of the nonces is not either. It
-// is safe for concurrent use.
+// UsedNonces numbers nonces, and remembers which were used. It need not be durable, because the key of the nonces is not
+// either. It is safe for concurrent use.
 type UsedNonces interface {
-	// Use adds a nonce to the set. It returns false if the set has it already, and an error if the set is full.
-	Use(ctx context.Context, n pki.Nonce) (isNew bool, err error)
+	// Next returns the number of a new nonce.
+	Next(ctx context.Context) (uint64, error)
+	// Use marks a nonce as used. It returns false if the nonce was used before, or is one of the oldest.
+	Use(ctx context.Context, number uint64) (isNew bool, err error)
 }
 
 // nonces makes the nonces of requests (RFC 8555 §6.5), and accepts each of them once. It is safe for concurrent use.
@@ -35,8 +38,12 @@ func newNonces(used UsedNonces) (*nonces, error) {
 }
 
 // next returns a nonce.
-func (n *nonces) next(at time.Time) (string, error) {
-	sealed, err := n.sealer.Seal(nonceBinding, nil, at)
+func (n *nonces) next(ctx context.Context, at time.Time) (string, error) {
+	number, err := n.used.Next(ctx)
+	if err != nil {
+		return "", err
+	}
+	sealed, err := n.sealer.Seal(nonceBinding, binary.BigEndian.AppendUint64(nil, number), at)
 	return base64.RawURLEncoding.EncodeToString(sealed), err
 }
 
@@ -48,76 +55,63 @@ func (n *nonces) use(ctx context.Context, text string, at time.Time) error {
 	if err != nil {
 		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce is not from this server")
 	}
-	opened, _, err := n.sealer.Open(sealed, nonceBinding, at)
+	_, number, err := n.sealer.Open(sealed, nonceBinding, at)
 	if r, ok := pki.AsRefusal(err); ok && r.Rule == pki.RuleChallengeExpired {
 		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce is older than %s", nonce.Lifetime)
 	} else if err != nil {
 		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce is not from this server, or from before its restart")
 	}
-	isNew, err := n.used.Use(ctx, opened)
+	isNew, err := n.used.Use(ctx, binary.BigEndian.Uint64(number))
 	if err == nil && !isNew {
-		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce was used before")
+		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce was used before, or the server has handed out too many since")
 	}
 	return err
 }
 
-// maxNonces is the maximum number of nonces in one of the two generations of a NonceSet. They take about 10 MiB.
-const maxNonces = 1 << 18
+// window is how many of the newest nonces a NonceSet accepts. They take 2 MiB. A server hands out fewer within
+// nonce.Lifetime: 55,000 requests a second would be needed to make a nonce invalid before it expires.
+const window = 1 << 24
 
-// NonceSet is the set of used nonces of one process. It has two generations. When the newer one is as old as the
-// lifetime of a nonce, all nonces in the older one have expired, and the newer one replaces it.
+// NonceSet is the set of used nonces of one process. It has a bit for each of the newest nonces, so that no client can fill
+// it. It is safe for concurrent use.
 type NonceSet struct {
-	clock func() time.Time
-
-	mu         sync.Mutex
-	since      time.Time // when newer was empty
-	older      map[[16]byte]struct{}
-	newer      map[[16]byte]struct{}
-	maxInNewer int
+	mu   sync.Mutex
+	next uint64   // the number of the next nonce
+	used []uint64 // a bit for each of the newest nonces, at its number modulo the size
 }
 
 // NewNonceSet returns an empty set.
-func NewNonceSet(clock func() time.Time) *NonceSet {
-	return &NonceSet{clock: clock, since: clock(), newer: map[[16]byte]struct{}{}, maxInNewer: maxNonces}
+func NewNonceSet() *NonceSet { return newNonceSet(window) }
+
+// newNonceSet returns an empty set for the newest n nonces. n is a multiple of 64.
+func newNonceSet(n int) *NonceSet { return &NonceSet{used: make([]uint64, n/64)} }
+
+// place returns the word and the bit of a number.
+func (s *NonceSet) place(number uint64) (word *uint64, bit uint64) {
+	return &s.used[number/64%uint64(len(s.used))], 1 << (number % 64)
+}
+
+// Next implements [UsedNonces].
+func (s *NonceSet) Next(context.Context) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	number := s.next
+	word, bit := s.place(number)
+	*word &^= bit // was the bit of the oldest nonce, which is not accepted any more
+	s.next++
+	return number, nil
 }
 
 // Use implements [UsedNonces].
-func (s *NonceSet) Use(_ context.Context, n pki.Nonce) (bool, error) {
+func (s *NonceSet) Use(_ context.Context, number uint64) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.clock()
-	if age := now.Sub(s.since); age < 0 { // the clock was set back, so that old nonces may be valid again: keep them
-		s.since = now
-	} else if age >= nonce.Lifetime {
-		s.older, s.newer, s.since = s.newer, map[[16]byte]struct{}{}, now
-	}
-	_, isOlder := s.older[n.ID]
-	_, isNewer := s.newer[n.ID]
-	if isOlder || isNewer {
+	size := uint64(len(s.used)) * 64
+	if number >= s.next || s.next-number > size {
 		return false, nil
 	}
-	if len(s.newer) >= s.maxInNewer {
-		return false, delayed{pki.Refuse(pki.RuleOverloaded, "repeat the request after the delay",
-			"the server has received too many requests within %s", nonce.Lifetime), nonceRetry}
-	}
-	s.newer[n.ID] = struct{}{}
-	return true, nil
+	word, bit := s.place(number)
+	isNew := *word&bit == 0
+	*word |= bit
+	return isNew, nil
 }
-
-// nonceRetry is the delay after which a client should repeat a request that found the set full.
-const nonceRetry = 30 * time.Second
-
-// delayed is a refusal with the delay after which the request may succeed.
-type delayed struct {
-	*pki.Refusal
-	after time.Duration
-}
-
-// Unwrap returns the refusal.
-func (d delayed) Unwrap() error { return d.Refusal }
-
-// Temporary reports that the same request may succeed later.
-func (delayed) Temporary() bool { return true }
-
-// RetryAfter returns the delay.
-func (d delayed) RetryAfter() time.Duration { return d.after }

@@ -3,71 +3,69 @@ package acme_test
 import (
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra/nonce"
+	"pgregory.net/rapid"
+
 	"github.com/brevet-pki/brevet/server/acme"
+	"github.com/brevet-pki/brevet/server/servertest"
 )
 
-// A nonce is used once as long as it is valid, whichever way the clock is set.
-func TestNonceSet(t *testing.T) {
-	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
-	s := acme.NewSmallNonceSet(func() time.Time { return now }, 10)
-	use := func(id byte) (bool, error) {
-		return s.Use(t.Context(), pki.Nonce{ID: [16]byte{id}, ExpiresAt: now.Add(nonce.Lifetime)})
-	}
-	if isNew, err := use(1); !isNew || err != nil {
-		t.Fatalf("a new nonce: %t, %v", isNew, err)
-	}
-	for range 3 {
-		if isNew, err := use(1); isNew || err != nil {
-			t.Errorf("a used nonce after some time: %t, %v", isNew, err)
-		}
-		now = now.Add(nonce.Lifetime/3 - time.Second)
-	}
-	now = now.Add(-time.Hour)
-	if isNew, _ := use(1); isNew {
-		t.Error("a used nonce is new after the clock was set back")
-	}
-	for id := byte(2); ; id++ {
-		if _, err := use(id); err != nil {
-			refusal, ok := pki.AsRefusal(err)
-			if id != 11 || !ok || refusal.Rule != pki.RuleOverloaded || pki.RetryAfter(err) <= 0 {
-				t.Errorf("nonce %d: %v", id, err)
-			}
-			break
+// A client that uses up nonces as fast as it can does not keep others from using theirs.
+func TestNonceSetIsNeverFull(t *testing.T) {
+	s := acme.NewNonceSet()
+	next := func() uint64 { return servertest.Must(s.Next(t.Context()))(t) }
+	use := func(number uint64) bool { return servertest.Must(s.Use(t.Context(), number))(t) }
+	quiet := next()
+	for range 1 << 20 {
+		if !use(next()) {
+			t.Fatal("a new nonce is refused")
 		}
 	}
-	now = now.Add(nonce.Lifetime)
-	if isNew, err := use(20); !isNew || err != nil {
-		t.Errorf("a new nonce after the generation: %t, %v", isNew, err)
-	}
-	if isNew, _ := use(10); isNew {
-		t.Error("a nonce of the older generation is new")
-	}
-	now = now.Add(nonce.Lifetime)
-	if isNew, _ := use(10); !isNew {
-		t.Error("a nonce that has expired long ago is still in the set")
+	if !use(quiet) || use(quiet) {
+		t.Error("the nonce of a quiet client is not accepted exactly once")
 	}
 }
 
+// TestNonceSet compares a small set with a list of all nonces.
+func TestNonceSet(t *testing.T) {
+	const size = 128
+	rapid.Check(t, func(t *rapid.T) {
+		s := acme.NewSmallNonceSet(size)
+		var used []bool
+		for range rapid.IntRange(1, 600).Draw(t, "steps") {
+			if rapid.Bool().Draw(t, "next") {
+				if n, err := s.Next(t.Context()); err != nil || n != uint64(len(used)) {
+					t.Fatalf("nonce %d has the number %d", len(used), n)
+				}
+				used = append(used, false)
+				continue
+			}
+			n := rapid.IntRange(max(0, len(used)-size-2), len(used)+1).Draw(t, "number")
+			want := n < len(used) && n >= len(used)-size && !used[n]
+			if have, err := s.Use(t.Context(), uint64(n)); err != nil || have != want {
+				t.Fatalf("of %d nonces, number %d is new: %t, want %t", len(used), n, have, want)
+			}
+			if n < len(used) {
+				used[n] = true
+			}
+		}
+	})
+}
+
 func TestNonceSetIsUsedConcurrently(t *testing.T) {
-	s := acme.NewNonceSet(time.Now)
+	s := acme.NewNonceSet()
+	number := servertest.Must(s.Next(t.Context()))(t)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	fresh := 0
 	for range 50 {
 		wg.Go(func() {
-			isNew, err := s.Use(t.Context(), pki.Nonce{ID: [16]byte{1}})
-			if err != nil {
-				t.Error(err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if isNew {
+			if servertest.Must(s.Use(t.Context(), number))(t) {
+				mu.Lock()
+				defer mu.Unlock()
 				fresh++
 			}
+			servertest.Must(s.Use(t.Context(), servertest.Must(s.Next(t.Context()))(t)))(t)
 		})
 	}
 	wg.Wait()

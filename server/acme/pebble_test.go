@@ -1,6 +1,7 @@
 package acme_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -296,12 +298,23 @@ var oddRequests = []oddRequest{
 		pebble: "400 malformed", why: "the identifier is well-formed"},
 }
 
+// moveClient lets the next connections come from the address 127.0.1.n, because an address can create few accounts.
+func (w *realWorld) moveClient(n int) {
+	transport := w.http.Transport.(*http.Transport)
+	transport.CloseIdleConnections()
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(n))}}
+	transport.DialContext = func(ctx context.Context, _, address string) (net.Conn, error) {
+		return dialer.DialContext(ctx, "tcp4", address)
+	}
+}
+
 // TestOddRequests compares the responses to odd requests with those of Pebble.
 func TestOddRequests(t *testing.T) {
 	p := newPebble(t)
 	s := newServer(t)
 	summary := func(r response) string { return fmt.Sprintf("%d %s", r.status, r.problem()) }
-	for _, o := range oddRequests {
+	for n, o := range oddRequests {
+		s.moveClient(n)
 		ours, theirs := summary(o.send(&s.target)), summary(o.send(p))
 		expected := o.pebble
 		if o.why == "" {

@@ -63,7 +63,7 @@ func (d *Door) fail(r *frontdoor.Request, err error) frontdoor.Response {
 	resp.Status = p.Status
 	resp.Body, _ = json.Marshal(p) // never fails: the fields are texts and numbers
 	if r != nil && r.Request != nil && r.Method == http.MethodPost {
-		if next, err := d.nonces.next(d.config.Clock()); err == nil {
+		if next, err := d.nonces.next(r.Context(), d.config.Clock()); err == nil {
 			h.Set("Replay-Nonce", next)
 		}
 	}

@@ -8,16 +8,22 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
+
+	"github.com/go-jose/go-jose/v4"
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/hsm"
+	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	racme "github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/acme/validation"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 // anyName is a policy that gives every account a certificate for every name.
@@ -195,4 +201,53 @@ func TestRateLimit(t *testing.T) {
 		return
 	}
 	t.Error("no request was refused")
+}
+
+// A refusal of an account is in the audit log under the account, with the identity of its external key.
+func TestRefusalsNameTheAccount(t *testing.T) {
+	w := newServer(t)
+	c := w.registered()
+	before := len(w.Entries(t, 0))
+	want(t, "an order", c.post("newOrder", `{"identifiers":[{"type":"dns","value":"host"},{"type":"mail","value":"a@b"}]}`),
+		http.StatusBadRequest, "unsupportedIdentifier")
+	entries := w.Entries(t, before)
+	account := "acme:" + c.kid[strings.LastIndex(c.kid, "/")+1:]
+	if len(entries) != 1 || entries[0].Action != translog.RequestRefused || entries[0].Actor.String() != account {
+		t.Fatalf("the log has %+v, want a refusal of %s", entries, account)
+	}
+}
+
+// An address can create few accounts without an external key, and an account can change its key rarely. Accounts that exist
+// are found as often as the client likes.
+func TestAccountsAreLimited(t *testing.T) {
+	w := newServer(t)
+	c := w.registered()
+	for range 9 {
+		w.registered()
+	}
+	r := w.client().post("newAccount", `{}`)
+	want(t, "one account more", r, http.StatusTooManyRequests, "rateLimited")
+	if delay, err := strconv.Atoi(r.header.Get("Retry-After")); err != nil || delay < 300 || delay > 400 {
+		t.Errorf("the delay is %q seconds, want about six minutes", r.header.Get("Retry-After"))
+	}
+	known := &client{w: c.w, key: c.key, alg: c.alg}
+	want(t, "an account that exists", known.post("newAccount", `{}`), http.StatusOK, "")
+	for range 10 {
+		next := w.client()
+		want(t, "a change of the key", c.post("keyChange", c.change(next, c.kid, c.key.Public())), http.StatusOK, "")
+		c.key = next.key
+	}
+	want(t, "one change more", c.post("keyChange", c.change(w.client(), c.kid, c.key.Public())), http.StatusTooManyRequests, "rateLimited")
+}
+
+// The HMAC key of an external key is long enough for every algorithm.
+func TestBindingAlgorithms(t *testing.T) {
+	w := newServer(t)
+	keys := brevetv1.NewACMEServiceClient(w.Operator.Conn)
+	for _, alg := range []jose.SignatureAlgorithm{jose.HS256, jose.HS384, jose.HS512} {
+		k := servertest.Must(keys.CreateExternalKey(t.Context(), &brevetv1.CreateExternalKeyRequest{Rule: "any"}))(t)
+		c := w.client()
+		r := c.post("newAccount", c.bindWith(alg, k.GetKey().GetId(), k.GetHmacKey(), w.at("newAccount"), c.key.Public()))
+		want(t, string(alg), r, http.StatusCreated, "")
+	}
 }

@@ -1,6 +1,7 @@
 package acme
 
 import (
+	"context"
 	"encoding/json"
 	"math"
 	"net/http"
@@ -33,8 +34,8 @@ func (d *Door) object(status int, body any) (frontdoor.Response, error) {
 }
 
 // withNonce adds a nonce for the next request (RFC 8555 §6.5).
-func (d *Door) withNonce(r frontdoor.Response) (frontdoor.Response, error) {
-	next, err := d.nonces.next(d.config.Clock())
+func (d *Door) withNonce(ctx context.Context, r frontdoor.Response) (frontdoor.Response, error) {
+	next, err := d.nonces.next(ctx, d.config.Clock())
 	if err != nil {
 		return frontdoor.Response{}, err
 	}

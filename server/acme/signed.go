@@ -73,18 +73,37 @@ func (d *Door) signed(handle signedHandler, by signers) handler {
 		if err := d.nonces.use(ctx, m.Nonce, d.config.Clock()); err != nil {
 			return frontdoor.Response{}, err
 		}
-		// Only now, because a stranger must not find out the status of an account.
-		if account := verified.account; !account.ID.IsZero() {
-			if err := account.CheckValid(); err != nil {
-				return frontdoor.Response{}, err
-			}
-		}
-		resp, err := handle(ctx, verified)
+		resp, err := d.handle(ctx, verified, handle)
 		if err != nil {
+			return frontdoor.Response{}, d.record(ctx, verified.account, err)
+		}
+		return d.withNonce(ctx, resp)
+	}
+}
+
+// handle calls the handler of a request, unless the account is not valid. It checks this only after the signature,
+// because a stranger must not find out the status of an account.
+func (d *Door) handle(ctx context.Context, r *request, handle signedHandler) (frontdoor.Response, error) {
+	if account := r.account; !account.ID.IsZero() {
+		if err := account.CheckValid(); err != nil {
 			return frontdoor.Response{}, err
 		}
-		return d.withNonce(resp)
 	}
+	return handle(ctx, r)
+}
+
+// record records a refusal of an account, and returns the error. Strangers, who sign with a key of their own, are recorded
+// by the listener.
+func (d *Door) record(ctx context.Context, account acme.Account, err error) error {
+	if _, isRefusal := pki.AsRefusal(err); !isRefusal || account.ID.IsZero() {
+		return err
+	}
+	id, unknown := d.config.Accounts.IdentityOf(ctx, account)
+	if unknown != nil {
+		id = pki.SPIFFEID{} // the entry names the account
+	}
+	evidence := pki.DigestEvidence(pki.Evidence{Kind: pki.EvidenceACME, Value: account.ID[:]})
+	return d.config.Refusals.RecordEvidence(ctx, account.Actor(), id, pki.EvidenceRecord{Pieces: []pki.EvidenceDigest{evidence}}, err)
 }
 
 // verify checks the URL and the signature of a request.

@@ -128,7 +128,7 @@ func newWorldWith(t testing.TB, c validation.Config) *world {
 		Authorizations: w.authority, Certificates: w.authority, Terms: w.authority, Renewals: w.authority,
 		Authorities: []*x509.Certificate{w.authority.ca},
 		Validator:   validation.New(c),
-		Nonces:      acme.NewNonceSet(time.Now), Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+		Nonces:      acme.NewNonceSet(), Refusals: w.authority, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -2,16 +2,12 @@ package admission
 
 import (
 	"fmt"
-	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"github.com/brevet-pki/brevet/pki"
 )
-
-// maxBuckets is the maximum number of buckets in each of the two generations of Rates.
-const maxBuckets = 1 << 15
 
 // Rate limits how often a source may call.
 type Rate struct {
@@ -42,20 +38,9 @@ func (r Rate) CheckBurst() error {
 }
 
 // Rates limits each source to a Rate, with one token bucket for each source. It is safe for concurrent use.
-//
-// If a bucket is unused for as long as an empty bucket takes to fill, it is full, like a new one, and Rates drops it.
-// Buckets are in two generations, and a bucket that is used moves to the young one. When the young generation has
-// existed for the fill time, or has maxBuckets buckets, it becomes the old one, and Rates drops the previous old one. A
-// flood from more addresses than there are buckets gains nothing by an early drop: each new address has a full bucket
-// anyway.
 type Rates struct {
-	key string // configuration key of the rate, for messages
-
-	mu         sync.Mutex
-	rate       Rate
-	fill       time.Duration // how long a bucket takes to fill
-	young, old map[Source]*rate.Limiter
-	born       time.Time // when young was created
+	key     string // configuration key of the rate, for messages
+	buckets buckets[Source]
 }
 
 // NewRates returns Rates that limit each source to r. key is the configuration key of r, for messages.
@@ -66,16 +51,11 @@ func NewRates(key string, r Rate) *Rates {
 }
 
 // Set changes the Rate and resets all buckets to full.
-func (r *Rates) Set(to Rate) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.rate, r.fill = to, time.Duration(float64(to.Burst)/to.PerSecond*float64(time.Second))
-	r.young, r.old = map[Source]*rate.Limiter{}, nil
-}
+func (r *Rates) Set(to Rate) { r.buckets.reset(rate.Limit(to.PerSecond), to.Burst) }
 
 // Allow counts a call of a source at time now, or refuses it.
 func (r *Rates) Allow(from Source, now time.Time) error {
-	b := r.bucket(from, now)
+	b := r.buckets.of(from, now)
 	if b.AllowN(now, 1) {
 		return nil
 	}
@@ -87,30 +67,4 @@ func (r *Rates) Allow(from Source, now time.Time) error {
 		pki.Refuse(pki.RuleRateLimited, retryHint(after)+", or have "+r.key+" raised", "%s made more than %g calls per second", from, perSecond),
 		after,
 	}
-}
-
-// bucket returns the bucket of a source. If the source has none, it gets a full one.
-func (r *Rates) bucket(from Source, now time.Time) *rate.Limiter {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if b := r.young[from]; b != nil && now.Sub(r.born) < r.fill {
-		return b
-	}
-	if now.Sub(r.born) >= r.fill || len(r.young) >= maxBuckets {
-		r.old, r.young, r.born = r.young, map[Source]*rate.Limiter{}, now
-	}
-	b := r.old[from]
-	if b == nil {
-		b = rate.NewLimiter(rate.Limit(r.rate.PerSecond), r.rate.Burst)
-	}
-	delete(r.old, from)
-	r.young[from] = b
-	return b
-}
-
-// size returns the number of buckets.
-func (r *Rates) size() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.young) + len(r.old)
 }

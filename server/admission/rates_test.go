@@ -72,7 +72,7 @@ func TestBucketsAreBounded(t *testing.T) {
 		if err := r.Allow(Address(net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 1))), start); err != nil {
 			t.Fatal(err)
 		}
-		most = max(most, r.size())
+		most = max(most, r.buckets.size())
 	}
 	if most > 2*maxBuckets || most < maxBuckets {
 		t.Errorf("%d buckets were kept for %d sources, want at most %d", most, 4*maxBuckets, 2*maxBuckets)
@@ -82,8 +82,8 @@ func TestBucketsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if r.size() != 1 {
-		t.Errorf("%d buckets are kept after all have filled, want 1", r.size())
+	if r.buckets.size() != 1 {
+		t.Errorf("%d buckets are kept after all have filled, want 1", r.buckets.size())
 	}
 }
 

@@ -277,16 +277,14 @@ func (v *ACME) CreateOrder(ctx context.Context, o acme.Order, all []acme.Authori
 		if !ok {
 			return rules.NoAccount()
 		}
-		open, replaced := 0, false
+		open := 0
 		for _, other := range s.acme.orders {
 			if other.Account == o.Account && other.Certificate.IsZero() && o.CreatedAt.Before(other.ExpiresAt) {
 				open++
 			}
-			if !o.Replaces.IsZero() && other.Replaces == o.Replaces {
-				replaced = replaced || s.orderAt(other, o.CreatedAt).Status != acme.StatusInvalid
-			}
 		}
-		if err := rules.CheckNewOrder(&a, &o, open, replaced); err != nil {
+		err := rules.CheckNewOrder(&a, &o, open, func() (bool, error) { return s.isReplaced(o.Replaces, o.CreatedAt), nil })
+		if err != nil {
 			return err
 		}
 		o.CreatedAt, o.ExpiresAt = stored(o.CreatedAt), stored(o.ExpiresAt)
@@ -296,6 +294,16 @@ func (v *ACME) CreateOrder(ctx context.Context, o acme.Order, all []acme.Authori
 		}
 		return nil
 	})
+}
+
+// isReplaced reports whether an order that is not invalid replaces a certificate.
+func (s *state) isReplaced(certificate pki.CertRef, at time.Time) bool {
+	for _, o := range s.acme.orders {
+		if o.Replaces == certificate && s.orderAt(o, at).Status != acme.StatusInvalid {
+			return true
+		}
+	}
+	return false
 }
 
 // orderAt returns an order with its status at a time.

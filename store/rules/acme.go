@@ -63,8 +63,8 @@ func ChangeAccount(a acme.Account, c acme.AccountChange, holder *acme.Account) (
 }
 
 // CheckNewOrder refuses a new order of an account that is not valid, or has open orders without a certificate up to the
-// limit. replaced is true if an order that is not invalid replaces the same certificate.
-func CheckNewOrder(a *acme.Account, o *acme.Order, open int, replaced bool) error {
+// limit. Only then it calls isReplaced, which reports whether an order that is not invalid replaces the same certificate.
+func CheckNewOrder(a *acme.Account, o *acme.Order, open int, isReplaced func() (bool, error)) error {
 	if err := a.CheckValid(); err != nil {
 		return err
 	}
@@ -72,11 +72,14 @@ func CheckNewOrder(a *acme.Account, o *acme.Order, open int, replaced bool) erro
 		return pki.Refuse(pki.RuleACMEOrders, "finalize the orders that exist, or wait until they expire, after 24 hours at most",
 			"the account has %d orders without a certificate", open)
 	}
-	if replaced {
-		return pki.Refuse(pki.RuleACMEReplaced, "finalize the other order, or create the order without replaces",
-			"another order replaces certificate %s", o.Replaces.Serial)
+	if o.Replaces.IsZero() {
+		return nil
 	}
-	return nil
+	if replaced, err := isReplaced(); err != nil || !replaced {
+		return err
+	}
+	return pki.Refuse(pki.RuleACMEReplaced, "finalize the other order, or create the order without replaces",
+		"another order replaces certificate %s", o.Replaces.Serial)
 }
 
 // ACMEAuthorization is the recorded state of an authorization. The rest follows from its order.
@@ -168,12 +171,16 @@ func (s ACMEAuthorization) Authorization(id acme.ID, o *acme.Order, i int, at ti
 	return a
 }
 
-// SetACMEOrderStatus sets the status and the failure of an order from its certificate and its authorizations.
+// SetACMEOrderStatus sets the status and the failure of an order from its certificate and its authorizations. An order with
+// names that have no authorization is invalid.
 func SetACMEOrderStatus(o *acme.Order, all []ACMEAuthorization, at time.Time) {
 	o.Status, o.Failure = acme.StatusReady, nil
 	if !o.Certificate.IsZero() {
 		o.Status = acme.StatusValid
 		return
+	}
+	if len(all) != len(o.Identifiers) {
+		o.Status = acme.StatusInvalid // the store lacks authorizations
 	}
 	for _, a := range all {
 		switch a.Status {

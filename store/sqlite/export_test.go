@@ -30,7 +30,12 @@ const (
 	CountUnexpiredOrders = acmetable.CountUnexpired + `7)`
 	DeleteAuthorizations = expiry.DeleteAuthorizations
 	DeleteOrders         = expiry.DeleteOrders
-	EraseExternalKeys    = expiry.EraseExternalKeys
+	IsReplaced           = acmetable.IsReplaced
+
+	DeleteAbandonedAuthorizations = expiry.DeleteAbandonedAuthorizations
+	DeleteAbandonedOrders         = expiry.DeleteAbandonedOrders
+
+	EraseExternalKeys = expiry.EraseExternalKeys
 )
 
 // OpenWith opens a store through a driver, so that tests can break commits.

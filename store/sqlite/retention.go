@@ -58,7 +58,7 @@ func (r *RA) Expire(ctx context.Context, s retention.Step) (retention.Expired, e
 			return err
 		}
 		before := engine.Millis(rules.Earlier(s.Before, newest))
-		if removed, err = expiry.Remove(ctx, tx.Tx, s, before); err != nil || removed.Certificates+removed.Tokens == 0 {
+		if removed, err = expiry.Remove(ctx, tx.Tx, s, before, engine.Millis(rules.Earlier(s.At, newest))); err != nil || removed.Certificates+removed.Tokens == 0 {
 			return err
 		}
 		return tx.append(ctx, rules.ExpiredEntry(s, engine.FromMillis(before), removed))

@@ -131,14 +131,13 @@ func TestKeysAreCounted(t *testing.T) {
 	}
 }
 
-// TestOrdersAreRemoved checks that steps remove the orders that expired, or whose certificate expired, with their
-// authorizations, and erase the HMAC keys of external keys that expired unused.
+// TestOrdersAreRemoved checks that steps remove the orders without a certificate one day after they expired, with their
+// authorizations, and erase the HMAC keys of external keys that expired unused, long before the retention has passed.
 func TestOrdersAreRemoved(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "brevet.db")
 	m := newMill(t, path)
-	m.identity(1) // a log entry at the time at
 	ctx := context.Background()
-	old := at.Add(-2 * acme.OrderLifetime)
+	old := at.Add(-2*acme.OrderLifetime - time.Second)
 	account := acme.Account{ID: acme.NewID(), Key: []byte("key"), Thumbprint: [32]byte{1}, Status: acme.AccountValid, CreatedAt: old}
 	if _, _, err := m.db.ACME().CreateAccount(ctx, account); err != nil {
 		t.Fatal(err)
@@ -146,9 +145,9 @@ func TestOrdersAreRemoved(t *testing.T) {
 	for i := range 20 {
 		created := old
 		if i >= 12 {
-			created = at
+			created = at.Add(-acme.OrderLifetime) // expires now
 		}
-		k := acme.ExternalKey{ID: acme.NewID(), Rule: "web", CreatedBy: pki.ActorCommand("test"), CreatedAt: created, ExpiresAt: created.Add(time.Hour)}
+		k := acme.ExternalKey{ID: acme.NewID(), Rule: "web", CreatedBy: pki.ActorCommand("test"), CreatedAt: created, ExpiresAt: created.Add(25 * time.Hour)}
 		if _, err := m.db.ACME().CreateExternalKey(ctx, k, []byte("sealed")); err != nil {
 			t.Fatal(err)
 		}
@@ -162,9 +161,10 @@ func TestOrdersAreRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	m.identity(1) // a log entry at the time at
 	steps, later := 0, at.Add(time.Hour)
 	for more := true; more && steps < 100; steps++ {
-		e, err := m.db.RA().Expire(ctx, retention.Step{Before: later, At: later, Limit: 5})
+		e, err := m.db.RA().Expire(ctx, retention.Step{Before: later.Add(-retention.Default), At: later, Limit: 5})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,7 +24,7 @@ type documentedFlag struct {
 var flagRow = regexp.MustCompile("(?m)^\\| `(?:-(\\w), )?--([a-z-]+)` \\| ([^|]*) \\| ([^|]*) \\| ([^|]*) \\|$")
 
 // Flags compares every flag of every command below root with the table in a document. All flags with one name must have
-// one type, one meaning and one environment variable. Their help may differ only in the default, which is in
+// one type, one meaning and one environment variable, unless the table has a row of another type for the name. Their help may differ only in the default, which is in
 // parentheses. No flag may split its value at commas.
 func Flags(t *testing.T, root *cobra.Command, document string) {
 	t.Helper()
@@ -31,9 +32,13 @@ func Flags(t *testing.T, root *cobra.Command, document string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table := map[string]*documentedFlag{}
+	table := map[string][]*documentedFlag{}
 	for _, m := range flagRow.FindAllStringSubmatch(string(text), -1) {
-		table[m[2]] = &documentedFlag{kind: m[3], meaning: m[4], variable: strings.Trim(m[5], "`")}
+		d := &documentedFlag{kind: m[3], meaning: m[4], variable: strings.Trim(m[5], "`")}
+		if slices.ContainsFunc(table[m[2]], func(other *documentedFlag) bool { return other.kind == d.kind }) {
+			t.Errorf("%s has two rows for --%s of the type %s", document, m[2], d.kind)
+		}
+		table[m[2]] = append(table[m[2]], d)
 	}
 	if len(table) < 30 {
 		t.Fatalf("%s documents %d flags", document, len(table))
@@ -48,13 +53,16 @@ func Flags(t *testing.T, root *cobra.Command, document string) {
 				t.Errorf("%s --%s is not in the table of %s: | `--%s` | %s | %s | %s |", c.CommandPath(), f.Name, document, f.Name, f.Value.Type(), meaning(f), cli.Variable(f))
 				return
 			}
-			d.used = true
-			d.check(t, c, f)
+			i := max(0, slices.IndexFunc(d, func(row *documentedFlag) bool { return row.kind == f.Value.Type() }))
+			d[i].used = true
+			d[i].check(t, c, f)
 		})
 	})
-	for name, d := range table {
-		if !d.used {
-			t.Errorf("%s documents --%s, which no command takes", document, name)
+	for name, rows := range table {
+		for _, d := range rows {
+			if !d.used {
+				t.Errorf("%s documents --%s, which no command takes", document, name)
+			}
 		}
 	}
 }

@@ -139,9 +139,9 @@ func newExternalKeyRevoke() *cobra.Command {
 	req := &brevetv1.RevokeExternalKeyRequest{}
 	cmd := &cobra.Command{
 		Use: "revoke KEY-ID", Short: "Revoke an external key and its account", Args: cobra.ExactArgs(1),
-		Long: "The account can do nothing any more. Its certificates stay valid, unless --revoke-certificates revokes them,\n" +
+		Long: "The account can do nothing any more. Its certificates stay valid, unless --revoke revokes them,\n" +
 			"with the reason privilegeWithdrawn. The command can be repeated.",
-		Example: "  brevet acme eab revoke 3q2-7wAAAAAAAAAAAAAAAA --revoke-certificates",
+		Example: "  brevet acme eab revoke 3q2-7wAAAAAAAAAAAAAAAA --revoke",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Id = args[0]
 			p, err := output.New(cmd)
@@ -157,12 +157,28 @@ func newExternalKeyRevoke() *cobra.Command {
 				if resp.GetKey().GetAccountId() != "" {
 					text = fmt.Sprintf("The external key %s and its account are revoked, and %d of its certificates.", resp.GetKey().GetId(), resp.GetRevoked())
 				}
+				if req.RevokeCertificates && resp.GetKey().GetAccountId() != "" && resp.GetRevoked() == 0 {
+					if _, err := fmt.Fprintln(cmd.ErrOrStderr(), noCertificates(resp.GetKey())); err != nil {
+						return err
+					}
+				}
 				return errors.Join(p.Record(resp, text), p.Close())
 			})
 		},
 	}
 	output.Flag(cmd)
-	cmd.Flags().BoolVar(&req.RevokeCertificates, "revoke-certificates", false, "revoke the certificates of the account, too")
+	cmd.Flags().BoolVar(&req.RevokeCertificates, "revoke", false, "revoke the certificates of the account, too")
 	commentFlag(cmd, &req.Comment)
 	return cmd
+}
+
+// noCertificates returns a warning that the server knows no certificate of an account that it could revoke. A store that
+// was recreated from the log does not know which certificates an account has ordered.
+func noCertificates(k *brevetv1.ExternalKey) string {
+	next := "find them with brevet log list as those of the actor acme:" + k.GetAccountId()
+	if k.GetIdentity() != "" {
+		next = "find them with brevet cert list --identity " + k.GetIdentity()
+	}
+	return "warning: no certificate was revoked. If the store was recreated from the log, it does not know the certificates of accounts:\n" +
+		next + ", and revoke them with brevet cert revoke."
 }

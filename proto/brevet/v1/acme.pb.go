@@ -274,7 +274,7 @@ func (x *CreateExternalKeyRequest) GetLifetime() *durationpb.Duration {
 type CreateExternalKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   *ExternalKey           `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// The HMAC key, 32 bytes. No later response contains it.
+	// The HMAC key, 64 bytes. No later response contains it.
 	HmacKey       []byte `protobuf:"bytes,2,opt,name=hmac_key,json=hmacKey,proto3" json:"hmac_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

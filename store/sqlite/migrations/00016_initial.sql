@@ -163,8 +163,8 @@ CREATE TABLE acme_accounts (
     created_at   INTEGER NOT NULL
 ) STRICT;
 
--- Orders of ACME. Their status follows from the certificate, the authorizations and the time. The retention removes orders
--- without a certificate after they expire, and the others with their certificate.
+-- Orders of ACME. Their status follows from the certificate, the authorizations and the time. Orders without a
+-- certificate are removed one day after they expire, and the retention removes the others with their certificate.
 CREATE TABLE acme_orders (
     id          INTEGER PRIMARY KEY,
     public_id   BLOB    NOT NULL UNIQUE CHECK (length(public_id) = 16),
@@ -183,8 +183,9 @@ CREATE TABLE acme_orders (
 CREATE INDEX acme_orders_by_account ON acme_orders (account, certificate, expires_at);
 CREATE UNIQUE INDEX acme_orders_by_certificate ON acme_orders (certificate) WHERE certificate IS NOT NULL;
 CREATE INDEX acme_orders_by_names ON acme_orders (names, not_after) WHERE names IS NOT NULL;
-CREATE INDEX acme_orders_by_replaces ON acme_orders (replaces) WHERE replaces IS NOT NULL;
-CREATE INDEX acme_orders_by_expiry ON acme_orders (coalesce(not_after, expires_at));
+CREATE INDEX acme_orders_by_replaces ON acme_orders (replaces, certificate, expires_at) WHERE replaces IS NOT NULL;
+CREATE INDEX acme_orders_by_not_after ON acme_orders (not_after) WHERE certificate IS NOT NULL;
+CREATE INDEX acme_orders_by_expiry ON acme_orders (expires_at) WHERE certificate IS NULL;
 
 CREATE TABLE acme_authorizations (
     id           INTEGER PRIMARY KEY,

@@ -91,11 +91,11 @@ func (s *Store) CreateOrder(ctx context.Context, o acme.Order, all []acme.Author
 		if err != nil {
 			return err
 		}
-		replaced, err := isReplaced(ctx, tx, o.Replaces, o.CreatedAt)
+		err = rules.CheckNewOrder(&a, &o, open, func() (replaced bool, err error) {
+			err = tx.QueryRowContext(ctx, IsReplaced, column.EncodeRef(o.Replaces), engine.Millis(o.CreatedAt)).Scan(&replaced)
+			return replaced, err
+		})
 		if err != nil {
-			return err
-		}
-		if err := rules.CheckNewOrder(&a, &o, open, replaced); err != nil {
 			return err
 		}
 		return insertOrder(ctx, tx, account, &o, all)
@@ -106,30 +106,15 @@ func (s *Store) CreateOrder(ctx context.Context, o acme.Order, all []acme.Author
 const CountOpen = `
 	SELECT count(*) FROM (SELECT 1 FROM acme_orders WHERE account = ? AND certificate IS NULL AND expires_at > ? LIMIT ?)`
 
-// isReplaced reports whether an order that is not invalid replaces a certificate.
-func isReplaced(ctx context.Context, tx *engine.Tx, certificate pki.CertRef, at time.Time) (bool, error) {
-	if certificate.IsZero() {
-		return false, nil
-	}
-	var ids []acme.ID
-	rows := engine.Query(ctx, tx, `SELECT public_id FROM acme_orders WHERE replaces = ?`, column.EncodeRef(certificate))
-	err := rows.Each(func(rows *sql.Rows) error {
-		var id []byte
-		err := rows.Scan(&id)
-		ids = append(ids, idOf(id))
-		return err
-	})
-	for _, id := range ids {
-		if err != nil {
-			break
-		}
-		var st acme.OrderState
-		if st, err = readOrder(ctx, tx, id, at); err == nil && st.Order.Status != acme.StatusInvalid {
-			return true, nil
-		}
-	}
-	return false, err
-}
+// IsReplaced reports whether an order that is not invalid replaces a certificate: one with a certificate, or an unexpired
+// one all of whose authorizations are pending or valid. It reads the unexpired orders of one account at most, because only
+// the account that ordered a certificate can replace it.
+const IsReplaced = `
+	SELECT EXISTS (SELECT 1 FROM acme_orders WHERE replaces = ?1 AND certificate IS NOT NULL)
+	  OR EXISTS (
+		SELECT 1 FROM acme_orders o WHERE o.replaces = ?1 AND o.certificate IS NULL AND o.expires_at > ?2
+		  AND json_array_length(o.identifiers) =
+			(SELECT count(*) FROM acme_authorizations z WHERE z.acme_order = o.id AND z.status IN (1, 2)))`
 
 func insertOrder(ctx context.Context, tx *engine.Tx, account int64, o *acme.Order, all []acme.Authorization) error {
 	identifiers, err := encodeIdentifiers(o.Identifiers)

@@ -4,13 +4,19 @@ package expiry
 import (
 	"context"
 	"database/sql"
+	"time"
 
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
 )
 
-// Remove removes records that expired before a time in milliseconds, in one step. The caller appends the log entry.
-func Remove(ctx context.Context, tx *engine.Tx, s retention.Step, before int64) (retention.Expired, error) {
+// KeepOrders is the time for which an order without a certificate is kept after it has expired.
+const KeepOrders = 24 * time.Hour
+
+// Remove removes records that expired before a time, in one step. It does not wait for that time with orders without a
+// certificate and HMAC keys of external keys, which no record in the log refers to: it removes them depending on now. Both
+// times are in milliseconds. The caller appends the log entry.
+func Remove(ctx context.Context, tx *engine.Tx, s retention.Step, before, now int64) (retention.Expired, error) {
 	var removed retention.Expired
 	if err := removeExpired(ctx, tx, s, before, &removed); err != nil {
 		return removed, err
@@ -18,8 +24,20 @@ func Remove(ctx context.Context, tx *engine.Tx, s retention.Step, before int64) 
 	if err := RemoveTokens(ctx, tx, s.Limit, before, &removed); err != nil {
 		return removed, err
 	}
-	for _, statement := range []string{deleteRequests, DeleteNonces, DeleteAuthorizations, DeleteOrders, EraseExternalKeys} {
-		more, err := removeUnlogged(ctx, tx, statement, s.Limit, before)
+	abandoned := now - KeepOrders.Milliseconds()
+	for _, r := range []struct {
+		statement string
+		before    int64
+	}{
+		{deleteRequests, before},
+		{DeleteNonces, before},
+		{DeleteAuthorizations, before},
+		{DeleteOrders, before},
+		{DeleteAbandonedAuthorizations, abandoned},
+		{DeleteAbandonedOrders, abandoned},
+		{EraseExternalKeys, now},
+	} {
+		more, err := removeUnlogged(ctx, tx, r.statement, s.Limit, r.before)
 		if err != nil {
 			return removed, err
 		}
@@ -135,17 +153,22 @@ const (
 			SELECT expires_at, nonce FROM nonces WHERE expires_at < ? ORDER BY expires_at, nonce LIMIT ?)`
 )
 
-// Statements that delete the orders of ACME that expired, or whose certificate expired, before a time, after their
-// authorizations. The last one erases the HMAC keys of unused external keys that expired.
+// Statements that delete the orders of ACME whose certificate expired before a time, and those without a certificate that
+// expired before a time, after their authorizations. The last one erases the HMAC keys of unused external keys that expired.
 const (
-	DeleteAuthorizations = `
+	DeleteAuthorizations          = deleteAuthorizations + certificateExpired + ` LIMIT ?)`
+	DeleteOrders                  = deleteOrders + certificateExpired + withoutAuthorizations + ` LIMIT ?)`
+	DeleteAbandonedAuthorizations = deleteAuthorizations + orderExpired + ` LIMIT ?)`
+	DeleteAbandonedOrders         = deleteOrders + orderExpired + withoutAuthorizations + ` LIMIT ?)`
+
+	deleteAuthorizations = `
 		DELETE FROM acme_authorizations WHERE id IN (
-			SELECT z.id FROM acme_orders o JOIN acme_authorizations z ON z.acme_order = o.id
-			WHERE coalesce(o.not_after, o.expires_at) < ? LIMIT ?)`
-	DeleteOrders = `
-		DELETE FROM acme_orders WHERE id IN (
-			SELECT o.id FROM acme_orders o WHERE coalesce(o.not_after, o.expires_at) < ?
-			  AND NOT EXISTS (SELECT 1 FROM acme_authorizations z WHERE z.acme_order = o.id) LIMIT ?)`
+			SELECT z.id FROM acme_orders o JOIN acme_authorizations z ON z.acme_order = o.id WHERE `
+	deleteOrders          = `DELETE FROM acme_orders WHERE id IN (SELECT o.id FROM acme_orders o WHERE `
+	certificateExpired    = `o.certificate IS NOT NULL AND o.not_after < ?`
+	orderExpired          = `o.certificate IS NULL AND o.expires_at < ?`
+	withoutAuthorizations = ` AND NOT EXISTS (SELECT 1 FROM acme_authorizations z WHERE z.acme_order = o.id)`
+
 	EraseExternalKeys = `
 		UPDATE acme_external_keys SET sealed = NULL WHERE id IN (
 			SELECT id FROM acme_external_keys WHERE sealed IS NOT NULL AND expires_at < ? LIMIT ?)`
