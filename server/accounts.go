@@ -38,7 +38,10 @@ func ownNames(names []string, externalURL string) ([]acme.Identifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	dns, ips := splitNames(append(slices.Clone(names), u.Hostname()))
+	if host := u.Hostname(); host != "" {
+		names = append(slices.Clone(names), host)
+	}
+	dns, ips := splitNames(names)
 	var all []acme.Identifier
 	for _, n := range dns {
 		all = append(all, acme.Identifier{Type: acme.DNS, Value: strings.ToLower(n)})
