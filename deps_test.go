@@ -68,6 +68,7 @@ var innerArrows = map[string]string{
 	"store/sqlite/internal/bulk":      "store/sqlite/internal/column store/sqlite/internal/engine store/rules",
 	"store/sqlite/internal/caller":    "store/sqlite/internal/bulk store/sqlite/internal/column store/sqlite/internal/engine",
 	"store/sqlite/internal/recovery":  "store/sqlite/internal/bulk store/sqlite/internal/column store/sqlite/internal/engine store/rules",
+	"store/sqlite/internal/sealing":   "store/sqlite/internal/engine",
 	"store/sqlite/internal/rotations": "store/sqlite/internal/bulk store/sqlite/internal/column store/sqlite/internal/engine " +
 		"store/sqlite/internal/logtable store/rules",
 	"store/sqlite/internal/acmetable": "store/sqlite/internal/caller store/sqlite/internal/column store/sqlite/internal/engine store/sqlite/internal/logtable store/rules",

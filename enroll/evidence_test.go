@@ -28,6 +28,15 @@ func TestClientSendsEveryKindOfEvidence(t *testing.T) {
 	}
 }
 
+// The hash of a factory certificate in the agent's log is not the one that the server's log has.
+func TestLoggedEvidence(t *testing.T) {
+	o := offer{evidence: []Evidence{factory{chain: [][]byte{{1}}}, presented{pki.Evidence{Kind: pki.EvidenceTPM}}}}
+	const want = "x5c certificate SHA-256 4bf5122f344554c53bde2ebb8cd2b7e3d1600ad631c385a5d7cce23c7785459a and tpm "
+	if got := o.logged(); got != want {
+		t.Errorf("the log has %q, want %q", got, want)
+	}
+}
+
 // presented is Evidence that another party has presented.
 type presented struct{ evidence pki.Evidence }
 

@@ -60,10 +60,39 @@ func (a *Agent) start(ctx context.Context, expired *Pair) error {
 			return fmt.Errorf("%s, and recovering with its key failed: %w", a.whyNoRenewal(), refused)
 		}
 	}
-	if err == nil {
-		return a.enroll(ctx, o)
+	if err != nil {
+		return a.explainNoOffer(refused, err)
 	}
-	return a.explainNoOffer(refused, err)
+	a.warnNotRecovered(refused)
+	if err := a.enroll(ctx, o); err != nil {
+		return &afterRecoveryError{err, failureOf(refused, 1, a.now())}
+	}
+	return nil
+}
+
+// warnNotRecovered logs why the agent cannot recover, before it enrolls with other evidence.
+func (a *Agent) warnNotRecovered(err error) {
+	attrs := []any{"error", err}
+	if refusal, ok := pki.AsRefusal(err); ok {
+		attrs = append(attrs, "rule", string(refusal.Rule), "hint", refusal.Hint)
+	}
+	a.config.Log.Warn("recovering with the expired certificate failed, enrolling with other evidence", attrs...)
+}
+
+// afterRecoveryError is the error of an enrollment after a recovery failed. It wraps that of the enrollment alone, which
+// says whether the agent retries soon.
+type afterRecoveryError struct {
+	error
+	recovery *Failure
+}
+
+func (e *afterRecoveryError) Unwrap() error { return e.error }
+
+func (e *afterRecoveryError) Error() string { return e.error.Error() + e.cause() }
+
+// cause returns a text about the recovery that follows the error of the enrollment.
+func (e *afterRecoveryError) cause() string {
+	return fmt.Sprintf("; recovering with the expired certificate had failed before (%s)", e.recovery)
 }
 
 // offer is what the agent enrolls with.
@@ -106,6 +135,20 @@ func (o offer) by() string {
 	var all []string
 	for _, e := range o.evidence {
 		all = append(all, e.Kind().String()+" "+e.Subject())
+	}
+	return strings.Join(all, " and ")
+}
+
+// logged returns the same for the log. It says of which part of a factory certificate the hash is, because the server's log
+// has another one.
+func (o offer) logged() string {
+	var all []string
+	for _, e := range o.evidence {
+		kind := e.Kind().String()
+		if e.Kind() == pki.EvidenceX5C {
+			kind += " certificate SHA-256"
+		}
+		all = append(all, kind+" "+e.Subject())
 	}
 	return strings.Join(all, " and ")
 }
@@ -155,7 +198,7 @@ func (a *Agent) whyNoRenewal() string {
 // enroll sends one Enroll request, and installs the issued credential.
 func (a *Agent) enroll(ctx context.Context, o offer) error {
 	by := o.by()
-	a.config.Log.Info("enrolling", "evidence", by)
+	a.config.Log.Info("enrolling", "evidence", o.logged())
 	r, csr, err := a.request(by)
 	if err != nil {
 		return err

@@ -60,6 +60,7 @@ func (k expiredKey) Present(ctx context.Context, p Presentation) (pki.Evidence, 
 // certificate is in progress, recover repeats it. The server may have issued its certificate before, so that it may have
 // expired as well. Then its key is the newest one, and recover uses it for a second request.
 func (a *Agent) recover(ctx context.Context, expired *Pair) error {
+	a.config.Log.Info("recovering with the expired certificate", "identity", expired.ID().String(), "serial", expired.Serial())
 	for range 2 {
 		pair, err := a.recoverOnce(ctx, expired)
 		if err != nil {

@@ -159,3 +159,31 @@ func TestAgentGetsOnlyExpiredCertificates(t *testing.T) {
 		}
 	})
 }
+
+// The server refuses the recovery, and then the enrollment with other evidence. The agent reports both refusals.
+func TestAgentReportsBothRefusals(t *testing.T) {
+	refusal := pki.Refuse(pki.RuleRecoveryLimit, "an operator creates a token", "the identity has recovered too often")
+	inRecovery(t, refusal, func(b *harness, _ *recoveringCA) {
+		b.config.Bootstrap = b.token.Load().Bootstrap
+		b.config.Token = nil
+		b.config.Evidence = func() ([]Evidence, error) { return []Evidence{presented{pki.Evidence{Kind: pki.EvidenceTPM}}}, nil }
+		b.advance(2 * time.Hour)
+		b.restart()
+		err := b.agent.Ensure(b.Context())
+		const both = "; recovering with the expired certificate had failed before (the identity has recovered too often [recovery.limit])"
+		if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RulePolicy || !strings.HasSuffix(err.Error(), both) {
+			t.Errorf("Ensure: %v", err)
+		}
+		if f := b.status().Failure; f == nil || f.Rule != pki.RulePolicy || !strings.HasSuffix(f.Error, both) {
+			t.Errorf("the status is %+v", f)
+		}
+		for _, text := range []string{
+			`level=INFO msg="recovering with the expired certificate"`, "rule=recovery.limit", `hint="an operator creates a token"`,
+			`level=WARN msg="recovering with the expired certificate failed, enrolling with other evidence"`,
+		} {
+			if !strings.Contains(b.log.String(), text) {
+				t.Errorf("the log has no %s:\n%s", text, b.log)
+			}
+		}
+	})
+}

@@ -59,6 +59,9 @@ func failureOf(err error, tries int, now time.Time) *Failure {
 	f := &Failure{At: now, Tries: tries, Error: err.Error(), Final: final(err)}
 	if refusal, ok := pki.AsRefusal(err); ok {
 		f.Error, f.Rule, f.Hint = refusal.Detail, refusal.Rule, refusal.Hint
+		if after := (*afterRecoveryError)(nil); errors.As(err, &after) {
+			f.Error += after.cause()
+		}
 	}
 	return f
 }

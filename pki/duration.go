@@ -17,6 +17,19 @@ func ParseDuration(text string) (time.Duration, error) {
 	return d, nil
 }
 
+// FormatDuration returns a duration in the largest unit that divides it, in the format of [ParseDuration].
+func FormatDuration(d time.Duration) string {
+	for _, unit := range []struct {
+		of   time.Duration
+		name string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
+		if d%unit.of == 0 {
+			return strconv.FormatInt(int64(d/unit.of), 10) + unit.name
+		}
+	}
+	return d.String()
+}
+
 func parseDays(text string) (time.Duration, bool) {
 	digits, rest, hasDays := strings.Cut(text, "d")
 	if !hasDays {

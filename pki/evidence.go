@@ -105,6 +105,9 @@ type EvidenceRecord struct {
 	Pieces []EvidenceDigest
 	Rule   string // of the policy; empty if no rule was necessary, or none matched
 	Policy uint64 // revision of the policy; zero for none
+	// Subject is the subject of the evidence in a refused request, to which an operator can tie the identity. It is zero
+	// if the evidence has none or was not verified, and for certificates, whose guard has the subject.
+	Subject EvidenceSubject
 }
 
 // EvidenceDigest is the kind and the SHA-256 of one piece of evidence. The digest is zero if the evidence is so short

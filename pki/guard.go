@@ -54,7 +54,8 @@ func (s SPIFFEID) CheckMayHold(state IdentityState) *Refusal {
 
 // EvidenceConflict returns the refusal of evidence about another subject than the one that the identity is tied to.
 func (s SPIFFEID) EvidenceConflict() *Refusal {
-	return Refuse(RuleEvidenceConflict, "if the device or its TPM was replaced, an operator rebinds the identity (brevet identity update --evidence)",
+	return Refuse(RuleEvidenceConflict, "if the device or its TPM was replaced, an operator ties the identity to the new one: "+
+		"brevet identity update NAME --evidence VALUE, with the evidence_subject of this refusal in brevet log list",
 		"%s is tied to evidence of another device", s)
 }
 

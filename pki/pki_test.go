@@ -153,10 +153,17 @@ func TestParseDurationAgreesWithTime(t *testing.T) {
 		if got, err := pki.ParseDuration(fmt.Sprintf("%dd%s", days, rest)); err != nil || got != want {
 			t.Fatalf("%v, %v; want %v", got, err, want)
 		}
-		if got, err := pki.ParseDuration(want.String()); err != nil || got != want {
-			t.Fatalf("%v, %v; want %v", got, err, want)
+		for _, text := range []string{want.String(), pki.FormatDuration(want)} {
+			if got, err := pki.ParseDuration(text); err != nil || got != want {
+				t.Fatalf("%s: %v, %v; want %v", text, got, err, want)
+			}
 		}
 	})
+	for text, d := range map[string]time.Duration{"120d": 120 * 24 * time.Hour, "36h": 36 * time.Hour, "90m": 90 * time.Minute, "1m30s": 90 * time.Second} {
+		if got := pki.FormatDuration(d); got != text {
+			t.Errorf("%s is formatted as %s, want %s", d, got, text)
+		}
+	}
 	for _, text := range []string{"", "d", "-1d", "1.5d", "999999d", "106751d24h", "1d-1h", "1dd", "1d1d", "7", "0s", "0d", "-1h"} {
 		if got, err := pki.ParseDuration(text); err == nil {
 			t.Errorf("%q is %v", text, got)

@@ -12,6 +12,7 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -161,6 +162,21 @@ func TestTokenIsBoundToOneRequestAndKey(t *testing.T) {
 		servertest.Refused(t, err, c.code, c.rule)
 		w.Status(t, servertest.Must(x509.ParseCertificate(der))(t), "good") // the second use did not revoke it
 	}
+}
+
+// TestUsedTokenOfAnEnrolledIdentity presents a used token with another key. The identity is enrolled, but the hint is not
+// to replace its certificates at once, because one of the two parties may be a thief.
+func TestUsedTokenOfAnEnrolledIdentity(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	token := w.Token(t, w.Register(t, "device", "device/1"), false)
+	device := w.Enroll(t, token, servertest.Key(t))
+	_, err := w.Caller(t, nil).Enroll(t.Context(), servertest.Enrollment(t, token, servertest.Key(t)))
+	servertest.Refused(t, err, codes.PermissionDenied, pki.RuleTokenBound)
+	if !strings.Contains(servertest.HintOf(err), "find out which (brevet log list)") {
+		t.Errorf("the hint is %q", servertest.HintOf(err))
+	}
+	w.Status(t, device.Certificate, "good")
 }
 
 // A token is bound before a certificate is signed, so that it stays bound to its request if signing fails.

@@ -32,6 +32,8 @@ type Claim struct {
 	HardwareKey bool
 	// Token identifies the enrollment token, if the evidence is one. The guard of the certificate spends it.
 	Token pki.TokenID
+	// Used means that the token is bound to another request or key.
+	Used bool
 	// ExpiresAt is when the token expires. It is zero for other kinds of evidence.
 	ExpiresAt time.Time
 	// Register describes the identity if the evidence lets the caller choose which one to enroll, as a token with a
@@ -268,6 +270,21 @@ func (c Claims) recovered() string {
 		}
 	}
 	return ""
+}
+
+// subject returns the subject of the first piece of evidence that has one.
+func (c Claims) subject() pki.EvidenceSubject {
+	for _, k := range c {
+		if !k.Subject.IsZero() {
+			return k.Subject
+		}
+	}
+	return pki.EvidenceSubject{}
+}
+
+// haveToken reports whether a piece of evidence is an enrollment token.
+func (c Claims) haveToken() bool {
+	return slices.ContainsFunc(c, func(k KindClaim) bool { return !k.Token.IsZero() })
 }
 
 // replaces reports whether a piece of evidence allows enrolling an identity that is already enrolled.

@@ -116,6 +116,8 @@ func TestDeviceEnrollsWithFactoryCertificate(t *testing.T) {
 	_, err := client.Enroll(t.Context(), factoryRequest(t, w, servertest.CSR(t, servertest.Key(t)), evidence))
 	if refusal, _ := pki.AsRefusal(err); refusal == nil || refusal.Rule != pki.RuleAlreadyEnrolled {
 		t.Errorf("a second enrollment: %v, want %s", err, pki.RuleAlreadyEnrolled)
+	} else if !strings.HasPrefix(refusal.Hint, "set replace: true in rule cameras, or give the agent a token made with --replace alone") {
+		t.Errorf("the hint of a second enrollment without a token is %q", refusal.Hint)
 	}
 	w.Renewed(t, w.Holder(t, credential.Certificate.Raw, key), servertest.Key(t))
 }

@@ -15,6 +15,7 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/ra/x5c"
 	"github.com/brevet-pki/brevet/server/servertest"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 // twins starts a server, and returns two cameras of different manufacturers with the same serial number. The policy takes
@@ -68,6 +69,10 @@ func TestIdentityIsTiedToItsDevice(t *testing.T) {
 	before := rows(t, w, "certificates")
 	if _, rule := enrollCamera(t, w, second); rule != pki.RuleEvidenceConflict || rows(t, w, "certificates") != before {
 		t.Errorf("the second camera was refused with the rule %q, want %s and no certificate", rule, pki.RuleEvidenceConflict)
+	}
+	refused := servertest.Find(w.Entries(t, 0), translog.RequestRefused, "spiffe://"+servertest.TrustDomain+"/"+id)
+	if len(refused) != 1 || refused[0].Facts()["evidence_subject"] != subjects[1] {
+		t.Errorf("the log has %+v, want one refusal with the subject %s", refused, subjects[1])
 	}
 	servertest.Must(update(&brevetv1.IdentitySpec{Labels: map[string]string{"site": "north"}}, "labels"))(t)
 	if got := have().GetEvidenceSubject(); got != subjects[0] {

@@ -75,9 +75,12 @@ func New(c Config) *Registrar {
 // EnrollRequest asks for an identity's first certificate.
 type EnrollRequest struct {
 	RequestID pki.RequestID
-	Evidence  []pki.Evidence // one piece, or two of different kinds
-	CSR       []byte         // PKCS #10, DER
-	Lifetime  time.Duration
+	// Derived means that the ID is a digest of the evidence and the key, because the protocol has no ID. While the
+	// certificate for the ID is good, the request repeats an earlier one. After that, it is a new request.
+	Derived  bool
+	Evidence []pki.Evidence // one piece, or two of different kinds
+	CSR      []byte         // PKCS #10, DER
+	Lifetime time.Duration
 	// Identity is the identity that the request names. It is zero if the request names none.
 	Identity pki.SPIFFEID
 	// Label is the label of EST that selects among the rules, and empty over gRPC.
@@ -93,6 +96,7 @@ type EnrollRequest struct {
 // period and allows client authentication. Renew checks the revocation status.
 type RenewRequest struct {
 	RequestID   pki.RequestID
+	Derived     bool // as in EnrollRequest: the ID is a digest of predecessor and key
 	Identity    pki.SPIFFEID
 	Predecessor pki.CertRef
 	CSR         []byte
@@ -141,6 +145,7 @@ type attempt struct {
 func attempted(e EnrollRequest, claims Claims) attempt {
 	a := attempt{by: claims.actor()}
 	a.id, _ = claims.named()
+	a.evidence.Subject = claims.subject()
 	for i, piece := range e.Evidence {
 		if i < maxEvidence && slices.Contains(pki.EvidenceKinds(), piece.Kind) {
 			a.evidence.Pieces = append(a.evidence.Pieces, pki.DigestEvidence(piece))
@@ -169,6 +174,9 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (a attempt, cer
 	}
 	g, err := r.grant(rev, claims, e.Label)
 	a.id, a.evidence.Rule, a.evidence.Policy = g.Identity, g.Rule, g.Revision
+	if !g.Subject.IsZero() {
+		a.evidence.Subject = g.Subject
+	}
 	if err == nil && !e.Identity.IsZero() && e.Identity != g.Identity {
 		err = pki.Refuse(pki.RuleEvidenceMismatch, "name the identity of the evidence, or none", "the evidence does not prove the identity that the request names")
 	}
@@ -197,7 +205,11 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 		Identity: g.Identity, Request: e.RequestID, Key: c.keyHash, At: r.clock(), MaxUnexpired: operatorFactor * rev.Profiles.MaxUnexpired(),
 		Subject: guard.Subject, Nonces: guard.Nonces, Recovery: guard.Recovery,
 	}
-	st, register, err := r.stateForEnroll(ctx, rev, q, g)
+	var register *Registration
+	st, err := r.stateOf(ctx, e.Derived, &q, func(q IssuanceQuery) (st IssuanceState, err error) {
+		st, register, err = r.stateForEnroll(ctx, rev, q, g)
+		return st, err
+	})
 	if err != nil {
 		return none, err
 	}
@@ -223,9 +235,12 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 		}
 	}
 	d, err := r.decide(rev, st, c, ca.Request{
-		RequestID: e.RequestID, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
+		RequestID: q.Request, Lifetime: e.Lifetime, Actor: claims.actor(), Guard: guard, Evidence: claims.evidence(g),
 	}, claims.provesHardware())
 	if err != nil {
+		return none, err
+	}
+	if err := claims.checkUsed(st.Identity); err != nil {
 		return none, err
 	}
 	if err := checkReplaces(st.Identity, g, claims, q.At); err != nil {
@@ -234,7 +249,7 @@ func (r *Registrar) enrollAs(ctx context.Context, rev Revision, g Grant, claims 
 	if st.NonceRefusal != nil {
 		return none, st.NonceRefusal
 	}
-	binding := Binding{Request: e.RequestID, Key: c.keyHash, Identity: st.Identity, At: q.At}
+	binding := Binding{Request: q.Request, Key: c.keyHash, Identity: st.Identity, At: q.At}
 	if g.Chosen {
 		binding.Register, register = register, nil
 	}
@@ -270,36 +285,6 @@ func (r *Registrar) issueEnrolled(
 		}
 	}
 	return r.issue(ctx, d, q)
-}
-
-// minEvidenceLife is the minimum time for which evidence that replaces certificates must still be valid, so that it
-// does not expire between the revocation of the old certificates and the record of the new one.
-const minEvidenceLife = 10 * time.Second
-
-// checkReplaces refuses to replace the certificates of an enrolled identity, unless the grant allows it, the evidence
-// is that of the device that the identity is tied to, and the evidence is valid for long enough.
-func checkReplaces(id Identity, g Grant, claims Claims, at time.Time) error {
-	if id.State != pki.Enrolled {
-		return nil
-	}
-	if !g.Replace && !claims.recovers() {
-		return pki.Refuse(pki.RuleAlreadyEnrolled, "create a token with --replace, which revokes the certificates it has",
-			"%s is already enrolled", id.ID)
-	}
-	// The evidence of a recovery is about no subject, and the identity stays tied to its own.
-	same := id.Subject == g.Subject || claims.recovers() && g.Subject.IsZero()
-	if !claims.replaces() && !same {
-		return id.ID.EvidenceConflict() // an identity that is tied to no device needs the operator's word
-	}
-	for _, k := range claims {
-		for _, end := range []time.Time{k.ExpiresAt, k.Nonce.ExpiresAt} {
-			if left := end.Sub(at); !end.IsZero() && left > 0 && left < minEvidenceLife {
-				return pki.Refuse(pki.RuleEvidenceExpired, "get a new challenge, or a new token, and send new evidence",
-					"the evidence expires in %s, and to replace certificates it must be valid for %s", left, minEvidenceLife)
-			}
-		}
-	}
-	return nil
 }
 
 // Renew issues the next certificate to the holder of one.
@@ -340,7 +325,7 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 		Identity: n.Identity, Predecessor: n.Predecessor, Request: n.RequestID, Key: c.keyHash, At: r.clock(),
 		MaxUnexpired: rev.Profiles.MaxUnexpired(),
 	}
-	st, err := r.store.IssuanceState(ctx, q)
+	st, err := r.stateOf(ctx, n.Derived, &q, func(q IssuanceQuery) (IssuanceState, error) { return r.store.IssuanceState(ctx, q) })
 	if err != nil {
 		return none, err
 	}
@@ -370,7 +355,7 @@ func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Cert
 		return none, err
 	}
 	d, err := r.decide(rev, st, c, ca.Request{
-		RequestID: n.RequestID, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor), Evidence: proof.evidence(Grant{}),
+		RequestID: q.Request, Lifetime: n.Lifetime, Actor: pki.ActorCaller(n.Identity, n.Predecessor), Evidence: proof.evidence(Grant{}),
 		Guard: pki.Guard{Predecessor: n.Predecessor, Renewed: old.Successor == c.keyHash, Nonces: proof.guard().Nonces},
 	}, old.SameKey || proof.provesHardware())
 	if err != nil {

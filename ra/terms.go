@@ -27,8 +27,8 @@ func applyTerms(t pki.Terms, p *ca.Profile, inHardware bool, req *ca.Request) er
 	case req.Lifetime == 0 && p.Lifetime() > t.MaxLifetime:
 		req.Lifetime = t.MaxLifetime
 	case req.Lifetime > t.MaxLifetime:
-		return pki.Refuse(pki.RuleLifetime, "request at most "+t.MaxLifetime.String(),
-			"the rule with which %s enrolled allows %s, and the request asks for %s", req.Identity, t.MaxLifetime, req.Lifetime)
+		return pki.Refuse(pki.RuleLifetime, "request at most "+pki.FormatDuration(t.MaxLifetime),
+			"the rule with which %s enrolled allows %s, and the request asks for %s", req.Identity, pki.FormatDuration(t.MaxLifetime), pki.FormatDuration(req.Lifetime))
 	}
 	return nil
 }

@@ -206,7 +206,7 @@ func TestESTWithTokens(t *testing.T) {
 		t.Errorf("a repeat with another label gets %d certificates, want the same one with its chain", len(again.certificates))
 	}
 	call.csr = servertest.CSR(t, servertest.Key(t))
-	est(t, w, call).refused(t, "the token with another key", 409, pki.RuleAlreadyEnrolled)
+	est(t, w, call).refused(t, "the token with another key", 403, pki.RuleTokenBound)
 	call.path = "routers/simpleenroll"
 	est(t, w, call).refused(t, "a label for another rule", 403, pki.RulePolicy)
 	call.path = "other/simpleenroll"
@@ -259,6 +259,75 @@ func TestESTWithFactoryCertificates(t *testing.T) {
 	est(t, w, estCall{path: "simpleenroll", device: both.device, csr: servertest.CSR(t, alone)}).issued(t, "alone", "router/R18", alone)
 	both.csr = servertest.CSR(t, servertest.Key(t))
 	est(t, w, both).refused(t, "a token with the certificate of another identity", 403, pki.RuleEvidenceConflict)
+}
+
+// A device that sends the same key again gets its certificate while that is good, and a new one after that.
+func TestESTDevicesKeepTheirKey(t *testing.T) {
+	t.Parallel()
+	acme := newMaker(t)
+	w := servertest.New(t, ground, servertest.Options{Policy: estPolicy(acme), Profile: func(name string, c *ca.ProfileConfig) {
+		if name == "device" {
+			c.Lifetime = "1h"
+		}
+	}})
+	factoryKey, key := servertest.Key(t), servertest.Key(t)
+	device := estCall{path: "simpleenroll", device: acme.device(t, "R1", factoryKey), csr: servertest.CSR(t, key)}
+	last := est(t, w, device).issued(t, "the first", "router/R1", key)
+	next := func(why string) {
+		t.Helper()
+		got := est(t, w, device).issued(t, why, "router/R1", key)
+		if got.Equal(last) || w.Clock.Now().After(got.NotAfter) {
+			t.Fatalf("%s: the certificate is the old one", why)
+		}
+		w.Status(t, got, "good")
+		if again := est(t, w, device).issued(t, "a repeat after "+why, "router/R1", key); !again.Equal(got) {
+			t.Errorf("after %s, a repeat gets another certificate", why)
+		}
+		last = got
+	}
+	for range 2 {
+		w.Revoke(t, last, "cessationOfOperation")
+		next("its revocation")
+	}
+	other := servertest.Key(t)
+	est(t, w, estCall{path: "simpleenroll", device: device.device, csr: servertest.CSR(t, other)}).issued(t, "another key", "router/R1", other)
+	w.Status(t, last, "superseded")
+	next("its replacement")
+
+	// A token is for one certificate, whatever becomes of that.
+	id := w.Register(t, "device", "meter/1")
+	for _, replace := range []bool{false, true} {
+		call := estCall{path: "simpleenroll", token: tokenText(t, w, id, replace), csr: servertest.CSR(t, servertest.Key(t))}
+		first := est(t, w, call)
+		w.Revoke(t, first.certificates[0], "cessationOfOperation")
+		rule, status := pki.RuleAlreadyEnrolled, 409
+		if replace {
+			rule, status = pki.RuleTokenBound, 403
+		}
+		est(t, w, call).refused(t, "the token of a revoked certificate", status, rule)
+	}
+	w.Clock.Advance(last.NotAfter.Sub(w.Clock.Now()) + time.Minute)
+	awaitReady(t, w)
+	next("its expiry")
+}
+
+// The repeat of a renewal gets a new certificate if that of the first was revoked, and none if the renewal revoked the
+// certificate that was renewed.
+func TestESTRenewalsAreRepeatedWhileGood(t *testing.T) {
+	t.Parallel()
+	for _, revokes := range []bool{false, true} {
+		w := servertest.New(t, ground, servertest.Options{Policy: estPolicy(newMaker(t)), Profile: func(name string, c *ca.ProfileConfig) { c.RenewalRevokes = revokes && name == "device" }})
+		holder, key := w.Enrolled(t, "device", "meter/1"), servertest.Key(t)
+		call := estCall{path: "simplereenroll", device: holder.TLS(w), csr: servertest.CSR(t, key)}
+		first := est(t, w, call).issued(t, "a renewal", "meter/1", key)
+		w.Revoke(t, first, "cessationOfOperation")
+		again := est(t, w, call)
+		if revokes {
+			again.refused(t, "the repeat of a renewal whose certificate was revoked", 403, pki.RuleRevoked)
+		} else if again.issued(t, "its repeat", "meter/1", key).Equal(first) {
+			t.Error("the repeat gets the revoked certificate")
+		}
+	}
 }
 
 // Every kind of bad client certificate is refused, for first certificates and for renewals.
@@ -404,6 +473,7 @@ func TestESTRequests(t *testing.T) {
 		csr  []byte
 		rule pki.Rule
 	}{
+		"an unknown label":    {"other/simpleenroll", forged, pki.RuleLabel},
 		"names":               {"simpleenroll", named, pki.RuleCSRContent},
 		"a forged signature":  {"simpleenroll", forged, pki.RuleCSRSignature},
 		"no CSR":              {"simpleenroll", []byte("hello"), pki.RuleCSR},
@@ -411,7 +481,11 @@ func TestESTRequests(t *testing.T) {
 		"a key of an unknown": {"routers/simpleenroll", servertest.CSR(t, servertest.Must(rsa.GenerateKey(rand.Reader, 1024))(t)), pki.RuleKeyType},
 	} {
 		before := len(w.Entries(t, 0))
-		est(t, w, estCall{path: c.path, device: device, csr: c.csr}).refused(t, name, 400, c.rule)
+		status := 400
+		if c.rule == pki.RuleLabel {
+			status = 404
+		}
+		est(t, w, estCall{path: c.path, device: device, csr: c.csr}).refused(t, name, status, c.rule)
 		found := false
 		for _, e := range w.Entries(t, before) {
 			found = found || e.Action == translog.RequestRefused && e.Facts()["rule"] == string(c.rule) && strings.HasPrefix(e.Actor.String(), "x5c-tls:")

@@ -83,7 +83,7 @@ func TestESTWithCurl(t *testing.T) {
 	}
 	out, err := tryIn(t, dir, newCSR+withToken+arguments+base+"simpleenroll")
 	text, _ := os.ReadFile(filepath.Join(dir, "device.p7"))
-	if err == nil || !strings.Contains(string(text), "[identity.already_enrolled]") {
+	if err == nil || !strings.Contains(string(text), "[token.bound]") {
 		t.Errorf("the token again: %v, %s%s", err, out, text)
 	}
 }

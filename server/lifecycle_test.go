@@ -47,12 +47,14 @@ func TestStoppingCompletesRequests(t *testing.T) {
 		w.StopServer(t)
 		close(stopped)
 	}()
-	for { // until the listener is closed
-		conn, err := net.Dial("tcp", w.GRPC)
-		if err != nil {
-			break
+	for _, address := range []string{w.GRPC, w.HTTPS} {
+		for { // until the listener is closed
+			conn, err := net.Dial("tcp", address)
+			if err != nil {
+				break
+			}
+			_ = conn.Close()
 		}
-		_ = conn.Close()
 	}
 	select {
 	case <-stopped:

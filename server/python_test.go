@@ -68,7 +68,7 @@ func TestAPythonClient(t *testing.T) {
 	if err != nil || second == nil || second[1] == first[1] {
 		t.Fatalf("renew: %v\n%s", err, out)
 	}
-	if out, err := enroll("thief", token); err == nil || !strings.Contains(out, "FAILED_PRECONDITION [identity.already_enrolled]") {
+	if out, err := enroll("thief", token); err == nil || !strings.Contains(out, "PERMISSION_DENIED [token.bound]") {
 		t.Errorf("enroll with a used token: %v\n%s", err, out)
 	}
 	if out, err := p.run(t, "list", "device"); err == nil || !strings.Contains(out, "PERMISSION_DENIED [access.denied]") {

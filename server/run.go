@@ -186,21 +186,23 @@ func (s *Server) stop(ctx context.Context, public *http.Server) error {
 	return errors.Join(err, s.authority.Close(ctx), s.sequencer.Sync(ctx))
 }
 
+// drain closes the listeners for gRPC and HTTPS together, so that neither accepts requests while the other one drains.
 func (s *Server) drain(ctx context.Context, public *http.Server) error {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	s.api.Shutdown(ctx)
+	var draining errgroup.Group
+	draining.Go(func() error { s.api.Shutdown(ctx); return nil })
 	if s.doors != nil {
-		err := s.doors.Shutdown(ctx)
-		s.acmeDoor.Close()
-		if err != nil {
-			return errors.Join(err, public.Close())
-		}
+		draining.Go(func() error {
+			defer s.acmeDoor.Close()
+			return s.doors.Shutdown(ctx)
+		})
 	}
-	if err := public.Shutdown(ctx); err != nil {
-		return public.Close() // ends the connections of slow clients
+	err := draining.Wait()
+	if public.Shutdown(ctx) != nil {
+		return errors.Join(err, public.Close()) // ends the connections of slow clients
 	}
-	return nil
+	return err
 }
 
 // keepEnrolled runs the agent of one of the server's own certificates until ctx ends. It retries after every failure,

@@ -41,7 +41,7 @@ type IssuanceEvidence struct {
 	Pieces []EvidenceDigest
 	Rule   string // of the policy; empty if no rule was necessary, or none matched
 	Policy uint64 // revision of the policy; zero for none
-	// Subject is the subject that the identity is tied to from this entry on; zero for none.
+	// Subject is that of the evidence; zero for none. An issued certificate ties the identity to it.
 	Subject pki.EvidenceSubject
 }
 
@@ -195,13 +195,6 @@ type ExpiredRecords struct {
 type RecordPosition struct {
 	NotAfter time.Time
 	Number   int64
-}
-
-// AppliedPolicy is the event of [PolicyApplied].
-type AppliedPolicy struct {
-	Revision uint64
-	Digest   Hash // SHA-256 of the document, which the log does not contain
-	Comment  string
 }
 
 // facts are texts by name.
@@ -416,10 +409,4 @@ func (s *BulkStep) facts(f facts) {
 func (e *ExpiredRecords) facts(f facts) {
 	f["certificates"], f["tokens"], f["keys"] = strconv.Itoa(e.Certificates), strconv.Itoa(e.Tokens), strconv.Itoa(e.Keys)
 	f.addTime("not_after_to", e.Last.NotAfter)
-}
-
-func (p *AppliedPolicy) facts(f facts) {
-	f.addNumber("revision", int64(p.Revision)) //nolint:gosec // counts changes
-	f["sha256"] = p.Digest.String()
-	f.add("comment", p.Comment)
 }

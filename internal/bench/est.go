@@ -68,7 +68,7 @@ var estFields = []string{
 }
 
 func (b *estBench) run(ctx context.Context, env *bench) (err error) {
-	rig := &estRig{issueRig: issueRig{bench: env}, callers: b.callers}
+	rig := &estRig{issueRig: issueRig{bench: env}, concurrent: b.callers}
 	defer func() { err = errors.Join(err, rig.close()) }()
 	one := issueBench{callers: b.callers} // operators, who request the first certificates
 	if rig.party, err = one.open(ctx, &rig.issueRig, "server", 0); err != nil {
@@ -103,8 +103,8 @@ est:
 // estRig holds everything that brevet-bench est measures.
 type estRig struct {
 	issueRig
-	callers int
-	made    int // devices so far
+	concurrent int // renewals
+	made       int // devices so far
 }
 
 // round lets n new devices renew over EST, and n over gRPC.
@@ -152,7 +152,7 @@ func (r *estRig) renewAll(
 		return err
 	}
 	var begun atomic.Int64
-	l, err := putLoadWhile(ctx, make([]struct{}, r.callers), func(_ struct{}, ctx context.Context) (time.Duration, error) {
+	l, err := putLoadWhile(ctx, make([]struct{}, r.concurrent), func(_ struct{}, ctx context.Context) (time.Duration, error) {
 		c := <-connected
 		begin := time.Now()
 		err := c.renew(ctx)
@@ -182,9 +182,9 @@ type estDevice struct {
 func (r *estRig) newDevices(ctx context.Context, n int) ([]*estDevice, error) {
 	devices := make([]*estDevice, n)
 	var workers errgroup.Group
-	workers.SetLimit(len(r.issueRig.party.callers))
-	free := make(chan *caller, len(r.issueRig.party.callers))
-	for _, c := range r.issueRig.party.callers {
+	workers.SetLimit(len(r.callers))
+	free := make(chan *caller, len(r.callers))
+	for _, c := range r.callers {
 		free <- c
 	}
 	first := r.made
@@ -288,7 +288,8 @@ func (*estRig) openGRPC(ctx context.Context, d *estDevice) (renewer, error) {
 		return nil, err
 	}
 	c := &grpcConnection{caller{pair: d.pair}, &brevetv1.RenewRequest{RequestId: id.Bytes(), Csr: d.next}}
-	return c, c.open(ctx)
+	err = c.open(ctx)
+	return c, err
 }
 
 func (c *grpcConnection) renew(ctx context.Context) error {

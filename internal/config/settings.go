@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/brevet-pki/brevet/pki"
 )
 
 // A Setting is one configuration key with its value.
@@ -54,7 +56,7 @@ func entries(v reflect.Value) map[string]bool {
 // Text returns a value as it is written in a configuration file, and "" for an empty string.
 func Text(v reflect.Value) string {
 	if d, ok := v.Interface().(time.Duration); ok {
-		return durationText(d)
+		return pki.FormatDuration(d)
 	}
 	if text, ok := v.Interface().(fmt.Stringer); ok {
 		return text.String()
@@ -67,17 +69,4 @@ func Text(v reflect.Value) string {
 		items[i] = Text(v.Index(i))
 	}
 	return "[" + strings.Join(items, ", ") + "]"
-}
-
-// durationText returns a duration in the largest unit that divides it, in the format of [pki.ParseDuration].
-func durationText(d time.Duration) string {
-	for _, unit := range []struct {
-		of   time.Duration
-		name string
-	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
-		if d%unit.of == 0 {
-			return fmt.Sprint(int64(d/unit.of)) + unit.name
-		}
-	}
-	return d.String()
 }

@@ -314,7 +314,7 @@ func (c *compiler) fitsProfile(at *yaml.Node, raw *rawRule, r *rule, p *ca.Profi
 			p.Name(), raw.kind)
 	}
 	if r.lifetime > p.MaxLifetime() {
-		c.fault(raw.nodes["lifetime"], "lifetime", "profile %s allows at most %s", p.Name(), p.MaxLifetime())
+		c.fault(raw.nodes["lifetime"], "lifetime", "profile %s allows at most %s", p.Name(), pki.FormatDuration(p.MaxLifetime()))
 	}
 	for _, t := range r.keys {
 		if !slices.Contains(p.Keys(), t) {

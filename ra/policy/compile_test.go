@@ -90,6 +90,8 @@ func TestRuleFaults(t *testing.T) {
 		{one("evidence: [token], identity: {a: b}"), "put a text that starts with { between quotes"},
 		{one("evidence: [token], when: [a]"), "when: a text belongs here"},
 		{one(`evidence: [token], when: ""`), "the text is empty"},
+		{one(`evidence: [token], when: token.identity = "a"`), "when: write == to compare"},
+		{one(`evidence: [token], when: 'token.identity="a"'`), "when: write == to compare"},
 		{one("evidence: [token], when: "), "when: the key has no value"},
 		{one("evidence: [token], register: ~"), "register: the key has no value"},
 		{
@@ -113,7 +115,7 @@ func TestRegistrationFaults(t *testing.T) {
 			one("evidence: [token], register: true, kind: workload, profile: device"),
 			"profile device is not for identities of the kind workload",
 		},
-		{one("evidence: [token], register: true, lifetime: 31d"), "lifetime: profile device allows at most 720h0m0s"},
+		{one("evidence: [token], register: true, lifetime: 31d"), "lifetime: profile device allows at most 30d"},
 		{
 			one("evidence: [token], register: true, keys: [RSA-2048]"),
 			"keys: profile device does not allow RSA-2048: use",

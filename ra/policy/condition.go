@@ -167,6 +167,9 @@ func (c *conditions) compile(source string) (*condition, []problem) {
 	checked, issues := c.env.Compile(source)
 	if issues.Err() != nil {
 		var all []problem
+		if line, ok := assignment(issues.Errors()); ok {
+			return nil, []problem{{line, "write == to compare"}}
+		}
 		for _, e := range issues.Errors()[:min(len(issues.Errors()), maxConditionFaults)] {
 			all = append(all, problem{max(0, e.Location.Line()-1), c.explain(source, e)})
 		}
@@ -205,15 +208,25 @@ var (
 	word       = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*`)
 )
 
+// assignment returns the line of the first error that a single = causes. It causes others after it, which say less.
+func assignment(all []*cel.Error) (line int, ok bool) {
+	for _, e := range all {
+		if strings.HasPrefix(e.Message, "Syntax error: token recognition error at: '=") {
+			return max(0, e.Location.Line()-1), true
+		}
+	}
+	return 0, false
+}
+
 // explain returns an error of package cel in words of the documentation, or its message if there are no better ones.
 func (c *conditions) explain(source string, e *cel.Error) string {
 	if m := undeclared.FindStringSubmatch(e.Message); m != nil {
 		name := m[1]
 		if at := wordAt(source, e); strings.HasPrefix(at, name+".") { // package cel names only the part before the dot
-			return unknown("fact", at, c.schema.names)
+			return Unknown("fact", at, c.schema.names)
 		}
 		names := []string{"contains", "duration", "endsWith", "int", "matches", "size", "startsWith", "timestamp"}
-		return unknown("function or fact", name, append(names, c.schema.names...))
+		return Unknown("function or fact", name, append(names, c.schema.names...))
 	}
 	if m := unmatched.FindStringSubmatch(e.Message); m != nil {
 		return fmt.Sprintf("%s does not work with the types %s", strings.Trim(m[1], "_"), m[2])
@@ -245,7 +258,7 @@ func (c *conditions) restrict(checked *ast.AST) []problem {
 		case ast.LiteralKind, ast.ListKind:
 		case ast.IdentKind:
 			if _, ok := c.schema.facts[e.AsIdent()]; !ok {
-				text = unknown("fact", e.AsIdent(), c.schema.names)
+				text = Unknown("fact", e.AsIdent(), c.schema.names)
 			}
 		case ast.CallKind:
 			if e.AsCall().FunctionName() == overloads.Matches {

@@ -120,7 +120,7 @@ func (d *decoder) keys(n *yaml.Node, at string, fields map[string]field) {
 	d.pairs(n, at, func(key, value *yaml.Node, at string) {
 		decode, ok := fields[key.Value]
 		if !ok {
-			d.fault(key, at, "%s", unknown("key", key.Value, slices.Sorted(maps.Keys(fields))))
+			d.fault(key, at, "%s", Unknown("key", key.Value, slices.Sorted(maps.Keys(fields))))
 			return
 		}
 		if value.Kind == yaml.ScalarNode && value.ShortTag() == "!!null" {

@@ -48,6 +48,15 @@ func (t Trial) String() string {
 	return text
 }
 
+// EvidenceOf returns the names of the kinds of evidence that claims are from.
+func EvidenceOf(claims ra.Claims) []string {
+	names := make([]string, len(claims))
+	for i, c := range claims {
+		names[i] = c.Kind.String()
+	}
+	return names
+}
+
 // Explain returns what became of each rule, in the order of the document. The label is that of the request, and empty for
 // requests without one. If the policy does not have the label, it selects no rule. Explain is for operators: it reveals the rules. It
 // does not count a request for the rates of rules.

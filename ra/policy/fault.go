@@ -53,6 +53,9 @@ func (f Faults) Error() string {
 
 // Unwrap returns the refusal of the document.
 func (f Faults) Unwrap() error {
-	return pki.Refuse(pki.RulePolicyInvalid, "correct the document (brevet policy check)", "the policy has %d faults: %s",
-		len(f), f.Error())
+	count := "1 fault"
+	if len(f) != 1 {
+		count = fmt.Sprintf("%d faults", len(f))
+	}
+	return pki.Refuse(pki.RulePolicyInvalid, "correct the document (brevet policy check)", "the policy has %s: %s", count, f.Error())
 }

@@ -51,7 +51,7 @@ func (p *Policy) selection(claims ra.Claims, name string) (selection, error) {
 // checkLabel records a fault for a case with a label that the policy does not have.
 func (p *Policy) checkLabel(c *compiler, t testCase) {
 	if t.label != "" && p.labels[t.label] == nil {
-		c.faultAt(t.line, "label", "%s", unknown("label", t.label, slices.Sorted(maps.Keys(p.labels))))
+		c.faultAt(t.line, "label", "%s", Unknown("label", t.label, slices.Sorted(maps.Keys(p.labels))))
 	}
 }
 
@@ -104,7 +104,7 @@ func (c *compiler) readLabel(name string, n *yaml.Node, at string, rules []*rule
 		"attributes": func(key string, v *yaml.Node) {
 			forms := []string{string(ra.NoAttributes), string(ra.AttributeOIDs), string(ra.AttributesTemplate)}
 			if l.Attributes = ra.CSRAttributes(c.text(v, key)); v.Value != "" && !slices.Contains(forms, v.Value) {
-				c.fault(v, key, "%s", unknown("form of attributes", v.Value, forms))
+				c.fault(v, key, "%s", Unknown("form of attributes", v.Value, forms))
 			}
 		},
 	})
@@ -122,7 +122,7 @@ func (c *compiler) selectRule(l *label, key string, item *yaml.Node, rules []*ru
 		c.fault(item, key, "rule %s occurs twice: keep one", name)
 	case i < 0:
 		if _, written := lines[name]; !written { // otherwise its own faults have been recorded
-			c.fault(item, key, "%s", unknown("rule", name, slices.Sorted(maps.Keys(lines))))
+			c.fault(item, key, "%s", Unknown("rule", name, slices.Sorted(maps.Keys(lines))))
 		}
 	case slices.ContainsFunc(rules[i].kinds, func(k pki.EvidenceKind) bool { return !slices.Contains(estKinds, k) }):
 		c.fault(item, key, "rule %s is for evidence that clients of EST cannot send: select rules for token or x5c-tls, or both together", name)

@@ -8,9 +8,9 @@ import (
 // maxNamed is the maximum number of names that a fault lists.
 const maxNamed = 20
 
-// unknown returns the text of a fault for a name that is not in names, which is sorted. what is the kind of the name,
+// Unknown returns the text of a fault for a name that is not in names, which is sorted. what is the kind of the name,
 // such as "key". The text suggests the most similar name, or lists the names if none is similar.
-func unknown(what, name string, names []string) string {
+func Unknown(what, name string, names []string) string {
 	best, least := "", 1<<30
 	for _, candidate := range names {
 		if n := edits(strings.ToLower(name), strings.ToLower(candidate)); n < least {

@@ -76,7 +76,7 @@ func (c *compiler) orderProfiles(n *yaml.Node, raw *rawRule, r *rule) {
 				p.Name(), raw.kind)
 		}
 		if !raw.register && r.lifetime > p.MaxLifetime() {
-			c.fault(raw.nodes["lifetime"], "lifetime", "profile %s allows at most %s", p.Name(), p.MaxLifetime())
+			c.fault(raw.nodes["lifetime"], "lifetime", "profile %s allows at most %s", p.Name(), pki.FormatDuration(p.MaxLifetime()))
 		}
 	}
 	raw.profile = r.profiles[0] // of an identity that the rule registers

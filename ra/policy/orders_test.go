@@ -23,7 +23,7 @@ func TestOrderRuleFaults(t *testing.T) {
 		{one("evidence: [acme], profiles: [acme, acme]"), `profiles: the profile "acme" occurs twice`},
 		{one("evidence: [acme], profiles: [server]"), "certificates of the profile server can be renewed over grpc"},
 		{one("evidence: [acme], profiles: [acm]"), `profiles: there is no profile "acm"`},
-		{one("evidence: [acme], lifetime: 31d"), "lifetime: profile acme allows at most 720h0m0s"},
+		{one("evidence: [acme], lifetime: 31d"), "lifetime: profile acme allows at most 30d"},
 		{one("evidence: [acme], wildcards: true, identity: 'web/{acme.name}'"), "wildcards: a rule with identity is for orders of one name"},
 		{one("evidence: [acme], identity: 'web/{acme.account}'"), "identity: two devices could get the same identity: add one of acme.name"},
 		{one("evidence: [acme], identity: 'web/{acme.name}', register: true, kind: workload, profiles: [client, device]"), "profile device is not for identities of the kind workload"},

@@ -160,7 +160,7 @@ func (c *compiler) readEvidence(key string, v *yaml.Node) []Kind {
 		switch {
 		case name == "":
 		case i < 0:
-			c.fault(item, key, "%s", unknown("kind of evidence", name, names))
+			c.fault(item, key, "%s", Unknown("kind of evidence", name, names))
 		case slices.ContainsFunc(kinds, func(k Kind) bool { return k.Name == name }):
 			c.fault(item, key, "the kind %s occurs twice: keep one", name)
 		case slices.ContainsFunc(kinds, func(k Kind) bool { return k.prefix() == c.env.Kinds[i].prefix() }):

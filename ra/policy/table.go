@@ -177,7 +177,7 @@ func (c *compiler) claims(t testCase) ra.Claims {
 		c.pairs(t.facts, "facts", func(key, value *yaml.Node, at string) {
 			d, ok := s.facts[key.Value]
 			if !ok {
-				c.fault(key, at, "%s", unknown("fact", key.Value, s.names))
+				c.fault(key, at, "%s", Unknown("fact", key.Value, s.names))
 				return
 			}
 			values[key.Value] = c.factValue(value, at, d.is)

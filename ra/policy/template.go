@@ -164,7 +164,7 @@ func parsePlaceholder(text string, s *schema) (*placeholder, string, error) {
 	d, ok := s.facts[p.fact]
 	switch {
 	case !ok:
-		return nil, "", fmt.Errorf("%s", unknown("fact", p.fact, s.names))
+		return nil, "", fmt.Errorf("%s", Unknown("fact", p.fact, s.names))
 	case d.is != ra.FactString && (d.is != ra.FactInt || p.function != ""):
 		return nil, "", fmt.Errorf("%s is not a text: only texts and numbers can be in a template, and functions take texts",
 			p.fact)
@@ -201,7 +201,7 @@ func (p *placeholder) arguments(l *lexer) (err error) {
 		p.pattern, err = extractPattern(pattern)
 		return err
 	default:
-		return fmt.Errorf("%s", unknown("function", string(p.function), []string{"digest", "extract", "split"}))
+		return fmt.Errorf("%s", Unknown("function", string(p.function), []string{"digest", "extract", "split"}))
 	}
 }
 

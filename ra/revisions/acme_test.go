@@ -28,12 +28,12 @@ func TestACMESection(t *testing.T) {
 		}
 	}
 	for section, want := range map[string]string{
-		"":                                     "a rule is for evidence of the kind acme: add the section acme",
+		"":                                     "a rule is for evidence of the kind acme: add `acme: {binding: required}`",
 		"acme: required":                       "write keys with values",
 		"acme: []":                             "write keys with values",
 		"acme:":                                "the key has no value",
 		"acme: {binding: always}":              `binding: "always" is not one of required, optional`,
-		"acme: {bindings: required}":           "the key bindings not found",
+		"acme: {bindings: required}":           `there is no key "bindings"; the nearest is binding`,
 		"acme: {challenges: []}":               "challenges: name at least one type",
 		"acme: {challenges: [http-02]}":        `challenges: "http-02" is not one of`,
 		"acme: {challenges: [dns-01, dns-01]}": `challenges: "dns-01" is not one of http-01, dns-01, tls-alpn-01, or occurs twice`,

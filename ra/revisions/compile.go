@@ -40,7 +40,7 @@ type Compiler struct {
 	Issuer      Issuer
 	Tokens      token.Store
 	// Certificates reads the certificates with which identities recover, and Retention is how long it keeps them after
-	// their expiry.
+	// their expiry. Without Certificates, the grace of recoveries is not compared with Retention.
 	Certificates recovery.Store
 	Retention    time.Duration
 	Nonces       *nonce.Sealer
@@ -103,17 +103,28 @@ func (c Compiler) compile(document []byte, revision uint64, before *ca.Profiles)
 	}
 	for _, k := range p.Kinds() {
 		if all[k] == nil {
-			section := k
-			if k == pki.EvidenceX5CTLS {
-				section = pki.EvidenceX5C
-			}
-			return Compiled{}, policy.Faults{{Key: section.String(), Problem: fmt.Sprintf(
-				"a rule is for evidence of the kind %s: add the section %s with its trust sources", k, section)}}
+			return Compiled{}, missing(k)
 		}
 	}
 	return Compiled{ra.Revision{
 		Authenticators: all, Policy: p, Profiles: p.Profiles(), Labels: p.Labels(), OrderRules: p.OrderRules(), OrderProfiles: p.OrderProfiles(),
 	}, p}, nil
+}
+
+// missing returns the fault of a document with a rule for a kind of evidence, and without its section.
+func missing(k pki.EvidenceKind) policy.Faults {
+	section := k
+	if k == pki.EvidenceX5CTLS {
+		section = pki.EvidenceX5C
+	}
+	add := fmt.Sprintf("the section %s with its trust sources", section)
+	switch section {
+	case pki.EvidenceRecovery:
+		add = "`recovery: {grace: 30d, times: 3}`"
+	case pki.EvidenceACME:
+		add = "`acme: {binding: required}`"
+	}
+	return policy.Faults{{Key: section.String(), Problem: fmt.Sprintf("a rule is for evidence of the kind %s: add %s", k, add)}}
 }
 
 // jwts returns the authenticator of JWTs, or nil if the revision accepts none.

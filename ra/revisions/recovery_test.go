@@ -20,8 +20,8 @@ func TestRecoverySection(t *testing.T) {
 	for section, problem := range map[string]string{
 		"recovery: {grace: 48h, times: 3}":            "",
 		"recovery: {grace: 2d, times: 1000}":          "",
-		"":                                            "add the section recovery",
-		"recovery: {grace: 48h1s, times: 3}":          "48h0m1s is longer than the retention of 48h0m0s",
+		"":                                            "add `recovery: {grace: 30d, times: 3}`",
+		"recovery: {grace: 48h1s, times: 3}":          "48h0m1s is longer than the retention of 2d",
 		"recovery: {grace: 0h, times: 3}":             "grace",
 		"recovery: {times: 3}":                        "grace",
 		"recovery: {grace: 1h}":                       "times: write how often",
@@ -29,8 +29,10 @@ func TestRecoverySection(t *testing.T) {
 		"recovery: {grace: 1h, times: -1}":            "times: write how often",
 		"recovery: {grace: 1h, times: 1001}":          "from 1 to 1000",
 		"recovery: {grace: soon, times: 3}":           "is not a duration",
-		"recovery: {grace: 1h, times: 3, maximum: 4}": "the key maximum not found",
-		"recovery: [1h]":                              "recovery",
+		"recovery: {grace: 1h, times: 3, maximum: 4}": "recovery.maximum: there is no key \"maximum\"; use one of grace, times",
+		"recovery: [1h]":                              "recovery: keys with values belong here",
+		"recovery: {grase: 1h, times: 3}":             "recovery.grase: there is no key \"grase\"; the nearest is grace",
+		"recovery: {grace: 1h, times: often}":         "recovery.times: a whole number belongs here",
 	} {
 		c, err := compiler(t).Compile([]byte(recoveryRules+section), 1)
 		if problem == "" {
@@ -42,6 +44,11 @@ func TestRecoverySection(t *testing.T) {
 		if faults := (policy.Faults)(nil); !errors.As(err, &faults) || !strings.Contains(err.Error(), problem) {
 			t.Errorf("%q: %v, want a fault with %q", section, err, problem)
 		}
+	}
+	offline := compiler(t)
+	offline.Certificates, offline.Retention = nil, 0
+	if c, err := offline.Compile([]byte(recoveryRules+"recovery: {grace: 9999d, times: 3}"), 1); err != nil || c.Grace() != 9999*24*time.Hour {
+		t.Errorf("without certificates, the grace is %s: %v", c.Grace(), err)
 	}
 	if c, err := compiler(t).Compile(policy.Default(), 1); err != nil || c.Grace() != 0 || c.Authenticators[pki.EvidenceRecovery] != nil {
 		t.Errorf("a document without a section has the grace %s: %v", c.Grace(), err)

@@ -234,6 +234,7 @@ func (r *Revisions) holder(ctx context.Context, profile string, at time.Time) (p
 // Explanation is what the rules of a revision decide about facts.
 type Explanation struct {
 	Revision uint64
+	Evidence []string // the names of the kinds of evidence
 	Trials   []policy.Trial
 	// RefusedBy is the revision that refused the request at RefusedAt. Both are zero if the facts are not from a request.
 	RefusedBy uint64
@@ -248,7 +249,7 @@ func (r *Revisions) Explain(facts []byte) (Explanation, error) {
 	if err != nil {
 		return Explanation{}, err
 	}
-	return Explanation{Revision: now.record.Revision, Trials: now.Rules.Explain(claims, label)}, nil
+	return Explanation{Revision: now.record.Revision, Evidence: policy.EvidenceOf(claims), Trials: now.Rules.Explain(claims, label)}, nil
 }
 
 // ExplainRefused returns what the newest revision decides about a request that no rule has granted, and why. The request
@@ -262,5 +263,5 @@ func (r *Revisions) ExplainRefused(request string) (Explanation, error) {
 				"policy matched", maxRefusals)
 	}
 	now := r.current.Load()
-	return Explanation{now.record.Revision, now.Rules.Explain(refused.claims, refused.label), refused.revision, refused.at}, nil
+	return Explanation{now.record.Revision, policy.EvidenceOf(refused.claims), now.Rules.Explain(refused.claims, refused.label), refused.revision, refused.at}, nil
 }

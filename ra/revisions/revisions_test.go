@@ -37,7 +37,7 @@ func compiler(t testing.TB) revisions.Compiler {
 	log := slog.New(slog.DiscardHandler)
 	return revisions.Compiler{
 		TrustDomain: "fleet.example", PublicURL: "http://pki.example", Files: revisions.NewFiles(t.TempDir(), log), Clock: time.Now, Log: log,
-		Retention: 48 * time.Hour,
+		Certificates: new(memory.Store), Retention: 48 * time.Hour,
 	}
 }
 

@@ -6,9 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -79,8 +77,8 @@ type recoverySection struct {
 	Times int    `yaml:"times"`
 }
 
-// recovery returns the authenticator for the section recovery. It refuses a grace after which the store may have removed
-// the record of a certificate.
+// recovery returns the authenticator for the section recovery. If the compiler has certificates, it
+// refuses a grace after which the store may have removed the record of one.
 func (c Compiler) recovery(section *yaml.Node) (*recovery.Authenticator, error) {
 	var raw recoverySection
 	if err := strictly(section, &raw); err != nil {
@@ -90,9 +88,9 @@ func (c Compiler) recovery(section *yaml.Node) (*recovery.Authenticator, error) 
 	if err != nil {
 		return nil, fmt.Errorf("grace: %w", err)
 	}
-	if grace > c.Retention {
+	if c.Certificates != nil && grace > c.Retention {
 		return nil, fmt.Errorf("grace: %s is longer than the retention of %s, after which a certificate's record is removed: "+
-			"shorten it, or raise retention in the configuration", grace, c.Retention)
+			"shorten it, or raise retention in the configuration", pki.FormatDuration(grace), pki.FormatDuration(c.Retention))
 	}
 	return recovery.New(recovery.Config{
 		TrustDomain: c.TrustDomain, Store: c.Certificates, Nonces: c.Nonces, Grace: grace, Times: raw.Times,
@@ -162,34 +160,18 @@ func sources[Raw, Source any](section *yaml.Node, convert func(name string, raw 
 				continue
 			}
 		}
+		if inner := (policy.Faults)(nil); errors.As(err, &inner) {
+			for _, f := range inner {
+				faults = append(faults, policy.Fault{Line: f.Line, Key: name.Value + "." + f.Key, Problem: f.Problem})
+			}
+			continue
+		}
 		faults = append(faults, policy.Fault{Line: value.Line, Key: name.Value, Problem: err.Error()})
 	}
 	if len(faults) > 0 {
 		return nil, faults
 	}
 	return all, nil
-}
-
-// strictly decodes a value, and refuses keys that the type does not have.
-func strictly(value *yaml.Node, into any) error {
-	text, err := yaml.Marshal(value)
-	if err != nil {
-		return err
-	}
-	d := yaml.NewDecoder(bytes.NewReader(text))
-	d.KnownFields(true)
-	err = d.Decode(into)
-	var unknown *yaml.TypeError
-	switch {
-	case errors.As(err, &unknown):
-		// The lines are those of the copy, so they are left out.
-		_, problem, _ := strings.Cut(unknown.Errors[0], ": ")
-		problem, _, _ = strings.Cut(problem, " in type ")
-		return errors.New(strings.Replace(problem, "field", "the key", 1))
-	case errors.Is(err, io.EOF):
-		return errors.New("the source is empty: write its root certificates")
-	}
-	return err
 }
 
 // authorities parses the CA certificates of a source.

@@ -46,6 +46,7 @@ func (a *Authenticator) Identify(ctx context.Context, p ra.Presented) (ra.Claim,
 	}
 	claim := ra.Claim{
 		Identity: t.Identity, Token: t.ID, ExpiresAt: t.ExpiresAt, Replace: t.Replace, Actor: pki.ActorToken(t.ID), Digest: sha256.Sum256(p.Evidence),
+		Used:  !t.Request.IsZero() && t.CheckBound(p.Request, p.Key) != nil,
 		Facts: map[string]any{factPattern: t.Pattern, factCreator: t.CreatedBy.String()},
 	}
 	if !p.At.Before(t.ExpiresAt) {

@@ -16,13 +16,31 @@ type Client struct {
 	sum  [sha256.Size]byte // SHA-256 of the certificate in DER
 }
 
-// NewClient parses a client's certificate in DER. It copies der.
+// maxParts is the maximum number of names, attributes and extensions in a client's certificate. Parsed, each takes up to
+// a hundred times as much memory as in DER, and the server keeps the certificate as long as the connection.
+const maxParts = 128
+
+// NewClient parses a client's certificate in DER. It copies der. If the certificate does not parse, or has too many
+// names, NewClient returns a [pki.Refusal].
 func NewClient(der []byte) (*Client, error) {
 	leaf, err := x509.ParseCertificate(bytes.Clone(der))
 	if err != nil {
-		return nil, err
+		return nil, pki.Refuse(pki.RuleCertificate, "connect with a certificate in DER, or with none", "the client certificate does not parse")
+	}
+	if n := partsOf(leaf); n > maxParts {
+		return nil, pki.Refuse(pki.RuleCertificate, "connect with a certificate that has fewer names, or with none",
+			"the certificate has %d names, attributes and extensions, and the maximum is %d", n, maxParts)
 	}
 	return &Client{leaf: leaf, sum: sha256.Sum256(der)}, nil
+}
+
+// partsOf returns the number of names, attributes and extensions in a certificate.
+func partsOf(c *x509.Certificate) int {
+	return len(c.Subject.Names) + len(c.Issuer.Names) + len(c.Extensions) + len(c.ExtKeyUsage) + len(c.UnknownExtKeyUsage) +
+		len(c.DNSNames) + len(c.EmailAddresses) + len(c.IPAddresses) + len(c.URIs) +
+		len(c.OCSPServer) + len(c.IssuingCertificateURL) + len(c.CRLDistributionPoints) + len(c.Policies) + len(c.PolicyMappings) +
+		len(c.PermittedDNSDomains) + len(c.ExcludedDNSDomains) + len(c.PermittedIPRanges) + len(c.ExcludedIPRanges) +
+		len(c.PermittedEmailAddresses) + len(c.ExcludedEmailAddresses) + len(c.PermittedURIDomains) + len(c.ExcludedURIDomains)
 }
 
 // maxChains is the maximum number of verified chains in the cache. A full cache is emptied.

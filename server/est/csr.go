@@ -74,17 +74,19 @@ func checkLinking(c csr, connection *tls.ConnectionState) (linked bool, err erro
 }
 
 // bindings returns the values that identify a connection. With TLS 1.2, there are none unless client and server use the
-// extended master secret (RFC 7627).
+// extended master secret (RFC 7627): without it, two connections can have the same values. Without it, Go exports no
+// keying material, but has a value of tls-unique.
 func bindings(connection *tls.ConnectionState) [][]byte {
 	if connection == nil {
 		return nil
 	}
-	var all [][]byte
+	exported, err := connection.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
+	if err != nil {
+		return nil
+	}
+	all := [][]byte{exported}
 	if len(connection.TLSUnique) > 0 {
 		all = append(all, connection.TLSUnique)
-	}
-	if exported, err := connection.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err == nil {
-		all = append(all, exported)
 	}
 	return all
 }

@@ -16,20 +16,22 @@ import (
 
 // enroll serves simpleenroll (RFC 7030 §4.2.1).
 func (d *door) enroll(ctx context.Context, r *frontdoor.Request) (frontdoor.Response, error) {
-	l, err := d.label(r)
-	if err != nil {
-		return frontdoor.Response{}, err
-	}
 	who, err := d.identify(r)
 	if err != nil {
 		return frontdoor.Response{}, err
 	}
-	e := ra.EnrollRequest{Evidence: who.evidence, Label: l.Name, From: r.From}
+	e := ra.EnrollRequest{Evidence: who.evidence, From: r.From}
+	l, err := d.label(r)
+	if err != nil {
+		return frontdoor.Response{}, d.config.Registrar.NoteEvidence(ctx, e, err)
+	}
+	e.Label = l.Name
 	q, err := read(r)
 	if err != nil {
 		return frontdoor.Response{}, d.config.Registrar.NoteEvidence(ctx, e, err)
 	}
-	e.CSR, e.Linked, e.RequestID = q.der, q.linked, requestID("enroll", who.name, q.key)
+	e.CSR, e.Linked = q.der, q.linked
+	e.RequestID, e.Derived = requestID("enroll", who.name, q.key), true
 	cert, err := d.config.Registrar.Enroll(ctx, e)
 	if err != nil {
 		return frontdoor.Response{}, err
@@ -50,7 +52,7 @@ func (d *door) reenroll(ctx context.Context, r *frontdoor.Request) (frontdoor.Re
 	before := r.Caller.Certificate
 	cert, err := d.config.Registrar.Renew(ctx, ra.RenewRequest{
 		RequestID: requestID("renew", append(before.Issuer.Bytes(), before.Serial.Bytes()...), q.key),
-		Identity:  r.Caller.ID, Predecessor: before, Superseded: r.Caller.Past,
+		Derived:   true, Identity: r.Caller.ID, Predecessor: before, Superseded: r.Caller.Past,
 		CSR: q.der, Door: pki.DoorEST, Before: r.Chain[0], Label: l.Name, Linked: q.linked, From: r.From,
 	})
 	if err != nil {
@@ -82,6 +84,10 @@ func (d *door) identify(r *frontdoor.Request) (client, error) {
 		if r.TLS == nil || r.TLS.DidResume {
 			return client{}, pki.Refuse(pki.RuleCertificate, "open a new connection without a session ticket",
 				"the TLS session was resumed, so that it does not prove possession of the certificate's key")
+		}
+		if r.Old {
+			return client{}, pki.Refuse(pki.RuleCertificate, "open a new connection, and repeat the request",
+				"the connection is so old that its handshake no longer proves possession of the certificate's key")
 		}
 		evidence := pki.X5CTLSEvidence{Certificates: r.Chain}
 		digest := sha256.Sum256(r.Chain[0])

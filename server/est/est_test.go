@@ -16,7 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/server/est"
+	"github.com/brevet-pki/brevet/server/frontdoor"
 )
 
 func TestBodies(t *testing.T) {
@@ -108,6 +111,32 @@ func TestAuthentication(t *testing.T) {
 	a.check(t, "simplereenroll with a factory certificate", 403, pki.RuleCertificate)
 }
 
+// The handshake of an old connection is no evidence. A token on it is.
+func TestOldConnections(t *testing.T) {
+	t.Parallel()
+	issued, factory := newAuthority(t, "Fleet"), newAuthority(t, "Acme").issue(t, "camera")
+	by := &registrar{issued: ca.Certificate{DER: issued.issue(t, "device").Certificate[0]}}
+	door := est.New(est.Config{Registrar: by, Authorities: authorities{root: issued, issuing: issued}, Labels: labels, MinVersion: tls.VersionTLS12})
+	i := slices.IndexFunc(door.Routes, func(r frontdoor.Route) bool { return strings.HasSuffix(r.Path, "/est/simpleenroll") })
+	for name, c := range map[string]struct {
+		old    bool
+		device *tls.Certificate
+		rule   pki.Rule
+	}{"new": {false, &factory, ""}, "old": {true, &factory, pki.RuleCertificate}, "old, without a certificate": {true, nil, ""}} {
+		q := must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://localhost/.well-known/est/simpleenroll", nil))(t)
+		q.TLS = &tls.ConnectionState{}
+		q.SetBasicAuth("", newToken(t))
+		r := &frontdoor.Request{Request: q, Content: inBase64(newCSR(t)), Old: c.old}
+		if c.device != nil {
+			r.Chain = c.device.Certificate
+		}
+		_, err := door.Routes[i].Handle(t.Context(), r)
+		if refusal, _ := pki.AsRefusal(err); (c.rule == "") != (err == nil) || err != nil && refusal.Rule != c.rule {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // A repeated request has the same ID. A request with another key, token or certificate has another.
 func TestRequestIDs(t *testing.T) {
 	t.Parallel()
@@ -177,6 +206,10 @@ func TestErrors(t *testing.T) {
 		"no rule":              {pki.Refuse(pki.RulePolicy, "ask", "no rule"), 403, ""},
 		"a conflict":           {pki.Refuse(pki.RuleAlreadyEnrolled, "ask", "enrolled"), 409, ""},
 		"too many":             {pki.Refuse(pki.RuleMaxUnexpired, "wait", "too many"), 429, ""},
+		"renewed too early":    {errors.Join(pki.Refuse(pki.RuleRenewalTooEarly, "wait", "too early"), temporary{time.Hour}), 429, "3600"},
+		"over a rule's rate":   {errors.Join(pki.Refuse(pki.RulePolicyLimit, "wait", "too often"), temporary{time.Minute}), 429, "60"},
+		"above the rate":       {errors.Join(pki.Refuse(pki.RuleRateLimited, "wait", "too often"), temporary{time.Minute}), 202, "60"},
+		"no time to repeat":    {pki.Refuse(pki.RuleOverloaded, "wait", "too much work"), 202, "10"},
 		"a busy HSM":           {temporary{1500 * time.Millisecond}, 202, "2"},
 		"an HSM that is away":  {temporary{}, 202, "10"},
 		"a failure":            {errors.New("the password of the store is 1234"), 500, ""},
@@ -196,6 +229,30 @@ func TestErrors(t *testing.T) {
 		t.Errorf("a shed enrollment is to be repeated after %q", a.Header.Get("Retry-After"))
 	}
 	shed.send(t, call{path: "cacerts"}).check(t, "a shed read", 429, pki.RuleOverloaded)
+}
+
+// A connection that exports no keying material, such as one of TLS 1.2 without the extended master secret, has no value of
+// tls-unique that identifies it.
+func TestBindings(t *testing.T) {
+	t.Parallel()
+	w := build(t, open{})
+	for name, c := range map[string]struct {
+		config *tls.Config
+		want   int
+	}{
+		"TLS 1.3":   {&tls.Config{}, 1},
+		"TLS 1.2":   {&tls.Config{MaxVersion: tls.VersionTLS12}, 2},
+		"no export": {&tls.Config{MaxVersion: tls.VersionTLS12, Renegotiation: tls.RenegotiateOnceAsClient}, 0},
+	} {
+		c.config.InsecureSkipVerify = true
+		dialer := tls.Dialer{Config: c.config}
+		conn := must(dialer.DialContext(t.Context(), "tcp", w.host()))(t)
+		state := conn.(*tls.Conn).ConnectionState()
+		if got := est.Bindings(&state); len(got) != c.want {
+			t.Errorf("%s: %d values, want %d", name, len(got), c.want)
+		}
+		_ = conn.Close()
+	}
 }
 
 func TestLinking(t *testing.T) {

@@ -11,15 +11,21 @@ import (
 
 // fail encodes an error as a text that a person can read, with the rule. While the server has too much work, or cannot
 // use its HSM or store, an enrollment gets the status 202 and Retry-After: the client repeats the request then (RFC 7030
-// §4.2.3).
+// §4.2.3). Other refusals keep their status, even if a repeat may succeed later.
 func fail(r *frontdoor.Request, err error) frontdoor.Response {
 	header := http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "Cache-Control": {"no-store"}}
 	status := frontdoor.StatusOf(err)
-	if seconds, ok := retryAfter(err); ok {
-		header.Set("Retry-After", strconv.Itoa(seconds))
+	seconds, ok := frontdoor.RetryAfter(err)
+	if isShed(err) {
+		if !ok {
+			seconds, ok = shedDelay, true
+		}
 		if r.Method == http.MethodPost {
 			status = http.StatusAccepted
 		}
+	}
+	if ok {
+		header.Set("Retry-After", strconv.Itoa(seconds))
 	}
 	if status == http.StatusUnauthorized {
 		if path.Base(r.URL.Path) == simpleEnroll {
@@ -41,14 +47,14 @@ func fail(r *frontdoor.Request, err error) frontdoor.Response {
 	return frontdoor.Response{Status: status, Header: header, Body: []byte(text)}
 }
 
-// temporaryDelay is the delay for an error that is temporary, but has no time for a retry.
-const temporaryDelay = 10
+// shedDelay is the delay in seconds after an error that has no time for a retry.
+const shedDelay = 10
 
-// retryAfter returns how many seconds the client should wait before it repeats the request. It returns false if a repeat
-// is of no use.
-func retryAfter(err error) (seconds int, ok bool) {
-	if seconds, ok := frontdoor.RetryAfter(err); ok {
-		return seconds, true
+// isShed reports whether the server has not decided about a request: it has too much work, or a part of it cannot be used
+// now.
+func isShed(err error) bool {
+	if refusal, ok := pki.AsRefusal(err); ok {
+		return refusal.Rule == pki.RuleOverloaded || refusal.Rule == pki.RuleRateLimited
 	}
-	return temporaryDelay, pki.IsTemporary(err)
+	return pki.IsTemporary(err)
 }

@@ -42,6 +42,9 @@ type Request struct {
 	// Chain is what the client sent in its TLS handshake: certificates in DER, its own first. The handshake proves that the
 	// client has the key of the first. Nothing else about them is verified.
 	Chain [][]byte
+	// Old means that the connection has reached its maximum age, and ends with the response. The proof of its handshake
+	// is then too old to be evidence.
+	Old bool
 	// From is the client's address. It is the zero Addr if the connection has none.
 	From netip.Addr
 }

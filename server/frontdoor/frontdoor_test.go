@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -46,6 +47,7 @@ type counter struct {
 	mu       sync.Mutex
 	requests []string
 	failures int
+	refusals int          // recorded, and counted with their request
 	shaken   map[bool]int // handshakes, by whether they succeeded
 }
 
@@ -55,9 +57,12 @@ func (c *counter) Handshake(err error) {
 	c.shaken[err == nil]++
 }
 
-func (c *counter) Request(_ context.Context, handler string, status int, _ time.Duration, _ error) {
+func (c *counter) Request(_ context.Context, handler string, status int, _ time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if recorded := (record{}); errors.As(err, &recorded) {
+		c.refusals++
+	}
 	c.requests = append(c.requests, fmt.Sprintf("%s %d", handler, status))
 }
 
@@ -67,7 +72,17 @@ func (c *counter) Failure(error) {
 	c.failures++
 }
 
-func (*counter) Record(_ context.Context, _ pki.Actor, _ pki.SPIFFEID, err error) error { return err }
+// record is a refusal that was recorded.
+type record struct{ error }
+
+func (r record) Unwrap() error { return r.error }
+
+func (*counter) Record(_ context.Context, _ pki.Actor, _ pki.SPIFFEID, err error) error {
+	if err != nil {
+		return record{err}
+	}
+	return nil
+}
 
 func (c *counter) last() string {
 	c.mu.Lock()
@@ -100,6 +115,11 @@ func doors() []frontdoor.Door {
 			Handle: func(_ context.Context, r *frontdoor.Request) (frontdoor.Response, error) { return handle(r) }}
 	}
 	repeat := func(r *frontdoor.Request) (frontdoor.Response, error) {
+		for _, kept := range r.TLS.PeerCertificates {
+			if kept != nil {
+				return frontdoor.Response{}, errors.New("the connection keeps a parsed certificate")
+			}
+		}
 		return frontdoor.Response{Body: fmt.Appendf(nil, "%d certificates, %s", len(r.Chain), r.Content)}, nil
 	}
 	return []frontdoor.Door{
@@ -124,7 +144,7 @@ type house struct {
 }
 
 // build starts a server. It stops at the end of the test.
-func build(t *testing.T, admit open) *house {
+func build(t *testing.T, admit open, change ...func(*frontdoor.Server)) *house {
 	t.Helper()
 	h := &house{counter: &counter{shaken: map[bool]int{}}, log: &bytes.Buffer{}}
 	own := certificate(t)
@@ -134,6 +154,9 @@ func build(t *testing.T, admit open) *house {
 		Admission:   admit, Handshakes: admission.NewQueue("handshakes", admission.Size{Slots: 2, Each: 2, Queue: 64}),
 		Meter: h.counter, Refusals: h.counter, Log: slog.New(slog.NewTextHandler(h.log, nil)),
 	}, doors()...)
+	for _, f := range change {
+		f(s)
+	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -169,9 +192,27 @@ func certificate(t *testing.T) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+// manyNames returns a self-signed certificate with thousands of empty URIs.
+func manyNames(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), URIs: make([]*url.URL, 5000)}
+	for i := range template.URIs {
+		template.URIs[i] = &url.URL{}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
 // client returns an HTTP client that changes its TLS configuration with adjust, and opens a connection for each request.
 func client(adjust func(c *tls.Config)) *http.Client {
-	c := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // the tests are about the server
+	c := &tls.Config{InsecureSkipVerify: true}
 	if adjust != nil {
 		adjust(c)
 	}
@@ -200,7 +241,8 @@ func send(t *testing.T, c *http.Client, method, url string, body io.Reader) (*ht
 func TestRequests(t *testing.T) {
 	t.Parallel()
 	h := build(t, open{})
-	device := certificate(t)
+	device, crowded := certificate(t), manyNames(t)
+	many := func(c *tls.Config) { c.Certificates = []tls.Certificate{crowded} }
 	with := func(c *tls.Config) { c.Certificates = []tls.Certificate{device} }
 	tls12 := func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }
 	unsized := func(n int) io.Reader { return io.MultiReader(strings.NewReader(strings.Repeat("x", n))) }
@@ -216,6 +258,7 @@ func TestRequests(t *testing.T) {
 		"a certificate":           {with, "POST", "/new/echo", nil, 200, "1 certificates, ", "new/Enroll"},
 		"another method":          {nil, "GET", "/new/echo", nil, 200, "0 certificates, ", "new/CreateChallenge"},
 		"a method without route":  {nil, "PUT", "/new/echo", nil, 405, "Method Not Allowed", "other"},
+		"a path with a dot":       {nil, "GET", "/./new/echo", nil, 200, "0 certificates, ", "new/CreateChallenge"},
 		"no such path":            {nil, "GET", "/elsewhere", nil, 404, "404 page not found", "other"},
 		"the largest body":        {nil, "POST", "/new/echo", unsized(1000), 200, "0 certificates, xxx", "new/Enroll"},
 		"a larger body":           {nil, "POST", "/new/echo", strings.NewReader(strings.Repeat("x", 1001)), 400, "[request.size]", "new/Enroll"},
@@ -226,6 +269,8 @@ func TestRequests(t *testing.T) {
 		"a failure":               {nil, "GET", "/new/fails", nil, 500, "", "new/ListHealth"},
 		"not in the access table": {nil, "GET", "/new/unlisted", nil, 501, "[request.method]", "new/MadeUp"},
 		"no client certificate":   {nil, "POST", "/new/own", nil, 401, "[access.unauthenticated]", "new/GetTrustBundle"},
+		"many names":              {many, "POST", "/new/echo", nil, 401, "[certificate.untrusted]", "new/Enroll"},
+		"many names, to be used":  {many, "POST", "/new/own", nil, 401, "the certificate has 50", "new/GetTrustBundle"},
 		"a foreign certificate":   {with, "POST", "/new/own", nil, 401, "[certificate.untrusted]", "new/GetTrustBundle"},
 	} {
 		r, text := send(t, client(c.adjust), c.method, h.url+c.path, c.body)
@@ -262,11 +307,16 @@ func TestSessionsAreNotResumed(t *testing.T) {
 func TestShedRequestsSayWhenToRetry(t *testing.T) {
 	t.Parallel()
 	h := build(t, open{refuse: late{pki.Refuse(pki.RuleRateLimited, "wait", "too many requests")}})
-	for path, want := range map[string]string{"/new/echo": "new/Enroll 429", "/elsewhere": "other 429"} {
+	for path, want := range map[string]string{
+		"/new/echo": "new/Enroll 429", "/elsewhere": "other 429", "//new/echo": "other 429", "/./new/echo": "other 429",
+	} {
 		r, text := send(t, client(nil), "POST", h.url+path, nil)
 		if r.StatusCode != 429 || r.Header.Get("Retry-After") != "2" || !strings.Contains(text, "[server.rate_limited]") || h.counter.last() != want {
 			t.Errorf("%s: %s, Retry-After %q, %q, counted as %s", path, r.Status, r.Header.Get("Retry-After"), text, h.counter.last())
 		}
+	}
+	if h.counter.refusals != 4 {
+		t.Errorf("%d refusals are recorded and counted, want 4", h.counter.refusals)
 	}
 }
 
@@ -311,6 +361,27 @@ func TestSlowHandshakes(t *testing.T) {
 	}
 }
 
+// The response at the maximum age ends the connection, which until then serves many requests.
+func TestConnectionsEndAtTheirMaximumAge(t *testing.T) {
+	t.Parallel()
+	for age, ends := range map[time.Duration]bool{time.Hour: false, time.Nanosecond: true} {
+		h := build(t, open{}, func(s *frontdoor.Server) { s.SetMaxAge(age) })
+		c := client(nil)
+		c.Transport.(*http.Transport).DisableKeepAlives = false
+		for _, path := range []string{"/new/echo", "/elsewhere", "/new/panic"} {
+			if r, _ := send(t, c, "GET", h.url+path, nil); r.Close != ends {
+				t.Errorf("%s at the age %s: the connection ends: %v", path, age, r.Close)
+			}
+		}
+		c.CloseIdleConnections()
+		h.counter.mu.Lock()
+		if n := h.counter.shaken[true]; ends != (n == 3) || !ends && n != 1 {
+			t.Errorf("at the age %s there were %d handshakes", age, n)
+		}
+		h.counter.mu.Unlock()
+	}
+}
+
 // Plain HTTP on the port, and requests with malformed or long headers, get an answer and end their connection.
 func TestMalformedRequests(t *testing.T) {
 	t.Parallel()
@@ -321,7 +392,7 @@ func TestMalformedRequests(t *testing.T) {
 		"two lengths":    "POST /new/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
 		"HTTP/2 preface": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 	} {
-		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the test is about the server
+		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
 		c, err := d.DialContext(t.Context(), "tcp", h.address)
 		if err != nil {
 			t.Fatal(err)

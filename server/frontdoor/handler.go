@@ -30,7 +30,7 @@ type handler struct {
 func (h handler) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	begun, ctx := time.Now(), q.Context()
 	p := peerIn(ctx)
-	r := &Request{Request: q, Chain: p.chain, From: p.from()}
+	r := &Request{Request: q, Chain: p.chain, Old: p.isOld(), From: p.from()}
 	var response Response
 	var err error
 	defer func() {
@@ -60,8 +60,8 @@ func (h handler) respond(w http.ResponseWriter, r *Request, p peer) (response Re
 	s, ctx, op := h.server, r.Context(), h.route.Operation
 	var refused error
 	r.Caller, refused = s.config.Authorizer.Authenticate(op, p.client)
-	if refused == nil && p.malformed != nil {
-		refused = pki.Refuse(pki.RuleCertificate, "connect with a certificate in DER, or with none", "the client certificate does not parse")
+	if p.malformed != nil {
+		refused = p.malformed
 	}
 	if v := h.door.MinVersion; refused == nil && (r.TLS == nil || r.TLS.Version < v) {
 		refused = pki.Refuse(pki.RuleTLSVersion, "connect with TLS "+versionName(v)+", or have the minimum lowered in the server's configuration",

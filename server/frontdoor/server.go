@@ -1,9 +1,11 @@
 package frontdoor
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -27,6 +29,9 @@ const (
 	readTimeout   = 20 * time.Second // for headers and body
 	writeTimeout  = time.Minute
 	idleTimeout   = 2 * time.Minute
+	// maxAge is the age at which a connection ends with its next response, so that the server does not rely for long on
+	// one proof of a client's key. Up to a tenth of it is random, so that clients do not reconnect together.
+	maxAge = 30 * time.Minute
 )
 
 // Admission decides when a request may run, depending on its operation and its source. It is safe for concurrent use.
@@ -77,13 +82,14 @@ type Server struct {
 	tls      *tls.Config
 	unread   *admission.FairLimit
 	failures map[string]*rate.Sometimes // limits the log messages of each handler
+	maxAge   time.Duration              // of connections
 }
 
 // New returns a Server for doors, of which there is at least one. It accepts connections once Serve is called.
 func New(c Config, doors ...Door) *Server {
 	s := &Server{
 		config: c, tls: tlsConfig(c.Certificate, doors),
-		unread: admission.NewFairLimit("requests without a body", maxUnread), failures: map[string]*rate.Sometimes{},
+		unread: admission.NewFairLimit("requests without a body", maxUnread), failures: map[string]*rate.Sometimes{}, maxAge: maxAge,
 	}
 	mux := http.NewServeMux()
 	for _, d := range doors {
@@ -97,7 +103,7 @@ func New(c Config, doors ...Door) *Server {
 		Handler: s.served(mux), ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaders, ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelWarn),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, peerKey{}, peerOf(conn))
+			return context.WithValue(ctx, peerKey{}, s.peerOf(conn))
 		},
 	}
 	return s
@@ -134,24 +140,41 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 // served returns a handler that responds to requests for which there is no route, and passes the others to the mux.
-// Requests without a route count for the rate of their address.
+// Requests without a route count for the rate of their address. The last response of a connection says so.
 func (s *Server) served(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		if _, pattern := mux.Handler(q); pattern != "" {
+		if peerIn(q.Context()).isOld() {
+			w.Header().Set("Connection", "close")
+		}
+		if found, _ := mux.Handler(q); isRoute(found) {
 			mux.ServeHTTP(w, q)
 			return
 		}
-		begun, from, coded := time.Now(), peerIn(q.Context()), &codeWriter{w, http.StatusOK}
-		if err := s.config.Admission.Admit("", from.source(), nil); err != nil {
-			if after, ok := RetryAfter(err); ok {
-				w.Header().Set("Retry-After", strconv.Itoa(after))
-			}
-			http.Error(coded, err.Error(), StatusOf(err))
-		} else {
-			mux.ServeHTTP(coded, q) // 404, 405 with the methods that are allowed, or a redirect to a clean path
-		}
-		s.config.Meter.Request(q.Context(), "other", coded.code, time.Since(begun), nil)
+		s.serveOther(mux, w, q)
 	})
+}
+
+// isRoute reports whether a handler of the mux is that of a route. For a path that is not clean, the mux has one that
+// redirects the client.
+func isRoute(h http.Handler) bool {
+	_, ok := h.(handler)
+	return ok
+}
+
+// serveOther responds to a request without a route.
+func (s *Server) serveOther(mux *http.ServeMux, w http.ResponseWriter, q *http.Request) {
+	begun, ctx, coded := time.Now(), q.Context(), &codeWriter{w, http.StatusOK}
+	err := s.config.Admission.Admit("", peerIn(ctx).source(), nil)
+	if err != nil {
+		err = s.config.Refusals.Record(ctx, pki.Actor{}, pki.SPIFFEID{}, err)
+		if after, ok := RetryAfter(err); ok {
+			w.Header().Set("Retry-After", strconv.Itoa(after))
+		}
+		http.Error(coded, err.Error(), StatusOf(err))
+	} else {
+		mux.ServeHTTP(coded, q) // 404, 405 with the methods that are allowed, or a redirect to a clean path
+	}
+	s.config.Meter.Request(ctx, "other", coded.code, time.Since(begun), err)
 }
 
 // codeWriter records the status of a response.
@@ -169,9 +192,10 @@ func (w *codeWriter) WriteHeader(code int) {
 // peer is the client of a connection, as its handshake has shown it.
 type peer struct {
 	client    *authz.Client // its own certificate; nil if it sent none
-	malformed error         // why its certificate does not parse
+	malformed error         // the refusal of its certificate, if that does not parse or has too many names
 	chain     [][]byte
 	address   net.Addr
+	until     time.Time // when the connection is old
 }
 
 type peerKey struct{}
@@ -181,20 +205,28 @@ func peerIn(ctx context.Context) peer {
 	return p
 }
 
-func peerOf(conn net.Conn) peer {
-	p := peer{address: conn.RemoteAddr()}
+// peerOf returns the peer of a connection. It clears the list of parsed certificates, which belongs to the connection: a
+// certificate can take a hundred times as much memory as its DER.
+func (s *Server) peerOf(conn net.Conn) peer {
+	jitter := time.Duration(rand.Int64N(int64(s.maxAge)/10 + 1)) //nolint:gosec // not a secret
+	p := peer{address: conn.RemoteAddr(), until: time.Now().Add(s.maxAge - jitter)}
 	secured, ok := conn.(*tls.Conn)
 	if !ok {
 		return p
 	}
-	for _, c := range secured.ConnectionState().PeerCertificates {
-		p.chain = append(p.chain, c.Raw)
+	certificates := secured.ConnectionState().PeerCertificates
+	for _, c := range certificates {
+		p.chain = append(p.chain, bytes.Clone(c.Raw))
 	}
+	clear(certificates)
 	if len(p.chain) > 0 {
 		p.client, p.malformed = authz.NewClient(p.chain[0])
 	}
 	return p
 }
+
+// isOld reports whether the connection has reached its maximum age.
+func (p peer) isOld() bool { return time.Now().After(p.until) }
 
 func (p peer) source() admission.Source { return admission.Address(p.address) }
 

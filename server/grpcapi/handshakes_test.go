@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/url"
 	"reflect"
 	"testing"
 	"testing/synctest"
@@ -189,6 +190,26 @@ func shakeHands(t *testing.T, own, client tls.Certificate) (*tls.Conn, clientInf
 		return nil, clientInfo{}, err
 	}
 	return conn.(*tls.Conn), info.(clientInfo), nil
+}
+
+// A certificate with thousands of empty names has few bytes, but takes much memory when it is parsed.
+func TestHandshakesWithManyNamesFail(t *testing.T) {
+	t.Parallel()
+	client := newChain(t, 1, 0)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), URIs: make([]*url.URL, 5000)}
+	for i := range template.URIs {
+		template.URIs[i] = &url.URL{}
+	}
+	key := client.PrivateKey.(*ecdsa.PrivateKey)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Certificate = [][]byte{der}
+	_, _, err = shakeHands(t, newChain(t, 1, 0), client)
+	if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleCertificate {
+		t.Errorf("a certificate with 5000 names in %d bytes: %v", len(der), err)
+	}
 }
 
 func TestHandshakesAreSmall(t *testing.T) {

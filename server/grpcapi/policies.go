@@ -114,7 +114,7 @@ func (s *Policies) ExplainPolicy(_ context.Context, req *brevetv1.ExplainPolicyR
 	if err != nil {
 		return nil, err
 	}
-	resp := &brevetv1.ExplainPolicyResponse{Revision: int64(e.Revision)} //nolint:gosec // a small number
+	resp := &brevetv1.ExplainPolicyResponse{Revision: int64(e.Revision), Evidence: e.Evidence} //nolint:gosec // a small number
 	if e.RefusedBy != 0 {
 		resp.RefusedRevision, resp.RefuseTime = int64(e.RefusedBy), timestamppb.New(e.RefusedAt) //nolint:gosec // a small number
 	}

@@ -3,8 +3,10 @@ package handshake
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/brevet-pki/brevet/server/admission"
 )
@@ -49,17 +51,43 @@ func (t *listener) Accept() (net.Conn, error) {
 // Close implements net.Listener. It ends the handshakes in progress.
 func (t *listener) Close() error { return t.close() }
 
-// run accepts connections until the underlying listener ends.
+// Delays before the listener accepts again after a temporary error.
+const minAcceptDelay, maxAcceptDelay = 5 * time.Millisecond, time.Second
+
+// run accepts connections until the underlying listener ends. After a temporary error, such as that of a process with too
+// many open files, it waits and continues, as net/http does.
 func (t *listener) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	delay := minAcceptDelay
 	for {
 		raw, err := t.Listener.Accept()
-		if err != nil {
+		switch {
+		case err == nil:
+			delay = minAcceptDelay
+			go t.shake(ctx, raw)
+		case isTemporary(err) && t.wait(delay):
+			delay = min(2*delay, maxAcceptDelay)
+		default:
 			t.failed <- err
 			return
 		}
-		go t.shake(ctx, raw)
+	}
+}
+
+// isTemporary reports whether Accept may succeed after an error.
+func isTemporary(err error) bool {
+	failure := net.Error(nil)
+	return errors.As(err, &failure) && failure.Temporary() //nolint:staticcheck // deprecated, but nothing else tells these errors of Accept apart
+}
+
+// wait waits, and returns false if the listener is closed before that.
+func (t *listener) wait(delay time.Duration) bool {
+	select {
+	case <-time.After(delay):
+		return true
+	case <-t.closed:
+		return false
 	}
 }
 

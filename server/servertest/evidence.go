@@ -41,13 +41,18 @@ func Refused(t testing.TB, err error, code codes.Code, rule pki.Rule) {
 }
 
 // RuleOf returns the rule of the Refusal in an RPC's error, or "" if there is none.
-func RuleOf(err error) pki.Rule {
+func RuleOf(err error) pki.Rule { return pki.Rule(refusalOf(err).GetRule()) }
+
+// HintOf returns the hint of the Refusal in an RPC's error, or "" if there is none.
+func HintOf(err error) string { return refusalOf(err).GetHint() }
+
+func refusalOf(err error) *brevetv1.Refusal {
 	for _, detail := range status.Convert(err).Details() {
 		if r, ok := detail.(*brevetv1.Refusal); ok {
-			return pki.Rule(r.GetRule())
+			return r
 		}
 	}
-	return ""
+	return nil
 }
 
 // Inventory returns every certificate on record, newest first, including those that were never delivered.

@@ -124,7 +124,7 @@ func DuplicateEntry(item ca.IntentItem, at time.Time) translog.Entry {
 // RefusedEntry returns the entry of a refused request.
 func RefusedEntry(r audit.Refusal) translog.Entry {
 	event := refusal(r.Why)
-	event.Evidence = evidenceEvent(r.Evidence, pki.EvidenceSubject{})
+	event.Evidence = evidenceEvent(r.Evidence, r.Evidence.Subject)
 	return translog.Entry{
 		Time: r.At, Actor: r.By, Action: translog.RequestRefused, Outcome: translog.Refused, Identity: r.Identity, Event: event,
 	}

@@ -18,9 +18,12 @@ func NewIdentity(id ra.Identity) ra.Identity {
 }
 
 // CheckSameIdentity refuses to register an identity that is on record with another kind, profile, labels, names, roles
-// or subject of evidence. If want has no subject, have may have any, such as that of the evidence with which it was
+// or subject of evidence, or that is retired. If want has no subject, have may have any, such as that of the evidence with which it was
 // enrolled.
 func CheckSameIdentity(have, want ra.Identity) error {
+	if have.State == pki.Retired {
+		return pki.Refuse(pki.RuleIdentityState, "register another name", "%s is retired", have.ID)
+	}
 	if want.Subject.IsZero() {
 		want.Subject = have.Subject
 	}

@@ -80,6 +80,9 @@ func TestUpdates(t *testing.T) {
 		t.Errorf("UpdateIdentity with equal attributes returned %+v, %v, %v", next, changed, err)
 	}
 	have.State = pki.Retired
+	if refusal, _ := pki.AsRefusal(rules.CheckSameIdentity(have, have)); refusal == nil || refusal.Rule != pki.RuleIdentityState {
+		t.Errorf("registering a retired identity again: %v, want %s", refusal, pki.RuleIdentityState)
+	}
 	if _, _, err = rules.UpdateIdentity(have, want); err == nil {
 		t.Error("a retired identity was updated")
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
 	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/sealing"
 )
 
 // Errors of [Open] that a caller can distinguish.
@@ -72,7 +73,7 @@ func open(ctx context.Context, path string, d driver.Driver) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{file: file, crls: crlindex.New(file)}
-	if err := db.makeSealingKey(ctx); err != nil {
+	if err := sealing.Make(ctx, db.file); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil

@@ -5,11 +5,16 @@ import (
 
 	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/store/rules"
+	"github.com/brevet-pki/brevet/store/sqlite/internal/sealing"
 )
 
 // RA is the registration authority's view of a DB. It implements ra.Store, ra.PolicyStore, audit.Store and
 // retention.Store.
 type RA struct{ db *DB }
+
+// SealingKey returns the secret key of the store that seals challenges and external keys. It was generated when the store
+// was created, and never changes. It is not in the log, so a store that is restored from the log has another one.
+func (r *RA) SealingKey(ctx context.Context) ([32]byte, error) { return sealing.Read(ctx, r.db.file) }
 
 // Refused writes a refusal to the log.
 func (r *RA) Refused(ctx context.Context, refused audit.Refusal) error {

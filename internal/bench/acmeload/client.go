@@ -72,7 +72,8 @@ func (a *Client) respond(ctx context.Context, port int) error {
 	thumbprint := a.thumbprint()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+path+"{token}", func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, r.PathValue("token")+"."+thumbprint) // the server has disconnected if it fails
+		w.Header().Set("Content-Type", "application/octet-stream")
+		_, _ = io.WriteString(w, r.PathValue("token")+"."+thumbprint) //nolint:gosec // a key authorization, for the CA alone
 	})
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(a.address, fmt.Sprint(port)))

@@ -131,7 +131,7 @@ func (set settings) checkCredential(now time.Time) (string, error) {
 	switch r.State {
 	case stateOK, stateRetrying:
 		return fmt.Sprintf("%s, valid until %s", r.Identity, stamp(r.NotAfter)), nil
-	case stateNotEnrolled, stateExpired:
+	case stateNotEnrolled:
 		if len(set.kinds(set.TokenFile != "")) > 0 && r.LastError == nil {
 			return r.Problem, nil
 		}
@@ -178,8 +178,13 @@ func (f factorySettings) check(device *tpm.Device, now time.Time) (string, error
 		return "", fmt.Errorf("the factory certificate is not valid before %s by this machine's clock: check the clock",
 			stamp(leaf.NotBefore))
 	default:
-		return fmt.Sprintf("%s of %s, valid until %s, %d certificates, its key is %s",
-			leaf.Subject, leaf.Issuer, stamp(leaf.NotAfter), len(c.Certificate), home), nil
+		chain := "without the CA certificates above it"
+		if n := len(c.Certificate) - 1; n == 1 {
+			chain = "with 1 CA certificate"
+		} else if n > 1 {
+			chain = fmt.Sprintf("with %d CA certificates", n)
+		}
+		return fmt.Sprintf("%s of %s, valid until %s, %s, its key is %s", leaf.Subject, leaf.Issuer, stamp(leaf.NotAfter), chain, home), nil
 	}
 }
 

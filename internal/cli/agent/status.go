@@ -144,8 +144,10 @@ func (r *report) judge(expired bool, overdue time.Time) {
 	switch {
 	case expired:
 		r.State, r.Problem = stateExpired, "the certificate expired at "+stamp(r.NotAfter)
-		if f := r.lastCause(); f != nil {
+		if f := r.RenewalFailure; f != nil {
 			r.Problem += "; its last renewal " + failedAt(f)
+		} else if failed != nil {
+			r.Problem += "; the agent's last try " + failedAt(failed)
 		}
 		r.NextStep = "let the agent run, which recovers if the policy allows it; otherwise " + r.enrollAgain()
 	case !overdue.IsZero():
@@ -155,25 +157,25 @@ func (r *report) judge(expired bool, overdue time.Time) {
 		}
 		r.NextStep = r.overdueStep()
 	case failed != nil && failed.Final:
-		r.State, r.Problem = stateRefused, "the last renewal "+failedAt(failed)
+		r.State, r.Problem = stateRefused, r.lastTry()+failedAt(failed)
 		r.NextStep = orElse(failed.Hint, "ask an operator")
 	case r.ReloadFailure != nil:
 		r.State, r.Problem = stateReloadFailed, fmt.Sprintf("the reload command %s, %d in a row, so programs may use an older certificate", failedAt(r.ReloadFailure), r.ReloadFailure.Tries)
 		r.NextStep = "read what it wrote to the agent's standard error, or run it by hand; the agent runs it again"
 	case failed != nil:
-		r.State, r.Problem = stateRetrying, "the last renewal "+failedAt(failed)
+		r.State, r.Problem = stateRetrying, r.lastTry()+failedAt(failed)
 		r.NextStep = "none while the agent tries again, in time before the certificate expires"
 	default:
 		r.State = stateOK
 	}
 }
 
-// lastCause returns why the certificate was not renewed, or nil if no failure is recorded.
-func (r *report) lastCause() *enroll.Failure {
-	if r.RenewalFailure != nil {
-		return r.RenewalFailure
+// lastTry names the last request while the certificate is valid. After a refused renewal it can be an enrollment.
+func (r *report) lastTry() string {
+	if f := r.RenewalFailure; f != nil && f.Error != r.LastError.Error {
+		return "the last try "
 	}
-	return r.LastError
+	return "the last renewal "
 }
 
 func (r *report) overdueStep() string {

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -232,19 +233,43 @@ func (d CA) Config() (node.Config, error) {
 	if err != nil {
 		return node.Config{}, err
 	}
-	_, port, err := net.SplitHostPort(d.GRPC)
+	server, err := d.server()
 	if err != nil {
 		return node.Config{}, err
 	}
 	c := node.DefaultConfig()
 	c.TrustDomain, c.StateDir, c.ServerNames = domain, d.Dir, []string{"localhost", "127.0.0.1", "::1"}
-	c.AdvertiseAddress, c.PublicURL = net.JoinHostPort("localhost", port), "http://"+d.HTTP
+	c.AdvertiseAddress, c.PublicURL = server, "http://"+d.HTTP
 	c.Listen = node.ListenConfig{GRPC: d.GRPC, HTTP: d.HTTP, HTTPS: d.HTTPS}
 	c.HSM.Label, c.Log.Level = hsmLabel, config.LogLevel(slog.LevelWarn)
 	endless := node.RateConfig{PerSecond: 1e6, Burst: 1e6} // a benchmark may simulate all devices on one machine
 	c.RateLimits = node.RateLimitsConfig{Identity: endless, Address: endless}
 	err = c.Check() // also sets defaults that depend on other values
 	return c, err
+}
+
+// server returns the address at which clients call the server.
+func (d CA) server() (string, error) {
+	_, port, err := net.SplitHostPort(d.GRPC)
+	return net.JoinHostPort("localhost", port), err
+}
+
+// WarnMoved logs which addresses in earlier certificates and credentials differ from those of the flags.
+func (d CA) WarnMoved(ctx context.Context, log *slog.Logger) {
+	server, err := d.server()
+	if pair, perr := enroll.ReadPair(d.OperatorDir()); errors.Join(err, perr) == nil && pair.Origin.Server != server {
+		log.WarnContext(ctx, "the operator's credential names another address of the server until its renewal: give commands --server",
+			"credential", pair.Origin.Server, "server", server)
+	}
+	issuing, err := file.ReadCertificate(d.IssuingFile())
+	if err != nil || len(issuing.CRLDistributionPoints) == 0 {
+		return
+	}
+	at, err := url.Parse(issuing.CRLDistributionPoints[0])
+	if err == nil && at.Host != d.HTTP {
+		log.WarnContext(ctx, "certificates that were issued before name another address for CRLs and OCSP, which is not served",
+			"certificates", "http://"+at.Host, "server", "http://"+d.HTTP)
+	}
 }
 
 // install records the results of the ceremony in the store, unless they are already recorded.
@@ -292,7 +317,11 @@ func (d CA) Serve(cmd *cobra.Command, s *server.Server) error {
 // keepOperator enrolls the operator if necessary, prints the next steps, and renews the operator's credential while the
 // server runs.
 func (d CA) keepOperator(ctx context.Context, cmd *cobra.Command, s *server.Server) error {
-	agent, closeDir, err := client.OperatorAgent(cmd, d.OperatorDir(), "", func() (enroll.Token, error) {
+	server, err := d.server()
+	if err != nil {
+		return err
+	}
+	agent, closeDir, err := client.OperatorAgent(cmd, d.OperatorDir(), server, func() (enroll.Token, error) {
 		text, err := s.OperatorToken(ctx, operatorName, actor)
 		if err != nil {
 			return enroll.Token{}, err
@@ -329,12 +358,16 @@ func (d CA) sayNext(cmd *cobra.Command) {
 	if !strings.Contains(self, "/") {
 		agent = "brevet-agent"
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), `The development CA is up: gRPC %s, OCSP and CRLs http://%s, root certificate %s.
+	https := ""
+	if d.HTTPS != "" {
+		https = ", EST and ACME https://" + d.HTTPS
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), `The development CA is up: gRPC %s, OCSP and CRLs http://%s%s, root certificate %s.
 State is kept in %s. Stop with Ctrl-C; start again and it goes on.
 
 Next, in another terminal:
   %s identity create device/1%s
   %s token create device/1 --out device1.token%s
   %s run --directory device1 --token-file device1.token
-`, d.GRPC, d.HTTP, filepath.Join(d.CeremonyDir(), "root.crt"), d.Dir, quote(self), flag, quote(self), flag, quote(agent))
+`, d.GRPC, d.HTTP, https, filepath.Join(d.CeremonyDir(), "root.crt"), d.Dir, quote(self), flag, quote(self), flag, quote(agent))
 }

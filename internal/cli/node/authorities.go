@@ -219,7 +219,7 @@ func (n *Node) profiles(ctx context.Context) (*ca.Profiles, error) {
 	}
 	compiled, err := revisions.Compiler{
 		TrustDomain: n.config.TrustDomain, PublicURL: n.config.PublicURL, Files: revisions.NewFiles(n.config.evidencePath(), n.log),
-		Retention: n.config.Retention, Clock: time.Now, Log: n.log,
+		Certificates: n.store.RA(), Retention: n.config.Retention, Clock: time.Now, Log: n.log,
 	}.Compile(document, newest.Revision)
 	return compiled.Profiles, err
 }

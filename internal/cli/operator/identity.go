@@ -13,6 +13,7 @@ import (
 
 	"github.com/brevet-pki/brevet/internal/cli/client"
 	"github.com/brevet-pki/brevet/internal/cli/output"
+	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
@@ -215,6 +216,9 @@ func newIdentityShow() *cobra.Command {
 	cmd = identityChange("show", "Show one identity",
 		func(ctx context.Context, c brevetv1.IdentityServiceClient, id string) (*brevetv1.Identity, error) {
 			r, err := c.GetIdentity(ctx, &brevetv1.GetIdentityRequest{Id: id})
+			if subject := r.GetIdentity().GetEvidenceSubject(); subject != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "It is tied to the evidence %s.\n", subject)
+			}
 			if terms := r.GetIdentity().GetEnrollmentTerms(); terms != nil {
 				fmt.Fprintf(cmd.ErrOrStderr(), "The rule with which it enrolled requires of its certificates: %s.\n", termsText(terms))
 			}
@@ -233,7 +237,7 @@ func termsText(t *brevetv1.EnrollmentTerms) string {
 		parts = append(parts, "a key of the type "+strings.Join(t.GetKeyTypes(), " or "))
 	}
 	if t.GetMaxLifetime() != nil {
-		parts = append(parts, "a lifetime of at most "+t.GetMaxLifetime().AsDuration().String())
+		parts = append(parts, "a lifetime of at most "+pki.FormatDuration(t.GetMaxLifetime().AsDuration()))
 	}
 	return strings.Join(parts, ", ")
 }

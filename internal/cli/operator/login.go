@@ -107,6 +107,6 @@ func printLogin(p *output.Printer, target client.Target, pair *enroll.Pair) erro
 	if target.Server != "" {
 		r.Server = target.Server
 	}
-	return p.Sentence(r, fmt.Sprintf("You are %s until %s; commands renew this by themselves while it lasts.\nNext: brevet identity create device/1 --kind device",
+	return p.Sentence(r, fmt.Sprintf("You are %s until %s; commands renew this by themselves while it lasts.\nNext: brevet identity list",
 		pair.ID(), notAfter.Local().Format(time.RFC1123)))
 }

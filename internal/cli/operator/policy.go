@@ -15,7 +15,6 @@ import (
 	"github.com/brevet-pki/brevet/internal/cli/output"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/ra/revisions"
-	"github.com/brevet-pki/brevet/store/retention"
 )
 
 // maxPolicyFile is one byte more than the maximum size of a policy. A longer file is refused when it is checked.
@@ -44,7 +43,6 @@ func offlineCompiler() revisions.Compiler {
 	log := slog.New(slog.DiscardHandler)
 	return revisions.Compiler{
 		TrustDomain: offlineDomain, PublicURL: "http://" + offlineDomain, Files: revisions.NewFiles("", log), Clock: time.Now, Log: log,
-		Retention: retention.Default,
 	}
 }
 

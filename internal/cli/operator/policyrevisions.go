@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -54,6 +55,9 @@ func newPolicyApply() *cobra.Command {
 				resp, err := policies.ApplyPolicy(ctx, &brevetv1.ApplyPolicyRequest{Document: document, BasedRevision: based, Comment: comment})
 				if err != nil {
 					return err
+				}
+				if n := resp.GetPolicy().GetRevision(); n <= based {
+					fmt.Fprintf(cmd.ErrOrStderr(), "unchanged, still revision %d\n", n)
 				}
 				return errors.Join(printPolicy(p, resp.GetPolicy()), p.Close())
 			})
@@ -105,11 +109,14 @@ func parseRevisions(args []string) ([]int64, error) {
 
 func newPolicyDiff() *cobra.Command {
 	return &cobra.Command{
-		Use: "diff OLD [NEW]", Short: "Print the differences between two revisions, or to the newest one", Args: cobra.RangeArgs(1, 2),
+		Use: "diff (FILE | OLD [NEW])", Short: "Print the differences between two revisions, or to the newest one", Args: cobra.RangeArgs(1, 2),
 		Long: "diff prints the lines in which the documents of two revisions differ, as a unified diff. It prints nothing if they\n" +
-			"are equal.",
-		Example: "  brevet policy diff 3 4",
+			"are equal. With a file, it prints what brevet policy apply would change in the newest revision.",
+		Example: "  brevet policy diff policy.yaml\n  brevet policy diff 3 4",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := strconv.ParseInt(args[0], 10, 64); err != nil && len(args) == 1 {
+				return diffFile(cmd, args[0])
+			}
 			revisions, err := parseRevisions(args)
 			if err != nil {
 				return err
@@ -133,6 +140,24 @@ func newPolicyDiff() *cobra.Command {
 			})
 		},
 	}
+}
+
+// diffFile prints the differences from the newest revision to the document in a file.
+func diffFile(cmd *cobra.Command, path string) error {
+	document, err := readPolicyFile(path)
+	if err != nil {
+		return err
+	}
+	return client.Call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
+		resp, err := brevetv1.NewPolicyServiceClient(conn).GetPolicy(ctx, &brevetv1.GetPolicyRequest{})
+		if err != nil {
+			return err
+		}
+		newest := resp.GetPolicy()
+		name := fmt.Sprintf("revision-%d", newest.GetRevision())
+		_, err = cmd.OutOrStdout().Write(diff.Diff(name, newest.GetDocument(), path, document))
+		return err
+	})
 }
 
 func newPolicyList() *cobra.Command {
@@ -183,6 +208,9 @@ func newPolicyExplain() *cobra.Command {
 				if by := resp.GetRefusedRevision(); by != 0 && by != resp.GetRevision() {
 					_, err = fmt.Fprintf(cmd.ErrOrStderr(), "revision %d refused the request at %s; this is what revision %d decides\n",
 						by, resp.GetRefuseTime().AsTime().UTC().Format(time.RFC3339), resp.GetRevision())
+				}
+				if !p.JSON {
+					err = errors.Join(err, p.Sentence(nil, fmt.Sprintf("the request has the evidence [%s]", strings.Join(resp.GetEvidence(), ", "))))
 				}
 				for _, r := range resp.GetRules() {
 					err = errors.Join(err, p.Sentence(r, r.GetExplanation()))

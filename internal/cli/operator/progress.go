@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,8 +71,9 @@ func watch(ctx context.Context, cmd *cobra.Command, c brevetv1.RevocationService
 }
 
 // progress shows how many records a bulk revocation has changed, or how many tokens a batch has: as a bar on a terminal,
-// otherwise as lines.
+// otherwise as lines. It is safe for concurrent use.
 type progress struct {
+	mu    sync.Mutex
 	out   io.Writer
 	where string // what the records are in, such as "the records" or the name of a file
 	bar   bool
@@ -84,6 +86,8 @@ func newProgress(out io.Writer, where string) *progress {
 }
 
 func (p *progress) at(n, of int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	share := 1.0
 	if of > 0 {
 		share = min(1, float64(n)/float64(of))
@@ -99,7 +103,21 @@ func (p *progress) at(n, of int64) {
 	}
 }
 
+// silent says that the server does not respond, and that the command keeps trying.
+func (p *progress) silent() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.endLine()
+	fmt.Fprintf(p.out, "the server does not answer, trying for %d minutes\n", int(maxServerAbsence.Minutes()))
+}
+
 func (p *progress) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.endLine()
+}
+
+func (p *progress) endLine() {
 	if p.open {
 		fmt.Fprintln(p.out)
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,8 @@ const (
 	maxBatch     = 100_000 // tokens
 	batchWorkers = 16      // concurrent requests; the server processes half of them at a time
 	batchWindow  = 256     // tokens that are created before their rows are written
+
+	silenceNotice = 5 * time.Second // how long the server may not respond before the user is told
 )
 
 // batchRecord is the result of a batch as --output json prints it.
@@ -136,6 +139,7 @@ type batch struct {
 	template   *brevetv1.CreateTokenRequest
 	identities []string // in the order of the tokens; nil for a pattern
 	progress   *progress
+	silence    sync.Once // guards the message that the server does not respond
 }
 
 // run creates the tokens that the file lacks. If it fails, the file has the tokens before the first that was refused.
@@ -154,6 +158,9 @@ func (b *batch) run(ctx context.Context, total int) error {
 				break
 			}
 			workers.Go(func() error {
+				if failed.Load() { // while this worker waited for a slot
+					return nil
+				}
 				if made[i], errs[i] = b.create(ctx, b.rows+i); errs[i] != nil {
 					failed.Store(true)
 				}
@@ -177,7 +184,8 @@ func (b *batch) run(ctx context.Context, total int) error {
 	return nil
 }
 
-// create creates the token with a number. It repeats the request while the server is overloaded or not available.
+// create creates the token with a number. It repeats the request while the server is overloaded or not available. If the
+// server does not respond at all, create says once that it keeps trying.
 func (b *batch) create(ctx context.Context, number int) (*brevetv1.CreateTokenResponse, error) {
 	req, _ := proto.Clone(b.template).(*brevetv1.CreateTokenRequest)
 	name := strconv.Itoa(number)
@@ -187,6 +195,8 @@ func (b *batch) create(ctx context.Context, number int) (*brevetv1.CreateTokenRe
 	}
 	id := sha256.Sum256(fmt.Appendf(nil, "brevet token batch\n%x\n%s", b.id, name))
 	req.RequestId = id[:16]
+	silent := time.AfterFunc(silenceNotice, func() { b.silence.Do(b.progress.silent) })
+	defer silent.Stop()
 	for start := time.Now(); ; {
 		resp, err := b.client.CreateToken(ctx, req)
 		if err == nil {
@@ -195,6 +205,9 @@ func (b *batch) create(ctx context.Context, number int) (*brevetv1.CreateTokenRe
 		cause := enroll.CallError("the server", err)
 		if !pki.IsTemporary(cause) || time.Since(start) > maxServerAbsence {
 			return nil, err
+		}
+		if pki.RetryAfter(cause) > 0 { // the server responds that it is overloaded
+			silent.Reset(silenceNotice)
 		}
 		select {
 		case <-ctx.Done():

@@ -3,6 +3,7 @@ package serve
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -42,6 +43,9 @@ func NewDev() *cobra.Command {
 			if err := checkDev(d); err != nil {
 				return err
 			}
+			if err := checkDomain(cmd, d); err != nil {
+				return err
+			}
 			return runDev(cmd, d)
 		},
 	}
@@ -65,6 +69,22 @@ func checkDev(d devca.CA) error {
 		}
 	}
 	return nil
+}
+
+// checkDomain refuses --trust-domain if the directory has a CA of another one.
+func checkDomain(cmd *cobra.Command, d devca.CA) error {
+	if !cmd.Flags().Changed("trust-domain") {
+		return nil
+	}
+	have, err := d.Domain()
+	if errors.Is(err, fs.ErrNotExist) { // there is no CA yet
+		return nil
+	}
+	if err != nil || have == d.TrustDomain {
+		return err
+	}
+	return cli.WrongFlag("--trust-domain", fmt.Errorf("the CA in %s has the trust domain %s: leave out the flag, or make another CA with --directory",
+		d.Dir, have))
 }
 
 func runDev(cmd *cobra.Command, d devca.CA) error {
@@ -93,6 +113,7 @@ func serveDev(cmd *cobra.Command, d devca.CA, c node.Config, pin hsm.PIN) (err e
 	service.OnHangup(ctx, service.Hangups(), func() {
 		log.WarnContext(ctx, "nothing is reloaded: a development CA has no configuration file, and its flags wait for a restart")
 	})
+	d.WarnMoved(ctx, log.Logger)
 	n, err := d.Open(ctx, c, pin, log.Logger)
 	if err != nil {
 		return err

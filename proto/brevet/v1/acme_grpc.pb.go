@@ -36,7 +36,7 @@ type ACMEServiceClient interface {
 	CreateExternalKey(ctx context.Context, in *CreateExternalKeyRequest, opts ...grpc.CallOption) (*CreateExternalKeyResponse, error)
 	// ListExternalKeys returns external keys with their accounts, the newest first, one page at a time.
 	ListExternalKeys(ctx context.Context, in *ListExternalKeysRequest, opts ...grpc.CallOption) (*ListExternalKeysResponse, error)
-	// RevokeExternalKey revokes an external key, and its account for ever. If the key is revoked already, it succeeds. The
+	// RevokeExternalKey revokes an external key, and its account permanently. If the key is revoked already, it succeeds. The
 	// certificates of the account stay valid, unless the request asks for their revocation.
 	RevokeExternalKey(ctx context.Context, in *RevokeExternalKeyRequest, opts ...grpc.CallOption) (*RevokeExternalKeyResponse, error)
 }
@@ -91,7 +91,7 @@ type ACMEServiceServer interface {
 	CreateExternalKey(context.Context, *CreateExternalKeyRequest) (*CreateExternalKeyResponse, error)
 	// ListExternalKeys returns external keys with their accounts, the newest first, one page at a time.
 	ListExternalKeys(context.Context, *ListExternalKeysRequest) (*ListExternalKeysResponse, error)
-	// RevokeExternalKey revokes an external key, and its account for ever. If the key is revoked already, it succeeds. The
+	// RevokeExternalKey revokes an external key, and its account permanently. If the key is revoked already, it succeeds. The
 	// certificates of the account stay valid, unless the request asks for their revocation.
 	RevokeExternalKey(context.Context, *RevokeExternalKeyRequest) (*RevokeExternalKeyResponse, error)
 	mustEmbedUnimplementedACMEServiceServer()

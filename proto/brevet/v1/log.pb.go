@@ -1059,7 +1059,8 @@ type IssuanceEvidence struct {
 	Rule string `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
 	// The revision of the policy.
 	PolicyRevision int64 `protobuf:"varint,3,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
-	// The subject of the evidence. From this entry on, the identity is tied to it. Unset if the evidence has no subject.
+	// The subject of the evidence. If the certificate was issued, the identity is tied to it from this entry on. Unset if the
+	// evidence has no subject, or was not verified.
 	Subject       *EvidenceHash `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

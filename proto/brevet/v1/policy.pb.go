@@ -481,8 +481,10 @@ type ExplainPolicyResponse struct {
 	// The revision that refused the request, and when. Unset if the RPC has facts.
 	RefusedRevision int64                  `protobuf:"varint,3,opt,name=refused_revision,json=refusedRevision,proto3" json:"refused_revision,omitempty"`
 	RefuseTime      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=refuse_time,json=refuseTime,proto3" json:"refuse_time,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The kinds of evidence in the request or in the facts, such as "token" and "x5c".
+	Evidence      []string `protobuf:"bytes,5,rep,name=evidence,proto3" json:"evidence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainPolicyResponse) Reset() {
@@ -539,6 +541,13 @@ func (x *ExplainPolicyResponse) GetRefusedRevision() int64 {
 func (x *ExplainPolicyResponse) GetRefuseTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.RefuseTime
+	}
+	return nil
+}
+
+func (x *ExplainPolicyResponse) GetEvidence() []string {
+	if x != nil {
+		return x.Evidence
 	}
 	return nil
 }
@@ -639,13 +648,14 @@ const file_brevet_v1_policy_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"F\n" +
 	"\x14ExplainPolicyRequest\x12\x14\n" +
 	"\x05facts\x18\x01 \x01(\fR\x05facts\x12\x18\n" +
-	"\arequest\x18\x02 \x01(\tR\arequest\"\xcd\x01\n" +
+	"\arequest\x18\x02 \x01(\tR\arequest\"\xe9\x01\n" +
 	"\x15ExplainPolicyResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x120\n" +
 	"\x05rules\x18\x02 \x03(\v2\x1a.brevet.v1.RuleExplanationR\x05rules\x12)\n" +
 	"\x10refused_revision\x18\x03 \x01(\x03R\x0frefusedRevision\x12;\n" +
 	"\vrefuse_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"refuseTime\"a\n" +
+	"refuseTime\x12\x1a\n" +
+	"\bevidence\x18\x05 \x03(\tR\bevidence\"a\n" +
 	"\x0fRuleExplanation\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x18\n" +
 	"\amatches\x18\x02 \x01(\bR\amatches\x12 \n" +
