@@ -54,7 +54,7 @@ var innerArrows = map[string]string{
 	"server/est":       "server/authz server/frontdoor",
 	"server/frontdoor": "server/admission server/authz server/handshake server/outcome",
 
-	"server/acme":            "server/acme/jws server/acme/validation server/authz server/frontdoor server/outcome",
+	"server/acme":            "server/acme/jws server/acme/validation server/admission server/authz server/frontdoor server/outcome",
 	"server/acme/jws":        "",
 	"server/acme/validation": "",
 

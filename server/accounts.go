@@ -3,6 +3,9 @@ package server
 import (
 	"context"
 	"fmt"
+	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/revocation"
@@ -19,10 +22,34 @@ func (s *Server) newACME(ctx context.Context) (*acme.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	own, err := ownNames(c.Names, c.HTTPSURL)
+	if err != nil {
+		return nil, err
+	}
 	return acme.New(acme.Config{
 		Store: c.Stores.ACME, Registrar: s.registrar, Certificates: c.Stores.RA, Chains: s.authority, Revoker: revoker{s.revocations},
-		Sealer: sealer, Revision: s.policy.Current, Clock: c.Clock,
+		Sealer: sealer, OwnNames: own, Revision: s.policy.Current, Clock: c.Clock,
 	}), nil
+}
+
+// ownNames returns the names of the server, and the host of its external URL, as identifiers.
+func ownNames(names []string, externalURL string) ([]acme.Identifier, error) {
+	u, err := url.Parse(externalURL)
+	if err != nil {
+		return nil, err
+	}
+	if host := u.Hostname(); host != "" {
+		names = append(slices.Clone(names), host)
+	}
+	dns, ips := splitNames(names)
+	var all []acme.Identifier
+	for _, n := range dns {
+		all = append(all, acme.Identifier{Type: acme.DNS, Value: strings.ToLower(n)})
+	}
+	for _, ip := range ips {
+		all = append(all, acme.Identifier{Type: acme.IP, Value: ip.Unmap().String()})
+	}
+	return all, nil
 }
 
 // revoker revokes certificates for ACME clients.

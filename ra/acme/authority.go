@@ -51,7 +51,7 @@ type Revocation struct {
 	Comment     string
 }
 
-// Config configures an Authority. All fields are required.
+// Config configures an Authority. All fields are required unless they say otherwise.
 type Config struct {
 	Store        Store
 	Registrar    Registrar
@@ -59,6 +59,8 @@ type Config struct {
 	Chains       Chains
 	Revoker      Revoker
 	Sealer       *Sealer
+	// OwnNames are the names by which clients know this server. No order gets a certificate for them. It may be empty.
+	OwnNames []Identifier
 	// Revision returns the newest revision of the policy.
 	Revision func() ra.Revision
 	Clock    func() time.Time

@@ -49,6 +49,8 @@ func TestOrderToCertificate(t *testing.T) {
 func TestFinalize(t *testing.T) {
 	w := newWorld(t, document)
 	a := w.account(t, acme.NewExternalKey{Identity: w.register(t, "web/1")})
+	accountKey := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
+	must(w.ChangeKey(t.Context(), a.ID, a.Thumbprint, must(x509.MarshalPKIXPublicKey(accountKey.Public()))(t), [32]byte{1}))(t)
 	o := w.ready(t, a.ID, acme.DNS01, "a.fleet.example", "b.fleet.example")
 	names := []string{"a.fleet.example", "b.fleet.example"}
 	for what, request := range map[string]x509.CertificateRequest{
@@ -65,7 +67,10 @@ func TestFinalize(t *testing.T) {
 		_, err := w.Finalize(t.Context(), a.ID, o.ID, csr(t, request))
 		refused(t, what, err, pki.RuleCSRContent)
 	}
-	_, err := w.Finalize(t.Context(), a.ID, o.ID, []byte("no CSR"))
+	own := must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: names}, accountKey))(t)
+	_, err := w.Finalize(t.Context(), a.ID, o.ID, own)
+	refused(t, "the key of the account", err, pki.RuleCSRContent)
+	_, err = w.Finalize(t.Context(), a.ID, o.ID, []byte("no CSR"))
 	refused(t, "garbage", err, pki.RuleCSR)
 	request := csr(t, x509.CertificateRequest{DNSNames: names[1:], Subject: pkix.Name{CommonName: "A.fleet.example", Organization: []string{"Fleet"}}})
 	done := must(w.Finalize(t.Context(), a.ID, o.ID, request))(t)
@@ -148,6 +153,9 @@ func TestNewOrderRefuses(t *testing.T) {
 		"another domain":           {byName, acme.NewOrder{Identifiers: named("a.other.example")}, pki.RuleACMEIdentifier},
 		"one of another domain":    {byName, acme.NewOrder{Identifiers: named("a.fleet.example", "a.other.example")}, pki.RuleACMEIdentifier},
 		"an address":               {byName, acme.NewOrder{Identifiers: named("192.0.2.1")}, pki.RuleACMEIdentifier},
+		"the server's name":        {byName, acme.NewOrder{Identifiers: named("CA.fleet.example")}, pki.RuleACMEIdentifier},
+		"the server's address":     {byName, acme.NewOrder{Identifiers: named("192.0.2.9")}, pki.RuleACMEIdentifier},
+		"the server's domain":      {byName, acme.NewOrder{Identifiers: named("*.fleet.example")}, pki.RuleACMEIdentifier},
 		"another type":             {byName, acme.NewOrder{Identifiers: []acme.Identifier{{Type: "email", Value: "a@b"}}}, pki.RuleACMEIdentifierType},
 		"another profile":          {byName, acme.NewOrder{Identifiers: named("a.fleet.example"), Profile: "device"}, pki.RuleACMEProfile},
 		"two names":                {byRule, acme.NewOrder{Identifiers: named("a.web.example", "b.web.example")}, pki.RuleACMEIdentifier},
@@ -164,7 +172,7 @@ func TestNewOrderRefuses(t *testing.T) {
 	if len(o.Identifiers) != 1 || len(z.Challenges) != 1 || z.Challenges[0].Type != acme.DNS01 {
 		t.Errorf("the order is %+v, with the authorization %+v", o, z)
 	}
-	o = must(w.NewOrder(t.Context(), byName.ID, acme.NewOrder{Identifiers: named("*.fleet.example", "a.fleet.example"), Profile: "web"}))(t)
+	o = must(w.NewOrder(t.Context(), byName.ID, acme.NewOrder{Identifiers: named("*.b.fleet.example", "a.fleet.example"), Profile: "web"}))(t)
 	for i, want := range []int{1, 3} {
 		if z := must(w.Authorization(t.Context(), byName.ID, o.Authorizations[i]))(t); len(z.Challenges) != want || z.Wildcard != (i == 0) {
 			t.Errorf("the authorization is %+v", z)

@@ -152,3 +152,24 @@ func NamesOf(all []Identifier) ca.Names {
 	}
 	return n
 }
+
+// covers reports whether a certificate for the identifier is also one for a name, which is no wildcard.
+func (i Identifier) covers(name Identifier) bool {
+	if i == name {
+		return true
+	}
+	_, parent, found := strings.Cut(name.Value, ".")
+	return found && i.IsWildcard() && name.Type == DNS && i.Base().Value == parent
+}
+
+// checkOwnNames refuses names of this server: another holder of a certificate for them could pose as the server.
+func (a *Authority) checkOwnNames(all []Identifier) error {
+	var refused []IdentifierRefusal
+	for _, i := range all {
+		if slices.ContainsFunc(a.OwnNames, i.covers) {
+			refused = append(refused, IdentifierRefusal{i, pki.Refuse(pki.RuleACMEIdentifier,
+				"order without this name; the server gets its certificates by itself", "%s is a name of this server", i.Value)})
+		}
+	}
+	return joinRefusals(refused)
+}

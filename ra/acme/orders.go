@@ -35,6 +35,9 @@ func (a *Authority) NewOrder(ctx context.Context, account ID, n NewOrder) (Order
 	if st.Order.Identifiers, err = ParseIdentifiers(n.Identifiers); err != nil {
 		return Order{}, err
 	}
+	if err := a.checkOwnNames(st.Order.Identifiers); err != nil {
+		return Order{}, err
+	}
 	if err := a.checkReplaces(ctx, &st.Order); err != nil {
 		return Order{}, err
 	}
@@ -181,6 +184,9 @@ func (a *Authority) Finalize(ctx context.Context, account, order ID, csr []byte)
 		return st.Order, a.checkRepeat(ctx, st.Order.Certificate, csr)
 	default:
 		return Order{}, st.Order.notReady()
+	}
+	if key, err := ra.KeyOfCSR(csr); err == nil && key == pki.HashSPKI(st.Account.Key) {
+		return Order{}, pki.Refuse(pki.RuleCSRContent, "generate a key for the certificate", "the CSR has the key of the account (RFC 8555 section 11.1)")
 	}
 	if _, err := a.Registrar.Order(ctx, ra.OrderRequest{Order: order.Request(), CSR: csr}); err != nil {
 		return Order{}, err

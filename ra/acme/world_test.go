@@ -109,7 +109,7 @@ func newWorld(t testing.TB, document string) *world {
 	})
 	w.Authority = acme.New(acme.Config{
 		Store: w.store.ACME(), Registrar: w.registrar, Certificates: w.store, Chains: authority, Revoker: revoker{w},
-		Sealer: must(acme.NewSealer([32]byte{1}))(t), Revision: w.policy.Current, Clock: w.clock,
+		Sealer: must(acme.NewSealer([32]byte{1}))(t), OwnNames: named("ca.fleet.example", "192.0.2.9"), Revision: w.policy.Current, Clock: w.clock,
 	})
 	return w
 }

@@ -2,7 +2,9 @@ package acme
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -120,13 +122,26 @@ func (d *Door) startValidation(ctx context.Context, account acme.Account, a acme
 	}
 	c := validation.Challenge{Type: kind, Identifier: begun.Identifier, Token: begun.Challenge(kind).Token, Thumbprint: account.Thumbprint}
 	job.Start(func(ctx context.Context) {
-		failure := d.config.Validator.Validate(ctx, c)
+		failure := d.validate(ctx, c)
 		if failure != nil && ctx.Err() != nil {
 			return // the server stops: the client starts the validation again
 		}
 		d.endValidation(ctx, begun.ID, kind, failure)
 	})
 	return begun, nil
+}
+
+// validate validates a challenge. If that panics, the validation has failed.
+func (d *Door) validate(ctx context.Context, c validation.Challenge) (failure *pki.Refusal) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			d.config.Log.ErrorContext(ctx, "an ACME validation panicked", "challenge", string(c.Type), "name", c.Identifier.Value,
+				"panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+			failure = pki.Refuse(pki.RuleACMEValidationDial, "report this to the operator of the server, and create a new order",
+				"the server could not finish the validation, because of a fault of its own")
+		}
+	}()
+	return d.config.Validator.Validate(ctx, c)
 }
 
 // Limits of recording the result of a validation.

@@ -55,7 +55,7 @@ type Door struct {
 // New returns a Door. Close ends its validations.
 func New(c Config) (*Door, error) {
 	d := &Door{
-		config: c, issuers: map[string]pki.IssuerID{}, pool: validation.NewPool(),
+		config: c, issuers: map[string]pki.IssuerID{}, pool: validation.NewPool(c.Log),
 		newAccounts: admission.NewQuota[netip.Addr]("new accounts without an external key from this address", hourlyEach),
 		keyChanges:  admission.NewQuota[acme.ID]("key changes of this account", hourlyEach),
 	}

@@ -401,3 +401,17 @@ func TestOperationsAreRoutes(t *testing.T) {
 		}
 	}
 }
+
+// A validation that panics has failed, and the server goes on.
+func TestValidationPanics(t *testing.T) {
+	w := newWorld(t).optionalBinding()
+	w.door.BreakValidator()
+	c := w.registered()
+	challenges, authorization := c.challenges(c.order("dns", "host.fleet.example"))
+	if r := c.post(fmt.Sprint(challenges["http-01"]["url"]), "{}"); r.status != http.StatusOK {
+		t.Fatalf("the challenge: %+v", r)
+	}
+	if r := c.wait(authorization, "pending"); r.text("status") != "invalid" || !strings.Contains(r.body, "fault of its own") {
+		t.Errorf("the authorization is %s", r.body)
+	}
+}

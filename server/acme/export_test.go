@@ -5,3 +5,6 @@ var ParseCertID = parseCertID
 
 // NewSmallNonceSet returns a set for the newest n nonces, which is a multiple of 64.
 var NewSmallNonceSet = newNonceSet
+
+// BreakValidator lets every validation panic.
+func (d *Door) BreakValidator() { d.config.Validator = nil }

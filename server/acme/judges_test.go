@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -118,7 +119,11 @@ func TestCertbot(t *testing.T) {
 		"--server", j.directory, "--non-interactive",
 	}
 	certbot := func(args ...string) { j.t.Helper(); j.run("certbot", append(args, base...)...) }
-	certbot("certonly", "--standalone", "--http-01-port", j.port, "--agree-tos", "-m", "admin@fleet.example", "--eab-kid", j.kid, "--eab-hmac-key", j.hmac, "-d", host)
+	external := filepath.Join(j.dir, "external-key.ini")
+	if err := os.WriteFile(external, []byte("eab-kid = "+j.kid+"\neab-hmac-key = "+j.hmac+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	certbot("certonly", "--standalone", "--config", external, "--http-01-port", j.port, "--agree-tos", "-m", "admin@fleet.example", "-d", host)
 	certbot("renew", "--force-renewal", "--no-random-sleep-on-renew")
 	certbot("update_account", "-m", "other@fleet.example")
 	certbot("revoke", "--cert-name", host, "--reason", "superseded", "--no-delete-after-revoke")
@@ -133,6 +138,7 @@ func TestLego(t *testing.T) {
 	lego := func(args ...string) { j.t.Helper(); j.run("lego", append(base[:len(base):len(base)], args...)...) }
 	at := "127.0.0.1:" + j.port
 	lego("--http", "--http.port", at, "run")
+	base[slices.Index(base, j.hmac)] = "used" // lego wants a key, which has no effect any more
 	lego("--tls", "--tls.port", at, "renew", "--days", "90", "--no-random-sleep")
 	lego("revoke", "--reason", "4")
 	j.wantIssued(2, 1)

@@ -2,6 +2,9 @@ package validation
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -15,29 +18,39 @@ const (
 	poolEach    = 8    // validations of one account that run at a time
 	poolQueue   = 1024 // validations that wait
 	poolTargets = 8    // validations of one identifier that run or wait
+	poolOwn     = 2    // validations of one identifier that run or wait for one account
 	// poolRetry is the delay after which a rejected client should repeat its request.
 	poolRetry = 5 * time.Second
 )
 
 // Pool runs validations. It limits how many run and wait, serves the accounts in turn, and limits the validations of one
-// identifier, so that the server does not flood a host on behalf of many accounts. It is safe for concurrent use.
+// identifier, so that the server does not flood a host on behalf of many accounts, and one account does not keep others from
+// validating an identifier. It logs panics. It is safe for concurrent use.
 type Pool struct {
 	mu      sync.Mutex
 	queue   *fair.Queue[acme.ID, *Job]
 	targets map[acme.Identifier]int
+	own     map[ownTarget]int
 	closed  bool
+	log     *slog.Logger
 
 	ctx     context.Context //nolint:containedctx // the context of all jobs, which Close cancels
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
 
+// ownTarget is an identifier of an account.
+type ownTarget struct {
+	account acme.ID
+	target  acme.Identifier
+}
+
 // NewPool returns a Pool. Close ends its validations.
-func NewPool() *Pool {
+func NewPool(log *slog.Logger) *Pool {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Pool{
 		queue:   fair.NewQueue[acme.ID, *Job](fair.Size{Slots: poolSlots, Each: poolEach, Queue: poolQueue}),
-		targets: map[acme.Identifier]int{}, ctx: ctx, cancel: cancel,
+		targets: map[acme.Identifier]int{}, own: map[ownTarget]int{}, log: log, ctx: ctx, cancel: cancel,
 	}
 }
 
@@ -57,7 +70,7 @@ func (p *Pool) Reserve(account acme.ID, target acme.Identifier) (*Job, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	j := &Job{pool: p, account: account, target: target}
-	if p.closed || p.targets[target] >= poolTargets {
+	if p.closed || p.targets[target] >= poolTargets || p.own[ownTarget{account, target}] >= poolOwn {
 		return nil, busy(target)
 	}
 	if p.queue.Begin(account) {
@@ -66,6 +79,7 @@ func (p *Pool) Reserve(account acme.ID, target acme.Identifier) (*Job, error) {
 		return nil, busy(target)
 	}
 	p.targets[target]++
+	p.own[ownTarget{account, target}]++
 	return j, nil
 }
 
@@ -96,13 +110,23 @@ func (p *Pool) run(j *Job) {
 	p.running.Add(1)
 	go func() {
 		defer p.running.Done()
-		if p.ctx.Err() == nil {
-			j.work(p.ctx)
-		}
+		p.do(j.work)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.end(j)
 	}()
+}
+
+// do does the work of a job, unless the pool is closed. A panic does not end the process.
+func (p *Pool) do(work func(ctx context.Context)) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			p.log.ErrorContext(p.ctx, "an ACME validation panicked", "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		}
+	}()
+	if p.ctx.Err() == nil {
+		work(p.ctx)
+	}
 }
 
 // end frees the slot of a job, and gives it to the next. The caller holds mu.
@@ -122,6 +146,10 @@ func (p *Pool) end(j *Job) {
 }
 
 func (p *Pool) forget(j *Job) {
+	own := ownTarget{j.account, j.target}
+	if p.own[own]--; p.own[own] <= 0 {
+		delete(p.own, own)
+	}
 	if p.targets[j.target]--; p.targets[j.target] <= 0 {
 		delete(p.targets, j.target)
 	}

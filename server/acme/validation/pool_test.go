@@ -3,6 +3,7 @@ package validation_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -16,9 +17,11 @@ func target(n int) acme.Identifier {
 	return acme.Identifier{Type: acme.DNS, Value: fmt.Sprintf("host-%d.fleet.example", n)}
 }
 
+func newPool() *validation.Pool { return validation.NewPool(slog.New(slog.DiscardHandler)) }
+
 // One account fills half of the queue at most, and another one is still served.
 func TestPoolIsFairAndBounded(t *testing.T) {
-	p := validation.NewPool()
+	p := newPool()
 	defer p.Close()
 	loud, quiet := acme.NewID(), acme.NewID()
 	release := make(chan struct{})
@@ -68,7 +71,7 @@ func TestPoolIsFairAndBounded(t *testing.T) {
 }
 
 func TestPoolLimitsOneTarget(t *testing.T) {
-	p := validation.NewPool()
+	p := newPool()
 	defer p.Close()
 	var jobs []*validation.Job
 	for {
@@ -92,7 +95,7 @@ func TestPoolLimitsOneTarget(t *testing.T) {
 
 // A waiting job that is dropped or started later does not lose its slot.
 func TestPoolWaitingJobs(t *testing.T) {
-	p := validation.NewPool()
+	p := newPool()
 	defer p.Close()
 	account := acme.NewID()
 	var jobs []*validation.Job
@@ -121,7 +124,7 @@ func TestPoolWaitingJobs(t *testing.T) {
 }
 
 func TestPoolCloses(t *testing.T) {
-	p := validation.NewPool()
+	p := newPool()
 	job, err := p.Reserve(acme.NewID(), target(1))
 	if err != nil {
 		t.Fatal(err)
@@ -130,5 +133,51 @@ func TestPoolCloses(t *testing.T) {
 	p.Close()
 	if _, err := p.Reserve(acme.NewID(), target(2)); err == nil {
 		t.Error("a closed pool takes a job")
+	}
+}
+
+func TestPoolLimitsOneTargetOfAnAccount(t *testing.T) {
+	p := newPool()
+	defer p.Close()
+	account := acme.NewID()
+	first, err := p.Reserve(account, target(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Reserve(account, target(1)); err != nil {
+		t.Errorf("a second validation of an identifier is refused: %v", err)
+	}
+	if _, err := p.Reserve(account, target(1)); err == nil {
+		t.Error("an account validates an identifier three times at once")
+	}
+	if _, err := p.Reserve(account, target(2)); err != nil {
+		t.Errorf("another identifier is refused: %v", err)
+	}
+	if _, err := p.Reserve(acme.NewID(), target(1)); err != nil {
+		t.Errorf("another account is refused: %v", err)
+	}
+	first.Drop()
+	if _, err := p.Reserve(account, target(1)); err != nil {
+		t.Errorf("a place that was given back is refused: %v", err)
+	}
+}
+
+// A panic ends neither the process nor the pool, and frees the slot.
+func TestPoolSurvivesPanics(t *testing.T) {
+	p := newPool()
+	defer p.Close()
+	for n := range 100 {
+		job, err := p.Reserve(acme.NewID(), target(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		job.Start(func(context.Context) { panic("a bug") })
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for p.Running()+p.Waiting() > 0 && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if p.Running()+p.Waiting() > 0 {
+		t.Errorf("%d validations run and %d wait after they have panicked", p.Running(), p.Waiting())
 	}
 }
