@@ -72,7 +72,7 @@ func (a *Client) respond(ctx context.Context, port int) error {
 	thumbprint := a.thumbprint()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+path+"{token}", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Content-Type", "text/plain")
 		_, _ = io.WriteString(w, r.PathValue("token")+"."+thumbprint) //nolint:gosec // a key authorization, for the CA alone
 	})
 	var lc net.ListenConfig
