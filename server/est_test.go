@@ -16,6 +16,7 @@ import (
 	"io"
 	"math/big"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strings"
 	"testing"
@@ -328,6 +329,57 @@ func TestESTRenewalsAreRepeatedWhileGood(t *testing.T) {
 			t.Error("the repeat gets the revoked certificate")
 		}
 	}
+}
+
+// On an open connection, each request is authorized again, and each connection is of its own client.
+func TestESTKeptConnections(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{Policy: estPolicy(newMaker(t))})
+	one, two := w.Enrolled(t, "device", "meter/1"), w.Enrolled(t, "device", "meter/2")
+	keys := map[string]*ecdsa.PrivateKey{one.ID: servertest.Key(t), two.ID: servertest.Key(t)}
+	clients := map[string]*http.Client{one.ID: keptClient(w, one.TLS(w)), two.ID: keptClient(w, two.TLS(w))}
+	reenroll := func(id string) (status int, text string) {
+		t.Helper()
+		body := strings.NewReader(base64.StdEncoding.EncodeToString(servertest.CSR(t, keys[id])))
+		q := servertest.Must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+w.HTTPS+"/.well-known/est/simplereenroll", body))(t)
+		reused := false
+		q = q.WithContext(httptrace.WithClientTrace(q.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }}))
+		r := servertest.Must(clients[id].Do(q))(t)
+		defer func() { _ = r.Body.Close() }()
+		content := servertest.Must(io.ReadAll(r.Body))(t)
+		if status, text = r.StatusCode, string(content); status == http.StatusOK {
+			c := certsOnly(t, servertest.Must(base64.StdEncoding.DecodeString(text))(t))[0]
+			text = c.URIs[0].String()
+		}
+		return status, fmt.Sprintf("%s, on an open connection: %v", text, reused)
+	}
+	for i := range 2 {
+		for id := range keys {
+			if status, text := reenroll(id); status != 200 || text != fmt.Sprintf("%s, on an open connection: %v", id, i > 0) {
+				t.Errorf("%s: %d %s", id, status, text)
+			}
+		}
+	}
+	w.Revoke(t, one.Certificate, "keyCompromise")
+	if status, text := reenroll(one.ID); status != 403 || !strings.Contains(text, "[certificate.revoked]") || !strings.HasSuffix(text, "true") {
+		t.Errorf("after its revocation: %d %s", status, text)
+	}
+	if status, text := reenroll(two.ID); status != 200 {
+		t.Errorf("another device: %d %s", status, text)
+	}
+	for _, c := range clients {
+		c.CloseIdleConnections()
+	}
+}
+
+// keptClient returns a client that keeps its connection open.
+func keptClient(w *servertest.World, device *tls.Certificate) *http.Client {
+	roots := x509.NewCertPool()
+	roots.AddCert(w.Root)
+	return &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{
+		RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return device, nil },
+	}}}
 }
 
 // Every kind of bad client certificate is refused, for first certificates and for renewals.
