@@ -71,11 +71,11 @@ func Build(t *testing.T, dir string, binaries ...string) {
 
 func prepare(e *testscript.Env, bin string) error {
 	e.Values[backgroundKey{}] = make(map[string]*running)
-	addresses, err := devca.FreeAddresses(context.Background(), 2)
+	addresses, err := devca.FreeAddresses(context.Background(), 3)
 	if err != nil {
 		return err
 	}
-	grpc, http := addresses[0], addresses[1]
+	grpc, http, https := addresses[0], addresses[1], addresses[2]
 	module, err := hsm.FindSoftHSM()
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func prepare(e *testscript.Env, bin string) error {
 	if err != nil {
 		return err
 	}
-	e.Vars = append(e.Vars, "GRPC="+grpc, "HTTP="+http, "PORT="+port, "LC_ALL=C",
+	e.Vars = append(e.Vars, "GRPC="+grpc, "HTTP="+http, "HTTPS="+https, "PORT="+port, "LC_ALL=C",
 		"XDG_STATE_HOME="+filepath.Join(e.WorkDir, "state"), "XDG_CONFIG_HOME="+filepath.Join(e.WorkDir, "settings"), hsm.SoftHSMConfEnv+"="+conf)
 	e.Setenv("PATH", os.Getenv("PATH")+string(filepath.ListSeparator)+bin)
 	configs, err := filepath.Glob(filepath.Join(e.WorkDir, "*.yaml"))
