@@ -212,7 +212,7 @@ func manyNames(t *testing.T) tls.Certificate {
 
 // client returns an HTTP client that changes its TLS configuration with adjust, and opens a connection for each request.
 func client(adjust func(c *tls.Config)) *http.Client {
-	c := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // the tests are about the server
+	c := &tls.Config{InsecureSkipVerify: true}
 	if adjust != nil {
 		adjust(c)
 	}
@@ -385,7 +385,7 @@ func TestConnectionsEndAtTheirMaximumAge(t *testing.T) {
 // speak sends text on a connection, and returns its first bytes and what the server sends until it ends the connection.
 func (h *house) speak(t *testing.T, text string, more ...string) string {
 	t.Helper()
-	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the tests are about the server
+	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
 	c, err := d.DialContext(t.Context(), "tcp", h.address)
 	if err != nil {
 		t.Fatal(err)
@@ -464,7 +464,7 @@ func TestMalformedRequests(t *testing.T) {
 		"two lengths":    "POST /new/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
 		"HTTP/2 preface": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 	} {
-		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the test is about the server
+		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
 		c, err := d.DialContext(t.Context(), "tcp", h.address)
 		if err != nil {
 			t.Fatal(err)
