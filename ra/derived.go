@@ -11,7 +11,7 @@ import (
 
 // maxDerived is the maximum number of requests with the same derived ID that the store remembers. The store forgets a
 // request some time after its certificate has expired.
-const maxDerived = 256
+const maxDerived = 4096
 
 // stateOf reads the state for a request with read. If the ID of the request is derived and its prior certificate is no
 // longer of use, the request is a new one: stateOf changes q to the ID that follows, and reads the state again.

@@ -24,7 +24,6 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 
-	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -261,75 +260,6 @@ func TestESTWithFactoryCertificates(t *testing.T) {
 	est(t, w, both).refused(t, "a token with the certificate of another identity", 403, pki.RuleEvidenceConflict)
 }
 
-// A device that sends the same key again gets its certificate while that is good, and a new one after that.
-func TestESTDevicesKeepTheirKey(t *testing.T) {
-	t.Parallel()
-	acme := newMaker(t)
-	w := servertest.New(t, ground, servertest.Options{Policy: estPolicy(acme), Profile: func(name string, c *ca.ProfileConfig) {
-		if name == "device" {
-			c.Lifetime = "1h"
-		}
-	}})
-	factoryKey, key := servertest.Key(t), servertest.Key(t)
-	device := estCall{path: "simpleenroll", device: acme.device(t, "R1", factoryKey), csr: servertest.CSR(t, key)}
-	last := est(t, w, device).issued(t, "the first", "router/R1", key)
-	next := func(why string) {
-		t.Helper()
-		got := est(t, w, device).issued(t, why, "router/R1", key)
-		if got.Equal(last) || w.Clock.Now().After(got.NotAfter) {
-			t.Fatalf("%s: the certificate is the old one", why)
-		}
-		w.Status(t, got, "good")
-		if again := est(t, w, device).issued(t, "a repeat after "+why, "router/R1", key); !again.Equal(got) {
-			t.Errorf("after %s, a repeat gets another certificate", why)
-		}
-		last = got
-	}
-	for range 2 {
-		w.Revoke(t, last, "cessationOfOperation")
-		next("its revocation")
-	}
-	other := servertest.Key(t)
-	est(t, w, estCall{path: "simpleenroll", device: device.device, csr: servertest.CSR(t, other)}).issued(t, "another key", "router/R1", other)
-	w.Status(t, last, "superseded")
-	next("its replacement")
-
-	// A token is for one certificate, whatever becomes of that.
-	id := w.Register(t, "device", "meter/1")
-	for _, replace := range []bool{false, true} {
-		call := estCall{path: "simpleenroll", token: tokenText(t, w, id, replace), csr: servertest.CSR(t, servertest.Key(t))}
-		first := est(t, w, call)
-		w.Revoke(t, first.certificates[0], "cessationOfOperation")
-		rule, status := pki.RuleAlreadyEnrolled, 409
-		if replace {
-			rule, status = pki.RuleTokenBound, 403
-		}
-		est(t, w, call).refused(t, "the token of a revoked certificate", status, rule)
-	}
-	w.Clock.Advance(last.NotAfter.Sub(w.Clock.Now()) + time.Minute)
-	awaitReady(t, w)
-	next("its expiry")
-}
-
-// The repeat of a renewal gets a new certificate if that of the first was revoked, and none if the renewal revoked the
-// certificate that was renewed.
-func TestESTRenewalsAreRepeatedWhileGood(t *testing.T) {
-	t.Parallel()
-	for _, revokes := range []bool{false, true} {
-		w := servertest.New(t, ground, servertest.Options{Policy: estPolicy(newMaker(t)), Profile: func(name string, c *ca.ProfileConfig) { c.RenewalRevokes = revokes && name == "device" }})
-		holder, key := w.Enrolled(t, "device", "meter/1"), servertest.Key(t)
-		call := estCall{path: "simplereenroll", device: holder.TLS(w), csr: servertest.CSR(t, key)}
-		first := est(t, w, call).issued(t, "a renewal", "meter/1", key)
-		w.Revoke(t, first, "cessationOfOperation")
-		again := est(t, w, call)
-		if revokes {
-			again.refused(t, "the repeat of a renewal whose certificate was revoked", 403, pki.RuleRevoked)
-		} else if again.issued(t, "its repeat", "meter/1", key).Equal(first) {
-			t.Error("the repeat gets the revoked certificate")
-		}
-	}
-}
-
 // Every kind of bad client certificate is refused, for first certificates and for renewals.
 func TestESTClientCertificates(t *testing.T) {
 	t.Parallel()
@@ -433,30 +363,6 @@ func TestESTRenewals(t *testing.T) {
 	if len(entries) != 3 {
 		t.Errorf("the log has %d certificates, want 3", len(entries))
 	}
-}
-
-// A device that has lost the response to a renewal that revoked its certificate gets the response again.
-func TestESTRepeatsAfterRevokingRenewals(t *testing.T) {
-	t.Parallel()
-	w := servertest.New(t, ground, servertest.Options{Policy: estPolicy(newMaker(t)), Profile: func(name string, c *ca.ProfileConfig) {
-		c.RenewalRevokes = name == "device"
-		if name == "workload" {
-			c.Renewals = []string{"grpc"}
-		}
-	}})
-	holder, key := w.Enrolled(t, "device", "meter/1"), servertest.Key(t)
-	call := estCall{path: "simplereenroll", device: holder.TLS(w), csr: servertest.CSR(t, key)}
-	first := est(t, w, call).issued(t, "a renewal", "meter/1", key)
-	w.Status(t, holder.Certificate, "superseded")
-	if again := est(t, w, call).issued(t, "its repeat", "meter/1", key); !again.Equal(first) {
-		t.Error("the repeat gets another certificate")
-	}
-	call.csr = servertest.CSR(t, servertest.Key(t))
-	est(t, w, call).refused(t, "another key", 403, pki.RuleRenewalKeyConflict)
-
-	web := w.Enrolled(t, "workload", "web/1")
-	est(t, w, estCall{path: "simplereenroll", device: web.TLS(w), csr: call.csr}).refused(t, "a profile for gRPC", 403, pki.RuleRenewalDoor)
-	w.Renewed(t, web, servertest.Key(t))
 }
 
 // A CSR is refused if it is malformed, and the refusal is on record with the evidence.

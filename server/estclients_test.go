@@ -86,4 +86,9 @@ func TestESTWithCurl(t *testing.T) {
 	if err == nil || !strings.Contains(string(text), "[token.bound]") {
 		t.Errorf("the token again: %v, %s%s", err, out, text)
 	}
+	out, err = tryIn(t, dir, "curl "+arguments+base+"simpleenroll")
+	text, _ = os.ReadFile(filepath.Join(dir, "device.p7"))
+	if err == nil || !strings.Contains(string(text), "send an enrollment token as the password") {
+		t.Errorf("no token: %v, %s%s", err, out, text)
+	}
 }

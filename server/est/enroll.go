@@ -16,14 +16,16 @@ import (
 
 // enroll serves simpleenroll (RFC 7030 §4.2.1).
 func (d *door) enroll(ctx context.Context, r *frontdoor.Request) (frontdoor.Response, error) {
-	who, err := d.identify(r)
-	if err != nil {
-		return frontdoor.Response{}, err
-	}
+	who, unproven := d.identify(r)
 	e := ra.EnrollRequest{Evidence: who.evidence, From: r.From}
 	l, err := d.label(r)
+	if err != nil && unproven == nil {
+		err = d.config.Registrar.NoteEvidence(ctx, e, err)
+	} else if err == nil {
+		err = unproven
+	}
 	if err != nil {
-		return frontdoor.Response{}, d.config.Registrar.NoteEvidence(ctx, e, err)
+		return frontdoor.Response{}, err
 	}
 	e.Label = l.Name
 	q, err := read(r)

@@ -46,7 +46,7 @@ func TestBodies(t *testing.T) {
 		"DER":                       {csr, 400, pki.RuleESTBody, "the body is in DER"},
 		"PEM":                       {[]byte("-----BEGIN CERTIFICATE REQUEST-----\n" + string(crlf) + "-----END CERTIFICATE REQUEST-----\n"), 400, pki.RuleESTBody, "the body is in PEM"},
 		"a truncated multipart":     {[]byte("--boundary\r\nContent-Type: application/pkcs10\r\n\r\n" + string(crlf[:50])), 400, pki.RuleESTBody, "multipart"},
-		"more than may be sent":     {bytes.Repeat([]byte("A"), 40<<10), 400, pki.RuleSize, ""},
+		"more than may be sent":     {bytes.Repeat([]byte("A"), 40<<10), 413, pki.RuleSize, ""},
 		"something other than CSRs": {inBase64([]byte("hello")), 200, "", ""}, // package ra refuses it
 	} {
 		a := w.send(t, call{path: "simpleenroll", body: c.body, user: token})

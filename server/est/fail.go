@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"path"
 	"strconv"
+	"strings"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/server/frontdoor"
@@ -34,7 +35,7 @@ func fail(r *frontdoor.Request, err error) frontdoor.Response {
 			status = http.StatusForbidden // only a certificate authenticates the client here, and no scheme of HTTP (RFC 9110 §11.6.1)
 		}
 	}
-	if _, _, sent := r.BasicAuth(); status == http.StatusUnauthorized && !sent && len(r.Chain) == 0 {
+	if _, _, sent := r.BasicAuth(); status == http.StatusUnauthorized && !sent && len(r.Chain) == 0 && !acceptsText(r) {
 		// Clients that wait for this response before they send the token, such as Bouncy Castle 1.72, accept no body.
 		return frontdoor.Response{Status: status, Header: header}
 	}
@@ -45,6 +46,12 @@ func fail(r *frontdoor.Request, err error) frontdoor.Response {
 		text = "The server cannot do this now. Repeat the request after the time in Retry-After.\n"
 	}
 	return frontdoor.Response{Status: status, Header: header, Body: []byte(text)}
+}
+
+// acceptsText reports whether the client says that it accepts a text (RFC 9110 §12.5.1), as tools for people do.
+func acceptsText(r *frontdoor.Request) bool {
+	accept := strings.Join(r.Header.Values("Accept"), ",")
+	return strings.Contains(accept, "text/") || strings.Contains(accept, "*/*")
 }
 
 // shedDelay is the delay in seconds after an error that has no time for a retry.

@@ -261,8 +261,8 @@ func TestRequests(t *testing.T) {
 		"a path with a dot":       {nil, "GET", "/./new/echo", nil, 200, "0 certificates, ", "new/CreateChallenge"},
 		"no such path":            {nil, "GET", "/elsewhere", nil, 404, "404 page not found", "other"},
 		"the largest body":        {nil, "POST", "/new/echo", unsized(1000), 200, "0 certificates, xxx", "new/Enroll"},
-		"a larger body":           {nil, "POST", "/new/echo", strings.NewReader(strings.Repeat("x", 1001)), 400, "[request.size]", "new/Enroll"},
-		"a larger body in chunks": {nil, "POST", "/new/echo", unsized(5000), 400, "[request.size]", "new/Enroll"},
+		"a larger body":           {nil, "POST", "/new/echo", strings.NewReader(strings.Repeat("x", 1001)), 413, "[request.size]", "new/Enroll"},
+		"a larger body in chunks": {nil, "POST", "/new/echo", unsized(5000), 413, "[request.size]", "new/Enroll"},
 		"TLS 1.2 at the new door": {tls12, "POST", "/new/echo", nil, 403, "connect with TLS 1.3", "new/Enroll"},
 		"TLS 1.2 at the old door": {tls12, "POST", "/old/a", nil, 200, "0 certificates, ", "old/Enroll"},
 		"a panic":                 {nil, "GET", "/new/panic", nil, 500, "", "new/CheckHealth"},
@@ -379,6 +379,78 @@ func TestConnectionsEndAtTheirMaximumAge(t *testing.T) {
 			t.Errorf("at the age %s there were %d handshakes", age, n)
 		}
 		h.counter.mu.Unlock()
+	}
+}
+
+// speak sends text on a connection, and returns its first bytes and what the server sends until it ends the connection.
+func (h *house) speak(t *testing.T, text string, more ...string) string {
+	t.Helper()
+	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
+	c, err := d.DialContext(t.Context(), "tcp", h.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range append([]string{text}, more...) {
+		if _, err := io.WriteString(c, part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer, err := io.ReadAll(c)
+	if err != nil {
+		t.Errorf("%.40q: %v after %q", text, err, answer)
+	}
+	return string(answer)
+}
+
+// Clients of HTTP/1.0, and those that wait before they send their body.
+func TestOldWaysOfHTTP(t *testing.T) {
+	t.Parallel()
+	h := build(t, open{}, func(s *frontdoor.Server) { s.SetReadTimeout(time.Second) }) // net/http waits for a body that is refused
+	for name, c := range map[string]struct {
+		text string
+		want []string
+		not  string
+	}{
+		"HTTP/1.0": {
+			"POST /new/echo HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello", []string{"HTTP/1.0 200 OK\r\n", "\r\n\r\n0 certificates, hello"}, "chunked",
+		},
+		"HTTP/1.0 without a length": {"GET /new/echo HTTP/1.0\r\n\r\n", []string{"200 OK", "Content-Length: 16"}, "chunked"},
+		"Expect": {
+			"POST /new/echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
+			[]string{"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n", "0 certificates, hello"}, "chunked",
+		},
+		"Expect, with a body that is too long": {
+			"POST /new/echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n",
+			[]string{"HTTP/1.1 413 ", "Connection: close\r\n", "[request.size]"}, "100 Continue",
+		},
+		"Expect, without the right to send it": {
+			"POST /new/own HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 500\r\n\r\n",
+			[]string{"HTTP/1.1 401 ", "Connection: close\r\n", "[access.unauthenticated]"}, "100 Continue",
+		},
+	} {
+		got := h.speak(t, c.text)
+		for _, want := range c.want {
+			if !strings.Contains(got, want) || strings.Contains(got, c.not) {
+				t.Errorf("%s: %q, want %q, and not %q", name, got, want, c.not)
+			}
+		}
+	}
+}
+
+// A body that does not arrive in time is refused, and its connection ends.
+func TestSlowBodies(t *testing.T) {
+	t.Parallel()
+	h := build(t, open{}, func(s *frontdoor.Server) { s.SetReadTimeout(200 * time.Millisecond) })
+	got := h.speak(t, "POST /new/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n", "h", "e")
+	if !strings.HasPrefix(got, "HTTP/1.1 400 ") || !strings.Contains(got, "[request.malformed]") || !strings.Contains(got, "Connection: close") {
+		t.Errorf("%q", got)
+	}
+	if last := h.counter.last(); last != "new/Enroll 400" {
+		t.Errorf("the request counts as %s", last)
 	}
 }
 

@@ -84,7 +84,7 @@ func dial(t *testing.T, l net.Listener) net.Conn {
 // connect makes a handshake as a client.
 func connect(t *testing.T, l net.Listener) {
 	t.Helper()
-	c := tls.Client(dial(t, l), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // the tests are about the server
+	c := tls.Client(dial(t, l), &tls.Config{InsecureSkipVerify: true})
 	if err := c.HandshakeContext(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -204,7 +204,7 @@ func TestConnectionsOutliveTheirHandshake(t *testing.T) {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
-		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the tests are about the server
+		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
 		c, err := d.DialContext(ctx, "tcp", l.Addr().String())
 		if err == nil {
 			_, err = c.Write(make([]byte, 100<<10)) // more than a handshake may have

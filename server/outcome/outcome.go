@@ -46,8 +46,9 @@ var problems = map[pki.Rule]string{
 	pki.RuleACMEValidationTLS: "tls", pki.RuleACMEValidationAnswer: "incorrectResponse",
 }
 
-// statuses maps rules to statuses of HTTP that RFC 8555 requires instead of those of their classes.
+// statuses maps rules to statuses of HTTP that say more than those of their classes. RFC 8555 requires those of ACME.
 var statuses = map[pki.Rule]int{
+	pki.RuleSize:              http.StatusRequestEntityTooLarge,
 	pki.RuleACMEAccount:       http.StatusBadRequest,           // §7.3.1
 	pki.RuleACMEAccountStatus: http.StatusUnauthorized,         // §7.3.6
 	pki.RuleACMEOrderNotReady: http.StatusForbidden,            // §7.4

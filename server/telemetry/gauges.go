@@ -114,9 +114,9 @@ func (r *Recorder) OfHSMs() Part {
 	}}
 }
 
-// OfConnections returns a gauge for the maximum number of connections on each of the ports for gRPC and HTTP.
+// OfConnections returns a gauge for the maximum number of connections on each of the ports for gRPC, HTTP and HTTPS.
 func OfConnections(most int) Part {
-	limit := gauge("brevet_connections_limit", "Connections that can be open on each of the ports grpc and http.")
+	limit := gauge("brevet_connections_limit", "Connections that can be open on each of the ports grpc, http and https.")
 	return Part{[]*prometheus.Desc{limit}, func(_ context.Context, s *scrape) { s.set(limit, float64(most)) }}
 }
 
