@@ -278,7 +278,7 @@ func TestRefusedOrders(t *testing.T) {
 		status  int
 		problem string
 	}{
-		"10,000 names":         {names(10_000, "host.fleet.example"), http.StatusBadRequest, "malformed"},
+		"10,000 names":         {names(10_000, "host.fleet.example"), http.StatusRequestEntityTooLarge, "malformed"},
 		"101 names":            {names(101, "host.fleet.example"), http.StatusBadRequest, "rejectedIdentifier"},
 		"no names":             {names(0, ""), http.StatusBadRequest, "malformed"},
 		"a trailing dot":       {names(1, "host.fleet.example."), http.StatusBadRequest, "rejectedIdentifier"},
