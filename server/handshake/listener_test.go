@@ -108,7 +108,7 @@ func TestSlowClientsDelayNoOther(t *testing.T) {
 	}
 }
 
-// Close ends the handshakes in progress and those that nobody has accepted, and closes their connections.
+// Close ends the handshakes in progress, and closes their connections and those that Accept has not returned.
 func TestCloseEndsHandshakes(t *testing.T) {
 	l := listen(t)
 	silent := dial(t, l)

@@ -33,7 +33,7 @@ const (
 	batchWorkers = 16      // concurrent requests; the server processes half of them at a time
 	batchWindow  = 256     // tokens that are created before their rows are written
 
-	silenceNotice = 5 * time.Second // how long the server may not respond before the user is told
+	silenceNotice = 5 * time.Second // how long the command waits for a response before it prints a notice
 )
 
 // batchRecord is the result of a batch as --output json prints it.
