@@ -24,11 +24,13 @@ const MaxCSR = 16 << 10
 // maxRSA is the maximum size of an RSA modulus in bits. It bounds the work of verifying a signature.
 const maxRSA = 8192
 
+// OIDChallengePassword is the attribute with which a CSR is linked to its connection (RFC 7030 §3.5, RFC 2985 §5.4.1).
+var OIDChallengePassword = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}
+
 var (
-	oidExtensionRequest  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
-	oidChallengePassword = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}
-	oidSubjectAltName    = asn1.ObjectIdentifier{2, 5, 29, 17}
-	oidSubjectKeyID      = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidExtensionRequest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
+	oidSubjectAltName   = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
 )
 
 // csr is a certification request.
@@ -175,7 +177,8 @@ func (c csr) checkSubject(id Identity) error {
 }
 
 // checkAttributes allows only extensionRequest attributes, each with a single value (RFC 2986 §4.1), and the
-// challengePassword of a CSR that is linked to its connection. It parses the DER itself, because crypto/x509 ignores unknown attributes and additional values.
+// challengePassword of a CSR that is linked to its connection. It parses the DER itself, because crypto/x509 ignores
+// unknown attributes and additional values.
 func (c csr) checkAttributes() error {
 	refuse := func(detail string, args ...any) error {
 		return pki.Refuse(pki.RuleCSRContent, hintContent, detail, args...)
@@ -194,7 +197,7 @@ func (c csr) checkAttributes() error {
 			!attribute.ReadASN1(&values, cryptobyte_asn1.SET) || !attribute.Empty() {
 			return refuse("an attribute of the request cannot be read")
 		}
-		if id.Equal(oidChallengePassword) && c.linked {
+		if id.Equal(OIDChallengePassword) && c.linked {
 			continue
 		}
 		if !id.Equal(oidExtensionRequest) {

@@ -41,8 +41,6 @@ type OrderRequest struct {
 	// Order is the ID of the order, and also the request ID.
 	Order pki.RequestID
 	CSR   []byte // PKCS #10, DER
-	// From is the address that the request came from.
-	From netip.Addr
 }
 
 // CheckOrder checks an order before its names are validated. The alternatives are what validating them could prove: they
@@ -109,7 +107,7 @@ func (r *Registrar) order(ctx context.Context, o OrderRequest) (a attempt, cert 
 	}
 	evidence := pki.Evidence{Kind: pki.EvidenceACME, Value: o.Order.Bytes()}
 	claim, err := authenticator.Identify(ctx, Presented{
-		Evidence: evidence.Value, Request: o.Order, Key: c.keyHash, From: o.From, At: r.clock(),
+		Evidence: evidence.Value, Request: o.Order, Key: c.keyHash, At: r.clock(),
 	})
 	claims := Claims{{pki.EvidenceACME, claim}}
 	a = attempted(EnrollRequest{Evidence: []pki.Evidence{evidence}}, claims)

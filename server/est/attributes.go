@@ -55,7 +55,7 @@ var algorithms = map[pki.KeyType]algorithm{
 func attributesOf(l ra.Label) ([]byte, error) {
 	var oids []asn1.ObjectIdentifier
 	if l.RequireLinking {
-		oids = append(oids, oidChallengePassword)
+		oids = append(oids, ra.OIDChallengePassword)
 	}
 	keys, known := algorithms[l.Key]
 	if known && l.Attributes == ra.AttributeOIDs {
@@ -98,7 +98,7 @@ func addTemplate(b *cryptobyte.Builder, l ra.Label, keys algorithm, known bool) 
 						return
 					}
 					b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						b.AddASN1ObjectIdentifier(oidChallengePassword)
+						b.AddASN1ObjectIdentifier(ra.OIDChallengePassword)
 						b.AddASN1(cryptobyte_asn1.SET, func(*cryptobyte.Builder) {})
 					})
 				})

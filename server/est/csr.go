@@ -10,13 +10,11 @@ import (
 	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 )
 
-// Object identifiers of attributes of a CSR.
-var (
-	oidChallengePassword = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}         // RFC 2985 §5.4.1
-	oidTemplate          = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 61} // RFC 9908 §3.4
-)
+// oidTemplate is the attribute with a template of CSRs (RFC 9908 §3.4).
+var oidTemplate = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 61}
 
 // csr is what this package needs of a CSR. Package ra parses it again in full.
 type csr struct {
@@ -43,7 +41,7 @@ func readCSR(der []byte) (c csr, ok bool) {
 			!attribute.ReadASN1(&values, cryptobyte_asn1.SET) {
 			return csr{}, false
 		}
-		for id.Equal(oidChallengePassword) && !values.Empty() {
+		for id.Equal(ra.OIDChallengePassword) && !values.Empty() {
 			var value cryptobyte.String
 			if !values.ReadAnyASN1(&value, new(cryptobyte_asn1.Tag)) {
 				return csr{}, false

@@ -217,15 +217,6 @@ func CheckACMEOrder(st *acme.OrderState) *pki.Refusal {
 	return st.CheckReady()
 }
 
-// OrderKeptUntil returns the time after which the record of an order can be removed, if its certificate expires at
-// notAfter.
-func OrderKeptUntil(o *acme.Order, notAfter time.Time) time.Time {
-	if notAfter.After(o.ExpiresAt) {
-		return notAfter
-	}
-	return o.ExpiresAt
-}
-
 // ExternalKeyCreatedEntry returns the entry of a new external key.
 func ExternalKeyCreatedEntry(k *acme.ExternalKey) translog.Entry {
 	return translog.Entry{
