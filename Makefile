@@ -21,7 +21,7 @@ GOLANGCI = $(GO) tool -modfile=tools/golangci-lint.mod golangci-lint
 export CGO_ENABLED = 1
 
 .DEFAULT_GOAL := build
-.PHONY: demo demo-tpm build run packages test-packages test-containers bench bench-step-ca fairness test test-race test-judges torture fuzz sizes lint fmt generate freeze-contract check-generated setup-build setup setup-tpm setup-test setup-judges clean help
+.PHONY: demo demo-tpm demo-replicas build run packages test-packages test-containers bench bench-step-ca fairness test test-race test-judges torture fuzz sizes lint fmt generate freeze-contract check-generated setup-build setup setup-tpm setup-test setup-judges clean help
 
 demo: setup build ## set up what is missing, build, and run the whole story once
 	deploy/demo.sh
@@ -36,6 +36,9 @@ build: setup-build ## bin/brevet, bin/brevet-agent, bin/brevet-bench and the exa
 ifneq ($(wildcard examples/*/main.go),)
 	CGO_ENABLED=0 $(BUILD) -o bin/ ./examples/...
 endif
+
+demo-replicas: setup-test build ## two servers on PostgreSQL behind HAProxy, one of which is killed
+	deploy/demo-replicas.sh
 
 run: setup build ## the embedded CA of the demo, kept and left running
 	bin/brevet dev
@@ -55,7 +58,7 @@ bench: setup-test build ## what the token signs, and a server issues, revokes an
 	bin/brevet-bench issue --callers 64
 	bin/brevet-bench enroll
 	bin/brevet-bench est
-	bin/brevet-bench acme
+	bin/brevet-bench acme --duration 18s --accounts 100000
 	bin/brevet-bench revoke
 	bin/brevet-bench crl
 	bin/brevet-bench ocsp
@@ -72,19 +75,22 @@ test: setup-test ## every test
 test-race: setup-test ## every test, under the race detector
 	$(GO) test -race ./...
 
-# Large programs that no Debian package has; deploy/setup.sh keeps them here.
-JUDGES = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/brevet/judges/node_modules/.bin
+# Programs that no Debian package has, or only an old version; deploy/setup.sh keeps them here.
+JUDGES = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/brevet/judges
 
+test-judges: export PATH := $(JUDGES)/bin:$(JUDGES)/node_modules/.bin:$(PATH)
+test-judges: export NODE_PATH = $(JUDGES)/acme-client/node_modules
 test-judges: setup-judges ## clients that take more to install: Deno with our certificates, strongSwan and Bouncy Castle with EST, certbot and others with ACME
-	PATH="$(JUDGES):$$PATH" $(GO) test -count=1 -tags judges -run '^TestDeno' ./ca
+	$(GO) test -count=1 -tags judges -run '^TestDeno' ./ca
 	$(GO) test -count=1 -tags judges -run '^TestESTWith' ./server
-	PATH="$(JUDGES):$$PATH" $(GO) test -count=1 -tags judges -run '^Test(Certbot|Lego|Dehydrated|Caddy|Apache)$$' ./server/acme
+	$(GO) test -count=1 -tags judges -parallel 8 -run '^TestJudges$$' ./server/acme
+	$(GO) test -count=1 -tags judges -run '^TestTour$$' ./cmd/brevet
 
 # How long each torture goes on, such as 1m or 8h, and the seed that a failed one printed; 0 draws a new one.
 TORTURE ?= 5m
 SEED ?= 0
 
-torture: setup-test ## kills, power cuts and histories of real servers, TORTURE=5m of each, SEED=… to draw the same again
+torture: setup-test ## kills, power cuts and histories of real servers, alone and several on PostgreSQL, TORTURE=5m of each, SEED=… to draw the same again
 	$(GO) test -count=1 -timeout 0 -parallel 4 -v ./torture -torture.duration=$(TORTURE) -torture.seed=$(SEED)
 
 # How long each target runs, such as 30s or 10m.

@@ -23,6 +23,7 @@ import (
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/tables"
 )
 
 // The files for monitoring a server: alert rules and their tests, and a dashboard. The last constant is the heading of
@@ -350,7 +351,11 @@ func TestHealthyServerCausesNoAlert(t *testing.T) {
 // serverMetrics returns the metrics of a server that has issued certificates, refused a call and sent an OCSP response.
 func serverMetrics(t *testing.T) string {
 	t.Helper()
-	w := servertest.New(t, newSoftHSM(t), servertest.Options{})
+	second := filepath.Join(t.TempDir(), "log.archive")
+	if err := os.WriteFile(second, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := servertest.New(t, newSoftHSM(t), servertest.Options{ArchiveCopy: second})
 	w.OCSP(t, w.Operator.Certificate)
 	resp, err := http.Get("http://" + w.Operations + "/metrics")
 	if err != nil {
@@ -393,7 +398,7 @@ func newSoftHSM(t *testing.T) servertest.Ground {
 }
 
 // sqliteStore is a SQLite store as a servertest.Store.
-type sqliteStore struct{ *sqlite.DB }
+type sqliteStore struct{ *tables.DB }
 
 func (s sqliteStore) Stores() server.Stores {
 	return server.Stores{CA: s.CA(), RA: s.RA(), Policies: s.RA(), Nonces: s.RA(), ACME: s.ACME(), Audit: s.RA(), Retention: s.RA(), Revocation: s.Revocation(), Rotations: s.Rotations(), CRLs: s.Revocation(), Feed: s.Revocation(), Log: s.Log()}

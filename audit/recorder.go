@@ -147,8 +147,8 @@ func (r recorded) Unwrap() error { return r.error }
 // Record writes a refusal to the operational log and, if the caller is known, to the audit log. It returns the error
 // with a mark: if Record gets the marked error again, it does nothing.
 //
-// Record ignores errors that are not refusals. It also ignores server.overloaded, which says nothing about the caller,
-// and whose entries would add load to an overloaded server. Record writes even if ctx has ended, because the client may
+// Record ignores errors that are not refusals. It also ignores server.overloaded and refusals of the class Unavailable,
+// which say nothing about the caller, and whose entries would add load to a server that has trouble. Record writes even if ctx has ended, because the client may
 // have given up.
 func (r *Recorder) Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, err error) error {
 	return r.RecordEvidence(ctx, by, id, pki.EvidenceRecord{}, err)
@@ -158,7 +158,7 @@ func (r *Recorder) Record(ctx context.Context, by pki.Actor, id pki.SPIFFEID, er
 // caller is not known.
 func (r *Recorder) RecordEvidence(ctx context.Context, by pki.Actor, id pki.SPIFFEID, e pki.EvidenceRecord, err error) error {
 	why, ok := pki.AsRefusal(err)
-	if !ok || why.Rule == pki.RuleOverloaded || errors.As(err, new(recorded)) {
+	if !ok || why.Rule == pki.RuleOverloaded || why.Rule.Class() == pki.Unavailable || errors.As(err, new(recorded)) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)

@@ -84,7 +84,7 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	if err := CheckPartitions(c.Partitions); err != nil {
 		return nil, fmt.Errorf("partitions of CRLs: %w", err)
 	}
-	sample, err := pki.ServerID(c.TrustDomain)
+	sample, err := pki.ServerID(c.TrustDomain, "")
 	if err != nil {
 		return nil, err
 	}
@@ -118,9 +118,12 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 
 // Chain returns the CA certificates that go with a certificate of an issuing CA, and their root. The cross-certificates
 // of the root are last: with them, parties that trust only another root of the trust bundle verify the certificate.
-// Chain refuses a CA that this server no longer serves.
+// The key of the CA may be in the HSM of another server. Chain refuses a CA that is not installed.
 func (a *Authority) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x509.Certificate, err error) {
 	iss, ok := a.issuingCAs[id]
+	if !ok {
+		iss, ok = a.trust.chainOf(id)
+	}
 	if !ok {
 		return nil, nil, pki.Refuse(pki.RuleNotFound, "renew or enroll again", "the certificate's CA %s is not served here any more", id.Short())
 	}
@@ -291,8 +294,9 @@ func signingError(err error) error {
 // InFlight returns the number of certificates that are being issued.
 func (a *Authority) InFlight() int { return len(a.writer.slots) }
 
-// Fenced reports whether another process has taken over the journal. If so, this process never issues again.
-func (a *Authority) Fenced() bool { return a.writer.fencedOut.Load() }
+// Fenced reports whether a newer process of this server has taken over the journal. If so, this process never issues
+// again.
+func (a *Authority) Fenced() bool { return a.writer.replacedOut.Load() }
 
 // Close waits for the certificates in flight, commits them and stops the writer. Later calls of Issue fail with a
 // temporary error. If ctx ends first, Close returns an error, and the next process commits the pending intents.

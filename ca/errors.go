@@ -2,11 +2,16 @@ package ca
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
-// ErrFenced means that another process has taken over the journal. This process signs nothing from then on.
-var ErrFenced = errors.New("another process has taken over this store: stop one of the two")
+// ErrFenced means that another process has fenced the epoch. What the epoch has not recorded is not delivered.
+var ErrFenced = errors.New("another server has fenced this one")
+
+// ErrReplaced means that another process of the same server has begun a newer epoch. This process signs nothing from then
+// on. The error wraps ErrFenced.
+var ErrReplaced = fmt.Errorf("another process runs under this server's name: stop one of the two: %w", ErrFenced)
 
 // unavailable is a temporary failure: of the HSM, of the store, or because the request's context ended.
 type unavailable struct {

@@ -81,6 +81,7 @@ type faultyJournal struct {
 	ca.Journal
 	write    func(commits, intents int) *fault // nil for none
 	readBack func() error                      // the error of Applied; nil for none
+	renew    func(context.Context) bool        // the result of Renew; nil for that of the journal
 
 	mu       sync.Mutex
 	intended map[string]pki.CertRef // by digest, from durable intents
@@ -119,6 +120,13 @@ func (j *faultyJournal) Write(ctx context.Context, epoch ca.Epoch, commits []ca.
 		return results, f.err
 	}
 	return results, nil
+}
+
+func (j *faultyJournal) Renew(ctx context.Context, epoch ca.Epoch) (bool, error) {
+	if j.renew == nil {
+		return j.Journal.Renew(ctx, epoch)
+	}
+	return j.renew(ctx), nil
 }
 
 func (j *faultyJournal) Applied(ctx context.Context, epoch ca.Epoch, batch ca.BatchID) (bool, error) {

@@ -9,8 +9,12 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 )
 
-// Epoch numbers the processes that have written to a journal. Only the newest process may write.
+// Epoch numbers the processes that have written to a journal. A process may write as long as its epoch is not fenced.
 type Epoch uint64
+
+// Lease is how long a server may write after its last [Journal.Renew], by the clock of the store. Then another server can
+// fence it.
+const Lease = 3 * time.Second
 
 // BatchID identifies a batch of intents. It is random.
 type BatchID [16]byte
@@ -35,7 +39,7 @@ type IntentItem struct {
 }
 
 // Intent is a batch of certificates about to be signed. Once it is durable, a BatchCommit of this process or of the
-// next one accounts for each of its items.
+// next one accounts for each of its items, or one of another server that has fenced it.
 type Intent struct {
 	Batch BatchID
 	Items []IntentItem
@@ -80,25 +84,43 @@ type Result struct {
 type Results []Result
 
 // Journal is the durable side of issuance. The [Authority] is its only consumer and calls it from one goroutine at a
-// time.
+// time, except for Renew.
 //
-// Durability: after Write or Begin returns nil, the changes survive a crash of the machine. After Write returns an
-// error, either all of its changes were applied or none. If it recorded an intent, Applied
-// shows which.
+// Durability: after Write, Begin, BeginAgain or TakeOver returns nil, the changes survive a crash of the machine. After Write
+// returns an error, either all of its changes were applied or none. If it recorded an intent, Applied shows which.
 type Journal interface {
-	// Begin opens a new epoch, which fences all earlier ones, and returns the intents that they left pending.
-	Begin(ctx context.Context) (Epoch, []Intent, error)
+	Epochs
 	// Write commits items and records new intents in one transaction. For each BatchCommit it checks and consumes the
 	// guards of its records. It writes the certificates, the revocations of superseded certificates, request IDs, log
 	// entries and never-delivered records. It removes the items from their intents, which must exist. The refusal of
 	// one record does not fail the others. There is one Results per BatchCommit; they are valid if the transaction was
 	// applied, so Write returns them together with an error, too. For a stale epoch Write changes nothing and returns
-	// an error that wraps ErrFenced.
+	// an error that wraps ErrFenced, and ErrReplaced if the server has a newer epoch.
 	Write(ctx context.Context, epoch Epoch, commits []BatchCommit, intents []Intent) ([]Results, error)
 	// Applied reports whether the newest Write of the epoch that was applied recorded the intent of this batch as its last
 	// one. The intent may have no items. For a stale epoch Applied returns an error that wraps ErrFenced, because the
 	// process that fenced it writes, too.
 	Applied(ctx context.Context, epoch Epoch, batch BatchID) (bool, error)
+}
+
+// Epochs are the epochs of the servers that share a journal. Those that begin later have higher numbers. Each method refuses
+// a stale epoch with an error that wraps ErrFenced, and ErrReplaced if a newer process has the name of the server. It then
+// changes nothing.
+type Epochs interface {
+	// Begin opens the first epoch of a process, with a lease. It replaces older processes of the same server, and fences the
+	// epochs of other servers whose lease has ended. The intents that they left pending belong to the new epoch from then
+	// on. Begin returns them.
+	Begin(ctx context.Context) (Epoch, []Intent, error)
+	// BeginAgain opens another epoch of the process that began with the epoch process. It also fences the epochs of this
+	// process, stale or not, so that it returns all intents that they left.
+	BeginAgain(ctx context.Context, process Epoch) (Epoch, []Intent, error)
+	// Renew extends the lease of an epoch, and reports whether the lease of another epoch has ended. It is safe for
+	// concurrent use, and does not wait for the other methods. A crash of the machine may undo it.
+	Renew(ctx context.Context, epoch Epoch) (hasEnded bool, err error)
+	// TakeOver fences the epochs of other servers whose lease has ended. The intents that they left pending belong to epoch
+	// from then on. TakeOver returns them. After another error than ErrFenced, they may belong to epoch nevertheless, and
+	// only BeginAgain returns them.
+	TakeOver(ctx context.Context, epoch Epoch) ([]Intent, error)
 }
 
 // InstalledCA is a CA certificate installed by a ceremony.
@@ -132,8 +154,9 @@ type Installations interface {
 	Installed(ctx context.Context) ([]InstalledCA, error)
 	// Retire durably retires an issuing CA or a root. Repeating it succeeds without a change. Retire is refused unless
 	// another issuing CA is active and has not expired. For a root, that CA must be under another root, and no active
-	// issuing CA may be under this one.
-	Retire(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error
+	// issuing CA may be under this one. If certificates under the root are neither expired nor revoked, confirm must be
+	// their number, within one percent. Certificates of OCSP delegates do not count.
+	Retire(ctx context.Context, id pki.IssuerID, at time.Time, confirm int, by pki.Actor) error
 	// Remove durably removes a CA and its CRLs. Repeating it succeeds without a change. Remove is refused before the
 	// CA's certificate has expired. As an exception, a CA that is retired or has no key here can be removed once all
 	// certificates that it issued have expired. Certificates of its OCSP delegate do not count.

@@ -60,12 +60,17 @@ func (p *Profile) CRLPoint(issuer pki.IssuerID, partition uint16) (url, deltaURL
 	return fill(p.crlURL), fill(p.deltaCRLURL)
 }
 
-// partitionOf returns the partition of a certificate: 0 if the profile is not partitioned, and otherwise 1 to n. The
-// last 8 bytes of the serial number select it; they are random, so the partitions have about the same size.
+// partitionOf returns the partition of a certificate: 0 if the profile is not partitioned, and otherwise 1 to n.
 func (p *Profile) partitionOf(serial pki.Serial, n int) uint16 {
 	if !p.partitioned {
 		return 0
 	}
+	return PartitionOf(serial, n)
+}
+
+// PartitionOf returns the partition of a certificate of a partitioned profile, 1 to n. n is 1 to MaxPartitions. The last 8
+// bytes of the serial number select it; they are random, so the partitions have about the same size.
+func PartitionOf(serial pki.Serial, n int) uint16 {
 	random := binary.BigEndian.Uint64(serial.Bytes()[pki.SerialSize-8:])
 	return uint16(1 + random%uint64(n)) //nolint:gosec // n is at most MaxPartitions
 }

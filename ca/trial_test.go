@@ -49,7 +49,7 @@ func externalChain(t *testing.T, edit func(policy, issuing *x509.Certificate)) c
 
 func serverID(t *testing.T, trustDomain string) pki.SPIFFEID {
 	t.Helper()
-	id, err := pki.ServerID(trustDomain)
+	id, err := pki.ServerID(trustDomain, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,8 +26,10 @@ type TrustConfig struct {
 // get the old root and the new one, and the cross-certificates with which a party that has only one of them verifies
 // certificates under the other. It is safe for concurrent use.
 type Trust struct {
-	roots, below []*x509.Certificate // the roots that are not retired, sorted by their bytes, and all other CAs
+	roots, below []*x509.Certificate // the roots that are not retired, sorted by their bytes, and the CAs below them
+	subjects     map[string]bool     // the subjects of all installed CAs, in DER
 	crossings    []crossing
+	chains       map[pki.IssuerID]IssuingCA // of the installed CAs that are no roots, without their keys
 	clock        func() time.Time
 }
 
@@ -36,13 +38,20 @@ type crossing struct{ cross, signer, subject *x509.Certificate }
 
 // NewTrust returns the Trust of a trust domain.
 func NewTrust(c TrustConfig) *Trust {
-	t := &Trust{clock: c.Clock}
+	t := &Trust{subjects: map[string]bool{}, chains: map[pki.IssuerID]IssuingCA{}, clock: c.Clock}
 	for _, cert := range c.CAs {
+		t.subjects[string(cert.RawSubject)] = true
+		iss, err := ChainOf(cert, c.CAs)
+		if err == nil && len(iss.Chain) > 0 {
+			t.chains[iss.ID] = iss
+		}
 		switch {
-		case !IsRoot(cert):
-			t.below = append(t.below, cert)
-		case !slices.Contains(c.Retired, pki.IssuerOf(cert)):
+		case err == nil && slices.Contains(c.Retired, pki.IssuerOf(iss.Root)):
+			// A relying party with the trust bundle could not verify a chain with this certificate.
+		case IsRoot(cert):
 			t.roots = append(t.roots, cert)
+		default:
+			t.below = append(t.below, cert)
 		}
 	}
 	slices.SortFunc(t.roots, func(a, b *x509.Certificate) int { return bytes.Compare(a.Raw, b.Raw) })
@@ -65,6 +74,12 @@ func trustIn(issuing []IssuingCA, clock func() time.Time) *Trust {
 		}
 	}
 	return NewTrust(TrustConfig{CAs: all, Clock: clock})
+}
+
+// chainOf returns an installed CA with its chain, and without its key.
+func (t *Trust) chainOf(id pki.IssuerID) (iss IssuingCA, ok bool) {
+	iss, ok = t.chains[id]
+	return iss, ok
 }
 
 // Roots returns the roots of the trust bundle, sorted by their bytes: the installed roots that are neither retired nor
@@ -91,8 +106,11 @@ func (t *Trust) Revision() [sha256.Size]byte {
 	return sha256.Sum256(all)
 }
 
+// Has reports whether an installed CA has a subject, in DER. Retired and expired CAs count, too.
+func (t *Trust) Has(subject []byte) bool { return t.subjects[string(subject)] }
+
 // Bundle returns the trust bundle in DER: its roots, and the CA certificates below them that have not expired, which
-// are issuing CAs, CAs in between and cross-certificates. It has what EST puts into its response about CA certificates
+// are issuing CAs, CAs in between and cross-certificates. CAs below a retired root are not in it. It has what EST puts into its response about CA certificates
 // (RFC 7030 section 4.1.3).
 func (t *Trust) Bundle() (roots, intermediates [][]byte) {
 	below := slices.Clone(t.below)

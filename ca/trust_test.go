@@ -112,7 +112,10 @@ func TestTrustDuringChangeOfRoot(t *testing.T) {
 		t.Error("the revision depends on the order of installation, or on other certificates than the roots")
 	}
 	retired := trust(certs{old.root, issuingOld, next.root, issuingNext}, cross, pki.IssuerOf(issuingOld), pki.IssuerOf(old.root))
-	mustTrust(t, "with the old root retired", retired, certs{next.root}, certs{issuingOld, issuingNext})
+	mustTrust(t, "with the old root retired", retired, certs{next.root}, certs{issuingNext})
+	if !retired.Has(issuingOld.RawSubject) || !retired.Has(issuingNext.RawSubject) || retired.Has(old.issuing.Certificate.RawIssuer[1:]) {
+		t.Error("the subjects of the CAs differ from those that are installed")
+	}
 	if roots := retired.RootsWith(old.root); len(roots) != 2 || len(overlap.RootsWith(old.root)) != 2 {
 		t.Errorf("%d roots for a certificate under the retired root, want 2", len(roots))
 	}

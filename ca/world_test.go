@@ -18,11 +18,12 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/tables"
 )
 
 // world is a store with an installed CA and one device, for tests to open Authorities on.
 type world struct {
-	store    *sqlite.DB
+	store    *tables.DB
 	root     *x509.Certificate
 	issuer   ca.IssuingCA
 	device   ra.Identity

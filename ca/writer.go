@@ -26,10 +26,11 @@ const admissionTimeout = 5 * time.Millisecond
 // writes. After a single yield, the scheduler may run the writer again before callers that are runnable, too.
 const idleYields = 4
 
-// minCommitRetry and maxCommitRetry limit how long the writer waits before it retries a failed commit.
+// minCommitRetry and maxCommitRetry limit how long the writer waits before it retries a failed commit. The maximum is what a
+// server loses after a failover of the database, in addition to the time of the failover.
 const (
 	minCommitRetry = 50 * time.Millisecond
-	maxCommitRetry = 2 * time.Second
+	maxCommitRetry = 500 * time.Millisecond
 )
 
 // item is one certificate on its way through the writer.
@@ -47,6 +48,7 @@ type item struct {
 	// These fields belong to the writer.
 	seen  bool    // received once; the next event ends the item
 	batch BatchID // of its intent; zero before there is one
+	epoch uint64  // of its intent
 }
 
 func newItem(i IntentItem) *item {
@@ -54,10 +56,11 @@ func newItem(i IntentItem) *item {
 }
 
 // writer is the only goroutine that writes to the journal. Each of its transactions commits the items that were signed
-// since the previous one, and records the intent for the items that arrived since then.
+// since the previous one, and records the intent for the items that arrived since then. Another goroutine renews the lease,
+// so that a transaction that takes long does not end it.
 type writer struct {
 	journal  Journal
-	epoch    Epoch
+	epoch    atomic.Uint64 // an Epoch
 	observer pki.StatusObserver
 	clock    func() time.Time
 	log      *slog.Logger
@@ -65,16 +68,21 @@ type writer struct {
 	slots chan struct{} // one element per certificate in flight
 	// events delivers each item twice: for its intent, and when it is signed or abandoned. Both go through one channel
 	// so that the second cannot overtake the first.
-	events    chan *item
-	closing   chan struct{}
-	stopped   chan struct{}
-	fencedOut atomic.Bool // like fenced, for other goroutines
+	events      chan *item
+	renewals    chan renewal // holds one element if the writer must act on a renewal of the lease
+	closing     chan struct{}
+	stopped     chan struct{}
+	stopKeeping context.CancelFunc // ends the renewals of the lease
+	kept        chan struct{}      // closed when they have ended
+	replacedOut atomic.Bool        // like replaced, for other goroutines
 
 	// These fields belong to the goroutine in run.
-	waiting []*item // received, without an intent
-	done    []*item // with an intent, signed or abandoned, not yet committed
-	fenced  bool
-	retry   time.Duration // wait before a failed commit is retried; zero if none failed
+	process  Epoch         // the first epoch of this process
+	waiting  []*item       // received, without an intent
+	done     []*item       // with an intent, signed or abandoned, not yet committed
+	fenced   bool          // the epoch cannot write any more
+	replaced bool          // fenced by a newer process of this server, so that this one never begins another epoch
+	retry    time.Duration // wait before a failed commit or Begin is retried; zero if none failed
 }
 
 func newWriter(ctx context.Context, c Config) (*writer, error) {
@@ -83,21 +91,16 @@ func newWriter(ctx context.Context, c Config) (*writer, error) {
 		return nil, fmt.Errorf("open the journal: %w", err)
 	}
 	w := &writer{
-		journal: c.Journal, epoch: epoch, observer: c.Observer, clock: c.Clock, log: c.Log,
-		slots: make(chan struct{}, maxInFlight), events: make(chan *item, 2*maxInFlight),
-		closing: make(chan struct{}), stopped: make(chan struct{}),
+		journal: c.Journal, observer: c.Observer, clock: c.Clock, log: c.Log, process: epoch,
+		slots: make(chan struct{}, maxInFlight), events: make(chan *item, 2*maxInFlight), renewals: make(chan renewal, 1),
+		closing: make(chan struct{}), stopped: make(chan struct{}), kept: make(chan struct{}),
 	}
-	// Items that an earlier process left are committed like abandoned ones.
-	for _, intent := range left {
-		for _, i := range intent.Items {
-			it := newItem(i)
-			it.batch = intent.Batch
-			w.done = append(w.done, it)
-		}
-		w.log.Warn("revoking certificates that an earlier process prepared but did not deliver",
-			"batch", intent.Batch, "count", len(intent.Items))
-	}
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx)) // outlives the context of the start
+	w.stopKeeping = stop
+	w.epoch.Store(uint64(epoch))
+	w.takeOver(left)
 	go w.run()
+	go w.keep(keeping)
 	return w, nil
 }
 
@@ -164,20 +167,27 @@ func (w *writer) send(it *item) {
 	}
 }
 
-// close stops the writer once no certificate is in flight.
+// close stops the writer once no certificate is in flight, and the renewals of the lease. If ctx ends first, only the
+// renewals stop, so that another process takes over.
 func (w *writer) close(ctx context.Context) error {
 	close(w.closing)
 	select {
 	case <-w.stopped:
 		return nil
 	case <-ctx.Done():
+		w.stopKeeping()
+		<-w.kept
 		return fmt.Errorf("stopped with certificates in flight, which the next start commits: %w", ctx.Err())
 	}
 }
 
 // run writes transactions until the writer can stop.
 func (w *writer) run() {
-	defer close(w.stopped)
+	defer func() {
+		w.stopKeeping()
+		<-w.kept
+		close(w.stopped)
+	}()
 	for !w.canStop() {
 		w.wait()
 		w.collect()
@@ -202,7 +212,7 @@ func (w *writer) isClosing() bool {
 // wait returns when there is something to write or to retry. While the writer is closing, it returns every millisecond,
 // so that run can check whether the last callers have finished.
 func (w *writer) wait() {
-	if len(w.waiting)+len(w.done) > 0 && w.retry == 0 {
+	if (len(w.waiting)+len(w.done) > 0 || w.fenced && !w.replaced) && w.retry == 0 {
 		return
 	}
 	var again <-chan time.Time
@@ -216,6 +226,8 @@ func (w *writer) wait() {
 	select {
 	case it := <-w.events:
 		w.accept(it)
+	case r := <-w.renewals:
+		w.renewed(r)
 	case <-again:
 	case <-closing:
 	}
@@ -243,6 +255,8 @@ func (w *writer) drain() {
 		select {
 		case it := <-w.events:
 			w.accept(it)
+		case r := <-w.renewals:
+			w.renewed(r)
 		default:
 			return
 		}
@@ -258,6 +272,8 @@ func (w *writer) accept(it *item) {
 		w.waiting = append(w.waiting, it)
 	case it.batch == BatchID{}:
 		w.waiting = slices.DeleteFunc(w.waiting, func(o *item) bool { return o == it })
+	case it.epoch != w.epoch.Load() || w.fenced: // a later epoch has taken over its intent
+		it.result <- w.fencedError()
 	default:
 		w.done = append(w.done, it)
 	}
@@ -265,11 +281,11 @@ func (w *writer) accept(it *item) {
 
 // write writes one transaction with the items to commit and the intent for new ones.
 func (w *writer) write() {
-	if len(w.waiting)+len(w.done) == 0 {
+	if w.fenced && !w.beginAgain() {
+		w.refuseAll(w.fencedError())
 		return
 	}
-	if w.fenced {
-		w.refuseAll(ErrFenced)
+	if len(w.waiting)+len(w.done) == 0 {
 		return
 	}
 	commits := commitsOf(w.done, w.clock())
@@ -285,7 +301,7 @@ func (w *writer) write() {
 	}
 	w.retry = 0
 	for _, it := range w.waiting {
-		it.batch = fresh.Batch
+		it.batch, it.epoch = fresh.Batch, w.epoch.Load()
 		it.prepared <- nil
 	}
 	done := w.done
@@ -317,12 +333,12 @@ func commitsOf(items []*item, at time.Time) []BatchCommit {
 // COMMIT does not say.
 func (w *writer) commit(commits []BatchCommit, fresh Intent) ([]Results, error) {
 	ctx := context.Background() // the transaction serves many callers, so no caller's context may end it
-	results, err := w.journal.Write(ctx, w.epoch, commits, []Intent{fresh})
+	results, err := w.journal.Write(ctx, Epoch(w.epoch.Load()), commits, []Intent{fresh})
 	if err == nil || errors.Is(err, ErrFenced) {
 		return results, err
 	}
 	for pause := minCommitRetry; ; pause = min(2*pause, maxCommitRetry) {
-		applied, serr := w.journal.Applied(ctx, w.epoch, fresh.Batch)
+		applied, serr := w.journal.Applied(ctx, Epoch(w.epoch.Load()), fresh.Batch)
 		switch {
 		case errors.Is(serr, ErrFenced):
 			return nil, serr
@@ -344,10 +360,7 @@ func (w *writer) commit(commits []BatchCommit, fresh Intent) ([]Results, error) 
 // items for a retry, because they must be accounted for.
 func (w *writer) failed(err error) {
 	if errors.Is(err, ErrFenced) {
-		w.fenced = true
-		w.fencedOut.Store(true)
-		w.log.Error("another process has taken over the store, this one stops signing")
-		w.refuseAll(ErrFenced)
+		w.lose(err)
 		return
 	}
 	w.fail(&unavailable{what: "writing the intent to the store failed, so nothing was signed", after: time.Second, cause: err})
@@ -363,7 +376,7 @@ func (w *writer) refuseAll(err error) {
 	for _, it := range w.done {
 		it.result <- err
 	}
-	w.done, w.retry = nil, 0
+	w.done = nil
 }
 
 // fail fails the callers that wait for their intents.

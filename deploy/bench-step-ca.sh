@@ -1,6 +1,7 @@
 #!/bin/sh
-# Measures step-ca beside Brevet, with 64 callers and with one, and with 16 ACME clients, and prints a table for each. `make bench-step-ca` builds
-# bin/brevet-bench and calls it. Arguments are passed on, such as --duration 6s, --rounds 2 or --output json.
+# Measures step-ca beside Brevet, with 64 callers and with one, and with 16 ACME clients, and prints a table for each.
+# `make bench-step-ca` builds bin/brevet-bench and calls it. Arguments are passed on, such as --duration 6s, --rounds 2 or
+# --output json.
 #
 # It builds step-ca from its Go module, once, which takes minutes and a gigabyte of modules; the binary stays in
 # ~/.cache/brevet. Both servers sign with the same P-256 key in a SoftHSM, write to the same disk (set TMPDIR to choose

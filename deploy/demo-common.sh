@@ -51,6 +51,27 @@ until_ok() {
   done
 }
 
+# short_policy prints a policy with the profile short, and with tokens as the only evidence.
+short_policy() {
+  cat <<'EOF'
+profiles:
+  short: # valid for well under a minute, so that renewals can be watched
+    kinds: [device]
+    lifetime: 15s
+    max_lifetime: 30s
+    backdate: 5s
+    keys: [P-256]
+    key_usage: [digitalSignature]
+    extended_key_usage: [clientAuth, serverAuth]
+    crl_url: "{public_url}/crl/{issuer}.crl"
+    ocsp_url: "{public_url}/ocsp"
+    ca_url: "{public_url}/ca/{issuer}.cer"
+rules:
+  - name: tokens
+    evidence: [token]
+EOF
+}
+
 # Free ports, so that the demonstration does not conflict with a running server.
 port() { # prints a free port
   local p

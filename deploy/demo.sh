@@ -47,23 +47,7 @@ listen: {grpc: "127.0.0.1:$grpc", http: "127.0.0.1:$http", operations: "127.0.0.
 hsm: {label: demo, pin_file: $work/pin}
 policy: $work/policy.yaml
 EOF
-cat >policy.yaml <<'EOF'
-profiles:
-  short: # valid for well under a minute, so that renewals can be watched
-    kinds: [device]
-    lifetime: 15s
-    max_lifetime: 30s
-    backdate: 5s
-    keys: [P-256]
-    key_usage: [digitalSignature]
-    extended_key_usage: [clientAuth, serverAuth]
-    crl_url: "{public_url}/crl/{issuer}.crl"
-    ocsp_url: "{public_url}/ocsp"
-    ca_url: "{public_url}/ca/{issuer}.cer"
-rules:
-  - name: tokens
-    evidence: [token]
-EOF
+short_policy >policy.yaml
 quiet brevet ceremony install --config brevet.yaml --certificate issuing.crt --key-label issuing-g1 \
   --root root.crt --crl root.crl --operator alice --out alice.token
 say 'The issuing CA is installed, and the first operator, alice, has a one-time token.' \

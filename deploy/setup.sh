@@ -90,7 +90,11 @@ have_nss() { have certutil && have crlutil && have vfychain; }
 # A JDK, which runs a program from its source.
 have_java() { have java && have javac; }
 
-have_pki() { have pki && pki --help 2>/dev/null | grep -q -- --estca; }
+# Debian packages the plugins for elliptic curves and for HTTPS separately.
+have_pki() {
+	have pki && pki --help 2>/dev/null | grep -q -- --estca &&
+		! pki --help 2>&1 | grep -q "^plugin '\(openssl\|curl\)': failed"
+}
 
 have_tpm2_openssl() {
 	have_file /usr/lib/*-linux-gnu/ossl-modules/tpm2.so /usr/lib64/ossl-modules/tpm2.so /usr/lib/ossl-modules/tpm2.so
@@ -100,6 +104,8 @@ have_tpm2_openssl() {
 have_nginx() { have nginx && nginx -v >/dev/null 2>&1; }
 have_mosquitto() { have mosquitto && mosquitto -h 2>/dev/null | grep -q version && have mosquitto_pub; }
 have_mod_md() { have apache2 && have_file /usr/lib/apache2/modules/mod_md.so; }
+have_postgres() { have initdb || have_file /usr/lib/postgresql/*/bin/initdb; }
+have_pgbouncer() { have pgbouncer || have_file /usr/sbin/pgbouncer; }
 have_haproxy() { have haproxy && haproxy -v >/dev/null 2>&1; }
 
 # missing STAGE PROBE DEBIAN FEDORA ALPINE MACOS WHY: adds the packages to the lists if the probe fails.
@@ -142,6 +148,9 @@ survey() {
 	missing 3 'have protoc' 'protobuf-compiler libprotobuf-dev' 'protobuf-compiler protobuf-devel' 'protoc protobuf-dev' protobuf \
 		'generates that Python, with the next'
 	missing 3 'have grpc_python_plugin' protobuf-compiler-grpc grpc-plugins grpc-plugins grpc 'the plugin for gRPC'
+	missing 3 'have age' age age age age 'decrypts backups with independent code'
+	missing 3 have_postgres postgresql postgresql-server postgresql postgresql 'a database that several servers share'
+	missing 3 have_pgbouncer pgbouncer pgbouncer pgbouncer pgbouncer 'a connection pooler, which a server refuses'
 	missing 3 have_mosquitto 'mosquitto libdlt2 libwrap0 libwebsockets17 mosquitto-clients' mosquitto mosquitto mosquitto \
 		'a broker that identifies clients by their certificates'
 	missing "$tpm" 'have swtpm' swtpm swtpm swtpm '' 'emulates a TPM 2.0'
@@ -154,11 +163,13 @@ survey() {
 		'makes a copy of this system to test packages in'
 	missing 3 'have_file /usr/share/bash-completion/bash_completion' bash-completion bash-completion bash-completion '' \
 		'tests the shell completions of the packages'
-	missing 4 have_pki strongswan-pki strongswan strongswan '' 'enrolls with EST: pki --est'
-	missing 4 'have npm' npm npm npm node 'installs Deno, whose TLS is rustls'
+	missing 4 have_pki 'strongswan-pki libstrongswan-standard-plugins libstrongswan-extra-plugins' strongswan strongswan '' 'enrolls with EST: pki --est'
+	missing 4 'have_file /usr/share/java/bctls.jar' libbctls-java bouncycastle-tls '' '' 'lets Bouncy Castle link its requests of EST to the connection'
+	missing 4 'have npm' npm npm npm node 'installs Deno, whose TLS is rustls, and acme-client'
 	missing 4 'have certbot' certbot certbot certbot certbot 'gets certificates over ACME'
 	missing 4 'have lego' lego lego lego lego 'gets certificates over ACME, also with tls-alpn-01'
 	missing 4 'have dehydrated' dehydrated dehydrated dehydrated dehydrated 'gets certificates over ACME, as a shell script'
+	missing 4 'have uacme' uacme uacme uacme uacme 'gets certificates over ACME, as a program in C'
 	missing 4 'have caddy' caddy caddy caddy caddy 'a web server that gets its certificates over ACME'
 	missing 4 have_mod_md apache2 'httpd mod_md' 'apache2 apache2-md' httpd 'a web server with mod_md, which gets certificates over ACME'
 }
@@ -252,9 +263,10 @@ check_go() {
 	fi
 }
 
-# Debian has no package of Deno. npm installs it into a cache directory of the user once.
+# Debian has no package of these programs, or only an old one. They are installed into a cache directory of the user.
+judges=${XDG_CACHE_HOME:-${HOME-}/.cache}/brevet/judges
+
 install_deno() {
-	judges=${XDG_CACHE_HOME:-$HOME/.cache}/brevet/judges
 	if "$judges/node_modules/.bin/deno" --version 2>/dev/null | grep -q "^deno $deno_version "; then return 0; fi
 	say "installing deno $deno_version with npm in $judges"
 	mkdir -p "$judges" && npm install --silent --no-audit --no-fund --prefix "$judges" "deno@$deno_version" >/dev/null || {
@@ -263,8 +275,37 @@ install_deno() {
 	}
 }
 
+# The lock file pins acme-client and what it needs, with their digests.
+install_acme_client() {
+	source=$root/server/acme/testdata/acme-client target=$judges/acme-client
+	if cmp -s "$source/package-lock.json" "$target/installed"; then return 0; fi
+	say "installing acme-client with npm in $target"
+	mkdir -p "$target" && cp "$source/package.json" "$source/package-lock.json" "$target" &&
+		(cd "$target" && npm ci --silent --no-audit --no-fund --ignore-scripts >/dev/null) &&
+		cp "$source/package-lock.json" "$target/installed" || {
+		fail 'npm could not install acme-client: see its output above'
+		exit 1
+	}
+}
+
+# build_judge NAME MODFILE TAGS PACKAGE: builds a program in Go whose versions tools/MODFILE pins. go does nothing if it is
+# built already.
+build_judge() {
+	[ -x "$judges/bin/$1" ] || say "building $1 in $judges/bin"
+	mkdir -p "$judges/bin" && (cd "$root" && CGO_ENABLED=0 GOWORK=off go build -trimpath -buildvcs=false -modfile="tools/$2" \
+		-mod=readonly -tags "$3" -o "$judges/bin/$1" "$4") || {
+		fail "go could not build $1: see its output above"
+		exit 1
+	}
+}
+
 survey
 if [ -n "$debian" ]; then install_missing; fi
 check_go
-if [ "$stage" -ge 4 ]; then install_deno; fi
+if [ "$stage" -ge 4 ]; then
+	install_deno
+	install_acme_client
+	build_judge lego-5 lego.mod lego_dnslight github.com/go-acme/lego/v5 # the tag leaves out the providers of dns-01
+	build_judge caddy-2.11 caddy.mod '' github.com/caddyserver/caddy/v2/cmd/caddy
+fi
 say "everything to $purpose is installed"

@@ -134,8 +134,14 @@ func (a *Agent) Enroll(ctx context.Context, t Token) error {
 // Run renews the credential until the context ends, and then returns nil. It returns an error only if there is no valid
 // credential, and the agent has no token that it needs or the server refused to issue a certificate.
 func (a *Agent) Run(ctx context.Context) error {
+	overdue := a.due() <= 0
+	if overdue {
+		a.delayAtStart()
+	}
 	a.report()
-	a.followAtStart(ctx)
+	if !overdue {
+		a.followAtStart(ctx) // otherwise the next certificate comes with the trust bundle
+	}
 	for a.sleep(ctx) {
 		if a.due() > 0 {
 			a.attend(ctx)
@@ -152,6 +158,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.logFailure()
 	}
 	return nil
+}
+
+// delayAtStart moves an overdue renewal of a valid certificate to a time soon after the start.
+func (a *Agent) delayAtStart() {
+	now := a.now().Round(0)
+	if p := a.Pair(); a.obtaining.tries == 0 && p != nil && p.validAt(now) {
+		a.renewAt = now.Add(startDelay(p, now))
+	}
 }
 
 // attend does what is due except a certificate request: it polls the renewal window, and runs the reload command if an

@@ -71,12 +71,7 @@ func (a *Agent) followBundle(ctx context.Context, revision string) error {
 
 // followAtStart installs the server's trust bundle if it differs from the one in use. The bundle may have changed while
 // the agent did not run.
-func (a *Agent) followAtStart(ctx context.Context) {
-	if a.due() <= 0 {
-		return // the certificate is renewed at once, and comes with the trust bundle
-	}
-	a.follow(ctx, "")
-}
+func (a *Agent) followAtStart(ctx context.Context) { a.follow(ctx, "") }
 
 // follow calls followBundle, and logs its error.
 func (a *Agent) follow(ctx context.Context, revision string) {

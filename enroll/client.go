@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -28,6 +29,10 @@ const (
 // Client is an Authority that sends its requests to a server over gRPC. RPCs are rare, so it connects for each RPC, and
 // authenticates the connection with the credential for that RPC. A Client is safe for concurrent use.
 type Client struct {
+	// Dial connects to the server at an address, for instance from a source address of the machine's choice. If it is nil,
+	// the Client uses TCP, or the proxy in the environment.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+
 	server string
 }
 
@@ -39,7 +44,7 @@ func NewClient(server string) (*Client, error) {
 			return nil, err
 		}
 	}
-	return &Client{server}, nil
+	return &Client{server: server}, nil
 }
 
 // Enroll presents the evidence of the request and sends both, over one connection. It accepts a server only if it
@@ -198,7 +203,7 @@ func checkKnown(server string) error {
 
 // call connects to the server, calls do, and disconnects. If the verification of the server fails, gRPC reports the
 // error only as text. Therefore call stores the error itself, and returns it as the cause.
-func (*Client) call(ctx context.Context, server string, config *tls.Config,
+func (c *Client) call(ctx context.Context, server string, config *tls.Config,
 	do func(context.Context, brevetv1.EnrollmentServiceClient) error,
 ) error {
 	if err := checkKnown(server); err != nil {
@@ -218,10 +223,15 @@ func (*Client) call(ctx context.Context, server string, config *tls.Config,
 		}
 		return err
 	}
-	conn, err := grpc.NewClient("dns:///"+server,
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(credentials.NewTLS(config)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
-		grpc.WithMaxHeaderListSize(maxHeaders), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry())
+		grpc.WithMaxHeaderListSize(maxHeaders), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
+	}
+	if c.Dial != nil {
+		options = append(options, grpc.WithContextDialer(c.Dial))
+	}
+	conn, err := grpc.NewClient("dns:///"+server, options...)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", server, err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/tables"
 )
 
 const (
@@ -53,7 +54,7 @@ func newGround(t *testing.T) servertest.Ground {
 }
 
 // store is a [servertest.Store] on SQLite.
-type store struct{ *sqlite.DB }
+type store struct{ *tables.DB }
 
 func (s store) Stores() server.Stores {
 	return server.Stores{CA: s.CA(), RA: s.RA(), Policies: s.RA(), Nonces: s.RA(), Audit: s.RA(), Retention: s.RA(), Revocation: s.Revocation(), Rotations: s.Rotations(), CRLs: s.Revocation(), Feed: s.Revocation(), Log: s.Log()}

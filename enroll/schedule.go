@@ -10,11 +10,16 @@ import (
 // Delays of an Agent. The remaining lifetime of the certificate further limits every delay, so that the agent renews in
 // time.
 const (
-	firstRetryDelay = time.Second // initial delay without a certificate
-	maxRetryDelay   = 5 * time.Minute
-	maxRefusedDelay = time.Hour // maximum delay after a refusal
+	firstRetryDelay = time.Second     // initial delay without a certificate
+	maxRetryDelay   = 5 * time.Minute // a fleet must return within minutes of an outage
+	maxRefusedDelay = time.Hour       // maximum delay after a refusal
 	wakeInterval    = 30 * time.Second
 	requestTimeout  = 30 * time.Second // timeout of one RPC, and of one run of the reload command
+
+	// The first try of an overdue renewal after a start comes within this share of the certificate's remaining
+	// lifetime, and within maxStartDelay. Some devices run for minutes only.
+	startShare    = 1.0 / 20
+	maxStartDelay = time.Minute
 )
 
 // retry counts the consecutive failures of a task and schedules the next try. In the zero value there are none, and the
@@ -80,7 +85,7 @@ func latest(a, b time.Time) time.Time {
 }
 
 // delay returns the time to wait after a number of consecutive failures. p is the pair in use, or nil. The delay is
-// random. It doubles with each failure, up to a tenth of the certificate's lifetime and at most 15 minutes. A
+// random. It doubles with each failure, up to a tenth of the certificate's lifetime and at most maxRetryDelay. A
 // RetryAfter of the server extends it. It never exceeds half of the certificate's remaining lifetime, except after a
 // final refusal.
 func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
@@ -90,7 +95,7 @@ func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
 		start, end := p.usableLife()
 		life := end.Sub(start)
 		first = min(max(life/100, 100*time.Millisecond), 10*time.Second)
-		most = min(max(life/10, time.Second), 15*time.Minute)
+		most = min(max(life/10, time.Second), maxRetryDelay)
 		refused = min(max(life/4, 10*time.Second), maxRefusedDelay)
 		left = end.Sub(now)
 	}
@@ -109,6 +114,13 @@ func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
 		d = min(d, max(left/2, first))
 	}
 	return d
+}
+
+// startDelay returns how long after a start the agent tries an overdue renewal. After a power cut a whole fleet may
+// start at once. The delay is random, and shorter for certificates that expire sooner, so that those are renewed first.
+func startDelay(p *Pair, now time.Time) time.Duration {
+	left := p.Certificate.NotAfter.Sub(now)
+	return time.Duration(spread() * min(startShare*float64(left), float64(maxStartDelay)))
 }
 
 // timeoutFor returns the timeout of one RPC, or of one run of the reload command. It is at most a third of the

@@ -66,14 +66,16 @@ func verifyingTLS(verify func([]*x509.Certificate) error) *tls.Config {
 	}
 }
 
+// isServer reports whether a URI is the identity of a server of the trust domain.
+func isServer(uri, trustDomain string) bool {
+	id, err := pki.ParseSPIFFEID(uri)
+	return err == nil && id.TrustDomain() == trustDomain && id.IsServer()
+}
+
 // verifyServer verifies the chain, the time and the extended key usage (RFC 5280 section 6). The certificate must name
-// only the identity of the trust domain's server.
+// only the identity of a server of the trust domain.
 func verifyServer(peer []*x509.Certificate, roots *x509.CertPool, trustDomain string, now time.Time) error {
 	leaf := peer[0]
-	want, err := pki.ServerID(trustDomain)
-	if err != nil {
-		return err
-	}
 	if _, err := leaf.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: poolOf(peer[1:]), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}); err != nil {
@@ -84,9 +86,9 @@ func verifyServer(peer []*x509.Certificate, roots *x509.CertPool, trustDomain st
 		}
 		return fmt.Errorf("the server's certificate does not chain to a trusted root: %w", err)
 	}
-	if leaf.IsCA || len(leaf.URIs) != 1 || leaf.URIs[0].String() != want.String() {
-		return fmt.Errorf("this is not the server of %s: its certificate must name %s and nothing else; check the "+
-			"address", trustDomain, want)
+	if leaf.IsCA || len(leaf.URIs) != 1 || !isServer(leaf.URIs[0].String(), trustDomain) {
+		return fmt.Errorf("this is not the server of %s: its certificate must name spiffe://%s/brevet/server, or a name below it, "+
+			"and nothing else; check the address", trustDomain, trustDomain)
 	}
 	return nil
 }

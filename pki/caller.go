@@ -76,7 +76,7 @@ func (r CertRef) NotOnRecord() *Refusal {
 
 // NoCertificate returns the refusal of a caller that presented no certificate.
 func NoCertificate() *Refusal {
-	return Refuse(RuleUnauthenticated, "connect with the client certificate that Brevet issued to you", "this RPC needs a client certificate")
+	return Refuse(RuleUnauthenticated, "connect with the client certificate that Brevet issued to you", "this request needs a client certificate")
 }
 
 func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }

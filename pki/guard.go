@@ -32,7 +32,7 @@ type Guard struct {
 	// false, the predecessor must still not have been renewed.
 	Renewed bool
 	// MaxUnexpired is the maximum number of unexpired certificates of the identity, whatever their status. The new
-	// certificate counts.
+	// certificate counts, and those that ACME accounts have ordered do not.
 	MaxUnexpired int
 	// Supersedes means that the same transaction revokes the predecessor with the reason superseded. Without a
 	// predecessor it has no effect.

@@ -77,6 +77,7 @@ const (
 	FailedPrecondition                  // the current state does not allow the request
 	Aborted                             // something that the caller read has changed, and the caller must read it again
 	ResourceExhausted                   // the server is overloaded or a limit is reached, and a later retry may succeed
+	Unavailable                         // this server cannot decide now, and another server or a later retry may succeed
 	Unimplemented                       // this server does not have the RPC, but another version may have it
 )
 
@@ -168,6 +169,7 @@ const (
 	RuleParent             Rule = "ceremony.parent"             // the CA certificate cannot sign this, or has another key
 	RuleOverloaded         Rule = "server.overloaded"           // there is more work than the limits allow
 	RuleRateLimited        Rule = "server.rate_limited"         // the caller exceeds its rate limit
+	RuleStale              Rule = "server.stale"                // the server does not know the newest changes of the others
 )
 
 // The rules of ACME accounts, orders and authorizations.
@@ -236,7 +238,7 @@ var classes = map[Rule]Class{
 	RuleIdentityRevision: Aborted, RulePolicyRevision: Aborted,
 	RuleOverloaded: ResourceExhausted, RuleRateLimited: ResourceExhausted, RuleRenewalTooEarly: ResourceExhausted,
 	RuleMaxUnexpired: ResourceExhausted, RulePolicyLimit: ResourceExhausted,
-	RuleMethod: Unimplemented, RuleESTOperation: Unimplemented,
+	RuleStale: Unavailable, RuleMethod: Unimplemented, RuleESTOperation: Unimplemented,
 
 	RuleACMEContact: InvalidArgument, RuleACMEIdentifier: InvalidArgument, RuleACMEIdentifierType: InvalidArgument,
 	RuleACMEProfile: InvalidArgument, RuleACMEReplaces: InvalidArgument,

@@ -70,15 +70,39 @@ func (s SPIFFEID) Reserved() bool {
 // IsZero reports whether s is the zero value, which is no identity.
 func (s SPIFFEID) IsZero() bool { return s.id.IsZero() }
 
-// ServerID returns the identity of the servers of a trust domain. Every agent requires that its server has this
-// identity.
-func ServerID(trustDomain string) (SPIFFEID, error) {
-	return SPIFFEIDIn(trustDomain, reservedRoot+"/server")
+// serverPath is the path of the only server of a trust domain. Servers that share a store have a name after it.
+const serverPath = reservedRoot + "/server"
+
+// ServerID returns the identity of a server of a trust domain. name is empty for the only one.
+func ServerID(trustDomain, name string) (SPIFFEID, error) {
+	return ofServer(trustDomain, serverPath, name)
 }
 
-// VAID returns the identity of the OCSP responder for one issuing CA.
-func VAID(trustDomain string, issuer IssuerID) (SPIFFEID, error) {
-	return SPIFFEIDIn(trustDomain, reservedRoot+"/va/"+issuer.Short())
+// IsServer reports whether the identity is that of a server. Every agent requires that its server has such an identity.
+func (s SPIFFEID) IsServer() bool {
+	name, is := strings.CutPrefix(s.Path(), serverPath)
+	return is && (name == "" || name[0] == '/' && !strings.Contains(name[1:], "/"))
+}
+
+// ServerName returns the name of a server among those that share a store. It is empty for the only one, and for an
+// identity that is not that of a server.
+func (s SPIFFEID) ServerName() string {
+	if !s.IsServer() {
+		return ""
+	}
+	return strings.TrimPrefix(strings.TrimPrefix(s.Path(), serverPath), "/")
+}
+
+// VAID returns the identity of a server's OCSP responder for one issuing CA. name is that of the server, as in ServerID.
+func VAID(trustDomain string, issuer IssuerID, name string) (SPIFFEID, error) {
+	return ofServer(trustDomain, reservedRoot+"/va/"+issuer.Short(), name)
+}
+
+func ofServer(trustDomain, path, name string) (SPIFFEID, error) {
+	if name != "" {
+		path += "/" + name
+	}
+	return SPIFFEIDIn(trustDomain, path)
 }
 
 // OperatorPath is the prefix of the reserved paths of operators.

@@ -15,6 +15,7 @@ import (
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/tables"
 )
 
 // ground holds the SoftHSM token and opens the SQLite stores that the tests of this package use.
@@ -80,7 +81,7 @@ func newToken(dir string) (*hsm.HSM, error) {
 }
 
 // store implements servertest.Store with SQLite.
-type store struct{ *sqlite.DB }
+type store struct{ *tables.DB }
 
 func openStore(ctx context.Context, path string) (servertest.Store, error) {
 	db, err := sqlite.Open(ctx, path)

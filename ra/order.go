@@ -140,7 +140,13 @@ func (r *Registrar) order(ctx context.Context, o OrderRequest) (a attempt, cert 
 // orderAs makes every check that can refuse the request before it changes anything, as enrollAs does.
 func (r *Registrar) orderAs(ctx context.Context, rev Revision, g Grant, profile string, claims Claims, c csr) (ca.Certificate, error) {
 	none, order := ca.Certificate{}, claims[0].Order
-	guard := pki.Guard{Order: pki.Order{ID: order.ID, Names: pki.DigestNames(g.Identity, order.texts())}}
+	p, err := rev.Profiles.Profile(profile)
+	if err != nil {
+		return none, err
+	}
+	guard := pki.Guard{Order: pki.Order{
+		ID: order.ID, Names: pki.DigestNames(g.Identity, order.texts()), MaxUnexpired: orderFactor * p.MaxUnexpired(),
+	}}
 	q := IssuanceQuery{
 		Identity: g.Identity, Request: order.ID, Key: c.keyHash, At: r.clock(), MaxUnexpired: rev.Profiles.MaxUnexpired(),
 		Subject: g.Subject, Order: guard.Order,

@@ -282,9 +282,12 @@ type IssuanceState struct {
 	// Recovery is the state of a recovery. It is zero if the query has none.
 	Recovery RecoveryState
 	// Unexpired is the number of certificates of the identity, in any state, whose NotAfter is later than the query's At.
-	// It is at most the query's MaxUnexpired. If the query has an order, only certificates of orders with the same Names
-	// count.
+	// It is at most the query's MaxUnexpired. Certificates that ACME accounts have ordered do not count. If the query has an
+	// order, only certificates of orders with the same Names count.
 	Unexpired int
+	// OrdersUnexpired is the number of those that ACME accounts have ordered, with whatever names. It is at most MaxUnexpired
+	// of the query's order.
+	OrdersUnexpired int
 	// Caller is the identity of the caller in the query. It is zero if the query names none, or one that is not
 	// registered.
 	Caller pki.CallerIdentity

@@ -12,6 +12,10 @@ import (
 // request or with a token that replaces certificates.
 const operatorFactor = 16
 
+// orderFactor multiplies the profile's max_unexpired for all certificates of an identity that ACME accounts order, whatever
+// their names. max_unexpired alone limits those with the same set of names, and there are as many sets as a client likes.
+const orderFactor = 100
+
 // minRenewal is the minimum lifetime that a renewal can request, unless the lifetime of the profile is shorter. A renewal
 // past half of the lifetime is not counted by max_unexpired, so a very short lifetime would evade that limit.
 const minRenewal = time.Minute
@@ -64,6 +68,9 @@ func halfLife(p Predecessor) time.Time {
 // checkBound refuses a request if the identity already has the maximum number of unexpired certificates.
 func (r *Registrar) checkBound(st IssuanceState, req ca.Request) error {
 	refusal := req.Guard.CheckUnexpired(st.Identity.ID, min(st.Unexpired, req.Guard.MaxUnexpired))
+	if refusal == nil {
+		refusal = req.Guard.Order.CheckUnexpired(st.Identity.ID, st.OrdersUnexpired)
+	}
 	if refusal == nil {
 		return nil
 	}

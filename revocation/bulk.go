@@ -2,6 +2,9 @@ package revocation
 
 import (
 	"context"
+	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,9 +23,10 @@ const (
 	// crlEvery is the interval at which CRLs are requested during a bulk revocation. These CRLs list every revoked
 	// certificate, so signing them takes long.
 	crlEvery = 10 * time.Second
-	// maxWait is the maximum time until Run reads the store again. It makes Run continue after the machine was
-	// suspended.
-	maxWait = time.Minute
+	// pollEvery is the interval at which Run reads the open bulk revocations, which another server may have created.
+	pollEvery = time.Second
+	// followEvery is the interval at which a caller reads whether the leader has applied a bulk revocation.
+	followEvery = 100 * time.Millisecond
 )
 
 // bulkQueue is the state of the bulk revocations that an Authority has not yet applied to all records.
@@ -57,10 +61,13 @@ func (s *bulkQueue) setNotified(id int64) {
 	s.notified[id] = true
 }
 
-func (s *bulkQueue) forget(id int64) {
+// forgetOthers forgets the bulk revocations that are not open any more.
+func (s *bulkQueue) forgetOthers(open []BulkRevocation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.notified, id)
+	maps.DeleteFunc(s.notified, func(id int64, _ bool) bool {
+		return !slices.ContainsFunc(open, func(b BulkRevocation) bool { return b.ID == id })
+	})
 }
 
 // CountBulk counts the certificates that a bulk revocation would change at this time. It changes nothing.
@@ -122,18 +129,24 @@ func (a *Authority) notifyBulk(ctx context.Context, id int64) (BulkRevocation, e
 	return bulk, err
 }
 
-// completeBulk notifies the responders, and applies the bulk revocation to all records before it returns.
+// completeBulk notifies the responders, and returns when the bulk revocation is applied to all records, by this server or by
+// the leader.
 func (a *Authority) completeBulk(ctx context.Context, id int64) (BulkRevocation, error) {
 	defer a.bulk.want() // wakes Run, which retries the rest if this function returns an error
 	if _, err := a.notifyBulk(context.WithoutCancel(ctx), id); err != nil {
 		return BulkRevocation{}, err
 	}
 	for {
-		if err := a.applyOpen(ctx); err != nil {
+		err := a.applyOpen(ctx)
+		follows := errors.Is(err, pki.ErrNotLeader)
+		if err != nil && !follows {
 			return BulkRevocation{}, err
 		}
 		if bulk, err := a.store.BulkRevocation(ctx, id); err != nil || bulk.Done {
 			return bulk, err
+		}
+		if follows && !retry.Sleep(ctx, followEvery) {
+			return BulkRevocation{}, ctx.Err()
 		}
 	}
 }
@@ -149,15 +162,15 @@ func (a *Authority) BulkRevocations(ctx context.Context, states []BulkState, aft
 }
 
 // Run applies bulk revocations to their records until ctx ends, one after the other. It also continues those that an
-// earlier process started. If a step fails, Run logs the error and retries, with growing delays of at most 15 s. Run
-// returns nil.
+// earlier process or another server started. If several servers share the store, each notifies its responders, and the leader
+// changes the records. If a step fails, Run logs the error and retries, with growing delays of at most 15 s. Run returns nil.
 func (a *Authority) Run(ctx context.Context) error {
 	waits := retry.NewBackOff()
 	for ctx.Err() == nil {
-		wait := maxWait
+		wait := pollEvery
 		err := a.applyOpen(ctx)
 		switch {
-		case err == nil:
+		case err == nil, errors.Is(err, pki.ErrNotLeader):
 			waits.Reset()
 		case ctx.Err() == nil:
 			wait = waits.NextBackOff()
@@ -174,7 +187,8 @@ func (a *Authority) Run(ctx context.Context) error {
 	return nil
 }
 
-// applyOpen applies all bulk revocations that are not yet done. Only one goroutine does this at a time.
+// applyOpen applies all bulk revocations that are not yet done. It first notifies the responders of all of them, so that it has
+// done so if it returns [pki.ErrNotLeader]. Only one goroutine does this at a time.
 func (a *Authority) applyOpen(ctx context.Context) error {
 	select {
 	case a.bulk.applying <- struct{}{}:
@@ -184,8 +198,20 @@ func (a *Authority) applyOpen(ctx context.Context) error {
 	}
 	for {
 		open, err := a.store.OpenBulk(ctx)
-		if err != nil || len(open) == 0 {
+		if err != nil {
 			return err
+		}
+		a.bulk.forgetOthers(open)
+		if len(open) == 0 {
+			return nil
+		}
+		for _, bulk := range open {
+			if a.bulk.isNotified(bulk.ID) {
+				continue
+			}
+			if _, err := a.notifyBulk(ctx, bulk.ID); err != nil {
+				return err
+			}
 		}
 		for _, bulk := range open {
 			if err := a.applyBulk(ctx, bulk.ID); err != nil {
@@ -197,22 +223,19 @@ func (a *Authority) applyOpen(ctx context.Context) error {
 
 // applyBulk applies one bulk revocation, in steps.
 func (a *Authority) applyBulk(ctx context.Context, id int64) error {
-	if !a.bulk.isNotified(id) {
-		if _, err := a.notifyBulk(ctx, id); err != nil {
-			return err
-		}
-	}
 	requested := a.clock()
 	for {
 		started := time.Now()
 		changes, bulk, err := a.store.ApplyBulk(ctx, id, bulkStep, a.clock())
+		if errors.Is(err, pki.ErrNotLeader) {
+			return err
+		}
 		if err != nil {
 			a.crls.RequestAll() // the changes of the step may be durable nevertheless
 			return err
 		}
 		a.observer.Apply(changes...)
 		if bulk.Done {
-			a.bulk.forget(id)
 			a.crls.RequestAll()
 			a.log.Info("bulk revocation applied to all records", "id", id, "action", bulk.Action.String(), "certificates", bulk.Total, "reason", bulk.Reason.String())
 			return nil

@@ -3,7 +3,10 @@ package revocation_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -177,4 +180,87 @@ func TestBulkRefusesInvalidRequests(t *testing.T) {
 			t.Errorf("%s: Apply accepts it", name)
 		}
 	}
+}
+
+// follower is the store as a server sees it that does not lead. A change of an issuer's certificates is a bulk revocation.
+type follower struct {
+	*revtest.Faulty
+	bulk revocation.BulkRequest
+}
+
+func (f follower) Apply(ctx context.Context, _ revocation.Change) (revocation.ChangeResult, error) {
+	bulk, _, err := f.CreateBulk(ctx, f.bulk)
+	return revocation.ChangeResult{BulkRevocation: bulk.ID}, err
+}
+
+// A server that does not lead notifies its responders of a bulk revocation, whichever server has created it, and leaves the
+// records to the leader. A caller who waits for the records gets a result when the leader has changed them. Nothing is logged.
+func TestFollowerWaitsForTheLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const members = 300
+		s := newScene(t, revtest.Never)
+		for range members {
+			s.issue(t)
+		}
+		_, ref := s.issue(t)
+		o := s.selectIssuer()
+		o.At = time.Now()
+		var leads atomic.Bool
+		store := follower{&revtest.Faulty{Book: s.book, Fail: func(call string) (bool, error) {
+			if call == "ApplyBulk" && !leads.Load() {
+				return false, fmt.Errorf("apply a bulk revocation: %w", pki.ErrNotLeader)
+			}
+			return false, nil
+		}}, o}
+		var err error
+		s.Authority, err = revocation.New(revocation.Config{Store: store, Observer: s.outlet, CRLs: s.updater, Log: slog.New(slog.NewTextHandler(s.log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.running(t)
+		wait(time.Minute)
+		other, _, err := s.book.CreateBulk(t.Context(), o) // by the leader
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait(5 * time.Second)
+		if n := s.notified(); n != members+1 {
+			t.Errorf("the observer was notified of %d certificates, want %d", n, members+1)
+		}
+		if bulk, err := s.BulkRevocation(t.Context(), other.ID); err != nil || bulk.Applied > 0 {
+			t.Errorf("the follower has changed records: %+v, %v", bulk, err)
+		}
+		result := make(chan error, 1)
+		go func() {
+			_, err := s.Apply(t.Context(), revocation.Change{Action: revocation.Revoke, Certificate: ref, Actor: operator})
+			result <- err
+		}()
+		wait(time.Minute)
+		select {
+		case err := <-result:
+			t.Fatalf("Apply returned %v before the records were changed", err)
+		default:
+		}
+		for id := other.ID; id <= other.ID+1; id++ { // the leader
+			if _, bulk, err := s.book.ApplyBulk(t.Context(), id, 1000, time.Now()); err != nil || !bulk.Done {
+				t.Fatalf("the leader's step: %+v, %v", bulk, err)
+			}
+		}
+		if err := <-result; err != nil {
+			t.Errorf("Apply returned %v", err)
+		}
+		leads.Store(true)
+		s.issue(t)
+		last, err := s.RevokeBulk(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait(5 * time.Second)
+		if last, err = s.BulkRevocation(t.Context(), last.ID); err != nil || !last.Done {
+			t.Errorf("the bulk revocation of the new leader is %+v, %v", last, err)
+		}
+		if s.log.Count("retrying") > 0 {
+			t.Errorf("logged:\n%s", s.log.String())
+		}
+	})
 }

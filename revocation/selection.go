@@ -92,7 +92,8 @@ type BulkCreator interface {
 	BulkRevocations(ctx context.Context, states []BulkState, after int64, limit int) ([]BulkRevocation, int64, error)
 }
 
-// BulkSteps applies bulk revocations to records in steps.
+// BulkSteps applies bulk revocations to records in steps. If several servers share the store, the leader does: to others,
+// ApplyBulk returns an error that wraps [pki.ErrNotLeader], and changes nothing.
 type BulkSteps interface {
 	// OpenBulk returns the bulk revocations that are not done, oldest first.
 	OpenBulk(ctx context.Context) ([]BulkRevocation, error)

@@ -126,15 +126,28 @@ type acmeClient struct {
 	account acme.Account
 }
 
+// newClient returns a client without an account.
+func (w *acmeWorld) newClient(t *testing.T) *acmeClient {
+	t.Helper()
+	return &acmeClient{w: w, c: acmez.Client{
+		Client:           &acme.Client{Directory: w.directory(t), HTTPClient: w.http, PollInterval: 10 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)},
+		ChallengeSolvers: map[string]acmez.Solver{acme.ChallengeTypeHTTP01: w, acme.ChallengeTypeDNS01: dnsSolver{t, w}},
+	}, account: acme.Account{PrivateKey: servertest.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t), Contact: []string{"mailto:admin@fleet.example"}}}
+}
+
+// unbound creates an account without an external key.
+func (w *acmeWorld) unbound(t *testing.T) *acmeClient {
+	t.Helper()
+	c := w.newClient(t)
+	c.account = servertest.Must(c.c.NewAccount(t.Context(), c.account))(t)
+	return c
+}
+
 // bind creates an account with a new external key.
 func (w *acmeWorld) bind(t *testing.T, req *brevetv1.CreateExternalKeyRequest) *acmeClient {
 	t.Helper()
-	c := &acmeClient{w: w, c: acmez.Client{
-		Client:           &acme.Client{Directory: w.directory(t), HTTPClient: w.http, PollInterval: 10 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)},
-		ChallengeSolvers: map[string]acmez.Solver{acme.ChallengeTypeHTTP01: w, acme.ChallengeTypeDNS01: dnsSolver{t, w}},
-	}}
+	c := w.newClient(t)
 	key := servertest.Must(brevetv1.NewACMEServiceClient(w.Operator.Conn).CreateExternalKey(t.Context(), req))(t)
-	c.account = acme.Account{PrivateKey: servertest.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t), Contact: []string{"mailto:admin@fleet.example"}}
 	eab := acme.EAB{KeyID: key.GetKey().GetId(), MACKey: base64.RawURLEncoding.EncodeToString(key.GetHmacKey())}
 	if err := c.account.SetExternalAccountBinding(t.Context(), c.c.Client, eab); err != nil {
 		t.Fatal(err)

@@ -70,9 +70,9 @@ type countingFeed struct {
 	times *atomic.Int64
 }
 
-func (r countingFeed) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
+func (r countingFeed) Changes(ctx context.Context, after uint64, limit int, apply func([]pki.StatusChange)) (uint64, error) {
 	r.times.Add(1)
-	return r.Feed.Changes(ctx, after, limit)
+	return r.Feed.Changes(ctx, after, limit, apply)
 }
 
 // lateCRLs is a store that delays the first CRLs until a countingFeed with the same counter has been read five times.

@@ -15,7 +15,7 @@ import (
 // operation of EST and ACME has a route.
 func TestEveryRouteIsLimited(t *testing.T) {
 	s := &Server{config: Config{Clock: time.Now}}
-	acme, err := s.newACMEDoor()
+	acme, err := s.newACMEDoor(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net/http"
 	"slices"
@@ -89,6 +90,7 @@ type estCall struct {
 	device      *tls.Certificate
 	csr         []byte
 	version     uint16 // of TLS; zero for the newest
+	header      http.Header
 }
 
 // estAnswer is the response to an estCall.
@@ -124,6 +126,7 @@ func tryEST(t *testing.T, w *servertest.World, c estCall) (estAnswer, error) {
 		method, body = http.MethodPost, []byte(base64.StdEncoding.EncodeToString(c.csr))
 	}
 	q := servertest.Must(http.NewRequestWithContext(t.Context(), method, "https://"+w.HTTPS+"/.well-known/est/"+c.path, bytes.NewReader(body)))(t)
+	maps.Copy(q.Header, c.header)
 	if c.token != "" {
 		q.SetBasicAuth("est", c.token)
 	}

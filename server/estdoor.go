@@ -35,6 +35,9 @@ type bundle struct{ authority *ca.Authority }
 // Bundle implements est.Authorities.
 func (b bundle) Bundle() (roots, intermediates [][]byte) { return b.authority.Trust().Bundle() }
 
+// Has implements est.Authorities.
+func (b bundle) Has(subject []byte) bool { return b.authority.Trust().Has(subject) }
+
 // Chain implements est.Authorities.
 func (b bundle) Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x509.Certificate, err error) {
 	return b.authority.Chain(id)

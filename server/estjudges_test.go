@@ -58,15 +58,20 @@ func TestESTWithStrongSwan(t *testing.T) {
 // TestESTWithBouncyCastle checks the row for Bouncy Castle in docs/est.md.
 func TestESTWithBouncyCastle(t *testing.T) {
 	t.Parallel()
-	_, dir, port := estWorld(t)
+	w, dir, port := estWorld(t)
+	linked := tokenText(t, w, w.Register(t, "device", "meter/2"), false)
+	if err := os.WriteFile(filepath.Join(dir, "linked.token"), []byte(linked), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	source := servertest.Must(filepath.Abs("est/testdata/Est.java"))(t)
-	java := "java -cp /usr/share/java/bcprov.jar:/usr/share/java/bcutil.jar:/usr/share/java/bcpkix.jar " + source + " localhost:" + port + " "
+	java := "java -cp /usr/share/java/bcprov.jar:/usr/share/java/bcutil.jar:/usr/share/java/bcpkix.jar:/usr/share/java/bctls.jar " + source + " localhost:" + port + " "
 	for _, c := range []struct{ name, arguments, want string }{
 		{"the CAs", "meters roots.pem cacerts", "CA CN=Fleet Root G1\nCA CN=Fleet Issuing G1"},
 		{"attributes", "meters roots.pem csrattrs", "has attributes: true"},
 		{"a token", "meters roots.pem token device.token device.p12", "/meter/1"},
 		{"a factory certificate", "routers roots.pem certificate factory.p12 device.p12", "/router/R17"},
 		{"a renewal", "routers roots.pem renew device.p12 renewed.p12", "/router/R17"},
+		{"a linked CSR", "linked roots.pem linked linked.token linked.p12", "/meter/2"},
 	} {
 		if out, err := tryIn(t, dir, java+c.arguments); err != nil || !strings.Contains(out, c.want) {
 			t.Errorf("%s: %v, %s", c.name, err, out)

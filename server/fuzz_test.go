@@ -49,6 +49,8 @@ func FuzzRPC(f *testing.F) {
 		"RevokeToken":       &brevetv1.RevokeTokenRequest{Tokens: &brevetv1.RevokeTokenRequest_TokenId{TokenId: "0123456789abcdef"}, Comment: "lost"},
 		"CreateExternalKey": &brevetv1.CreateExternalKeyRequest{Identity: device.ID, Rule: "web", Lifetime: durationpb.New(-time.Second)},
 		"ListExternalKeys":  &brevetv1.ListExternalKeysRequest{PageSize: 1, PageToken: "AAAA"},
+		"ListAccounts":      &brevetv1.ListAccountsRequest{PageSize: 1, PageToken: "AAAA"},
+		"RevokeAccount":     &brevetv1.RevokeAccountRequest{Id: "AAAAAAAAAAAAAAAAAAAAAQ", RevokeCertificates: true, Comment: "\u202e"},
 		"RevokeExternalKey": &brevetv1.RevokeExternalKeyRequest{Id: "AAAAAAAAAAAAAAAAAAAAAQ", RevokeCertificates: true, Comment: "\u202e"},
 		"GetCertificate":    &brevetv1.GetCertificateRequest{Serial: servertest.SerialBytes(device.Certificate), IssuerId: make([]byte, 32)},
 		"ListCertificates":  &brevetv1.ListCertificatesRequest{Selection: &brevetv1.CertificateSelection{Identity: device.ID}, PageToken: "9223372036854775807", PageSize: 1 << 30},

@@ -45,18 +45,19 @@ func (s *Server) SetLimits(l Limits) error {
 type work string
 
 const (
-	enrollments   work = "enrollments"   // any caller may send them, so there may be a flood
-	renewals      work = "renewals"      // without them, the fleet's certificates expire
-	revocations   work = "revocations"   // must not wait for any other work
-	compromises   work = "compromises"   // reports of compromised keys, which any caller may send
-	registrations work = "registrations" // new identities and tokens, and updates of identities
-	streams       work = "streams"       // streams of issue requests; package grpcapi limits the requests on them
-	readings      work = "readings"      // reads of records, and of pages of the log
-	logs          work = "logs"          // log streams, GetHead and reflection, which wait for the archive or a client
-	followers     work = "followers"     // log streams that follow, without a time limit; each takes a slot of logs too
-	watches       work = "watches"       // watches of health, without a time limit, which any caller may open
-	handshakes    work = "handshakes"    // TLS handshakes
-	acmeRequests  work = "acme"          // ACME requests that read or change accounts and orders, which any caller may send
+	enrollments   work = "enrollments"      // any caller may send them, so there may be a flood
+	renewals      work = "renewals"         // without them, the fleet's certificates expire
+	revocations   work = "revocations"      // must not wait for any other work
+	compromises   work = "compromises"      // reports of compromised keys, which any caller may send
+	registrations work = "registrations"    // new identities and tokens, and updates of identities
+	streams       work = "streams"          // streams of issue requests; package grpcapi limits the requests on them
+	readings      work = "readings"         // reads of records, and of pages of the log
+	logs          work = "logs"             // log streams, GetHead and reflection, which wait for the archive or a client
+	followers     work = "followers"        // log streams that follow, without a time limit; each takes a slot of logs too
+	watches       work = "watches"          // watches of health, without a time limit, which any caller may open
+	handshakes    work = "handshakes"       // TLS handshakes
+	acmeReports   work = "acme_revocations" // revocations by ACME clients, which any caller may send
+	acmeRequests  work = "acme"             // ACME requests that read or change accounts and orders, which any caller may send
 )
 
 // sizes returns the sizes of the queues, for a given number of concurrent signatures in the HSM.
@@ -82,6 +83,7 @@ func sizes(sessions int) map[work]admission.Size {
 		logs:          {Slots: 64, Each: 8, Queue: 64},
 		followers:     {Slots: 32, Each: 4},
 		watches:       {Slots: 512, Each: 64, Queue: 64},
+		acmeReports:   {Slots: 4, Each: 1, Queue: 64},
 		acmeRequests:  {Slots: 32, Each: 8, Queue: 512},
 		handshakes:    {Slots: computing, Each: computing / 2, Queue: maxConnections},
 	}
@@ -111,6 +113,7 @@ var works = map[authz.Operation]work{
 	authz.CreateBulkRevocation: revocations,
 	authz.ImportCRL:            revocations,
 	authz.RevokeExternalKey:    revocations,
+	authz.RevokeAccount:        revocations,
 	authz.StartRotation:        revocations,
 	authz.StopRotation:         revocations,
 
@@ -140,6 +143,7 @@ var works = map[authz.Operation]work{
 	authz.ExplainPolicy:       readings,
 	authz.GetStats:            readings,
 	authz.ListExternalKeys:    readings,
+	authz.ListAccounts:        readings,
 
 	authz.ListEntries: logs, // while it reads a page, it also takes a slot of readings
 	authz.GetHead:     logs,
@@ -152,7 +156,7 @@ var works = map[authz.Operation]work{
 	authz.ACMEOrder:       acmeRequests,
 	authz.ACMECertificate: acmeRequests,
 	authz.ACMEFinalize:    enrollments,
-	authz.ACMERevoke:      compromises,
+	authz.ACMERevoke:      acmeReports,
 }
 
 // admissions decides which calls run, wait or are rejected. It implements grpcapi.Admission.
@@ -190,15 +194,18 @@ func (a *admissions) Admit(op authz.Operation, from admission.Source, refused er
 }
 
 // Enter implements grpcapi.Admission.
-func (a *admissions) Enter(ctx context.Context, op authz.Operation, from admission.Source) (leave func(), err error) {
+func (a *admissions) Enter(ctx context.Context, op authz.Operation, from admission.Source, until time.Time) (leave func(), err error) {
 	queue := a.queues[works[op]]
 	if queue == nil {
 		return func() {}, nil
 	}
+	if works[op] != renewals {
+		until = time.Time{} // only renewals must come in time
+	}
 	if works[op] == logs { // several certificates do not give an operator more streams
 		from = from.OfAllKeys()
 	}
-	if leave, err = queue.Acquire(ctx, from); err != nil {
+	if leave, err = queue.AcquireUntil(ctx, from, until); err != nil {
 		return func() {}, err
 	}
 	return leave, nil

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/server/acme"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/authz"
 )
@@ -23,7 +26,7 @@ func TestEveryOperationHasAQueue(t *testing.T) {
 		if access == authz.Nobody || sizes(1)[w].Slots == 0 {
 			t.Errorf("%s is not served, or the queue %s does not exist", op, w)
 		}
-		if (w == enrollments || w == compromises || w == watches || w == acmeRequests) != (access == authz.Anybody) || w == revocations && access != authz.Operators {
+		if (w == enrollments || w == compromises || w == watches || w == acmeReports || w == acmeRequests) != (access == authz.Anybody) || w == revocations && access != authz.Operators {
 			t.Errorf("%s: any caller can fill the queue %s", op, w)
 		}
 	}
@@ -54,15 +57,33 @@ func TestStreamsOfTheLogCountForAllKeys(t *testing.T) {
 	for op, shared := range map[authz.Operation]bool{authz.ListEntries: true, authz.GetHead: true, authz.ReflectServices: true, authz.ListTokens: false} {
 		a := newAdmissions(Config{Limits: DefaultLimits()})
 		for range sizes(1)[works[op]].Each {
-			if _, err := a.Enter(ctx, op, first); err != nil {
+			if _, err := a.Enter(ctx, op, first, time.Time{}); err != nil {
 				t.Fatalf("%s: %v", op, err)
 			}
 		}
-		if _, err := a.Enter(ctx, op, first); !errors.Is(err, context.Canceled) {
+		if _, err := a.Enter(ctx, op, first, time.Time{}); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: one call too many of a key: %v", op, err)
 		}
-		if _, err := a.Enter(ctx, op, second); errors.Is(err, context.Canceled) != shared {
+		if _, err := a.Enter(ctx, op, second, time.Time{}); errors.Is(err, context.Canceled) != shared {
 			t.Errorf("%s: a call of another key: %v", op, err)
+		}
+	}
+}
+
+// A server whose statuses become stale shares its store. It must also share its CRLs and nonces.
+func TestSharedStoreNeedsItsParts(t *testing.T) {
+	all := Stores{Exchange: struct{ crl.Exchange }{}, ACMENonces: struct{ acme.UsedNonces }{}}
+	withoutExchange, withoutNonces := all, all
+	withoutExchange.Exchange, withoutNonces.ACMENonces = nil, nil
+	for _, c := range []struct {
+		stores    Stores
+		staleness time.Duration
+		passes    bool
+	}{
+		{all, time.Second, true}, {withoutExchange, time.Second, false}, {withoutNonces, time.Second, false}, {Stores{}, 0, true},
+	} {
+		if err := (Config{MaxStaleness: c.staleness, Stores: c.stores}).checkShared(); (err == nil) != c.passes {
+			t.Errorf("%+v with a maximum staleness of %v: %v", c.stores, c.staleness, err)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -120,6 +121,56 @@ func TestLogVerifiesOverTheAPI(t *testing.T) {
 	if n := read(size+100, 0); n != 0 {
 		t.Errorf("%d entries beyond the end", n)
 	}
+}
+
+// Entries that have left the store are read from the archive: the same entries, without a gap, and they verify.
+func TestLogReadsWhatHasLeftTheStore(t *testing.T) {
+	t.Parallel()
+	w := servertest.New(t, ground, servertest.Options{})
+	for n := range 20 {
+		w.Register(t, "device", fmt.Sprintf("device/%d", n))
+	}
+	read := func(from, to int64) (all []translog.Sequenced) {
+		t.Helper()
+		stream := servertest.Must(w.Operator.ListEntries(t.Context(), &brevetv1.ListEntriesRequest{
+			Start: &brevetv1.LogPosition{Index: from}, Limit: to - from + 1,
+		}))(t)
+		for {
+			e, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return all
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, translog.Sequenced{Index: uint64(e.GetPosition().GetIndex()), Entry: e.GetEncoded(), Chain: translog.Hash(e.GetChain())})
+		}
+	}
+	size := servertest.Must(w.Operator.GetHead(t.Context(), &brevetv1.GetHeadRequest{}))(t).GetPosition().GetIndex()
+	want := read(1, size)
+	for first, last := int64(1), size/2; last < size; first, last = last+1, last+3 {
+		to := translog.Head{Size: uint64(last), Chain: want[last-1].Chain}
+		if err := w.Stores.Log.Archived(t.Context(), uint64(size)); err != nil {
+			t.Fatal(err)
+		}
+		if removed, err := w.Stores.Log.Remove(t.Context(), uint64(first), to); err != nil || !removed {
+			t.Fatalf("entries %d to %d: removed %v, %v", first, last, removed, err)
+		}
+		for from := int64(1); from <= last+2; from += 5 {
+			for _, until := range []int64{last - 1, last, last + 1, size} {
+				if until >= from && !reflect.DeepEqual(read(from, until), want[from-1:min(until, size)]) {
+					t.Errorf("after %d entries have left, those from %d to %d are others", last, from, until)
+				}
+			}
+		}
+	}
+	v := translog.NewVerifier(translog.Head{})
+	for _, s := range read(1, size) {
+		if err := v.Add(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Enrolled(t, "device", "device/new") // the server goes on
 }
 
 // The search for secrets at the end of each test finds a secret in every encoding in which it could leak.

@@ -77,6 +77,8 @@ var rpcs = map[string]struct {
 	"brevet.v1.ACMEService.CreateExternalKey":                       {admitted: malformed},
 	"brevet.v1.ACMEService.ListExternalKeys":                        {admitted: fine},
 	"brevet.v1.ACMEService.RevokeExternalKey":                       {admitted: malformed},
+	"brevet.v1.ACMEService.ListAccounts":                            {admitted: fine},
+	"brevet.v1.ACMEService.RevokeAccount":                           {admitted: malformed},
 	"brevet.v1.CertificateService.GetCertificate":                   {admitted: malformed},
 	"brevet.v1.CertificateService.ListCertificates":                 {admitted: fine},
 	"brevet.v1.RevocationService.RevokeCertificate":                 {admitted: malformed},

@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -249,4 +250,44 @@ func TestOperationsPortServesNothingElse(t *testing.T) {
 			t.Errorf("%s: %d, want 404", path, code)
 		}
 	}
+}
+
+// TestValidationsAndRotationsAreInTheMetrics validates two names, one of which does not exist, and starts a rotation.
+func TestValidationsAndRotationsAreInTheMetrics(t *testing.T) {
+	t.Parallel()
+	w := newACMEWorld(t, nil)
+	w.zone.Address(t, "a.web.fleet.example", "127.0.0.1")
+	c := w.bind(t, &brevetv1.CreateExternalKeyRequest{Rule: "web"})
+	delete(c.c.ChallengeSolvers, "dns-01")
+	servertest.Must(c.obtain(t.Context(), servertest.Key(t), nil, "a.web.fleet.example"))(t)
+	if _, err := c.obtain(t.Context(), servertest.Key(t), nil, "b.web.fleet.example"); err == nil {
+		t.Error("a name that does not exist got a certificate")
+	}
+	const validations = "brevet_acme_validation_duration_seconds_count"
+	var text string
+	wait := func(series string, want float64) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			_, text = getOperations(t, w.World, "/metrics")
+			if metric(t, text, series) == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s is %v, want %v", series, metric(t, text, series), want)
+			}
+		}
+	}
+	wait(validations+`{challenge="http-01",result="ok"}`, 1)
+	wait(validations+`{challenge="http-01",result="`+string(pki.RuleACMEValidationDNS)+`"}`, 1)
+	wait("brevet_acme_validations_active", 0)
+	wait("brevet_acme_validations_waiting", 0)
+	wait("brevet_rotations_open", 0)
+	w.Enrolled(t, "device", "device/7", labelled("batch", "7"))
+	servertest.Must(w.Operator.StartRotation(t.Context(), &brevetv1.StartRotationRequest{
+		Selection: &brevetv1.CertificateSelection{Label: &brevetv1.Label{Name: "batch", Value: "7"}},
+		Over:      durationpb.New(time.Hour), Confirm: 1, RequestId: servertest.RequestID(),
+	}))(t)
+	wait("brevet_rotations_open", 1)
+	wait(`brevet_rotation_certificates{state="due"}`, 1)
+	wait(`brevet_rotation_certificates{state="renewed"}`, 0)
 }

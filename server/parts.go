@@ -1,9 +1,11 @@
 package server
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -11,6 +13,7 @@ import (
 	"github.com/brevet-pki/brevet/server/frontdoor"
 	"github.com/brevet-pki/brevet/server/grpcapi"
 	"github.com/brevet-pki/brevet/server/telemetry"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 // newAuthorizer returns the Authorizer of callers, which gRPC and HTTPS share.
@@ -19,14 +22,14 @@ func (s *Server) newAuthorizer() *authz.Authorizer {
 	roots, intermediates := trusted(c)
 	return authz.New(authz.Config{
 		TrustDomain: c.TrustDomain, Roots: roots, Intermediates: intermediates,
-		Statuses: s.responder, Identities: c.Stores.RA, Clock: c.Clock,
+		Statuses: s.responder, Identities: c.Stores.RA, Certificates: c.Stores.RA, Clock: c.Clock,
 	})
 }
 
 // newDoors returns the HTTPS server.
-func (s *Server) newDoors(authorizer *authz.Authorizer) (*frontdoor.Server, error) {
+func (s *Server) newDoors(ctx context.Context, authorizer *authz.Authorizer) (*frontdoor.Server, error) {
 	var err error
-	if s.acmeDoor, err = s.newACMEDoor(); err != nil {
+	if s.acmeDoor, err = s.newACMEDoor(ctx); err != nil {
 		return nil, err
 	}
 	return frontdoor.New(frontdoor.Config{
@@ -44,13 +47,13 @@ func (s *Server) newAPI(authorizer *authz.Authorizer) *grpcapi.Server {
 		Stats: s.telemetry.StatsHandler(grpcapi.Traced), Log: s.log,
 	}, grpcapi.Services{
 		Enrollment:   grpcapi.Enrollment{Registrar: s.registrar, Authority: s.authority, Renewals: s.rotations},
-		Identities:   grpcapi.Identities{Registrar: s.registrar, Revocations: s.revocations},
+		Identities:   grpcapi.Identities{Registrar: s.registrar, Revocations: s.revocations, Copied: s.copied},
 		Tokens:       grpcapi.Tokens{Registrar: s.registrar, Text: s.tokenText},
 		Certificates: grpcapi.Certificates{Registrar: s.registrar, Authority: s.authority},
-		Revocations:  grpcapi.Revocations{Registrar: s.registrar, Revocations: s.revocations, TrustDomain: c.TrustDomain},
+		Revocations:  grpcapi.Revocations{Registrar: s.registrar, Revocations: s.revocations, TrustDomain: c.TrustDomain, Copied: s.copied},
 		Rotations:    grpcapi.Rotations{Registrar: s.registrar, Manager: s.rotations},
 		CRLs:         grpcapi.CRLs{Records: c.Stores.CRLs, Updater: s.crlUpdater, Authorities: c.Authorities},
-		Log:          grpcapi.Log{Records: c.Stores.Log, Sequencer: s.sequencer, Archive: c.Archive, Readings: s.admissions.queues[readings], Followers: s.admissions.queues[followers]},
+		Log:          grpcapi.Log{Records: translog.Whole{Store: c.Stores.Log, Archive: c.Archive}, Sequencer: s.sequencer, Archive: c.Archive, Readings: s.admissions.queues[readings], Followers: s.admissions.queues[followers]},
 		Policies:     grpcapi.Policies{Revisions: s.policy, Records: c.Stores.Policies, Clock: c.Clock},
 		Accounts:     grpcapi.Accounts{Registrar: s.registrar, Authority: s.acme},
 		Store:        grpcapi.Store{Records: c.Stores.Retention, Sweeper: s.sweeper, Files: c.Disk, Clock: c.Clock},
@@ -86,13 +89,24 @@ func (s *Server) newHealth() *telemetry.Health {
 		telemetry.Readable(c.Stores.Log),
 		s.telemetry.Signing(),
 		s.telemetry.Writable(c.Disk),
-	)
+	).Degraded(telemetry.Copying(c.Copy), telemetry.Renewing(s.crlUpdater), s.delegated)
+}
+
+// delegated checks that the server has a certificate with which it answers OCSP for each CA whose key another server has.
+func (s *Server) delegated(context.Context) error {
+	var missing []error
+	for _, d := range s.delegates {
+		if p := d.Pair(); d.remote != nil && (p == nil || p.Expired(s.config.Clock())) {
+			missing = append(missing, fmt.Errorf("OCSP for %s is answered with tryLater: no server with its key has issued the certificate of the delegate", d.subject))
+		}
+	}
+	return errors.Join(missing...)
 }
 
 // newGauges returns the metrics that are computed at scrape time.
 func (s *Server) newGauges() *telemetry.Gauges {
 	c := s.config
-	return telemetry.NewGauges(
+	parts := []telemetry.Part{
 		telemetry.OfHealth(s.health),
 		telemetry.OfIssuing(s.authority),
 		s.telemetry.OfHSMs(),
@@ -104,11 +118,20 @@ func (s *Server) newGauges() *telemetry.Gauges {
 			Authorities: c.Authorities, Issuing: s.authority, Own: s.ownCertificates,
 			Records: c.Stores.CRLs, Publisher: s.crlUpdater, Clock: c.Clock,
 		}.Part(),
+		telemetry.OfUnsignedCRLs(c.Authorities, s.crlUpdater),
 		telemetry.OfBulkRevocations(c.Stores.Revocation),
+		telemetry.OfRotations(s.rotations),
 		telemetry.OfLog(c.Archive, c.Stores.Log),
 		telemetry.OfDisk(c.Disk),
 		telemetry.OfRetention(c.Stores.Retention, s.sweeper),
-	)
+	}
+	if c.Copy != nil {
+		parts = append(parts, telemetry.OfCopy(c.Copy))
+	}
+	if s.acmeDoor != nil {
+		parts = append(parts, telemetry.OfValidations(s.acmeDoor))
+	}
+	return telemetry.NewGauges(parts...)
 }
 
 // ownCertificates returns the server's own certificates, keyed by kind: server, and va for OCSP delegates.

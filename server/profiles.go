@@ -7,6 +7,7 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
@@ -85,7 +86,7 @@ func (s *Server) checkOwnProfiles(all *ca.Profiles) error {
 		kind    pki.Kind
 		check   func(p *ca.Profile) error // nil for none
 	}{
-		{pki.Server.String(), pki.Server, s.checkServerProfile}, {delegateProfile, pki.VA, s.checkDelegateProfile},
+		{pki.Server.String(), pki.Server, s.checkServerProfile}, {ra.DelegateProfile, pki.VA, s.checkDelegateProfile},
 		{pki.Operator.String(), pki.Operator, nil},
 	} {
 		p, err := all.Profile(own.profile)
@@ -112,7 +113,7 @@ func (s *Server) checkServerProfile(p *ca.Profile) error {
 	if !slices.Contains(p.Keys(), serverKeys) {
 		return fmt.Errorf("the server's own key is of the type %s: add it to keys", serverKeys)
 	}
-	id, err := pki.ServerID(s.config.TrustDomain)
+	id, err := pki.ServerID(s.config.TrustDomain, s.config.Server)
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,8 @@ var rolesOfRPCs = map[string]string{
 	"brevet.v1.ACMEService.CreateExternalKey":                       "admin registrar",
 	"brevet.v1.ACMEService.ListExternalKeys":                        "admin registrar revoker auditor",
 	"brevet.v1.ACMEService.RevokeExternalKey":                       "admin revoker",
+	"brevet.v1.ACMEService.ListAccounts":                            "admin registrar revoker auditor",
+	"brevet.v1.ACMEService.RevokeAccount":                           "admin revoker",
 	"brevet.v1.CertificateService.GetCertificate":                   "admin registrar revoker auditor",
 	"brevet.v1.CertificateService.ListCertificates":                 "admin registrar revoker auditor",
 	"brevet.v1.RevocationService.RevokeCertificate":                 "admin revoker",

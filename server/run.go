@@ -13,7 +13,9 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/server/frontdoor"
 	"github.com/brevet-pki/brevet/server/telemetry"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 // Limits of the listeners.
@@ -32,6 +34,9 @@ func (s *Server) Run(ctx context.Context) error {
 	group, failed := errgroup.WithContext(parts)
 	part := func(run func(context.Context) error) { group.Go(func() error { return s.ended(failed, run(failed)) }) }
 	part(s.sequencer.Run)
+	if s.config.Copy != nil {
+		part(s.config.Copy.Run)
+	}
 	part(func(ctx context.Context) error { return s.responder.Follow(ctx, s.config.Stores.Feed) })
 	part(s.responder.Renew)
 	part(s.policy.Run)
@@ -44,8 +49,11 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stopAgents()
 	part(func(context.Context) error { return s.keepEnrolled(agents, s.own) })
 	for _, d := range s.delegates {
-		part(func(context.Context) error { return s.keepEnrolled(agents, d.Agent) })
+		part(func(context.Context) error { return s.keepDelegated(agents, d) })
 		part(func(context.Context) error { return s.watchDelegate(agents, d) })
+	}
+	if s.config.Stores.Delegates != nil {
+		part(func(context.Context) error { return s.answerDelegates(agents) })
 	}
 	public := PublicHTTP(s.telemetry.HTTP(s.responder.Handler()))
 	public.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)
@@ -129,7 +137,7 @@ func Orderly(err error) error {
 // same limits.
 func PublicHTTP(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
+		Handler: frontdoor.Drained(h), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
 		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeaders,
 	}
 }
@@ -140,7 +148,7 @@ func (s *Server) serveOperations(part func(func(context.Context) error)) (end fu
 		return func() {}
 	}
 	operations := &http.Server{
-		Handler: s.telemetry.Operations(s.health), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
+		Handler: frontdoor.Drained(s.telemetry.Operations(s.health)), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaders,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
@@ -153,7 +161,7 @@ func (s *Server) serveOperations(part func(func(context.Context) error)) (end fu
 // limit returns a listener that limits and counts the connections of a port.
 func (s *Server) limit(l net.Listener, port string, most int) net.Listener {
 	open, refused := s.telemetry.Connections(port)
-	return newSharedListener(l, most, open, refused)
+	return newSharedListener(l, most, open, refused, s.log.With("port", port))
 }
 
 // caughtUp waits until the responder knows every status, and until the CRLs are published or publishing them has
@@ -183,7 +191,14 @@ func (s *Server) stop(ctx context.Context, public *http.Server) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	s.auditor.Close(ctx)
-	return errors.Join(err, s.authority.Close(ctx), s.sequencer.Sync(ctx))
+	err = errors.Join(err, s.authority.Close(ctx))
+	if serr := s.sequencer.Sync(ctx); !errors.Is(serr, translog.ErrUnsequenced) { // the server that leads does it, or the next one to start
+		err = errors.Join(err, serr)
+	}
+	if s.config.Copy != nil {
+		_ = s.copied(ctx) // otherwise the next start copies the entries
+	}
+	return err
 }
 
 // drain closes the listeners for gRPC and HTTPS together, so that neither accepts requests while the other one drains.

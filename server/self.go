@@ -2,12 +2,9 @@ package server
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
-	"io/fs"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -128,20 +125,26 @@ func (r *selfIdentity) token() (enroll.Token, error) {
 
 // agentFor returns the agent of one of the server's identities, after the agent has obtained a valid certificate.
 func (s *Server) agentFor(ctx context.Context, r *selfIdentity, directory string, keys pki.KeyType) (*enroll.Agent, error) {
+	agent, err := s.newAgent(directory, enroll.Config{Authority: r, Token: r.token, KeyType: keys, Log: s.log.With("identity", r.id.Path())})
+	if err != nil {
+		return nil, err
+	}
+	err = agent.Ensure(ctx)
+	return agent, err
+}
+
+// newAgent returns an agent that keeps its credential in a directory of the server.
+func (s *Server) newAgent(directory string, c enroll.Config) (*enroll.Agent, error) {
 	dir, err := enroll.OpenDirectory(filepath.Join(s.config.Directory, directory), s.log)
 	if err != nil {
 		return nil, err
 	}
-	agent, err := enroll.NewAgent(enroll.Config{
-		Directory: dir, Authority: r, Token: r.token, KeyType: keys, Log: s.log.With("identity", r.id.Path()),
-	})
+	c.Directory = dir
+	agent, err := enroll.NewAgent(c)
 	if err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
 	s.closers = append(s.closers, dir)
-	if err := agent.Ensure(ctx); err != nil {
-		return nil, err
-	}
 	return agent, nil
 }
 
@@ -164,7 +167,7 @@ func splitNames(names []string) (dns []string, ips []netip.Addr) {
 }
 
 func (s *Server) enrollSelf(ctx context.Context) error {
-	id, err := pki.ServerID(s.config.TrustDomain)
+	id, err := pki.ServerID(s.config.TrustDomain, s.config.Server)
 	if err != nil {
 		return err
 	}
@@ -200,84 +203,5 @@ func hasNames(p *enroll.Pair, id ra.Identity) bool {
 	return slices.Equal(p.Certificate.DNSNames, id.DNSNames) && slices.Equal(ips, id.IPAddresses)
 }
 
-// delegateProfile is the profile of OCSP delegates.
-const delegateProfile = "ocsp"
-
 // serverKeys is the type of the server's own keys.
 const serverKeys = pki.P256
-
-// keysOfDelegates returns the key type of OCSP delegates: the first one in their profile.
-func (s *Server) keysOfDelegates() (pki.KeyType, error) {
-	profile, err := s.policy.Current().Profiles.Profile(delegateProfile)
-	if err != nil {
-		return "", err
-	}
-	return profile.Keys()[0], nil
-}
-
-// keepDelegate sets the OCSP delegate of a CA whose key the server no longer has. The delegate was issued while the
-// server had the key, and cannot be renewed. When it has expired, the server answers no OCSP requests for that CA.
-func (s *Server) keepDelegate(cert *x509.Certificate) error {
-	id := pki.IssuerOf(cert)
-	pair, err := enroll.ReadPair(filepath.Join(s.config.Directory, delegateDirectory(id)))
-	if errors.Is(err, enroll.ErrNoCredential) || errors.Is(err, fs.ErrNotExist) {
-		return nil // the CA never had a delegate, like every root
-	}
-	if err != nil {
-		return err
-	}
-	if pair.Expired(s.config.Clock()) {
-		s.log.Warn("OCSP delegate of a CA without a key has expired, not answering OCSP for it", "issuer", cert.Subject.String())
-		return nil
-	}
-	return s.responder.SetDelegate(id, pair.Certificate, pair.Key)
-}
-
-// delegateDirectory returns the name of the directory with a CA's OCSP delegate.
-func delegateDirectory(id pki.IssuerID) string { return "va-" + id.Short() }
-
-// RemoveDelegate removes the OCSP delegate of a CA from the directory of a server that is not running.
-func RemoveDelegate(directory string, id pki.IssuerID) error {
-	return os.RemoveAll(filepath.Join(directory, delegateDirectory(id)))
-}
-
-func (s *Server) enrollDelegate(ctx context.Context, iss ca.IssuingCA) error {
-	id, err := pki.VAID(s.config.TrustDomain, iss.ID)
-	if err != nil {
-		return err
-	}
-	r := &selfIdentity{id: id, actor: pki.ActorSystem("va"), registrar: s.registrar, authority: s.authority, renewals: s.rotations}
-	want := ra.NewIdentity{Kind: pki.VA, Profile: delegateProfile, Labels: map[string]string{ra.IssuerLabel: iss.ID.String()}}
-	if _, err := s.registrar.Reserve(ctx, id, want, r.actor); err != nil {
-		return err
-	}
-	if s.delegateKeys, err = s.keysOfDelegates(); err != nil {
-		return err
-	}
-	agent, err := s.agentFor(ctx, r, delegateDirectory(iss.ID), s.delegateKeys)
-	if err != nil {
-		return err
-	}
-	d := delegate{agent, iss.ID}
-	s.delegates = append(s.delegates, d)
-	s.useDelegate(d, agent.Pair()) // the first certificate, before the ports open; watchDelegate uses the later ones
-	return nil
-}
-
-// delegate is the agent that renews the OCSP delegate of an issuing CA.
-type delegate struct {
-	*enroll.Agent
-	issuer pki.IssuerID
-}
-
-// watchDelegate gives the responder each new certificate of a delegate until the context ends.
-func (s *Server) watchDelegate(ctx context.Context, d delegate) error {
-	d.Watch(ctx, func(p *enroll.Pair) { s.useDelegate(d, p) })
-	return nil
-}
-
-func (s *Server) useDelegate(d delegate, p *enroll.Pair) {
-	if err := s.responder.SetDelegate(d.issuer, p.Certificate, p.Key); err != nil {
-		s.log.Error("the OCSP delegate is unusable, the responder keeps the previous one", "issuer", d.issuer.String(), "error", err)
-	}
-}

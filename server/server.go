@@ -38,6 +38,8 @@ import (
 // Config holds the configuration of a Server. All fields are required unless they say otherwise.
 type Config struct {
 	TrustDomain string
+	// Server is the name of this server among those that share the store. It is empty if there is only one.
+	Server string
 	// Names are the DNS names and IP addresses in the server's own certificate.
 	Names []string
 	// Address is the address in enrollment tokens, at which agents reach the server: host:port.
@@ -68,7 +70,11 @@ type Config struct {
 	// PublicURL replaces {public_url} in the profiles. See [ca.NewProfile].
 	PublicURL string
 	Stores    Stores
-	Archive   *translog.Archive
+	// MaxStaleness is for how long the server relies on the statuses that it has last read, if other servers use the same
+	// store. Zero means that none does.
+	MaxStaleness time.Duration
+	Archive      *translog.Archive
+	Copy         *translog.Copy // of Archive, or nil
 	// HSMs hold the keys of Issuers.
 	HSMs []telemetry.IssuingHSM
 	Disk telemetry.Disk
@@ -112,11 +118,14 @@ type Stores struct {
 	Policies   ra.PolicyStore
 	Nonces     nonce.Store
 	ACME       acme.Store
+	ACMENonces acmedoor.UsedNonces // of all servers of the store; nil if there is only one
 	Audit      audit.Store
 	Retention  retention.Store
 	Revocation revocation.Store
 	Rotations  rotation.Store
 	CRLs       crl.Store
+	Exchange   crl.Exchange     // nil if no other server can share the store
+	Delegates  DelegateRequests // nil if no other server can share the store
 	Feed       responder.Feed
 	Log        translog.Store
 }
@@ -161,7 +170,7 @@ type Server struct {
 // New creates the server's parts, completes the unfinished work of an earlier process, and updates the archive. It does
 // not serve yet. If it fails, it stops what it has started.
 func New(ctx context.Context, c Config) (*Server, error) {
-	if err := errors.Join(c.Limits.check(), c.checkHSMs()); err != nil {
+	if err := errors.Join(c.Limits.check(), c.checkHSMs(), c.checkShared()); err != nil {
 		return nil, err
 	}
 	s := &Server{config: c, log: c.Log, stopping: make(chan struct{})}
@@ -181,13 +190,14 @@ func New(ctx context.Context, c Config) (*Server, error) {
 
 // assemble creates the parts.
 func (s *Server) assemble(ctx context.Context, c Config) error {
-	s.sequencer = translog.NewSequencer(c.Stores.Log, c.Archive, c.Log)
-	if err := s.sequencer.Reconcile(ctx); err != nil {
+	s.sequencer = translog.NewSequencerWithCopy(c.Stores.Log, c.Archive, c.Copy, c.Log)
+	if err := s.reconcile(ctx); err != nil {
 		return err
 	}
 	var err error
 	s.responder, err = responder.New(responder.Config{
-		MaxAge: c.OCSP.MaxAge, CRLMaxAge: c.CRLs.MaxAge, ExtendedRevoke: c.OCSP.ExtendedRevoke, Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
+		MaxAge: c.OCSP.MaxAge, CRLMaxAge: c.CRLs.MaxAge, MaxStaleness: c.MaxStaleness, ExtendedRevoke: c.OCSP.ExtendedRevoke,
+		Meter: s.telemetry, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
@@ -212,7 +222,8 @@ func (s *Server) assemble(ctx context.Context, c Config) error {
 		return err
 	}
 	s.sweeper, err = retention.NewSweeper(retention.Config{
-		Store: c.Stores.Retention, Retention: c.Retention, Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
+		Store: c.Stores.Retention, Entries: translog.NewRemover(c.Stores.Log, c.Archive), Retention: c.Retention,
+		Busy: func() bool { return s.authority.InFlight() > 0 }, Clock: c.Clock, Log: c.Log,
 	})
 	if err != nil {
 		return err
@@ -271,7 +282,7 @@ func newCRLs(ctx context.Context, c Config, publisher crl.Publisher) (*crl.Updat
 		signers = append(signers, crl.Issuer{Certificate: iss.Certificate, Signer: iss.Signer})
 	}
 	return crl.New(ctx, crl.Config{
-		Issuers: signers, Elsewhere: elsewhere(c), Store: c.Stores.CRLs, Publisher: publisher,
+		Issuers: signers, Elsewhere: elsewhere(c), Store: c.Stores.CRLs, Exchange: c.Stores.Exchange, Publisher: publisher,
 		Directory: c.CRLs.Directory, Mirrors: c.CRLs.Directories, Clock: c.Clock, Log: c.Log,
 	})
 }
@@ -321,21 +332,38 @@ func (s *Server) prepare(ctx context.Context) error {
 			return fmt.Errorf("prepare the OCSP delegate of %s: %w", iss.Certificate.Subject, err)
 		}
 	}
-	for _, cert := range elsewhere(s.config) {
-		if err := s.keepDelegate(cert); err != nil {
-			return fmt.Errorf("keep the OCSP delegate of %s: %w", cert.Subject, err)
-		}
+	if err := s.prepareElsewhere(); err != nil {
+		return err
 	}
 	authorizer := s.newAuthorizer()
 	s.api = s.newAPI(authorizer)
 	if s.config.HTTPS != nil {
 		var err error
-		if s.doors, err = s.newDoors(authorizer); err != nil {
+		if s.doors, err = s.newDoors(ctx, authorizer); err != nil {
 			return err
 		}
 	}
 	s.health = s.newHealth()
 	s.telemetry.Register(s.newGauges())
+	return nil
+}
+
+// prepareElsewhere creates the OCSP delegates of the CAs whose keys the server does not have.
+func (s *Server) prepareElsewhere() error {
+	var awaited []*x509.Certificate // of other servers
+	if s.config.Stores.Delegates != nil {
+		awaited = s.crlUpdater.Awaited()
+	}
+	now := s.config.Clock()
+	for _, cert := range elsewhere(s.config) {
+		prepare := s.keepDelegate
+		if slices.ContainsFunc(awaited, cert.Equal) && now.Before(cert.NotAfter) {
+			prepare = s.requestDelegate
+		}
+		if err := prepare(cert); err != nil {
+			return fmt.Errorf("prepare the OCSP delegate of %s: %w", cert.Subject, err)
+		}
+	}
 	return nil
 }
 
@@ -357,6 +385,9 @@ func (s *Server) Close(ctx context.Context) error {
 		s.policy.Close()
 	}
 	s.telemetry.Close(ctx)
+	if s.config.Copy != nil {
+		_ = s.config.Copy.Close() // all that was copied is durable
+	}
 	return errors.Join(s.authority.Close(ctx), s.closeDirectories(), s.responder.Close())
 }
 
@@ -410,6 +441,14 @@ func (c Config) checkHSMs() error {
 		if !slices.ContainsFunc(c.HSMs, func(t telemetry.IssuingHSM) bool { return slices.Contains(t.Issuers, iss.ID) }) {
 			return fmt.Errorf("no token holds the key of %s", iss.Certificate.Subject)
 		}
+	}
+	return nil
+}
+
+// checkShared returns an error if other servers use the store, and this one would not share with them what it must.
+func (c Config) checkShared() error {
+	if c.MaxStaleness > 0 && (c.Stores.Exchange == nil || c.Stores.ACMENonces == nil) {
+		return errors.New("other servers use the store: the server needs its exchange of CRLs and its nonces of ACME")
 	}
 	return nil
 }

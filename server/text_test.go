@@ -16,6 +16,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/server/servertest"
 )
@@ -62,7 +63,13 @@ func wholeMessages(t *testing.T, w *servertest.World) []message {
 	named := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", "device/named"), false), servertest.Key(t))
 	named.Identity = "device/named"
 	externalKey := servertest.Must(brevetv1.NewACMEServiceClient(w.Operator.Conn).CreateExternalKey(t.Context(), &brevetv1.CreateExternalKeyRequest{Rule: "web"}))(t)
+	account := acme.Account{ID: acme.NewID(), Key: []byte("key"), Thumbprint: [32]byte{1}, Status: acme.AccountValid, CreatedAt: time.Now()}
+	if _, _, err := w.Stores.ACME.CreateAccount(t.Context(), account); err != nil {
+		t.Fatal(err)
+	}
 	return []message{
+		{"ACMEService.ListAccounts", &brevetv1.ListAccountsRequest{}},
+		{"ACMEService.RevokeAccount", &brevetv1.RevokeAccountRequest{Id: account.ID.String(), Comment: "stolen"}},
 		{"ACMEService.CreateExternalKey", &brevetv1.CreateExternalKeyRequest{Rule: "web"}},
 		{"ACMEService.ListExternalKeys", &brevetv1.ListExternalKeysRequest{}},
 		{"ACMEService.RevokeExternalKey", &brevetv1.RevokeExternalKeyRequest{Id: externalKey.GetKey().GetId(), Comment: "lost"}},

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/hex"
 	"net"
+	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -126,6 +128,59 @@ func TestCallsAreTraced(t *testing.T) {
 		}
 	}
 	w.Serve(t, o) // for the final checks
+}
+
+// An enrollment by EST has one span with the name of its handler, and a refused one has its rule. Requests without a route
+// have none.
+func TestHTTPSRequestsAreTraced(t *testing.T) {
+	t.Parallel()
+	c := newCollector(t)
+	o := servertest.Options{Traces: telemetry.Traces{Endpoint: c.endpoint, SampleRatio: 1}}
+	o.Policy = estPolicy(newMaker(t))
+	w := servertest.New(t, ground, o)
+	token := tokenText(t, w, w.Register(t, "device", "device/1"), false)
+	csr := servertest.CSR(t, servertest.Key(t))
+	header := http.Header{"Traceparent": {traceparent}, "Tracestate": {"vendor=tracestate-of-the-caller"}}
+	if a := est(t, w, estCall{path: "simpleenroll", token: token, csr: csr, header: header}); a.status != http.StatusOK {
+		t.Fatalf("the enrollment has the status %d: %s", a.status, a.text)
+	}
+	if a := est(t, w, estCall{path: "secret-label/cacerts"}); a.status != http.StatusNotFound {
+		t.Errorf("an unknown label has the status %d", a.status)
+	}
+	if a := est(t, w, estCall{path: "secret-label/made-up"}); a.status != http.StatusNotFound {
+		t.Errorf("an unknown operation has the status %d", a.status)
+	}
+	w.StopServer(t) // sends the remaining spans
+
+	requests := c.named("est/Enroll")
+	if len(requests) != 1 {
+		t.Fatalf("the enrollment has %d spans, want one", len(requests))
+	}
+	request := requests[0]
+	if len(request.GetParentSpanId()) != 0 || hex.EncodeToString(request.GetTraceId()) == callersTrace {
+		t.Error("the span is part of the client's trace")
+	}
+	if links := request.GetLinks(); len(links) != 1 || hex.EncodeToString(links[0].GetTraceId()) != callersTrace || links[0].GetTraceState() != "" {
+		t.Errorf("the links are %v, want the client's trace, without its text", request.GetLinks())
+	}
+	if text := request.String(); !strings.Contains(text, "POST") || !strings.Contains(text, "200") || strings.Contains(text, "127.0.0.1") {
+		t.Errorf("the span is %s, want one with method and status, and without addresses", text)
+	}
+	for _, step := range []string{"intent", "sign", "record"} {
+		if !slices.ContainsFunc(c.named(step), func(s *tracev1.Span) bool { return bytes.Equal(s.GetParentSpanId(), request.GetSpanId()) }) {
+			t.Errorf("the enrollment has no span %s", step)
+		}
+	}
+	refused := c.named("est/GetESTCACertificates")
+	if len(refused) != 1 || !strings.Contains(refused[0].String(), string(pki.RuleLabel)) || !strings.Contains(refused[0].String(), "404") {
+		t.Errorf("the refused request's spans are %v, want one with its rule and status", refused)
+	}
+	for _, secret := range []string{"device/1", "secret-label", "made-up", "tracestate-of-the-caller", token} {
+		if bytes.Contains(c.raw, []byte(secret)) {
+			t.Errorf("a span contains %q", secret)
+		}
+	}
+	w.Serve(t, o)
 }
 
 // A stream of issue requests has one span, and the requests on it have none.

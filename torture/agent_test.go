@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/brevet-pki/brevet/enroll"
+	"github.com/brevet-pki/brevet/pki"
 )
 
 // agentOptions configures an agent process.
@@ -49,13 +50,24 @@ func runAgent() error {
 		}
 		// Like "brevet-agent enroll": do not use the token with which the credential was enrolled.
 		if p := agent.Pair(); p == nil || p.Origin.Token != token.Secret.ID().String() {
-			if err := agent.Enroll(context.Background(), token); err != nil {
+			if err := enrollPersistently(context.Background(), agent, token); err != nil {
 				return err
 			}
 		}
 		fmt.Println(agent.Pair().Serial())
 	}
 	return dir.Close()
+}
+
+// enrollPersistently enrolls, and repeats that when the server, some of whose writes fail, asks for it.
+func enrollPersistently(ctx context.Context, a *enroll.Agent, token enroll.Token) error {
+	for {
+		err := a.Enroll(ctx, token)
+		if err == nil || !pki.IsTemporary(err) {
+			return err
+		}
+		time.Sleep(pki.RetryAfter(err))
+	}
 }
 
 // agentCalls lists the system calls before which strace kills an agent.
@@ -126,7 +138,7 @@ func (a *agentTest) checkCredential() error {
 
 func newAgentTest(t *testing.T, g *testCA, random *rand.Rand) *agentTest {
 	t.Helper()
-	a := &agentTest{crashTest: newCrashTest(t, g, random, "", nil), dir: t.TempDir()}
+	a := &agentTest{crashTest: newCrashTest(t, g, random, "", nil, mixedLoad), dir: t.TempDir()}
 	var err error
 	a.id, err = a.clients.register(t.Context(), "device/agent")
 	must(t, err)

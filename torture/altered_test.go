@@ -9,17 +9,19 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // alteredFilesAreFound makes one change at a time to files that pass the audit. The audit must find each. The store's
 // foreign keys and checks are off.
 func alteredFilesAreFound(t *testing.T, g *testCA, random *rand.Rand) {
-	tt := newCrashTest(t, g, random, "", nil)
+	tt := newCrashTest(t, g, random, "", nil, mixedLoad)
 	for tt.before == nil || len(tt.observed.revoked) == 0 || len(tt.observed.states) == 0 || !slices.ContainsFunc(tt.before.rows, undelivered) || !tt.before.hasRevokedBatch() {
-		if faults := tt.round(t, round{kill: killPoint{after(stepSign), 20}, wait: hangTimeout}); len(faults) > 0 {
+		if faults := tt.round(t, round{kill: killPoint{Step: after(stepSign), N: 20}, wait: hangTimeout}); len(faults) > 0 {
 			t.Fatal(report(faults))
 		}
 	}
+	tt.completeForAlterations(t)
 	tt.server.stop(t)
 	const newest = `(SELECT max(id) FROM certificates WHERE der IS NOT NULL)`
 	// The first entry with the serial number of a delivered certificate is that of its issuance, and names its token.
@@ -47,6 +49,15 @@ func alteredFilesAreFound(t *testing.T, g *testCA, random *rand.Rand) {
 		{`UPDATE crls SET digest = zeroblob(32) WHERE delta = 0`, "does not have the digest on record"},
 		{`DELETE FROM crls WHERE delta = 1`, "CRLs are on record"},
 		{`UPDATE crl_numbers SET taken = zeroblob(20)`, "CRLs, but only 0 numbers are taken"},
+		{`UPDATE acme_orders SET certificate = NULL`, "for order"},
+		{`DELETE FROM acme_orders WHERE certificate IS NOT NULL`, "but no order has it"},
+		{`UPDATE acme_authorizations SET status = 1`, "authorizations are not valid"},
+		{`UPDATE acme_accounts SET status = 1`, "was deactivated or revoked, but is valid"},
+		{`UPDATE acme_accounts SET external_key = NULL`, "have the same external key, or none"},
+		{`DELETE FROM acme_accounts`, "was created, but is not on record"},
+		{`DELETE FROM rotations`, "was started, but is on record as"},
+		{`UPDATE rotations SET affected = affected + 1`, "and in the log as"},
+		{`UPDATE rotations SET ended_at = NULL, stopped = 0`, "was stopped, but is open"},
 		{`INSERT INTO intents (batch, epoch, items) VALUES (zeroblob(16), 1, x'')`, "stay open"},
 	} {
 		if faults := tt.auditAltered(t, c.change); !slices.ContainsFunc(faults, func(f string) bool { return strings.Contains(f, c.finds) }) {
@@ -62,6 +73,32 @@ func alteredFilesAreFound(t *testing.T, g *testCA, random *rand.Rand) {
 	tt.publishedCRLs = nil
 	if faults := tt.auditAltered(t, `SELECT 1`); len(faults) > 0 {
 		t.Errorf("unchanged files: %s", report(faults))
+	}
+}
+
+// completeForAlterations has clients act until there is a rotation that was stopped, an account that was given up, and an
+// order with a certificate.
+func (tt *crashTest) completeForAlterations(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(hangTimeout); len(tt.rotations.stopped) == 0; tt.fleet.rotate(t.Context()) {
+		tt.fleet.devices[0].step(t.Context()) // so that there are certificates to rotate
+		if time.Now().After(end) {
+			t.Fatal("no rotation was stopped")
+		}
+	}
+	c := tt.acme.clients[0]
+	for end := time.Now().Add(hangTimeout); len(tt.acme.dead) == 0 || len(tt.acme.orders) == 0; {
+		if c.account != nil && len(tt.acme.orders) > 0 {
+			c.giveUp(t.Context())
+		} else {
+			c.step(t.Context())
+		}
+		if time.Now().After(end) {
+			t.Fatal("no account was given up")
+		}
+	}
+	if faults := tt.checkFiles(t); len(faults) > 0 {
+		t.Fatal(report(faults))
 	}
 }
 

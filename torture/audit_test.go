@@ -31,7 +31,7 @@ func parseCertificate(der []byte) (*x509.Certificate, error) { return x509.Parse
 // whole log is archived. After wait it returns a fault.
 func (w *instance) waitIdle(dir string, wait time.Duration) (*snapshot, []string) {
 	for end := time.Now().Add(wait); ; time.Sleep(20 * time.Millisecond) {
-		s, err := readFiles(dir)
+		s, err := w.read(dir)
 		var open string
 		switch {
 		case err != nil:
@@ -55,13 +55,14 @@ func (w *instance) waitIdle(dir string, wait time.Duration) (*snapshot, []string
 type auditor struct {
 	*snapshot
 	faults      []string
-	records     map[string]row    // by serial number
-	issued      map[string][]byte // by serial number: the fingerprint in the log
-	abandoned   map[string]bool   // serial numbers that the log reports as abandoned
-	states      map[string]int    // by serial number: the state by the newest change in the log
-	tokenUses   map[string]int    // by token: the number of certificates in the log
-	byBulk      map[string]int    // by serial number: the bulk revocation that revoked it
-	revocations map[string]int    // by serial number: how often it was revoked, without changes of the reason to keyCompromise
+	records     map[string]row           // by serial number
+	issued      map[string][]byte        // by serial number: the fingerprint in the log
+	abandoned   map[string]bool          // serial numbers that the log reports as abandoned
+	states      map[string]int           // by serial number: the state by the newest change in the log
+	tokenUses   map[string]int           // by token: the number of certificates in the log
+	logged      map[int64]rotationRecord // by ID: the rotations in the log
+	byBulk      map[string]int           // by serial number: the bulk revocation that revoked it
+	revocations map[string]int           // by serial number: how often it was revoked, without changes of the reason to keyCompromise
 }
 
 func (a *auditor) faultf(format string, args ...any) {
@@ -72,7 +73,7 @@ func (a *auditor) faultf(format string, args ...any) {
 func (w *instance) audit(s *snapshot, before *snapshot) []string {
 	a := &auditor{
 		snapshot: s, records: map[string]row{}, issued: map[string][]byte{}, abandoned: map[string]bool{}, states: map[string]int{}, tokenUses: map[string]int{},
-		byBulk: map[string]int{}, revocations: map[string]int{},
+		byBulk: map[string]int{}, revocations: map[string]int{}, logged: map[int64]rotationRecord{},
 	}
 	for _, r := range s.rows {
 		if _, twice := a.records[r.serial]; twice {
@@ -86,8 +87,11 @@ func (w *instance) audit(s *snapshot, before *snapshot) []string {
 	a.checkBulks()
 	a.checkObservations(w.observed)
 	a.checkSignatures(w.signatures)
+	a.checkACME(w.acme)
+	a.checkRotations(&w.rotations)
 	if before != nil {
 		a.checkHistory(before)
+		a.checkACMEHistory(before)
 	}
 	return a.faults
 }
@@ -121,6 +125,7 @@ func (a *auditor) readEntries() {
 				versions[serial], a.states[serial] = version, state
 			}
 		}
+		a.readRotation(&e)
 		if token := fmt.Sprintf("%x", e.GetIssuedCertificate().GetTokenId()); token != "" {
 			if a.tokenUses[token]++; a.tokenUses[token] > 1 {
 				a.faultf("the token %s was used %d times", abbreviate(token), a.tokenUses[token])
@@ -167,7 +172,7 @@ func (a *auditor) checkObservations(b *observations) {
 	defer b.mu.Unlock()
 	a.faults = append(a.faults, b.faults...)
 	for serial, c := range b.certificates {
-		if r := a.records[serial]; !bytes.Equal(r.der, c.Raw) || r.identity != c.URIs[0].String() {
+		if r := a.records[serial]; !bytes.Equal(r.der, c.Raw) || len(c.URIs) > 0 && r.identity != identityOf(c) {
 			a.faultf("a client holds certificate %s, which is not on record", abbreviate(serial))
 		}
 		if _, ok := a.issued[serial]; !ok {
@@ -193,14 +198,14 @@ func (a *auditor) checkSignatures(w *signatureLog) {
 	for _, r := range a.rows {
 		accounted[r.digest] = r.identity != "" || r.state == revoked
 	}
-	certificates, crls := w.all()
+	certificates, _ := w.all()
 	for _, digest := range certificates {
 		if !accounted[digest] {
 			a.faultf("the HSM signed %s, which is neither a certificate nor a revoked record", abbreviate(digest))
 		}
 	}
-	if a.crlNumbers.IsInt64() && a.crlNumbers.Int64()*(2*partitions+1) < int64(crls) {
-		a.faultf("the HSM signed %d CRLs, but only %v numbers are taken", crls, a.crlNumbers)
+	if a.crlNumbers.IsInt64() && a.crlNumbers.Int64()*(2*partitions+1) < int64(a.signedCRLs) {
+		a.faultf("the HSM signed %d CRLs, but only %v numbers are taken", a.signedCRLs, a.crlNumbers)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -78,16 +79,29 @@ func (f *fleet) revokeBulk(ctx context.Context) {
 	f.checkBulkMembers(ctx)
 }
 
-// checkBulkMembers queries OCSP about the members whose records the server writes last. It ignores errors, because the
-// server may be killed during the query.
+// checkBulkMembers queries OCSP about the members whose records the server writes last.
 func (f *fleet) checkBulkMembers(ctx context.Context) {
-	p, err := f.w.clients.waitForServer(ctx)
+	for _, c := range f.w.observed.newestBulkMembers(2) {
+		f.w.checkRevoked(ctx, c, "bulk revocation")
+	}
+}
+
+// checkRevoked queries a server about a certificate after its revocation was confirmed. If there are several servers, the
+// revocation may be confirmed by another one. It ignores errors, because the server may be killed during the query.
+func (w *instance) checkRevoked(ctx context.Context, c *x509.Certificate, by string) {
+	p, err := w.clients.waitForServer(ctx)
 	if err != nil {
 		return
 	}
-	for _, c := range f.w.observed.newestBulkMembers(2) {
-		if state, err := f.w.ocsp(p, c); err == nil && state != revoked {
-			f.w.observed.faultf("certificate %s is in state %d by OCSP right after its bulk revocation", abbreviate(serialOf(c)), state)
+	for end := time.Now().Add(w.staleness); ; time.Sleep(20 * time.Millisecond) {
+		last := !time.Now().Before(end)
+		state, err := w.ocsp(p, c)
+		if err != nil || state == revoked {
+			return
+		}
+		if last {
+			w.observed.faultf("certificate %s is in state %d by OCSP right after its %s", abbreviate(serialOf(c)), state, by)
+			return
 		}
 	}
 }
@@ -96,7 +110,7 @@ func (f *fleet) checkBulkMembers(ctx context.Context) {
 // updated their records yet.
 func (tt *crashTest) checkBulksAtStart(t *testing.T) (faults []string) {
 	t.Helper()
-	open, err := countOpenBulks(tt.dir)
+	open, err := tt.countOpenBulks()
 	if err != nil {
 		return []string{"the open bulk revocations cannot be read: " + err.Error()}
 	}
@@ -150,8 +164,8 @@ type bulkRecord struct {
 }
 
 // countOpenBulks returns the number of bulk revocations that are not complete.
-func countOpenBulks(dir string) (open int, err error) {
-	db, err := openFiles(dir)
+func (w *instance) countOpenBulks() (open int, err error) {
+	db, err := w.openRecords(w.dir)
 	if err != nil {
 		return 0, err
 	}

@@ -8,6 +8,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	mathrand "math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -48,9 +50,14 @@ func newRequest(token string, key *ecdsa.PrivateKey) *request {
 	return r
 }
 
+func newRequestID() []byte {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails
+	return id
+}
+
 func newRenewal(renews *credential, key *ecdsa.PrivateKey) *request {
-	r := &request{id: make([]byte, 16), key: key, renews: renews}
-	_, _ = rand.Read(r.id)
+	r := &request{id: newRequestID(), key: key, renews: renews}
 	r.csr, _ = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key) // an empty template cannot fail
 	return r
 }
@@ -60,34 +67,46 @@ func newCredential(t testing.TB, der []byte, key *ecdsa.PrivateKey) *credential 
 	return &credential{parse(t, der), key}
 }
 
-// clients sends RPCs to the server that is running.
+// clients sends each RPC to one of the servers that are running.
 type clients struct {
-	testCA *testCA
+	testCA  *testCA
+	timeout time.Duration // of one RPC
+	retries time.Duration // how long an RPC is retried before its error is reported
 
 	mu      sync.Mutex
-	server  *process      // nil while none is running
-	changed chan struct{} // closed when server changes
+	servers []*process    // those that are running
+	changed chan struct{} // closed when servers change
+	outages outages
 }
 
-func newClients(g *testCA) *clients { return &clients{testCA: g, changed: make(chan struct{})} }
+func newClients(g *testCA) *clients {
+	return &clients{testCA: g, timeout: callTimeout, retries: retryTimeout, changed: make(chan struct{})}
+}
 
-// connect sets the running server; nil for none.
-func (c *clients) connect(p *process) {
+// connect sets the running servers. Those that are nil are left out.
+func (c *clients) connect(servers ...*process) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.server = p
+	c.servers = slices.DeleteFunc(slices.Clone(servers), func(p *process) bool { return p == nil })
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
 
-// waitForServer waits until a server is running.
+// running returns the servers that are running.
+func (c *clients) running() []*process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.servers
+}
+
+// waitForServer waits until a server is running, and returns one at random.
 func (c *clients) waitForServer(ctx context.Context) (*process, error) {
 	for {
 		c.mu.Lock()
-		p, changed := c.server, c.changed
+		servers, changed := c.servers, c.changed
 		c.mu.Unlock()
-		if p != nil {
-			return p, nil
+		if len(servers) > 0 {
+			return servers[mathrand.IntN(len(servers))], nil
 		}
 		select {
 		case <-changed:
@@ -95,15 +114,6 @@ func (c *clients) waitForServer(ctx context.Context) (*process, error) {
 			return nil, ctx.Err()
 		}
 	}
-}
-
-// call sends one RPC to the running server.
-func (c *clients) call(ctx context.Context, as *credential, do func(context.Context, *grpc.ClientConn) error) error {
-	p, err := c.waitForServer(ctx)
-	if err != nil {
-		return err
-	}
-	return c.callTo(ctx, p, as, do)
 }
 
 // callTo connects with a credential, or without one if as is nil, sends one RPC, and disconnects.
@@ -120,20 +130,33 @@ func (c *clients) callTo(ctx context.Context, p *process, as *credential, do fun
 		return err
 	}
 	defer func() { _ = conn.Close() }() // the RPC has ended
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	return do(ctx, conn)
+	err = do(ctx, conn)
+	if !isTransient(err) {
+		c.outages.answered()
+	}
+	return err
 }
 
-// retryTimeout is how long an RPC is retried before its error is reported.
+// retryTimeout is how long an RPC is retried if a test sets nothing else.
 const retryTimeout = 2 * time.Minute
 
 // retry repeats an RPC until it succeeds or fails with a permanent error.
 func (c *clients) retry(ctx context.Context, as *credential, do func(context.Context, *grpc.ClientConn) error) error {
+	_, err := c.retryAt(ctx, as, do)
+	return err
+}
+
+// retryAt is retry. It also returns the server that the last try was sent to.
+func (c *clients) retryAt(ctx context.Context, as *credential, do func(context.Context, *grpc.ClientConn) error) (*process, error) {
 	for begun := time.Now(); ; {
-		err := c.call(ctx, as, do)
-		if !isTransient(err) || ctx.Err() != nil || time.Since(begun) > retryTimeout {
-			return err
+		p, err := c.waitForServer(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err = c.callTo(ctx, p, as, do); !isTransient(err) || ctx.Err() != nil || time.Since(begun) > c.retries {
+			return p, err
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

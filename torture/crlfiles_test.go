@@ -93,7 +93,7 @@ func (s *snapshot) listedAt(position, partition int) (map[string]bool, error) {
 // directories.
 func (w *instance) checkCRLs(dir string, wait time.Duration) (faults []string) {
 	for end := time.Now().Add(wait); ; time.Sleep(50 * time.Millisecond) {
-		s, err := readFiles(dir)
+		s, err := w.read(dir)
 		if err != nil {
 			return []string{"the files cannot be read: " + err.Error()}
 		}

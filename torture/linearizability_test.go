@@ -3,11 +3,14 @@ package torture
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +44,9 @@ func (h *history) add(ops *[]porcupine.Operation, lost *[]*process, client int, 
 	if !out.lost {
 		p = nil
 	}
+	if in.verb == notifies {
+		op.Return = op.Call
+	}
 	*ops, *lost = append(*ops, op), append(*lost, p)
 }
 
@@ -51,13 +57,16 @@ func (h *history) record(client int, in input, out output, call int64, p *proces
 	if in.verb != queries {
 		h.add(&h.identityOps, &h.lostIdentityOps, client, in, out, call, p)
 	}
+	in.server = p.server
 	switch in.verb {
 	case queries:
 		h.add(&h.ocspOps, &h.lostOCSPOps, client, in, out, call, p)
 	case suspends, resumes, revokes:
 		if out.rule == "" {
 			h.add(&h.ocspOps, &h.lostOCSPOps, client, in, out, call, p)
-			h.add(&h.ocspOps, &h.lostOCSPOps, client, input{verb: notifies, serial: in.serial, change: in.change}, out, call, p)
+		}
+		if out.rule == "" && !out.lost {
+			h.add(&h.ocspOps, &h.lostOCSPOps, client, input{verb: notifies, serial: in.serial, change: in.change, server: p.server}, out, h.now(), p)
 		}
 	case enrolls, renews:
 		if out.got != "" {
@@ -100,17 +109,20 @@ func (h *history) obtain(ctx context.Context, client int, in input, r *request, 
 		})
 	} else {
 		tries := 0
-		err = h.w.clients.retry(ctx, r.renews, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		p, err = h.w.clients.retryAt(ctx, r.renews, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
 			tries++
 			der, err = r.send(ctx, conn)
 			return err
 		})
 		repeated = tries > 1
 	}
+	if p == nil {
+		return
+	}
 	out := h.outcome(err)
 	if repeated && out.rule != "" {
-		// An earlier try may have taken effect before the server refused the last one. Both have ended by now.
-		out, p = output{lost: true}, nil
+		// An earlier try may have taken effect before the server refused the last one, or may do so at another server.
+		out, p = output{lost: true}, &process{server: p.server}
 	}
 	if err == nil {
 		c, err := parseCertificate(der)
@@ -272,18 +284,39 @@ func (h *history) closeLost(crashes []restart) {
 	end(h.ocspOps, h.lostOCSPOps)
 }
 
-// opsAbout returns the operations that concern a certificate: those on it, those on its identity, and the restarts.
-func (h *history) opsAbout(serial string, crashes []restart) []porcupine.Operation {
+// opsAbout returns the operations that concern a certificate and the responder of a server: those on the certificate, those
+// on its identity, and the restarts. What another server has confirmed, the responder knows later.
+func (h *history) opsAbout(serial, server string, crashes []restart) []porcupine.Operation {
 	var ops []porcupine.Operation
 	for _, op := range h.ocspOps {
-		if in := op.Input.(input); in.serial == serial || in.serial == "" {
-			ops = append(ops, op)
+		in := op.Input.(input)
+		if in.serial != serial && in.serial != "" || in.verb == queries && in.server != server {
+			continue
 		}
+		if in.verb == notifies && in.server != server {
+			op.Call += h.w.staleness.Nanoseconds()
+			op.Return = op.Call
+		}
+		ops = append(ops, op)
 	}
 	for _, d := range crashes {
+		if d.died.server != server {
+			continue
+		}
 		ops = append(ops, porcupine.Operation{ClientId: restartClient, Input: input{verb: restarts}, Output: output{}, Call: d.diedAt, Return: d.startAt})
 	}
 	return ops
+}
+
+// servers returns the names of the servers whose OCSP was queried.
+func (h *history) servers() []string {
+	names := map[string]bool{}
+	for _, op := range h.ocspOps {
+		if in := op.Input.(input); in.verb == queries {
+			names[in.server] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // restartClient is the client number of restarts.
@@ -310,27 +343,50 @@ func (h *history) check(t *testing.T, crashes []restart) (faults []string) {
 	h.closeLost(crashes)
 	checkModel("records of "+h.id, newIdentityModel(), h.identityOps)
 	for _, known := range h.credentials {
-		checkModel("OCSP about "+abbreviate(known.serial()), newOCSPModel(), h.opsAbout(known.serial(), crashes))
+		for _, server := range h.servers() {
+			checkModel(fmt.Sprintf("OCSP of server %q about %s", server, abbreviate(known.serial())), newOCSPModel(), h.opsAbout(known.serial(), server, crashes))
+		}
 	}
 	return faults
 }
 
-// runHistory runs concurrent clients on three identities, each with a number of calls, and kills the server the given
-// number of times.
+// runHistory runs concurrent clients on a server with a bug, and kills it the given number of times.
 func runHistory(t *testing.T, g *testCA, random *rand.Rand, bug string, kills, calls int) (faults []string, operations int) {
 	t.Helper()
-	const identities, clients = 3, 5
 	w := newInstance(t, g)
 	w.bug = bug
 	p := w.start(t, serverOptions{})
 	w.clients.connect(p)
+	return w.recordHistory(t, random, calls, func(now func() int64) (crashes []restart) {
+		for range kills {
+			time.Sleep(20*time.Millisecond + time.Duration(random.Int64N(int64(150*time.Millisecond))))
+			w.clients.connect()
+			p.kill()
+			d := restart{died: p, diedAt: now()}
+			p = w.start(t, serverOptions{})
+			d.startAt = now()
+			crashes = append(crashes, d)
+			w.clients.connect(p)
+		}
+		return crashes
+	})
+}
+
+// nextHistory numbers the identities of histories, because an instance may have several.
+var nextHistory atomic.Int64
+
+// recordHistory runs concurrent clients on three identities, each with a number of calls, while disturb kills servers and
+// starts others. It returns the faults of the histories, and the number of their operations.
+func (w *instance) recordHistory(t *testing.T, random *rand.Rand, calls int, disturb func(now func() int64) []restart) (faults []string, operations int) {
+	t.Helper()
+	const identities, clients = 3, 5
 	began := time.Now()
 	var all []*history
 	var busy sync.WaitGroup
 	for i := range identities {
 		h := &history{w: w, began: began}
 		var err error
-		h.id, err = w.clients.register(t.Context(), fmt.Sprintf("device/%d", i))
+		h.id, err = w.clients.register(t.Context(), fmt.Sprintf("history/%d-%d", nextHistory.Add(1), i))
 		must(t, err)
 		var tokens []string
 		for range 2 {
@@ -344,17 +400,7 @@ func runHistory(t *testing.T, g *testCA, random *rand.Rand, bug string, kills, c
 			busy.Go(func() { h.client(t.Context(), c, calls, tokens, r) })
 		}
 	}
-	var crashes []restart
-	for range kills {
-		time.Sleep(20*time.Millisecond + time.Duration(random.Int64N(int64(150*time.Millisecond))))
-		w.clients.connect(nil)
-		p.kill()
-		d := restart{died: p, diedAt: time.Since(began).Nanoseconds()}
-		p = w.start(t, serverOptions{})
-		d.startAt = time.Since(began).Nanoseconds()
-		crashes = append(crashes, d)
-		w.clients.connect(p)
-	}
+	crashes := disturb(func() int64 { return time.Since(began).Nanoseconds() })
 	busy.Wait()
 	for _, h := range all {
 		faults = append(faults, h.check(t, crashes)...)

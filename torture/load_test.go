@@ -36,10 +36,10 @@ type fleet struct {
 	busy     sync.WaitGroup
 }
 
-func (w *instance) newFleet(t *testing.T, random *rand.Rand, size int) *fleet {
+func (w *instance) newFleet(t *testing.T, random *rand.Rand, l load) *fleet {
 	t.Helper()
 	f := &fleet{w: w, random: random, factory: &factory{w: w, random: childRand(random)}}
-	for i := range size {
+	for i := range l.devices {
 		d := &device{w: w, random: childRand(random), renewalRevokes: i%2 == 1}
 		req := &brevetv1.CreateIdentityRequest{Id: fmt.Sprintf("device/%d", i), Spec: &brevetv1.IdentitySpec{Kind: brevetv1.IdentityKind_IDENTITY_KIND_DEVICE, Labels: labelled(i)}}
 		if d.renewalRevokes {
@@ -51,6 +51,7 @@ func (w *instance) newFleet(t *testing.T, random *rand.Rand, size int) *fleet {
 		w.observed.recordBatch(d.identity, req.GetSpec().GetLabels()[batchLabel])
 		f.devices = append(f.devices, d)
 	}
+	w.acme.addClients(t, childRand(random), l.acmeClients)
 	return f
 }
 
@@ -66,6 +67,9 @@ func (f *fleet) start(ctx context.Context) {
 	}
 	f.repeat(func() { f.operatorStep(ctx) })
 	f.repeat(func() { f.factory.job(ctx) })
+	for _, c := range f.w.acme.clients {
+		f.repeat(func() { c.step(ctx) })
+	}
 }
 
 func (f *fleet) repeat(step func()) {
@@ -186,6 +190,10 @@ func (f *fleet) operatorStep(ctx context.Context) {
 	d := f.devices[f.random.IntN(len(f.devices))]
 	if f.random.IntN(8) == 0 {
 		f.revokeBulk(ctx)
+		return
+	}
+	if f.random.IntN(8) == 0 {
+		f.rotate(ctx)
 		return
 	}
 	if f.random.IntN(2) == 0 {

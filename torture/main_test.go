@@ -9,9 +9,16 @@
 // restart the test reads the files with plain SQL, without code of the product, and compares them with these records
 // (audit_test.go).
 //
+// Among the clients are ACME clients (acme_test.go) and an operator who starts and stops rotations (rotation_test.go). Some
+// writes of the store fail (storefaults_test.go).
+//
 // A process that is killed leaves the page cache intact. For a power cut the server runs under strace, which records
 // every change that the server requests from the kernel. From these records the test rebuilds the directory: changes
 // that were not flushed are lost, torn or kept at random (trace_test.go, disk_test.go).
+//
+// Several servers share one PostgreSQL (replicas_test.go). The servers, PostgreSQL, and the network between them fail
+// (replicafaults_test.go, proxy_test.go, cables_test.go). A device measures when each server knows that its certificate is revoked
+// (watcher_test.go).
 //
 // Concurrent calls are checked for linearizability (linearizability_test.go, model_test.go).
 //
@@ -20,7 +27,6 @@
 package torture
 
 import (
-	"context"
 	"crypto"
 	"crypto/x509"
 	"errors"
@@ -40,6 +46,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/tables"
 )
 
 var (
@@ -87,6 +94,7 @@ func TestMain(m *testing.M) {
 type testCA struct {
 	hsm, files    string
 	root, issuing *x509.Certificate
+	rootCRL       []byte
 	operator      *credential
 }
 
@@ -98,14 +106,20 @@ func newTestCA(t *testing.T) *testCA {
 	must(t, os.MkdirAll(filepath.Join(g.files, webName), 0o700))
 	g.ceremony(t)
 	w := &instance{testCA: g, dir: g.files, hsm: g.hsm, observed: newObservations(), signatures: newSignatureLog(t), clients: newClients(g)}
-	p := w.start(t, serverOptions{Operator: "torturer"})
+	p := w.start(t, serverOptions{Operator: "torturer", IsNew: true})
+	w.enrollOperator(t, p)
+	p.stop(t)
+	return g
+}
+
+// enrollOperator enrolls the operator for whom a server was started.
+func (w *instance) enrollOperator(t *testing.T, p *process) {
+	t.Helper()
 	w.clients.connect(p)
 	key := newKey()
 	der, err := w.clients.obtain(t.Context(), newRequest(p.operator, key))
 	must(t, err)
-	g.operator = newCredential(t, der, key)
-	p.stop(t)
-	return g
+	w.operator = newCredential(t, der, key)
 }
 
 // ceremony initializes an HSM with the keys, and a store with the certificates.
@@ -129,8 +143,11 @@ func (g *testCA) ceremony(t *testing.T) {
 	must(t, err)
 	issuing, err := opened.Generate(t.Context(), issuingLabel, hsm.P256)
 	must(t, err)
-	crl := g.certify(t, root, issuing)
-	g.install(t, crl)
+	g.rootCRL = g.certify(t, root, issuing)
+	db, err := sqlite.Open(t.Context(), filepath.Join(g.files, storeName))
+	must(t, err)
+	g.install(t, db)
+	must(t, db.Close())
 }
 
 // certify signs the certificates of root and issuing CA, and returns the root's CRL.
@@ -160,19 +177,16 @@ func (g *testCA) certify(t *testing.T, root, issuing crypto.Signer) (crl []byte)
 }
 
 // install records the certificates and the root's CRL in a new store.
-func (g *testCA) install(t *testing.T, der []byte) {
+func (g *testCA) install(t *testing.T, db *tables.DB) {
 	t.Helper()
-	ctx := context.Background()
-	db, err := sqlite.Open(ctx, filepath.Join(g.files, storeName))
-	must(t, err)
+	ctx := t.Context()
 	by, now := pki.ActorCommand("ceremony install"), time.Now()
 	for _, in := range []ca.InstalledCA{{Certificate: g.root.Raw, At: now}, {Certificate: g.issuing.Raw, Key: issuingLabel, At: now}} {
 		must(t, db.CA().Install(ctx, in, by))
 	}
-	list, err := x509.ParseRevocationList(der)
+	list, err := x509.ParseRevocationList(g.rootCRL)
 	must(t, err)
 	must(t, db.Revocation().PutCRLs(ctx, []crl.CRL{crl.Imported(pki.IssuerOf(g.root), list)}, by, now))
-	must(t, db.Close())
 }
 
 // copyTree copies directories, files and symbolic links. It removes the destination first.

@@ -15,9 +15,10 @@ import (
 //
 //   - The records of one identity, which the store changes in transactions: enrolling, renewing, suspending, resuming,
 //     revoking, and reading them.
-//   - The OCSP status of one certificate. The server notifies the responder after it has written the record and before the
-//     caller gets a response. So a change is two operations in the same interval: record and notify. After a restart, the
-//     responder has read all records.
+//   - The OCSP status of one certificate at one server. The server notifies its responder after it has written the record
+//     and before the caller gets a response, and the responders of other servers read it later. So a change is two
+//     operations: the record in the interval of the call, and the moment by which the responder knows it. After a restart,
+//     the responder has read all records.
 //
 // A call whose response was lost may have taken effect until its process ended, or not at all.
 
@@ -32,7 +33,7 @@ const (
 	revokes          verb = "revoke"
 	readsCertificate verb = "read the record of"
 	readsIdentity    verb = "read the identity"
-	notifies         verb = "notify the responder of"
+	notifies         verb = "the responder knows"
 	queries          verb = "query OCSP about"
 	restarts         verb = "restart"
 )
@@ -42,6 +43,7 @@ type input struct {
 	verb   verb
 	serial string // of the certificate; for a renewal, of its predecessor
 	token  string // for an enrollment
+	server string // name of the server that responded
 	change int    // number of a suspension, resumption or revocation, and of its notification
 }
 
@@ -197,43 +199,43 @@ func newIdentityModel() porcupine.Model {
 	return m.ToModel()
 }
 
-// A statusVersion is a status with its version.
-type statusVersion struct{ state, version int }
-
-// ocspModel is the model state of one certificate: its record, and the status that the responder knows.
+// ocspModel is the model state of one certificate: its record, and what the responder of a server knows of it.
 type ocspModel struct {
-	record, known statusVersion
-	pending       map[int]statusVersion // by number: recorded changes that the responder has not been notified of
+	states  []int       // of the record: the newest one last, and the oldest one that the responder may know first
+	pending map[int]int // by number of a change: the index of the state after it, until the responder must know it
 }
 
 func (s ocspModel) equal(o ocspModel) bool {
-	return s.record == o.record && s.known == o.known && maps.Equal(s.pending, o.pending)
+	return slices.Equal(s.states, o.states) && maps.Equal(s.pending, o.pending)
 }
 
 // step returns the possible states after an operation, or none if its result is wrong.
 func (s ocspModel) step(i input, o output) []any {
-	after := s
-	after.pending = maps.Clone(s.pending)
+	after := ocspModel{slices.Clone(s.states), maps.Clone(s.pending)}
 	switch i.verb {
 	case enrolls, renews: // the call that issued this certificate
-		after.record, after.known = statusVersion{good, 1}, statusVersion{good, 1}
+		after.states = append(after.states, good)
 	case suspends:
-		after.recordChange(i.change, good, hold)
+		after.recordChange(i, o, good, hold)
 	case resumes:
-		after.recordChange(i.change, hold, good)
+		after.recordChange(i, o, hold, good)
 	case revokes:
-		after.recordChange(i.change, s.record.state, revoked)
+		after.recordChange(i, o, 0, revoked)
 	case notifies:
-		if _, recorded := s.pending[i.change]; !recorded && !o.lost {
+		state, recorded := s.pending[i.change]
+		if !recorded {
 			return nil
 		}
-		after.applyChange(i.change)
+		delete(after.pending, i.change)
+		after.learn(state)
 	case restarts:
-		after.known = s.record
-	case queries:
-		if o.state != s.known.state {
+		after.learn(len(s.states) - 1)
+	case queries: // of the states that the response can be about, the oldest one excludes the least
+		state := slices.Index(s.states, o.state)
+		if state < 0 {
 			return nil
 		}
+		after.learn(state)
 	}
 	if o.lost {
 		return []any{s, after}
@@ -241,23 +243,30 @@ func (s ocspModel) step(i input, o output) []any {
 	return []any{after}
 }
 
-func (s *ocspModel) recordChange(number, from, to int) {
-	if s.record.state == from && from != to {
-		s.record = statusVersion{to, s.record.version + 1}
+// recordChange changes the record from a state to another one. from is zero for any state.
+func (s *ocspModel) recordChange(i input, o output, from, to int) {
+	if last := len(s.states) - 1; last >= 0 && s.states[last] != to && s.states[last] != revoked && (from == 0 || s.states[last] == from) {
+		s.states = append(s.states, to)
 	}
-	s.pending[number] = s.record
+	if !o.lost { // otherwise there is no time at which the responder must know it
+		s.pending[i.change] = max(0, len(s.states)-1)
+	}
 }
 
-func (s *ocspModel) applyChange(number int) {
-	if news := s.pending[number]; news.version > s.known.version {
-		s.known = news
+// learn forgets the states before one that the responder knows.
+func (s *ocspModel) learn(state int) {
+	if state <= 0 {
+		return
 	}
-	delete(s.pending, number)
+	s.states = s.states[state:]
+	for number, of := range s.pending {
+		s.pending[number] = max(0, of-state)
+	}
 }
 
 func newOCSPModel() porcupine.Model {
 	m := porcupine.NondeterministicModel{
-		Init:              func() []any { return []any{ocspModel{pending: map[int]statusVersion{}}} },
+		Init:              func() []any { return []any{ocspModel{pending: map[int]int{}}} },
 		Step:              func(state, in, out any) []any { return state.(ocspModel).step(in.(input), out.(output)) },
 		Equal:             func(a, b any) bool { return a.(ocspModel).equal(b.(ocspModel)) },
 		DescribeOperation: describe,

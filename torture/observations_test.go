@@ -77,9 +77,17 @@ func (b *observations) recordIssued(r *request, c *x509.Certificate) {
 	b.byToken[string(r.secret)] = serial
 }
 
+// identityOf returns the SPIFFE ID in a certificate, and "" for a certificate of ACME, which has none.
+func identityOf(c *x509.Certificate) string {
+	if len(c.URIs) == 0 {
+		return ""
+	}
+	return c.URIs[0].String()
+}
+
 // serialsOf returns the serial numbers that clients hold for an identity.
 func (b *observations) serialsOf(identity string) []string {
-	return b.serialsWhere(func(c *x509.Certificate) bool { return c.URIs[0].String() == identity })
+	return b.serialsWhere(func(c *x509.Certificate) bool { return identityOf(c) == identity })
 }
 
 // serialsWhere returns the serial numbers of clients' certificates for which is returns true, the newest last.
@@ -105,7 +113,7 @@ func (b *observations) recordBatch(identity, batch string) {
 
 // serialsInBatch returns the serial numbers that devices of a batch hold, the newest last.
 func (b *observations) serialsInBatch(batch string) []string {
-	return b.serialsWhere(func(c *x509.Certificate) bool { return b.batches[c.URIs[0].String()] == batch })
+	return b.serialsWhere(func(c *x509.Certificate) bool { return b.batches[identityOf(c)] == batch })
 }
 
 // lineage returns a serial number and those of its renewals that clients hold.

@@ -21,50 +21,65 @@ const hangTimeout = time.Minute
 // An instance is a CA under test: its files, and what the test observes of its servers.
 type instance struct {
 	*testCA
-	dir, hsm      string
+	dir, hsm      string // of its only server, if the store is not on PostgreSQL
+	database      string // connection string of the store; "" for SQLite
 	observed      *observations
 	signatures    *signatureLog
 	clients       *clients
 	bug           string                          // the seeded bug of its servers
 	publishedCRLs map[string]*x509.RevocationList // by path, as of the last check
 	recorder      *recorder                       // runs its servers under strace; nil for none
+	rotations     rotationObservations
+	acme          *acmeWorld    // its ACME clients and what they observe
+	staleness     time.Duration // how long one server may not know what another one has confirmed
 }
 
 func newInstance(t *testing.T, g *testCA) *instance {
 	t.Helper()
 	dir := t.TempDir()
 	w := &instance{testCA: g, dir: dir + "/files", hsm: dir + "/hsm", observed: newObservations(), signatures: newSignatureLog(t), clients: newClients(g)}
+	w.acme = newACMEWorld(t, w)
 	must(t, copyTree(g.files, w.dir))
 	return w
 }
 
 // A process is a server or agent, possibly run by strace.
 type process struct {
-	cmd        *exec.Cmd
-	pid        int // of the server or agent, not of strace
-	stdin      io.WriteCloser
-	stderr     strings.Builder
-	ended      chan struct{}
-	err        error  // of the process; valid after ended is closed
-	grpc, http string // addresses it listens on
-	operator   string // text of the operator's token
+	cmd      *exec.Cmd
+	pid      int // of the server or agent, not of strace
+	stdin    io.WriteCloser
+	stderr   strings.Builder
+	ended    chan struct{}
+	err      error  // of the process; valid after ended is closed
+	operator string // text of the operator's token
+	server   string // name of the server, if there are several; constant while its processes change
+
+	grpc, https, http string // addresses it listens on
+
 }
 
 // launch starts a server and returns it once it serves. If the server dies at its kill point, launch returns nil. If it
 // ends in another way, launch returns an error.
 func (w *instance) launch(t *testing.T, o serverOptions) (*process, error) {
 	t.Helper()
-	if w.hsm != w.testCA.hsm {
+	if o.Dir == "" {
+		o.Dir, o.HSM = w.dir, w.hsm
+	}
+	if o.HSM != w.testCA.hsm {
 		// SoftHSM rewrites its files in place at every login. A kill at that moment leaves them empty (README.md), so
 		// each server gets a new copy.
-		must(t, copyTree(w.testCA.hsm, w.hsm))
+		must(t, copyTree(w.testCA.hsm, o.HSM))
 	}
-	o.Dir, o.HSM, o.SignatureSocket, o.Bug = w.dir, w.hsm, w.signatures.path, w.bug
+	o.SignatureSocket, o.Bug = w.signatures.path, w.bug
+	if w.acme != nil {
+		o.ChallengePort = w.acme.port
+	}
 	argv := []string{os.Args[0]}
 	if w.recorder != nil {
 		argv = append(w.recorder.begin(t, w.dir), argv...)
 	}
 	p := command(t, argv, "server", o)
+	p.server = o.Name
 	lines := bufio.NewReader(p.out(t))
 	first, _ := lines.ReadString('\n')
 	_, _ = fmt.Sscan(first, &p.pid)
@@ -75,7 +90,7 @@ func (w *instance) launch(t *testing.T, o serverOptions) (*process, error) {
 		close(p.ended)
 	}()
 	t.Cleanup(p.kill)
-	if n, _ := fmt.Sscan(second, &p.grpc, &p.http, &p.operator); n == 3 {
+	if n, _ := fmt.Sscan(second, &p.grpc, &p.https, &p.http, &p.operator); n == 4 {
 		return p, nil
 	}
 	p.await(t)
@@ -133,6 +148,13 @@ func (p *process) kill() {
 		_ = p.cmd.Process.Kill()
 	}
 	<-p.ended
+}
+
+// standsStill reports whether the process has stopped by SIGSTOP (proc_pid_stat(5)).
+func (p *process) standsStill() bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return err == nil && strings.HasPrefix(state, "T")
 }
 
 // stop ends the server as a service manager does, and checks that it ends without error.

@@ -56,7 +56,9 @@ func seedBug(name string, s server.Stores) (server.Stores, error) {
 	case silentChanges:
 		s.Revocation = silentStore{s.Revocation}
 	default:
-		return s, fmt.Errorf("unknown bug %q", name)
+		if !seedACMEBug(name, &s) && !seedReplicaBug(name, &s) {
+			return s, fmt.Errorf("unknown bug %q", name)
+		}
 	}
 	return s, nil
 }
@@ -216,16 +218,20 @@ func seededBugsAreFound(t *testing.T, g *testCA, random *rand.Rand) {
 		kill  killPoint
 		finds string // a part of the expected fault, or two alternatives separated by a bar
 	}{
-		{signBeforeIntent, killPoint{after(stepSign), 3}, "neither a certificate nor a revoked record"},
-		{deliverBeforeCommit, killPoint{after(stepRespond), 150}, "which is not on record"},
-		{ignoreIntents, killPoint{after(stepSign), 3}, "neither a certificate nor a revoked record"},
-		{confirmBeforeChange, killPoint{after(stepRespond), 300}, "is in state"},
-		{keepPredecessors, killPoint{after(stepRespond), 150}, "was revoked, but is in state"},
-		{silentBulks, killPoint{after(stepApplyBulk), 30}, "right after its bulk revocation"},
-		{startWithoutBulks, killPoint{after(stepApplyBulk), 2}, "right after the start"},
-		{issueAgain, killPoint{after(stepRespond), 150}, "was refused in bulk"},
-		{diskLosesCRLs, killPoint{after(stepPutCRL), 2}, "is torn after the server's end"},
-		{diskIgnoresFlush, killPoint{after(stepRespond), 150}, "is not on record|the server does not start"},
+		{signBeforeIntent, killPoint{Step: after(stepSign), N: 3}, "neither a certificate nor a revoked record"},
+		{deliverBeforeCommit, killPoint{Step: after(stepRespond), N: 150}, "which is not on record"},
+		{ignoreIntents, killPoint{Step: after(stepSign), N: 3}, "neither a certificate nor a revoked record"},
+		{confirmBeforeChange, killPoint{Step: after(stepRespond), N: 300}, "is in state"},
+		{keepPredecessors, killPoint{Step: after(stepRespond), N: 150}, "was revoked, but is in state"},
+		{silentBulks, killPoint{Step: after(stepApplyBulk), N: 30}, "right after its bulk revocation"},
+		{startWithoutBulks, killPoint{Step: after(stepApplyBulk), N: 2}, "right after the start"},
+		{issueAgain, killPoint{Step: after(stepRespond), N: 150}, "was refused in bulk"},
+		{keepAccounts, killPoint{Step: after(stepRespondHTTPS), N: 300}, "is valid|that was given up"},
+		{unboundAccounts, killPoint{Step: after(stepRespondHTTPS), N: 100}, "have the same external key, or none"},
+		{idleRotations, killPoint{Step: after(stepStartRotation), N: 2}, "but it is outside its rotation"},
+		{keepRotations, killPoint{Step: after(stepEndRotation), N: 1}, "was stopped, but is open"},
+		{diskLosesCRLs, killPoint{Step: after(stepPutCRL), N: 2}, "is torn after the server's end"},
+		{diskIgnoresFlush, killPoint{Step: after(stepRespond), N: 150}, "is not on record|the server does not start"},
 	} {
 		random := childRand(random)
 		t.Run(c.bug, func(t *testing.T) {
@@ -234,7 +240,7 @@ func seededBugsAreFound(t *testing.T, g *testCA, random *rand.Rand) {
 			if c.bug == diskIgnoresFlush || c.bug == diskLosesCRLs {
 				r = &recorder{}
 			}
-			tt := newCrashTest(t, g, random, c.bug, r)
+			tt := newCrashTest(t, g, random, c.bug, r, mixedLoad)
 			tt.idleTimeout = 300 * time.Millisecond // with some bugs the server never becomes idle
 			for n := range 20 {
 				faults := tt.round(t, round{kill: c.kill, wait: time.Second})

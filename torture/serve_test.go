@@ -2,12 +2,14 @@ package torture
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -17,13 +19,15 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
-	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/server"
+	"github.com/brevet-pki/brevet/server/acme/validation"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/server/telemetry"
+	"github.com/brevet-pki/brevet/store/postgres"
 	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/tables"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -41,11 +45,15 @@ const partitions = 2
 
 // serverOptions configures a server process.
 type serverOptions struct {
-	Dir, HSM        string    // directories
-	SignatureSocket string    // Unix socket of the signatureLog
-	Operator        string    // identity to create an operator's token for; empty for none
-	KillAt          killPoint // kill point during the start; disarmed once the server serves
-	Bug             string    // the bug to seed; empty for none
+	Dir, HSM        string        // directories
+	Database, Name  string        // connection string of PostgreSQL, and the server's name there; "" for SQLite
+	Skew            time.Duration // by which its clock is ahead
+	SignatureSocket string        // Unix socket of the signatureLog
+	Operator        string        // identity to create an operator's token for; empty for none
+	ChallengePort   uint16        // port of http-01 challenges
+	IsNew           bool          // no write of its store fails, because it still enrolls its own identities
+	KillAt          killPoint     // kill point during the start; disarmed once the server serves
+	Bug             string        // the bug to seed; empty for none
 }
 
 // serve runs a server as cmd/brevet does, with wrappers around its parts. It prints its process ID, and its addresses
@@ -83,7 +91,7 @@ func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, opened.Close()) }()
-	db, err := sqlite.Open(ctx, filepath.Join(o.Dir, storeName))
+	db, err := o.openStore(ctx)
 	if err != nil {
 		return err
 	}
@@ -101,19 +109,26 @@ func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error
 	if err != nil {
 		return err
 	}
-	stores, err := seedBug(o.Bug, server.Stores{CA: db.CA(), RA: db.RA(), Policies: db.RA(), Nonces: db.RA(), ACME: db.ACME(), Audit: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), Rotations: db.Rotations(), CRLs: db.Revocation(), Feed: db.Revocation(), Log: db.Log()})
+	stores, err := seedBug(o.Bug, server.Stores{CA: db.CA(), RA: db.RA(), Policies: db.RA(), Nonces: db.RA(), ACME: db.ACME(), Audit: db.RA(), Retention: db.RA(), Revocation: db.Revocation(), Rotations: db.Rotations(), CRLs: db.Revocation(), Exchange: db.Exchange(), Feed: db.Revocation(), Log: db.Log()})
 	if err != nil {
 		return err
 	}
-	grpc, public, err := listen(ctx, steps)
+	var staleness time.Duration // of a server that has the store for itself
+	if o.Database != "" {
+		stores.ACMENonces, staleness = db.Nonces(), maxStaleness
+	}
+	if !o.IsNew {
+		stores = failWrites(stores)
+	}
+	grpc, https, public, err := listen(ctx, steps)
 	if err != nil {
 		return err
 	}
 	s, err := server.New(ctx, server.Config{
-		TrustDomain: trustDomain, Names: []string{"localhost"}, Address: "localhost:7443", Directory: filepath.Join(o.Dir, selfName),
+		TrustDomain: trustDomain, Server: o.Name, MaxStaleness: staleness, Names: []string{"localhost"}, Address: "localhost:7443", Directory: filepath.Join(o.Dir, selfName),
 		CRLs: server.CRLs{Directory: filepath.Join(o.Dir, crlsName), Directories: []string{filepath.Join(o.Dir, webName)}, Partitions: partitions},
-		GRPC: grpc, HTTP: public, Issuers: issuers, Authorities: all, PublicURL: publicURL, Policy: first,
-		Stores: steps.wrap(stores), Archive: archive, HSMs: []telemetry.IssuingHSM{{HSM: hsm.Watched{HSM: opened}, Name: hsmLabel, Issuers: []pki.IssuerID{issuers[0].ID}}}, Disk: &servertest.Disk{}, Retention: retention.Default, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: time.Now, Log: log,
+		GRPC: grpc, HTTP: public, HTTPS: https, HTTPSURL: httpsURL, ACME: o.acme(), Issuers: issuers, Authorities: all, PublicURL: publicURL, Policy: first,
+		Stores: steps.wrap(stores), Archive: archive, HSMs: []telemetry.IssuingHSM{{HSM: hsm.Watched{HSM: opened}, Name: hsmLabel, Issuers: []pki.IssuerID{issuers[0].ID}}}, Disk: &servertest.Disk{}, Retention: retention.Default, Limits: server.Limits{Identity: unlimited, Address: unlimited}, Clock: o.now, Log: log,
 	})
 	if err != nil {
 		return err
@@ -126,9 +141,19 @@ func (o serverOptions) serve(ctx context.Context, steps *stepCounter) (err error
 				text = err.Error()
 			}
 		}
-		fmt.Println(grpc.Addr(), public.Addr(), text)
+		fmt.Println(grpc.Addr(), https.Addr(), public.Addr(), text)
 	})
 	return s.Run(ctx)
+}
+
+// now is the clock of the server.
+func (o serverOptions) now() time.Time { return time.Now().Add(o.Skew) }
+
+func (o serverOptions) openStore(ctx context.Context) (*tables.DB, error) {
+	if o.Database != "" {
+		return postgres.Open(ctx, o.Database, o.Name)
+	}
+	return sqlite.Open(ctx, filepath.Join(o.Dir, storeName))
 }
 
 func (o serverOptions) openHSM(ctx context.Context) (*hsm.HSM, error) {
@@ -152,7 +177,7 @@ func (o serverOptions) openHSM(ctx context.Context) (*hsm.HSM, error) {
 
 // issuers returns the issuing CA and all CA certificates. It wraps the issuing key, so that signatures are recorded and
 // counted as steps.
-func (o serverOptions) issuers(ctx context.Context, db *sqlite.DB, opened *hsm.HSM, steps *stepCounter) ([]ca.IssuingCA, []*x509.Certificate, error) {
+func (o serverOptions) issuers(ctx context.Context, db *tables.DB, opened *hsm.HSM, steps *stepCounter) ([]ca.IssuingCA, []*x509.Certificate, error) {
 	installed, err := db.CA().Installed(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -181,7 +206,18 @@ func (o serverOptions) issuers(ctx context.Context, db *sqlite.DB, opened *hsm.H
 // revokingProfile is the device profile with renewal_revokes.
 const revokingProfile = "once"
 
-// firstPolicy returns the default policy, with the profiles of the test.
+// httpsURL is the URL of every server's HTTPS listener. Servers listen on other ports, which the clients' transport knows.
+const httpsURL = "https://localhost:8443"
+
+// acme returns the configuration of the ACME door. Validations connect to loopback addresses only.
+func (o serverOptions) acme() server.ACME {
+	return server.ACME{
+		Validation: validation.Config{Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, HTTPPort: o.ChallengePort},
+		MinVersion: tls.VersionTLS13,
+	}
+}
+
+// firstPolicy returns a policy with the rule of the default one, rules for ACME, and the profiles of the test.
 func firstPolicy() ([]byte, error) {
 	configs, err := ca.DefaultProfiles()
 	if err != nil {
@@ -192,16 +228,26 @@ func firstPolicy() ([]byte, error) {
 	device.CRLURL, device.DeltaCRLURL = "{public_url}/crl/{issuer}/{partition}.crl", "{public_url}/crl/{issuer}/{partition}-delta.crl"
 	once := device
 	once.RenewalRevokes = true
-	profiles, err := yaml.Marshal(map[string]any{"profiles": map[string]ca.ProfileConfig{"device": device, revokingProfile: once}})
-	return append(profiles, policy.Default()...), err
+	web := configs["acme"]
+	web.MaxUnexpired = 1000 // ACME clients order continuously
+	return yaml.Marshal(map[string]any{
+		"profiles": map[string]ca.ProfileConfig{"device": device, revokingProfile: once, "acme": web},
+		"acme":     map[string]any{"binding": "required", "challenges": []string{"http-01"}},
+		"rules": []map[string]any{
+			{"name": "tokens", "evidence": []string{pki.EvidenceToken.String()}},
+			{"name": acmeRule, "evidence": []string{pki.EvidenceACME.String()}, "identity": acmeRule + "/{acme.name}", "register": true, "kind": pki.Workload.String()},
+			{"name": "hosts", "evidence": []string{pki.EvidenceACME.String()}},
+		},
+	})
 }
 
-// listen opens the listeners. Each write to a gRPC client is counted as a step.
-func listen(ctx context.Context, steps *stepCounter) (grpc, public net.Listener, err error) {
+// listen opens the listeners. Each write to a client of gRPC and HTTPS is counted as a step.
+func listen(ctx context.Context, steps *stepCounter) (grpc, https, public net.Listener, err error) {
 	var lc net.ListenConfig
-	if grpc, err = lc.Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
-		return nil, nil, err
+	for _, l := range []*net.Listener{&grpc, &https, &public} {
+		if *l, err = lc.Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
+			return nil, nil, nil, err
+		}
 	}
-	public, err = lc.Listen(ctx, "tcp", "127.0.0.1:0")
-	return &steppingListener{grpc, steps}, public, err
+	return &steppingListener{grpc, steps, stepRespond}, &steppingListener{https, steps, stepRespondHTTPS}, public, nil
 }

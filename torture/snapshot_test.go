@@ -2,6 +2,7 @@ package torture
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"database/sql"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 
+	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/mattn/go-sqlite3" // plain SQL, no code of the product
 )
 
@@ -46,9 +48,13 @@ type snapshot struct {
 	openBulks  int // number of bulk revocations that are not complete
 	bulks      []bulkRecord
 	crls       []crlRecord
-	partitions map[string]int    // by serial number: the CRL partition
-	labels     map[string]string // by SPIFFE ID: the batch label
-	crlNumbers *big.Int          // highest CRL number taken of any issuer
+	partitions map[string]int           // by serial number: the CRL partition
+	labels     map[string]string        // by SPIFFE ID: the batch label
+	crlNumbers *big.Int                 // highest CRL number taken of any issuer
+	signedCRLs int                      // number of CRLs that had been signed before the files were read
+	orders     map[string]orderRecord   // by ID
+	accounts   map[string]accountRecord // by ID
+	rotations  map[int64]rotationRecord // by ID
 }
 
 func openFiles(dir string) (*sql.DB, error) {
@@ -56,23 +62,40 @@ func openFiles(dir string) (*sql.DB, error) {
 	return sql.Open("sqlite3", file.String())
 }
 
-// readFiles reads store and archive. A server may have them open.
-func readFiles(dir string) (*snapshot, error) {
-	db, err := openFiles(dir)
+// openRecords opens the store of an instance for reading. dir has the store of SQLite.
+func (w *instance) openRecords(dir string) (*sql.DB, error) {
+	if w.database != "" {
+		return sql.Open("pgx", w.database)
+	}
+	return openFiles(dir)
+}
+
+// read reads the store and the archive in a directory. Servers may have them open.
+func (w *instance) read(dir string) (*snapshot, error) {
+	_, signedCRLs := w.signatures.all() // each was signed after its number was taken
+	db, err := w.openRecords(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer db.Close()
-	tx, err := db.Begin()
+	tx, err := db.BeginTx(context.Background(), &sql.TxOptions{Isolation: w.isolation(), ReadOnly: w.database != ""})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = tx.Rollback() }() // the transaction only reads
-	s := &snapshot{identities: map[string]int{}, labels: map[string]string{}, crlNumbers: &big.Int{}}
+	s := &snapshot{signedCRLs: signedCRLs, identities: map[string]int{}, labels: map[string]string{}, crlNumbers: &big.Int{}, orders: map[string]orderRecord{}, accounts: map[string]accountRecord{}, rotations: map[int64]rotationRecord{}}
 	if s.archive, err = readArchive(filepath.Join(dir, archiveName)); err != nil {
 		return nil, err
 	}
-	return s, errors.Join(s.readRows(tx), s.readLog(tx), s.readBulks(tx), s.readCRLs(tx), s.readRest(tx))
+	return s, errors.Join(s.readRows(tx), s.readLog(tx), s.readBulks(tx), s.readCRLs(tx), s.readACME(tx), s.readRotations(tx), s.readRest(tx))
+}
+
+// isolation is the level at which all statements of a transaction see the same state. SQLite has no other.
+func (w *instance) isolation() sql.IsolationLevel {
+	if w.database != "" {
+		return sql.LevelRepeatableRead
+	}
+	return sql.LevelDefault
 }
 
 // query calls visit for every row of a statement's result.

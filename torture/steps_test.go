@@ -3,6 +3,7 @@ package torture
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"os"
@@ -13,17 +14,20 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/revocation"
 	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/translog"
 )
 
 // A killPoint is a step at which a process kills itself, when it reaches the step for the N-th time since the point was
-// armed. With the zero value it does not kill itself.
+// armed. With the zero value it does not kill itself. If Stops is set, the process stands still there until SIGCONT.
 type killPoint struct {
-	Step string
-	N    int
+	Step  string
+	N     int
+	Stops bool
 }
 
 // The steps of the pipeline. A process can be killed before(step) and after(step).
@@ -42,9 +46,21 @@ const (
 	stepNumber       = "taking a CRL number"
 	stepSignCRL      = "signing a CRL"
 	stepPutCRL       = "recording a CRL"
+	stepPutFile      = "storing the bytes of a CRL"
+	stepCopyFile     = "copying a CRL of another server"
 	stepSequence     = "sequencing the log"
 	stepEntries      = "reading entries for the archive"
 	stepRespond      = "writing to a client"
+
+	stepExternalKey   = "recording an external key"
+	stepAccount       = "recording an account"
+	stepChangeAccount = "changing an account"
+	stepOrder         = "recording an order"
+	stepMove          = "changing an authorization"
+	stepRespondHTTPS  = "writing to an ACME client"
+
+	stepStartRotation = "starting a rotation"
+	stepEndRotation   = "ending a rotation"
 )
 
 func before(step string) string { return "before " + step }
@@ -70,7 +86,12 @@ func (s *stepCounter) at(step string) {
 	if step != s.kill.Step {
 		return
 	}
-	if s.seen++; s.seen == s.kill.N {
+	s.seen++
+	switch {
+	case s.seen != s.kill.N:
+	case s.kill.Stops:
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	default:
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	}
@@ -90,7 +111,12 @@ func (s *stepCounter) wrap(st server.Stores) server.Stores {
 	st.RA = &steppingStore{st.RA, s}
 	st.Revocation = &steppingRevocations{st.Revocation, s}
 	st.CRLs = &steppingCRLs{st.CRLs, s}
+	if st.Exchange != nil {
+		st.Exchange = &steppingExchange{st.Exchange, s}
+	}
 	st.Log = &steppingLog{st.Log, s}
+	st.ACME = &steppingACME{st.ACME, s}
+	st.Rotations = &steppingRotations{st.Rotations, s}
 	return st
 }
 
@@ -184,6 +210,21 @@ func (r *steppingCRLs) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor
 	return err
 }
 
+type steppingExchange struct {
+	crl.Exchange
+	steps *stepCounter
+}
+
+func (x *steppingExchange) PutFile(ctx context.Context, c crl.CRL, file io.Reader) error {
+	_, err := around(x.steps, stepPutFile, func() (struct{}, error) { return struct{}{}, x.Exchange.PutFile(ctx, c, file) })
+	return err
+}
+
+func (x *steppingExchange) CopyFile(ctx context.Context, c crl.CRL, w io.Writer) error {
+	_, err := around(x.steps, stepCopyFile, func() (struct{}, error) { return struct{}{}, x.Exchange.CopyFile(ctx, c, w) })
+	return err
+}
+
 type steppingLog struct {
 	translog.Store
 	steps *stepCounter
@@ -203,9 +244,62 @@ func (l *steppingLog) Entries(ctx context.Context, from uint64, limit int) ([]tr
 	return around(l.steps, stepEntries, func() ([]translog.Sequenced, error) { return l.Store.Entries(ctx, from, limit) })
 }
 
+type steppingACME struct {
+	acme.Store
+	steps *stepCounter
+}
+
+func (a *steppingACME) CreateExternalKey(ctx context.Context, k acme.ExternalKey, sealed []byte) (acme.ExternalKey, error) {
+	return around(a.steps, stepExternalKey, func() (acme.ExternalKey, error) { return a.Store.CreateExternalKey(ctx, k, sealed) })
+}
+
+func (a *steppingACME) RevokeExternalKey(ctx context.Context, r acme.ExternalKeyRevocation) (acme.ExternalKey, error) {
+	return around(a.steps, stepChangeAccount, func() (acme.ExternalKey, error) { return a.Store.RevokeExternalKey(ctx, r) })
+}
+
+func (a *steppingACME) CreateAccount(ctx context.Context, in acme.Account) (out acme.Account, created bool, err error) {
+	out, err = around(a.steps, stepAccount, func() (_ acme.Account, err error) {
+		out, created, err = a.Store.CreateAccount(ctx, in)
+		return out, err
+	})
+	return out, created, err
+}
+
+func (a *steppingACME) ChangeAccount(ctx context.Context, c acme.AccountChange) (acme.Account, error) {
+	return around(a.steps, stepChangeAccount, func() (acme.Account, error) { return a.Store.ChangeAccount(ctx, c) })
+}
+
+func (a *steppingACME) CreateOrder(ctx context.Context, o acme.Order, all []acme.Authorization) error {
+	_, err := around(a.steps, stepOrder, func() (struct{}, error) { return struct{}{}, a.Store.CreateOrder(ctx, o, all) })
+	return err
+}
+
+func (a *steppingACME) MoveAuthorization(ctx context.Context, m acme.Move) (out acme.Authorization, moved bool, err error) {
+	out, err = around(a.steps, stepMove, func() (_ acme.Authorization, err error) {
+		out, moved, err = a.Store.MoveAuthorization(ctx, m)
+		return out, err
+	})
+	return out, moved, err
+}
+
+type steppingRotations struct {
+	rotation.Store
+	steps *stepCounter
+}
+
+func (r *steppingRotations) StartRotation(ctx context.Context, req rotation.Request) (rotation.Rotation, error) {
+	return around(r.steps, stepStartRotation, func() (rotation.Rotation, error) { return r.Store.StartRotation(ctx, req) })
+}
+
+func (r *steppingRotations) EndRotation(ctx context.Context, e rotation.End) (rotation.Rotation, error) {
+	return around(r.steps, stepEndRotation, func() (rotation.Rotation, error) { return r.Store.EndRotation(ctx, e) })
+}
+
+// steppingListener counts each write to a client as a step.
 type steppingListener struct {
 	net.Listener
 	steps *stepCounter
+	step  string
 }
 
 func (l *steppingListener) Accept() (net.Conn, error) {
@@ -213,16 +307,17 @@ func (l *steppingListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &steppingConn{conn, l.steps}, nil
+	return &steppingConn{conn, l.steps, l.step}, nil
 }
 
 type steppingConn struct {
 	net.Conn
 	steps *stepCounter
+	step  string
 }
 
 func (c *steppingConn) Write(b []byte) (int, error) {
-	return around(c.steps, stepRespond, func() (int, error) { return c.Conn.Write(b) })
+	return around(c.steps, c.step, func() (int, error) { return c.Conn.Write(b) })
 }
 
 // String returns the step and the count.

@@ -9,27 +9,47 @@ import (
 	"time"
 )
 
-// fleetSize is the number of devices of an instance.
-const fleetSize = 6
+// A load is the clients of an instance.
+type load struct{ devices, acmeClients int }
+
+var (
+	mixedLoad = load{devices: 6, acmeClients: 2}
+	acmeLoad  = load{devices: 2, acmeClients: 6}
+)
 
 // roundsPerInstance is the number of rounds after which a new instance begins.
 const roundsPerInstance = 40
 
 // killPoints lists where a server under load dies. Each count is chosen at random up to the number here.
 var killPoints = []killPoint{
-	{before(stepIntent), 30}, {after(stepIntent), 30}, {before(stepSign), 30}, {after(stepSign), 30},
-	{before(stepCommit), 30}, {after(stepCommit), 30}, {before(stepRespond), 200}, {after(stepRespond), 200},
-	{before(stepSequence), 5}, {after(stepSequence), 5}, {before(stepEntries), 10}, {after(stepEntries), 10},
-	{before(stepBind), 5}, {after(stepBind), 5}, {before(stepToken), 5}, {after(stepToken), 5},
-	{before(stepChange), 8}, {after(stepChange), 8}, {before(stepNumber), 2}, {after(stepNumber), 2},
-	{before(stepCreateBulk), 2}, {after(stepCreateBulk), 2}, {before(stepNotifyBulk), 2}, {after(stepNotifyBulk), 2},
-	{before(stepApplyBulk), 8}, {after(stepApplyBulk), 8}, {after(stepCompleteBulk), 2},
-	{before(stepSignCRL), 2}, {after(stepSignCRL), 2}, {before(stepPutCRL), 2}, {after(stepPutCRL), 2},
+	{Step: before(stepIntent), N: 30}, {Step: after(stepIntent), N: 30}, {Step: before(stepSign), N: 30}, {Step: after(stepSign), N: 30},
+	{Step: before(stepCommit), N: 30}, {Step: after(stepCommit), N: 30}, {Step: before(stepRespond), N: 200}, {Step: after(stepRespond), N: 200},
+	{Step: before(stepSequence), N: 5}, {Step: after(stepSequence), N: 5}, {Step: before(stepEntries), N: 10}, {Step: after(stepEntries), N: 10},
+	{Step: before(stepBind), N: 5}, {Step: after(stepBind), N: 5}, {Step: before(stepToken), N: 5}, {Step: after(stepToken), N: 5},
+	{Step: before(stepChange), N: 8}, {Step: after(stepChange), N: 8}, {Step: before(stepNumber), N: 2}, {Step: after(stepNumber), N: 2},
+	{Step: before(stepCreateBulk), N: 2}, {Step: after(stepCreateBulk), N: 2}, {Step: before(stepNotifyBulk), N: 2}, {Step: after(stepNotifyBulk), N: 2},
+	{Step: before(stepApplyBulk), N: 8}, {Step: after(stepApplyBulk), N: 8}, {Step: after(stepCompleteBulk), N: 2},
+	{Step: before(stepSignCRL), N: 2}, {Step: after(stepSignCRL), N: 2}, {Step: before(stepPutCRL), N: 2}, {Step: after(stepPutCRL), N: 2},
+}
+
+// replicaKillPoints lists where one of several servers dies or stands still.
+var replicaKillPoints = slices.Concat(killPoints, []killPoint{
+	{Step: before(stepPutFile), N: 5}, {Step: after(stepPutFile), N: 5}, {Step: before(stepCopyFile), N: 5}, {Step: after(stepCopyFile), N: 5},
+})
+
+// acmeKillPoints lists where a server dies under the load of ACME clients and rotations.
+var acmeKillPoints = []killPoint{
+	{Step: before(stepIntent), N: 30}, {Step: after(stepIntent), N: 30}, {Step: before(stepSign), N: 30}, {Step: after(stepSign), N: 30},
+	{Step: before(stepCommit), N: 30}, {Step: after(stepCommit), N: 30}, {Step: before(stepChange), N: 4}, {Step: after(stepChange), N: 4},
+	{Step: before(stepExternalKey), N: 1}, {Step: after(stepExternalKey), N: 1}, {Step: before(stepAccount), N: 2}, {Step: after(stepAccount), N: 2},
+	{Step: before(stepChangeAccount), N: 1}, {Step: after(stepChangeAccount), N: 1}, {Step: before(stepOrder), N: 4}, {Step: after(stepOrder), N: 4},
+	{Step: before(stepMove), N: 8}, {Step: after(stepMove), N: 8}, {Step: before(stepRespondHTTPS), N: 60}, {Step: after(stepRespondHTTPS), N: 60},
+	{Step: before(stepStartRotation), N: 1}, {Step: after(stepStartRotation), N: 1}, {Step: before(stepEndRotation), N: 1}, {Step: after(stepEndRotation), N: 1},
 }
 
 // startKillPoints lists where a server dies while it starts after the death of another one.
 var startKillPoints = []killPoint{
-	{before(stepBegin), 1}, {after(stepBegin), 1}, {before(stepCommit), 1}, {after(stepCommit), 1}, {before(stepEntries), 1}, {after(stepEntries), 1},
+	{Step: before(stepBegin), N: 1}, {Step: after(stepBegin), N: 1}, {Step: before(stepCommit), N: 1}, {Step: after(stepCommit), N: 1}, {Step: before(stepEntries), N: 1}, {Step: after(stepEntries), N: 1},
 }
 
 // diskCalls lists the system calls before which strace kills a server. strace counts the calls of each thread
@@ -50,12 +70,12 @@ type crashTest struct {
 	totals
 }
 
-func newCrashTest(t *testing.T, g *testCA, random *rand.Rand, bug string, r *recorder) *crashTest {
+func newCrashTest(t *testing.T, g *testCA, random *rand.Rand, bug string, r *recorder, l load) *crashTest {
 	t.Helper()
 	tt := &crashTest{instance: newInstance(t, g), random: random, idleTimeout: hangTimeout, totals: totals{steps: map[string]int{}}}
 	tt.bug, tt.recorder = bug, r
 	must(t, tt.startServer(t, killPoint{}))
-	tt.fleet = tt.newFleet(t, childRand(tt.random), fleetSize)
+	tt.fleet = tt.newFleet(t, childRand(tt.random), l)
 	return tt
 }
 
@@ -143,7 +163,7 @@ func (tt *crashTest) die(t *testing.T, step string, wait time.Duration) {
 		tt.killed++
 		tt.server.kill()
 	}
-	tt.clients.connect(nil)
+	tt.clients.connect()
 	if !killed(tt.server.err) {
 		t.Errorf("the server exited by itself: %v\n%s", tt.server.err, tt.server.stderr.String())
 	}
@@ -180,18 +200,20 @@ func (tt *crashTest) checkFiles(t *testing.T) []string {
 	faults = append(faults, tt.audit(s, tt.before)...)
 	faults = append(faults, tt.checkOCSP(t, tt.server, s)...)
 	faults = append(faults, tt.checkCRLs(tt.dir, tt.idleTimeout)...)
+	faults = append(faults, tt.checkRenewalWindows(s)...)
 	tt.before = s
 	return faults
 }
 
 // random returns the kill point with a random count up to N.
-func (k killPoint) random(r *rand.Rand) killPoint { return killPoint{k.Step, 1 + r.IntN(k.N)} }
+func (k killPoint) random(r *rand.Rand) killPoint { return killPoint{Step: k.Step, N: 1 + r.IntN(k.N)} }
 
 // A schedule returns random rounds. It uses every kill point once before it uses one again. On a slow machine, servers
 // reach some kill points only after a longer time, so the wait doubles with each use of a kill point at which no server
 // died since its last use.
 type schedule struct {
 	random *rand.Rand
+	points []killPoint
 	due    []killPoint
 	missed map[string]int // by step: uses in a row in which no server died there
 }
@@ -211,7 +233,7 @@ func (p *schedule) note(r round, died bool) {
 func (p *schedule) next() round {
 	r := p.random
 	if len(p.due) == 0 {
-		p.due = slices.Clone(killPoints)
+		p.due = slices.Clone(p.points)
 		r.Shuffle(len(p.due), func(i, j int) { p.due[i], p.due[j] = p.due[j], p.due[i] })
 	}
 	next := round{kill: p.due[0].random(r), wait: 200*time.Millisecond + time.Duration(r.Int64N(int64(500*time.Millisecond)))}
@@ -233,6 +255,8 @@ type totals struct {
 	changes, unflushed     int            // changes to the disk: all, and those not flushed at a power cut
 	certificates, entries  int
 	bulks, startsWithBulks int // bulk revocations; starts while one was open
+	acmeOrders, started    int // ACME orders and rotations on record
+	staleNonces            int // requests that were refused because their nonce was of an earlier process
 }
 
 func (s *totals) add(tt *crashTest) {
@@ -242,10 +266,12 @@ func (s *totals) add(tt *crashTest) {
 	s.killed, s.powerCuts, s.changes, s.unflushed = s.killed+tt.killed, s.powerCuts+tt.powerCuts, s.changes+tt.changes, s.unflushed+tt.unflushed
 	s.certificates, s.entries = s.certificates+len(tt.before.rows), s.entries+len(tt.before.log)
 	s.bulks, s.startsWithBulks = s.bulks+len(tt.before.bulks), s.startsWithBulks+tt.startsWithBulks
+	s.acmeOrders, s.started = s.acmeOrders+len(tt.before.orders), s.started+len(tt.before.rotations)
+	s.staleNonces += tt.acme.staleNonces()
 }
 
 // report logs where servers died. If no server died at some step in many rounds, it fails the test.
-func (s *totals) report(t *testing.T, rounds int) {
+func (s *totals) report(t *testing.T, rounds int, points []killPoint) {
 	t.Helper()
 	died := 0
 	for _, step := range slices.Sorted(maps.Keys(s.steps)) {
@@ -255,29 +281,34 @@ func (s *totals) report(t *testing.T, rounds int) {
 	t.Logf("%d rounds: %d servers died at a kill point, %d were killed after a timeout; %d power cuts, %d changes to the disk, %d of them not flushed; %d certificates, %d log entries",
 		rounds, died, s.killed, s.powerCuts, s.changes, s.unflushed, s.certificates, s.entries)
 	t.Logf("%d bulk revocations, %d starts while one was incomplete", s.bulks, s.startsWithBulks)
+	t.Logf("%d ACME orders, %d requests with the nonce of an earlier server; %d rotations", s.acmeOrders, s.staleNonces, s.started)
+	if rounds >= 100 && (s.acmeOrders < rounds || s.staleNonces == 0 || s.started == 0) {
+		t.Error("the ACME clients or the rotations put no load on the servers")
+	}
 	expected := []string{atSystemCall}
-	for _, k := range killPoints {
+	for _, k := range points {
 		expected = append(expected, k.Step)
 	}
 	for _, step := range expected {
-		if uses := rounds / len(killPoints); uses >= 10 && s.steps[step] == 0 {
+		if uses := rounds / len(points); uses >= 10 && s.steps[step] == 0 {
 			t.Errorf("no server ever died %s: the wrappers no longer match the pipeline", step)
 		}
 	}
 }
 
-// rounds runs rounds until it has run minimum of them and -torture.duration has passed. begin starts a new instance.
-func rounds(t *testing.T, minimum int, random *rand.Rand, begin func() *crashTest) {
+// rounds runs rounds until it has run minimum of them and -torture.duration has passed. A server dies at one of the points
+// in each. begin starts a new instance.
+func rounds(t *testing.T, minimum int, random *rand.Rand, points []killPoint, begin func() *crashTest) {
 	t.Helper()
 	all := totals{steps: map[string]int{}}
-	p := schedule{random: random, missed: map[string]int{}}
+	p := schedule{random: random, points: points, missed: map[string]int{}}
 	var tt *crashTest
 	n := 0
 	for end := time.Now().Add(*long); n < minimum || time.Now().Before(end); n++ {
 		if n%roundsPerInstance == 0 {
 			if tt != nil {
 				all.add(tt)
-				tt.server.stop(t)
+				tt.stop(t)
 			}
 			tt = begin()
 		}
@@ -289,15 +320,20 @@ func rounds(t *testing.T, minimum int, random *rand.Rand, begin func() *crashTes
 		p.note(r, tt.steps[r.kill.Step] > deaths)
 	}
 	all.add(tt)
-	all.report(t, n)
+	tt.stop(t)
+	all.report(t, n, points)
 }
 
 func killedAtEveryStep(t *testing.T, g *testCA, random *rand.Rand) {
-	rounds(t, 8, random, func() *crashTest { return newCrashTest(t, g, random, "", nil) })
+	rounds(t, 8, random, killPoints, func() *crashTest { return newCrashTest(t, g, random, "", nil, mixedLoad) })
+}
+
+func killedUnderACME(t *testing.T, g *testCA, random *rand.Rand) {
+	rounds(t, 6, random, acmeKillPoints, func() *crashTest { return newCrashTest(t, g, random, "", nil, acmeLoad) })
 }
 
 func powerCuts(t *testing.T, g *testCA, random *rand.Rand) {
-	rounds(t, 4, random, func() *crashTest { return newCrashTest(t, g, random, "", &recorder{}) })
+	rounds(t, 4, random, killPoints, func() *crashTest { return newCrashTest(t, g, random, "", &recorder{}, mixedLoad) })
 }
 
 // TestTorture runs every test of this package in its short form. With -torture.duration each one continues for that
@@ -309,6 +345,7 @@ func TestTorture(t *testing.T) {
 		test func(*testing.T, *testCA, *rand.Rand)
 	}{
 		{"killed at every step", killedAtEveryStep},
+		{"killed at every step of ACME and rotations", killedUnderACME},
 		{"power cuts", powerCuts},
 		{"power cuts of an agent", powerCutsOfAnAgent},
 		{"histories are linearizable", historiesAreLinearizable},
@@ -316,6 +353,12 @@ func TestTorture(t *testing.T) {
 		{"a disk that ignores flushes under an agent is found", flushlessDiskUnderAnAgentIsFound},
 		{"histories with seeded bugs are not linearizable", seededHistoriesAreNotLinearizable},
 		{"altered files are found", alteredFilesAreFound},
+		{"several servers on PostgreSQL fail", serversFail},
+		{"PostgreSQL fails under several servers", databaseFails},
+		{"the network of several servers fails", networkFails},
+		{"the cables of several servers are cut", cablesAreCut},
+		{"histories of several servers are linearizable", replicaHistoriesAreLinearizable},
+		{"seeded bugs of several servers are found", seededReplicaBugsAreFound},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -26,14 +26,17 @@ type RevokedExternalKey struct {
 	Comment string
 }
 
-// ACMEAccount is the event of [ACMEAccountCreated], [ACMEAccountKeyChanged] and [ACMEAccountDeactivated].
+// ACMEAccount is the event of [ACMEAccountCreated], [ACMEAccountKeyChanged], [ACMEAccountDeactivated] and
+// [ACMEAccountRevoked].
 type ACMEAccount struct {
 	ID ACMEID
-	// Key is the SubjectPublicKeyInfo in DER, and Thumbprint that of RFC 7638. They are zero if the account was deactivated.
+	// Key is the SubjectPublicKeyInfo in DER, and Thumbprint that of RFC 7638. They are zero if the account was deactivated or
+	// revoked.
 	Key        []byte
 	Thumbprint Hash
 	// ExternalKey is the external key that the account used up; zero for none.
 	ExternalKey ACMEID
+	Comment     string // of the operator who revoked it
 }
 
 // ACMEID is the ID of an account or an external key of ACME. The zero value is none.
@@ -73,6 +76,7 @@ func (a *ACMEAccount) facts(f facts) {
 		f["thumbprint"] = base64.RawURLEncoding.EncodeToString(a.Thumbprint[:])
 	}
 	f.addACMEID("external_key", a.ExternalKey)
+	f.add("comment", a.Comment)
 }
 
 func (k *CreatedExternalKey) encode(m *brevetv1.LogEntry, _ time.Time) {
@@ -89,7 +93,7 @@ func (r *RevokedExternalKey) encode(m *brevetv1.LogEntry, _ time.Time) {
 }
 
 func (a *ACMEAccount) encode(m *brevetv1.LogEntry, _ time.Time) {
-	out := &brevetv1.ACMEAccountRecord{AccountId: a.ID.bytes(), Key: a.Key, ExternalKeyId: a.ExternalKey.bytes()}
+	out := &brevetv1.ACMEAccountRecord{AccountId: a.ID.bytes(), Key: a.Key, ExternalKeyId: a.ExternalKey.bytes(), Comment: a.Comment}
 	if a.Thumbprint != (Hash{}) {
 		out.Thumbprint = a.Thumbprint[:]
 	}
@@ -123,7 +127,9 @@ func (d *decoder) createdExternalKey(m *brevetv1.CreatedExternalKey) *CreatedExt
 }
 
 func (d *decoder) acmeAccount(m *brevetv1.ACMEAccountRecord) *ACMEAccount {
-	a := &ACMEAccount{ID: d.requireACMEID(m.GetAccountId()), Key: m.GetKey(), ExternalKey: d.acmeID(m.GetExternalKeyId())}
+	a := &ACMEAccount{
+		ID: d.requireACMEID(m.GetAccountId()), Key: m.GetKey(), ExternalKey: d.acmeID(m.GetExternalKeyId()), Comment: m.GetComment(),
+	}
 	if len(m.GetKey()) > 0 {
 		a.Thumbprint = d.hashOf(m.GetThumbprint())
 	}

@@ -43,9 +43,12 @@ const (
 	ACMEAccountCreated     Action = "acme_account.created"      // and its external key was used up
 	ACMEAccountKeyChanged  Action = "acme_account_key.changed"
 	ACMEAccountDeactivated Action = "acme_account.deactivated" // by its holder
+	ACMEAccountRevoked     Action = "acme_account.revoked"     // by an operator; it has no external key
 	RotationStarted        Action = "rotation.started"
 	RotationStopped        Action = "rotation.stopped"
 	RotationCompleted      Action = "rotation.completed" // none of its certificates is due any more
+	LogRestored            Action = "log.restored"       // the store was restored from a backup
+	RestoreAccepted        Action = "restore.accepted"
 )
 
 // actions maps numbers to actions.
@@ -81,9 +84,12 @@ var actions = [...]Action{
 	brevetv1.Action_ACTION_ACME_ACCOUNT_CREATED:         ACMEAccountCreated,
 	brevetv1.Action_ACTION_ACME_ACCOUNT_KEY_CHANGED:     ACMEAccountKeyChanged,
 	brevetv1.Action_ACTION_ACME_ACCOUNT_DEACTIVATED:     ACMEAccountDeactivated,
+	brevetv1.Action_ACTION_ACME_ACCOUNT_REVOKED:         ACMEAccountRevoked,
 	brevetv1.Action_ACTION_ROTATION_STARTED:             RotationStarted,
 	brevetv1.Action_ACTION_ROTATION_STOPPED:             RotationStopped,
 	brevetv1.Action_ACTION_ROTATION_COMPLETED:           RotationCompleted,
+	brevetv1.Action_ACTION_LOG_RESTORED:                 LogRestored,
+	brevetv1.Action_ACTION_RESTORE_ACCEPTED:             RestoreAccepted,
 }
 
 // number returns an action's number, and false if the action is unknown.

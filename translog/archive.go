@@ -15,8 +15,11 @@ import (
 	"github.com/brevet-pki/brevet/files"
 )
 
-// file is the part of *os.File that an Archive uses for appending.
+// file is the part of *os.File that an Archive uses.
+//
+//nolint:interfacebloat // methods of *os.File
 type file interface {
+	io.ReaderAt
 	io.WriterAt
 	io.Closer
 	Sync() error
@@ -33,7 +36,8 @@ type Archive struct {
 	file  file // nil once closed
 	end   Verifier
 	size  int64 // durable bytes; anything beyond them was left by a failed append
-	dirty bool  // there may be bytes beyond size
+	marks marks
+	dirty bool // there may be bytes beyond size
 }
 
 // OpenArchive opens the archive at a path, or creates it with mode 0600 for the log of an epoch, and verifies it
@@ -46,7 +50,7 @@ func OpenArchive(path string, epoch Epoch, log *slog.Logger) (*Archive, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open archive: %w", err)
 	}
-	a, err := openArchive(f, epoch, log)
+	a, err := openArchive(f, epoch, log, func() {})
 	if err != nil {
 		_ = lockedFile{f}.Close() // the first error is the one to report
 		return nil, fmt.Errorf("%w (archive %s)", err, path)
@@ -54,8 +58,8 @@ func OpenArchive(path string, epoch Epoch, log *slog.Logger) (*Archive, error) {
 	return a, nil
 }
 
-// openArchive locks and verifies an open archive.
-func openArchive(f *os.File, epoch Epoch, log *slog.Logger) (*Archive, error) {
+// openArchive locks and verifies an open archive. It calls progress after each batch.
+func openArchive(f *os.File, epoch Epoch, log *slog.Logger, progress func()) (*Archive, error) {
 	if err := lock(f); err != nil {
 		return nil, err
 	}
@@ -70,8 +74,11 @@ func openArchive(f *os.File, epoch Epoch, log *slog.Logger) (*Archive, error) {
 		return nil, fmt.Errorf("open archive: %w", err)
 	}
 	sc, err := newScanner(f)
+	var found marks
 	for err == nil {
+		found.add(mark{sc.verified, sc.offset})
 		_, err = sc.next()
+		progress()
 	}
 	var torn *TornError
 	switch {
@@ -85,7 +92,7 @@ func openArchive(f *os.File, epoch Epoch, log *slog.Logger) (*Archive, error) {
 	default:
 		return nil, err
 	}
-	return &Archive{epoch: sc.epoch, file: lockedFile{f}, end: Verifier{sc.verified}, size: sc.offset}, nil
+	return &Archive{epoch: sc.epoch, file: lockedFile{f}, end: Verifier{sc.verified}, size: sc.offset, marks: found}, nil
 }
 
 // lockedFile is the file of an open archive. Close unlocks it, because closing alone is not enough: a process that is
@@ -163,7 +170,7 @@ func (a *Archive) Append(ctx context.Context, records []Sequenced) error {
 	if err := a.truncate(); err != nil {
 		return &unavailable{"clean up after a failed append to the archive", err}
 	}
-	size, err := a.write(records)
+	starts, size, err := a.write(records)
 	if err == nil {
 		err = a.file.Sync()
 	}
@@ -175,6 +182,9 @@ func (a *Archive) Append(ctx context.Context, records []Sequenced) error {
 		return &unavailable{"append to the archive", err}
 	}
 	a.end, a.size = end, size
+	for _, at := range starts {
+		a.marks.add(at)
+	}
 	return nil
 }
 
@@ -188,18 +198,20 @@ func (a *Archive) truncate() error {
 	return err
 }
 
-// write writes records at the end, one batch at a time, and returns the new size.
-func (a *Archive) write(records []Sequenced) (int64, error) {
+// write writes records at the end, one batch at a time. It returns where the batches start, and the new size.
+func (a *Archive) write(records []Sequenced) (starts []mark, size int64, err error) {
 	var buf []byte
-	at := a.size
+	at := mark{a.end.Head(), a.size}
 	for batch := range batches(records) {
 		buf = appendBatch(buf[:0], batch)
-		if _, err := a.file.WriteAt(buf, at); err != nil {
-			return 0, err
+		if _, err := a.file.WriteAt(buf, at.offset); err != nil {
+			return nil, 0, err
 		}
-		at += int64(len(buf))
+		starts = append(starts, at)
+		last := batch[len(batch)-1]
+		at = mark{Head{Size: last.Index, Chain: last.Chain}, at.offset + int64(len(buf))}
 	}
-	return at, nil
+	return starts, at.offset, nil
 }
 
 // Close unlocks and closes the file. All appended records are already durable.

@@ -321,3 +321,37 @@ func TestArchiveAfterKillDuringAppend(t *testing.T) {
 		a.Close()
 	}
 }
+
+// BenchmarkOpenArchive opens an archive of 100 MB with entries of 250 bytes, as the start of a server does.
+func BenchmarkOpenArchive(b *testing.B) {
+	const entries = 400_000
+	path := filepath.Join(b.TempDir(), "log.archive")
+	a, err := OpenArchive(path, testEpoch, quiet())
+	if err != nil {
+		b.Fatal(err)
+	}
+	head := Head{}
+	for head.Size < entries {
+		var page []Sequenced
+		for range batchSize {
+			entry := bytes.Repeat(fmt.Appendf(nil, "%010d", head.Size), 25)
+			head = Head{Size: head.Size + 1, Chain: Chain(head.Chain, entry)}
+			page = append(page, Sequenced{Index: head.Size, Entry: entry, Chain: head.Chain})
+		}
+		if err := a.Append(b.Context(), page); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.SetBytes(a.size)
+	if err := a.Close(); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if a, err = OpenArchive(path, testEpoch, quiet()); err != nil {
+			b.Fatal(err)
+		}
+		if err := a.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -107,6 +107,20 @@ func ReadEpoch(r io.Reader, visit func(Sequenced) error) (Head, Epoch, error) {
 	return head, sc.epoch, err
 }
 
+// Measure verifies an archive like [ReadEpoch], and returns the size of what it verified, in bytes. It accepts an archive that
+// ends within a batch, because a server may append to it.
+func Measure(r io.Reader) (Head, Epoch, int64, error) {
+	sc, err := newScanner(r)
+	if err != nil {
+		return Head{}, Epoch{}, 0, err
+	}
+	head, err := sc.all(nil)
+	if torn := (*TornError)(nil); errors.As(err, &torn) {
+		err = nil
+	}
+	return head, sc.epoch, sc.offset, err
+}
+
 // all reads all batches.
 func (sc *scanner) all(visit func(Sequenced) error) (Head, error) {
 	for {

@@ -116,6 +116,10 @@ func (d *decoder) number(b []byte) *big.Int {
 	return new(big.Int).SetBytes(b)
 }
 
+func (d *decoder) crlNumber(m *brevetv1.CRLNumber) CRLNumber {
+	return CRLNumber{Issuer: value(d, m.GetIssuerId(), pki.IssuerIDFromBytes), Number: d.number(m.GetNumber())}
+}
+
 // parseEvent decodes the event of an entry with the given time, or returns nil if the entry has none.
 func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
 	var d decoder
@@ -151,7 +155,8 @@ func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
 	case *brevetv1.LogEntry_CaCertificate:
 		e = d.authority(v.CaCertificate)
 	case *brevetv1.LogEntry_CrlNumber:
-		e = &CRLNumber{Issuer: value(&d, v.CrlNumber.GetIssuerId(), pki.IssuerIDFromBytes), Number: d.number(v.CrlNumber.GetNumber())}
+		n := d.crlNumber(v.CrlNumber)
+		e = &n
 	case *brevetv1.LogEntry_PublishedCrl:
 		e = d.crl(v.PublishedCrl)
 	case *brevetv1.LogEntry_DistributionPoints:
@@ -172,6 +177,10 @@ func parseEvent(m *brevetv1.LogEntry, at time.Time) (Event, error) {
 		e = d.startedRotation(v.StartedRotation)
 	case *brevetv1.LogEntry_EndedRotation:
 		e = d.endedRotation(v.EndedRotation)
+	case *brevetv1.LogEntry_RestoredLog:
+		e = d.restored(v.RestoredLog)
+	case *brevetv1.LogEntry_AcceptedRestore:
+		e = &AcceptedRestore{List: d.hashOf(v.AcceptedRestore.GetList())}
 	}
 	return e, d.err
 }

@@ -6,6 +6,8 @@
 // archive offline with [Read]. After a database was restored, the archive shows which entries its backup lacks. A
 // [Verifier] checks the same rules on any stream of records, such as one received over the network.
 //
+// The [Remover] removes old entries from the store that the archive has. [Whole] reads both. A [Copy] is a second archive.
+//
 // The package refuses an entry that ParseEntry could not read and a record that does not continue the chain. It refuses
 // an archive that was altered, or that is ahead of its store. It repairs only one kind of damage: an append that a
 // power failure interrupted. Any other damage is left unchanged.

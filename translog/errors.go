@@ -35,7 +35,8 @@ type CorruptError struct {
 // Error describes the damage and what the operator can do.
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("the archive is damaged or was altered in the batch at offset %d, from entry %d on: %s; nothing was changed: "+
-		"keep the file as evidence, and put a copy of it in its place, or move it away, and the server writes it again from the store",
+		"keep the file as evidence, and put a copy of it in its place; if no entry has left the store, an empty file will do, and the server "+
+		"writes it again from the store",
 		e.Offset, e.Index, e.Detail)
 }
 
@@ -65,10 +66,37 @@ type MismatchError struct {
 func (e *MismatchError) Error() string {
 	if e.Store.Size < e.Archive.Size {
 		return fmt.Sprintf("the archive holds %d entries and the store %d: the store was restored from an older backup; "+
-			"the entries between them, with their revocations, would be lost; restore the newest backup or the store itself", e.Archive.Size, e.Store.Size)
+			"the entries between them, with their revocations, would be lost; run brevet restore with this archive", e.Archive.Size, e.Store.Size)
 	}
 	return fmt.Sprintf("the archive and the store differ at entry %d: %s; check that both belong to the same CA, "+
 		"see 'brevet log verify', and restore the one that was altered", e.Index, e.Detail)
+}
+
+// RemovedError is the error for an entry that has left the store, because it is old. The archive has it.
+type RemovedError struct {
+	Index uint64 // of the entry
+	First uint64 // the index of the first entry in the store
+}
+
+// Error names the first entry in the store.
+func (e *RemovedError) Error() string {
+	return fmt.Sprintf("entry %d has left the store, whose first entry is %d: read it from the archive", e.Index, e.First)
+}
+
+// NeedsSnapshot returns true: a reader that follows changes must start again with a snapshot, because it has missed some.
+func (*RemovedError) NeedsSnapshot() bool { return true }
+
+// BehindError is the error for an archive that lacks entries that have left the store. The server must not start,
+// because nothing could complete its archive.
+type BehindError struct {
+	Archive Head
+	First   uint64 // the index of the first entry in the store
+}
+
+// Error says what the operator can do.
+func (e *BehindError) Error() string {
+	return fmt.Sprintf("the archive ends with entry %d, and the store begins with entry %d, because older entries have left it: put a newer "+
+		"archive in its place, from the directory in archive.copy, from a backup, or from another server of this store", e.Archive.Size, e.First)
 }
 
 // EpochError is the error for an archive and a store of different logs. The server must not start.
@@ -77,7 +105,21 @@ type EpochError struct{ Archive, Store Epoch }
 // Error says what the operator can do.
 func (e *EpochError) Error() string {
 	return fmt.Sprintf("the archive has the epoch %s and the store %s: they are of different logs; check the paths of both, "+
-		"and keep the archive of a store that is gone in another place", e.Archive, e.Store)
+		"and keep the archive of a store that is gone, or of before a restore, in another place", e.Archive, e.Store)
+}
+
+// CopyAheadError is the error for a second copy that has entries which neither the archive nor the store has. The server
+// must not start.
+type CopyAheadError struct {
+	Path          string // of the copy
+	Copy, Archive Head
+}
+
+// Error says what the operator can do.
+func (e *CopyAheadError) Error() string {
+	return fmt.Sprintf("the copy %s of the archive holds %d entries, and store and archive %d: both were restored from an older backup; the entries "+
+		"between them, with their revocations, would be lost; restore the newest backup of the store, with the copy as its archive",
+		e.Path, e.Copy.Size, e.Archive.Size)
 }
 
 const retryAfter = 5 * time.Second

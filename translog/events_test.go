@@ -123,6 +123,8 @@ var events = []func(t *rapid.T, id pki.SPIFFEID, changes int) Event{
 	genPolicy,
 	genStartedRotation,
 	genEndedRotation,
+	genRestored,
+	func(t *rapid.T, _ pki.SPIFFEID, _ int) Event { return &AcceptedRestore{Hash(gen(t, "list", 32))} },
 }
 
 func genRevision(t *rapid.T) uint64 { return rapid.Uint64Range(0, math.MaxInt64).Draw(t, "revision") }
@@ -308,4 +310,15 @@ func genStartedRotation(t *rapid.T, id pki.SPIFFEID, _ int) Event {
 
 func genEndedRotation(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
 	return &EndedRotation{ID: int64(count(t, "id")), Renewed: count(t, "renewed"), Due: count(t, "due")}
+}
+
+func genRestored(t *rapid.T, _ pki.SPIFFEID, _ int) Event {
+	r := &RestoredLog{Epoch: Epoch(gen(t, "epoch", 16)), Previous: Epoch(gen(t, "previous epoch", 16))}
+	if rapid.Bool().Draw(t, "without archive") {
+		r.List = Hash(gen(t, "list", 32))
+	}
+	for range rapid.IntRange(0, 2).Draw(t, "numbers") {
+		r.Numbers = append(r.Numbers, CRLNumber{genID(t, "issuer", 32, pki.IssuerIDFromBytes), new(big.Int).SetBytes(gen(t, "number", 20))})
+	}
+	return r
 }

@@ -57,16 +57,20 @@ func (p *Page) Add(s Sequenced) {
 // IsFull reports whether the page ends with its last entry.
 func (p *Page) IsFull() bool { return len(p.Entries) >= p.limit || p.size >= PageSize }
 
-// Store is the log in the database, as the [Sequencer] uses it. The store writes entries unsequenced, in the
+// Store is the log in the database, as the [Sequencer] and the [Remover] use it. The store writes entries unsequenced, in the
 // transaction of the change that they record; the Sequencer assigns their indexes. Reads are safe for concurrent use.
 type Store interface {
-	Reader
+	Removable
 	// Sequence assigns the next indexes and chain values to the oldest unsequenced entries, in the order in which their
 	// transactions were committed. It does so in one durable transaction and returns these entries. They are a [Page]
-	// of at most limit: if it is not full, no more entries waited. If there are none, it writes nothing.
+	// of at most limit: if it is not full, no more entries waited. If there are none, it writes nothing. If several servers
+	// share the store, only the leader sequences: to others, Sequence returns an error that wraps [pki.ErrNotLeader].
 	Sequence(ctx context.Context, limit int) ([]Sequenced, error)
-	// Written returns the number of entries, including unsequenced ones.
+	// Written returns the number of entries that were ever written, including unsequenced ones.
 	Written(ctx context.Context) (uint64, error)
+	// Archived records up to which index this server's archive has the log. Entries beyond it do not leave the store (see
+	// Removable).
+	Archived(ctx context.Context, index uint64) error
 }
 
 // Reader reads the sequenced log. It is safe for concurrent use.
@@ -75,7 +79,10 @@ type Reader interface {
 	Epoch(ctx context.Context) (Epoch, error)
 	// Head returns the end of the sequenced log.
 	Head(ctx context.Context) (Head, error)
+	// Checkpoint returns the last head up to an index whose chain value the store has, also where entries have left it. It
+	// is zero if there is none.
+	Checkpoint(ctx context.Context, index uint64) (Head, error)
 	// Entries returns sequenced entries from an index on, in order and without gaps. They are a [Page] of at most limit,
-	// with at least one entry if there is one.
+	// with at least one entry if there is one. If the first of them has left the store, the error is a [*RemovedError].
 	Entries(ctx context.Context, from uint64, limit int) ([]Sequenced, error)
 }

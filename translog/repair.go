@@ -78,6 +78,9 @@ func repair(ctx context.Context, records Store, path string) (bool, error) {
 // there or does not continue that head.
 func nextAppend(ctx context.Context, records Store, head Head) ([]Sequenced, error) {
 	next, err := records.Entries(ctx, head.Size+1, batchSize)
+	if left := new(RemovedError); errors.As(err, &left) {
+		return nil, nil // this part of the archive was complete when its entries left the store
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read entries from %d on: %w", head.Size+1, err)
 	}

@@ -8,11 +8,14 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/brevet-pki/brevet/pki"
 )
 
 const (
 	batchSize    = 512                    // entries per transaction and per append
 	idleInterval = 100 * time.Millisecond // maximum wait of an entry without Kick
+	reportEvery  = 10 * time.Minute       // how often the store gets to know the end of the archive
 )
 
 // Sequencer assigns indexes to entries and appends the entries to the archive. No entry is lost or written twice: the
@@ -21,33 +24,54 @@ const (
 type Sequencer struct {
 	records Store
 	archive *Archive
+	copy    *Copy // nil if there is none
 	log     *slog.Logger
 	kick    chan struct{}
 
 	// These fields belong to the goroutine in Run.
 	sequencing, archiving attempt
+	reporting             attempt
+	reportAt              time.Time
 	behind                bool // the store may have entries that the archive lacks
 	compared              bool // the archive is known to be a prefix of the store's log
+	goal                  goal // zero if there is none
 
 	mu       sync.Mutex
 	started  uint64        // number of rounds started
 	complete uint64        // the last round that succeeded
-	advanced chan struct{} // closed and replaced when complete grows
+	advanced chan struct{} // closed and replaced when a round has archived all sequenced entries
 	failure  error         // error of the last round, or nil
 	stopped  chan struct{} // closed when Run has returned
 }
 
+// A goal is what the archive of a server that does not lead must have, so that a round has succeeded: all entries that were
+// written before. It stays until it is reached. The other servers write all the time, so that each later round has to archive
+// more.
+type goal struct {
+	round   uint64
+	written uint64 // number of entries
+}
+
 // NewSequencer returns a Sequencer for a store and its archive. It logs failures, which Run retries.
 func NewSequencer(records Store, archive *Archive, log *slog.Logger) *Sequencer {
+	return NewSequencerWithCopy(records, archive, nil, log)
+}
+
+// NewSequencerWithCopy is NewSequencer for an archive with a second copy, or nil. Entries that the copy lacks do not leave
+// the store.
+func NewSequencerWithCopy(records Store, archive *Archive, second *Copy, log *slog.Logger) *Sequencer {
 	return &Sequencer{
+		copy:    second,
 		records: records, archive: archive, log: log, kick: make(chan struct{}, 1), behind: true,
 		sequencing: newAttempt("sequence", log), archiving: newAttempt("archive", log),
-		advanced: make(chan struct{}), stopped: make(chan struct{}),
+		reporting: newAttempt("report the end of the archive", log),
+		advanced:  make(chan struct{}), stopped: make(chan struct{}),
 	}
 }
 
 // Reconcile compares the archive with the store and appends what the archive lacks. If it returns a [*MismatchError] or
-// an [*EpochError], the two have different logs, and the server must not start. Call it before Run, not concurrently.
+// an [*EpochError], the two have different logs; a [*BehindError] means that nothing can complete the archive. The server
+// must then not start. Call it before Run, not concurrently.
 func (s *Sequencer) Reconcile(ctx context.Context) error {
 	before := s.archive.Head().Size
 	err := s.reconcile(ctx)
@@ -76,6 +100,9 @@ func (s *Sequencer) reconcile(ctx context.Context) error {
 	}
 	if archive.Size > 0 {
 		at, err := s.entries(ctx, archive.Size, 1, store)
+		if left := new(RemovedError); errors.As(err, &left) {
+			return s.reconcileRemoved(ctx, archive, store, left.First)
+		}
 		if err != nil {
 			return err
 		}
@@ -87,10 +114,35 @@ func (s *Sequencer) reconcile(ctx context.Context) error {
 	return s.catchUp(ctx, store)
 }
 
+// reconcileRemoved is reconcile for an archive whose last entry has left the store. It compares the archive with the last
+// chain value that the store kept. The archive can be completed only if the store's first entry is the next one.
+func (s *Sequencer) reconcileRemoved(ctx context.Context, archive, store Head, first uint64) error {
+	kept, err := s.records.Checkpoint(ctx, archive.Size)
+	if err != nil {
+		return fmt.Errorf("read a chain value: %w", err)
+	}
+	if kept.Size > 0 {
+		err := s.archive.Holds(ctx, kept.Size, kept)
+		if broken := new(ChainError); errors.As(err, &broken) {
+			return &MismatchError{Archive: archive, Store: store, Index: broken.Index, Detail: broken.Detail}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if archive.Size+1 < first {
+		return &BehindError{Archive: archive, First: first}
+	}
+	return s.catchUp(ctx, store)
+}
+
 // catchUp appends the store's entries up to the given head.
 func (s *Sequencer) catchUp(ctx context.Context, store Head) error {
 	for head := s.archive.Head(); head.Size < store.Size; head = s.archive.Head() {
 		batch, err := s.entries(ctx, head.Size+1, batchSize, store)
+		if left := new(RemovedError); errors.As(err, &left) {
+			return &BehindError{Archive: head, First: left.First}
+		}
 		if err != nil {
 			return err
 		}
@@ -125,19 +177,26 @@ func (s *Sequencer) entries(ctx context.Context, from uint64, limit int, store H
 // Run sequences and archives entries until the context ends, and then returns nil. It logs failures of the store and
 // the disk and retries them after growing pauses of up to about ten seconds. If only the archive fails, sequencing
 // continues, because clients that follow the log depend on it. Run returns a [*MismatchError] if the archive and the
-// store turn out to have different logs. Call it once.
+// store turn out to have different logs, and a [*BehindError] if nothing can complete the archive. It also returns an error
+// of the store with a method EndsServer that returns true: the store must not be used by this process any more. Call it once.
 func (s *Sequencer) Run(ctx context.Context) error {
 	defer close(s.stopped)
 	for {
 		err := s.round(ctx)
 		var mismatch *MismatchError
 		var other *EpochError
+		var behind *BehindError
+		var ends interface {
+			error
+			EndsServer() bool
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.As(err, &mismatch), errors.As(err, &other):
+		case errors.As(err, &mismatch), errors.As(err, &other), errors.As(err, &behind), errors.As(err, &ends) && ends.EndsServer():
 			return err
 		}
+		s.report(ctx)
 		s.wait(ctx)
 	}
 }
@@ -153,41 +212,83 @@ func (s *Sequencer) wait(ctx context.Context) {
 	}
 }
 
-// round archives everything that was committed before it started.
+// round archives everything that was committed before it started. If another server leads, later rounds may complete it.
 func (s *Sequencer) round(ctx context.Context) error {
 	s.mu.Lock()
 	s.started++
 	number := s.started
 	s.mu.Unlock()
 
-	err := s.advance(ctx)
+	done, err := s.advance(ctx, number)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failure = err
 	if err == nil {
-		s.complete = number
+		s.complete = done
+	}
+	if err == nil || errors.Is(err, ErrUnsequenced) {
 		close(s.advanced)
 		s.advanced = make(chan struct{})
 	}
 	return err
 }
 
-// advance sequences the waiting entries, then archives them.
-func (s *Sequencer) advance(ctx context.Context) error {
+// ErrUnsequenced means that this server has archived what is sequenced, but that the leader has not yet sequenced all.
+var ErrUnsequenced = errors.New("the server that leads has not yet sequenced all entries")
+
+// advance sequences the waiting entries, then archives them. If another server leads, it archives what that has sequenced. It
+// returns the number of the newest round that has succeeded, which is the current one or an earlier one.
+func (s *Sequencer) advance(ctx context.Context, round uint64) (done uint64, err error) {
 	if !s.compared { // otherwise an index that the archive already has could be assigned again
 		if err := s.archiving.try(ctx, s.archiveNew); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	sequenced := s.sequencing.try(ctx, s.sequence)
-	return cmp.Or(s.archiving.try(ctx, s.archiveNew), sequenced)
+	leads := true
+	sequenced := s.sequencing.try(ctx, func(ctx context.Context) error {
+		err := s.sequence(ctx)
+		if leads = !errors.Is(err, pki.ErrNotLeader); !leads {
+			return nil
+		}
+		return err
+	})
+	if leads {
+		s.goal = goal{}
+		return round, cmp.Or(s.archiving.try(ctx, s.archiveNew), sequenced)
+	}
+	return s.follow(ctx, round)
+}
+
+// follow archives what the leader has sequenced.
+func (s *Sequencer) follow(ctx context.Context, round uint64) (done uint64, err error) {
+	err = s.archiving.try(ctx, func(ctx context.Context) error {
+		if s.goal == (goal{}) {
+			written, err := s.records.Written(ctx)
+			if err != nil {
+				return fmt.Errorf("count the entries: %w", err)
+			}
+			s.goal = goal{round, written}
+		}
+		return s.archiveNew(ctx)
+	})
+	if err != nil {
+		return 0, err
+	}
+	if s.archive.Head().Size < s.goal.written {
+		return 0, ErrUnsequenced
+	}
+	done, s.goal = s.goal.round, goal{}
+	return done, nil
 }
 
 // sequence assigns indexes to all unsequenced entries.
 func (s *Sequencer) sequence(ctx context.Context) error {
 	for {
 		batch, err := s.records.Sequence(ctx, batchSize)
+		if errors.Is(err, pki.ErrNotLeader) {
+			return err
+		}
 		s.behind = s.behind || err != nil || len(batch) > 0 // after an error the call may have taken effect
 		if err != nil {
 			return fmt.Errorf("sequence entries: %w", err)
@@ -202,16 +303,36 @@ func (s *Sequencer) sequence(ctx context.Context) error {
 	}
 }
 
-// archiveNew archives the store's entries if there may be new ones.
+// archiveNew archives the store's entries that are new.
 func (s *Sequencer) archiveNew(ctx context.Context) error {
-	if !s.behind {
-		return nil
+	if !s.behind { // another process may have sequenced entries
+		head, err := s.records.Head(ctx)
+		if err != nil {
+			return fmt.Errorf("read the store's end of the log: %w", err)
+		}
+		if head == s.archive.Head() {
+			return nil
+		}
 	}
 	if err := s.reconcile(ctx); err != nil {
 		return err
 	}
 	s.behind, s.compared = false, true
 	return nil
+}
+
+// report tells the store from time to time up to which index the archive has the log.
+func (s *Sequencer) report(ctx context.Context) {
+	if now := time.Now(); now.After(s.reportAt) && s.compared {
+		size := s.archive.Head().Size
+		if s.copy != nil {
+			size = min(size, s.copy.Size())
+		}
+		err := s.reporting.try(ctx, func(ctx context.Context) error { return s.records.Archived(ctx, size) })
+		if err == nil {
+			s.reportAt = now.Add(reportEvery)
+		}
+	}
 }
 
 // Kick makes Run look for entries immediately instead of after its interval. It never blocks.
@@ -222,8 +343,8 @@ func (s *Sequencer) Kick() {
 	}
 }
 
-// Advanced returns a channel that is closed after the next round that archived all entries, and another one that is
-// closed when Run has returned.
+// Advanced returns a channel that is closed after the next round that archived all sequenced entries, and another one that
+// is closed when Run has returned.
 func (s *Sequencer) Advanced() (advanced, stopped <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -300,7 +301,7 @@ func TestMismatchErrorNamesEntry(t *testing.T) {
 		index   uint64
 		says    string
 	}{
-		"an old backup":                            {whole, store("a", "b"), 3, "newest backup"},
+		"an old backup":                            {whole, store("a", "b"), 3, "brevet restore"},
 		"an empty store":                           {whole, store(), 1, "older backup"},
 		"another history":                          {whole[:2], store("a", "x", "c"), 2, "differ at entry 2"},
 		"another history of the same size":         {whole, store("a", "b", "c", "x"), 4, "differ at entry 4"},
@@ -345,4 +346,104 @@ func TestVerifierContinuesFromHead(t *testing.T) {
 	if want := (Head{Size: 5, Chain: records[4].Chain}); v.Head() != want {
 		t.Errorf("head %+v, want %+v", v.Head(), want)
 	}
+}
+
+// follower is the store as a server sees it that does not lead, until it does.
+type follower struct {
+	*memory
+	leads atomic.Bool
+}
+
+func (f *follower) Sequence(ctx context.Context, limit int) ([]Sequenced, error) {
+	if f.leads.Load() {
+		return f.memory.Sequence(ctx, limit)
+	}
+	return nil, fmt.Errorf("sequence the log: %w", pki.ErrNotLeader)
+}
+
+// busy is a store in which another server writes and the leader sequences all the time, always one entry late.
+type busy struct{ follower }
+
+func (b *busy) Sequence(ctx context.Context, limit int) ([]Sequenced, error) {
+	if _, err := b.memory.Sequence(ctx, limit); err != nil {
+		return nil, err
+	}
+	b.commit("0/0")
+	return b.follower.Sequence(ctx, limit)
+}
+
+// TestFollowerSyncsUnderLoad waits at a server that does not lead, while there is always an entry that is not sequenced.
+func TestFollowerSyncsUnderLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "log")
+		b := &busy{follower{memory: &memory{}}}
+		a := open(t, path)
+		s := start(t, b, a)
+		for range 3 {
+			written, err := b.Written(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			if err := s.Sync(ctx); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			if got := a.Head().Size; got < written {
+				t.Errorf("after Sync the archive ends at %d, want %d at least", got, written)
+			}
+		}
+	})
+}
+
+// TestFollowerArchives runs the sequencer of a server that does not lead. It archives what the leader has sequenced, Sync waits
+// for the leader, and nothing is logged. Then it leads.
+func TestFollowerArchives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged strings.Builder
+		m, a := &memory{}, open(t, filepath.Join(t.TempDir(), "log"))
+		f := &follower{memory: m}
+		s := NewSequencer(f, a, slog.New(slog.NewTextHandler(&logged, nil)))
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		synced(t, s)
+		for n := range 3 {
+			m.commit(fmt.Sprintf("0/%d", n))
+			result := make(chan error, 1)
+			go func() { result <- s.Sync(t.Context()) }()
+			time.Sleep(time.Minute)
+			select {
+			case err := <-result:
+				t.Fatalf("Sync returned %v before the leader sequenced the entry", err)
+			default:
+			}
+			advanced, _ := s.Advanced()
+			if _, err := m.Sequence(t.Context(), 10); err != nil {
+				t.Fatal(err)
+			}
+			<-advanced
+			if err := <-result; err != nil || a.Head().Size != uint64(n+1) {
+				t.Fatalf("Sync returned %v, and the archive has %d entries", err, a.Head().Size)
+			}
+		}
+		short, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		m.commit("0/3")
+		if err := s.Sync(short); !pki.IsTemporary(err) || !errors.Is(err, ErrUnsequenced) {
+			t.Errorf("Sync without a leader returned %v", err)
+		}
+		f.leads.Store(true)
+		synced(t, s)
+		if size := a.Head().Size; size != 4 {
+			t.Errorf("the new leader has archived %d entries, want 4", size)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if logged.Len() > 0 {
+			t.Errorf("logged:\n%s", logged.String())
+		}
+	})
 }

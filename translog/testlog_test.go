@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -21,6 +22,9 @@ func TestMain(m *testing.M) {
 
 // testEpoch is the epoch of the logs in these tests.
 var testEpoch = Epoch{0xe9}
+
+// entryTime is the time of entries in these tests.
+var entryTime = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // header returns the header of an archive of testEpoch.
 func header() []byte { return appendHeader(nil, testEpoch) }
@@ -43,6 +47,8 @@ type memory struct {
 	mu        sync.Mutex
 	waiting   [][]byte
 	sequenced []Sequenced
+	first     int                                       // the number of sequenced entries that have left
+	archived  uint64                                    // as reported
 	fault     func(call string) (apply bool, err error) // nil for none
 }
 
@@ -114,9 +120,42 @@ func (m *memory) Entries(_ context.Context, from uint64, limit int) ([]Sequenced
 	}
 	for i, s := range m.sequenced {
 		if s.Index >= from {
+			if i < m.first {
+				return nil, &RemovedError{Index: from, First: uint64(m.first) + 1}
+			}
 			end := min(i+limit, len(m.sequenced))
 			return m.sequenced[i:end:end], nil
 		}
 	}
 	return nil, nil
+}
+
+func (m *memory) Archived(_ context.Context, index uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.archived = index
+	return nil
+}
+
+// Checkpoint knows the boundary and multiples of four.
+func (m *memory) Checkpoint(_ context.Context, index uint64) (Head, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for ; index > 0; index-- {
+		if index%4 == 0 || index >= uint64(m.first) {
+			return Head{Size: index, Chain: m.sequenced[index-1].Chain}, nil
+		}
+	}
+	return Head{}, nil
+}
+
+func (m *memory) Remove(_ context.Context, from uint64, to Head) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	apply, err := m.inject("Remove")
+	if !apply || to.Size >= m.head().Size || uint64(m.first)+1 != from {
+		return false, err
+	}
+	m.first = int(to.Size)
+	return err == nil, err
 }

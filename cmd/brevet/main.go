@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/brevet-pki/brevet/internal/cli"
+	"github.com/brevet-pki/brevet/internal/cli/backups"
 	"github.com/brevet-pki/brevet/internal/cli/ceremony"
 	"github.com/brevet-pki/brevet/internal/cli/operator"
 	"github.com/brevet-pki/brevet/internal/cli/serve"
@@ -30,8 +31,15 @@ func newRoot() *cobra.Command {
 	return cli.New(root, version,
 		serve.NewDev(), serve.New(), ceremony.New(),
 		operator.NewContext(), operator.NewLogin(), operator.NewIdentity(), operator.NewToken(), operator.NewACME(), operator.NewCert(),
-		operator.NewRevocation(), operator.NewRotation(), operator.NewKey(), operator.NewCRL(), operator.NewPolicy(), operator.NewLog(), operator.NewStore(),
-		ceremony.NewHSM(),
+		operator.NewRevocation(), operator.NewRotation(), operator.NewKey(), operator.NewCRL(), operator.NewPolicy(), operator.NewLog(), newStore(),
+		ceremony.NewHSM(), backups.NewBackup(), backups.NewRestore(),
 		cli.MovedCommand("bench", "brevet-bench, with the same commands and flags"),
 	)
+}
+
+// newStore returns brevet store: its statistics, from a server, and its migration, without one.
+func newStore() *cobra.Command {
+	cmd := operator.NewStore()
+	cmd.AddCommand(backups.NewMigrate())
+	return cmd
 }

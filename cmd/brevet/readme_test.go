@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 //	sh tour-server   the command that starts the CA, in its own terminal
 //	sh tour          commands that succeed
 //	sh tour fails    commands of which the last one fails, possibly after some tries
+//	sh tour certbot  commands that succeed, and need certbot: make test-judges runs them
 //	text tour        lines that the block before prints, in this order; … matches any text
 //
 // All blocks except the first run in one shell, in their own home directory.
@@ -46,8 +48,15 @@ func readTour(t *testing.T, ports *strings.Replacer) (server tourBlock, blocks [
 	if err != nil {
 		t.Fatal(err)
 	}
+	skipped := false
 	for _, m := range tourFence.FindAllStringSubmatch(string(text), -1) {
 		content := ports.Replace(m[2])
+		if m[1] != "text tour" {
+			skipped = m[1] == "sh tour certbot" && !withJudges
+		}
+		if skipped {
+			continue
+		}
 		if m[1] != "text tour" {
 			blocks = append(blocks, tourBlock{kind: m[1], commands: content})
 			continue
@@ -80,17 +89,25 @@ func (b tourBlock) missing(output string) string {
 }
 
 func TestTour(t *testing.T) {
-	for _, tool := range []string{"bash", "openssl", "curl"} {
+	tools := []string{"bash", "openssl", "curl"}
+	if withJudges {
+		tools = append(tools, "certbot")
+	}
+	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Fatalf("%v: run deploy/setup.sh --test", err)
 		}
 	}
-	addresses, err := devca.FreeAddresses(t.Context(), 2)
+	addresses, err := devca.FreeAddresses(t.Context(), 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	grpc, http := addresses[0], addresses[1]
-	server, blocks := readTour(t, strings.NewReplacer("127.0.0.1:7443", grpc, "127.0.0.1:7080", http))
+	grpc, http, https := addresses[0], addresses[1], addresses[2]
+	_, port, err := net.SplitHostPort(https)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, blocks := readTour(t, strings.NewReplacer("127.0.0.1:7443", grpc, "127.0.0.1:7080", http, "localhost:8443", "localhost:"+port))
 	makeRunIsDev(t, server.commands)
 
 	clone := t.TempDir() // like the directory into which a reader has cloned the repository
@@ -98,7 +115,7 @@ func TestTour(t *testing.T) {
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C"}
 	// Cleanup interrupts the server after the test's context has ended.
 	dev := exec.CommandContext(context.WithoutCancel(t.Context()),
-		filepath.Join(clone, "bin", "brevet"), "dev", "--grpc", grpc, "--http", http)
+		filepath.Join(clone, "bin", "brevet"), "dev", "--grpc", grpc, "--http", http, "--https", https)
 	dev.Env = env
 	server.start(t, dev)
 

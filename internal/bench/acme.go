@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os/exec"
 	"strconv"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/enroll"
 	"github.com/brevet-pki/brevet/internal/bench/acmeload"
 	"github.com/brevet-pki/brevet/internal/bench/stepca"
+	"github.com/brevet-pki/brevet/internal/bench/testbed"
 	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/devca"
 	"github.com/brevet-pki/brevet/pki"
@@ -26,8 +26,9 @@ import (
 // acmeBench measures how fast a whole server issues certificates over ACME.
 type acmeBench struct {
 	commonFlags
-	callers int
-	program string // step-ca; empty to measure Brevet only
+	callers  int
+	accounts int    // in the store; 0 to not measure their memory
+	program  string // step-ca; empty to measure Brevet only
 }
 
 func newACME() *cobra.Command {
@@ -35,13 +36,18 @@ func newACME() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "acme", Short: "Measure how many certificates a second a server issues over ACME", Args: cobra.NoArgs,
 		Long: "acme starts a server process as issue does. ACME clients order certificates without pause, each over one connection and\n" +
-			"for an IP address of its own in 127.0.0.0/8: a new order, a validation with http-01 to which the client responds at\n" +
+			"for IP addresses of its own in 127.0.0.0/8: a new order, a validation with http-01 to which the client responds at\n" +
 			"once, finalize, and the download. They poll without the pauses that a server asks for. Alternating with that, as many\n" +
-			"operators request certificates over gRPC, as in issue. issue_ratio is the rate of ACME divided by that of gRPC.\n\n" +
+			"operators request certificates over gRPC, as in issue. issue_ratio is the rate of ACME divided by that of gRPC.\n" +
+			"Then clients request the renewal windows (ARI) of those certificates, over 64 kept connections: ari_per_second.\n\n" +
+			"With --accounts it also measures the memory of so many accounts, a tenth of them with a pending order: accounts_mib is\n" +
+			"the resident memory of a server with them in its store, less that of one without. Before, both get one signed request\n" +
+			"for each account, from 16 connections: each account reads its order or itself.\n\n" +
 			"With --step-ca it also measures a step-ca with the same clients, the same key in the same SoftHSM, and a badger v2\n" +
 			"database on the same disk. step_ca_ratio is Brevet's rate divided by step-ca's. make bench-step-ca builds a step-ca.",
 	}
 	cmd.Flags().IntVar(&b.callers, "callers", 16, "concurrent ACME clients")
+	cmd.Flags().IntVar(&b.accounts, "accounts", 0, "accounts whose memory is measured, 0 to 1000000 (default: none)")
 	cmd.Flags().StringVar(&b.program, "step-ca", "", "the step-ca to measure beside Brevet (default: none)")
 	b.timed(cmd, "12s", "how long certificates are issued over each protocol, in all rounds together")
 	b.measures(cmd, b.check, b.run, "MEASURE", "MEDIAN", "MIN", "MAX")
@@ -58,6 +64,9 @@ func (b *acmeBench) check() error {
 	if b.callers < 1 || b.callers > maxACMECallers {
 		return cli.WrongUse(fmt.Sprintf("--callers %d: give 1 to %d", b.callers, maxACMECallers))
 	}
+	if b.accounts < 0 || b.accounts > maxAccounts {
+		return cli.WrongUse(fmt.Sprintf("--accounts %d: give 0 to %d", b.accounts, maxAccounts))
+	}
 	if b.program == "" {
 		return nil
 	}
@@ -71,6 +80,7 @@ func (b *acmeBench) check() error {
 var (
 	acmeFields = []string{
 		"certificates_per_second", "p50_ms", "p99_ms", "server_cpu_us", "load_cpu_us", "rss_mib", "issue_per_second", "issue_p50_ms", "issue_ratio",
+		"ari_per_second", "ari_p50_ms", "ari_p99_ms", "ari_server_cpu_us", "ari_load_cpu_us",
 	}
 	acmeStepCAFields = []string{"step_ca_per_second", "step_ca_p50_ms", "step_ca_p99_ms", "step_ca_cpu_us", "step_ca_ratio"}
 )
@@ -79,6 +89,13 @@ func (b *acmeBench) run(ctx context.Context, env *bench) (err error) {
 	d, err := b.round(minRound)
 	if err != nil {
 		return err
+	}
+	object := map[string]any{"callers": b.callers, "rounds": b.rounds}
+	var memory [][]string
+	if b.accounts > 0 {
+		if memory, err = measureAccounts(ctx, env, b.accounts, object); err != nil {
+			return err
+		}
 	}
 	rig := &acmeRig{issueRig: issueRig{bench: env, mode: (&issueBench{callers: b.callers}).mode()}}
 	defer func() { err = errors.Join(err, rig.close()) }()
@@ -98,32 +115,55 @@ func (b *acmeBench) run(ctx context.Context, env *bench) (err error) {
 			return err
 		}
 		measured.add(values)
-		rig.logf("round %d of %d: %.0f certificates a second over ACME, %.0f over gRPC", n+1, b.rounds, values["certificates_per_second"], values["issue_per_second"])
+		rig.Logf("round %d of %d: %.0f certificates a second over ACME, %.0f over gRPC; %.0f renewal windows", n+1, b.rounds,
+			values["certificates_per_second"], values["issue_per_second"], values["ari_per_second"])
 	}
-	return rig.report(map[string]any{"callers": b.callers, "rounds": b.rounds}, measured, fields)
+	rows, err := measured.describe(object, fields)
+	if err != nil {
+		return err
+	}
+	return rig.Emit(object, append(rows, memory...))
 }
 
 // acmeRig holds everything that brevet-bench acme measures.
 type acmeRig struct {
 	issueRig
+	config       *tls.Config // of the clients
 	clients      []*acmeload.Client
-	other        *stepca.Server // nil without --step-ca
+	pollers      []*acmeload.Poller // connected by the first round
+	other        *stepca.Server     // nil without --step-ca
 	otherClients []*acmeload.Client
 }
 
 // open starts the servers, and creates the accounts of the clients.
 func (r *acmeRig) open(ctx context.Context, b *acmeBench) error {
-	ports, err := devca.FreeAddresses(ctx, 2)
+	if err := r.serve(ctx, issueBench{callers: b.callers}, "server"); err != nil {
+		return err
+	}
+	if b.program == "" {
+		return nil
+	}
+	port, err := freePort(ctx)
 	if err != nil {
 		return err
 	}
-	port, err := portOf(ports[0])
+	if r.other, err = r.startStepCA(ctx, b.program, 0, "--insecure", "--acme-http-port", strconv.Itoa(port)); err != nil {
+		return err
+	}
+	directory := r.other.URL + "/acme/" + stepca.ACMEProvisioner + "/directory"
+	config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: r.other.Roots}
+	r.otherClients, err = acmeload.OpenAll(ctx, b.callers, config, directory, port, stepca.Timeout)
+	return r.other.Explain(err)
+}
+
+// serve starts a server, and creates an account for each caller.
+func (r *acmeRig) serve(ctx context.Context, b issueBench, name string) error {
+	port, err := freePort(ctx)
 	if err != nil {
 		return err
 	}
 	r.options = []string{"--acme-http-port", strconv.Itoa(port)}
-	one := issueBench{callers: b.callers}
-	if r.party, err = one.open(ctx, &r.issueRig, "server", 0); err != nil {
+	if r.party, err = b.open(ctx, &r.issueRig, name, 0); err != nil {
 		return err
 	}
 	document, err := acmePolicy()
@@ -134,44 +174,25 @@ func (r *acmeRig) open(ctx context.Context, b *acmeBench) error {
 		return err
 	}
 	operator := r.callers[0].pair
-	config := enroll.AnonymousTLS(operator.RootPool(), operator.ID().TrustDomain())
-	config.NextProtos = []string{"http/1.1"}
-	directory := "https://" + net.JoinHostPort("localhost", portText(r.server.dev.HTTPS)) + "/acme/directory"
-	if r.clients, err = openACME(ctx, b.callers, config, directory, port); err != nil || b.program == "" {
-		return err
+	r.config = enroll.AnonymousTLS(operator.RootPool(), operator.ID().TrustDomain())
+	r.config.NextProtos = []string{"http/1.1"}
+	directory := "https://" + net.JoinHostPort("localhost", portText(r.server.Dev.HTTPS)) + "/acme/directory"
+	r.clients, err = acmeload.OpenAll(ctx, b.callers, r.config, directory, port, stepca.Timeout)
+	return err
+}
+
+// freePort returns a port on which nothing listens.
+func freePort(ctx context.Context) (int, error) {
+	addresses, err := devca.FreeAddresses(ctx, 1)
+	if err != nil {
+		return 0, err
 	}
-	if port, err = portOf(ports[1]); err != nil {
-		return err
-	}
-	if r.other, err = r.startStepCA(ctx, b.program, 0, "--insecure", "--acme-http-port", strconv.Itoa(port)); err != nil {
-		return err
-	}
-	directory = r.other.URL + "/acme/" + stepca.ACMEProvisioner + "/directory"
-	r.otherClients, err = openACME(ctx, b.callers, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: r.other.Roots}, directory, port)
-	return r.other.Explain(err)
+	return strconv.Atoi(portText(addresses[0]))
 }
 
 func portText(address string) string {
 	_, port, _ := net.SplitHostPort(address) // FreeAddresses returns addresses with a port
 	return port
-}
-
-func portOf(address string) (int, error) { return strconv.Atoi(portText(address)) }
-
-// openACME creates accounts. Each client has an address of its own, so that the servers count it apart.
-func openACME(ctx context.Context, n int, config *tls.Config, directory string, port int) (clients []*acmeload.Client, err error) {
-	for i := range n {
-		address := net.IPv4(127, 0, 1, byte(1+i))
-		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: address}}
-		c, err := acmeload.Open(ctx, &http.Client{Timeout: stepca.Timeout, Transport: &http.Transport{
-			TLSClientConfig: config, DialContext: dialer.DialContext, MaxConnsPerHost: 1, IdleConnTimeout: time.Hour,
-		}}, directory, address.String(), port)
-		if err != nil {
-			return clients, fmt.Errorf("ACME client %d: %w", i+1, err)
-		}
-		clients = append(clients, c)
-	}
-	return clients, nil
 }
 
 // acmePolicy returns the document of the measured server: everybody who controls an address gets certificates for it.
@@ -197,6 +218,9 @@ func acmePolicy() ([]byte, error) {
 
 func (r *acmeRig) close() error {
 	var err error
+	for _, p := range r.pollers {
+		err = errors.Join(err, p.Close())
+	}
 	for _, c := range append(r.clients, r.otherClients...) {
 		err = errors.Join(err, c.Close())
 	}
@@ -227,7 +251,10 @@ func (r *acmeRig) round(ctx context.Context, d time.Duration) (map[string]float6
 	values["certificates_per_second"], values["p50_ms"], values["p99_ms"] = l.rate, l.quantile(0.5), l.quantile(0.99)
 	values["server_cpu_us"], values["load_cpu_us"] = micros(after.server-before.server)/n, micros(after.load-before.load)/n
 	values["issue_ratio"] = l.rate / issued.rate
-	if values["rss_mib"], err = r.server.residentMiB(); err != nil || r.other == nil {
+	if values["rss_mib"], err = r.server.ResidentMiB(); err != nil {
+		return nil, err
+	}
+	if err := r.pollWindows(ctx, d, values); err != nil || r.other == nil {
 		return values, err
 	}
 	return values, r.loadStepCA(ctx, d, values)
@@ -235,7 +262,7 @@ func (r *acmeRig) round(ctx context.Context, d time.Duration) (map[string]float6
 
 // loadStepCA orders certificates of step-ca.
 func (r *acmeRig) loadStepCA(ctx context.Context, d time.Duration, values map[string]float64) error {
-	before, err := cpuOf(r.other.Process())
+	before, err := testbed.CPUOf(r.other.Process())
 	if err != nil {
 		return err
 	}
@@ -243,7 +270,7 @@ func (r *acmeRig) loadStepCA(ctx context.Context, d time.Duration, values map[st
 	if err != nil {
 		return r.other.Explain(err)
 	}
-	after, err := cpuOf(r.other.Process())
+	after, err := testbed.CPUOf(r.other.Process())
 	if err != nil {
 		return err
 	}

@@ -112,7 +112,7 @@ func newSigning() *cobra.Command {
 // delegateRate runs a process that only signs, on all cores, for d. It returns the signatures per second, and the
 // microseconds of processor time per signature.
 func (b *bench) delegateRate(ctx context.Context, d time.Duration) (rate, cpu float64, err error) {
-	cmd, err := b.process(ctx, "signing", "--duration", d.String())
+	cmd, err := b.Process(ctx, "signing", "--duration", d.String())
 	if err != nil {
 		return 0, 0, err
 	}
@@ -137,12 +137,12 @@ type bareServer struct {
 
 // startBareServer starts a command that prints the address that it serves on its first line.
 func (b *bench) startBareServer(ctx context.Context, args ...string) (*bareServer, error) {
-	cmd, err := b.process(ctx, args...)
+	cmd, err := b.Process(ctx, args...)
 	if err != nil {
 		return nil, err
 	}
 	s := &bareServer{cmd: cmd}
-	s.cmd.Stderr = b.log
+	s.cmd.Stderr = b.Log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err

@@ -48,7 +48,7 @@ func (r *bareRPC) close() error {
 // openBareRPC starts a bare gRPC server with the certificate of the measured server, and connects callers with the
 // operator's. Its messages have the sizes of a request for a certificate and of the response.
 func (r *issueRig) openBareRPC(ctx context.Context, callers int) (rpc *bareRPC, err error) {
-	dev := r.server.dev
+	dev := r.server.Dev
 	operator, err := enroll.ReadPair(dev.OperatorDir())
 	if err != nil {
 		return nil, err

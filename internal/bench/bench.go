@@ -10,7 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/brevet-pki/brevet/internal/bench/testbed"
 	"github.com/brevet-pki/brevet/internal/cli"
+	"github.com/brevet-pki/brevet/internal/cli/node"
 	"github.com/brevet-pki/brevet/internal/cli/output"
 	"github.com/brevet-pki/brevet/pki"
 )
@@ -19,9 +21,15 @@ import (
 // the comparison with step-ca, which needs that program.
 func Commands() []*cobra.Command {
 	return []*cobra.Command{
-		newHSM(), newIssue(), newEnroll(), newEST(), newACME(), newRevoke(), newCRL(), newOCSP(), renamedCommand("token", "hsm"),
-		newStepCA(), newServer(), newCRLRound(), newBare(), newBareRPC(), newBareEnrollment(), newSigning(),
+		newHSM(), newIssue(), newEnroll(), newEST(), newACME(), newReplicas(), newFleet(), newRevoke(), newCRL(), newOCSP(), renamedCommand("token", "hsm"),
+		newStepCA(), testbed.ServerCommand(), newCRLRound(), newBare(), newBareRPC(), newBareEnrollment(), newAgents(), newSigning(),
 	}
+}
+
+// bench is a measurement that runs.
+type bench struct {
+	*output.Printer
+	*testbed.Testbed
 }
 
 // commonFlags holds the flags that several measurements have.
@@ -29,6 +37,7 @@ type commonFlags struct {
 	duration string // of all rounds; empty if the work, not a time, ends a round
 	rounds   int
 	inHSM    int    // concurrent signatures; 0 for those of the configuration
+	store    string // the value of --store; empty for SQLite
 	keyLabel string // the operator's key to measure, without a directory; empty for a new key, which is destroyed at the end
 }
 
@@ -48,19 +57,39 @@ func (f *commonFlags) measures(cmd *cobra.Command, check func() error, run func(
 		if err := checkRenamed(cmd); err != nil {
 			return err
 		}
-		if err := check(); err != nil {
+		if err := errors.Join(f.checkStore(cmd), check()); err != nil {
 			return err
 		}
 		ctx := cmd.Context()
-		b := &bench{Printer: p, log: cmd.ErrOrStderr()}
-		if err = b.open(cmd, f); err == nil {
-			err = b.explain(run(ctx, b))
+		b := &bench{Printer: p, Testbed: &testbed.Testbed{Log: cmd.ErrOrStderr()}}
+		if err = b.Open(ctx, f.options(cmd)); err == nil {
+			err = b.Explain(run(ctx, b))
 		}
 		if err != nil && ctx.Err() != nil {
 			err = errors.New("interrupted")
 		}
-		return errors.Join(err, b.close())
+		return errors.Join(err, b.Testbed.Close())
 	}
+}
+
+// options returns the options of the testbed that the flags select.
+func (f *commonFlags) options(cmd *cobra.Command) testbed.Options {
+	o := testbed.Options{Sessions: f.inHSM, KeyLabel: f.keyLabel, Postgres: f.store == storePostgres}
+	if flag := cmd.Flags().Lookup("config"); flag != nil && flag.Changed {
+		o.Config = flag.Value.String()
+	}
+	return o
+}
+
+// configFlag adds the flag --config to a command whose result depends on HSM and disk.
+func configFlag(cmd *cobra.Command) {
+	node.ConfigFlag(cmd)
+	cmd.Flags().Lookup("config").Usage = "configuration file with the HSM and the state_dir to measure (default: a new SoftHSM, and TMPDIR)"
+	cmd.Long += "\n\nWith --config it measures the configured HSM with hsm.sessions, and the disk of state_dir, in a new directory there.\n" +
+		"crl.partitions and the profiles in the file of policy apply, too. rate_limits, server_names, addresses, log, tracing and\n" +
+		"crl.directories do not.\n" +
+		"It signs with a new P-256 key in the HSM. Directory and key are named brevet-bench-… and removed at the end. Store, log\n" +
+		"and issuing keys are not used, so a server may be running."
 }
 
 // timed adds the flag --duration, with its default and usage text.

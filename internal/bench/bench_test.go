@@ -2,11 +2,7 @@ package bench
 
 import (
 	"bytes"
-	"errors"
 	"math"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -57,13 +53,6 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
-func TestMissingWrkIsAnErrorThatSaysHowToInstallIt(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
-	if path, err := findWrk(); err == nil || !strings.Contains(err.Error(), "apt-get install wrk") {
-		t.Errorf("findWrk() = %q, %v, want an error with the command that installs wrk", path, err)
-	}
-}
-
 // A report is one object, with the spread of each field. If a field was not measured, report prints nothing.
 func TestReport(t *testing.T) {
 	var out bytes.Buffer
@@ -95,62 +84,5 @@ func TestReport(t *testing.T) {
 		if err := b.report(map[string]any{}, measured, fields); err == nil || out.Len() > 0 {
 			t.Errorf("report of the fields %q: error %v, output %q, want an error and no output", fields, err, &out)
 		}
-	}
-}
-
-// A measurement removes only directories of its own account that no running measurement has locked.
-func TestDirectoryLock(t *testing.T) {
-	dir := t.TempDir()
-	lock, err := lockDirectory(dir)
-	if err != nil || lock == nil {
-		t.Fatal(lock, err)
-	}
-	if again, err := lockDirectory(dir); err != nil || again != nil {
-		t.Errorf("locking a locked directory: %v, %v, want nil and no error", again, err)
-	}
-	if err := lock.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if lock, err = lockDirectory(dir); err != nil || lock == nil {
-		t.Errorf("locking an unlocked directory: %v, %v", lock, err)
-	}
-	if gone, err := lockDirectory(filepath.Join(dir, "gone")); err != nil || gone != nil {
-		t.Errorf("locking a directory that does not exist: %v, %v, want nil and no error", gone, err)
-	}
-	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(dir, link); err != nil {
-		t.Fatal(err)
-	}
-	if f, err := lockDirectory(link); err == nil {
-		t.Errorf("locking a symbolic link: %v, want an error", f)
-	}
-
-	other := "/"
-	if os.Geteuid() == 0 {
-		other = t.TempDir()
-		if err := os.Chown(other, 65534, -1); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := checkOwn(other); err == nil || !strings.Contains(err.Error(), "measure as that") {
-		t.Errorf("checkOwn of another account's directory: %v", err)
-	}
-	if err := checkOwn(dir); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestErrorsNameAFullDisk(t *testing.T) {
-	why := errors.New("why")
-	full := &bench{parent: "/proc"} // a file system without free space
-	if err := full.explain(why); !errors.Is(err, why) || !strings.Contains(err.Error(), "set TMPDIR") {
-		t.Error(err)
-	}
-	full.config = "brevet.yaml"
-	if err := full.explain(why); !errors.Is(err, why) || !strings.Contains(err.Error(), "make room") {
-		t.Error(err)
-	}
-	if err := full.explain(nil); err != nil {
-		t.Error(err)
 	}
 }

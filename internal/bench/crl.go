@@ -18,6 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/ca/ceremony"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/internal/bench/fill"
+	"github.com/brevet-pki/brevet/internal/bench/testbed"
 	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/file"
 	"github.com/brevet-pki/brevet/internal/cli/node"
@@ -84,7 +85,7 @@ func (b *crlBench) run(ctx context.Context, env *bench) error {
 		if last.Entries != int64(b.entries) || empty.Entries != 0 {
 			return fmt.Errorf("the CRLs have %d and %d entries, want %d and 0", last.Entries, empty.Entries, b.entries)
 		}
-		env.logf("round %d of %d: %.3f s, peak %.1f MiB, and %.1f MiB with nothing revoked", round+1, b.rounds, last.Seconds, last.PeakMiB, empty.PeakMiB)
+		env.Logf("round %d of %d: %.3f s, peak %.1f MiB, and %.1f MiB with nothing revoked", round+1, b.rounds, last.Seconds, last.PeakMiB, empty.PeakMiB)
 		seconds, peaks = append(seconds, last.Seconds), append(peaks, last.PeakMiB-empty.PeakMiB)
 	}
 	return emitCRLBench(env.Printer, seconds, peaks, last)
@@ -128,7 +129,7 @@ func (b *bench) prepareCRLs(ctx context.Context, entries int) error {
 	if err != nil {
 		return err
 	}
-	der, err := ceremony.Root(b.key, ceremony.RootSpec{Subject: name, Lifetime: 365 * 24 * time.Hour, Now: time.Now()})
+	der, err := ceremony.Root(b.Key, ceremony.RootSpec{Subject: name, Lifetime: 365 * 24 * time.Hour, Now: time.Now()})
 	if err != nil {
 		return err
 	}
@@ -136,15 +137,15 @@ func (b *bench) prepareCRLs(ctx context.Context, entries int) error {
 	if err != nil {
 		return err
 	}
-	if err := file.WriteNew(filepath.Join(b.dir, benchCA), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+	if err := file.WriteNew(filepath.Join(b.Dir, benchCA), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
 		return err
 	}
 	for name, n := range map[string]int{emptyStore: 0, fullStore: entries} {
-		store := filepath.Join(b.dir, name)
+		store := filepath.Join(b.Dir, name)
 		if err := node.MakeDirectory(store); err != nil {
 			return err
 		}
-		if err := fill.Revoked(ctx, filepath.Join(store, "store.db"), pki.IssuerOf(cert), n, b.logf); err != nil {
+		if err := fill.Revoked(ctx, filepath.Join(store, "store.db"), pki.IssuerOf(cert), n, b.Logf); err != nil {
 			return err
 		}
 	}
@@ -153,7 +154,7 @@ func (b *bench) prepareCRLs(ctx context.Context, entries int) error {
 
 // crlRound runs a process that makes a CRL from a store, and returns the process's result.
 func (b *bench) crlRound(ctx context.Context, store string) (crlRound, error) {
-	cmd, err := b.process(ctx, "crl-round", b.dir, store, "--config", b.config)
+	cmd, err := b.Process(ctx, "crl-round", b.Dir, store, "--config", b.Config)
 	if err != nil {
 		return crlRound{}, err
 	}
@@ -178,7 +179,7 @@ func newCRLRound() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c, err := readBenchConfig(config)
+			c, err := testbed.ReadConfig(config)
 			if err != nil {
 				return err
 			}
@@ -240,11 +241,6 @@ func makeBenchCRL(ctx context.Context, c node.HSMConfig, pin hsm.PIN, dir, store
 	for _, c := range crls {
 		r.Entries, r.Size = c.Entries, c.Size
 	}
-	r.PeakMiB, err = peakMiB()
+	r.PeakMiB, err = testbed.PeakMiB()
 	return r, err
-}
-
-// peakMiB returns the peak of this process's resident memory (proc(5), VmHWM).
-func peakMiB() (float64, error) {
-	return statusMiB("/proc/self/status", "VmHWM:")
 }

@@ -89,7 +89,7 @@ func (b *enrollBench) run(ctx context.Context, env *bench) (err error) {
 	if rig.party, err = one.open(ctx, rig, "server", 0); err != nil {
 		return err
 	}
-	if rig.floor, err = env.floor(ctx); err != nil {
+	if rig.floor, err = env.Floor(ctx); err != nil {
 		return err
 	}
 	if rig.goroutines, err = rig.floor.Best(ctx, d); err != nil {
@@ -100,7 +100,7 @@ func (b *enrollBench) run(ctx context.Context, env *bench) (err error) {
 		return err
 	}
 	if err := issuers.ApplyPolicy(ctx); err != nil {
-		return fmt.Errorf("apply the policy of the measurement: %w", enroll.CallError(rig.server.dev.GRPC, err))
+		return fmt.Errorf("apply the policy of the measurement: %w", enroll.CallError(rig.server.Dev.GRPC, err))
 	}
 	for _, kind := range b.kinds {
 		k, err := b.open(ctx, rig, issuers, kind)
@@ -120,7 +120,7 @@ func (b *enrollBench) run(ctx context.Context, env *bench) (err error) {
 			if err := k.round(ctx, rig, d, floor["floor_per_second"]); err != nil {
 				return fmt.Errorf("evidence of the kind %s: %w", k.kind, err)
 			}
-			rig.logf("round %d of %d: %s, %.0f certificates a second", n+1, b.rounds, k.kind, k.rate)
+			rig.Logf("round %d of %d: %s, %.0f certificates a second", n+1, b.rounds, k.kind, k.rate)
 		}
 	}
 	return b.report(rig, kinds, reach["floor_reach"])
@@ -144,7 +144,7 @@ func (b *enrollBench) open(ctx context.Context, rig *issueRig, issuers *enrollme
 	operator := rig.callers[0].pair
 	tls := enroll.AnonymousTLS(operator.RootPool(), operator.ID().TrustDomain())
 	for i := range b.callers {
-		k.clients = append(k.clients, &enrollment.Client{Server: rig.server.dev.GRPC, TLS: tls, From: net.IPv4(127, 0, byte(1+i/250), byte(1+i%250))})
+		k.clients = append(k.clients, &enrollment.Client{Server: rig.server.Dev.GRPC, TLS: tls, From: net.IPv4(127, 0, byte(1+i/250), byte(1+i%250))})
 	}
 	first, err := issuers.Devices(ctx, kind, 1)
 	if err != nil {
@@ -155,7 +155,7 @@ func (b *enrollBench) open(ctx context.Context, rig *issueRig, issuers *enrollme
 	if err != nil {
 		return nil, err
 	}
-	prefix := filepath.Join(rig.dir, kind.String())
+	prefix := filepath.Join(rig.Dir, kind.String())
 	if err := messages.Write(prefix); err != nil {
 		return nil, err
 	}
@@ -166,7 +166,7 @@ func (b *enrollBench) open(ctx context.Context, rig *issueRig, issuers *enrollme
 	if _, err := k.load(ctx, devices); err != nil { // a warm-up, and a first rate
 		return nil, err
 	}
-	if k.bare, err = rig.startBareServer(ctx, "bare-enrollment", "--credential", filepath.Join(rig.server.dev.Dir, "own", "server"), "--messages", prefix); err != nil {
+	if k.bare, err = rig.startBareServer(ctx, "bare-enrollment", "--credential", filepath.Join(rig.server.Dev.Dir, "own", "server"), "--messages", prefix); err != nil {
 		return nil, err
 	}
 	for _, c := range k.clients {

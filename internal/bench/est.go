@@ -87,7 +87,7 @@ func (b *estBench) run(ctx context.Context, env *bench) (err error) {
 			return err
 		}
 		measured.add(values)
-		rig.logf("round %d of %d: %.0f certificates a second, and %.0f over gRPC", n+1, b.rounds, values["certificates_per_second"],
+		rig.Logf("round %d of %d: %.0f certificates a second, and %.0f over gRPC", n+1, b.rounds, values["certificates_per_second"],
 			values["grpc_certificates_per_second"])
 	}
 	return rig.report(map[string]any{"callers": b.callers, "devices": b.devices, "rounds": b.rounds}, measured, estFields)
@@ -239,7 +239,7 @@ type estConnection struct {
 func (r *estRig) openEST(ctx context.Context, d *estDevice) (renewer, error) {
 	config := enroll.ClientTLS(func() *enroll.Pair { return d.pair })
 	config.NextProtos = []string{"http/1.1"}
-	address := r.server.dev.HTTPS
+	address := r.server.Dev.HTTPS
 	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err

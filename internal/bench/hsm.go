@@ -79,18 +79,18 @@ func (b *hsmBench) run(ctx context.Context, env *bench) error {
 	measured := make([][]float64, len(b.sessions))
 	for r := range b.rounds {
 		for i, n := range b.sessions {
-			rate, err := signatureRate(ctx, env.key, n, round)
+			rate, err := signatureRate(ctx, env.Key, n, round)
 			if err != nil {
 				return err
 			}
-			env.logf("round %d of %d: %d sessions, %.0f signatures a second", r+1, b.rounds, n, rate)
+			env.Logf("round %d of %d: %d sessions, %.0f signatures a second", r+1, b.rounds, n, rate)
 			measured[i] = append(measured[i], rate)
 		}
 	}
 	result := struct {
 		Algorithm string    `json:"algorithm"`
 		Rates     []hsmRate `json:"rates"`
-	}{Algorithm: env.key.Algorithm().String()}
+	}{Algorithm: env.Key.Algorithm().String()}
 	var rows [][]string
 	for i, n := range b.sessions {
 		s, err := spreadOf("signatures_per_second", measured[i])

@@ -15,7 +15,9 @@ import (
 	"github.com/brevet-pki/brevet/internal/bench/fill"
 	"github.com/brevet-pki/brevet/internal/bench/floor"
 	"github.com/brevet-pki/brevet/internal/bench/pace"
+	"github.com/brevet-pki/brevet/internal/bench/testbed"
 	"github.com/brevet-pki/brevet/internal/cli"
+	"github.com/brevet-pki/brevet/internal/cli/devca"
 )
 
 // maxCallers limits --callers, and with it the connections of a measurement.
@@ -35,6 +37,7 @@ type issueBench struct {
 	newConnections bool
 	pace           pace.Pace
 	preload        int
+	fill           func(context.Context, devca.CA) error // if not nil, prepares the store instead of preload
 	bulk           bool
 	count          int
 }
@@ -48,7 +51,8 @@ func newIssue() *cobra.Command {
 			"the floor, which is the same work without any code of Brevet and without RPC; the HSM alone; and bare RPCs, which are\n" +
 			"unary RPCs over mutual TLS with messages of the same size from the same callers. Each of them takes --duration, too.\n" +
 			"composed_ratio is the server's rate divided by the rate that floor and bare RPC allow together,\n" +
-			"1 / (1/floor + 1/RPC). Load and floor share this machine's cores with the server. Set TMPDIR to measure another disk.\n\n" +
+			"1 / (1/floor + 1/RPC). Load and floor share this machine's cores with the server. Set TMPDIR to measure another disk.\n" +
+			"With --store postgres server and floor each have a database of a PostgreSQL server that the measurement starts.\n\n" +
 			"With --callers 1 it measures the latencies that a certificate needs at least, each on the otherwise idle machine:\n" +
 			"p50_bound_us is two durable SQLite transactions, one HSM signature, two P-256 verifications, and a bare RPC.\n" +
 			"p50_bound_ratio is p50_ms divided by that bound.\n\n" +
@@ -64,6 +68,7 @@ func newIssue() *cobra.Command {
 	f.BoolVar(&b.bulk, "bulk", false, "callers are streams, each with 64 requests in progress")
 	f.IntVar(&b.count, "count", 0, "with --bulk, certificates to issue in each round, instead of --duration")
 	f.IntVar(&b.preload, "preload", 0, "certificates in the store at the start; a server with an empty store is measured alternately")
+	b.storeFlag(cmd)
 	paceFlags(cmd, &b.pace)
 	b.timed(cmd, "10s", "how long certificates are issued, in all rounds together")
 	configFlag(cmd)
@@ -92,6 +97,9 @@ func (b *issueBench) check() error {
 	}
 	if given > 1 || b.preload < 0 {
 		return cli.WrongUse("--new-connections, --hsm-rate, --preload and --bulk measure different things: give one of them")
+	}
+	if b.store == storePostgres && b.preload > 0 {
+		return cli.WrongUse("--preload fills SQLite only")
 	}
 	if b.count < 0 || b.count > 0 && (!b.bulk || b.count < b.callers*requestsInFlight) {
 		return cli.WrongUse(fmt.Sprintf("--count goes with --bulk, and is at least %d for each caller", requestsInFlight))
@@ -182,7 +190,7 @@ type issueRig struct {
 
 // party is a measured server with its callers.
 type party struct {
-	server  *serverProcess
+	server  *testbed.Server
 	callers []*caller
 	streams []*bulkCaller // with --bulk, instead of callers
 }
@@ -199,7 +207,7 @@ func (p *party) close() error {
 		err = errors.Join(err, o.close())
 	}
 	if p.server != nil {
-		err = errors.Join(err, p.server.stop())
+		err = errors.Join(err, p.server.Stop())
 	}
 	return err
 }
@@ -225,7 +233,7 @@ func (b *issueBench) run(ctx context.Context, env *bench) (err error) {
 			return err
 		}
 	}
-	if rig.floor, err = env.floor(ctx); err != nil {
+	if rig.floor, err = env.Floor(ctx); err != nil {
 		return err
 	}
 	if rig.rpc, err = rig.openBareRPC(ctx, b.callers); err != nil {
@@ -255,24 +263,33 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certi
 			p = nil
 		}
 	}()
-	rig.logf("starting the server to measure")
-	d, err := rig.newDev(ctx, name)
+	rig.Logf("starting the server to measure")
+	d, err := rig.NewDev(ctx, name)
+	if err != nil {
+		return p, err
+	}
+	if b.fill != nil {
+		if err := rig.PrepareStore(ctx, d, func() error { return b.fill(ctx, d) }); err != nil {
+			return p, err
+		}
+	}
+	database, err := rig.Database(ctx, name)
 	if err != nil {
 		return p, err
 	}
 	if certificates > 0 {
-		if err := rig.fillStore(ctx, d, fill.Spec{Certificates: certificates, PerIdentity: fill.PerIdentity}); err != nil {
+		if err := rig.FillStore(ctx, d, fill.Spec{Certificates: certificates, PerIdentity: fill.PerIdentity}); err != nil {
 			return p, err
 		}
 	}
-	if p.server, err = rig.startServer(ctx, d, rig.options...); err != nil {
+	if p.server, err = rig.StartServerOn(ctx, d, database, rig.options...); err != nil {
 		return p, err
 	}
-	operator, err := enroll.ReadPair(p.server.dev.OperatorDir())
+	operator, err := enroll.ReadPair(p.server.Dev.OperatorDir())
 	if err != nil {
 		return p, err
 	}
-	rig.logf("connecting %d callers", b.callers)
+	rig.Logf("connecting %d callers", b.callers)
 	if b.bulk {
 		p.streams, err = openStreams(ctx, operator, b.callers)
 		return p, err
@@ -284,7 +301,7 @@ func (b *issueBench) open(ctx context.Context, rig *issueRig, name string, certi
 // applyPolicy replaces the policy of the measured server.
 func (r *issueRig) applyPolicy(ctx context.Context, document []byte) error {
 	if err := enrollment.ApplyPolicy(ctx, r.callers[0].conn, document); err != nil {
-		return fmt.Errorf("apply the policy of the measurement: %w", enroll.CallError(r.server.dev.GRPC, err))
+		return fmt.Errorf("apply the policy of the measurement: %w", enroll.CallError(r.server.Dev.GRPC, err))
 	}
 	return nil
 }
@@ -299,7 +316,7 @@ func (r *issueRig) rounds(ctx context.Context, n int, d time.Duration) (rounds, 
 	if r.goroutines, err = r.floor.Best(ctx, d); err != nil {
 		return nil, err
 	}
-	r.logf("the floor is fastest with %d goroutines", r.goroutines)
+	r.Logf("the floor is fastest with %d goroutines", r.goroutines)
 	measured := rounds{}
 	for i := range n {
 		values, err := r.round(ctx, d)
@@ -307,7 +324,7 @@ func (r *issueRig) rounds(ctx context.Context, n int, d time.Duration) (rounds, 
 			return nil, err
 		}
 		measured.add(values)
-		r.logf("round %d of %d: %.0f certificates a second, floor %.0f", i+1, n, values["certificates_per_second"], values["floor_per_second"])
+		r.Logf("round %d of %d: %.0f certificates a second, floor %.0f", i+1, n, values["certificates_per_second"], values["floor_per_second"])
 	}
 	return measured, nil
 }
@@ -315,7 +332,7 @@ func (r *issueRig) rounds(ctx context.Context, n int, d time.Duration) (rounds, 
 // round measures everything once. It reads the size of the server's files after the floor, because the server has
 // archived its log by then.
 func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float64, error) {
-	before, err := r.server.stored()
+	before, err := r.server.Stored(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -324,7 +341,7 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 	if err != nil {
 		return nil, err
 	}
-	if values["hsm_signatures_per_second"], err = signatureRate(ctx, r.key, r.like.HSM.Sessions, d); err != nil {
+	if values["hsm_signatures_per_second"], err = signatureRate(ctx, r.Key, r.Like.HSM.Sessions, d); err != nil {
 		return nil, err
 	}
 	if err := r.compare(ctx, d, values); err != nil {
@@ -333,7 +350,7 @@ func (r *issueRig) round(ctx context.Context, d time.Duration) (map[string]float
 	if err := r.compose(ctx, d, values); err != nil {
 		return nil, err
 	}
-	after, err := r.server.stored()
+	after, err := r.server.Stored(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -357,9 +374,12 @@ func (r *issueRig) load(ctx context.Context, d time.Duration, values map[string]
 	}
 	n := len(l.latencies)
 	values["certificates_per_second"], values["p50_ms"], values["p99_ms"] = l.rate, l.quantile(0.5), l.quantile(0.99)
+	if r.UsesPostgres() {
+		values["postgres_cpu_us"] = micros(after.postgres-before.postgres) / float64(n)
+	}
 	values["server_cpu_us"] = micros(after.server-before.server) / float64(n)
 	values["load_cpu_us"] = micros(after.load-before.load) / float64(n)
-	values["rss_mib"], err = r.server.residentMiB()
+	values["rss_mib"], err = r.server.ResidentMiB()
 	return n, err
 }
 
@@ -381,7 +401,7 @@ func (r *issueRig) compare(ctx context.Context, d time.Duration, values map[stri
 	if err != nil {
 		return err
 	}
-	r.logf("floor, one certificate: check %s, sign %s, write %s", cost.Check, cost.Sign, cost.Write)
+	r.Logf("floor, one certificate: check %s, sign %s, write %s", cost.Check, cost.Sign, cost.Write)
 	values["floor_per_second"], values["floor_ratio"] = rate, values["certificates_per_second"]/rate
 	values["floor_reach"], values["floor_cpu_us"] = rate/cost.Bound(), micros(after-before)/(rate*d.Seconds())
 	return nil
@@ -404,10 +424,13 @@ func (r *issueRig) compose(ctx context.Context, d time.Duration, values map[stri
 
 // spentCPU is the processor time that the server and this process have used so far. If other programs use the machine,
 // the processor time of a certificate is a better measure than the rate.
-type spentCPU struct{ server, load time.Duration }
+type spentCPU struct{ server, load, postgres time.Duration }
 
 func (r *issueRig) cpu() (c spentCPU, err error) {
-	if c.server, err = r.server.cpu(); err != nil {
+	if c.server, err = r.server.CPU(); err != nil {
+		return c, err
+	}
+	if c.postgres, err = r.PostgresCPU(); err != nil {
 		return c, err
 	}
 	c.load, err = ownCPU()
@@ -432,7 +455,7 @@ func (b *bench) floorCounts(values []float64) (bool, error) {
 		return false, err
 	}
 	if reach.Median < floorReach {
-		b.logf("warning: the floor reaches %.2f of its bound, less than %.2f, and is not valid: floor_ratio is too high; "+
+		b.Logf("warning: the floor reaches %.2f of its bound, less than %.2f, and is not valid: floor_ratio is too high; "+
 			"stop other programs and measure longer; if two processors are threads of one core, the floor stays below that", reach.Median, floorReach)
 	}
 	return reach.Median >= floorReach, nil
@@ -443,7 +466,11 @@ func (b *issueBench) report(rig *issueRig, measured rounds) error {
 	if err != nil {
 		return err
 	}
+	fields := slices.Concat(issueFields, rig.fields)
+	if rig.UsesPostgres() {
+		fields = append(fields, "postgres_cpu_us")
+	}
 	return rig.report(map[string]any{
 		"callers": b.callers, "rounds": b.rounds, "floor_goroutines": rig.goroutines, "floor_counts": counts,
-	}, measured, slices.Concat(issueFields, rig.fields))
+	}, measured, fields)
 }

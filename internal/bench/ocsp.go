@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/brevet-pki/brevet/internal/bench/fill"
+	"github.com/brevet-pki/brevet/internal/bench/ocspload"
+	"github.com/brevet-pki/brevet/internal/bench/testbed"
 	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/devca"
 	"github.com/brevet-pki/brevet/internal/cli/file"
@@ -56,14 +58,14 @@ func newOCSP() *cobra.Command {
 }
 
 func (b *ocspBench) check() error {
-	if _, err := b.round(wrkRound); err != nil {
+	if _, err := b.round(ocspload.MinRound); err != nil {
 		return err
 	}
 	if b.issued < minIssued || b.issued > maxIssued {
 		return cli.WrongUse(fmt.Sprintf("--issued %d: give %d to %d", b.issued, minIssued, maxIssued))
 	}
 	var err error
-	b.wrk, err = findWrk()
+	b.wrk, err = ocspload.FindWrk()
 	return err
 }
 
@@ -75,9 +77,9 @@ const maxIssued = 1_000_000
 type ocspRig struct {
 	*bench
 	wrk      string
-	server   *serverProcess
+	server   *testbed.Server
 	bare     *bareServer
-	kinds    []*requestKind
+	kinds    []*ocspload.Requests
 	bodySize float64 // bytes of a response's body, on average
 }
 
@@ -87,13 +89,13 @@ func (r *ocspRig) close() error {
 		err = r.bare.stop()
 	}
 	if r.server != nil {
-		err = errors.Join(err, r.server.stop())
+		err = errors.Join(err, r.server.Stop())
 	}
 	return err
 }
 
 func (b *ocspBench) run(ctx context.Context, env *bench) (err error) {
-	d, err := b.round(wrkRound)
+	d, err := b.round(ocspload.MinRound)
 	if err != nil {
 		return err
 	}
@@ -104,39 +106,39 @@ func (b *ocspBench) run(ctx context.Context, env *bench) (err error) {
 	}
 	measured := rounds{}
 	for n := range b.rounds {
-		values, err := rig.round(ctx, d.Truncate(wrkRound))
+		values, err := rig.round(ctx, d.Truncate(ocspload.MinRound))
 		if err != nil {
 			return err
 		}
 		measured.add(values)
-		rig.logf("round %d of %d: %.0f GET, %.0f POST, %.0f nonces a second: %.2f, %.2f, %.2f of the bounds", n+1, b.rounds,
+		rig.Logf("round %d of %d: %.0f GET, %.0f POST, %.0f nonces a second: %.2f, %.2f, %.2f of the bounds", n+1, b.rounds,
 			values["get_per_second"], values["post_per_second"], values["nonce_per_second"],
 			values["static_ratio_get"], values["static_ratio_post"], values["signed_ratio"])
 	}
 	return env.report(map[string]any{
-		"issued": b.issued, "revoked": b.issued / revokedPart, "asked": b.issued / askedPart, "connections": wrkConnections, "rounds": b.rounds,
+		"issued": b.issued, "revoked": b.issued / revokedPart, "asked": b.issued / askedPart, "connections": ocspload.Connections, "rounds": b.rounds,
 	}, measured, ocspFields)
 }
 
 // prepare fills a server's store, sends each request to the server once, and starts the bare server.
 func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig) error {
-	rig.logf("starting the server to measure")
-	d, err := rig.newDev(ctx, "server")
+	rig.Logf("starting the server to measure")
+	d, err := rig.NewDev(ctx, "server")
 	if err != nil {
 		return err
 	}
 	issued := make([]pki.CertRef, 0, b.issued)
-	if err := rig.fillStore(ctx, d, fill.Spec{
+	if err := rig.FillStore(ctx, d, fill.Spec{
 		Certificates: b.issued, PerIdentity: fill.PerIdentity, Made: func(ref pki.CertRef) { issued = append(issued, ref) },
 	}); err != nil {
 		return err
 	}
-	rig.logf("revoking %d of them", b.issued/revokedPart)
+	rig.Logf("revoking %d of them", b.issued/revokedPart)
 	shuffle(issued)
 	if err := revokeAll(ctx, d, issued[:b.issued/revokedPart]); err != nil {
 		return err
 	}
-	if rig.server, err = rig.startServer(ctx, d); err != nil {
+	if rig.server, err = rig.StartServer(ctx, d); err != nil {
 		return err
 	}
 	shuffle(issued)
@@ -144,16 +146,16 @@ func (b *ocspBench) prepare(ctx context.Context, rig *ocspRig) error {
 	if err != nil {
 		return err
 	}
-	if rig.kinds, err = writeRequests(rig.dir, issuing, issued[:b.issued/askedPart]); err != nil {
+	if rig.kinds, err = ocspload.WriteRequests(rig.Dir, issuing, issued[:b.issued/askedPart]); err != nil {
 		return err
 	}
-	rig.logf("requesting %d statuses once", b.issued/askedPart)
+	rig.Logf("requesting %d statuses once", b.issued/askedPart)
 	for _, w := range rig.kinds {
-		if err := w.tryOut(ctx, d.HTTP); err != nil {
+		if err := w.TryOut(ctx, d.HTTP); err != nil {
 			return err
 		}
 	}
-	rig.bodySize = rig.kinds[0].bodySize
+	rig.bodySize = rig.kinds[0].BodySize
 	rig.bare, err = rig.startBareServer(ctx, "bare", "--size", strconv.Itoa(int(rig.bodySize)))
 	return err
 }
@@ -191,21 +193,21 @@ func (r *ocspRig) round(ctx context.Context, d time.Duration) (map[string]float6
 	values := map[string]float64{"answer_octets": r.bodySize}
 	var err error
 	for _, w := range r.kinds {
-		l, err := r.runWrk(ctx, w, r.server.dev.HTTP, r.server.cmd.Process, w.size, d)
+		l, err := w.Send(ctx, r.wrk, r.server.Dev.HTTP, r.server.Process(), w.Size, d)
 		if err != nil {
 			return nil, err
 		}
-		values[w.name+"_per_second"], values[w.name+"_p50_ms"], values[w.name+"_p99_ms"] = l.rate, l.p50, l.p99
-		values[w.name+"_server_cpu_us"], values[w.name+"_load_cpu_us"] = l.serverCPU, l.loadCPU
-		if !w.compared {
+		values[w.Name+"_per_second"], values[w.Name+"_p50_ms"], values[w.Name+"_p99_ms"] = l.Rate, l.P50, l.P99
+		values[w.Name+"_server_cpu_us"], values[w.Name+"_load_cpu_us"] = l.ServerCPU, l.LoadCPU
+		if !w.Compared {
 			continue
 		}
-		bare, err := r.runWrk(ctx, w, r.bare.address, r.bare.cmd.Process, 0, d)
+		bare, err := w.Send(ctx, r.wrk, r.bare.address, r.bare.cmd.Process, 0, d)
 		if err != nil {
 			return nil, err
 		}
-		values["bare_"+w.name+"_per_second"], values["static_ratio_"+w.name] = bare.rate, l.rate/bare.rate
-		values["bare_"+w.name+"_server_cpu_us"] = bare.serverCPU
+		values["bare_"+w.Name+"_per_second"], values["static_ratio_"+w.Name] = bare.Rate, l.Rate/bare.Rate
+		values["bare_"+w.Name+"_server_cpu_us"] = bare.ServerCPU
 	}
 	if values["signatures_per_second"], values["signature_cpu_us"], err = r.delegateRate(ctx, d); err != nil {
 		return nil, err
@@ -213,7 +215,7 @@ func (r *ocspRig) round(ctx context.Context, d time.Duration) (map[string]float6
 	// A signed response takes the time of a POST and the time of a signature.
 	values["signed_bound_per_second"] = 1 / (1/values["bare_post_per_second"] + 1/values["signatures_per_second"])
 	values["signed_ratio"] = values["nonce_per_second"] / values["signed_bound_per_second"]
-	values["rss_mib"], err = r.server.residentMiB()
+	values["rss_mib"], err = r.server.ResidentMiB()
 	return values, err
 }
 

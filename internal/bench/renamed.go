@@ -40,11 +40,9 @@ func renamedCommand(name, now string) *cobra.Command {
 	}
 }
 
-// paceFlags adds the flags of a pace.
+// paceFlags adds the flags of a pace, with their earlier names.
 func paceFlags(cmd *cobra.Command, p *pace.Pace) {
-	f := cmd.Flags()
-	f.Float64Var(&p.Rate, "hsm-rate", 0, "maximum signatures per second of the HSM (default: no limit)")
-	f.DurationVar(&p.Latency, "hsm-latency", 0, "how long the HSM waits before each signature, with --hsm-rate")
+	p.Flags(cmd)
 	renamedFlag(cmd, "token-rate", "hsm-rate")
 	renamedFlag(cmd, "token-latency", "hsm-latency")
 }

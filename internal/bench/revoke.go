@@ -89,7 +89,7 @@ func (b *revokeBench) run(ctx context.Context, env *bench) error {
 			return err
 		}
 		measured.add(values)
-		rig.logf("round %d of %d: in effect after %.3f s, in the CRL after %.1f s", n+1, b.rounds, values["revoke_seconds"], values["entries_seconds"])
+		rig.Logf("round %d of %d: in effect after %.3f s, in the CRL after %.1f s", n+1, b.rounds, values["revoke_seconds"], values["entries_seconds"])
 	}
 	return env.report(map[string]any{"count": b.count, "rounds": b.rounds, "rate": revokeRate}, measured, revokeFields)
 }
@@ -111,7 +111,7 @@ func (r *revokeRig) round(ctx context.Context, name string) (values map[string]f
 	if err := r.open(ctx, name); err != nil {
 		return nil, err
 	}
-	operator, err := enroll.ReadPair(r.party.server.dev.OperatorDir())
+	operator, err := enroll.ReadPair(r.party.server.Dev.OperatorDir())
 	if err != nil {
 		return nil, err
 	}
@@ -137,13 +137,13 @@ func (r *revokeRig) round(ctx context.Context, name string) (values map[string]f
 
 // open fills a server's store, starts the server, and connects the callers.
 func (r *revokeRig) open(ctx context.Context, name string) error {
-	r.logf("starting the server to measure")
-	d, err := r.newDev(ctx, name)
+	r.Logf("starting the server to measure")
+	d, err := r.NewDev(ctx, name)
 	if err != nil {
 		return err
 	}
 	seen := 0
-	err = r.fillStore(ctx, d, fill.Spec{
+	err = r.FillStore(ctx, d, fill.Spec{
 		Certificates: r.count, PerIdentity: 1, Labels: map[string]string{labelName: labelValue},
 		Made: func(ref pki.CertRef) { // reservoir sampling: each is a probe with the same probability
 			if seen++; len(r.probes) < revokeProbes {
@@ -159,14 +159,14 @@ func (r *revokeRig) open(ctx context.Context, name string) error {
 	if r.issuer, err = file.ReadCertificate(d.IssuingFile()); err != nil {
 		return err
 	}
-	if r.party.server, err = r.startServer(ctx, d); err != nil {
+	if r.party.server, err = r.StartServer(ctx, d); err != nil {
 		return err
 	}
 	operator, err := enroll.ReadPair(d.OperatorDir())
 	if err != nil {
 		return err
 	}
-	r.logf("connecting %d callers", revokeCallers)
+	r.Logf("connecting %d callers", revokeCallers)
 	r.party.callers, err = openCallers(ctx, operator, revokeCallers)
 	return err
 }
@@ -191,7 +191,7 @@ func (r *revokeRig) revoke(ctx context.Context, conn *grpc.ClientConn) (map[stri
 		return nil, err
 	}
 	values["issue_p99_ms"], values["issue_p50_ms"], values["issue_per_second"] = l.quantile(0.99), l.quantile(0.5), l.rate
-	values["rss_mib"], err = r.party.server.residentMiB()
+	values["rss_mib"], err = r.party.server.ResidentMiB()
 	return values, err
 }
 
@@ -224,7 +224,7 @@ func (r *revokeRig) bulkRevoke(ctx context.Context, c brevetv1.RevocationService
 		}
 		bulk = resp.GetBulkRevocation()
 	}
-	r.logf("applied to all records after %.1f s", time.Since(begin).Seconds())
+	r.Logf("applied to all records after %.1f s", time.Since(begin).Seconds())
 	for {
 		n, err := r.published(ctx)
 		if err != nil {
@@ -288,7 +288,7 @@ func (r *revokeRig) probe(ctx context.Context, want int) error {
 }
 
 func (r *revokeRig) fetch(ctx context.Context, method, path string, body []byte) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+r.party.server.dev.HTTP+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+r.party.server.Dev.HTTP+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/brevet-pki/brevet/internal/bench/stepca"
+	"github.com/brevet-pki/brevet/internal/bench/testbed"
 	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/node"
 )
@@ -91,7 +92,7 @@ func (b *stepCABench) run(ctx context.Context, env *bench) (err error) {
 			return err
 		}
 		measured.add(values)
-		rig.logf("round %d of %d: %.0f certificates a second; step-ca signs %.0f, and renews %.0f", n+1, b.rounds,
+		rig.Logf("round %d of %d: %.0f certificates a second; step-ca signs %.0f, and renews %.0f", n+1, b.rounds,
 			values["certificates_per_second"], values["step_ca_sign_per_second"], values["step_ca_renew_per_second"])
 	}
 	return rig.report(map[string]any{"callers": b.callers, "rounds": b.rounds}, measured, stepCAFields)
@@ -130,7 +131,7 @@ type stepCACall func(*stepca.Caller, context.Context) (time.Duration, error)
 // loadOther requests certificates of step-ca for d, and compares Brevet's rate and latency with it. The names of the
 // fields begin with prefix.
 func (r *stepCARig) loadOther(ctx context.Context, d time.Duration, prefix string, call stepCACall, values map[string]float64) error {
-	before, err := cpuOf(r.other.Process())
+	before, err := testbed.CPUOf(r.other.Process())
 	if err != nil {
 		return err
 	}
@@ -138,7 +139,7 @@ func (r *stepCARig) loadOther(ctx context.Context, d time.Duration, prefix strin
 	if err != nil {
 		return r.other.Explain(err)
 	}
-	after, err := cpuOf(r.other.Process())
+	after, err := testbed.CPUOf(r.other.Process())
 	if err != nil {
 		return err
 	}
@@ -152,13 +153,13 @@ func (r *stepCARig) loadOther(ctx context.Context, d time.Duration, prefix strin
 
 // startStepCA starts step-ca with the measured key.
 func (b *bench) startStepCA(ctx context.Context, program string, callers int, options ...string) (*stepca.Server, error) {
-	b.logf("starting step-ca")
-	module, err := node.Module(b.like.HSM.Module)
+	b.Logf("starting step-ca")
+	module, err := node.Module(b.Like.HSM.Module)
 	if err != nil {
 		return nil, err
 	}
 	return stepca.Start(ctx, stepca.Config{
-		Program: program, Dir: filepath.Join(b.dir, "step-ca"), Module: module, HSMLabel: hsmLabel, KeyLabel: b.key.Label(), Key: b.key.Public(),
-		Options: options, Process: b.program,
+		Program: program, Dir: filepath.Join(b.Dir, "step-ca"), Module: module, HSMLabel: b.Like.HSM.Label, KeyLabel: b.Key.Label(), Key: b.Key.Public(),
+		Options: options, Process: b.Program,
 	}, callers)
 }

@@ -2,6 +2,7 @@ package acme
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -14,7 +15,7 @@ type AccountStatus string
 const (
 	AccountValid       AccountStatus = "valid"
 	AccountDeactivated AccountStatus = "deactivated" // by its holder
-	AccountRevoked     AccountStatus = "revoked"     // by an operator, who revoked its external key
+	AccountRevoked     AccountStatus = "revoked"     // by an operator, alone or with its external key
 )
 
 // Account is the account of a client.
@@ -31,13 +32,24 @@ type Account struct {
 	CreatedAt   time.Time
 }
 
+// ListedAccount is an account in a list for operators.
+type ListedAccount struct {
+	Account
+	// Unexpired is the number of unexpired certificates that the account has ordered, whatever their status, counted up to
+	// MaxCounted.
+	Unexpired int
+}
+
+// MaxCounted is the number at which the count of an account's certificates stops.
+const MaxCounted = 1000
+
 // Limits of the contacts of an account. The limit of a contact is in bytes.
 const (
 	MaxContacts = 10
 	MaxContact  = 254
 )
 
-// NewAccount asks for an account (RFC 8555 section 7.3). The caller has verified a signature with the key.
+// NewAccount is a request for an account (RFC 8555 section 7.3). The caller has verified a signature with the key.
 type NewAccount struct {
 	Key        []byte // SubjectPublicKeyInfo, DER
 	Thumbprint [32]byte
@@ -75,6 +87,8 @@ type ExternalKey struct {
 	ID ID
 	// Identity is the identity of all certificates of the account.
 	Identity pki.SPIFFEID
+	// IdentityState is the state of that identity. It is zero if the key names a rule, and when the key is created.
+	IdentityState pki.IdentityState
 	// Rule is the name of the only rule of the policy that may decide about the orders of the account.
 	Rule string
 	// Account is the account that the key has created. It is zero if it has created none.
@@ -87,6 +101,14 @@ type ExternalKey struct {
 	ExpiresAt time.Time
 	// RevokedBecause says why the key was revoked. It is empty if it was not.
 	RevokedBecause string
+}
+
+// CheckIdentity refuses a key that names an identity which cannot have certificates any more.
+func (k *ExternalKey) CheckIdentity() *pki.Refusal {
+	if k.Identity.IsZero() {
+		return nil
+	}
+	return k.Identity.CheckMayHold(k.IdentityState)
 }
 
 // MaxUnused is the maximum time from the creation of an external key to its use.
@@ -104,4 +126,14 @@ func (k ExternalKey) State(at time.Time) ExternalKeyState {
 	default:
 		return ExternalKeyOpen
 	}
+}
+
+// AccountOf returns the account that an actor is, and zero if the actor is none.
+func AccountOf(by pki.Actor) ID {
+	text, isAccount := strings.CutPrefix(by.String(), pki.EvidenceACME.String()+":")
+	if !isAccount {
+		return ID{}
+	}
+	id, _ := ParseID(text) // zero for another text
+	return id
 }

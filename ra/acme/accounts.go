@@ -64,6 +64,9 @@ func (a *Authority) verifyBinding(ctx context.Context, b Binding) (ID, error) {
 	if state := k.State(a.Clock()); state != ExternalKeyOpen {
 		return refuse("the external key is %s", state)
 	}
+	if refusal := k.CheckIdentity(); refusal != nil {
+		return ID{}, refusal
+	}
 	if len(sealed) == 0 {
 		return refuse("the HMAC key of the external key was lost when the store was recreated")
 	}

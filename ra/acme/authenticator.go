@@ -19,7 +19,7 @@ const (
 	factAccount     = "acme.account"      // the ID of its account
 	factExternalKey = "acme.external_key" // the ID of the account's external key
 	factIdentity    = "acme.identity"     // the path of the identity that the external key names, if it names one
-	factChallenges  = "acme.challenges"   // the types of the challenges with which the names were validated
+	factChallenges  = "acme.challenges"   // the types of the challenges with which the names were validated: a condition sees each alone
 )
 
 // Settings are the section of the policy about ACME.
@@ -61,6 +61,9 @@ func (*Authenticator) Facts() map[string]ra.FactType {
 
 // Unique implements policy.Distinguisher.
 func (*Authenticator) Unique() []ra.UniqueFact { return []ra.UniqueFact{{Name: factName}} }
+
+// Itemized implements policy.Itemizer. A rule must allow each name of an order with the challenge that validated it.
+func (*Authenticator) Itemized() string { return factChallenges }
 
 // Identify implements ra.Authenticator. It accepts an order that has a certificate, too, because a repeated request must
 // get the same response.

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"net"
 	"net/url"
 	"slices"
@@ -137,6 +138,24 @@ func TestOrdersAreBounded(t *testing.T) {
 	w.issue(t, a.ID, "b.fleet.example")
 	w.advance(91 * time.Hour)
 	w.issue(t, a.ID, "a.fleet.example")
+}
+
+// TestSetsOfNamesAreBounded checks that an identity has no more certificates than 100 times max_unexpired, whatever their names.
+func TestSetsOfNamesAreBounded(t *testing.T) {
+	w := newWorld(t, document)
+	account := w.account(t, acme.NewExternalKey{Identity: w.register(t, "device/1")})
+	issue := func(name string) error {
+		o := must(w.NewOrder(t.Context(), account.ID, acme.NewOrder{Identifiers: named(name), Profile: "web"}))(t)
+		w.validate(t, o, acme.HTTP01)
+		_, err := w.Finalize(t.Context(), account.ID, o.ID, csr(t, x509.CertificateRequest{DNSNames: []string{name}}))
+		return err
+	}
+	for n := range 100 {
+		if err := issue(fmt.Sprintf("%d.fleet.example", n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused(t, "a certificate with another set of names", issue("next.fleet.example"), pki.RuleMaxUnexpired)
 }
 
 func TestNewOrderRefuses(t *testing.T) {

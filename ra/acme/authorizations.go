@@ -8,17 +8,10 @@ import (
 
 // Authorization returns an authorization of an account.
 func (a *Authority) Authorization(ctx context.Context, account, id ID) (Authorization, error) {
-	if _, err := a.valid(ctx, account); err != nil {
+	if _, err := a.settings(); err != nil {
 		return Authorization{}, err
 	}
-	have, err := a.Store.Authorization(ctx, id, a.Clock())
-	if err != nil {
-		return Authorization{}, err
-	}
-	if have.Account != account {
-		return Authorization{}, NoAuthorization(id)
-	}
-	return have, nil
+	return a.Store.Authorization(ctx, account, id, a.Clock())
 }
 
 // NoAuthorization returns the refusal of an authorization that is not on record, or is that of another account.
@@ -36,7 +29,7 @@ func (a *Authority) DeactivateAuthorization(ctx context.Context, account, id ID)
 	if have.Status != StatusPending && have.Status != StatusValid {
 		return have, pki.Refuse(pki.RuleACMEAuthorized, "deactivate pending or valid authorizations", "the authorization is %s", have.Status)
 	}
-	have, _, err = a.Store.MoveAuthorization(ctx, Move{Authorization: id, Kind: Withdraw, At: a.Clock()})
+	have, _, err = a.Store.MoveAuthorization(ctx, Move{Account: account, Authorization: id, Kind: Withdraw, At: a.Clock()})
 	return have, err
 }
 
@@ -44,27 +37,26 @@ func (a *Authority) DeactivateAuthorization(ctx context.Context, account, id ID)
 // validate the challenge and call EndValidation. Otherwise the challenge is already processing or finished. If the caller
 // does not call EndValidation within ValidationTimeout, the client can begin again.
 func (a *Authority) BeginValidation(ctx context.Context, account, authorization ID, t ChallengeType) (have Authorization, starts bool, err error) {
-	have, err = a.Authorization(ctx, account, authorization)
-	if err != nil {
+	if _, err := a.settings(); err != nil {
 		return Authorization{}, false, err
 	}
-	if have.Challenge(t) == nil {
+	have, starts, err = a.Store.MoveAuthorization(ctx, Move{
+		Account: account, Authorization: authorization, Kind: Begin, Challenge: t, At: a.Clock(),
+	})
+	if err == nil && have.Challenge(t) == nil {
 		return Authorization{}, false, pki.Refuse(pki.RuleACMEAuthorization, "use a challenge of the authorization",
 			"the authorization has no challenge of the type %.20q", string(t))
 	}
-	if have.Status != StatusPending {
-		return have, false, nil
-	}
-	return a.Store.MoveAuthorization(ctx, Move{Authorization: authorization, Kind: Begin, Challenge: t, At: a.Clock()})
+	return have, starts, err
 }
 
-// EndValidation records the result of a validation. failure is nil if the challenge was fulfilled. A result that comes
-// too late has no effect.
-func (a *Authority) EndValidation(ctx context.Context, authorization ID, t ChallengeType, failure *pki.Refusal) error {
+// EndValidation records the result of a validation, and returns the authorization. failure is nil if the challenge was
+// fulfilled. A result that comes too late has no effect.
+func (a *Authority) EndValidation(ctx context.Context, authorization ID, t ChallengeType, failure *pki.Refusal) (Authorization, error) {
 	m := Move{Authorization: authorization, Kind: Succeed, Challenge: t, At: a.Clock()}
 	if failure != nil {
 		m.Kind, m.Failure = Fail, failure
 	}
-	_, _, err := a.Store.MoveAuthorization(ctx, m)
-	return err
+	have, _, err := a.Store.MoveAuthorization(ctx, m)
+	return have, err
 }

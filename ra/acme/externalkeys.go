@@ -74,7 +74,7 @@ func (a *Authority) ExternalKeys(ctx context.Context, after ID, limit int) ([]Ex
 	return a.Store.ExternalKeys(ctx, after, limit)
 }
 
-// maxRevoked is the number of certificates that RevokeExternalKey reads at a time.
+// maxRevoked is the number of certificates that revokeCertificates reads at a time.
 const maxRevoked = 100
 
 // RevokeExternalKey revokes an external key and its account. If certificates is true, it also revokes the unexpired
@@ -86,11 +86,34 @@ func (a *Authority) RevokeExternalKey(ctx context.Context, r ExternalKeyRevocati
 	if err != nil || !certificates || k.Account.IsZero() {
 		return k, 0, err
 	}
+	count, err := a.revokeCertificates(ctx, AccountRevocation{ID: k.Account, By: r.By, Comment: r.Comment, At: r.At})
+	return k, count, err
+}
+
+// Accounts returns a page of the accounts, newest first. See AccountInventory.
+func (a *Authority) Accounts(ctx context.Context, after ID, limit int) ([]ListedAccount, ID, error) {
+	return a.Store.Accounts(ctx, a.Clock(), after, limit)
+}
+
+// RevokeAccount revokes an account, and its external key if it has one. If certificates is true, it also revokes the
+// unexpired certificates of the account, as RevokeExternalKey does.
+func (a *Authority) RevokeAccount(ctx context.Context, r AccountRevocation, certificates bool) (Account, int, error) {
+	r.At = a.Clock()
+	have, err := a.Store.RevokeAccount(ctx, r)
+	if err != nil || !certificates {
+		return have, 0, err
+	}
+	count, err := a.revokeCertificates(ctx, r)
+	return have, count, err
+}
+
+// revokeCertificates revokes the unexpired certificates of an account, and returns how many.
+func (a *Authority) revokeCertificates(ctx context.Context, r AccountRevocation) (int, error) {
 	count := 0
 	for after := (pki.CertRef{}); ; {
-		page, err := a.Store.Certificates(ctx, k.Account, r.At, after, maxRevoked)
+		page, err := a.Store.Certificates(ctx, r.ID, r.At, after, maxRevoked)
 		if err != nil || len(page) == 0 {
-			return k, count, err
+			return count, err
 		}
 		for _, ref := range page {
 			err := a.Revoker.Revoke(ctx, Revocation{Certificate: ref, Reason: pki.PrivilegeWithdrawn, By: r.By, Comment: r.Comment})
@@ -98,7 +121,7 @@ func (a *Authority) RevokeExternalKey(ctx context.Context, r ExternalKeyRevocati
 				continue
 			}
 			if err != nil {
-				return k, count, err
+				return count, err
 			}
 			count++
 		}

@@ -97,14 +97,14 @@ const (
 	OrderLifetime = 24 * time.Hour
 )
 
-// NewOrder asks for an order (RFC 8555 section 7.4).
+// NewOrder is a request for an order (RFC 8555 section 7.4).
 type NewOrder struct {
 	Identifiers []Identifier // as the client sent them
 	Profile     string       // empty for the default of the account
 	Replaces    pki.CertRef  // zero for none
 }
 
-// RevokeRequest asks for the revocation of a certificate (RFC 8555 section 7.6). The caller has verified the signature
+// RevokeRequest is a request to revoke a certificate (RFC 8555 section 7.6). The caller has verified the signature
 // of the request.
 type RevokeRequest struct {
 	// Account is the account whose key signed the request. It is zero if the key in Key signed it.

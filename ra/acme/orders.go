@@ -11,7 +11,7 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 )
 
-// NewOrder creates an order. It asks the policy, the profile and the issuing CA about the names before any challenge is
+// NewOrder creates an order. It checks the names with the policy, the profile and the issuing CA before any challenge is
 // made, and offers only challenges with which the policy would issue a certificate.
 func (a *Authority) NewOrder(ctx context.Context, account ID, n NewOrder) (Order, error) {
 	settings, err := a.settings()
@@ -132,13 +132,13 @@ func (a *Authority) checkReplaces(ctx context.Context, o *Order) error {
 		return pki.Refuse(pki.RuleACMEReplaces, "create the order without replaces", detail, args...)
 	}
 	before, err := a.Store.OrderOf(ctx, o.Replaces)
-	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule.Class() == pki.NotFound || err == nil && before.Account != o.Account {
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule.Class() == pki.NotFound || err == nil && before.Account.ID != o.Account {
 		return refuse("the account has no order for certificate %s", o.Replaces.Serial)
 	}
 	if err != nil {
 		return err
 	}
-	shared := slices.ContainsFunc(before.Identifiers, func(i Identifier) bool { return slices.Contains(o.Identifiers, i) })
+	shared := slices.ContainsFunc(before.Order.Identifiers, func(i Identifier) bool { return slices.Contains(o.Identifiers, i) })
 	if !shared {
 		return refuse("certificate %s has no name of the order", o.Replaces.Serial)
 	}
@@ -188,10 +188,12 @@ func (a *Authority) Finalize(ctx context.Context, account, order ID, csr []byte)
 	if key, err := ra.KeyOfCSR(csr); err == nil && key == pki.HashSPKI(st.Account.Key) {
 		return Order{}, pki.Refuse(pki.RuleCSRContent, "generate a key for the certificate", "the CSR has the key of the account (RFC 8555 section 11.1)")
 	}
-	if _, err := a.Registrar.Order(ctx, ra.OrderRequest{Order: order.Request(), CSR: csr}); err != nil {
+	c, err := a.Registrar.Order(ctx, ra.OrderRequest{Order: order.Request(), CSR: csr})
+	if err != nil {
 		return Order{}, err
 	}
-	return a.Order(ctx, account, order)
+	st.Order.Status, st.Order.Certificate = StatusValid, c.Ref // recorded in the transaction of the certificate
+	return st.Order, nil
 }
 
 // checkRepeat refuses to finalize an order again with another key.
@@ -213,13 +215,16 @@ func (a *Authority) checkRepeat(ctx context.Context, have pki.CertRef, csr []byt
 // Certificate returns a certificate that was issued for an order of the account, followed by those of its CAs except the
 // root, in DER.
 func (a *Authority) Certificate(ctx context.Context, account ID, ref pki.CertRef) ([][]byte, error) {
-	if _, err := a.valid(ctx, account); err != nil {
+	if _, err := a.settings(); err != nil {
 		return nil, err
 	}
 	refusal := pki.Refuse(pki.RuleNotFound, "download the certificate from the URL in the order", "the account has no certificate %s", ref.Serial)
-	o, err := a.Store.OrderOf(ctx, ref)
-	if r, ok := pki.AsRefusal(err); ok && r.Rule.Class() == pki.NotFound || err == nil && o.Account != account {
+	st, err := a.Store.OrderOf(ctx, ref)
+	if r, ok := pki.AsRefusal(err); ok && r.Rule.Class() == pki.NotFound || err == nil && st.Account.ID != account {
 		return nil, refusal
+	}
+	if err == nil {
+		err = st.Account.CheckValid()
 	}
 	if err != nil {
 		return nil, err

@@ -95,8 +95,8 @@ func (a *Authority) find(ctx context.Context, der []byte) (*x509.Certificate, ra
 
 // mayRevoke refuses an account that may not revoke a certificate.
 func (a *Authority) mayRevoke(ctx context.Context, account Account, c *x509.Certificate, ref pki.CertRef, reason pki.Reason) error {
-	o, err := a.Store.OrderOf(ctx, ref)
-	if err == nil && o.Account == account.ID {
+	st, err := a.Store.OrderOf(ctx, ref)
+	if err == nil && st.Account.ID == account.ID {
 		return nil
 	}
 	if refusal, ok := pki.AsRefusal(err); err != nil && (!ok || refusal.Rule.Class() != pki.NotFound) {

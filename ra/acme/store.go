@@ -14,10 +14,16 @@ import (
 // A method that finds no record returns a [*pki.Refusal] of the class NotFound. Methods are safe for concurrent use, also
 // by several processes.
 type Store interface {
-	ExternalKeyStore
+	OperatorStore
 	AccountStore
 	OrderStore
 	AuthorizationStore
+}
+
+// OperatorStore is what operators need.
+type OperatorStore interface {
+	ExternalKeyStore
+	AccountInventory
 }
 
 // ExternalKeyStore keeps external keys.
@@ -50,7 +56,7 @@ type ExternalKeyRevocation struct {
 type AccountStore interface {
 	// CreateAccount records an account, and reports whether it did. If an account has the same key already, CreateAccount
 	// returns that account and changes nothing. If the account has an external key, the key must be open at
-	// Account.CreatedAt (rule acme.binding). It becomes used, and its HMAC key is erased. Of two accounts that use one key
+	// Account.CreatedAt (rule acme.binding), and its identity must be able to have certificates. It becomes used, and its HMAC key is erased. Of two accounts that use one key
 	// at the same time, one is refused.
 	CreateAccount(ctx context.Context, a Account) (Account, bool, error)
 	Account(ctx context.Context, id ID) (Account, error)
@@ -59,6 +65,24 @@ type AccountStore interface {
 	// ChangeAccount makes a change of a valid account, and returns its record. It refuses other accounts (rule
 	// acme.account_status). Deactivating a deactivated account succeeds and changes nothing.
 	ChangeAccount(ctx context.Context, c AccountChange) (Account, error)
+}
+
+// AccountInventory lists and revokes accounts for operators.
+type AccountInventory interface {
+	// Accounts returns up to limit accounts, newest first, as of a time. Pages are as those of ExternalKeys.
+	Accounts(ctx context.Context, at time.Time, after ID, limit int) ([]ListedAccount, ID, error)
+	// RevokeAccount revokes an account, so that it can do nothing any more, and its external key if it has one. If the
+	// account is revoked already, it changes nothing and succeeds. The account's certificates do not change.
+	RevokeAccount(ctx context.Context, r AccountRevocation) (Account, error)
+}
+
+// AccountRevocation is an operator's request to revoke an account.
+type AccountRevocation struct {
+	ID ID
+	By pki.Actor
+	// Comment is recorded in the log.
+	Comment string
+	At      time.Time
 }
 
 // AccountChange is a change of an account by its holder. Exactly one of NewKey, SetContact and Deactivate is set.
@@ -84,10 +108,12 @@ type OrderStore interface {
 	CreateOrder(ctx context.Context, o Order, all []Authorization) error
 	// Order returns a consistent snapshot of an order and what it depends on, as of a time.
 	Order(ctx context.Context, id ID, at time.Time) (OrderState, error)
-	// OrderOf returns the order for which a certificate was issued. An order is kept as long as its certificate.
-	OrderOf(ctx context.Context, certificate pki.CertRef) (Order, error)
-	// Certificates returns up to limit certificates of an account that expire later than at, in ascending order. The page
-	// starts after the given certificate.
+	// OrderOf returns a consistent snapshot of the order for which a certificate was issued. An order is kept as long as its
+	// certificate.
+	OrderOf(ctx context.Context, certificate pki.CertRef) (OrderState, error)
+	// Certificates returns up to limit certificates of an account that expire later than at, in the order in which they were
+	// recorded. The page starts after the given certificate. It also finds certificates of orders that are not on record,
+	// because the store was recreated from the log.
 	Certificates(ctx context.Context, account ID, at time.Time, after pki.CertRef, limit int) ([]pki.CertRef, error)
 }
 
@@ -102,10 +128,12 @@ type OrderState struct {
 
 // AuthorizationStore keeps authorizations.
 type AuthorizationStore interface {
-	// Authorization returns an authorization as of a time.
-	Authorization(ctx context.Context, id ID, at time.Time) (Authorization, error)
+	// Authorization returns an authorization of an account as of a time. It refuses an account that is not valid (rule
+	// acme.account_status).
+	Authorization(ctx context.Context, account, id ID, at time.Time) (Authorization, error)
 	// MoveAuthorization changes the status of an authorization or of one of its challenges, and returns the result. It
-	// reports whether the move changed something. A move that does not fit the status changes nothing and succeeds.
+	// reports whether the move changed something. A move that does not fit the status changes nothing and succeeds. A move of
+	// an account is refused as Authorization refuses it.
 	MoveAuthorization(ctx context.Context, m Move) (a Authorization, moved bool, err error)
 	// Authorized reports whether an account has, at a time, valid authorizations for all names, in whatever orders.
 	Authorized(ctx context.Context, account ID, names []Identifier, at time.Time) (bool, error)
@@ -132,6 +160,8 @@ const ValidationTimeout = 2 * time.Minute
 
 // Move is a change of an authorization.
 type Move struct {
+	// Account is the account that requests the move. It is zero for the result of a validation.
+	Account       ID
 	Authorization ID
 	Kind          MoveKind
 	Challenge     ChallengeType // unless Kind is Withdraw

@@ -31,7 +31,7 @@ const document = `
 acme: {}
 profiles:
   web: {kinds: [device, workload], lifetime: 24h, max_lifetime: 24h, keys: [P-256], key_usage: [digitalSignature],
-    extended_key_usage: [serverAuth], dns_names: allowed, renewals: []}
+    extended_key_usage: [serverAuth], dns_names: allowed, renewals: [], max_unexpired: 1}
 rules:
 - name: named
   evidence: [acme]
@@ -236,7 +236,7 @@ func (w *world) validate(t testing.TB, o acme.Order, kind acme.ChallengeType) {
 		if _, starts, err := w.BeginValidation(t.Context(), o.Account, id, kind); err != nil || !starts {
 			t.Fatalf("the validation starts: %t, %v", starts, err)
 		}
-		if err := w.EndValidation(t.Context(), id, kind, nil); err != nil {
+		if _, err := w.EndValidation(t.Context(), id, kind, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -32,6 +32,15 @@ type Distinguisher interface {
 // Alias is implemented by an [ra.Authenticator] whose claims have the facts and the subjects of another kind of evidence.
 type Alias interface{ SameAs() pki.EvidenceKind }
 
+// Itemizer is implemented by an [ra.Authenticator] with a fact that lists the ways in which parts of the evidence were proved,
+// such as the challenges of the names of an ACME order. A rule matches only if its condition holds for each item alone.
+// Otherwise a condition about one way would hold although another part was proved in another way. If it holds for some items,
+// the request is refused.
+type Itemizer interface {
+	// Itemized returns the name of the fact, which is a list of texts.
+	Itemized() string
+}
+
 // HardwareProver is implemented by an [ra.Authenticator] whose claims can say that a key is in hardware.
 type HardwareProver interface {
 	// Certified returns the names of the facts that a claim has only if a manufacturer has certified the hardware. Other
@@ -62,6 +71,8 @@ type Kind struct {
 	Facts  map[string]ra.FactType
 	// Unique are the facts that distinguish two subjects. It is empty if the evidence names the identity itself.
 	Unique []ra.UniqueFact
+	// Itemized is the fact of Itemizer. It is empty if the evidence has none.
+	Itemized string
 	// Certified are the facts of HardwareProver. It is empty if the evidence says nothing about hardware.
 	Certified []string
 	// Section checks the top-level key with the name of the kind. If it is nil, the document cannot have that key.
@@ -76,6 +87,9 @@ func KindOf(kind pki.EvidenceKind, a ra.Authenticator, section Section) Kind {
 	}
 	if same, ok := a.(Alias); ok {
 		k.SameAs = same.SameAs().String()
+	}
+	if i, ok := a.(Itemizer); ok {
+		k.Itemized = i.Itemized()
 	}
 	if h, ok := a.(HardwareProver); ok {
 		k.Certified = h.Certified()
@@ -127,6 +141,9 @@ func (k Kind) check() error {
 			return fmt.Errorf("evidence of the kind %s cannot have the fact %q of type %d", k.Name, name, t)
 		}
 	}
+	if k.Itemized != "" && k.Facts[k.Itemized] != ra.FactStrings {
+		return fmt.Errorf("the itemized fact %q of the kind %s is no list of texts", k.Itemized, k.Name)
+	}
 	for _, u := range k.Unique {
 		for _, name := range slices.Concat([]string{u.Name}, slices.Concat(u.Within...)) {
 			if t := k.Facts[name]; t != ra.FactString && t != ra.FactInt {
@@ -176,13 +193,15 @@ type declaration struct {
 
 // A schema declares the facts of a set of kinds.
 type schema struct {
-	names []string // sorted
-	facts map[string]declaration
+	names    []string // sorted
+	facts    map[string]declaration
+	itemized string // the fact of the kinds that is itemized; empty if there is none
 }
 
 func newSchema(kinds []Kind) *schema {
 	s := &schema{facts: map[string]declaration{}}
 	for _, k := range kinds {
+		s.itemized = cmp.Or(s.itemized, k.Itemized)
 		for name, is := range k.Facts {
 			s.facts[name] = declaration{kind: k.Evidence, is: is}
 		}

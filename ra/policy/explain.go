@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/brevet-pki/brevet/ra"
@@ -16,6 +17,7 @@ const (
 	Failed                           // its condition cannot be evaluated, so that the request is refused
 	OtherEvidence                    // the rule is for other kinds of evidence
 	NotTried                         // an earlier rule decided
+	Mixed                            // its condition is true for a part of the evidence, so that the request is refused
 	NotSelected                      // the label of the request, or the external key of its account, selects other rules
 )
 
@@ -38,6 +40,8 @@ func (t Trial) String() string {
 		text += " does not match: false is " + strings.Join(t.Parts, ", and ")
 	case Failed:
 		text += " cannot be evaluated: " + strings.Join(t.Parts, ", and ")
+	case Mixed:
+		text += " matches some ways of the proof only, such as one of two types of challenges"
 	case OtherEvidence:
 		text += " is for other evidence"
 	case NotSelected:
@@ -91,9 +95,15 @@ func (r *rule) try(f *facts) (Outcome, []string) {
 	if r.when == nil {
 		return Matched, nil
 	}
+	if _, err := r.matches(f); errors.Is(err, errMixed) {
+		return Mixed, nil
+	}
 	var untrue, failed []string
 	for _, c := range r.when.conjuncts {
 		holds, err := c.holds(f)
+		for i := 0; holds && err == nil && i < len(f.others); i++ {
+			holds, err = c.holds(f.others[i])
+		}
 		switch {
 		case err != nil:
 			failed = append(failed, c.text) // the error may contain a value, which may be personal

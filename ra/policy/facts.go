@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,6 +21,9 @@ type facts struct {
 	claims ra.Claims
 	values []any    // by the position of the fact; absent if the evidence does not have it
 	texts  []string // the values as texts; empty for absent facts, and for those that are neither texts nor numbers
+	// others are these facts with the other items of the itemized fact, one item each. The condition of a rule must hold for
+	// them, too.
+	others []*facts
 }
 
 // errAbsent is the result of an expression that depends on a fact that the evidence does not have.
@@ -32,7 +36,7 @@ var absent = types.WrapErr(errAbsent)
 // newFacts returns the facts of claims of the kinds in s. It refuses facts that are too long. It returns another error if
 // a fact does not have the declared type.
 func newFacts(s *schema, claims ra.Claims) (*facts, error) {
-	f := &facts{s, claims, make([]any, len(s.names)), make([]string, len(s.names))}
+	f := &facts{schema: s, claims: claims, values: make([]any, len(s.names)), texts: make([]string, len(s.names))}
 	for i, name := range s.names {
 		d := s.facts[name]
 		value, ok := claimOf(claims, d.kind).Facts[name]
@@ -54,7 +58,25 @@ func newFacts(s *schema, claims ra.Claims) (*facts, error) {
 			f.values[i] = absent
 		}
 	}
+	f.itemize()
 	return f, nil
+}
+
+// itemize reduces the itemized fact to its first item, and puts the other items into f.others.
+func (f *facts) itemize() {
+	d, exists := f.facts[f.itemized]
+	if !exists {
+		return
+	}
+	items, _ := f.values[d.position].([]string)
+	for i := range items {
+		one := f
+		if i > 0 {
+			one = &facts{schema: f.schema, claims: f.claims, values: slices.Clone(f.values), texts: f.texts}
+			f.others = append(f.others, one)
+		}
+		one.values[d.position] = items[i : i+1 : i+1]
+	}
 }
 
 // measure reports whether a value has a type. It returns the value as a text, and its size, which is over maxFactBytes if

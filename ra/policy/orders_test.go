@@ -9,6 +9,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/policy"
 )
 
 func TestOrderRuleFaults(t *testing.T) {
@@ -113,5 +114,56 @@ profiles:
 		"rule named was not tried, because the label of the request, or the external key of its account, selects others; rule web matches; "+
 		"rule tokens was not tried, because an earlier rule decided" {
 		t.Errorf("explained as: %s", text)
+	}
+}
+
+// TestChallengesAreDecidedOneByOne checks that a rule matches an order only if its condition holds for each type of challenge
+// with which a name was validated, and that no name more lets an order pass a rule that would decide the others.
+func TestChallengesAreDecidedOneByOne(t *testing.T) {
+	p := compile(t, `
+rules:
+- {name: in, evidence: [acme], when: 'acme.domain == "in.example" && "dns-01" in acme.challenges'}
+- {name: only, evidence: [acme], when: 'acme.domain == "only.example" && acme.challenges == ["dns-01"]'}
+- {name: without, evidence: [acme], when: 'acme.domain == "without.example" && !("http-01" in acme.challenges)'}
+- {name: either, evidence: [acme], when: 'acme.domain == "either.example" && ("dns-01" in acme.challenges || "http-01" in acme.challenges)'}
+- {name: dns, evidence: [acme], when: 'acme.domain == "two.example" && "dns-01" in acme.challenges'}
+- {name: any, evidence: [acme], when: 'acme.domain == "two.example"'}
+`)
+	both, dns := []string{"dns-01", "http-01"}, []string{"dns-01"}
+	for _, c := range []struct {
+		domain     string
+		challenges []string
+		rule       string // empty for a refusal
+	}{
+		{"in.example", dns, "in"},
+		{"in.example", both, ""},
+		{"in.example", []string{"http-01", "dns-01"}, ""},
+		{"only.example", dns, "only"},
+		{"only.example", both, ""},
+		{"without.example", dns, "without"},
+		{"without.example", both, ""},
+		{"either.example", both, "either"},
+		{"either.example", []string{"dns-01", "http-01", "tls-alpn-01"}, ""},
+		{"two.example", dns, "dns"},
+		{"two.example", []string{"http-01"}, "any"},
+		{"two.example", []string{"tls-alpn-01", "http-01"}, "any"},
+		{"two.example", both, ""},
+		{"two.example", []string{"http-01", "dns-01"}, ""},
+	} {
+		claims := orderOf(c.domain, "device/1", "")
+		claims[0].Facts["acme.challenges"] = c.challenges
+		g, err := p.Grant(claims, "", time.Now())
+		if g.Rule != c.rule || (err == nil) != (c.rule != "") {
+			t.Errorf("%s with %v: rule %q, error %v; want rule %q", c.domain, c.challenges, g.Rule, err, c.rule)
+		}
+		decided := ""
+		for _, trial := range p.Explain(claims, "") {
+			if trial.Outcome == policy.Matched {
+				decided = trial.Rule
+			}
+		}
+		if decided != c.rule {
+			t.Errorf("%s with %v: the explanation is rule %q, want %q", c.domain, c.challenges, decided, c.rule)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -106,6 +107,9 @@ func (p *Policy) decide(claims ra.Claims, label string) (*rule, ra.Grant, error)
 	switch {
 	case r == nil:
 		return nil, ra.Grant{}, noRule()
+	case errors.Is(err, errMixed):
+		return r, ra.Grant{}, pki.Refuse(pki.RulePolicy, "prove all of it in the same way, such as all names by the same type of challenge, or request them one by one",
+			"different rules of the policy decide parts of the evidence")
 	case err != nil:
 		return r, ra.Grant{}, pki.Refuse(pki.RulePolicy, "ask the operator to correct the rule (brevet policy explain)",
 			"the condition of rule %s cannot be evaluated for this evidence", r.name)

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -247,12 +248,24 @@ func (c *compiler) readLimits(key string, v *yaml.Node, into *limits) {
 	})
 }
 
-// matches reports whether the rule's condition is true.
+// errMixed means that a rule's condition is true for a part of the itemized fact only. Another rule would decide the rest, and
+// an item more could replace a strict rule by a later one.
+var errMixed = errors.New("the condition is true for some ways of the proof only")
+
+// matches reports whether the rule's condition is true, for each item of the itemized fact. It returns errMixed if it is true
+// for some of them.
 func (r *rule) matches(f *facts) (bool, error) {
 	if r.when == nil {
 		return true, nil
 	}
-	return r.when.holds(f)
+	holds, err := r.when.holds(f)
+	for i := 0; err == nil && i < len(f.others); i++ {
+		var other bool
+		if other, err = r.when.holds(f.others[i]); err == nil && other != holds {
+			return false, errMixed
+		}
+	}
+	return holds, err
 }
 
 // subject returns the subject of evidence that the identity is tied to: that of the first kind in the rule that has one.

@@ -18,6 +18,7 @@ var (
 	oidDeltaCRL          = asn1.ObjectIdentifier{2, 5, 29, 27}
 	oidDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
 	oidFreshestCRL       = asn1.ObjectIdentifier{2, 5, 29, 46}
+	oidInvalidityDate    = asn1.ObjectIdentifier{2, 5, 29, 24} // of an entry
 )
 
 // DER tags and sizes of entries.

@@ -48,7 +48,7 @@ const (
 func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	started := time.Now()
+	defer u.keepLease(ctx, i)()
 	if i.unpublished {
 		reason = everything
 	}
@@ -61,6 +61,7 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error
 	if err != nil {
 		return fmt.Errorf("take a CRL number for %s: %w", i.Certificate.Subject, err)
 	}
+	started := time.Now() // an outage of the store ends before
 	// 2. Write the CRLs without their signatures, from one snapshot.
 	builders, position, err := u.writeAll(ctx, i, number, reason)
 	if err != nil {
@@ -83,6 +84,9 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error
 		}
 		if err := u.published.flush(crls); err != nil {
 			return fail("write", number, err)
+		}
+		if err := u.passOn(ctx, crls); err != nil {
+			return fail("pass on", number, err)
 		}
 		// 4. Record the CRLs. The store refuses a number that is not higher than the recorded one.
 		if err := u.store.PutCRLs(ctx, crls, signedBy, u.now()); err != nil {
@@ -111,7 +115,11 @@ func (u *Updater) publishNew(ctx context.Context, i *issuer, reason cause) error
 func (u *Updater) publish(crls []CRL) error {
 	var failed []error
 	for _, c := range crls {
-		failed = append(failed, u.publisher.PublishCRL(c, u.published.path(c.Scope())))
+		err := u.publisher.PublishCRL(c, u.published.path(c.Scope()))
+		if err == nil {
+			u.shown.add(c)
+		}
+		failed = append(failed, err)
 	}
 	for _, m := range u.mirrors {
 		m.enqueue(crls)

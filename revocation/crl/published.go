@@ -3,6 +3,7 @@ package crl
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -76,13 +77,21 @@ func (p publishedDirectory) write(c CRL) error {
 	return writeFile(p.temporaryPath(c.Scope()), c.DER)
 }
 
-func writeFile(path string, content []byte) (err error) {
+func writeFile(path string, content []byte) error {
+	return createFile(path, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+}
+
+// createFile writes a file and flushes it.
+func createFile(path string, write func(io.Writer) error) (err error) {
 	file, err := files.Create(path, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if _, err := file.Write(content); err != nil {
+	if err := write(file); err != nil {
 		return err
 	}
 	return file.Sync()

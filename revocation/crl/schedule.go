@@ -28,7 +28,8 @@ const (
 // Run publishes the recorded CRLs, and then keeps all CRLs current until ctx ends. First it signs all CRLs of every
 // issuer, because a change that was recorded just before a crash may not be in a CRL. It signs each CRL again after
 // half of its lifetime. Soon after a change, it signs the full CRL and the CRLs of the changed partitions. If this
-// fails, Run logs the error and retries, with growing delays of at most 15 s. Run returns nil when its goroutines have
+// fails, Run logs the error and retries, with growing delays of at most 15 s. If servers share the store, only the leader
+// of an issuer does this, and Run publishes the CRLs that the leader signs. Run returns nil when its goroutines have
 // ended, except those that a mirror's file system blocks.
 func (u *Updater) Run(ctx context.Context) error {
 	var running sync.WaitGroup
@@ -38,6 +39,9 @@ func (u *Updater) Run(ctx context.Context) error {
 	}
 	if !u.publishRecorded(ctx) {
 		return nil
+	}
+	if u.exchange != nil {
+		running.Go(func() { u.follow(ctx) })
 	}
 	for _, i := range u.issuers {
 		running.Go(func() { u.keepCurrent(ctx, i) })
@@ -85,6 +89,9 @@ func (u *Updater) publishAll(recorded []CRL) {
 			i.remember(c)
 		}
 		there, err := u.published.recover(c)
+		if u.exchange != nil && !there {
+			continue // follow gets the file from the store
+		}
 		if err == nil && there {
 			err = u.publish([]CRL{c}) // the publisher ignores the CRLs of a removed CA
 		}
@@ -112,6 +119,13 @@ func (i *issuer) remember(c CRL) {
 func (u *Updater) keepCurrent(ctx context.Context, i *issuer) {
 	waits := retry.NewBackOff()
 	for reason := everything; ; {
+		isNew, ok := u.awaitLead(ctx, i)
+		if !ok {
+			return
+		}
+		if isNew {
+			reason = everything
+		}
 		select {
 		case <-i.wanted: // this round includes all changes requested so far
 			reason = max(reason, change)
@@ -123,6 +137,7 @@ func (u *Updater) keepCurrent(ctx context.Context, i *issuer) {
 		}
 		i.ready.Store(true)
 		if err != nil {
+			u.yield(ctx, i)
 			wait := waits.NextBackOff()
 			u.log.Error("signing CRLs failed, retrying", "issuer", i.Certificate.Subject, "valid_until", i.validUntil(), "wait", wait, "error", err)
 			if !retry.Sleep(ctx, wait) {
@@ -138,15 +153,20 @@ func (u *Updater) keepCurrent(ctx context.Context, i *issuer) {
 	}
 }
 
-// untilDue waits until a CRL of an issuer is due, or until a change was requested. It returns false if ctx ends first.
+// untilDue waits until a CRL of an issuer is due, until a change was requested, or until another server has changed a status
+// or leads. It returns false if ctx ends first.
 func (u *Updater) untilDue(ctx context.Context, i *issuer) bool {
 	ended := time.Now()
+	longest := maxWait
+	if u.exchange != nil {
+		longest = exchangeEvery
+	}
 	for {
 		left := i.nextDue(u.lifetime, u.clock()).Sub(u.clock())
 		if left <= 0 {
 			return true
 		}
-		timer := time.NewTimer(min(left, maxWait))
+		timer := time.NewTimer(min(left, longest))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -154,8 +174,15 @@ func (u *Updater) untilDue(ctx context.Context, i *issuer) bool {
 		case <-i.wanted:
 			timer.Stop()
 			i.want() // keep the request, which the next iteration of keepCurrent receives
-			return retry.Sleep(ctx, max(batchDelay, i.pause()-time.Since(ended)))
+			return u.rest(ctx, i, max(batchDelay, i.pause()-time.Since(ended)))
 		case <-timer.C:
+			switch {
+			case u.exchange == nil:
+			case !u.stillLeads(ctx, i):
+				return true
+			case u.hasNews(ctx, i):
+				return u.rest(ctx, i, i.pause()-time.Since(ended))
+			}
 		}
 	}
 }
@@ -225,6 +252,9 @@ func (u *Updater) warnOfExpiry(ctx context.Context) error {
 		crl, found, err := u.recorded(ctx, pki.IssuerOf(c))
 		if err != nil {
 			return err
+		}
+		if u.exchange != nil && crl.Position > 0 {
+			continue // another server signs it; see warnOfSilence
 		}
 		level, text := u.expiryWarning(crl, found)
 		if text != "" {

@@ -36,6 +36,7 @@ type Config struct {
 	Issuers   []Issuer            // CAs whose CRLs the Updater signs
 	Elsewhere []*x509.Certificate // CAs whose CRLs are signed elsewhere and imported
 	Store     Store
+	Exchange  Exchange // nil if no other server shares the store
 	Publisher Publisher
 	// Directory contains the files of published CRLs. The Updater creates it. No other process may write to it.
 	Directory string
@@ -52,6 +53,7 @@ type Config struct {
 // Updater keeps CRLs current. It is safe for concurrent use.
 type Updater struct {
 	store     Store
+	exchange  Exchange // nil if no other server shares the store
 	publisher Publisher
 	published publishedDirectory
 	mirrors   []*mirror
@@ -63,16 +65,22 @@ type Updater struct {
 	elsewhere []*x509.Certificate
 	importing sync.Mutex // held during an import, because all imports write the same files
 	adding    sync.Mutex // serializes AddPoints
+
+	shown    shown
+	silent   map[pki.IssuerID]*silence // CAs without a leader; only the goroutine of follow uses it
+	unsigned atomic.Pointer[[]*x509.Certificate]
 }
 
 // issuer is a CA whose CRLs this updater signs.
 type issuer struct {
 	Issuer
-	id      pki.IssuerID
-	scheme  signatureScheme
-	wanted  chan struct{} // holds one element if new CRLs were requested; a request during a round causes another round
-	compact chan struct{} // holds one element if the index of revoked certificates must be compacted
-	ready   atomic.Bool   // whether Run has published the full CRL, or tried and failed
+	id        pki.IssuerID
+	scheme    signatureScheme
+	wanted    chan struct{} // holds one element if new CRLs were requested; a request during a round causes another round
+	compact   chan struct{} // holds one element if the index of revoked certificates must be compacted
+	ready     atomic.Bool   // whether Run has published the full CRL, or tried and failed
+	confirmed time.Time     // when the lease was extended last; it belongs to keepCurrent
+	leads     atomic.Bool   // whether this server signs the CRLs, if several share the store
 
 	points atomic.Pointer[[]points] // distribution points; replaced with the mutex held, so that they do not change during a round
 
@@ -91,8 +99,8 @@ func New(ctx context.Context, c Config) (*Updater, error) {
 		return nil, errors.New("an updater needs a store, a publisher and a directory")
 	}
 	u := &Updater{
-		store: c.Store, publisher: c.Publisher, published: publishedDirectory{c.Directory}, lifetime: c.Lifetime, clock: c.Clock, log: c.Log,
-		issuers: map[pki.IssuerID]*issuer{}, elsewhere: c.Elsewhere,
+		store: c.Store, exchange: c.Exchange, publisher: c.Publisher, published: publishedDirectory{c.Directory}, lifetime: c.Lifetime, clock: c.Clock, log: c.Log,
+		issuers: map[pki.IssuerID]*issuer{}, elsewhere: c.Elsewhere, silent: map[pki.IssuerID]*silence{},
 	}
 	if u.lifetime == 0 {
 		u.lifetime = DefaultLifetime

@@ -69,7 +69,7 @@ func (m *methodLog) want(t *testing.T, who, want string) {
 
 func newTestServer(t *testing.T, keyKind string) *testServer {
 	t.Helper()
-	s := &testServer{fixture: newFixture(t, responder.Config{Staleness: time.Hour}, revtest.Key(t, keyKind))}
+	s := &testServer{fixture: newFixture(t, responder.Config{Validity: time.Hour}, revtest.Key(t, keyKind))}
 	var err error
 	s.updater, err = crl.New(t.Context(), crl.Config{
 		Issuers: []crl.Issuer{{Certificate: s.ca.Certificate, Signer: s.ca.Key}},

@@ -27,14 +27,8 @@ func (b *signQueue) length() int {
 func FollowOnce(r *Responder, feed Feed) error {
 	f := &follower{responder: r, feed: feed}
 	for {
-		readAt := r.clock().Round(0)
-		atEnd, err := f.read(context.Background(), readAt)
-		if err != nil {
+		if atEnd, err := f.read(context.Background(), r.clock()); err != nil || atEnd {
 			return err
-		}
-		if atEnd {
-			r.current.Store(&readAt)
-			return nil
 		}
 	}
 }

@@ -43,13 +43,13 @@ func (c *clock) advance(d time.Duration) {
 // A fixture is a responder for one issuing CA, with a delegate. It reads its statuses from the book.
 type fixture struct {
 	*responder.Responder
-	handler   http.Handler
-	root, ca  revtest.CA
-	key       crypto.Signer
-	delegate  *x509.Certificate
-	book      *revtest.Book
-	clock     *clock
-	staleness time.Duration
+	handler  http.Handler
+	root, ca revtest.CA
+	key      crypto.Signer
+	delegate *x509.Certificate
+	book     *revtest.Book
+	clock    *clock
+	validity time.Duration
 }
 
 func newFixture(t testing.TB, config responder.Config, key crypto.Signer) *fixture {
@@ -57,9 +57,9 @@ func newFixture(t testing.TB, config responder.Config, key crypto.Signer) *fixtu
 	root := revtest.NewRoot(t, "Root", "p256")
 	s := &fixture{root: root, ca: root.Intermediate(t, "Issuing CA", "p256"), key: key, book: revtest.NewBook(), clock: &clock{at: time.Now()}}
 	config.Clock, config.Log = s.clock.now, slog.New(slog.DiscardHandler)
-	s.staleness = config.Staleness
-	if s.staleness == 0 {
-		s.staleness = responder.DefaultStaleness
+	s.validity = config.Validity
+	if s.validity == 0 {
+		s.validity = responder.DefaultValidity
 	}
 	r, err := responder.New(config)
 	if err != nil {

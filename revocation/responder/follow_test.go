@@ -3,6 +3,7 @@ package responder_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"testing"
@@ -31,12 +32,12 @@ func (f *flakyFeed) Snapshot(ctx context.Context, at time.Time, visit func(pki.S
 	return f.Book.Snapshot(ctx, at, visit)
 }
 
-func (f *flakyFeed) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
+func (f *flakyFeed) Changes(ctx context.Context, after uint64, limit int, apply func([]pki.StatusChange)) (uint64, error) {
 	f.reads.Add(1)
 	if f.down.Load() {
-		return nil, 0, errFeedDown
+		return 0, errFeedDown
 	}
-	return f.Book.Changes(ctx, after, limit)
+	return f.Book.Changes(ctx, after, limit, apply)
 }
 
 // startFollowing starts a responder that follows a feed until the test ends.
@@ -131,6 +132,51 @@ func TestFollowAppliesChangesAndRetries(t *testing.T) {
 	})
 }
 
+// A forgetfulFeed is a Book that has lost the changes after the ones that were read.
+type forgetfulFeed struct {
+	*revtest.Book
+	forgets   atomic.Bool
+	snapshots atomic.Int64
+}
+
+// errForgotten says that a snapshot is needed.
+type errForgotten struct{}
+
+func (errForgotten) Error() string       { return "the changes have left" }
+func (errForgotten) NeedsSnapshot() bool { return true }
+
+func (f *forgetfulFeed) Snapshot(ctx context.Context, at time.Time, visit func(pki.StatusChange) error) (uint64, error) {
+	f.snapshots.Add(1)
+	return f.Book.Snapshot(ctx, at, visit)
+}
+
+func (f *forgetfulFeed) Changes(ctx context.Context, after uint64, limit int, apply func([]pki.StatusChange)) (uint64, error) {
+	if f.forgets.Swap(false) {
+		return 0, fmt.Errorf("read: %w", errForgotten{})
+	}
+	return f.Book.Changes(ctx, after, limit, apply)
+}
+
+// TestFollowReadsASnapshotAfterAGap: a follower that is so far behind that its next changes have left the log reads all
+// statuses again.
+func TestFollowReadsASnapshotAfterAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		feed := &forgetfulFeed{Book: revtest.NewBook()}
+		ref := pki.CertRef{Issuer: revtest.NewRoot(t, "CA", "p256").ID(), Serial: revtest.Serial(t)}
+		feed.Issue(ref, time.Now().Add(time.Hour))
+		r := startFollowing(t, feed)
+		wait(time.Second)
+		feed.forgets.Store(true)
+		if _, err := feed.Apply(t.Context(), revocation.Change{Action: revocation.Revoke, Certificate: ref, At: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+		wait(time.Second)
+		if status, _ := r.Status(ref); status.State != pki.Revoked || feed.snapshots.Load() != 2 {
+			t.Errorf("after %d snapshots, the revoked certificate is %v", feed.snapshots.Load(), status.State)
+		}
+	})
+}
+
 // A staleFeed has one certificate. Its Snapshot waits until the test sends to release. Its Changes can return an
 // outdated status once.
 type staleFeed struct {
@@ -148,12 +194,15 @@ func (f *staleFeed) Snapshot(ctx context.Context, _ time.Time, visit func(pki.St
 	return 1, visit(*f.status.Load())
 }
 
-func (f *staleFeed) Changes(_ context.Context, after uint64, _ int) ([]pki.StatusChange, uint64, error) {
+func (f *staleFeed) Changes(_ context.Context, after uint64, _ int, apply func([]pki.StatusChange)) (uint64, error) {
 	if c := f.stale.Swap(nil); c != nil {
-		return []pki.StatusChange{*c}, after + 1, nil
+		apply([]pki.StatusChange{*c})
+		return after + 1, nil
 	}
-	return nil, after, nil
+	return after, nil
 }
+
+func (*staleFeed) Written(context.Context) (uint64, error) { return 1, nil }
 
 // TestRevokedStaysRevokedWhenClockIsSetBack revokes a certificate while the clock is ahead, so that its status is
 // removed as expired. Then the clock is set back. An old change that reports the issuance must not make the certificate

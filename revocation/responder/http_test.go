@@ -156,7 +156,7 @@ func TestCacheHeadersFollowStatus(t *testing.T) {
 	tag := w.Header().Get("ETag")
 	for name, want := range map[string]string{
 		"Cache-Control": "public, max-age=30, no-transform, must-revalidate",
-		"Last-Modified": known.UTC().Format(http.TimeFormat), "Expires": known.Add(s.staleness).UTC().Format(http.TimeFormat),
+		"Last-Modified": known.UTC().Format(http.TimeFormat), "Expires": known.Add(s.validity).UTC().Format(http.TimeFormat),
 	} {
 		if got := w.Header().Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
@@ -182,7 +182,7 @@ func TestCacheHeadersFollowStatus(t *testing.T) {
 		t.Errorf("unknown: Cache-Control %q", got)
 	}
 	// Near nextUpdate, max-age is shorter.
-	s.clock.advance(s.staleness - 10*time.Second)
+	s.clock.advance(s.validity - 10*time.Second)
 	if got := s.get(t, path).Header().Get("Cache-Control"); !strings.HasPrefix(got, "public, max-age=9,") && !strings.HasPrefix(got, "public, max-age=10,") {
 		t.Errorf("ten seconds before nextUpdate: Cache-Control %q", got)
 	}

@@ -185,7 +185,7 @@ func TestConcurrentEqualRequestsAreSignedOnce(t *testing.T) {
 	requests.Wait()
 
 	// Now revoke the certificate while one request signs and the others wait for its response.
-	s.clock.advance(s.staleness / 2)
+	s.clock.advance(s.validity / 2)
 	s.follow(t)
 	for range 20 {
 		requests.Go(func() { s.want(t, "one of many", leaf, "revoked") })

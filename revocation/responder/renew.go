@@ -8,8 +8,8 @@ import (
 	"github.com/brevet-pki/brevet/revocation/ocsp"
 )
 
-// Divisors and multiples of the staleness limit. When the statuses are newer than a cached response by half of the
-// limit, the response is no longer sent.
+// Divisors and multiples of Config.Validity. When the statuses are newer than a cached response by half of the
+// validity, the response is no longer sent.
 const (
 	renewalPasses = 16 // divisor: interval between two passes over the cache
 	renewalFirst  = 4  // divisor: how much newer the statuses are than a response when it is due
@@ -23,10 +23,10 @@ const (
 const renewalPause = 3
 
 // Renew signs cached responses again before they are too old, so that no client waits for a signature. It renews the
-// responses that were used within twice the staleness limit, and removes expired ones. It runs until ctx ends and
+// responses that were used within twice the validity, and removes expired ones. It runs until ctx ends and
 // returns nil. Only one Renew may run at a time.
 func (r *Responder) Renew(ctx context.Context) error {
-	ticker := time.NewTicker(r.staleness / renewalPasses)
+	ticker := time.NewTicker(r.validity / renewalPasses)
 	defer ticker.Stop()
 	for {
 		select {
@@ -57,7 +57,7 @@ func (r *Responder) renewShard(ctx context.Context, s *shard) (tried int) {
 		if now.Unix() >= k.nextUpdate {
 			return false
 		}
-		recent := now.Unix()-k.lastUse <= int64(renewalWindow*r.staleness/time.Second)
+		recent := now.Unix()-k.lastUse <= int64(renewalWindow*r.validity/time.Second)
 		if known && recent && (current.Sub(time.Unix(k.current, 0)) >= r.renewalAge(k.serial) || from.signer != from.issuer.delegate()) {
 			due = append(due, renewal{from, k.serial, k.lastUse})
 		}
@@ -75,7 +75,7 @@ func (r *Responder) renewShard(ctx context.Context, s *shard) (tried int) {
 // renewalAge returns how much newer the statuses are than a response when the response is due.
 func (r *Responder) renewalAge(serial pki.Serial) time.Duration {
 	random := time.Duration(serial.Bytes()[pki.SerialSize-2])
-	return r.staleness/renewalFirst + r.staleness/renewalSpread*random/256
+	return r.validity/renewalFirst + r.validity/renewalSpread*random/256
 }
 
 // A renewal identifies a cached response that is due.

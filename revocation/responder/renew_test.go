@@ -15,10 +15,10 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
-// advanceAndFollow advances the clock by the fraction parts/of of the staleness limit, and reads the feed.
+// advanceAndFollow advances the clock by the fraction parts/of of the validity, and reads the feed.
 func (s *fixture) advanceAndFollow(t testing.TB, parts time.Duration, of time.Duration) {
 	t.Helper()
-	s.clock.advance(s.staleness * parts / of)
+	s.clock.advance(s.validity * parts / of)
 	s.follow(t)
 }
 
@@ -45,7 +45,7 @@ func TestUsedResponsesAreRenewed(t *testing.T) {
 		t.Errorf("thisUpdate of the renewed response is %v, want %v", response.ThisUpdate, s.CurrentAt())
 	}
 
-	// If a client requests the response once per staleness limit, it never waits for a signature. If no client requests
+	// If a client requests the response once per validity, it never waits for a signature. If no client requests
 	// the response for twice the limit, it expires.
 	for n := range 24 {
 		s.advanceAndFollow(t, 1, 8)
@@ -86,13 +86,13 @@ func TestStaleStatusesRenewNothing(t *testing.T) {
 	s := newFixture(t, responder.Config{}, revtest.Key(t, "p256"))
 	leaf, _ := s.issue(t)
 	s.want(t, "known", leaf, "good")
-	s.clock.advance(s.staleness * 3 / 8)
+	s.clock.advance(s.validity * 3 / 8)
 	if n := responder.RenewOnce(s.Responder); n != 0 {
 		t.Errorf("%d responses are renewed though the statuses are not newer", n)
 	}
-	s.clock.advance(s.staleness)
+	s.clock.advance(s.validity)
 	if n := responder.RenewOnce(s.Responder); n != 0 || responder.CachedCount(s.Responder) != 0 {
-		t.Errorf("past the staleness limit %d responses are renewed and %d are cached", n, responder.CachedCount(s.Responder))
+		t.Errorf("past the validity %d responses are renewed and %d are cached", n, responder.CachedCount(s.Responder))
 	}
 	s.want(t, "past the limit", leaf, tryLater)
 }
@@ -130,11 +130,11 @@ func TestRenewRenewsPeriodically(t *testing.T) {
 		go func() { done <- s.Renew(ctx) }()
 		signed := key.signed()
 		for range 16 {
-			wait(s.staleness / 16)
+			wait(s.validity / 16)
 			s.advanceAndFollow(t, 1, 16)
 		}
 		if n := key.signed() - signed; n < 2 || n > 4 {
-			t.Errorf("a response is renewed %d times within the staleness limit, want 2 to 4", n)
+			t.Errorf("a response is renewed %d times within the validity, want 2 to 4", n)
 		}
 		cancel()
 		if err := <-done; err != nil {
@@ -145,13 +145,13 @@ func TestRenewRenewsPeriodically(t *testing.T) {
 
 // TestConcurrentRenewalsAndRevocations runs requests, renewals, evictions and revocations at the same time.
 func TestConcurrentRenewalsAndRevocations(t *testing.T) {
-	s := newFixture(t, responder.Config{Staleness: 2 * time.Second, MaxAge: time.Second}, revtest.Key(t, "p256"))
+	s := newFixture(t, responder.Config{Validity: 2 * time.Second, MaxAge: time.Second}, revtest.Key(t, "p256"))
 	responder.LimitCache(s.Responder, 2)
 	ctx, cancel := context.WithCancel(t.Context())
 	var others sync.WaitGroup
 	others.Go(func() {
 		for ctx.Err() == nil {
-			s.clock.advance(s.staleness / 64)
+			s.clock.advance(s.validity / 64)
 			s.follow(t)
 			responder.RenewOnce(s.Responder)
 			runtime.Gosched()

@@ -145,7 +145,7 @@ func (r *Responder) issuerOf(q *ocsp.Request) (*issuer, ocsp.Refusal) {
 }
 
 // lookup returns a cached response that may still be sent, or nil. If the statuses are newer than the response by half
-// of the staleness limit, lookup returns nil. The response is then signed again, so that clients get no response that
+// of its validity, lookup returns nil. The response is then signed again, so that clients get no response that
 // expires soon.
 func (r *Responder) lookup(now time.Time, serial pki.Serial, id []byte, into *workspace) *signedResponse {
 	current, known := r.knownAt(now)
@@ -166,12 +166,18 @@ func (r *Responder) lookup(now time.Time, serial pki.Serial, id []byte, into *wo
 }
 
 // knownAt returns when the statuses were last known to be complete, truncated to seconds, and at most now. It returns
-// false if that time is further back than the staleness limit. It also returns false if the time is more than a second
-// ahead, because the clock was then set back.
+// false if that time is further back than the limit. It also returns false if the time is more than a second ahead,
+// because the clock was then set back.
+//
+// The age is measured twice, and the longer one counts. No correction of the wall clock changes the monotonic clock, but
+// that clock stops while the machine sleeps.
 func (r *Responder) knownAt(now time.Time) (time.Time, bool) {
-	current := r.CurrentAt()
-	age := now.Sub(current)
-	if current.IsZero() || age > r.staleness || age < -time.Second {
+	current, limit := r.CurrentAt(), r.validity
+	if r.maxStaleness > 0 {
+		limit = min(limit, r.maxStaleness)
+	}
+	age := now.Round(0).Sub(current.Round(0))
+	if current.IsZero() || age < -time.Second || max(age, now.Sub(current)) > limit {
 		return time.Time{}, false
 	}
 	if age < 0 {
@@ -197,7 +203,7 @@ func (r *Responder) decide(i *issuer, q *ocsp.Request) (*decision, ocsp.Refusal)
 	if !known || now.Before(delegate.NotBefore) {
 		return nil, ocsp.TryLater
 	}
-	end := current.Add(r.staleness)
+	end := current.Add(r.validity)
 	if delegate.NotAfter.Before(end) {
 		end = delegate.NotAfter
 	}

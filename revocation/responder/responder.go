@@ -23,9 +23,9 @@ import (
 const (
 	DefaultMaxAge    = time.Minute
 	DefaultCRLMaxAge = 5 * time.Minute
-	// DefaultStaleness is five minutes, because servers that staple (nginx, HAProxy) do not refresh more often. The
+	// DefaultValidity is five minutes, because servers that staple (nginx, HAProxy) do not refresh more often. The
 	// clocks of relying parties are usually wrong by less.
-	DefaultStaleness = 5 * time.Minute
+	DefaultValidity = 5 * time.Minute
 )
 
 // Config configures a Responder.
@@ -36,11 +36,15 @@ type Config struct {
 	// CRLMaxAge is how long HTTP caches may keep a CRL before they revalidate it. CheckMaxAge checks it. Zero means
 	// DefaultCRLMaxAge.
 	CRLMaxAge time.Duration
-	// Staleness is the maximum age of the statuses in responses, and the time from thisUpdate to nextUpdate. A longer
+	// Validity is the maximum age of the statuses in responses, and the time from thisUpdate to nextUpdate. A longer
 	// time tolerates longer failures of the feed. A shorter time limits how long caches and stapled responses report a
-	// revoked certificate as good. It must be at least twice MaxAge. Zero means DefaultStaleness, or twice MaxAge if
+	// revoked certificate as good. It must be at least twice MaxAge. Zero means DefaultValidity, or twice MaxAge if
 	// that is longer.
-	Staleness time.Duration
+	Validity time.Duration
+	// MaxStaleness is the maximum age of the statuses if other processes change them, too. If they are older, the
+	// responder sends tryLater, and IsStale returns true. CheckMaxStaleness checks it. Zero means that all changes are
+	// made by this process, which calls Apply with them. The statuses may then be as old as Validity.
+	MaxStaleness time.Duration
 	// ExtendedRevoke makes the responder report certificates that were never issued as revoked (on hold since 1970),
 	// and not as unknown. It protects relying parties that treat unknown as good (RFC 6960 §2.2).
 	ExtendedRevoke bool
@@ -64,13 +68,32 @@ func CheckMaxAge(age time.Duration) error {
 	return nil
 }
 
+// DefaultMaxStaleness is the default of servers that share a store.
+const DefaultMaxStaleness = 5 * time.Second
+
+// The range of MaxStaleness. A server that polls twice a second at a busy store must not become stale. Relying parties
+// expect that responses are at most as old as DefaultValidity.
+const (
+	minMaxStaleness = 2 * time.Second
+	maxMaxStaleness = DefaultValidity
+)
+
+// CheckMaxStaleness returns an error unless age is in the range of Config.MaxStaleness: 2 seconds to 5 minutes.
+func CheckMaxStaleness(age time.Duration) error {
+	if age < minMaxStaleness || age > maxMaxStaleness {
+		return fmt.Errorf("%v is out of range: use %v to %v", age, minMaxStaleness, maxMaxStaleness)
+	}
+	return nil
+}
+
 // Responder serves OCSP responses, CRLs and CA certificates for the CAs that AddIssuer adds. It is safe for concurrent
 // use.
 type Responder struct {
 	maxAge         time.Duration
 	crlMaxAge      time.Duration
 	cacheable      []string // Cache-Control of a response that caches may keep for maxAge
-	staleness      time.Duration
+	validity       time.Duration
+	maxStaleness   time.Duration // zero if no other process changes the statuses
 	extendedRevoke bool
 	meter          Meter
 	clock          func() time.Time
@@ -112,16 +135,16 @@ func (i *issuer) delegate() *ocsp.Signer {
 // New returns a Responder without statuses. It responds tryLater until Follow has read a feed to its end.
 func New(c Config) (*Responder, error) {
 	r := &Responder{
-		maxAge: c.MaxAge, crlMaxAge: cmp.Or(c.CRLMaxAge, DefaultCRLMaxAge), staleness: c.Staleness, extendedRevoke: c.ExtendedRevoke,
-		meter: c.Meter, clock: c.Clock, log: c.Log,
+		maxAge: c.MaxAge, crlMaxAge: cmp.Or(c.CRLMaxAge, DefaultCRLMaxAge), validity: c.Validity, maxStaleness: c.MaxStaleness,
+		extendedRevoke: c.ExtendedRevoke, meter: c.Meter, clock: c.Clock, log: c.Log,
 		cache: newResponseCache(), cachedQueue: newSignQueue(maxSigning()), uncachedQueue: newSignQueue(maxSigning()),
 		issuers: map[pki.IssuerID]*issuer{}, byHash: map[ocsp.IssuerHash]*issuer{}, byName: map[string]*issuer{},
 	}
 	if r.maxAge == 0 {
 		r.maxAge = DefaultMaxAge
 	}
-	if r.staleness == 0 {
-		r.staleness = max(DefaultStaleness, 2*r.maxAge)
+	if r.validity == 0 {
+		r.validity = max(DefaultValidity, 2*r.maxAge)
 	}
 	if err := CheckMaxAge(r.maxAge); err != nil {
 		return nil, fmt.Errorf("maximum age of a cached response: %w", err)
@@ -129,12 +152,17 @@ func New(c Config) (*Responder, error) {
 	if err := CheckMaxAge(r.crlMaxAge); err != nil {
 		return nil, fmt.Errorf("maximum age of a cached CRL: %w", err)
 	}
-	if r.staleness < 2*r.maxAge || r.staleness < 2*time.Second {
-		return nil, fmt.Errorf("the staleness limit is %v, and caches keep responses for %v: "+
-			"set it to at least twice that, and at least 2s", r.staleness, r.maxAge)
+	if r.validity < 2*r.maxAge || r.validity < 2*time.Second {
+		return nil, fmt.Errorf("responses are valid for %v, and caches keep responses for %v: "+
+			"set it to at least twice that, and at least 2s", r.validity, r.maxAge)
 	}
-	r.cacheable, r.maxLag = []string{cacheControl(r.maxAge)}, int64(r.staleness/2/time.Second)
-	r.lastUseStep = int64(r.staleness / lastUseSteps / time.Second)
+	if r.maxStaleness != 0 {
+		if err := CheckMaxStaleness(r.maxStaleness); err != nil {
+			return nil, fmt.Errorf("maximum age of the statuses: %w", err)
+		}
+	}
+	r.cacheable, r.maxLag = []string{cacheControl(r.maxAge)}, int64(r.validity/2/time.Second)
+	r.lastUseStep = int64(r.validity / lastUseSteps / time.Second)
 	if r.meter == nil {
 		r.meter = unmetered{}
 	}
@@ -284,4 +312,14 @@ func (r *Responder) CurrentAt() time.Time {
 		return *at
 	}
 	return time.Time{}
+}
+
+// IsStale reports whether the statuses may lack a change that another process made longer ago than MaxStaleness. It
+// is false if no other process changes the statuses.
+func (r *Responder) IsStale() bool {
+	if r.maxStaleness == 0 {
+		return false
+	}
+	_, known := r.knownAt(r.clock())
+	return !known
 }

@@ -63,10 +63,10 @@ func TestStaleStatusesGetTryLater(t *testing.T) {
 	leaf, ref := s.issue(t)
 	known := s.clock.now().Truncate(time.Second)
 	_, response := s.read(t, leaf, s.post(t, request(t, leaf, s.ca.Certificate, crypto.SHA1)))
-	if !response.ThisUpdate.Equal(known) || !response.NextUpdate.Equal(known.Add(s.staleness)) {
+	if !response.ThisUpdate.Equal(known) || !response.NextUpdate.Equal(known.Add(s.validity)) {
 		t.Errorf("thisUpdate is %v and nextUpdate %v; the status was known at %v", response.ThisUpdate, response.NextUpdate, known)
 	}
-	s.clock.advance(s.staleness - 2*time.Second)
+	s.clock.advance(s.validity - 2*time.Second)
 	s.want(t, "just within the limit", leaf, "good")
 	s.clock.advance(3 * time.Second)
 	s.want(t, "past the limit", leaf, tryLater)
@@ -168,7 +168,7 @@ func TestUnsuitableDelegatesAreRefused(t *testing.T) {
 
 func TestInvalidConfigIsRefused(t *testing.T) {
 	for _, c := range []responder.Config{
-		{MaxAge: -1}, {Staleness: -1}, {MaxAge: time.Minute, Staleness: time.Minute}, {MaxAge: 1, Staleness: time.Second},
+		{MaxAge: -1}, {Validity: -1}, {MaxAge: time.Minute, Validity: time.Minute}, {MaxAge: 1, Validity: time.Second},
 	} {
 		if _, err := responder.New(c); err == nil {
 			t.Errorf("%+v: want an error", c)
@@ -280,10 +280,10 @@ func TestResponsesAreCached(t *testing.T) {
 		t.Error("a request with a SHA-256 CertID gets the response for the SHA-1 one")
 	}
 	for range 5 {
-		s.clock.advance(s.staleness / 10)
+		s.clock.advance(s.validity / 10)
 		s.follow(t)
-		if now := s.clock.now(); s.expiry(t, leaf, der).Sub(now) < s.staleness/2-time.Second {
-			t.Errorf("a response expires within half the staleness limit, though the statuses are current")
+		if now := s.clock.now(); s.expiry(t, leaf, der).Sub(now) < s.validity/2-time.Second {
+			t.Errorf("a response expires within half the validity, though the statuses are current")
 		}
 	}
 	second := s.post(t, der)
@@ -312,7 +312,7 @@ func TestCacheIsBounded(t *testing.T) {
 		s.want(t, "issued", leaf, "good")
 		s.want(t, "requested again", leaf, "good")
 	}
-	s.clock.advance(s.staleness)
+	s.clock.advance(s.validity)
 	responder.RenewOnce(s.Responder)
 	if n := responder.CachedCount(s.Responder); n != 0 {
 		t.Errorf("%d expired responses are cached", n)

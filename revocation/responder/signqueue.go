@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/brevet-pki/brevet/fair"
 )
@@ -29,9 +30,10 @@ type signQueue struct {
 
 // A signJob is a request that waits in a signQueue.
 type signJob struct {
-	sign     func()
-	done     chan struct{} // closed when sign has returned
-	panicked any           // value of sign's panic, set before done is closed; do then panics with it
+	sign      func()
+	done      chan struct{} // closed when sign has returned, or when the job was displaced
+	displaced bool          // by a job of a host without waiting jobs; set before done is closed
+	panicked  any           // value of sign's panic, set before done is closed; do then panics with it
 }
 
 // run calls sign and captures its panic.
@@ -49,8 +51,8 @@ func newSignQueue(places int) *signQueue {
 	return &signQueue{queue: fair.NewQueue[netip.Addr, *signJob](size)}
 }
 
-// do calls sign in a slot, for a host, and returns true. If too many requests are waiting, or if ctx ends first, it
-// returns false without calling sign.
+// do calls sign in a slot, for a host, and returns true. If too many requests are waiting, if a request of another host
+// displaces this one (fair.Queue.Displace), or if ctx ends first, it returns false without calling sign.
 func (b *signQueue) do(ctx context.Context, host netip.Addr, sign func()) bool {
 	b.mu.Lock()
 	if b.queue.Begin(host) {
@@ -60,6 +62,10 @@ func (b *signQueue) do(ctx context.Context, host netip.Addr, sign func()) bool {
 		return true
 	}
 	t := &signJob{sign: sign, done: make(chan struct{})}
+	if last, ok := b.queue.Displace(host, time.Time{}); ok {
+		last.displaced = true
+		close(last.done)
+	}
 	waits := b.queue.Wait(host, t)
 	b.mu.Unlock()
 	if waits == nil {
@@ -72,6 +78,9 @@ func (b *signQueue) do(ctx context.Context, host netip.Addr, sign func()) bool {
 			return false
 		}
 		<-t.done // too late: sign is already running
+	}
+	if t.displaced {
+		return false
 	}
 	if t.panicked != nil {
 		panic(t.panicked) //nolint:forbidigo // panics as if sign had run in the caller's goroutine

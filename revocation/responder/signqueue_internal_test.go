@@ -150,3 +150,40 @@ func TestBusyHostDelaysOnlyItself(t *testing.T) {
 	}
 	b.waitIdle()
 }
+
+// TestBusyHostsLeavePlaces fills the queue with the requests of some hosts. A request of another host then displaces one.
+func TestBusyHostsLeavePlaces(t *testing.T) {
+	b := newSignQueue(1)
+	begin, all := enqueue(t, b, 0, nil)
+	var refused, signed atomic.Int64
+	call := func(host netip.Addr) {
+		all.Go(func() {
+			if !b.do(t.Context(), host, func() { signed.Add(1) }) {
+				refused.Add(1)
+			}
+		})
+	}
+	for host := testHost.Next(); b.length() < maxWaiting; host = host.Next() {
+		for n := 0; n < maxWaiting-b.length(); n++ {
+			before := b.length()
+			call(host)
+			for b.length() == before {
+				runtime.Gosched()
+			}
+		}
+	}
+	all.Go(func() {
+		if !b.do(t.Context(), netip.MustParseAddr("2001:db8::"), func() {}) {
+			t.Error("a host without requests is refused")
+		}
+	})
+	for refused.Load() == 0 && !t.Failed() {
+		runtime.Gosched()
+	}
+	begin()
+	all.Wait()
+	if refused.Load() != 1 || signed.Load() != maxWaiting-1 {
+		t.Errorf("%d requests are refused, %d are signed", refused.Load(), signed.Load())
+	}
+	b.waitIdle()
+}

@@ -40,12 +40,31 @@ type Manager struct {
 	log      *slog.Logger
 	wanted   chan struct{}                   // holds one element if Run must read the open rotations
 	periods  [MaxOpen]atomic.Pointer[period] // of the rotations whose certificates have the mark 1 << index
+	loads    [MaxOpen]atomic.Pointer[Load]   // of the same rotations, when Run has read them last
 }
 
 // period is the period of an open rotation.
 type period struct {
 	start time.Time
 	over  time.Duration
+}
+
+// Load counts open rotations, and their certificates as of the last check, which Run makes every ten seconds or less often. A
+// certificate counts once for each open rotation that affects it.
+type Load struct {
+	Open, Renewed, Due int
+	Gone               int // neither renewed nor due: expired or revoked
+}
+
+// Load returns the sum of all open rotations.
+func (m *Manager) Load() Load {
+	var sum Load
+	for i := range m.loads {
+		if l := m.loads[i].Load(); l != nil {
+			sum = Load{sum.Open + l.Open, sum.Renewed + l.Renewed, sum.Due + l.Due, sum.Gone + l.Gone}
+		}
+	}
+	return sum
 }
 
 // actor ends rotations of which no certificate is due.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -347,6 +348,8 @@ func TestConfirmation(t *testing.T) {
 		{10_000, 20_000, 10_100, ""},
 		{10_000, 20_000, 9_899, pki.RuleUnconfirmed},
 		{10_000, 20_000, 10_101, pki.RuleUnconfirmed},
+		{5, 5, 1e17, pki.RuleUnconfirmed}, // times 100 it overflows, like the next one
+		{5, 5, math.MaxInt, pki.RuleUnconfirmed},
 	} {
 		err := rotation.Counts{Affected: c.affected, Living: c.living}.Check(c.confirm)
 		if refusal, ok := pki.AsRefusal(err); ok != (c.want != "") || ok && refusal.Rule != c.want {

@@ -86,13 +86,13 @@ func (c Counts) NeedsConfirmation() bool { return 10*c.Affected > c.Living }
 // one percent, because certificates are renewed and expire after the caller has counted them.
 func (c Counts) Check(confirm int) error {
 	hint := fmt.Sprintf("check the selection, then confirm %d certificates", c.Affected)
-	switch off := confirm - c.Affected; {
+	switch near := c.Affected / 100; {
 	case c.Affected == 0:
 		return pki.Refuse(pki.RuleNotFound, "look with brevet cert list for certificates that are good and not renewed",
 			"the selection matches no certificate that could be rotated")
 	case confirm == 0 && c.NeedsConfirmation():
 		return pki.Refuse(pki.RuleUnconfirmed, hint, "the rotation affects %d of %d living certificates, more than a tenth", c.Affected, c.Living)
-	case confirm != 0 && 100*max(off, -off) > c.Affected:
+	case confirm != 0 && (confirm < c.Affected-near || confirm > c.Affected+near):
 		return pki.Refuse(pki.RuleUnconfirmed, hint, "the rotation affects %d of %d living certificates, and %d were confirmed", c.Affected, c.Living, confirm)
 	default:
 		return nil

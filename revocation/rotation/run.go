@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -21,13 +22,14 @@ const (
 
 // activeRotation is an open rotation whose certificates are marked. Only the goroutine in Run uses it.
 type activeRotation struct {
-	id      int64
+	Rotation
 	unknown []pki.CertRef // certificates that the statuses did not have
 	since   time.Time     // when they were read
 	check   time.Time     // when to check whether a certificate is due
 }
 
-// Run activates the open rotations until ctx ends, and ends those of which no certificate is due. If the store fails,
+// Run activates the open rotations until ctx ends, and ends those of which no certificate is due. If several servers share the
+// store, each activates them, and the leader ends them. If the store fails,
 // Run logs the error and retries, with growing delays of at most 15 s. Run returns nil.
 func (m *Manager) Run(ctx context.Context) error {
 	var open [MaxOpen]*activeRotation
@@ -63,7 +65,7 @@ func (m *Manager) step(ctx context.Context, open *[MaxOpen]*activeRotation) erro
 		return err
 	}
 	for i, a := range open {
-		if a != nil && !contains(rotations, a.id) {
+		if a != nil && !contains(rotations, a.ID) {
 			open[i] = nil
 			m.deactivate(i)
 		}
@@ -81,7 +83,7 @@ func (m *Manager) step(ctx context.Context, open *[MaxOpen]*activeRotation) erro
 		if m.clock().Sub(a.since) > forgetAfter {
 			a.unknown = nil
 		}
-		if err := m.complete(ctx, a); err != nil {
+		if err := m.complete(ctx, i, a); err != nil {
 			return err
 		}
 	}
@@ -103,14 +105,14 @@ func (m *Manager) activate(ctx context.Context, open *[MaxOpen]*activeRotation, 
 	for i, a := range open {
 		if a == nil {
 			free = i
-		} else if a.id == r.ID {
+		} else if a.ID == r.ID {
 			return nil
 		}
 	}
 	if free < 0 {
 		return nil // the store allows no more open rotations than there are marks
 	}
-	a := &activeRotation{id: r.ID, since: m.clock(), check: m.clock()}
+	a := &activeRotation{Rotation: r, since: m.clock(), check: m.clock()}
 	err := m.store.RotationMembers(ctx, r.ID, func(refs []pki.CertRef) error {
 		a.unknown = append(a.unknown, m.statuses.Mark(1<<free, refs)...)
 		return nil
@@ -128,27 +130,33 @@ func (m *Manager) activate(ctx context.Context, open *[MaxOpen]*activeRotation, 
 // deactivate frees a mark. The period goes first, so that no certificate has the window of another rotation.
 func (m *Manager) deactivate(i int) {
 	m.periods[i].Store(nil)
+	m.loads[i].Store(nil)
 	m.statuses.Unmark(1 << i)
 }
 
-// complete ends a rotation if none of its certificates is due. It checks this from time to time.
-func (m *Manager) complete(ctx context.Context, a *activeRotation) error {
+// complete ends the rotation with the mark 1 << i if none of its certificates is due. It checks this from time to time.
+func (m *Manager) complete(ctx context.Context, i int, a *activeRotation) error {
 	if m.clock().Before(a.check) {
 		return nil
 	}
 	began := time.Now()
-	p, err := m.store.RotationProgress(ctx, a.id, m.now())
+	p, err := m.store.RotationProgress(ctx, a.ID, m.now())
 	if err != nil {
 		return err
 	}
 	a.check = m.clock().Add(max(checkEvery, checkPause*time.Since(began)))
+	m.loads[i].Store(&Load{Open: 1, Renewed: p.Renewed, Due: p.Due, Gone: a.Gone(p)})
 	if p.Due > 0 {
 		return nil
 	}
-	if _, err := m.store.EndRotation(ctx, End{ID: a.id, Final: p, Actor: actor, At: m.now()}); err != nil {
+	_, err = m.store.EndRotation(ctx, End{ID: a.ID, Final: p, Actor: actor, At: m.now()})
+	if errors.Is(err, pki.ErrNotLeader) {
+		return nil // the leader ends it
+	}
+	if err != nil {
 		return err
 	}
 	m.want() // deactivates it
-	m.log.Info("rotation completed", "id", a.id, "renewed", p.Renewed)
+	m.log.Info("rotation completed", "id", a.ID, "renewed", p.Renewed)
 	return nil
 }

@@ -22,7 +22,9 @@ type Recorder interface {
 	// rotation according to [Counts.Check] and [CheckOpen]. If the actor repeats a request ID, it changes nothing and
 	// returns the rotation of the first request.
 	StartRotation(ctx context.Context, r Request) (Rotation, error)
-	// EndRotation ends a rotation, and returns it. If it has ended before, EndRotation changes nothing.
+	// EndRotation ends a rotation, and returns it. If it has ended before, EndRotation changes nothing. If several servers
+	// share the store, only the leader ends a rotation that no operator has stopped. To others, EndRotation returns an error
+	// that wraps [pki.ErrNotLeader].
 	EndRotation(ctx context.Context, e End) (Rotation, error)
 }
 

@@ -50,8 +50,9 @@ type Authorizations interface {
 	DeactivateAuthorization(ctx context.Context, account, id acme.ID) (acme.Authorization, error)
 	// BeginValidation marks a challenge as processing. starts is false if it is already processing, valid or invalid.
 	BeginValidation(ctx context.Context, account, id acme.ID, t acme.ChallengeType) (a acme.Authorization, starts bool, err error)
-	// EndValidation records the result of a validation: failure, or nil if the challenge is valid.
-	EndValidation(ctx context.Context, id acme.ID, t acme.ChallengeType, failure *pki.Refusal) error
+	// EndValidation records the result of a validation: failure, or nil if the challenge is valid. It returns the
+	// authorization.
+	EndValidation(ctx context.Context, id acme.ID, t acme.ChallengeType, failure *pki.Refusal) (acme.Authorization, error)
 }
 
 // Certificates reads and revokes certificates.

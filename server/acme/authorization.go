@@ -92,6 +92,8 @@ func (d *Door) challenge(ctx context.Context, r *request) (frontdoor.Response, e
 		if err := r.decode(&struct{}{}); err != nil {
 			return frontdoor.Response{}, err
 		}
+	}
+	if !r.isRead() && a.Status == acme.StatusPending {
 		if a, err = d.startValidation(ctx, r.account, a, kind); err != nil {
 			return frontdoor.Response{}, err
 		}
@@ -108,27 +110,72 @@ func (d *Door) challenge(ctx context.Context, r *request) (frontdoor.Response, e
 	return resp, nil
 }
 
-// startValidation starts the validation of a challenge, unless it runs already or has ended. First it takes a place for
-// it, so that no challenge is marked as processing that nothing validates.
+// startValidation starts the validation of a challenge, unless it runs already or has ended, and waits a short time for its
+// result. First it reserves it in the pool, so that no challenge is marked as processing that nothing validates.
 func (d *Door) startValidation(ctx context.Context, account acme.Account, a acme.Authorization, kind acme.ChallengeType) (acme.Authorization, error) {
 	job, err := d.pool.Reserve(account.ID, a.Identifier)
 	if err != nil {
 		return a, err
 	}
+	isStarted := false
+	defer func() {
+		if !isStarted { // also after a panic
+			job.Drop()
+		}
+	}()
 	begun, starts, err := d.config.Authorizations.BeginValidation(ctx, account.ID, a.ID, kind)
 	if err != nil || !starts {
-		job.Drop()
 		return begun, err
 	}
 	c := validation.Challenge{Type: kind, Identifier: begun.Identifier, Token: begun.Challenge(kind).Token, Thumbprint: account.Thumbprint}
+	ended := make(chan acme.Authorization, 1)
+	isStarted = true
 	job.Start(func(ctx context.Context) {
+		started := time.Now()
 		failure := d.validate(ctx, c)
 		if failure != nil && ctx.Err() != nil {
 			return // the server stops: the client starts the validation again
 		}
+		d.config.Meter.Validated(string(kind), failure, time.Since(started))
+		if a, ok := d.endValidation(ctx, begun.ID, kind, failure); ok {
+			ended <- a
+		}
+	}, func(ctx context.Context) {
+		failure := pki.Refuse(pki.RuleOverloaded, "create a new order later, and validate fewer names at a time",
+			"the server had too many validations to begin this one in time")
+		d.config.Meter.Validated(string(kind), failure, 0)
 		d.endValidation(ctx, begun.ID, kind, failure)
 	})
-	return begun, nil
+	return d.await(ctx, begun, ended), nil
+}
+
+const (
+	// awaitTimeout is the time for which the response to a challenge waits for the result of the validation. Most hosts
+	// respond faster.
+	awaitTimeout = 100 * time.Millisecond
+	// maxAwaits is the number of requests that wait at a time. They are a part of those that run, so that slow hosts do not
+	// keep the requests of other clients from running.
+	maxAwaits = 16
+)
+
+// await returns the authorization with the result of its validation if that ends soon, so that the client need not poll.
+// Otherwise it returns begun.
+func (d *Door) await(ctx context.Context, begun acme.Authorization, ended <-chan acme.Authorization) acme.Authorization {
+	select {
+	case d.awaits <- struct{}{}:
+		defer func() { <-d.awaits }()
+	default:
+		return begun
+	}
+	timeout := time.NewTimer(awaitTimeout)
+	defer timeout.Stop()
+	select {
+	case a := <-ended:
+		return a
+	case <-timeout.C:
+	case <-ctx.Done():
+	}
+	return begun
 }
 
 // validate validates a challenge. If that panics, the validation has failed.
@@ -150,13 +197,16 @@ const (
 	recordTimeout = 10 * time.Second
 )
 
-// endValidation records the result of a validation. The server may stop during that time.
-func (d *Door) endValidation(ctx context.Context, id acme.ID, kind acme.ChallengeType, failure *pki.Refusal) {
+// endValidation records the result of a validation, and returns the authorization, unless that fails. The server may stop
+// during that time.
+func (d *Door) endValidation(
+	ctx context.Context, id acme.ID, kind acme.ChallengeType, failure *pki.Refusal,
+) (a acme.Authorization, ok bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	var err error
 	for try := range recordTries {
-		if err = d.config.Authorizations.EndValidation(ctx, id, kind, failure); err == nil || !pki.IsTemporary(err) {
+		if a, err = d.config.Authorizations.EndValidation(ctx, id, kind, failure); err == nil || !pki.IsTemporary(err) {
 			break
 		}
 		select {
@@ -168,4 +218,5 @@ func (d *Door) endValidation(ctx context.Context, id acme.ID, kind acme.Challeng
 		d.config.Log.ErrorContext(ctx, "recording the result of an ACME validation failed, the client must start it again",
 			"authorization", id.String(), "challenge", string(kind), "error", err)
 	}
+	return a, err == nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra/acme"
+	"github.com/brevet-pki/brevet/ra/nonce"
 	"github.com/brevet-pki/brevet/server/acme/jws"
 	"github.com/brevet-pki/brevet/server/acme/validation"
 	"github.com/brevet-pki/brevet/server/admission"
@@ -17,7 +18,7 @@ import (
 	"github.com/brevet-pki/brevet/server/frontdoor"
 )
 
-// Config holds what a Door depends on. All fields are required.
+// Config holds what a Door depends on. All fields are required unless they say otherwise.
 type Config struct {
 	// URL is the external URL of the HTTPS listener, without a slash at its end, such as https://ca.fleet.example:8443.
 	URL string
@@ -36,9 +37,20 @@ type Config struct {
 
 	Validator *validation.Validator
 	Nonces    UsedNonces
-	Refusals  RefusalLog
-	Clock     func() time.Time
-	Log       *slog.Logger
+	// NonceSealer has the key of the nonces, which all servers have that share Nonces. Nil for a random key, if Nonces is of
+	// this process alone.
+	NonceSealer *nonce.Sealer
+	Refusals    RefusalLog
+	Meter       Meter
+	Clock       func() time.Time
+	Log         *slog.Logger
+}
+
+// Meter counts validations. It is safe for concurrent use.
+type Meter interface {
+	// Validated records a validation that has ended, its failure or nil, and its duration. If the validation was not begun in
+	// time, the duration is zero.
+	Validated(challenge string, failure *pki.Refusal, took time.Duration)
 }
 
 // Door serves ACME. It is safe for concurrent use.
@@ -47,6 +59,8 @@ type Door struct {
 	nonces  *nonces
 	issuers map[string]pki.IssuerID // by key identifier (RFC 5280 §4.2.1.2)
 	pool    *validation.Pool
+	keys    jws.Keys      // of accounts
+	awaits  chan struct{} // holds a value for each request that waits for a validation
 
 	newAccounts *admission.Quota[netip.Addr] // without an external key
 	keyChanges  *admission.Quota[acme.ID]
@@ -55,12 +69,12 @@ type Door struct {
 // New returns a Door. Close ends its validations.
 func New(c Config) (*Door, error) {
 	d := &Door{
-		config: c, issuers: map[string]pki.IssuerID{}, pool: validation.NewPool(c.Log),
+		config: c, issuers: map[string]pki.IssuerID{}, pool: validation.NewPool(c.Log), awaits: make(chan struct{}, maxAwaits),
 		newAccounts: admission.NewQuota[netip.Addr]("new accounts without an external key from this address", hourlyEach),
 		keyChanges:  admission.NewQuota[acme.ID]("key changes of this account", hourlyEach),
 	}
 	var err error
-	if d.nonces, err = newNonces(c.Nonces); err != nil {
+	if d.nonces, err = newNonces(c.Nonces, c.NonceSealer); err != nil {
 		return nil, err
 	}
 	for _, a := range c.Authorities {
@@ -68,6 +82,9 @@ func New(c Config) (*Door, error) {
 	}
 	return d, nil
 }
+
+// Validations returns the number of validations that run, and of those that wait.
+func (d *Door) Validations() (active, waiting int) { return d.pool.Running(), d.pool.Waiting() }
 
 // Close cancels the validations, and waits until they have ended.
 func (d *Door) Close() { d.pool.Close() }

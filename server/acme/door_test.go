@@ -311,10 +311,12 @@ func TestFailedValidation(t *testing.T) {
 	if r := c.post(url, ""); r.text("status") != "pending" {
 		t.Errorf("reading the challenge starts it: %s", r.body)
 	}
+	hold := w.hold() // while the host does not respond, the response to the client does not wait for it
 	begun := c.post(url, "{}")
 	if begun.text("status") != "processing" || !strings.Contains(strings.Join(begun.header.Values("Link"), ","), "<"+authorization+`>;rel="up"`) {
 		t.Errorf("the challenge is %+v", begun)
 	}
+	hold()
 	z := c.wait(authorization, "pending")
 	failed := c.post(url, "{}")
 	problem, _ := failed.object["error"].(map[string]any)
@@ -323,6 +325,43 @@ func TestFailedValidation(t *testing.T) {
 	}
 	want(t, "finalize", c.post(o.text("finalize"), `{"csr":"AAAA"}`), http.StatusForbidden, "orderNotReady")
 	want(t, "another type of challenge", c.post(strings.Replace(url, "http-01", "dns-01", 1), "{}"), http.StatusNotFound, "malformed")
+}
+
+// renewalWindow returns the length of the renewal window in a response.
+func renewalWindow(t *testing.T, r response) time.Duration {
+	t.Helper()
+	window, _ := r.object["suggestedWindow"].(map[string]any)
+	start, errStart := time.Parse(time.RFC3339, fmt.Sprint(window["start"]))
+	end, errEnd := time.Parse(time.RFC3339, fmt.Sprint(window["end"]))
+	if err := errors.Join(errStart, errEnd); err != nil {
+		t.Errorf("renewalInfo: %+v, %v", r, err)
+	}
+	return end.Sub(start)
+}
+
+// TestAwaitedValidation lets a host respond at once: the client gets the result without polling.
+func TestAwaitedValidation(t *testing.T) {
+	w := newWorld(t).optionalBinding()
+	c := w.registered()
+	start := func(responds bool) (status, authorization string) {
+		challenges, authorization := c.challenges(c.order("ip", "127.0.0.1"))
+		if responds {
+			w.respond(c, fmt.Sprint(challenges["http-01"]["token"]))
+		}
+		return c.post(fmt.Sprint(challenges["http-01"]["url"]), "{}").text("status"), authorization
+	}
+	for want, responds := range map[string]bool{"valid": true, "invalid": false} {
+		status, authorization := start(responds)
+		for tries := 0; status == "processing" && tries < 20; tries++ { // a busy machine can take longer than the server waits
+			status, authorization = start(responds)
+		}
+		if status != want {
+			t.Errorf("the challenge is %s, not %s", status, want)
+		}
+		if z := c.post(authorization, ""); z.text("status") != want {
+			t.Errorf("the authorization is %s", z.body)
+		}
+	}
 }
 
 func TestRenewalInfo(t *testing.T) {
@@ -338,11 +377,15 @@ func TestRenewalInfo(t *testing.T) {
 	}
 	certID := base64.RawURLEncoding.EncodeToString(leaf.AuthorityKeyId) + "." + base64.RawURLEncoding.EncodeToString(leaf.SerialNumber.Bytes())
 	r := w.get(w.at("renewalInfo") + "/" + certID)
-	window, _ := r.object["suggestedWindow"].(map[string]any)
-	start, errStart := time.Parse(time.RFC3339, fmt.Sprint(window["start"]))
-	end, errEnd := time.Parse(time.RFC3339, fmt.Sprint(window["end"]))
-	if err := errors.Join(errStart, errEnd); err != nil || !start.Before(end) || r.header.Get("Retry-After") != "21600" {
-		t.Errorf("renewalInfo: %+v, %v", r, err)
+	if got := renewalWindow(t, r); got < 10*time.Minute || r.header.Get("Retry-After") != "21600" {
+		t.Errorf("renewalInfo: %+v with a window of %s", r, got)
+	}
+	// A short rotation has windows of milliseconds. Clients ignore a window that does not end after it starts, and some one
+	// of a second (RFC 9773 §4.2).
+	for _, w.authority.window = range []time.Duration{0, time.Millisecond, 125 * time.Millisecond, 1999 * time.Millisecond} {
+		if got := renewalWindow(t, w.get(w.at("renewalInfo")+"/"+certID)); got < 2*time.Second || got > 3*time.Second {
+			t.Errorf("the renewal window of %s is one of %s for clients", w.authority.window, got)
+		}
 	}
 	other := base64.RawURLEncoding.EncodeToString(leaf.AuthorityKeyId) + ".AQ"
 	want(t, "another certificate", w.get(w.at("renewalInfo")+"/"+other), http.StatusNotFound, "malformed")

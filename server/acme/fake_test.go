@@ -31,7 +31,8 @@ type authority struct {
 	authorizations map[acme.ID]acme.Authorization
 	certificates   map[pki.CertRef][]byte
 	revoked        map[pki.CertRef]acme.RevokeRequest
-	optional       bool // accounts need no binding
+	optional       bool          // accounts need no binding
+	window         time.Duration // length of renewal windows
 	refused        []pki.Actor
 	fail           error
 }
@@ -55,7 +56,7 @@ func newAuthority(t testing.TB) *authority {
 		t.Fatal(err)
 	}
 	return &authority{
-		ca: ca, key: key, clock: time.Now, secrets: map[string][]byte{"kid-1": bytes.Repeat([]byte{1}, 32)},
+		ca: ca, key: key, clock: time.Now, secrets: map[string][]byte{"kid-1": bytes.Repeat([]byte{1}, 32)}, window: 10 * time.Minute,
 		accounts: map[acme.ID]acme.Account{}, orders: map[acme.ID]acme.Order{}, authorizations: map[acme.ID]acme.Authorization{},
 		certificates: map[pki.CertRef][]byte{}, revoked: map[pki.CertRef]acme.RevokeRequest{},
 	}
@@ -285,7 +286,7 @@ func (a *authority) BeginValidation(_ context.Context, account, id acme.ID, t ac
 	return z, true, nil
 }
 
-func (a *authority) EndValidation(_ context.Context, id acme.ID, t acme.ChallengeType, failure *pki.Refusal) error {
+func (a *authority) EndValidation(_ context.Context, id acme.ID, t acme.ChallengeType, failure *pki.Refusal) (acme.Authorization, error) {
 	defer a.lock()()
 	z := a.authorizations[id]
 	z.Challenges = append([]acme.Challenge(nil), z.Challenges...)
@@ -295,7 +296,7 @@ func (a *authority) EndValidation(_ context.Context, id acme.ID, t acme.Challeng
 		c.Status, z.Status, c.ValidatedAt = acme.StatusValid, acme.StatusValid, a.clock()
 	}
 	a.authorizations[id] = z
-	return nil
+	return z, nil
 }
 
 func (a *authority) Certificate(_ context.Context, account acme.ID, ref pki.CertRef) ([][]byte, error) {
@@ -341,5 +342,6 @@ func (a *authority) RenewalInfo(ref pki.CertRef) (start, end time.Time, retryAft
 	if _, ok := a.certificates[ref]; !ok {
 		return start, end, 0, refuse(pki.RuleNotFound, "there is no such certificate")
 	}
-	return a.clock().Add(30 * time.Minute), a.clock().Add(40 * time.Minute), 6 * time.Hour, nil
+	start = a.clock().Add(30 * time.Minute)
+	return start, start.Add(a.window), 6 * time.Hour, nil
 }

@@ -4,22 +4,25 @@ package acme_test
 
 import (
 	"bytes"
-	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	zacme "github.com/mholt/acmez/v3/acme"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/acme/validation"
@@ -30,146 +33,113 @@ import (
 // host is the name for which the clients get certificates.
 const host = "host.fleet.example"
 
-// judge is a server for a client, and what the client needs: a port at which the server validates, the file with the
+// TestJudges checks the rows of the tables of clients in docs/acme.md. Each client gets a server of its own.
+func TestJudges(t *testing.T) {
+	ground := newGround(t)
+	run := func(name string, direct, watched func(j *judge)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			direct(newJudge(t, ground, false))
+		})
+		t.Run(name+", watched", func(t *testing.T) {
+			t.Parallel()
+			watched(newJudge(t, ground, true))
+		})
+	}
+	for _, s := range webServers { // first, because they pause for longest
+		run(s.name, s.direct, s.watched)
+	}
+	for _, c := range commandClients {
+		run(c.name, c.direct, c.watched)
+	}
+}
+
+// judge is a server for a client, and what the client needs: ports at which the server validates, the file with the
 // root, and an external key.
 type judge struct {
 	*realWorld
 	t             *testing.T
-	directory     string
+	watch         *watch // nil if the client connects to the server directly
+	directoryURL  string
 	port, tlsPort string
 	roots         string
-	kid, hmac     string
+	kid, hmac     string // of the external key
+	secret        []byte // which hmac encodes
 	dir           string // for the files of the client
 	environ       []string
 }
 
-func newJudge(t *testing.T) *judge {
-	t.Helper()
-	port := freePort(t)
-	return newJudgeAt(t, port, port)
-}
-
-// newJudgeAt returns a judge whose server validates at two ports.
-func newJudgeAt(t *testing.T, port, tlsPort uint16) *judge {
+func newJudge(t *testing.T, ground servertest.Ground, watched bool) *judge {
 	t.Helper()
 	zone := validationtest.NewZone(t)
 	zone.Address(t, host, "127.0.0.1")
-	w := newServerWith(t, strings.Replace(anyName, "optional", "required", 1), validation.Config{
-		Resolvers: []netip.AddrPort{zone.Addr}, HTTPPort: port, TLSPort: tlsPort,
-	})
-	key := servertest.Must(brevetv1.NewACMEServiceClient(w.Operator.Conn).CreateExternalKey(t.Context(), &brevetv1.CreateExternalKeyRequest{Rule: "any"}))(t)
-	j := &judge{
-		realWorld: w, t: t, directory: w.url + "/acme/directory", port: fmt.Sprint(port), tlsPort: fmt.Sprint(tlsPort), dir: t.TempDir(),
-		kid: key.GetKey().GetId(), hmac: base64.RawURLEncoding.EncodeToString(key.GetHmacKey()),
+	port, tlsPort := freePort(t), freePort(t)
+	o := servertest.Options{
+		Policy: []byte(strings.Replace(anyName, "optional", "required", 1)),
+		Challenges: validation.Config{
+			Resolvers: []netip.AddrPort{zone.Addr}, HTTPPort: port, TLSPort: tlsPort,
+		},
 	}
-	j.roots = filepath.Join(j.dir, "roots.pem")
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.Root.Raw})
-	if err := os.WriteFile(j.roots, text, 0o600); err != nil {
-		t.Fatal(err)
+	j := &judge{t: t, port: fmt.Sprint(port), tlsPort: fmt.Sprint(tlsPort), dir: t.TempDir()}
+	if watched {
+		j.watch = newWatch(t)
+		o.HTTPSURL, o.Wrap = j.watch.url, j.watch.store.Wrap
 	}
+	j.realWorld = newServerOn(t, ground, o)
+	if watched {
+		j.url = j.watch.url
+		j.watch.serve(j.World)
+	}
+	j.directoryURL = j.url + "/acme/directory"
+	j.open(j.directoryURL)
+	keys := brevetv1.NewACMEServiceClient(j.Operator.Conn)
+	key := servertest.Must(keys.CreateExternalKey(t.Context(), &brevetv1.CreateExternalKeyRequest{Rule: "any"}))(t)
+	j.kid, j.secret = key.GetKey().GetId(), key.GetHmacKey()
+	j.hmac = base64URL(j.secret)
+	j.roots = j.write("roots.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: j.Root.Raw})))
 	return j
 }
 
+// nextPort is the next port that freePort tries, counted from 20000.
+var nextPort atomic.Uint32
+
+// freePort returns a port for a client that listens later. It is below those that the system takes for outgoing connections
+// and for listeners without a port, so that nothing takes it meanwhile, and no other call returns it.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := uint16(20000 + (uint32(os.Getpid())*40+nextPort.Add(1))%12000) //nolint:gosec // below 32000
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return portOf(t, l.Addr())
+	t.Fatal("no port is free")
+	return 0
 }
 
-// run runs a client, which must succeed.
-func (j *judge) run(name string, args ...string) {
-	j.t.Helper()
+// errMissing is the error of a client that is not installed.
+var errMissing = errors.New("run deploy/setup.sh --judges")
+
+// run runs a client. The error contains its output.
+func (j *judge) run(name string, args ...string) error {
 	if _, err := exec.LookPath(name); err != nil {
-		j.t.Fatalf("%v: run deploy/setup.sh --judges", err)
+		j.t.Fatalf("%v: %v", err, errMissing)
 	}
 	cmd := exec.CommandContext(j.t.Context(), name, args...)
-	cmd.Env = append(os.Environ(), j.environ...)
+	cmd.Env, cmd.Stdin = append(os.Environ(), j.environ...), strings.NewReader("y\n") // some ask whether to proceed
 	if out, err := cmd.CombinedOutput(); err != nil {
-		j.t.Errorf("%s %v: %v\n%s", name, args, err, out)
+		return fmt.Errorf("%s %v: %w\n%s", name, args, err, out)
 	}
-}
-
-// wantIssued checks the number of certificates on record for the host, and how many of them are revoked.
-func (j *judge) wantIssued(issued, revoked int) {
-	j.t.Helper()
-	have, gone := 0, 0
-	for _, c := range j.Inventory(j.t) {
-		if c.Profile != "acme" {
-			continue
-		}
-		have++
-		if c.Status.Reason != 0 || !c.Status.RevokedAt.IsZero() {
-			gone++
-		}
-	}
-	if have != issued || gone != revoked {
-		j.t.Errorf("%d certificates are on record, %d of them revoked; want %d and %d", have, gone, issued, revoked)
-	}
-}
-
-func TestCertbot(t *testing.T) {
-	j := newJudge(t)
-	j.environ = []string{"REQUESTS_CA_BUNDLE=" + j.roots}
-	base := []string{
-		"--config-dir", filepath.Join(j.dir, "config"), "--work-dir", filepath.Join(j.dir, "work"), "--logs-dir", filepath.Join(j.dir, "logs"),
-		"--server", j.directory, "--non-interactive",
-	}
-	certbot := func(args ...string) { j.t.Helper(); j.run("certbot", append(args, base...)...) }
-	external := filepath.Join(j.dir, "external-key.ini")
-	if err := os.WriteFile(external, []byte("eab-kid = "+j.kid+"\neab-hmac-key = "+j.hmac+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	certbot("certonly", "--standalone", "--config", external, "--http-01-port", j.port, "--agree-tos", "-m", "admin@fleet.example", "-d", host)
-	certbot("renew", "--force-renewal", "--no-random-sleep-on-renew")
-	certbot("update_account", "-m", "other@fleet.example")
-	certbot("revoke", "--cert-name", host, "--reason", "superseded", "--no-delete-after-revoke")
-	j.wantIssued(2, 1)
-	certbot("unregister")
-}
-
-func TestLego(t *testing.T) {
-	j := newJudge(t)
-	j.environ = []string{"LEGO_CA_CERTIFICATES=" + j.roots}
-	base := []string{"--path", j.dir, "--server", j.directory, "--email", "admin@fleet.example", "--accept-tos", "--eab", "--kid", j.kid, "--hmac", j.hmac, "-d", host}
-	lego := func(args ...string) { j.t.Helper(); j.run("lego", append(base[:len(base):len(base)], args...)...) }
-	at := "127.0.0.1:" + j.port
-	lego("--http", "--http.port", at, "run")
-	base[slices.Index(base, j.hmac)] = "used" // lego wants a key, which has no effect any more
-	lego("--tls", "--tls.port", at, "renew", "--days", "90", "--no-random-sleep")
-	lego("revoke", "--reason", "4")
-	j.wantIssued(2, 1)
-}
-
-func TestDehydrated(t *testing.T) {
-	j := newJudge(t)
-	j.environ = []string{"CURL_CA_BUNDLE=" + j.roots}
-	known := filepath.Join(j.webroot(), ".well-known", "acme-challenge")
-	if err := os.MkdirAll(known, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	config := filepath.Join(j.dir, "config")
-	text := fmt.Sprintf("CA=%s\nBASEDIR=%s\nWELLKNOWN=%s\nEAB_KID=%s\nEAB_HMAC_KEY=%s\nCONTACT_EMAIL=admin@fleet.example\nKEY_ALGO=prime256v1\n",
-		j.directory, j.dir, known, j.kid, j.hmac)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	dehydrated := func(args ...string) { j.t.Helper(); j.run("dehydrated", append(args, "--config", config)...) }
-	dehydrated("--register", "--accept-terms")
-	dehydrated("--cron", "--domain", host)
-	dehydrated("--cron", "--force", "--domain", host)
-	dehydrated("--revoke", filepath.Join(j.dir, "certs", host, "cert.pem"))
-	j.wantIssued(2, 1)
+	return nil
 }
 
 // background runs a server until stop is called or the test ends, and logs its output if the test has failed.
 func (j *judge) background(name string, args ...string) (stop func()) {
 	j.t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
-		j.t.Fatalf("%v: run deploy/setup.sh --judges", err)
+		j.t.Fatalf("%v: %v", err, errMissing)
 	}
 	var out bytes.Buffer
 	cmd := exec.Command(name, args...)
@@ -190,23 +160,6 @@ func (j *judge) background(name string, args ...string) (stop func()) {
 	return stop
 }
 
-// waitIssued waits until there are certificates on record.
-func (j *judge) waitIssued(issued int) {
-	j.t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		have := 0
-		for _, c := range j.Inventory(j.t) {
-			if c.Profile == "acme" {
-				have++
-			}
-		}
-		if have >= issued {
-			return
-		}
-	}
-	j.t.Errorf("there are not %d certificates within a minute", issued)
-}
-
 func (j *judge) write(name, text string) (path string) {
 	j.t.Helper()
 	path = filepath.Join(j.dir, name)
@@ -216,108 +169,14 @@ func (j *judge) write(name, text string) (path string) {
 	return path
 }
 
-func TestCaddy(t *testing.T) {
-	j := newJudgeAt(t, freePort(t), freePort(t))
-	j.environ = []string{"HOME=" + j.dir, "XDG_CONFIG_HOME=" + j.dir, "XDG_DATA_HOME=" + j.dir}
-	config := j.write("Caddyfile", fmt.Sprintf(`{
-	admin off
-	http_port %s
-	https_port %s
-	email admin@fleet.example
-	acme_ca %s
-	acme_ca_root %s
-	acme_eab {
-		key_id %s
-		mac_key %s
-	}
-}
-%s {
-	respond "hello"
-}
-`, j.port, j.tlsPort, j.directory, j.roots, j.kid, j.hmac, host))
-	j.background("caddy", "run", "--config", config, "--adapter", "caddyfile")
-	j.waitIssued(1)
-	j.serves()
-}
-
-// serves checks that a server presents a certificate of the CA for the host.
-func (j *judge) serves() {
-	j.t.Helper()
-	roots := x509.NewCertPool()
-	roots.AddCert(j.Root)
-	var err error
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		var conn *tls.Conn
-		if conn, err = tls.Dial("tcp", "127.0.0.1:"+j.tlsPort, &tls.Config{ServerName: host, RootCAs: roots}); err == nil {
-			_ = conn.Close()
-			return
-		}
-	}
-	j.t.Errorf("the server has no certificate: %v", err)
-}
-
-func TestApache(t *testing.T) {
-	j := newJudgeAt(t, freePort(t), freePort(t))
-	modules, err := filepath.Glob("/usr/lib/apache2/modules/mod_md.so")
-	if err != nil || len(modules) == 0 {
-		t.Fatal("there is no mod_md: run deploy/setup.sh --judges")
-	}
-	config := j.write("httpd.conf", fmt.Sprintf(`ServerRoot %[1]s
-PidFile %[1]s/httpd.pid
-ErrorLog %[1]s/error.log
-LogLevel warn md:debug
-ServerName localhost
-User nobody
-Group nogroup
-LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
-LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
-LoadModule ssl_module /usr/lib/apache2/modules/mod_ssl.so
-LoadModule md_module /usr/lib/apache2/modules/mod_md.so
-Mutex file:%[1]s
-Listen 127.0.0.1:%[2]s
-Listen 127.0.0.1:%[3]s
-MDStoreDir %[1]s/md
-MDPortMap http:%[2]s https:%[3]s
-MDCertificateAuthority %[4]s
-MDCACertificateFile %[5]s
-MDCertificateAgreement accepted
-MDContactEmail admin@fleet.example
-MDExternalAccountBinding %[6]s %[7]s
-MDProfile acme
-MDRenewViaARI on
-MDomain %[8]s
-<VirtualHost *:%[3]s>
-ServerName %[8]s
-SSLEngine on
-</VirtualHost>
-`, j.dir, j.port, j.tlsPort, j.directory, j.roots, j.kid, j.hmac, host))
-	for _, dir := range []string{filepath.Dir(j.dir), j.dir} { // Apache's processes have another account
-		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Chmod(j.roots, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	stop := j.background("apache2", "-X", "-f", config)
-	j.waitIssued(1)
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if _, err := os.Stat(filepath.Join(j.dir, "md", "staging", host, "pubcert.pem")); err == nil {
-			break
-		}
-	}
-	stop() // Apache uses a new certificate after a restart
-	j.background("apache2", "-X", "-f", config)
-	j.serves()
-	if text, err := os.ReadFile(filepath.Join(j.dir, "error.log")); t.Failed() {
-		t.Logf("%s %v", text, err)
-	}
-}
-
 // webroot serves the files of a directory at the port for http-01.
-func (j *judge) webroot() (dir string) {
+func (j *judge) webroot() (challenges string) {
 	j.t.Helper()
-	dir = j.t.TempDir()
+	dir := j.t.TempDir()
+	challenges = filepath.Join(dir, ".well-known", "acme-challenge")
+	if err := os.MkdirAll(challenges, 0o700); err != nil {
+		j.t.Fatal(err)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:"+j.port)
 	if err != nil {
 		j.t.Fatal(err)
@@ -325,5 +184,74 @@ func (j *judge) webroot() (dir string) {
 	s := &http.Server{Handler: http.FileServer(http.Dir(dir))}
 	j.t.Cleanup(func() { _ = s.Close() })
 	go func() { _ = s.Serve(l) }()
-	return dir
+	return challenges
 }
+
+// issued returns the number of certificates on record for the host, and how many of them are revoked.
+func (j *judge) issued() (all, revoked int) {
+	j.t.Helper()
+	for _, c := range j.Inventory(j.t) {
+		if c.Profile != "acme" {
+			continue
+		}
+		all++
+		if c.Status.Reason != 0 || !c.Status.RevokedAt.IsZero() {
+			revoked++
+		}
+	}
+	return all, revoked
+}
+
+func (j *judge) wantIssued(all, revoked int) {
+	j.t.Helper()
+	if have, gone := j.issued(); have != all || gone != revoked {
+		j.t.Errorf("%d certificates are on record, %d of them revoked; want %d and %d", have, gone, all, revoked)
+	}
+}
+
+// wait waits until a condition holds, and fails if it does not.
+func (j *judge) wait(d time.Duration, what string, holds func() bool) {
+	j.t.Helper()
+	for deadline := time.Now().Add(d); !holds(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			j.t.Fatalf("%s has not happened within %s", what, d)
+		}
+	}
+}
+
+func (j *judge) waitIssued(d time.Duration, n int) {
+	j.t.Helper()
+	j.wait(d, fmt.Sprintf("certificate %d", n), func() bool { all, _ := j.issued(); return all >= n })
+}
+
+// window returns the renewal window of the newest certificate. It does not ask the watch.
+func (j *judge) window() string {
+	j.t.Helper()
+	var newest *x509.Certificate
+	for _, c := range j.Inventory(j.t) {
+		if c.Profile == "acme" {
+			newest = &x509.Certificate{AuthorityKeyId: j.Issuing.SubjectKeyId, SerialNumber: new(big.Int).SetBytes(c.Ref.Serial.Bytes())}
+		}
+	}
+	id := servertest.Must(zacme.ARIUniqueIdentifier(newest))(j.t)
+	_, port, _ := strings.Cut(j.HTTPS, ":")
+	return j.get("https://localhost:" + port + "/acme/renewal-info/" + id).body
+}
+
+// rotate starts a rotation within a second, and waits until the window of the newest certificate has passed.
+func (j *judge) rotate() {
+	j.t.Helper()
+	before := j.window()
+	req := &brevetv1.StartRotationRequest{
+		Selection: &brevetv1.CertificateSelection{Profile: "acme"}, Over: durationpb.New(time.Second),
+		DryRun: true, RequestId: servertest.RequestID(),
+	}
+	req.Confirm = servertest.Must(j.Operator.StartRotation(j.t.Context(), req))(j.t).GetRotation().GetAffected()
+	req.DryRun = false
+	servertest.Must(j.Operator.StartRotation(j.t.Context(), req))(j.t)
+	j.wait(10*time.Second, "the rotation", func() bool { return j.window() != before })
+	time.Sleep(windowOver)
+}
+
+// windowOver is the time after which the window of a rotation within a second has passed.
+const windowOver = 4 * time.Second

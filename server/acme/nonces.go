@@ -12,8 +12,8 @@ import (
 	"github.com/brevet-pki/brevet/ra/nonce"
 )
 
-// UsedNonces numbers nonces, and remembers which were used. It need not be durable, because the key of the nonces is not
-// either. It is safe for concurrent use.
+// UsedNonces numbers nonces, and remembers which were used, for one server or for several. It need not be durable. It is
+// safe for concurrent use.
 type UsedNonces interface {
 	// Next returns the number of a new nonce.
 	Next(ctx context.Context) (uint64, error)
@@ -29,8 +29,11 @@ type nonces struct {
 
 var nonceBinding = nonce.Binding{Purpose: nonce.ACME, Kind: pki.EvidenceACME}
 
-// newNonces returns nonces with a random key.
-func newNonces(used UsedNonces) (*nonces, error) {
+// newNonces returns nonces. If the sealer is nil, their key is random, so that no nonce is accepted after a restart.
+func newNonces(used UsedNonces, sealer *nonce.Sealer) (*nonces, error) {
+	if sealer != nil {
+		return &nonces{sealer, used}, nil
+	}
 	var key [32]byte
 	_, _ = rand.Read(key[:]) // never fails
 	sealer, err := nonce.FromKey(key, [16]byte{})
@@ -53,13 +56,13 @@ const nonceHint = "repeat the request with the nonce in the Replay-Nonce header 
 func (n *nonces) use(ctx context.Context, text string, at time.Time) error {
 	sealed, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil {
-		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce is not from this server")
+		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce is not from this CA")
 	}
 	_, number, err := n.sealer.Open(sealed, nonceBinding, at)
 	if r, ok := pki.AsRefusal(err); ok && r.Rule == pki.RuleChallengeExpired {
 		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce is older than %s", nonce.Lifetime)
 	} else if err != nil {
-		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce is not from this server, or from before its restart")
+		return pki.Refuse(pki.RuleACMENonce, nonceHint, "the nonce is not from this CA, or from before a restart")
 	}
 	isNew, err := n.used.Use(ctx, binary.BigEndian.Uint64(number))
 	if err == nil && !isNew {

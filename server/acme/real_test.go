@@ -23,6 +23,7 @@ import (
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/tables"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -57,12 +58,20 @@ func newServer(t *testing.T) *realWorld {
 // http-01, it is that of the web server.
 func newServerWith(t *testing.T, policy string, c validation.Config) *realWorld {
 	t.Helper()
+	s := newServerOn(t, newGround(t), servertest.Options{Policy: []byte(policy), Challenges: c})
+	s.open(s.url + "/acme/directory")
+	return s
+}
+
+// newServerOn returns a complete server with keys that it may share with others. Its directory is not read yet.
+func newServerOn(t *testing.T, g servertest.Ground, o servertest.Options) *realWorld {
+	t.Helper()
 	responder := newWeb(t)
-	c.Networks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
-	if c.HTTPPort == 0 {
-		c.HTTPPort = responder.port
+	o.Challenges.Networks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	if o.Challenges.HTTPPort == 0 {
+		o.Challenges.HTTPPort = responder.port
 	}
-	w := servertest.New(t, newGround(t), servertest.Options{Policy: []byte(policy), Challenges: c})
+	w := servertest.New(t, g, o)
 	roots := x509.NewCertPool()
 	roots.AddCert(w.Root)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}
@@ -71,9 +80,7 @@ func newServerWith(t *testing.T, policy string, c validation.Config) *realWorld 
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &realWorld{target{t: t, url: "https://localhost:" + port, http: &http.Client{Transport: transport}}, responder, w}
-	s.open(s.url + "/acme/directory")
-	return s
+	return &realWorld{target{t: t, url: "https://localhost:" + port, http: &http.Client{Transport: transport}}, responder, w}
 }
 
 // newGround returns keys in a new SoftHSM token, and SQLite stores.
@@ -98,7 +105,7 @@ func newGround(t *testing.T) servertest.Ground {
 }
 
 // store is a [servertest.Store] on SQLite.
-type store struct{ *sqlite.DB }
+type store struct{ *tables.DB }
 
 func openStore(ctx context.Context, path string) (servertest.Store, error) {
 	db, err := sqlite.Open(ctx, path)

@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/server/acme/jws"
@@ -18,6 +19,10 @@ const (
 	maxKeyID = 64
 	maxCert  = 200 // in the encoding
 )
+
+// minWindow is the minimum length of a renewal window in a response. The times have whole seconds, and clients ignore a
+// window that is too short to choose a second in (RFC 9773 §4.2). The windows of a rotation over seconds are shorter.
+const minWindow = 2 * time.Second
 
 // parseCertID parses the identifier of a certificate (RFC 9773 §4.1): the key identifier of its issuer and its serial
 // number, both in base64url. The serial number is the content of an INTEGER in DER, with a leading zero byte where DER
@@ -78,6 +83,9 @@ func (d *Door) renewalInfo(_ context.Context, r *frontdoor.Request) (frontdoor.R
 	start, end, retryAfter, err := d.config.Renewals.RenewalInfo(ref)
 	if err != nil {
 		return frontdoor.Response{}, err
+	}
+	if earliest := start.Add(minWindow); end.Before(earliest) {
+		end = earliest
 	}
 	type window struct {
 		Start string `json:"start"`

@@ -58,7 +58,7 @@ const contentType = "application/jose+json"
 // has verified, so that a third party cannot use it up.
 func (d *Door) signed(handle signedHandler, by signers) handler {
 	return func(ctx context.Context, r *frontdoor.Request) (frontdoor.Response, error) {
-		if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != contentType {
+		if !isJOSE(r.Header.Get("Content-Type")) {
 			return frontdoor.Response{}, pki.Refuse(pki.RuleACMEContentType, "send the Content-Type "+contentType,
 				"the request has another Content-Type, or none")
 		}
@@ -79,6 +79,15 @@ func (d *Door) signed(handle signedHandler, by signers) handler {
 		}
 		return d.withNonce(ctx, resp)
 	}
+}
+
+// isJOSE reports whether a Content-Type is that of a signed request. It may have parameters.
+func isJOSE(have string) bool {
+	if have == contentType {
+		return true
+	}
+	t, _, err := mime.ParseMediaType(have)
+	return err == nil && t == contentType
 }
 
 // handle calls the handler of a request, unless the account is not valid. It checks this only after the signature,
@@ -125,7 +134,7 @@ func (d *Door) verify(ctx context.Context, r *frontdoor.Request, m *jws.Message,
 		if verified.account, err = d.accountOf(ctx, m.KeyID); err != nil {
 			return nil, err
 		}
-		if verified.key, err = jws.ParseSPKI(verified.account.Key); err != nil {
+		if verified.key, err = d.keys.ParseSPKI(verified.account.Key); err != nil {
 			return nil, err
 		}
 	}

@@ -92,6 +92,12 @@ func (w *web) set(path, response string) {
 	w.responses[path] = response
 }
 
+// hold lets the server respond to no request until release.
+func (w *web) hold() (release func()) {
+	w.mu.Lock()
+	return w.mu.Unlock
+}
+
 // world is a door on a TLS listener, with a web server that responds to http-01.
 type world struct {
 	target
@@ -101,6 +107,9 @@ type world struct {
 	// certificate is that of the TLS listener.
 	certificate *x509.Certificate
 }
+
+// Validated implements acme.Meter.
+func (*world) Validated(string, *pki.Refusal, time.Duration) {}
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
@@ -128,7 +137,7 @@ func newWorldWith(t testing.TB, c validation.Config) *world {
 		Authorizations: w.authority, Certificates: w.authority, Terms: w.authority, Renewals: w.authority,
 		Authorities: []*x509.Certificate{w.authority.ca},
 		Validator:   validation.New(c),
-		Nonces:      acme.NewNonceSet(), Refusals: w.authority, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+		Nonces:      acme.NewNonceSet(), Refusals: w.authority, Meter: w, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -25,28 +25,41 @@ type Queue struct {
 	what string // name of the calls in messages, in the plural
 
 	mu      sync.Mutex
-	queue   *fair.Queue[Source, chan struct{}] // waiting calls; each channel is closed when its call may run
+	queue   *fair.Queue[Source, *waiter]
 	refused uint64
 	pace    pace
 }
 
+// waiter is a call that waits.
+type waiter struct {
+	ended     chan struct{} // closed when the call may run, or was displaced
+	displaced bool          // by a call of another source; set before ended is closed
+}
+
 // NewQueue returns a Queue. what names its calls in messages, in the plural.
 func NewQueue(what string, s Size) *Queue {
-	return &Queue{what: what, size: s, queue: fair.NewQueue[Source, chan struct{}](s), pace: pace{interval: initialInterval}}
+	return &Queue{what: what, size: s, queue: fair.NewQueue[Source, *waiter](s), pace: pace{interval: initialInterval}}
 }
 
 // Acquire waits until the call may run, and returns the function to call when it has ended. It returns an error if the
 // queue is full, the wait is too long or ctx ends.
 func (l *Queue) Acquire(ctx context.Context, from Source) (leave func(), err error) {
+	return l.AcquireUntil(ctx, from, time.Time{})
+}
+
+// AcquireUntil is Acquire for a call that is useless after a time. Calls with an earlier time run first, but a source whose
+// call ran runs the next one after those of the others. If the queue is full, a source without waiting calls displaces one of
+// the source with the most, or one with a later time. The zero time is none.
+func (l *Queue) AcquireUntil(ctx context.Context, from Source, until time.Time) (leave func(), err error) {
 	leave = func() { l.release(from) }
 	l.mu.Lock()
 	if l.queue.Begin(from) {
 		l.mu.Unlock()
 		return leave, nil
 	}
-	in := make(chan struct{})
-	w := l.queue.Wait(from, in)
-	if w == nil {
+	w := &waiter{ended: make(chan struct{})}
+	place := l.place(from, until, w)
+	if place == nil {
 		defer l.mu.Unlock()
 		return nil, l.refuse(from)
 	}
@@ -54,20 +67,29 @@ func (l *Queue) Acquire(ctx context.Context, from Source) (leave func(), err err
 	enough := time.NewTimer(maxWait)
 	defer enough.Stop()
 	select {
-	case <-in:
-		return leave, nil
+	case <-w.ended:
 	case <-ctx.Done():
 	case <-enough.C:
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.queue.Withdraw(w) { // release has let the call run in the meantime
+	if !w.displaced && !l.queue.Withdraw(place) { // release has let the call run
 		return leave, nil
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	return nil, l.refuse(from)
+}
+
+// place adds a call to the queue. It returns nil if the source, or the queue, is full. A source without waiting calls
+// displaces another call from a full queue (fair.Queue.Displace).
+func (l *Queue) place(from Source, until time.Time, w *waiter) *fair.Item[Source, *waiter] {
+	if last, ok := l.queue.Displace(from, until); ok {
+		last.displaced = true
+		close(last.ended)
+	}
+	return l.queue.WaitUntil(from, until, w)
 }
 
 // release ends a call and lets the next ones run.
@@ -77,11 +99,11 @@ func (l *Queue) release(from Source) {
 	l.queue.End(from)
 	l.pace.ended(time.Now(), l.queue.Waiting() > 0)
 	for {
-		_, in, ok := l.queue.Next()
+		_, w, ok := l.queue.Next()
 		if !ok {
 			return
 		}
-		close(in)
+		close(w.ended)
 	}
 }
 

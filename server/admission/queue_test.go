@@ -37,13 +37,20 @@ func newBench(s Size) *bench {
 	return &bench{queue: NewQueue("calls", s), order: make(chan Source, 10_000), end: make(chan struct{})}
 }
 
+// sendUntil is send for one call that is useless after a time.
+func (b *bench) sendUntil(ctx context.Context, from Source, until time.Time) {
+	b.calls(ctx, from, until, 1)
+}
+
 // send makes n calls of a source. Each one runs, waits or is refused before the next one begins.
-func (b *bench) send(ctx context.Context, from Source, n int) {
+func (b *bench) send(ctx context.Context, from Source, n int) { b.calls(ctx, from, time.Time{}, n) }
+
+func (b *bench) calls(ctx context.Context, from Source, until time.Time, n int) {
 	for range n {
 		ended := make(chan error, 1)
 		b.sent = append(b.sent, ended)
 		go func() {
-			leave, err := b.queue.Acquire(ctx, from)
+			leave, err := b.queue.AcquireUntil(ctx, from, until)
 			if err == nil {
 				b.order <- from
 				<-b.end
@@ -226,4 +233,85 @@ func TestLimitsHoldUnderConcurrency(t *testing.T) {
 	if l.queue.Sources() != 0 || l.Load().Working+l.Load().Waiting != 0 || worked.Load() == 0 {
 		t.Errorf("after all calls have ended, the queue has %d sources and load %+v; %d calls ran", l.queue.Sources(), l.Load(), worked.Load())
 	}
+}
+
+// TestEarlierTimesComeFirst checks that calls run in the order of their times, and that a call which a full queue cannot take
+// displaces the last one, which is refused with a time for its retry.
+func TestEarlierTimesComeFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(Size{Slots: 1, Each: 1, Queue: 3})
+		now := time.Now()
+		b.send(t.Context(), named(t, "running"), 1)
+		for _, c := range []struct {
+			name string
+			left time.Duration
+		}{{"b", 2 * time.Hour}, {"d", 4 * time.Hour}, {"c", 3 * time.Hour}, {"a", time.Hour}, {"e", 5 * time.Hour}} {
+			b.sendUntil(t.Context(), named(t, c.name), now.Add(c.left))
+		}
+		for n, name := range map[int]string{2: "d", 5: "e"} { // displaced, and too late
+			select {
+			case err := <-b.sent[n]:
+				if r, ok := pki.AsRefusal(err); !ok || r.Rule != pki.RuleOverloaded || pki.RetryAfter(err) == 0 {
+					t.Errorf("%s ended with %v", name, err)
+				}
+				b.sent[n] <- err
+			default:
+				t.Errorf("%s was not refused", name)
+			}
+		}
+		got := b.finish(4)
+		if want := []Source{named(t, "running"), named(t, "a"), named(t, "b"), named(t, "c")}; !slices.Equal(got, want) {
+			t.Errorf("the calls ran in the order %v, want %v", got, want)
+		}
+		if refused := b.endAll(t); refused != 2 {
+			t.Errorf("%d calls were refused", refused)
+		}
+	})
+}
+
+// TestUrgentFloodLeavesShares checks that callers whose certificates expire soonest cannot keep others from the queue, nor from
+// running, however many calls they make.
+func TestUrgentFloodLeavesShares(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const floods, others = 12, 50
+		b := newBench(Size{Slots: 4, Each: 1, Queue: 100})
+		now := time.Now()
+		flood := func(calls int) {
+			for n := range floods {
+				b.calls(t.Context(), named(t, fmt.Sprintf("flood/%d", n)), now.Add(time.Minute), calls)
+			}
+		}
+		flood(60)
+		var want []Source
+		before := b.queue.Load()
+		for n := range others {
+			from := named(t, fmt.Sprintf("other/%d", n))
+			b.sendUntil(t.Context(), from, now.Add(time.Hour-time.Duration(n)*time.Minute/2))
+			want = append(want, from)
+		}
+		slices.Reverse(want) // in the order of their times
+		for n, ended := range b.sent[floods*60:] {
+			if len(ended) > 0 {
+				t.Errorf("call %d of the others is refused", n)
+			}
+		}
+		if after := b.queue.Load(); before.Waiting != 100 || after.Waiting != 100 || after.Refused != before.Refused+others {
+			t.Errorf("before the others came: %+v, afterwards %+v", before, after)
+		}
+		var ran []Source
+		for range 2*floods + others {
+			for _, from := range b.finish(1) {
+				if slices.Contains(want, from) {
+					ran = append(ran, from)
+				}
+			}
+			flood(1)
+		}
+		if !slices.Equal(ran, want) {
+			t.Errorf("%d of %d others ran: %v", len(ran), others, ran)
+		}
+		b.endAll(t)
+	})
 }

@@ -27,6 +27,8 @@ type Access struct {
 	// Permission is what Operators need. For other callers it is zero. The roles of an operator grant it
 	// ([pki.Role.Permits]).
 	Permission pki.Permission
+	// ReadsStatuses means that the response depends on statuses in memory, although Anybody may call.
+	ReadsStatuses bool
 }
 
 // access maps each operation to the callers that may call it, whichever protocol they use. A test fails if the server
@@ -40,57 +42,59 @@ var access = map[Operation]Access{
 	Renew:             {Callers: Renewing},
 	GetTrustBundle:    {Callers: Identity},
 	GetRenewalInfo:    {Callers: Identity},
-	IssueCertificates: {Operators, pki.MayIssue},
+	IssueCertificates: {Callers: Operators, Permission: pki.MayIssue},
 
 	GetESTCACertificates: {Callers: Anybody}, // clients trust the response only as they trust the connection
 	GetESTAttributes:     {Callers: Anybody}, // clients call it before simpleenroll
 	RefuseESTOperation:   {Callers: Anybody}, // so that every client gets the hint
 
-	CreateIdentity:  {Operators, pki.MayRegister},
-	GetIdentity:     {Operators, pki.MayRead},
-	ListIdentities:  {Operators, pki.MayRead},
-	UpdateIdentity:  {Operators, pki.MayRegister},
-	SuspendIdentity: {Operators, pki.MayRevoke},
-	ResumeIdentity:  {Operators, pki.MayRevoke},
-	RetireIdentity:  {Operators, pki.MayRevoke},
-	CreateToken:     {Operators, pki.MayRegister},
-	ListTokens:      {Operators, pki.MayRead},
-	RevokeToken:     {Operators, pki.MayRevoke},
+	CreateIdentity:  {Callers: Operators, Permission: pki.MayRegister},
+	GetIdentity:     {Callers: Operators, Permission: pki.MayRead},
+	ListIdentities:  {Callers: Operators, Permission: pki.MayRead},
+	UpdateIdentity:  {Callers: Operators, Permission: pki.MayRegister},
+	SuspendIdentity: {Callers: Operators, Permission: pki.MayRevoke},
+	ResumeIdentity:  {Callers: Operators, Permission: pki.MayRevoke},
+	RetireIdentity:  {Callers: Operators, Permission: pki.MayRevoke},
+	CreateToken:     {Callers: Operators, Permission: pki.MayRegister},
+	ListTokens:      {Callers: Operators, Permission: pki.MayRead},
+	RevokeToken:     {Callers: Operators, Permission: pki.MayRevoke},
 
-	GetCertificate:      {Operators, pki.MayRead},
-	ListCertificates:    {Operators, pki.MayRead},
+	GetCertificate:      {Callers: Operators, Permission: pki.MayRead},
+	ListCertificates:    {Callers: Operators, Permission: pki.MayRead},
 	GetCertificateChain: {Callers: Identity},
-	RevokeCertificate:   {Operators, pki.MayRevoke},
-	HoldCertificate:     {Operators, pki.MayRevoke},
-	UnholdCertificate:   {Operators, pki.MayRevoke},
+	RevokeCertificate:   {Callers: Operators, Permission: pki.MayRevoke},
+	HoldCertificate:     {Callers: Operators, Permission: pki.MayRevoke},
+	UnholdCertificate:   {Callers: Operators, Permission: pki.MayRevoke},
 
-	CreateBulkRevocation: {Operators, pki.MayRevoke},
-	GetBulkRevocation:    {Operators, pki.MayRead},
-	ListBulkRevocations:  {Operators, pki.MayRead},
+	CreateBulkRevocation: {Callers: Operators, Permission: pki.MayRevoke},
+	GetBulkRevocation:    {Callers: Operators, Permission: pki.MayRead},
+	ListBulkRevocations:  {Callers: Operators, Permission: pki.MayRead},
 	RevokeCompromisedKey: {Callers: Anybody}, // a signature in the request proves possession of the key
 
 	// Who may revoke certificates in bulk may also have them renewed, which harms less.
-	StartRotation: {Operators, pki.MayRevoke},
-	GetRotation:   {Operators, pki.MayRead},
-	ListRotations: {Operators, pki.MayRead},
-	StopRotation:  {Operators, pki.MayRevoke},
+	StartRotation: {Callers: Operators, Permission: pki.MayRevoke},
+	GetRotation:   {Callers: Operators, Permission: pki.MayRead},
+	ListRotations: {Callers: Operators, Permission: pki.MayRead},
+	StopRotation:  {Callers: Operators, Permission: pki.MayRevoke},
 
-	ListCRLs:  {Operators, pki.MayRead},
-	ImportCRL: {Operators, pki.MayAdminister},
+	ListCRLs:  {Callers: Operators, Permission: pki.MayRead},
+	ImportCRL: {Callers: Operators, Permission: pki.MayAdminister},
 
-	ApplyPolicy:   {Operators, pki.MayAdminister},
-	GetPolicy:     {Operators, pki.MayAudit},
-	ListPolicies:  {Operators, pki.MayAudit},
-	ExplainPolicy: {Operators, pki.MayAudit},
+	ApplyPolicy:   {Callers: Operators, Permission: pki.MayAdminister},
+	GetPolicy:     {Callers: Operators, Permission: pki.MayAudit},
+	ListPolicies:  {Callers: Operators, Permission: pki.MayAudit},
+	ExplainPolicy: {Callers: Operators, Permission: pki.MayAudit},
 
-	CreateExternalKey: {Operators, pki.MayRegister},
-	ListExternalKeys:  {Operators, pki.MayRead},
-	RevokeExternalKey: {Operators, pki.MayRevoke},
+	CreateExternalKey: {Callers: Operators, Permission: pki.MayRegister},
+	ListExternalKeys:  {Callers: Operators, Permission: pki.MayRead},
+	RevokeExternalKey: {Callers: Operators, Permission: pki.MayRevoke},
+	ListAccounts:      {Callers: Operators, Permission: pki.MayRead},
+	RevokeAccount:     {Callers: Operators, Permission: pki.MayRevoke},
 
-	ListEntries: {Operators, pki.MayAudit},
-	GetHead:     {Operators, pki.MayAudit},
+	ListEntries: {Callers: Operators, Permission: pki.MayAudit},
+	GetHead:     {Callers: Operators, Permission: pki.MayAudit},
 
-	GetStats: {Operators, pki.MayAudit},
+	GetStats: {Callers: Operators, Permission: pki.MayAudit},
 
 	// The signature of the request authenticates the client, except for the directory and renewalInfo, which are public.
 	ACMEDirectory:   {Callers: Anybody},
@@ -99,10 +103,10 @@ var access = map[Operation]Access{
 	ACMEFinalize:    {Callers: Anybody},
 	ACMECertificate: {Callers: Anybody},
 	ACMERevoke:      {Callers: Anybody},
-	ACMERenewalInfo: {Callers: Anybody},
+	ACMERenewalInfo: {Callers: Anybody, ReadsStatuses: true},
 
 	// Unknown callers may not use reflection: its responses are large, and gRPC buffers what a client does not read.
-	ReflectServices: {Operators, pki.MayRead},
+	ReflectServices: {Callers: Operators, Permission: pki.MayRead},
 
 	CheckHealth: {Callers: Anybody},
 	ListHealth:  {Callers: Anybody},

@@ -15,9 +15,12 @@ type Caller struct {
 	ID          pki.SPIFFEID
 	Certificate pki.CertRef
 	Key         pki.KeyHash
-	// Past means that the certificate is not valid now, is revoked or on hold, or is not on record. A thief may have its
-	// key. The log still names the identity, but rate limits count the call for the client's address.
+	NotAfter    time.Time // of the certificate
+	// Past means that the certificate is not valid now, is revoked or on hold, or is not known to be on record. A thief may
+	// have its key. The log still names the identity, but rate limits count the call for the client's address.
 	Past bool
+	// unconfirmed means that memory lacks the certificate. Another server may have issued it a moment ago.
+	unconfirmed bool
 }
 
 // Actor returns the caller in the form in which log entries name it.
@@ -25,15 +28,24 @@ func (c Caller) Actor() pki.Actor { return pki.ActorCaller(c.ID, c.Certificate) 
 
 func (c Caller) isOperator() bool { return c.ID.IsOperator() }
 
-// Statuses returns the status of every certificate on record, from memory. It is safe for concurrent use.
+// Statuses returns the statuses of certificates from memory. It is safe for concurrent use.
 type Statuses interface {
+	// Status returns the status of a certificate. It returns false if memory lacks the certificate.
 	Status(ref pki.CertRef) (pki.Status, bool)
+	// IsStale reports whether memory may lack a change that another server made too long ago.
+	IsStale() bool
 }
 
 // Identities reads the committed state of a caller's identity. It returns a [pki.Refusal] if there is no such identity.
 // It is safe for concurrent use.
 type Identities interface {
 	Identity(ctx context.Context, id pki.SPIFFEID) (ra.Identity, error)
+}
+
+// Certificates reads the committed record of a certificate. It returns a [pki.Refusal] of the class NotFound if there is
+// none. It is safe for concurrent use.
+type Certificates interface {
+	Certificate(ctx context.Context, ref pki.CertRef) (ra.Certificate, error)
 }
 
 // Config holds what an Authorizer depends on. All fields are required.
@@ -43,6 +55,7 @@ type Config struct {
 	Intermediates *x509.CertPool
 	Statuses      Statuses
 	Identities    Identities
+	Certificates  Certificates
 	Clock         func() time.Time
 }
 
@@ -63,6 +76,9 @@ func New(c Config) *Authorizer { return &Authorizer{config: c} }
 // [ra.Registrar.Issue] does for each issue request of a stream.
 func (a *Authorizer) Authorize(ctx context.Context, op Operation, client *Client) (Caller, error) {
 	c, err := a.Authenticate(op, client)
+	if err == nil && c.unconfirmed {
+		c, err = a.confirm(ctx, c, access[op].Callers == Renewing)
+	}
 	need := access[op]
 	if err != nil || need.Callers != Operators && need.Callers != Identity {
 		return c, err
@@ -83,12 +99,19 @@ func (a *Authorizer) Authorize(ctx context.Context, op Operation, client *Client
 	return c, nil
 }
 
+// ErrStale is the refusal of a call that depends on statuses, by a server whose statuses are too old.
+var ErrStale error = pki.Refuse(pki.RuleStale, "repeat the request later, or send it to another server",
+	"this server has not been able to read for too long what the others have changed")
+
 // Authenticate checks a call against the table and, unless Anybody may call, verifies the caller's certificate. It
-// reads memory only. The client is nil if it sent no certificate. If Authenticate refuses a certificate that
-// nevertheless identifies the caller, it returns the caller together with the refusal.
+// reads memory only, and does not refuse a certificate that memory lacks, because another server may just have issued it.
+// The client is nil if it sent no certificate. If Authenticate refuses a certificate that nevertheless identifies the
+// caller, it returns the caller together with the refusal.
 func (a *Authorizer) Authenticate(op Operation, client *Client) (Caller, error) {
 	need := access[op].Callers
 	switch {
+	case need == Anybody && access[op].ReadsStatuses && a.config.Statuses.IsStale():
+		return Caller{}, ErrStale
 	case need == Anybody:
 		return Caller{}, nil
 	case need == Nobody:
@@ -120,17 +143,43 @@ func (a *Authorizer) verify(client *Client, renewing bool) (Caller, error) {
 	}
 	c := v.caller
 	st, known := a.config.Statuses.Status(c.Certificate)
+	c.Past, c.unconfirmed = st.State != pki.Good, !known
 	switch {
-	case !known:
-		c.Past = true
-		return c, c.Certificate.NotOnRecord()
-	case renewing && st.State == pki.Revoked && st.Reason == pki.Superseded:
-		c.Past = true
-	case st.State != pki.Good:
-		c.Past = true
-		return c, c.Certificate.CheckStatus(st)
+	case a.config.Statuses.IsStale(): // a certificate that is on hold in memory may be good, too
+		return c, ErrStale
+	case !known, renewing && isSuperseded(st):
+		return c, nil
+	default:
+		return c, orNil(c.Certificate.CheckStatus(st))
 	}
-	return c, nil
+}
+
+// confirm checks the status of a certificate in the store, because memory lacks it. It does not remember a certificate that
+// the store lacks, because another server may record it a moment later. A call costs one more read of the store than that
+// of a known certificate. Until then it counted for the client's address.
+func (a *Authorizer) confirm(ctx context.Context, c Caller, renewing bool) (Caller, error) {
+	record, err := a.config.Certificates.Certificate(ctx, c.Certificate)
+	if refusal, ok := pki.AsRefusal(err); ok && refusal.Rule.Class() == pki.NotFound {
+		return c, c.Certificate.NotOnRecord()
+	}
+	if err != nil {
+		return c, err
+	}
+	c.Past, c.unconfirmed = record.Status.State != pki.Good, false
+	if renewing && isSuperseded(record.Status) {
+		return c, nil // as in verify
+	}
+	return c, orNil(c.Certificate.CheckStatus(record.Status))
+}
+
+func isSuperseded(s pki.Status) bool { return s.State == pki.Revoked && s.Reason == pki.Superseded }
+
+// orNil returns an error that is nil if the refusal is.
+func orNil(refusal *pki.Refusal) error {
+	if refusal == nil {
+		return nil
+	}
+	return refusal
 }
 
 // callerAt verifies a certificate that is not valid now as of another time. If the certificate verifies at that time,

@@ -15,6 +15,8 @@ import (
 // allGood reports every certificate as good.
 type allGood struct{}
 
+func (allGood) IsStale() bool { return false }
+
 func (allGood) Status(pki.CertRef) (pki.Status, bool) {
 	return pki.Status{State: pki.Good, Version: 1}, true
 }

@@ -101,7 +101,7 @@ func (a *Authorizer) verifyChain(leaf *x509.Certificate, now time.Time) (chain, 
 			"the certificate names no identity of %s", a.config.TrustDomain)
 	}
 	v := chain{caller: Caller{
-		ID: id, Key: pki.HashSPKI(leaf.RawSubjectPublicKeyInfo),
+		ID: id, Key: pki.HashSPKI(leaf.RawSubjectPublicKeyInfo), NotAfter: leaf.NotAfter,
 		Certificate: pki.CertRef{Issuer: pki.IssuerOf(chains[0][1]), Serial: serial},
 	}}
 	for _, c := range chains[0] {

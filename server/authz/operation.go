@@ -56,6 +56,8 @@ const (
 	CreateExternalKey Operation = "CreateExternalKey"
 	ListExternalKeys  Operation = "ListExternalKeys"
 	RevokeExternalKey Operation = "RevokeExternalKey"
+	ListAccounts      Operation = "ListAccounts"
+	RevokeAccount     Operation = "RevokeAccount"
 
 	ListEntries Operation = "ListEntries"
 	GetHead     Operation = "GetHead"

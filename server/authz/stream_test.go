@@ -24,6 +24,9 @@ type records struct {
 // Status implements Statuses.
 func (r *records) Status(pki.CertRef) (pki.Status, bool) { return r.status, true }
 
+// IsStale implements Statuses.
+func (*records) IsStale() bool { return false }
+
 // Identity implements Identities.
 func (r *records) Identity(_ context.Context, id pki.SPIFFEID) (ra.Identity, error) {
 	r.identities++

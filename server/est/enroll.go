@@ -1,7 +1,6 @@
 package est
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -112,16 +111,7 @@ func (d *door) identify(r *frontdoor.Request) (client, error) {
 // certificate is no factory certificate.
 func (d *door) isOwn(der []byte) bool {
 	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		return false
-	}
-	_, authorities := d.config.Authorities.Bundle()
-	for _, der := range authorities {
-		if issuer, err := x509.ParseCertificate(der); err == nil && bytes.Equal(c.RawIssuer, issuer.RawSubject) {
-			return true
-		}
-	}
-	return false
+	return err == nil && d.config.Authorities.Has(c.RawIssuer)
 }
 
 // requestID returns the digest of what a request is about: the operation, how the client authenticated, and the key.

@@ -26,6 +26,8 @@ type Authorities interface {
 	// Bundle returns the certificates of CAs in DER: the roots that devices should trust now, and the CAs between them and
 	// certificates. While roots or issuing CAs overlap, it returns the old and the new ones.
 	Bundle() (roots, intermediates [][]byte)
+	// Has reports whether a CA of this server has a subject, in DER. It may be one that is not in the bundle any more.
+	Has(subject []byte) bool
 	// Chain returns the CA certificates that go with a certificate of an issuing CA, without the root, and the root.
 	Chain(id pki.IssuerID) (chain []*x509.Certificate, root *x509.Certificate, err error)
 }

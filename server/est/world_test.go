@@ -124,6 +124,10 @@ func (a authorities) Bundle() (roots, intermediates [][]byte) {
 	return append([][]byte{a.root.certificate.Raw}, a.old...), [][]byte{a.issuing.certificate.Raw}
 }
 
+func (a authorities) Has(subject []byte) bool {
+	return bytes.Equal(subject, a.issuing.certificate.RawSubject)
+}
+
 func (a authorities) Chain(pki.IssuerID) ([]*x509.Certificate, *x509.Certificate, error) {
 	return []*x509.Certificate{a.issuing.certificate}, a.root.certificate, nil
 }
@@ -138,9 +142,10 @@ func (o open) Admit(_ authz.Operation, _ admission.Source, refused error) error 
 	return refused
 }
 
-func (open) Enter(context.Context, authz.Operation, admission.Source) (func(), error) {
+func (open) Enter(context.Context, authz.Operation, admission.Source, time.Time) (func(), error) {
 	return func() {}, nil
 }
+func (open) Start(q *http.Request, _ string) (*http.Request, func())              { return q, func() {} }
 func (open) Handshake(error)                                                      {}
 func (open) Request(context.Context, string, int, time.Duration, error)           {}
 func (open) Failure(error)                                                        {}

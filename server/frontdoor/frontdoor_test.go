@@ -38,7 +38,7 @@ func (o open) Admit(_ authz.Operation, _ admission.Source, refused error) error 
 	return refused
 }
 
-func (open) Enter(context.Context, authz.Operation, admission.Source) (func(), error) {
+func (open) Enter(context.Context, authz.Operation, admission.Source, time.Time) (func(), error) {
 	return func() {}, nil
 }
 
@@ -56,6 +56,8 @@ func (c *counter) Handshake(err error) {
 	defer c.mu.Unlock()
 	c.shaken[err == nil]++
 }
+
+func (*counter) Start(q *http.Request, _ string) (*http.Request, func()) { return q, func() {} }
 
 func (c *counter) Request(_ context.Context, handler string, status int, _ time.Duration, err error) {
 	c.mu.Lock()
@@ -119,6 +121,9 @@ func doors() []frontdoor.Door {
 			if kept != nil {
 				return frontdoor.Response{}, errors.New("the connection keeps a parsed certificate")
 			}
+		}
+		if err := r.Context().Err(); err != nil {
+			return frontdoor.Response{}, err
 		}
 		return frontdoor.Response{Body: fmt.Appendf(nil, "%d certificates, %s", len(r.Chain), r.Content)}, nil
 	}
@@ -382,34 +387,10 @@ func TestConnectionsEndAtTheirMaximumAge(t *testing.T) {
 	}
 }
 
-// speak sends text on a connection, and returns its first bytes and what the server sends until it ends the connection.
-func (h *house) speak(t *testing.T, text string, more ...string) string {
-	t.Helper()
-	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
-	c, err := d.DialContext(t.Context(), "tcp", h.address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	for _, part := range append([]string{text}, more...) {
-		if _, err := io.WriteString(c, part); err != nil {
-			t.Fatal(err)
-		}
-	}
-	answer, err := io.ReadAll(c)
-	if err != nil {
-		t.Errorf("%.40q: %v after %q", text, err, answer)
-	}
-	return string(answer)
-}
-
 // Clients of HTTP/1.0, and those that wait before they send their body.
 func TestOldWaysOfHTTP(t *testing.T) {
 	t.Parallel()
-	h := build(t, open{}, func(s *frontdoor.Server) { s.SetReadTimeout(time.Second) }) // net/http waits for a body that is refused
+	h := build(t, open{})
 	for name, c := range map[string]struct {
 		text string
 		want []string
@@ -431,8 +412,17 @@ func TestOldWaysOfHTTP(t *testing.T) {
 			"POST /new/own HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 500\r\n\r\n",
 			[]string{"HTTP/1.1 401 ", "Connection: close\r\n", "[access.unauthenticated]"}, "100 Continue",
 		},
+		"Expect, without a route": {
+			"POST /elsewhere HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 500\r\n\r\n",
+			[]string{"HTTP/1.1 404 ", "Connection: close\r\n"}, "100 Continue",
+		},
+		"Expect, and another request on the connection": {
+			"POST /new/echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello" +
+				"GET /new/echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+			[]string{"0 certificates, helloHTTP/1.1 200 OK\r\n"}, "chunked",
+		},
 	} {
-		got := h.speak(t, c.text)
+		got := h.speak(t, 0, c.text)
 		for _, want := range c.want {
 			if !strings.Contains(got, want) || strings.Contains(got, c.not) {
 				t.Errorf("%s: %q, want %q, and not %q", name, got, want, c.not)
@@ -445,7 +435,7 @@ func TestOldWaysOfHTTP(t *testing.T) {
 func TestSlowBodies(t *testing.T) {
 	t.Parallel()
 	h := build(t, open{}, func(s *frontdoor.Server) { s.SetReadTimeout(200 * time.Millisecond) })
-	got := h.speak(t, "POST /new/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n", "h", "e")
+	got := h.speak(t, 0, "POST /new/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n", "h", "e")
 	if !strings.HasPrefix(got, "HTTP/1.1 400 ") || !strings.Contains(got, "[request.malformed]") || !strings.Contains(got, "Connection: close") {
 		t.Errorf("%q", got)
 	}

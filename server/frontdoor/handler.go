@@ -77,7 +77,7 @@ func (h handler) respond(w http.ResponseWriter, r *Request, p peer) (response Re
 	if r.Caller, err = s.config.Authorizer.Authorize(ctx, op, p.client); err != nil {
 		return response, err
 	}
-	leave, err := s.config.Admission.Enter(ctx, op, h.sourceOf(r, p))
+	leave, err := s.config.Admission.Enter(ctx, op, h.sourceOf(r, p), r.Caller.NotAfter)
 	if err != nil {
 		return response, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/authz"
 	"github.com/brevet-pki/brevet/server/handshake"
+	"github.com/brevet-pki/brevet/server/outcome"
 )
 
 // Limits of the listener.
@@ -40,12 +41,15 @@ type Admission interface {
 	// by which the request is already refused, or nil. Admit returns its own refusal, or else refused. It does not block.
 	Admit(op authz.Operation, from admission.Source, refused error) error
 	// Enter waits until the request may run. The caller of Enter calls leave when the request has ended. Enter returns a
-	// refusal if the request would wait for too long.
-	Enter(ctx context.Context, op authz.Operation, from admission.Source) (leave func(), err error)
+	// refusal if the request would wait for too long. until is when the caller's certificate expires; the zero time is unknown.
+	Enter(ctx context.Context, op authz.Operation, from admission.Source, until time.Time) (leave func(), err error)
 }
 
-// Meter counts handshakes and requests with their results. It is safe for concurrent use.
+// Meter counts and traces handshakes and requests with their results. It is safe for concurrent use.
 type Meter interface {
+	// Start begins the trace of a request, and returns the request with the trace in its context. If the request is not
+	// traced, it returns the request unchanged. The caller calls end after Request.
+	Start(q *http.Request, handler string) (traced *http.Request, end func())
 	// Handshake counts a TLS handshake, which failed if err is not nil.
 	Handshake(err error)
 	// Request counts a request that has ended. handler names the door and the operation. err is the error of the handler:
@@ -142,28 +146,26 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // served returns a handler that responds to requests for which there is no route, and passes the others to the mux.
 // Requests without a route count for the rate of their address. The last response of a connection says so.
 func (s *Server) served(mux *http.ServeMux) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+	return Drained(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if peerIn(q.Context()).isOld() {
 			w.Header().Set("Connection", "close")
 		}
-		if found, _ := mux.Handler(q); isRoute(found) {
-			mux.ServeHTTP(w, q)
+		// For a path that is not clean, the mux has a handler that redirects the client.
+		found, _ := mux.Handler(q)
+		route, ok := found.(handler)
+		if !ok {
+			s.serveOther(mux, w, q)
 			return
 		}
-		s.serveOther(mux, w, q)
-	})
-}
-
-// isRoute reports whether a handler of the mux is that of a route. For a path that is not clean, the mux has one that
-// redirects the client.
-func isRoute(h http.Handler) bool {
-	_, ok := h.(handler)
-	return ok
+		q, end := s.config.Meter.Start(q, route.name)
+		defer end()
+		mux.ServeHTTP(w, q)
+	}))
 }
 
 // serveOther responds to a request without a route.
 func (s *Server) serveOther(mux *http.ServeMux, w http.ResponseWriter, q *http.Request) {
-	begun, ctx, coded := time.Now(), q.Context(), &codeWriter{w, http.StatusOK}
+	begun, ctx, coded := time.Now(), q.Context(), &outcome.StatusWriter{ResponseWriter: w, Status: http.StatusOK}
 	err := s.config.Admission.Admit("", peerIn(ctx).source(), nil)
 	if err != nil {
 		err = s.config.Refusals.Record(ctx, pki.Actor{}, pki.SPIFFEID{}, err)
@@ -174,19 +176,7 @@ func (s *Server) serveOther(mux *http.ServeMux, w http.ResponseWriter, q *http.R
 	} else {
 		mux.ServeHTTP(coded, q) // 404, 405 with the methods that are allowed, or a redirect to a clean path
 	}
-	s.config.Meter.Request(ctx, "other", coded.code, time.Since(begun), err)
-}
-
-// codeWriter records the status of a response.
-type codeWriter struct {
-	http.ResponseWriter
-	code int
-}
-
-// WriteHeader implements http.ResponseWriter.
-func (w *codeWriter) WriteHeader(code int) {
-	w.code = code
-	w.ResponseWriter.WriteHeader(code)
+	s.config.Meter.Request(ctx, "other", coded.Status, time.Since(begun), err)
 }
 
 // peer is the client of a connection, as its handshake has shown it.

@@ -55,12 +55,7 @@ func (s *Accounts) ListExternalKeys(
 	if err != nil {
 		return nil, err
 	}
-	after, err := pageAfter(req, func(key []byte) (acme.ID, error) {
-		if len(key) != len(acme.ID{}) {
-			return acme.ID{}, errPageToken
-		}
-		return acme.ID(key), nil
-	})
+	after, err := pageAfter(req, acmeIDAfter)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +92,66 @@ func (s *Accounts) RevokeExternalKey(
 	return &brevetv1.RevokeExternalKeyResponse{Key: s.keyOut(k), Revoked: int64(revoked)}, nil
 }
 
+// acmeIDAfter decodes the ID in a page token.
+func acmeIDAfter(key []byte) (acme.ID, error) {
+	if len(key) != len(acme.ID{}) {
+		return acme.ID{}, errPageToken
+	}
+	return acme.ID(key), nil
+}
+
+// ListAccounts serves the RPC of that name in brevet.v1.ACMEService.
+func (s *Accounts) ListAccounts(ctx context.Context, req *brevetv1.ListAccountsRequest) (*brevetv1.ListAccountsResponse, error) {
+	size, err := pageSize(req.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	after, err := pageAfter(req, acmeIDAfter)
+	if err != nil {
+		return nil, err
+	}
+	list, next, err := s.Authority.Accounts(ctx, after, size)
+	if err != nil {
+		return nil, err
+	}
+	resp := &brevetv1.ListAccountsResponse{}
+	for i := range list {
+		resp.Accounts = append(resp.Accounts, accountOut(&list[i]))
+	}
+	if !next.IsZero() {
+		resp.NextPageToken = pageToken(req, next[:])
+	}
+	return resp, nil
+}
+
+// RevokeAccount serves the RPC of that name in brevet.v1.ACMEService.
+func (s *Accounts) RevokeAccount(ctx context.Context, req *brevetv1.RevokeAccountRequest) (*brevetv1.RevokeAccountResponse, error) {
+	id, ok := acme.ParseID(req.GetId())
+	if !ok {
+		return nil, pki.Refuse(pki.RuleRequest, "give the 22 characters that brevet acme account list prints", "%.40q is not the ID of an account", req.GetId())
+	}
+	if err := pki.CheckText("the comment", req.GetComment()); err != nil {
+		return nil, err
+	}
+	r := acme.AccountRevocation{ID: id, By: callerOf(ctx).Actor(), Comment: req.GetComment()}
+	a, revoked, err := s.Authority.RevokeAccount(ctx, r, req.GetRevokeCertificates())
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.RevokeAccountResponse{Account: accountOut(&acme.ListedAccount{Account: a}), Revoked: int64(revoked)}, nil
+}
+
+func accountOut(a *acme.ListedAccount) *brevetv1.ACMEAccount {
+	out := &brevetv1.ACMEAccount{
+		Id: a.ID.String(), Status: string(a.Status), Contacts: a.Contact, CreateTime: timestamppb.New(a.CreatedAt),
+		UnexpiredCertificates: int64(a.Unexpired),
+	}
+	if !a.ExternalKey.IsZero() {
+		out.ExternalKeyId = a.ExternalKey.String()
+	}
+	return out
+}
+
 func (s *Accounts) keyOut(k acme.ExternalKey) *brevetv1.ExternalKey {
 	out := &brevetv1.ExternalKey{
 		Id: k.ID.String(), Rule: k.Rule, State: externalKeyStates[k.State(s.Authority.Clock())], AccountStatus: string(k.Status),
@@ -105,6 +160,9 @@ func (s *Accounts) keyOut(k acme.ExternalKey) *brevetv1.ExternalKey {
 	}
 	if !k.Identity.IsZero() {
 		out.Identity = k.Identity.String()
+		if k.IdentityState != 0 {
+			out.IdentityState = k.IdentityState.String()
+		}
 	}
 	if !k.Account.IsZero() {
 		out.AccountId = k.Account.String()

@@ -43,8 +43,19 @@ type boundedTLS struct {
 	meter Meter
 }
 
-// ServerHandshake implements credentials.TransportCredentials.
-func (b boundedTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+// ServerHandshake implements credentials.TransportCredentials. The handshake has a goroutine of its own, because its stack
+// grows to 32 KiB. That of the caller lives as long as the connection.
+func (b boundedTLS) ServerHandshake(raw net.Conn) (conn net.Conn, info credentials.AuthInfo, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		conn, info, err = b.handshake(raw)
+	}()
+	<-done
+	return conn, info, err
+}
+
+func (b boundedTLS) handshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), handshake.Timeout)
 	defer cancel()
 	h := handshake.NewConn(ctx, raw, b.queue)

@@ -16,6 +16,7 @@ type Identities struct {
 	brevetv1.UnimplementedIdentityServiceServer
 	Registrar   *ra.Registrar
 	Revocations *revocation.Authority
+	Copied      Copied
 }
 
 // CreateIdentity serves the RPC of that name in brevet.v1.IdentityService.
@@ -191,7 +192,10 @@ func (s *Identities) updateIn(req *brevetv1.UpdateIdentityRequest) (ra.IdentityU
 // SuspendIdentity serves the RPC of that name in brevet.v1.IdentityService.
 func (s *Identities) SuspendIdentity(ctx context.Context, req *brevetv1.SuspendIdentityRequest) (*brevetv1.SuspendIdentityResponse, error) {
 	id, affected, err := s.apply(ctx, req, revocation.Change{Action: revocation.Hold, Reason: pki.CertificateHold, State: pki.Suspended, Comment: req.GetComment()})
-	return &brevetv1.SuspendIdentityResponse{Identity: id, Affected: affected}, err
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.SuspendIdentityResponse{Identity: id, Affected: affected, Copied: s.Copied(ctx)}, nil
 }
 
 // ResumeIdentity serves the RPC of that name in brevet.v1.IdentityService.
@@ -209,7 +213,10 @@ func (s *Identities) RetireIdentity(ctx context.Context, req *brevetv1.RetireIde
 	id, affected, err := s.apply(ctx, req, revocation.Change{
 		Action: revocation.Revoke, Reason: pki.CessationOfOperation, State: pki.Retired, InvalidSince: since, Comment: req.GetComment(),
 	})
-	return &brevetv1.RetireIdentityResponse{Identity: id, Affected: affected}, err
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.RetireIdentityResponse{Identity: id, Affected: affected, Copied: s.Copied(ctx)}, nil
 }
 
 // apply applies a change to the identity in a request. It returns the identity after the change, and the number of

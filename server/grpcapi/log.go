@@ -17,7 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// LogRecords reads the sequenced log. It is safe for concurrent use.
+// LogRecords reads the sequenced log, from the store and, where entries have left it, from the archive. It is safe for concurrent use.
 type LogRecords interface {
 	Entries(ctx context.Context, from uint64, limit int) ([]translog.Sequenced, error)
 }
@@ -129,6 +129,12 @@ func (s *Log) send(out entryStream, from, limit uint64) (sent uint64, err error)
 	entries, err := s.page(out.Context(), from, int(page))
 	if broken := new(translog.ChainError); errors.As(err, &broken) {
 		return 0, status.Error(codes.DataLoss, broken.Error()+": restore the store from a backup, and find out who changed it")
+	}
+	if altered := new(translog.CorruptError); errors.As(err, &altered) {
+		return 0, status.Error(codes.DataLoss, altered.Error())
+	}
+	if cut := new(translog.TornError); errors.As(err, &cut) {
+		return 0, status.Error(codes.DataLoss, cut.Error())
 	}
 	if err != nil || len(entries) == 0 {
 		return 0, err

@@ -56,6 +56,8 @@ var operations = map[string]authz.Operation{
 	brevetv1.ACMEService_CreateExternalKey_FullMethodName: authz.CreateExternalKey,
 	brevetv1.ACMEService_ListExternalKeys_FullMethodName:  authz.ListExternalKeys,
 	brevetv1.ACMEService_RevokeExternalKey_FullMethodName: authz.RevokeExternalKey,
+	brevetv1.ACMEService_ListAccounts_FullMethodName:      authz.ListAccounts,
+	brevetv1.ACMEService_RevokeAccount_FullMethodName:     authz.RevokeAccount,
 
 	brevetv1.LogService_ListEntries_FullMethodName: authz.ListEntries,
 	brevetv1.LogService_GetHead_FullMethodName:     authz.GetHead,

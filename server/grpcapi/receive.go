@@ -88,7 +88,7 @@ func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, ne
 	leave := func() {}
 	defer func() { leave() }()
 	if err == nil {
-		leave, err = s.config.Admission.Enter(ctx, c.operation, sourceOf(ctx))
+		leave, err = s.config.Admission.Enter(ctx, c.operation, sourceOf(ctx), caller.NotAfter)
 	}
 	if err == nil {
 		resp, err = next(ctx, req)
@@ -190,7 +190,7 @@ func (s *stream) begin() error {
 	if s.begun {
 		return nil
 	}
-	leave, err := s.admission.Enter(s.call, s.call.operation, sourceOf(s.call))
+	leave, err := s.admission.Enter(s.call, s.call.operation, sourceOf(s.call), time.Time{})
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,12 @@ type Revocations struct {
 	Registrar   *ra.Registrar
 	Revocations *revocation.Authority
 	TrustDomain string
+	Copied      Copied
 }
+
+// Copied reports whether the second copy of the log's archive has all changes that were committed before. It may wait, for
+// a bounded time. It returns nil if there is no second copy.
+type Copied func(ctx context.Context) *bool
 
 // RevokeCertificate serves the RPC of that name in brevet.v1.RevocationService.
 func (s *Revocations) RevokeCertificate(ctx context.Context, req *brevetv1.RevokeCertificateRequest) (*brevetv1.RevokeCertificateResponse, error) {
@@ -35,7 +40,10 @@ func (s *Revocations) RevokeCertificate(ctx context.Context, req *brevetv1.Revok
 	have, affected, err := s.apply(ctx, req, revocation.Change{
 		Action: revocation.Revoke, Reason: reason, Certificate: c.Ref, InvalidSince: since, Comment: req.GetComment(),
 	})
-	return &brevetv1.RevokeCertificateResponse{Certificate: have, Affected: affected}, err
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.RevokeCertificateResponse{Certificate: have, Affected: affected, Copied: s.Copied(ctx)}, nil
 }
 
 // apply applies a change to one certificate. It returns the certificate's record after the change, and the number of
@@ -65,7 +73,10 @@ func (s *Revocations) HoldCertificate(ctx context.Context, req *brevetv1.HoldCer
 	have, affected, err := s.apply(ctx, req, revocation.Change{
 		Action: revocation.Hold, Reason: pki.CertificateHold, Certificate: c.Ref, Comment: req.GetComment(),
 	})
-	return &brevetv1.HoldCertificateResponse{Certificate: have, Affected: affected}, err
+	if err != nil {
+		return nil, err
+	}
+	return &brevetv1.HoldCertificateResponse{Certificate: have, Affected: affected, Copied: s.Copied(ctx)}, nil
 }
 
 // UnholdCertificate serves the RPC of that name in brevet.v1.RevocationService.
@@ -118,7 +129,11 @@ func (s *Revocations) CreateBulkRevocation(ctx context.Context, req *brevetv1.Cr
 	if err != nil {
 		return nil, err
 	}
-	return &brevetv1.CreateBulkRevocationResponse{BulkRevocation: bulkOut(created)}, nil
+	resp := &brevetv1.CreateBulkRevocationResponse{BulkRevocation: bulkOut(created)}
+	if !req.GetDryRun() {
+		resp.Copied = s.Copied(ctx)
+	}
+	return resp, nil
 }
 
 // selectionIn converts a selection. It looks up the certificate of a lineage. Identity, key and issuer are looked up
@@ -272,5 +287,5 @@ func (s *Revocations) RevokeCompromisedKey(ctx context.Context, req *brevetv1.Re
 	if err != nil {
 		return nil, err
 	}
-	return &brevetv1.RevokeCompromisedKeyResponse{KeyHash: key.Bytes(), Affected: affectedOut(out.Affected)}, nil
+	return &brevetv1.RevokeCompromisedKeyResponse{KeyHash: key.Bytes(), Affected: affectedOut(out.Affected), Copied: s.Copied(ctx)}, nil
 }

@@ -30,6 +30,7 @@ const (
 	maxHeaders      = 16 << 10  // size of an RPC's headers in bytes
 	maxStreams      = 128       // concurrent RPCs on a connection
 	window          = 64 << 10  // flow-control window in bytes; if it were not fixed, gRPC would send pings to adapt it
+	readBuffer      = 4 << 10   // bytes, on top of the buffers of TLS; a request for a certificate fits into it
 	connectionAge   = 30 * time.Minute
 	connectionGrace = time.Minute
 )
@@ -41,7 +42,7 @@ type Admission interface {
 	Admit(op authz.Operation, from admission.Source, refused error) error
 	// Enter waits until the RPC may run. The caller of Enter calls leave when the RPC has ended. Enter returns a refusal
 	// if the RPC would wait for too long.
-	Enter(ctx context.Context, op authz.Operation, from admission.Source) (leave func(), err error)
+	Enter(ctx context.Context, op authz.Operation, from admission.Source, until time.Time) (leave func(), err error)
 }
 
 // Meter counts handshakes and RPCs with their results. It is safe for concurrent use.
@@ -119,6 +120,7 @@ func New(c Config, services Services) *Server {
 		grpc.ForceServerCodecV2(codec{protobuf}), grpc.MaxRecvMsgSize(maxReceived),
 		grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(handshake.Timeout),
 		grpc.StaticConnWindowSize(window), grpc.StaticStreamWindowSize(window), grpc.NumStreamWorkers(maxStreams),
+		grpc.ReadBufferSize(readBuffer), // an open connection needs little memory
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: connectionAge, MaxConnectionAgeGrace: connectionGrace, Time: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
 	}

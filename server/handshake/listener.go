@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -26,7 +27,7 @@ type listener struct {
 }
 
 // Listen returns a listener for TLS connections, of the type *tls.Conn, whose handshake has succeeded. count gets the
-// result of each handshake.
+// result of each handshake. The first error of l ends the listener.
 func Listen(l net.Listener, config *tls.Config, queue *admission.Queue, count func(error)) net.Listener {
 	t := &listener{
 		Listener: l, config: config, queue: queue, count: count,
@@ -51,43 +52,17 @@ func (t *listener) Accept() (net.Conn, error) {
 // Close implements net.Listener. It ends the handshakes in progress.
 func (t *listener) Close() error { return t.close() }
 
-// Delays before the listener accepts again after a temporary error.
-const minAcceptDelay, maxAcceptDelay = 5 * time.Millisecond, time.Second
-
-// run accepts connections until the underlying listener ends. After a temporary error, such as that of a process with too
-// many open files, it waits and continues, as net/http does.
+// run accepts connections until the underlying listener ends.
 func (t *listener) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	delay := minAcceptDelay
 	for {
 		raw, err := t.Listener.Accept()
-		switch {
-		case err == nil:
-			delay = minAcceptDelay
-			go t.shake(ctx, raw)
-		case isTemporary(err) && t.wait(delay):
-			delay = min(2*delay, maxAcceptDelay)
-		default:
+		if err != nil {
 			t.failed <- err
 			return
 		}
-	}
-}
-
-// isTemporary reports whether Accept may succeed after an error.
-func isTemporary(err error) bool {
-	failure := net.Error(nil)
-	return errors.As(err, &failure) && failure.Temporary() //nolint:staticcheck // deprecated, but nothing else tells these errors of Accept apart
-}
-
-// wait waits, and returns false if the listener is closed before that.
-func (t *listener) wait(delay time.Duration) bool {
-	select {
-	case <-time.After(delay):
-		return true
-	case <-t.closed:
-		return false
+		go t.shake(ctx, raw)
 	}
 }
 
@@ -107,5 +82,19 @@ func (t *listener) shake(ctx context.Context, raw net.Conn) {
 		case <-t.closed:
 		}
 	}
+	explain(raw, err)
 	_ = raw.Close() // the client learns the reason from the alert, if there is one
+}
+
+// explain tells a client that has sent a request of HTTP without TLS what is wrong, as net/http does.
+func explain(raw net.Conn, err error) {
+	malformed := tls.RecordHeaderError{}
+	if !errors.As(err, &malformed) || malformed.Conn == nil {
+		return
+	}
+	switch string(malformed.RecordHeader[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
+		_ = raw.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = io.WriteString(raw, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+	}
 }

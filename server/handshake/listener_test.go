@@ -8,13 +8,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"math/big"
 	"net"
 	"os"
-	"sync/atomic"
-	"syscall"
+	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -133,67 +132,40 @@ func TestCloseEndsHandshakes(t *testing.T) {
 	}
 }
 
-// crowded is a listener whose Accept fails until its process has closed files.
-type crowded struct {
-	net.Listener
-	failures int32
-	err      error
-	accepted atomic.Int32
-	closed   chan struct{}
-}
+// broken is a listener whose Accept fails.
+type broken struct{ net.Listener }
 
-// Accept implements net.Listener.
-func (c *crowded) Accept() (net.Conn, error) {
-	if c.accepted.Add(1) <= c.failures {
-		return nil, c.err
-	}
-	<-c.closed
-	return nil, net.ErrClosed
-}
+var errBroken = errors.New("broken")
 
-// Close implements net.Listener.
-func (c *crowded) Close() error { close(c.closed); return nil }
+func (broken) Accept() (net.Conn, error) { return nil, errBroken }
 
-var errTooManyFiles = &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
-
-func TestTemporaryErrorsDelayAccept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		under := &crowded{failures: 20, err: errTooManyFiles, closed: make(chan struct{})}
-		l := wrap(t, under)
-		begun := time.Now()
-		for under.accepted.Load() <= under.failures {
-			time.Sleep(time.Millisecond)
-			synctest.Wait()
-		}
-		// 5, 10, … 640 ms, and then 12 delays of a second
-		if took := time.Since(begun); took < 13*time.Second || took > 14*time.Second {
-			t.Errorf("after %d errors, the listener accepts after %s", under.failures, took)
-		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-		if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+// The error that ends the underlying listener is that of each later call.
+func TestListenersEndWithTheirError(t *testing.T) {
+	l := wrap(t, broken{})
+	for range 2 {
+		if _, err := l.Accept(); !errors.Is(err, errBroken) {
 			t.Errorf("the listener ends with %v", err)
 		}
-	})
+	}
 }
 
-// A listener that is closed while it waits ends at once, and so does one whose error is permanent.
-func TestListenersEnd(t *testing.T) {
-	broken := errors.New("broken")
-	for name, c := range map[string]struct{ err, want error }{"temporary": {errTooManyFiles, syscall.EMFILE}, "permanent": {broken, broken}} {
-		synctest.Test(t, func(t *testing.T) {
-			l := wrap(t, &crowded{failures: 100, err: c.err, closed: make(chan struct{})})
-			time.Sleep(5500 * time.Millisecond) // between two delays
-			synctest.Wait()
-			begun := time.Now()
-			if err := l.Close(); err != nil {
-				t.Error(err)
-			}
-			if _, err := l.Accept(); !errors.Is(err, c.want) || time.Since(begun) > 0 {
-				t.Errorf("%s: the listener ends with %v after %s", name, err, time.Since(begun))
-			}
-		})
+// A client that forgets TLS learns that. Others get an alert at most.
+func TestRequestsWithoutTLS(t *testing.T) {
+	l := listen(t)
+	for text, want := range map[string]string{
+		"GET / HTTP/1.1\r\nHost: a\r\n\r\n": "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n", "hello\r\n\r\n": "",
+	} {
+		c := dial(t, l)
+		if _, err := c.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := io.ReadAll(c) // the connection may be reset after the response
+		if err := <-l.counted; err == nil || !strings.HasPrefix(string(got), want) || want == "" && strings.Contains(string(got), "HTTP") {
+			t.Errorf("%q: %q and %v, want %q", text, got, err, want)
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ var classes = map[pki.Class]Status{
 	pki.FailedPrecondition: {codes.FailedPrecondition, http.StatusConflict, "malformed"},
 	pki.Aborted:            {codes.Aborted, http.StatusConflict, "malformed"},
 	pki.ResourceExhausted:  {codes.ResourceExhausted, http.StatusTooManyRequests, "rateLimited"},
+	pki.Unavailable:        {codes.Unavailable, http.StatusServiceUnavailable, "serverInternal"},
 	pki.Unimplemented:      {codes.Unimplemented, http.StatusNotImplemented, "malformed"},
 }
 

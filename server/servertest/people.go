@@ -71,6 +71,12 @@ func (w *World) Holder(t testing.TB, der []byte, key crypto.Signer) *Holder {
 	return h
 }
 
+// On returns the same holder with a connection to another server.
+func (h *Holder) On(t testing.TB, w *World) *Holder {
+	t.Helper()
+	return w.Holder(t, h.Certificate.Raw, h.Key)
+}
+
 func (h *Holder) TLS(w *World) *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{h.Certificate.Raw, w.Issuing.Raw}, PrivateKey: h.Key}
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/policy"
 	"github.com/brevet-pki/brevet/revocation/crl"
+	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/acme/validation"
 	"github.com/brevet-pki/brevet/server/admission"
@@ -96,8 +97,16 @@ type Options struct {
 	EST server.EST
 	// Challenges says how the server validates ACME challenges; the zero value reaches no port.
 	Challenges validation.Config
+	// HTTPSURL is the external URL of the HTTPS port, such as that of a proxy; empty means the port itself.
+	HTTPSURL string
 	// Policy is the document of the first policy; nil for the default.
 	Policy []byte
+	// ArchiveCopy is the path of the second copy of the archive; empty for none.
+	ArchiveCopy string
+	// Shared opens a store that several servers share, for a server with a name. Nil means that of Ground.
+	Shared func(ctx context.Context, server string) (Store, error)
+	// MaxStaleness is that of a server whose store is shared; zero for the default.
+	MaxStaleness time.Duration
 }
 
 // World is a complete CA with a running server. Its methods are safe for concurrent use, except Stop and Restart.
@@ -120,6 +129,8 @@ type World struct {
 	issuer  ca.IssuingCA
 	store   Store
 	archive *translog.Archive
+	name    string // of the server; empty if its store is not shared
+	shared  func(ctx context.Context, server string) (Store, error)
 	stop    context.CancelFunc
 	stopped chan error // gets the result of Server.Run; nil while no server runs
 
@@ -160,7 +171,10 @@ func (l *Log) String() string {
 // server stops, and the world's files are checked.
 func New(t testing.TB, g Ground, o Options) *World {
 	t.Helper()
-	w := &World{Ground: g, Dir: t.TempDir(), Clock: &Clock{}, Disk: &Disk{}, Log: &Log{}}
+	w := &World{Ground: g, Dir: t.TempDir(), Clock: &Clock{}, Disk: &Disk{}, Log: &Log{}, shared: o.Shared}
+	if o.Shared != nil {
+		w.name = "first"
+	}
 	w.Clock.Advance(o.Ahead)
 	w.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // each request opens a new connection
 	w.ceremony(t)
@@ -183,20 +197,36 @@ func (w *World) ceremony(t testing.TB) {
 	t.Helper()
 	now := w.Clock.Now().Add(-time.Hour)
 	rootName := Must(ceremony.ParseSubject("CN=Fleet Root G1"))(t)
-	name := Must(ceremony.ParseSubject("CN=Fleet Issuing G1"))(t)
 	w.Root = parse(t, Must(ceremony.Root(w.Ground.Root, ceremony.RootSpec{
 		Subject: rootName, Lifetime: 10 * 365 * 24 * time.Hour, PathLength: 1, Now: now,
-	}))(t))
-	csr := Must(ceremony.Request(w.Ground.Issuing, ceremony.RequestSpec{Subject: name}))(t)
-	id := pki.IssuerOf(w.Root).Short()
-	w.Issuing = parse(t, Must(ceremony.Sign(w.Root, w.Ground.Root, csr, ceremony.SignSpec{
-		Lifetime: 5 * 365 * 24 * time.Hour, TrustDomain: TrustDomain, Now: now,
-		CRLURL: publicURL + "/crl/" + id + ".crl", IssuerURL: publicURL + "/ca/" + id + ".cer",
 	}))(t))
 	w.RootCRL = Must(ceremony.RootCRL(w.Root, w.Ground.Root, ceremony.CRLSpec{
 		Number: big.NewInt(1), NextUpdate: now.Add(365 * 24 * time.Hour), Now: now,
 	}))(t)
+	w.signIssuing(t, "CN=Fleet Issuing G1")
+}
+
+// signIssuing creates the issuing CA, which the root signs.
+func (w *World) signIssuing(t testing.TB, subject string) {
+	t.Helper()
+	name := Must(ceremony.ParseSubject(subject))(t)
+	csr := Must(ceremony.Request(w.Ground.Issuing, ceremony.RequestSpec{Subject: name}))(t)
+	id := pki.IssuerOf(w.Root).Short()
+	w.Issuing = parse(t, Must(ceremony.Sign(w.Root, w.Ground.Root, csr, ceremony.SignSpec{
+		Lifetime: 5 * 365 * 24 * time.Hour, TrustDomain: TrustDomain, Now: w.Clock.Now().Add(-time.Hour),
+		CRLURL: publicURL + "/crl/" + id + ".crl", IssuerURL: publicURL + "/ca/" + id + ".cer",
+	}))(t))
 	w.issuer = Must(ca.NewIssuingCA(w.Issuing, w.Ground.Issuing, []*x509.Certificate{w.Root}))(t)
+}
+
+// authorities returns the installed CA certificates.
+func (w *World) authorities(t testing.TB) []*x509.Certificate {
+	t.Helper()
+	var all []*x509.Certificate
+	for _, c := range Must(w.store.Installations().Installed(t.Context()))(t) {
+		all = append(all, parse(t, c.Certificate))
+	}
+	return all
 }
 
 func (w *World) storePath() string   { return filepath.Join(w.Dir, "store.db") }
@@ -208,7 +238,11 @@ func (w *World) logger() *slog.Logger {
 
 func (w *World) open(t testing.TB) {
 	t.Helper()
-	w.store = Must(w.Ground.Open(context.Background(), w.storePath()))(t)
+	if w.shared == nil {
+		w.store = Must(w.Ground.Open(context.Background(), w.storePath()))(t)
+	} else {
+		w.store = Must(w.shared(context.Background(), w.name))(t)
+	}
 	w.Stores = w.store.Stores()
 	w.archive = Must(translog.OpenArchive(w.archivePath(), Must(w.Stores.Log.Epoch(t.Context()))(t), w.logger()))(t)
 }
@@ -240,14 +274,26 @@ func (w *World) Config(t testing.TB, o Options) server.Config {
 	if o.Limits != nil {
 		limits = *o.Limits
 	}
+	staleness := o.MaxStaleness
+	if w.shared != nil && staleness == 0 {
+		staleness = responder.DefaultMaxStaleness
+	}
 	published := filepath.Join(w.Dir, "published")
 	check(t, os.MkdirAll(published, 0o700))
 	grpc, public, secure, operations := listen(t), listen(t), listen(t), listen(t)
+	external := o.HTTPSURL
+	if external == "" {
+		external = httpsURL(secure)
+	}
+	var second *translog.Copy
+	if o.ArchiveCopy != "" {
+		second = translog.NewCopy(w.archive, o.ArchiveCopy, w.logger())
+	}
 	return server.Config{
-		TrustDomain: TrustDomain, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
+		Copy: second, TrustDomain: TrustDomain, Server: w.name, MaxStaleness: staleness, Names: append([]string{"localhost"}, o.Names...), Address: grpc.Addr().String(),
 		Directory: filepath.Join(w.Dir, "own"), CRLs: server.CRLs{Directory: filepath.Join(w.Dir, "crls"), Directories: []string{published}, Partitions: o.Partitions}, GRPC: grpc, HTTP: public, HTTPS: secure, Operations: operations,
-		HTTPSURL: httpsURL(secure), EST: o.EST, ACME: server.ACME{Validation: o.Challenges, MinVersion: tls.VersionTLS13},
-		Issuers: []ca.IssuingCA{w.issuer}, Authorities: []*x509.Certificate{w.Root, w.Issuing}, PublicURL: publicURL,
+		HTTPSURL: external, EST: o.EST, ACME: server.ACME{Validation: o.Challenges, MinVersion: tls.VersionTLS13},
+		Issuers: []ca.IssuingCA{w.issuer}, Authorities: w.authorities(t), PublicURL: publicURL,
 		Stores: stores, Archive: w.archive, HSMs: append([]telemetry.IssuingHSM{{HSM: token, Name: "test", Issuers: []pki.IssuerID{w.issuer.ID}}}, o.FurtherHSMs...), Disk: w.Disk, Retention: retention.Default, Limits: limits, OCSP: o.OCSP, Traces: o.Traces, Policy: o.policy(t), EvidenceDirectory: filepath.Join(w.Dir, "evidence"),
 		Clock: w.Clock.Now, Log: w.logger(),
 	}

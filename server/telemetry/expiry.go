@@ -63,7 +63,7 @@ func (g expiryGauges) collect(ctx context.Context, s *scrape) {
 		if kind == "earlier" && now.After(c.NotAfter) {
 			continue
 		}
-		names[id] = c.Subject.String() + " " + id.Short()
+		names[id] = nameOfCA(c)
 		g.certificate(s, c, kind, names[id])
 	}
 	for kind, certs := range g.Own() {
@@ -76,6 +76,9 @@ func (g expiryGauges) collect(ctx context.Context, s *scrape) {
 		s.setBool(g.crlFailing, failure != nil, directory)
 	}
 }
+
+// nameOfCA returns the value of the label "name" for a CA.
+func nameOfCA(c *x509.Certificate) string { return c.Subject.String() + " " + pki.IssuerOf(c).Short() }
 
 func (g expiryGauges) certificate(s *scrape, c *x509.Certificate, kind, name string) {
 	s.setTime(g.expiry, c.NotAfter, kind, name)

@@ -2,13 +2,16 @@ package telemetry
 
 import (
 	"context"
+	"crypto/x509"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/revocation"
+	"github.com/brevet-pki/brevet/revocation/rotation"
 	"github.com/brevet-pki/brevet/server/admission"
-	"github.com/brevet-pki/brevet/store/retention"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -76,6 +79,19 @@ func gauge(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(name, help, labels, nil)
 }
 
+// OfUnsignedCRLs returns a gauge for each issuing CA.
+func OfUnsignedCRLs(all []*x509.Certificate, u interface{ Unsigned() []*x509.Certificate }) Part {
+	unsigned := gauge("brevet_crl_unsigned", "1 if other servers sign the CRLs of this CA and none of them does so now, else 0.", "name")
+	return Part{[]*prometheus.Desc{unsigned}, func(_ context.Context, s *scrape) {
+		missing := u.Unsigned()
+		for _, c := range all {
+			if !ca.IsRoot(c) {
+				s.setBool(unsigned, slices.ContainsFunc(missing, c.Equal), nameOfCA(c))
+			}
+		}
+	}}
+}
+
 // OfHealth returns a gauge for readiness.
 func OfHealth(h *Health) Part {
 	ready := gauge("brevet_ready", "1 if /readyz reports ok, else 0.")
@@ -89,7 +105,7 @@ func OfIssuing(a interface {
 	Fenced() bool
 	InFlight() int
 }) Part {
-	fenced := gauge("brevet_fenced", "1 if another process has taken over the store, else 0.")
+	fenced := gauge("brevet_fenced", "1 if another process runs under this server's name, else 0.")
 	inFlight := gauge("brevet_certificates_in_flight", "Certificates that are being issued, from the first step until they are recorded.")
 	return Part{[]*prometheus.Desc{fenced, inFlight}, func(_ context.Context, s *scrape) {
 		s.setBool(fenced, a.Fenced())
@@ -120,10 +136,18 @@ func OfConnections(most int) Part {
 	return Part{[]*prometheus.Desc{limit}, func(_ context.Context, s *scrape) { s.set(limit, float64(most)) }}
 }
 
-// OfResponder returns a gauge for the time of the responder's last complete synchronization.
-func OfResponder(r interface{ CurrentAt() time.Time }) Part {
+// OfResponder returns the gauges of the responder's synchronization with the store.
+func OfResponder(r interface {
+	CurrentAt() time.Time
+	IsStale() bool
+},
+) Part {
 	current := gauge("brevet_responder_synced_timestamp_seconds", "When the responder was last synchronized with the store, as Unix time.")
-	return Part{[]*prometheus.Desc{current}, func(_ context.Context, s *scrape) { s.setTime(current, r.CurrentAt()) }}
+	stale := gauge("brevet_stale", "1 if the server has not read for too long what other servers have changed, else 0.")
+	return Part{[]*prometheus.Desc{current, stale}, func(_ context.Context, s *scrape) {
+		s.setTime(current, r.CurrentAt())
+		s.setBool(stale, r.IsStale())
+	}}
 }
 
 // OfQueues returns the gauges of the queues for calls. The keys of the map are values of the label "queue".
@@ -179,6 +203,31 @@ func OfBulkRevocations(records interface {
 	}}
 }
 
+// OfRotations returns the gauges of open rotations.
+func OfRotations(rotations interface{ Load() rotation.Load }) Part {
+	open := gauge("brevet_rotations_open", "Rotations whose certificates are being renewed.")
+	members := gauge("brevet_rotation_certificates",
+		"Certificates of open rotations, by what became of them: renewed, due, or gone (expired or revoked).", "state")
+	return Part{[]*prometheus.Desc{open, members}, func(_ context.Context, s *scrape) {
+		l := rotations.Load()
+		s.set(open, float64(l.Open))
+		s.set(members, float64(l.Renewed), "renewed")
+		s.set(members, float64(l.Due), "due")
+		s.set(members, float64(l.Gone), "gone")
+	}}
+}
+
+// OfValidations returns the gauges of validations of ACME challenges.
+func OfValidations(door interface{ Validations() (active, waiting int) }) Part {
+	running := gauge("brevet_acme_validations_active", "ACME challenges that are being validated.")
+	queued := gauge("brevet_acme_validations_waiting", "ACME challenges that wait to be validated.")
+	return Part{[]*prometheus.Desc{running, queued}, func(_ context.Context, s *scrape) {
+		active, waiting := door.Validations()
+		s.set(running, float64(active))
+		s.set(queued, float64(waiting))
+	}}
+}
+
 // LogRecords returns how many log entries are written, and how many of these are sequenced. It is safe for concurrent
 // use.
 type LogRecords interface {
@@ -202,6 +251,19 @@ func OfLog(archive interface{ Head() translog.Head }, records LogRecords) Part {
 		} else {
 			s.set(entries, float64(written), "written")
 		}
+	}}
+}
+
+// OfCopy returns the gauges of the second copy of the log's archive.
+func OfCopy(c interface {
+	Failure() error
+	Size() uint64
+}) Part {
+	up := gauge("brevet_archive_copy_up", "1 if the last attempt to write the second copy of the log's archive succeeded, else 0.")
+	entries := gauge("brevet_archive_copy_entries", "Entries of the log that the second copy of its archive has.")
+	return Part{[]*prometheus.Desc{up, entries}, func(_ context.Context, s *scrape) {
+		s.setBool(up, c.Failure() == nil)
+		s.set(entries, float64(c.Size()))
 	}}
 }
 
@@ -229,18 +291,18 @@ func OfRetention(records interface {
 	Waiting(ctx context.Context, before time.Time, most int) (int, error)
 }, sweeper interface {
 	Before() time.Time
-	Last() retention.Sweep
+	LastKnown() time.Time
 }) Part {
 	overdue := gauge("brevet_expired_records",
 		"Expired certificates that the next sweep removes from the store, counted up to 100000.")
-	swept := gauge("brevet_retention_last_run_timestamp_seconds", "When the last sweep of expired records ended, as Unix time; 0 before the first.")
+	swept := gauge("brevet_retention_last_run_timestamp_seconds", "When the last sweep of expired records ended, or another server was last known to lead and so to sweep, as Unix time; 0 before.")
 	return Part{[]*prometheus.Desc{overdue, swept}, func(ctx context.Context, s *scrape) {
 		if waiting, err := records.Waiting(ctx, sweeper.Before(), maxWaiting); err != nil {
 			s.failures++
 		} else {
 			s.set(overdue, float64(waiting))
 		}
-		if last := sweeper.Last().Ended; last.IsZero() {
+		if last := sweeper.LastKnown(); last.IsZero() {
 			s.set(swept, 0)
 		} else {
 			s.setTime(swept, last)

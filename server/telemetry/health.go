@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -28,8 +29,9 @@ type Check func(ctx context.Context) error
 
 // Health holds the checks of a server. It is safe for concurrent use.
 type Health struct {
-	alive Check
-	ready []Check
+	alive    Check
+	ready    []Check
+	degraded []Check
 }
 
 // NewHealth returns a Health. The check alive must fail only if the server cannot work again before it is restarted, or
@@ -38,22 +40,58 @@ func NewHealth(alive Check, ready ...Check) *Health {
 	return &Health{alive: alive, ready: append([]Check{alive}, ready...)}
 }
 
+// Degraded adds checks of what the server can work without for some time. They do not affect its readiness. It must be
+// called before the first probe.
+func (h *Health) Degraded(checks ...Check) *Health {
+	h.degraded = append(h.degraded, checks...)
+	return h
+}
+
+// Degradation returns what does not work although the server is ready: all reasons, one per line.
+func (h *Health) Degradation(ctx context.Context) error { return all(ctx, h.degraded) }
+
 // Readiness returns why this process cannot work now: all reasons, one per line.
 func (h *Health) Readiness(ctx context.Context) error {
+	return all(ctx, h.ready)
+}
+
+// all executes checks, and returns their errors.
+func all(ctx context.Context, checks []Check) error {
 	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
-	errs := make([]error, len(h.ready))
-	for i, check := range h.ready {
+	errs := make([]error, len(checks))
+	for i, check := range checks {
 		errs[i] = check(ctx)
 	}
 	return errors.Join(errs...)
 }
 
-// NotFenced checks that no other process has taken over the store.
+// Copying checks that the second copy of the log's archive can be written. c is nil if there is none.
+func Copying(c *translog.Copy) Check {
+	return func(context.Context) error {
+		if c != nil && c.Failure() != nil {
+			return errors.New("the second copy of the log's archive fails: the log says why")
+		}
+		return nil
+	}
+}
+
+// Renewing checks that for each CA whose key only other servers have, one of them signs the CRLs.
+func Renewing(u interface{ Unsigned() []*x509.Certificate }) Check {
+	return func(context.Context) error {
+		var unsigned []error
+		for _, c := range u.Unsigned() {
+			unsigned = append(unsigned, fmt.Errorf("no server signs the CRLs of %s: start one that has its key", c.Subject))
+		}
+		return errors.Join(unsigned...)
+	}
+}
+
+// NotFenced checks that no newer process runs under this server's name.
 func NotFenced(a interface{ Fenced() bool }) Check {
 	return func(context.Context) error {
 		if a.Fenced() {
-			return ca.ErrFenced
+			return ca.ErrReplaced
 		}
 		return nil
 	}
@@ -70,9 +108,16 @@ func Serving(serving func() bool) Check {
 }
 
 // Following checks that the responder is synchronized with the store.
-func Following(r interface{ CurrentAt() time.Time }, clock func() time.Time) Check {
+func Following(r interface {
+	CurrentAt() time.Time
+	IsStale() bool
+}, clock func() time.Time,
+) Check {
 	return func(context.Context) error {
-		if clock().Sub(r.CurrentAt()) > maxSilence {
+		switch {
+		case r.IsStale():
+			return errors.New("the server has not read for too long what the others have changed: it refuses calls, and answers OCSP with tryLater")
+		case clock().Sub(r.CurrentAt()) > maxSilence:
 			return errors.New("the responder has not been synchronized with the store for over a minute")
 		}
 		return nil

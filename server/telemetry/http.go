@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -10,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/brevet-pki/brevet/server/outcome"
 )
 
 // publicPaths maps prefixes of paths on the public port to values of the label "handler". The first match applies.
@@ -22,38 +23,18 @@ func (r *Recorder) HTTP(next http.Handler) http.Handler {
 	for n, p := range publicPaths {
 		succeeded[n] = r.metrics.requests.WithLabelValues(p.what, strconv.Itoa(http.StatusOK))
 	}
-	writers := sync.Pool{New: func() any { return new(codeWriter) }}
+	writers := sync.Pool{New: func() any { return new(outcome.StatusWriter) }}
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		n := slices.IndexFunc(publicPaths, func(p struct{ prefix, what string }) bool { return strings.HasPrefix(q.URL.Path, p.prefix) })
-		begun, coded := time.Now(), writers.Get().(*codeWriter)
-		coded.ResponseWriter, coded.code = w, http.StatusOK
+		begun, coded := time.Now(), writers.Get().(*outcome.StatusWriter)
+		coded.ResponseWriter, coded.Status = w, http.StatusOK
 		next.ServeHTTP(coded, q)
 		took := succeeded[n]
-		if coded.code != http.StatusOK {
-			took = r.metrics.requests.WithLabelValues(publicPaths[n].what, strconv.Itoa(coded.code))
+		if coded.Status != http.StatusOK {
+			took = r.metrics.requests.WithLabelValues(publicPaths[n].what, strconv.Itoa(coded.Status))
 		}
 		took.Observe(time.Since(begun).Seconds())
 		coded.ResponseWriter = nil
 		writers.Put(coded)
 	})
 }
-
-// A codeWriter records the status code of a response.
-type codeWriter struct {
-	http.ResponseWriter
-	code int
-}
-
-// WriteHeader implements [http.ResponseWriter].
-func (w *codeWriter) WriteHeader(code int) {
-	w.code = code
-	w.ResponseWriter.WriteHeader(code)
-}
-
-// WriteString implements [io.StringWriter], like the underlying writer.
-func (w *codeWriter) WriteString(text string) (int, error) {
-	return io.WriteString(w.ResponseWriter, text)
-}
-
-// Unwrap returns the underlying writer, for [http.ResponseController].
-func (w *codeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -6,25 +6,27 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/revocation/responder"
 )
 
 // metrics holds the counters since the start. The gauges that are computed at scrape time are in gauges.go.
 type metrics struct {
-	registry   *prometheus.Registry
-	calls      *prometheus.HistogramVec
-	failures   prometheus.Counter
-	refusals   *prometheus.CounterVec
-	issued     *prometheus.CounterVec
-	signing    *prometheus.CounterVec
-	writes     *prometheus.CounterVec
-	writing    prometheus.Histogram
-	requests   *prometheus.HistogramVec
-	handshakes *prometheus.CounterVec
-	open       *prometheus.GaugeVec
-	closed     *prometheus.CounterVec
-	steps      map[ca.Step]stepMetrics
-	answers    map[responder.Outcome]prometheus.Counter
+	registry    *prometheus.Registry
+	calls       *prometheus.HistogramVec
+	failures    prometheus.Counter
+	refusals    *prometheus.CounterVec
+	issued      *prometheus.CounterVec
+	signing     *prometheus.CounterVec
+	writes      *prometheus.CounterVec
+	writing     prometheus.Histogram
+	requests    *prometheus.HistogramVec
+	validations *prometheus.HistogramVec
+	handshakes  *prometheus.CounterVec
+	open        *prometheus.GaugeVec
+	closed      *prometheus.CounterVec
+	steps       map[ca.Step]stepMetrics
+	answers     map[responder.Outcome]prometheus.Counter
 }
 
 // stepMetrics holds the metrics of one step of issuing. They are looked up in advance, because every certificate passes
@@ -58,11 +60,13 @@ func newMetrics() *metrics {
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "brevet_rpc_internal_errors_total", Help: "RPCs that failed because of the server.",
 		}),
-		refusals:   counters("brevet_refusals_total", "Refused RPCs, by rule.", "rule"),
-		issued:     counters("brevet_certificates_issued_total", "Recorded certificates, by profile.", "profile"),
-		signing:    counters("brevet_certificate_signatures_total", "Certificate signatures of HSMs, by result: ok or failed.", "result"),
-		writes:     counters("brevet_journal_writes_total", "Transactions of the issuing pipeline, by result: ok or failed.", "result"),
-		requests:   histograms("brevet_http_request_duration_seconds", "Duration of HTTP requests, by handler and status code.", "handler", "code"),
+		refusals: counters("brevet_refusals_total", "Refused RPCs, by rule.", "rule"),
+		issued:   counters("brevet_certificates_issued_total", "Recorded certificates, by profile.", "profile"),
+		signing:  counters("brevet_certificate_signatures_total", "Certificate signatures of HSMs, by result: ok or failed.", "result"),
+		writes:   counters("brevet_journal_writes_total", "Transactions of the issuing pipeline, by result: ok or failed.", "result"),
+		requests: histograms("brevet_http_request_duration_seconds", "Duration of HTTP requests, by handler and status code.", "handler", "code"),
+		validations: histograms("brevet_acme_validation_duration_seconds",
+			"Duration of validations of ACME challenges, by type of challenge, and by result: ok, or the rule that they broke.", "challenge", "result"),
 		handshakes: counters("brevet_tls_handshakes_total", "TLS handshakes on the ports for gRPC and HTTPS, by result: ok or failed.", "result"),
 		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "brevet_connections_open", Help: "Open connections, by port: grpc, http, https or operations.",
@@ -85,7 +89,7 @@ func newMetrics() *metrics {
 		m.answers[o] = answers.WithLabelValues(string(o))
 	}
 	m.fromZero()
-	m.registry.MustRegister(m.calls, m.failures, m.refusals, m.issued, m.signing, m.writes, m.writing, m.requests, m.handshakes, m.open, m.closed,
+	m.registry.MustRegister(m.calls, m.failures, m.refusals, m.issued, m.signing, m.writes, m.writing, m.requests, m.validations, m.handshakes, m.open, m.closed,
 		steps, ongoing, answers,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -106,6 +110,9 @@ func (m *metrics) fromZero() {
 		m.signing.WithLabelValues(result)
 		m.writes.WithLabelValues(result)
 		m.handshakes.WithLabelValues(result)
+	}
+	for _, t := range acme.ChallengeTypes() {
+		m.validations.WithLabelValues(string(t), resultOK)
 	}
 	for _, rule := range pki.Rules() {
 		m.refusals.WithLabelValues(string(rule))

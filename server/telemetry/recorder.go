@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -27,7 +28,8 @@ type Config struct {
 }
 
 // A Recorder counts and traces events in a server. It also records whether the HSMs and the store worked when
-// they were last used. It implements [ca.Meter], [responder.Meter], grpcapi.Meter and frontdoor.Meter. It is safe for concurrent use.
+// they were last used. It implements [ca.Meter], [responder.Meter], grpcapi.Meter, frontdoor.Meter and acme.Meter. It is safe
+// for concurrent use.
 type Recorder struct {
 	metrics *metrics
 	traces  *tracing
@@ -107,6 +109,11 @@ func (r *Recorder) Call(ctx context.Context, rpc string, code codes.Code, took t
 	}
 }
 
+// Start implements frontdoor.Meter.
+func (r *Recorder) Start(q *http.Request, handler string) (traced *http.Request, end func()) {
+	return r.traces.request(q, handler)
+}
+
 // Request implements frontdoor.Meter.
 func (r *Recorder) Request(ctx context.Context, handler string, status int, took time.Duration, err error) {
 	r.metrics.requests.WithLabelValues(handler, strconv.Itoa(status)).Observe(took.Seconds())
@@ -114,10 +121,20 @@ func (r *Recorder) Request(ctx context.Context, handler string, status int, took
 		r.metrics.refusals.WithLabelValues(string(refusal.Rule)).Inc()
 		traceRefusal(ctx, refusal.Rule)
 	}
+	traceStatus(ctx, status)
 }
 
-// Failure implements grpcapi.Meter and frontdoor.Meter. It attributes a temporary failure to the store, unless the last signature of the
-// HSM failed.
+// Validated implements acme.Meter.
+func (r *Recorder) Validated(challenge string, failure *pki.Refusal, took time.Duration) {
+	result := resultOK
+	if failure != nil {
+		result = string(failure.Rule)
+	}
+	r.metrics.validations.WithLabelValues(challenge, result).Observe(took.Seconds())
+}
+
+// Failure implements grpcapi.Meter and frontdoor.Meter. It attributes a temporary failure to the store, unless the last
+// signature of the HSM failed.
 func (r *Recorder) Failure(err error) {
 	r.metrics.failures.Inc()
 	if pki.IsTemporary(err) && !r.issuing.failed.Load() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +28,7 @@ type Traces struct {
 	// Endpoint is the URL of a collector for OTLP over gRPC: http:// without TLS, https:// with TLS. Empty disables
 	// traces.
 	Endpoint string
-	// SampleRatio is the ratio of RPCs to trace, from 0 to 1.
+	// SampleRatio is the ratio of RPCs and HTTPS requests to trace, from 0 to 1.
 	SampleRatio float64
 }
 
@@ -38,8 +39,9 @@ const (
 	traceShutdownTimeout = 2 * time.Second // for the last export, when the server stops
 )
 
-// tracing creates spans of RPCs and of the steps of issuing. A nil tracing creates none. A span contains the RPC, its
-// status, the server's address, the step and the rule of a refusal, but no identity, no peer and no content.
+// tracing creates spans of RPCs, of HTTPS requests, and of the steps of issuing. A nil tracing creates none. A span
+// contains the RPC or the handler, its status, the server's address, the step and the rule of a refusal, but no identity,
+// no peer and no content.
 type tracing struct {
 	provider *sdktrace.TracerProvider
 	tracer   trace.Tracer
@@ -76,7 +78,37 @@ func (t *tracing) statsHandler(traced func(method string) bool) stats.Handler {
 	)
 }
 
-// step traces a step of issuing if the RPC in ctx is traced. The caller calls end when the step has ended.
+// request begins the span of an HTTPS request, with the name of its handler, and returns the request with the span in its
+// context. As in statsHandler, a trace context from the client becomes a link.
+func (t *tracing) request(q *http.Request, handler string) (traced *http.Request, end func()) {
+	if t == nil {
+		return q, func() {}
+	}
+	from := propagation.TraceContext{}.Extract(context.Background(), propagation.HeaderCarrier(q.Header))
+	options := []trace.SpanStartOption{
+		trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindServer),
+		trace.WithAttributes(attribute.String("http.request.method", q.Method)), // one of the routes, so there are few
+	}
+	if client := trace.SpanContextFromContext(from); client.IsValid() {
+		options = append(options, trace.WithLinks(trace.Link{SpanContext: client.WithTraceState(trace.TraceState{})}))
+	}
+	ctx, span := t.tracer.Start(q.Context(), handler, options...)
+	return q.WithContext(ctx), func() { span.End() }
+}
+
+// traceStatus adds the status of an HTTPS response to the request's span.
+func traceStatus(ctx context.Context, status int) {
+	span := trace.SpanFromContext(ctx)
+	if !span.IsRecording() {
+		return
+	}
+	span.SetAttributes(attribute.Int("http.response.status_code", status))
+	if status >= http.StatusInternalServerError {
+		span.SetStatus(codes.Error, "") // the log has the error's text
+	}
+}
+
+// step traces a step of issuing if the RPC or request in ctx is traced. The caller calls end when the step has ended.
 func (t *tracing) step(ctx context.Context, step ca.Step) (end func(error)) {
 	if t == nil || !trace.SpanFromContext(ctx).IsRecording() {
 		return func(error) {}

@@ -2,7 +2,6 @@ package memory
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -16,6 +15,7 @@ import (
 type acmeRecords struct {
 	externalKeys   []externalKey // in the order in which they were recorded
 	accounts       map[acme.ID]acme.Account
+	accountIDs     []acme.ID // in the order in which they were recorded
 	orders         map[acme.ID]order
 	authorizations map[acme.ID]authorization
 }
@@ -42,7 +42,9 @@ type authorization struct {
 }
 
 func (r *acmeRecords) clone() acmeRecords {
-	return acmeRecords{slices.Clone(r.externalKeys), cloned(r.accounts), cloned(r.orders), cloned(r.authorizations)}
+	return acmeRecords{
+		slices.Clone(r.externalKeys), cloned(r.accounts), slices.Clone(r.accountIDs), cloned(r.orders), cloned(r.authorizations),
+	}
 }
 
 // ACME is the view of a Store for ACME. It implements acme.Store.
@@ -89,7 +91,7 @@ func (s *state) externalKey(id acme.ID) *externalKey {
 // shown returns an external key with the status of its account.
 func (s *state) shown(k *externalKey) acme.ExternalKey {
 	out := k.ExternalKey
-	out.CreatedBy = out.CreatedBy.Named()
+	out.CreatedBy, out.IdentityState = out.CreatedBy.Named(), s.identities[out.Identity].State
 	if !out.Account.IsZero() {
 		out.Status = s.acme.accounts[out.Account].Status
 	}
@@ -136,18 +138,25 @@ func (v *ACME) ExternalKeys(ctx context.Context, after acme.ID, limit int) (page
 // RevokeExternalKey implements acme.ExternalKeyStore.
 func (v *ACME) RevokeExternalKey(ctx context.Context, r acme.ExternalKeyRevocation) (have acme.ExternalKey, err error) {
 	err = v.store.writeBy(ctx, r.By, pki.MayRevoke, r.At, func(s *state) error {
-		k := s.externalKey(r.ID)
-		if k == nil {
-			return rules.NoExternalKey(r.ID)
-		}
-		isNew := k.RevokedBecause == ""
-		s.revokeExternalKey(k, rules.ExternalKeyRevokedAlone)
-		have = s.shown(k)
-		if !isNew {
-			return nil
-		}
-		return s.append(rules.ExternalKeyRevokedEntry(r, &have))
+		have, err = s.revokeExternalKeyAlone(r)
+		return err
 	})
+	return have, err
+}
+
+// revokeExternalKeyAlone revokes an external key with its account, and writes a log entry, unless the key is revoked already.
+func (s *state) revokeExternalKeyAlone(r acme.ExternalKeyRevocation) (acme.ExternalKey, error) {
+	k := s.externalKey(r.ID)
+	if k == nil {
+		return acme.ExternalKey{}, rules.NoExternalKey(r.ID)
+	}
+	isNew := k.RevokedBecause == ""
+	s.revokeExternalKey(k, rules.ExternalKeyRevokedAlone)
+	have := s.shown(k)
+	if !isNew {
+		return have, nil
+	}
+	err := s.append(rules.ExternalKeyRevokedEntry(r, &have))
 	return have, err
 }
 
@@ -197,7 +206,8 @@ func (v *ACME) CreateAccount(ctx context.Context, a acme.Account) (have acme.Acc
 			if k == nil {
 				return rules.NoExternalKey(a.ExternalKey)
 			}
-			if refusal := rules.CheckExternalKeyOpen(&k.ExternalKey, a.CreatedAt); refusal != nil {
+			shown := s.shown(k)
+			if refusal := rules.CheckExternalKeyOpen(&shown, a.CreatedAt); refusal != nil {
 				return refusal
 			}
 		}
@@ -213,6 +223,7 @@ func (s *state) addAccount(a acme.Account) {
 		k.Account, k.sealed = a.ID, nil
 	}
 	s.acme.accounts[a.ID] = a
+	s.acme.accountIDs = append(s.acme.accountIDs, a.ID)
 }
 
 // accountByKey returns the account with a key, or nil.
@@ -346,11 +357,11 @@ func (v *ACME) Order(ctx context.Context, id acme.ID, at time.Time) (have acme.O
 }
 
 // OrderOf implements acme.OrderStore.
-func (v *ACME) OrderOf(ctx context.Context, certificate pki.CertRef) (have acme.Order, err error) {
+func (v *ACME) OrderOf(ctx context.Context, certificate pki.CertRef) (have acme.OrderState, err error) {
 	err = v.store.read(ctx, func(s *state) error {
 		for _, o := range s.acme.orders {
 			if !certificate.IsZero() && o.Certificate == certificate {
-				have = s.orderAt(o, o.CreatedAt)
+				have = *s.orderState(o.ID, o.CreatedAt)
 				return nil
 			}
 		}
@@ -367,32 +378,29 @@ func (v *ACME) Certificates(
 		return nil, err
 	}
 	err = v.store.read(ctx, func(s *state) error {
-		for _, o := range s.acme.orders {
-			if o.Account == account && !o.Certificate.IsZero() && at.Before(o.notAfter) && compareRefs(o.Certificate, after) > 0 {
-				page = append(page, o.Certificate)
+		place, found := s.serials[after.Serial]
+		for i := range s.certs {
+			c := &s.certs[i]
+			if c.account == account && at.Before(c.NotAfter) && (!found || i > place) && len(page) < limit {
+				page = append(page, c.Ref)
 			}
 		}
-		slices.SortFunc(page, compareRefs)
-		page = page[:min(limit, len(page))]
 		return nil
 	})
 	return page, err
 }
 
-func compareRefs(a, b pki.CertRef) int {
-	return cmp.Or(bytes.Compare(a.Issuer.Bytes(), b.Issuer.Bytes()), bytes.Compare(a.Serial.Bytes(), b.Serial.Bytes()))
-}
-
 // Authorization implements acme.AuthorizationStore.
-func (v *ACME) Authorization(ctx context.Context, id acme.ID, at time.Time) (have acme.Authorization, err error) {
+func (v *ACME) Authorization(ctx context.Context, account, id acme.ID, at time.Time) (have acme.Authorization, err error) {
 	err = v.store.read(ctx, func(s *state) error {
 		a, ok := s.acme.authorizations[id]
 		if !ok {
 			return acme.NoAuthorization(id)
 		}
 		o := s.acme.orders[a.order]
+		owner := s.acme.accounts[o.Account]
 		have = a.Authorization(id, &o.Order, a.place, at)
-		return nil
+		return rules.CheckAuthorizationOf(account, id, &owner)
 	})
 	return have, err
 }
@@ -405,6 +413,10 @@ func (v *ACME) MoveAuthorization(ctx context.Context, m acme.Move) (have acme.Au
 			return acme.NoAuthorization(m.Authorization)
 		}
 		o := s.acme.orders[a.order]
+		owner := s.acme.accounts[o.Account]
+		if err := rules.CheckAuthorizationOf(m.Account, m.Authorization, &owner); err != nil {
+			return err
+		}
 		a.ACMEAuthorization, moved = a.Move(m, o.ExpiresAt)
 		a.AttemptedAt = stored(a.AttemptedAt)
 		s.acme.authorizations[m.Authorization] = a
@@ -464,12 +476,9 @@ func (s *state) carryACME(op rules.Operation) error {
 		a.Key, a.Thumbprint = op.Key, op.Thumbprint
 		s.acme.accounts[op.ID] = a
 	case rules.SetAccountDeactivated:
-		a, ok := s.acme.accounts[op.ID]
-		if !ok {
-			return rules.NoAccount()
-		}
-		a.Status = acme.AccountDeactivated
-		s.acme.accounts[op.ID] = a
+		return s.setAccountStatus(op.ID, acme.AccountDeactivated)
+	case rules.SetAccountRevoked:
+		return s.setAccountStatus(op.ID, acme.AccountRevoked)
 	default:
 		return s.carryToken(op)
 	}

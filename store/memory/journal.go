@@ -16,16 +16,40 @@ import (
 )
 
 // Begin implements ca.Journal.
-func (st *Store) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) {
+func (st *Store) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, error) { return st.begin(ctx, 0) }
+
+// BeginAgain implements ca.Journal.
+func (st *Store) BeginAgain(ctx context.Context, process ca.Epoch) (ca.Epoch, []ca.Intent, error) {
+	return st.begin(ctx, process)
+}
+
+// begin opens an epoch of a process, or of a new one if process is zero.
+func (st *Store) begin(ctx context.Context, process ca.Epoch) (ca.Epoch, []ca.Intent, error) {
 	var epoch ca.Epoch
 	var left []ca.Intent
 	err := st.write(ctx, func(s *state) error {
+		if process != 0 && process < s.process {
+			return s.replaced(process)
+		}
 		s.epoch++
+		if process == 0 {
+			s.process = s.epoch
+		}
 		s.lastBatch = ca.BatchID{}
 		epoch, left = s.epoch, slices.Clone(s.pending)
 		return nil
 	})
 	return epoch, left, err
+}
+
+// Renew implements ca.Journal. All handles belong to one server, so that there are no epochs of others.
+func (st *Store) Renew(ctx context.Context, epoch ca.Epoch) (hasEnded bool, err error) {
+	return false, st.read(ctx, func(s *state) error { return s.fence(epoch) })
+}
+
+// TakeOver implements ca.Journal. There is nothing to take over.
+func (st *Store) TakeOver(ctx context.Context, epoch ca.Epoch) ([]ca.Intent, error) {
+	return nil, st.read(ctx, func(s *state) error { return s.fence(epoch) })
 }
 
 // Write implements ca.Journal.
@@ -71,10 +95,18 @@ func (st *Store) Applied(ctx context.Context, epoch ca.Epoch, batch ca.BatchID) 
 
 // fence refuses every epoch but the newest.
 func (s *state) fence(epoch ca.Epoch) error {
-	if epoch != s.epoch {
+	switch {
+	case epoch < s.process:
+		return s.replaced(epoch)
+	case epoch != s.epoch:
 		return fmt.Errorf("memory: the epoch is %d, and the newest one is %d: %w", epoch, s.epoch, ca.ErrFenced)
+	default:
+		return nil
 	}
-	return nil
+}
+
+func (s *state) replaced(epoch ca.Epoch) error {
+	return fmt.Errorf("memory: the epoch is %d, and the newest process began with %d: %w", epoch, s.process, ca.ErrReplaced)
 }
 
 // intent returns the index of a pending intent, or -1.
@@ -196,7 +228,7 @@ func (s *state) addIssued(r *ca.Record, effects rules.Effects) {
 		Ref: r.Ref, Identity: r.Identity, Profile: r.Profile, KeyHash: r.KeyHash, IssuedAt: stored(r.IssuedAt), NotBefore: stored(r.NotBefore),
 		NotAfter: stored(r.NotAfter), Status: pki.Status{State: pki.Good, Version: 1}, DER: slices.Clone(r.DER),
 		Delivered: true, RequestID: r.RequestID,
-	}, supersededBy: -1, partition: r.Partition})
+	}, supersededBy: -1, partition: r.Partition, account: acme.AccountOf(r.Actor)})
 	k := s.keys[r.KeyHash]
 	k.identity = r.Identity
 	s.keys[r.KeyHash] = k
@@ -265,8 +297,9 @@ func (s *state) issuance(r *ca.Record, at time.Time) *rules.Issuance {
 	}
 	if want := r.Guard.Order; !want.IsZero() {
 		on.Order, on.Unexpired = s.orderState(acme.ID(want.ID.Bytes()), at), s.unexpiredOrders(want.Names, at, r.Guard.MaxUnexpired)
+		on.OrdersUnexpired = s.unexpired(r.Identity, at, want.MaxUnexpired, (*cert).isOrdered)
 	} else if r.Guard.MaxUnexpired > 0 {
-		on.Unexpired = s.unexpired(r.Identity, at, r.Guard.MaxUnexpired)
+		on.Unexpired = s.unexpired(r.Identity, at, r.Guard.MaxUnexpired, (*cert).isUnordered)
 	}
 	return on
 }

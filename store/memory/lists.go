@@ -63,7 +63,7 @@ func (st *Store) Identities(
 		slices.SortFunc(all, func(a, b ra.Identity) int { return strings.Compare(a.ID.String(), b.ID.String()) })
 		page, next = pageOf(all, limit, func(id ra.Identity) pki.SPIFFEID { return id.ID }, func(id ra.Identity) bool {
 			return in(f.Kinds, id.Kind) && in(f.States, id.State) && (f.Profile == "" || id.Profile == f.Profile) && hasLabel(id, f.Label) &&
-				(!f.WithoutUnexpired || s.unexpired(id.ID, at, 1) == 0) &&
+				(!f.WithoutUnexpired || s.unexpired(id.ID, at, 1, func(*cert) bool { return true }) == 0) &&
 				(f.NotRenewedSince.IsZero() || !s.renewedSince(id.ID, f.NotRenewedSince))
 		})
 		return nil

@@ -79,12 +79,56 @@ func (st *Store) Entries(ctx context.Context, from uint64, limit int) ([]translo
 	}
 	page := translog.NewPage(limit)
 	err := st.read(ctx, func(s *state) error {
+		if err := s.checkRemoved(from); err != nil {
+			return err
+		}
 		for index := max(from, 1); index <= s.head().Size && !page.IsFull(); index++ {
 			page.Add(s.entry(index))
 		}
 		return nil
 	})
 	return page.Entries, err
+}
+
+// checkRemoved returns an error if an entry has left the store.
+func (s *state) checkRemoved(index uint64) error {
+	if index = max(index, 1); index <= s.removed {
+		return &translog.RemovedError{Index: index, First: s.removed + 1}
+	}
+	return nil
+}
+
+// Remove implements translog.Removable.
+func (st *Store) Remove(ctx context.Context, from uint64, to translog.Head) (removed bool, err error) {
+	err = st.write(ctx, func(s *state) error {
+		if removed = to.Size < s.head().Size && to.Size <= s.archived && from == s.removed+1; removed {
+			s.removed = to.Size
+		}
+		return nil
+	})
+	return removed && err == nil, err
+}
+
+// Archived implements translog.Store.
+func (st *Store) Archived(ctx context.Context, index uint64) error {
+	return st.write(ctx, func(s *state) error {
+		s.archived = index
+		return nil
+	})
+}
+
+// Checkpoint implements translog.Reader.
+func (st *Store) Checkpoint(ctx context.Context, index uint64) (head translog.Head, err error) {
+	err = st.read(ctx, func(s *state) error {
+		if index = min(index, s.head().Size); index < s.removed {
+			index -= index % translog.SkipEvery
+		}
+		if index > 0 {
+			head = translog.Head{Size: index, Chain: s.sequenced[index-1]}
+		}
+		return nil
+	})
+	return head, err
 }
 
 // Snapshot implements responder.Feed.
@@ -110,13 +154,16 @@ func (st *Store) Snapshot(ctx context.Context, at time.Time, visit func(pki.Stat
 }
 
 // Changes implements responder.Feed.
-func (st *Store) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
+func (st *Store) Changes(ctx context.Context, after uint64, limit int, apply func([]pki.StatusChange)) (uint64, error) {
 	if err := rules.CheckLimit(limit); err != nil {
-		return nil, after, err
+		return after, err
 	}
 	var changes []pki.StatusChange
 	last := after
 	err := st.read(ctx, func(s *state) error {
+		if err := s.checkRemoved(last + 1); err != nil {
+			return err
+		}
 		for n := 0; n < limit && last < s.head().Size; n++ {
 			e, err := translog.ParseEntry(s.entry(last + 1).Entry)
 			if err != nil {
@@ -127,7 +174,8 @@ func (st *Store) Changes(ctx context.Context, after uint64, limit int) ([]pki.St
 		return nil
 	})
 	if err != nil {
-		return nil, after, err
+		return after, err
 	}
-	return changes, last, nil
+	apply(changes)
+	return last, nil
 }

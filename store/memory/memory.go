@@ -16,6 +16,7 @@ import (
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/ra/acme"
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/translog"
 )
@@ -29,6 +30,7 @@ type Store struct {
 // state holds all records. A transaction changes a clone, which replaces the state if the transaction succeeds.
 type state struct {
 	epoch     ca.Epoch
+	process   ca.Epoch   // the first epoch of the newest process
 	lastBatch ca.BatchID // of the last intent that the newest Write recorded
 	pending   []ca.Intent
 
@@ -51,6 +53,8 @@ type state struct {
 	logEpoch  translog.Epoch // zero until Epoch generates it
 	log       [][]byte
 	sequenced []translog.Hash // chain values of the sequenced entries
+	removed   uint64          // the index of the last entry that has left
+	archived  uint64          // the index up to which the archive has the entries
 }
 
 // requestID identifies an RPC of an operator.
@@ -84,7 +88,8 @@ type key struct {
 type cert struct {
 	ra.Certificate
 	supersededBy int
-	partition    uint16 // of the CRL
+	partition    uint16  // of the CRL
+	account      acme.ID // that has ordered it; zero for none
 }
 
 func (s *state) clone() *state {

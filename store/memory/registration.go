@@ -48,6 +48,9 @@ func (s *state) register(n ra.Registration, by pki.Actor) (ra.Identity, error) {
 		return ra.Identity{}, refusal
 	}
 	id := rules.NewIdentity(n.Identity)
+	if err := rules.CheckAttributes(id); err != nil {
+		return ra.Identity{}, err
+	}
 	s.identities[id.ID] = identity{Identity: id}
 	return id, s.append(rules.RegisteredEntry(id, by))
 }
@@ -387,7 +390,9 @@ func (st *Store) IssuanceState(ctx context.Context, q ra.IssuanceQuery) (ra.Issu
 		}
 		have.Identity = id.Identity
 		if q.Order.IsZero() {
-			have.Unexpired = s.unexpired(q.Identity, q.At, q.MaxUnexpired)
+			have.Unexpired = s.unexpired(q.Identity, q.At, q.MaxUnexpired, (*cert).isUnordered)
+		} else {
+			have.OrdersUnexpired = s.unexpired(q.Identity, q.At, q.Order.MaxUnexpired, (*cert).isOrdered)
 		}
 		if !q.Recovery.IsZero() {
 			on := s.recovery(q.Identity, q.Recovery, q.Key, q.At)
@@ -416,11 +421,17 @@ func answerOf(c *cert) *ra.PriorIssuance {
 	return &ra.PriorIssuance{Certificate: ca.Certificate{Ref: c.Ref, DER: c.DER, IssuedAt: c.IssuedAt, NotAfter: c.NotAfter}, Key: c.KeyHash}
 }
 
-// unexpired counts the certificates of an identity that expire later than at, up to most.
-func (s *state) unexpired(id pki.SPIFFEID, at time.Time, most int) int {
+// isOrdered reports whether an ACME account has ordered the certificate.
+func (c *cert) isOrdered() bool { return !c.account.IsZero() }
+
+// isUnordered reports whether no ACME account has ordered the certificate.
+func (c *cert) isUnordered() bool { return c.account.IsZero() }
+
+// unexpired counts the certificates of an identity that expire later than at and satisfy a condition, up to most.
+func (s *state) unexpired(id pki.SPIFFEID, at time.Time, most int, counts func(*cert) bool) int {
 	n := 0
 	for i := range s.certs {
-		if c := &s.certs[i]; c.Delivered && c.Identity == id && c.NotAfter.After(stored(at)) && n < most {
+		if c := &s.certs[i]; c.Delivered && c.Identity == id && c.NotAfter.After(stored(at)) && n < most && counts(c) {
 			n++
 		}
 	}

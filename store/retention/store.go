@@ -9,10 +9,14 @@ import (
 
 // Store stores records until they expire. A removed record stays in the log. Methods are safe for concurrent use. A
 // change and its log entry are one durable transaction.
+//
+// If several servers share the store, Advance and Expire change nothing and return an error that wraps [pki.ErrNotLeader],
+// unless this server leads.
 type Store interface {
 	// Advance advances the age of the records, durably, by the given duration, but not beyond now. It returns the earlier
 	// of the age and now. A clock that is set forward therefore takes effect slowly, and one that is set back at once. The
-	// age starts at the time of the newest log entry.
+	// age starts at the time of the newest log entry. The first call of another epoch than before ignores the duration,
+	// because another server has advanced the age for a part of it.
 	Advance(ctx context.Context, by time.Duration, now time.Time) (time.Time, error)
 	// Expire removes the records of one step in one transaction. If it removes any, it writes a log entry with their
 	// number.

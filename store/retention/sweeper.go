@@ -2,10 +2,13 @@ package retention
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/brevet-pki/brevet/pki"
 )
 
 const (
@@ -16,7 +19,9 @@ const (
 	Minimum = 48 * time.Hour
 
 	sweepEvery = 10 * time.Minute
-	sweepStep  = 256 // certificates per transaction, which takes some milliseconds
+	// followEvery is how often a server that does not lead asks whether it has to.
+	followEvery = 3 * time.Second
+	sweepStep   = 256 // certificates per transaction, which takes some milliseconds
 	// After each step the sweeper pauses for a multiple of the step's duration, so that issuing gets the store's writer.
 	idlePause = 4
 	busyPause = 9
@@ -28,17 +33,27 @@ const (
 // Config holds the configuration of a Sweeper. All fields are required.
 type Config struct {
 	Store     Store
+	Entries   Entries
 	Retention time.Duration
 	Busy      func() bool // whether certificates are being issued
 	Clock     func() time.Time
 	Log       *slog.Logger
 }
 
-// Sweeper removes the records that expired before the retention. It is safe for concurrent use.
+// Sweeper removes the records that expired before the retention, and the log entries that were written before it. It is safe
+// for concurrent use.
 type Sweeper struct {
-	c    Config
-	mu   sync.Mutex
-	last Sweep
+	c     Config
+	mu    sync.Mutex
+	last  Sweep
+	known time.Time // see LastKnown
+}
+
+// Entries removes old entries of the log, whose records stay in the archive. It is used by one goroutine.
+type Entries interface {
+	// Step removes the oldest entries in one transaction, if they were written before a time and the archive has them. It
+	// returns how many it removed. Zero means that no more can leave now.
+	Step(ctx context.Context, before time.Time) (removed int, err error)
 }
 
 // Sweep describes the last completed sweep. The zero value means that there was none.
@@ -46,6 +61,7 @@ type Sweep struct {
 	Ended   time.Time
 	Before  time.Time // records that expired before it were removed
 	Expired Expired   // by all steps together
+	Entries int       // log entries that left the store
 }
 
 // NewSweeper returns a Sweeper.
@@ -75,7 +91,15 @@ func (s *Sweeper) Last() Sweep {
 	return s.last
 }
 
-// Run sweeps until ctx ends, and returns nil. After a failure, the next sweep continues.
+// LastKnown returns when this server ended its last sweep, or learned that another server leads, whose work that is.
+func (s *Sweeper) LastKnown() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known
+}
+
+// Run sweeps until ctx ends, and returns nil. After a failure, the next sweep continues. If several servers share the store,
+// the leader sweeps.
 func (s *Sweeper) Run(ctx context.Context) error {
 	since := time.Now() // has a monotonic clock, which cannot be set
 	for {
@@ -85,10 +109,16 @@ func (s *Sweeper) Run(ctx context.Context) error {
 			since = now
 			err = s.sweep(ctx, age.Add(-s.c.Retention))
 		}
-		if err != nil && ctx.Err() == nil {
-			s.c.Log.Warn("removing expired records failed, retrying", "wait", sweepEvery, "error", err)
+		wait := sweepEvery
+		if errors.Is(err, pki.ErrNotLeader) {
+			wait = followEvery
+			s.mu.Lock()
+			s.known = s.c.Clock()
+			s.mu.Unlock()
+		} else if err != nil && ctx.Err() == nil {
+			s.c.Log.Warn("removing expired records failed, retrying", "wait", wait, "error", err)
 		}
-		if !pause(ctx, sweepEvery) {
+		if !pause(ctx, wait) {
 			return nil
 		}
 	}
@@ -113,14 +143,34 @@ func (s *Sweeper) sweep(ctx context.Context, before time.Time) error {
 			return ctx.Err()
 		}
 	}
+	entries, err := s.sweepEntries(ctx, before)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
-	s.last = Sweep{s.c.Clock(), before, all}
+	s.known = s.c.Clock()
+	s.last = Sweep{s.known, before, all, entries}
 	s.mu.Unlock()
-	if all.Certificates+all.Tokens > 0 {
+	if all.Certificates+all.Tokens+entries > 0 {
 		s.c.Log.Info("removed expired records", "ended_before", before.UTC().Format(time.RFC3339),
-			"certificates", all.Certificates, "tokens", all.Tokens, "keys", all.Keys)
+			"certificates", all.Certificates, "tokens", all.Tokens, "keys", all.Keys, "log_entries", entries)
 	}
 	return nil
+}
+
+// sweepEntries removes the log entries that were written before a time, step by step.
+func (s *Sweeper) sweepEntries(ctx context.Context, before time.Time) (all int, err error) {
+	for {
+		begun := time.Now()
+		n, err := s.c.Entries.Step(ctx, before)
+		all += n
+		if err != nil || n == 0 {
+			return all, err
+		}
+		if !pause(ctx, s.rest(time.Since(begun))) {
+			return all, ctx.Err()
+		}
+	}
 }
 
 // rest returns the pause after a step of a given duration. With it, sweeping takes a fifth of the writer's time, and a

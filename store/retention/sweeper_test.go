@@ -3,30 +3,53 @@ package retention_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/retention"
 )
 
 // fakeStore is a retention.Store that records the calls of a sweeper. Every step takes a given time.
 type fakeStore struct {
 	retention.Store
-	age   time.Time
-	steps int // number of steps before the last
-	took  time.Duration
-	asked []retention.Step
-	begun []time.Time
-	fails atomic.Bool
-	by    []time.Duration
+	age     time.Time
+	steps   int // number of steps before the last
+	took    time.Duration
+	asked   []retention.Step
+	begun   []time.Time
+	fails   atomic.Bool
+	follows atomic.Bool
+	by      []time.Duration
+	// entries is the number of steps that remove log entries.
+	entries int
+	left    []time.Time // when such a step began
+}
+
+func (s *fakeStore) Step(_ context.Context, before time.Time) (int, error) {
+	if s.entries == 0 {
+		return 0, nil
+	}
+	if want := s.age.Add(-retention.Minimum); !before.Equal(want) {
+		return 0, errors.New("a wrong time")
+	}
+	s.left = append(s.left, time.Now())
+	time.Sleep(s.took)
+	s.entries--
+	return 7, nil
 }
 
 func (s *fakeStore) Advance(_ context.Context, by time.Duration, now time.Time) (time.Time, error) {
 	if s.fails.Load() {
 		return time.Time{}, errors.New("the disk is full")
+	}
+	if s.follows.Load() {
+		return time.Time{}, fmt.Errorf("advance the age: %w", pki.ErrNotLeader)
 	}
 	s.by = append(s.by, by)
 	if s.age = s.age.Add(by); s.age.After(now) {
@@ -45,8 +68,13 @@ func (s *fakeStore) Expire(_ context.Context, step retention.Step) (retention.Ex
 // sweeping runs a sweeper until the test ends.
 func sweeping(t *testing.T, s *fakeStore, busy *atomic.Bool) *retention.Sweeper {
 	t.Helper()
+	return logging(t, s, busy, slog.New(slog.DiscardHandler))
+}
+
+func logging(t *testing.T, s *fakeStore, busy *atomic.Bool, log *slog.Logger) *retention.Sweeper {
+	t.Helper()
 	sweeper, err := retention.NewSweeper(retention.Config{
-		Store: s, Retention: retention.Minimum, Busy: busy.Load, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+		Store: s, Entries: s, Retention: retention.Minimum, Busy: busy.Load, Clock: time.Now, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +128,30 @@ func TestSweeperPausesAfterSteps(t *testing.T) {
 	})
 }
 
+// Log entries leave after the expired records, in steps with the same pauses.
+func TestSweeperRemovesLogEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var busy atomic.Bool
+		s := &fakeStore{age: time.Now(), entries: 3, took: 10 * time.Millisecond}
+		start := time.Now()
+		sweeper := sweeping(t, s, &busy)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		want := []time.Duration{10, 60, 110}
+		if len(s.left) != len(want) {
+			t.Fatalf("%d steps, want %d", len(s.left), len(want))
+		}
+		for i, at := range s.left {
+			if d := at.Sub(start); d != want[i]*time.Millisecond {
+				t.Errorf("step %d started after %v, want %d ms", i+1, d, want[i])
+			}
+		}
+		if n := sweeper.Last().Entries; n != 21 {
+			t.Errorf("%d entries were removed", n)
+		}
+	})
+}
+
 // The age of the records follows a correct clock, and catches up at twice the speed of time. While the store fails, the
 // time that passes is not lost.
 func TestTheAgeOfTheRecords(t *testing.T) {
@@ -130,4 +182,30 @@ func TestARetentionThatIsTooShort(t *testing.T) {
 	if _, err := retention.NewSweeper(retention.Config{Retention: retention.Minimum - 1}); err == nil {
 		t.Error("NewSweeper accepts a retention below Minimum")
 	}
+}
+
+// A server that does not lead asks every few seconds whether it has to, without a message, and sweeps as soon as it does.
+func TestSweeperFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var busy atomic.Bool
+		var logged strings.Builder
+		s := &fakeStore{age: time.Now()}
+		s.follows.Store(true)
+		sweeper := logging(t, s, &busy, slog.New(slog.NewTextHandler(&logged, nil)))
+		time.Sleep(time.Hour + time.Second)
+		synctest.Wait()
+		if len(s.begun) > 0 || !sweeper.Last().Ended.IsZero() || sweeper.LastKnown().Before(time.Now().Add(-10*time.Second)) {
+			t.Errorf("after an hour there were %d steps, a last sweep %+v, and another server was known to lead at %v",
+				len(s.begun), sweeper.Last(), sweeper.LastKnown())
+		}
+		s.follows.Store(false)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if last := sweeper.Last().Ended; last.IsZero() || !last.Equal(sweeper.LastKnown()) {
+			t.Errorf("ten seconds after it leads, the last sweep is of %v", last)
+		}
+		if strings.Contains(logged.String(), "WARN") {
+			t.Errorf("logged:\n%s", logged.String())
+		}
+	})
 }

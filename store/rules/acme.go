@@ -12,12 +12,13 @@ import (
 // ExternalKeyRevokedAlone is the cause of the revocation of an external key by an operator.
 const ExternalKeyRevokedAlone = "an operator revoked it"
 
-// CheckExternalKeyOpen refuses to create an account with an external key that is not open.
+// CheckExternalKeyOpen refuses to create an account with an external key that is not open, or whose identity cannot have
+// certificates.
 func CheckExternalKeyOpen(k *acme.ExternalKey, at time.Time) *pki.Refusal {
 	if state := k.State(at); state != acme.ExternalKeyOpen {
 		return pki.Refuse(pki.RuleACMEBinding, "ask the operator for a new external key (brevet acme eab create)", "the external key is %s", state)
 	}
-	return nil
+	return k.CheckIdentity()
 }
 
 // NoExternalKey returns the refusal of an external key that is not on record.
@@ -28,6 +29,11 @@ func NoExternalKey(id acme.ID) *pki.Refusal {
 // NoAccount returns the refusal of an account that is not on record.
 func NoAccount() *pki.Refusal {
 	return pki.Refuse(pki.RuleACMEAccount, "create an account first", "there is no account with this key or ID")
+}
+
+// UnknownAccount returns the refusal of an operator's request about an account that is not on record.
+func UnknownAccount(id acme.ID) *pki.Refusal {
+	return pki.Refuse(pki.RuleNotFound, "look for it with brevet acme account list", "there is no account %s", id)
 }
 
 // ChangeAccount returns the account after a change by its holder, and reports whether it differs. holder is the account
@@ -80,6 +86,19 @@ func CheckNewOrder(a *acme.Account, o *acme.Order, open int, isReplaced func() (
 	}
 	return pki.Refuse(pki.RuleACMEReplaced, "finalize the other order, or create the order without replaces",
 		"another order replaces certificate %s", o.Replaces.Serial)
+}
+
+// CheckAuthorizationOf refuses an account that is not valid, or has not ordered an authorization. owner is the account that has.
+// It refuses nothing if account is zero.
+func CheckAuthorizationOf(account, authorization acme.ID, owner *acme.Account) error {
+	switch account {
+	case acme.ID{}:
+		return nil
+	case owner.ID:
+		return owner.CheckValid()
+	default:
+		return acme.NoAuthorization(authorization)
+	}
 }
 
 // ACMEAuthorization is the recorded state of an authorization. The rest follows from its order.
@@ -261,6 +280,14 @@ func AccountChangedEntry(a *acme.Account, c acme.AccountChange) (translog.Entry,
 	default:
 		return accountEntry(a, translog.ACMEAccountKeyChanged, c.At,
 			&translog.ACMEAccount{ID: translog.ACMEID(a.ID), Key: a.Key, Thumbprint: a.Thumbprint}), true
+	}
+}
+
+// AccountRevokedEntry returns the entry of the revocation of an account without an external key.
+func AccountRevokedEntry(r acme.AccountRevocation) translog.Entry {
+	return translog.Entry{
+		Time: r.At, Actor: r.By, Action: translog.ACMEAccountRevoked, Outcome: translog.Done,
+		Event: &translog.ACMEAccount{ID: translog.ACMEID(r.ID), Comment: r.Comment},
 	}
 }
 

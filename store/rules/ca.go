@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"fmt"
 	"math/big"
 	"slices"
 	"strings"
@@ -121,6 +122,43 @@ func (i Installation) CheckRetire(others []Installation, at time.Time) error {
 	return nil
 }
 
+// Below returns the identifiers of the other CAs whose chain leads to this one. A CA that is no root has none.
+func (i Installation) Below(others []Installation) []pki.IssuerID {
+	var below []pki.IssuerID
+	for _, other := range others {
+		if ca.IsRoot(i.Parsed) && other.isUnder(i, others) {
+			below = append(below, pki.IssuerOf(other.Parsed))
+		}
+	}
+	return below
+}
+
+// Unexpired describes certificates that are neither expired nor revoked.
+type Unexpired struct {
+	Number int
+	Last   time.Time // when the last one expires
+}
+
+// Add returns the description of both.
+func (u Unexpired) Add(other Unexpired) Unexpired {
+	if other.Last.After(u.Last) {
+		u.Last = other.Last
+	}
+	u.Number += other.Number
+	return u
+}
+
+// CheckConfirmed refuses to retire a root with certificates below it, unless confirm is their number. It may differ by one
+// percent, because certificates expire in the meantime.
+func (i Installation) CheckConfirmed(below Unexpired, confirm int) error {
+	if near := below.Number / 100; below.Number == 0 || confirm >= below.Number-near && confirm <= below.Number+near {
+		return nil
+	}
+	return pki.Refuse(pki.RuleCAInUse, fmt.Sprintf("retire it after %s; in an emergency, confirm %d certificates",
+		below.Last.UTC().Format(time.RFC3339), below.Number),
+		"%d certificates under %s are neither expired nor revoked, and relying parties will refuse them", below.Number, i.Parsed.Subject)
+}
+
 // isUnder reports whether the chain of a CA leads to another one, through CAs that are among others.
 func (i Installation) isUnder(ancestor Installation, others []Installation) bool {
 	for range len(others) + 1 { // a chain is not longer
@@ -203,8 +241,21 @@ func CheckCRLNumber(c crl.CRL) error {
 		"the CRL number %v is not valid", c.Number)
 }
 
-// OldCRL returns the refusal of a CRL whose number is not greater than that of the CRL on record.
+// ForeignCRL returns the refusal of a CRL whose issuer another server leads.
+func ForeignCRL(c crl.CRL) *pki.Refusal {
+	return pki.Refuse(pki.RuleCRL, "leave the CRLs of this CA to the server that signs them", "another server signs the CRL %s now",
+		strings.TrimSuffix(c.Scope().Path(), ".crl"))
+}
+
+// CRLWithoutBytes returns the refusal of a CRL that other servers could not publish.
+func CRLWithoutBytes(c crl.CRL) *pki.Refusal {
+	return pki.Refuse(pki.RuleCRL, "sign a newer one", "another server has signed the CRL %s meanwhile, and removed the bytes of number %v",
+		strings.TrimSuffix(c.Scope().Path(), ".crl"), c.Number)
+}
+
+// OldCRL returns the refusal of a CRL whose number is not greater than that of the CRL on record, or which includes fewer
+// log entries.
 func OldCRL(c crl.CRL) *pki.Refusal {
-	return pki.Refuse(pki.RuleCRL, "publish a newer one", "the number %v of the CRL %s is not greater than the one on record",
-		c.Number, strings.TrimSuffix(c.Scope().Path(), ".crl"))
+	return pki.Refuse(pki.RuleCRL, "publish a newer one", "the number %v of the CRL %s is not greater than the one on record, or its log position %d is lower",
+		c.Number, strings.TrimSuffix(c.Scope().Path(), ".crl"), c.Position)
 }

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,6 +16,25 @@ func NewIdentity(id ra.Identity) ra.Identity {
 	id.State, id.Revision, id.CreatedAt = pki.Registered, 1, id.CreatedAt.Truncate(time.Millisecond).UTC()
 	id.Terms = pki.Terms{}
 	return id
+}
+
+// CheckAttributes refuses texts of an identity that the registration authority does not accept. A text in an index of
+// PostgreSQL has at most some 2,700 bytes.
+func CheckAttributes(id ra.Identity) error {
+	if err := errors.Join(pki.CheckProfileName(id.Profile), pki.CheckText("the name of the rule", id.Rule)); err != nil {
+		return err
+	}
+	return CheckLabels(id.Labels)
+}
+
+// CheckLabels refuses labels whose texts the registration authority does not accept.
+func CheckLabels(labels map[string]string) error {
+	for name, value := range labels {
+		if err := errors.Join(pki.CheckText("a label's name", name), pki.CheckText("a label's value", value)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // CheckSameIdentity refuses to register an identity that is on record with another kind, profile, labels, names, roles
@@ -62,6 +82,9 @@ func CheckTotal(n ra.Registration, registered int) *pki.Refusal {
 // returns false if these are equal already. If want.Revision is not zero, it must be the revision of have. The only
 // change of a retired identity is to remove its subject.
 func UpdateIdentity(have, want ra.Identity) (ra.Identity, bool, error) {
+	if err := CheckAttributes(want); err != nil {
+		return have, false, err
+	}
 	if have.State == pki.Retired {
 		freed := have
 		if freed.Subject = (pki.EvidenceSubject{}); !want.SameAttributes(freed) {

@@ -26,6 +26,9 @@ type Issuance struct {
 	// Unexpired is the number of the identity's unexpired certificates, counted up to the guard's MaxUnexpired. If the
 	// guard has an order, only certificates of orders with the same names count.
 	Unexpired int
+	// OrdersUnexpired is the number of unexpired certificates that accounts have ordered for the identity, counted up to the
+	// MaxUnexpired of the guard's order.
+	OrdersUnexpired int
 	// Subject is the subject of evidence that the identity is tied to, and Holder is another identity that is tied to the
 	// guard's subject. Both are zero for none, and need not be read if the guard has no subject.
 	Subject pki.EvidenceSubject
@@ -105,6 +108,26 @@ func Renews(r *ca.Record) bool {
 	return !before.IsZero() && r.Actor.Caller() == pki.Caller{Identity: r.Identity, Certificate: before}
 }
 
+// DelegateOf returns the name of the server that gets the certificate of its own OCSP delegate from the CA of another
+// server, and an empty name for other records. The identity of a delegate contains the CA that issues the certificate and
+// the name of the server, so a server can only get those of its own delegates.
+func DelegateOf(r *ca.Record) string {
+	server := r.Actor.Caller().Identity
+	name := server.ServerName()
+	if name == "" {
+		return ""
+	}
+	if own, err := pki.VAID(server.TrustDomain(), r.Ref.Issuer, name); err != nil || own != r.Identity {
+		return ""
+	}
+	return name
+}
+
+// NoServer returns the refusal of a server that has never opened the store.
+func NoServer(name string) *pki.Refusal {
+	return pki.Refuse(pki.RuleAccess, "start the server on this store first", "no server with the name %s has opened the store", name)
+}
+
 // CheckRecord returns the refusal of a record that is invalid in every state of the store, or nil.
 func CheckRecord(r *ca.Record) *pki.Refusal {
 	if r.RequestID.IsZero() {
@@ -165,7 +188,10 @@ func (s *Issuance) Check(r *ca.Record, at time.Time) (Effects, *pki.Refusal) {
 	if refusal := s.Key.Check(); refusal != nil {
 		return e, refusal
 	}
-	return e, r.Guard.CheckUnexpired(r.Identity, s.Unexpired)
+	if refusal := r.Guard.CheckUnexpired(r.Identity, s.Unexpired); refusal != nil {
+		return e, refusal
+	}
+	return e, r.Guard.Order.CheckUnexpired(r.Identity, s.OrdersUnexpired)
 }
 
 // checkIdentity requires a registered identity even if the guard names none. It refuses a reused request ID before a stale

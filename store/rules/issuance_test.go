@@ -228,3 +228,41 @@ func TestInvalidRecords(t *testing.T) {
 		}
 	}
 }
+
+// A server gets the certificate of the OCSP delegate that has its name, from the CA in the delegate's identity.
+func TestDelegateOf(t *testing.T) {
+	t.Parallel()
+	ref := certificate(t, 1)
+	other := ref
+	other.Issuer, _ = pki.IssuerIDFromBytes(bytes.Repeat([]byte{2}, 32)) // 32 bytes are an ID
+	own := func(issuer pki.IssuerID, trustDomain, name string) pki.SPIFFEID {
+		id, err := pki.VAID(trustDomain, issuer, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	for name, c := range map[string]struct {
+		caller string
+		of     pki.SPIFFEID
+		want   string
+	}{
+		"its own":                 {"brevet/server/b", own(ref.Issuer, "fleet.example", "b"), "b"},
+		"of another server":       {"brevet/server/b", own(ref.Issuer, "fleet.example", "a"), ""},
+		"of another CA":           {"brevet/server/b", own(other.Issuer, "fleet.example", "b"), ""},
+		"of another trust domain": {"brevet/server/b", own(ref.Issuer, "other.example", "b"), ""},
+		"of the only server":      {"brevet/server", own(ref.Issuer, "fleet.example", ""), ""},
+		"a device":                {"device/b", own(ref.Issuer, "fleet.example", "b"), ""},
+		"an operator":             {"brevet/operator/b", own(ref.Issuer, "fleet.example", "b"), ""},
+		"a delegate":              {"brevet/va/b", own(ref.Issuer, "fleet.example", "b"), ""},
+		"another identity":        {"brevet/server/b", identity(t), ""},
+	} {
+		id, err := pki.SPIFFEIDIn("fleet.example", c.caller)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := rules.DelegateOf(&ca.Record{Ref: ref, Identity: c.of, Actor: pki.ActorCaller(id, ref)}); got != c.want {
+			t.Errorf("%s: DelegateOf returns %q, want %q", name, got, c.want)
+		}
+	}
+}

@@ -233,6 +233,10 @@ func checkEvent(e translog.Entry) error {
 		matches = slices.Contains(accountActions, e.Action)
 	case *translog.StartedRotation:
 		matches = e.Action == translog.RotationStarted
+	case *translog.RestoredLog:
+		matches = e.Action == translog.LogRestored
+	case *translog.AcceptedRestore:
+		matches = e.Action == translog.RestoreAccepted
 	case *translog.EndedRotation:
 		matches = e.Action == translog.RotationStopped || e.Action == translog.RotationCompleted
 	default:
@@ -245,7 +249,9 @@ func checkEvent(e translog.Entry) error {
 }
 
 // accountActions are the actions of changes of ACME accounts.
-var accountActions = []translog.Action{translog.ACMEAccountCreated, translog.ACMEAccountKeyChanged, translog.ACMEAccountDeactivated}
+var accountActions = []translog.Action{
+	translog.ACMEAccountCreated, translog.ACMEAccountKeyChanged, translog.ACMEAccountDeactivated, translog.ACMEAccountRevoked,
+}
 
 // statusActions are the actions of changes of certificates' statuses, alone, in bulk or with their identity.
 var statusActions = []translog.Action{
@@ -310,6 +316,10 @@ func replay(index uint64, e translog.Entry) ([]Operation, error) {
 		return []Operation{AddRotation{recordedRotation(e, event)}}, nil
 	case *translog.EndedRotation:
 		return []Operation{EndRotation{endOf(e, event)}}, nil
+	case *translog.RestoredLog:
+		return []Operation{RestoreLog{*event}}, nil
+	case *translog.AcceptedRestore:
+		return []Operation{AcceptRestore{*event}}, nil
 	default:
 		return replayACME(e)
 	}

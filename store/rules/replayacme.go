@@ -28,6 +28,8 @@ type (
 	SetAccountKey struct{ acme.Account }
 	// SetAccountDeactivated deactivates an account.
 	SetAccountDeactivated struct{ ID acme.ID }
+	// SetAccountRevoked revokes an account without an external key.
+	SetAccountRevoked struct{ ID acme.ID }
 )
 
 func (AddExternalKey) operation()         {}
@@ -36,6 +38,7 @@ func (SetExternalKeysRevoked) operation() {}
 func (AddAccount) operation()             {}
 func (SetAccountKey) operation()          {}
 func (SetAccountDeactivated) operation()  {}
+func (SetAccountRevoked) operation()      {}
 
 // replayACME returns the operation of an event of ACME.
 func replayACME(e translog.Entry) ([]Operation, error) {
@@ -72,10 +75,13 @@ func replayAccount(e translog.Entry, event *translog.ACMEAccount) ([]Operation, 
 		ID: acme.ID(event.ID), Key: event.Key, Thumbprint: event.Thumbprint, Status: acme.AccountValid,
 		ExternalKey: acme.ID(event.ExternalKey), CreatedAt: e.Time,
 	}
-	if isDeactivated := e.Action == translog.ACMEAccountDeactivated; isDeactivated != (len(event.Key) == 0) {
-		return nil, errors.New("the entry of an account has a key although it was deactivated, or has none")
+	hasEnded := e.Action == translog.ACMEAccountDeactivated || e.Action == translog.ACMEAccountRevoked
+	if hasEnded != (len(event.Key) == 0) {
+		return nil, errors.New("the entry of an account has a key although it was deactivated or revoked, or has none")
 	}
 	switch e.Action {
+	case translog.ACMEAccountRevoked:
+		return []Operation{SetAccountRevoked{a.ID}}, nil
 	case translog.ACMEAccountDeactivated:
 		return []Operation{SetAccountDeactivated{a.ID}}, nil
 	case translog.ACMEAccountKeyChanged:

@@ -1,12 +1,7 @@
-// Package sqlite implements the durable store of Brevet in one SQLite file. It keeps the journal of issuance, identities,
-// tokens, certificates with their statuses, CRLs and the log. A [DB] owns the file and its only writing connection. Its
-// views [CA], [RA], [Revocation] and [Log] implement the interfaces of the packages that use them.
+// Package sqlite keeps a store in one SQLite file. The statements are in package tables.
 //
 // A change is durable when its method returns without an error, even if the machine crashes. For this, the file is in WAL
 // mode with synchronous=FULL, and both settings are verified on every connection.
-//
-// If the context of a caller ends, the caller stops waiting for the writer. A transaction that has begun is not aborted. The
-// store has no clock: the caller passes every time as an argument.
 //
 // [Open] refuses a file that
 //   - another process has open
@@ -17,30 +12,31 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"embed"
 	"errors"
+	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
 
-	"github.com/brevet-pki/brevet/store/sqlite/internal/acmetable"
-	"github.com/brevet-pki/brevet/store/sqlite/internal/bulk"
-	"github.com/brevet-pki/brevet/store/sqlite/internal/crlindex"
-	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
-	"github.com/brevet-pki/brevet/store/sqlite/internal/sealing"
+	"github.com/brevet-pki/brevet/files"
+	"github.com/brevet-pki/brevet/store/engine"
+	"github.com/brevet-pki/brevet/store/tables"
 )
 
-// Errors of [Open] that a caller can distinguish.
-type (
-	// LockedError means that another process has the store open.
-	LockedError = engine.LockedError
-	// MissingDirectoryError means that the directory of a store does not exist. It wraps fs.ErrNotExist.
-	MissingDirectoryError = engine.MissingDirectoryError
-	// ModeError means that users other than the owner of a store can read or write it.
-	ModeError = engine.ModeError
-	// NewerError means that a newer version of Brevet has written the store. Open does not change it.
-	NewerError = engine.NewerError
+// Limits of a DB.
+const (
+	maxReaders = 4               // concurrent read transactions; others wait
+	maxRead    = 5 * time.Minute // duration of a read transaction, which prevents checkpoints
+	lookYields = 4               // yields of the processor before a transaction for short reads
+	maxBusy    = 5 * time.Second // wait for a lock that another program holds on the file
 )
 
 //go:embed migrations/*.sql
@@ -49,50 +45,145 @@ var migrations embed.FS
 // applicationID is the application_id of SQLite that the first migration sets: "BRVT".
 const applicationID = 1112692308
 
-// DB is an open store. Its views are safe for concurrent use.
-type DB struct {
-	file      *engine.DB
-	crls      *crlindex.Index
-	remaining bulk.Cache
+// file is an open file. It implements engine.DB.
+type file struct {
+	path   string
+	lock   *os.File
+	writer *sql.DB                  // one connection; its transactions begin IMMEDIATE
+	writes *engine.Group[engine.Do] // the writes that wait for it
+	reader *sql.DB
+	looks  *engine.Group[engine.Do] // the short reads that wait for a transaction
+	many   chan struct{}            // holds a value for each read of very many rows
+
+	written      atomic.Uint64 // approximate number of pages written to the WAL file
+	checkpointer checkpointer
+
+	closing  sync.Once
+	closeErr error
 }
 
-// Open opens the store at path, or creates it in an existing directory, and migrates its tables. It locks the file
-// path+".lock" with flock, so that only one process can have the store open. The kernel releases the lock when the process
-// ends. The error is a *LockedError, *MissingDirectoryError, *NewerError or *ModeError if one of them is the cause.
-func Open(ctx context.Context, path string) (*DB, error) {
-	return open(ctx, path, &sqlite3.SQLiteDriver{})
+// Open opens the store at path, or creates it in an existing directory, and migrates its tables. It locks path+".lock" with
+// flock, so that only one process has the store open; the kernel releases the lock when the process ends. The error is a
+// *[LockedError], *[MissingDirectoryError], *[RetiredError], *[NewerError] or *[ModeError] if that is the cause.
+func Open(ctx context.Context, path string) (*tables.DB, error) {
+	return OpenWith(ctx, path, &sqlite3.SQLiteDriver{})
 }
 
-func open(ctx context.Context, path string, d driver.Driver) (*DB, error) {
+// OpenWith is Open with a driver that wraps that of mattn/go-sqlite3, so that tests can break commits.
+func OpenWith(ctx context.Context, path string, d driver.Driver) (*tables.DB, error) {
+	file, err := openFile(ctx, path, d)
+	if err != nil {
+		return nil, err
+	}
+	return tables.Open(ctx, file, "")
+}
+
+func openFile(ctx context.Context, path string, d driver.Driver) (_ *file, err error) {
 	dir, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return nil, err
 	}
-	file, err := engine.Open(ctx, path, engine.Schema{Migrations: dir, ApplicationID: applicationID}, d)
+	schema := schema{migrations: dir, applicationID: applicationID}
+	path, err = filepath.Abs(path)
 	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", path, err)
+	}
+	if dir := filepath.Dir(path); !isDirectory(dir) {
+		return nil, &MissingDirectoryError{Dir: dir}
+	}
+	db := &file{path: path, many: make(chan struct{}, maxReaders-1)}
+	db.writes = engine.NewGroup(db.writeAll, 0)
+	db.looks = engine.NewGroup(db.lookAll, lookYields)
+	if db.lock, err = takeLock(path + ".lock"); err != nil {
 		return nil, err
 	}
-	db := &DB{file: file, crls: crlindex.New(file)}
-	if err := sealing.Make(ctx, db.file); err != nil {
-		return nil, errors.Join(err, db.Close())
+	defer func() {
+		if err != nil {
+			_ = db.Close() // the first error is reported
+		}
+	}()
+	if err := checkRetired(path); err != nil {
+		return nil, err
 	}
+	if err := createFile(path); err != nil {
+		return nil, err
+	}
+	if err := schema.checkVersion(ctx, d, path); err != nil {
+		return nil, err
+	}
+	db.writer = sql.OpenDB(connector{d, writerDSN(path), writerPragmas})
+	db.writer.SetMaxOpenConns(1)
+	db.writer.SetMaxIdleConns(1)
+	if err := schema.migrate(ctx, db.writer); err != nil {
+		return nil, fail("bring the tables up to date", err)
+	}
+	db.reader = sql.OpenDB(connector{d, readerDSN(path), readerPragmas})
+	db.reader.SetMaxOpenConns(maxReaders)
+	db.reader.SetMaxIdleConns(maxReaders)
+	if err := db.reader.PingContext(ctx); err != nil {
+		return nil, fail("open for reading", err)
+	}
+	db.checkpointer.db = sql.OpenDB(connector{d, writerDSN(path), writerPragmas})
+	db.checkpointer.db.SetMaxOpenConns(1)
+	db.checkpointer.start(db)
 	return db, nil
 }
 
-// Close waits for the current write transaction, checkpoints the WAL, and releases the lock. A second Close does nothing.
-func (db *DB) Close() error { return db.file.Close() }
+// Close waits for the running transaction, checkpoints the WAL, and releases the lock. It may be called again.
+func (db *file) Close() error {
+	db.closing.Do(func() {
+		errs := []error{db.checkpointer.close()}
+		if db.reader != nil {
+			errs = append(errs, db.reader.Close())
+		}
+		if db.writer != nil {
+			errs = append(errs, closeWriter(db.writer))
+		}
+		if err := errors.Join(append(errs, giveLock(db.lock))...); err != nil {
+			db.closeErr = fmt.Errorf("close %s: %w", db.path, err)
+		}
+	})
+	return db.closeErr
+}
 
-// CA returns the issuer's view.
-func (db *DB) CA() *CA { return &CA{db} }
+// closeWriter waits for the writing connection. Otherwise database/sql would close it only after a running transaction,
+// when the lock is already released.
+func closeWriter(writer *sql.DB) error {
+	conn, err := writer.Conn(context.Background())
+	if err != nil {
+		return writer.Close() // no connection is open
+	}
+	return errors.Join(writer.Close(), conn.Close())
+}
 
-// RA returns the registration authority's view.
-func (db *DB) RA() *RA { return &RA{db} }
+// Waiting returns the number of writes that wait for the next transaction.
+func (db *file) Waiting() int { return db.writes.Waiting() }
 
-// Revocation returns the view of the revocation authority and of responders.
-func (db *DB) Revocation() *Revocation { return &Revocation{db} }
+func isDirectory(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
 
-// ACME returns the view for ACME. It implements acme.Store.
-func (db *DB) ACME() *acmetable.Store { return acmetable.New(db.file) }
+// createFile creates an empty file for its owner unless it exists. SQLite gives its other files the same mode.
+func createFile(path string) error {
+	f, err := files.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return openError(path, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return openError(path, err)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return &ModeError{Path: path, Mode: mode}
+	}
+	return nil
+}
 
-// Log returns the sequencer's view.
-func (db *DB) Log() *Log { return &Log{db} }
+func openError(path string, err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("the store cannot be opened for writing: give %s and its directory to the account that runs brevet: %w", path, err)
+	}
+	return &engine.Unavailable{What: "the store cannot be opened for writing: look at its disk", After: retryDisk, Cause: err}
+}

@@ -12,8 +12,7 @@ import (
 	_ "github.com/mattn/go-sqlite3" // registers the driver sqlite3
 
 	"github.com/brevet-pki/brevet/ca"
-	"github.com/brevet-pki/brevet/store/sqlite/internal/engine"
-	"github.com/brevet-pki/brevet/store/sqlite/internal/installed"
+	"github.com/brevet-pki/brevet/store/tables"
 )
 
 // PeekInstalled reads the installed CA certificates from the store at path, in the order of installation. It does not take
@@ -30,15 +29,15 @@ func PeekInstalled(ctx context.Context, path string) (all []ca.InstalledCA, err 
 	defer func() { err = errors.Join(err, db.Close()) }()
 	tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
-		return nil, engine.Fail("open "+path+" for reading", err)
+		return nil, fail("open "+path+" for reading", err)
 	}
 	defer func() { _ = tx.Rollback() }() // read only
 	var application int64
 	if err := tx.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&application); err != nil {
-		return nil, engine.Fail("read "+path, err)
+		return nil, fail("read "+path, err)
 	}
 	if application != applicationID {
 		return nil, fmt.Errorf("%s is not a store of brevet: correct the state directory in the configuration", path)
 	}
-	return installed.All(ctx, tx)
+	return tables.ReadInstalled(ctx, transaction{tx})
 }

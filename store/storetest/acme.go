@@ -16,11 +16,13 @@ func testACME(t *testing.T, open func(t *testing.T) Store) {
 	each(t, open, map[string]func(t *testing.T, w *world){
 		"external keys": externalKeys, "external keys that end": externalKeysThatEnd, "one account for each external key": oneAccountForEachKey,
 		"permissions about external keys": permissionsAboutExternalKeys, "external keys of a former operator": externalKeysOfAFormerOperator,
-		"accounts": accounts, "keys of accounts": keysOfAccounts, "orders": orders, "authorizations": authorizations,
+		"accounts": accounts, "keys of accounts": keysOfAccounts, "orders": orders, "authorizations": authorizations, "authorizations of accounts": authorizationsOfAccounts,
 		"expired orders": expiredOrders, "too many orders": tooManyOrders, "orders that replace": ordersThatReplace,
 		"certificates of orders": certificatesOfOrders, "bound of certificates": boundOfCertificates, "authorized names": authorizedNames,
+		"bound of all names": boundOfAllNames, "bound of renewals": boundOfRenewals,
 		"finalizing again": finalizingAgain, "finalizing at once": finalizingAtOnce, "finalizing after a crash": finalizingAfterACrash,
-		"guards of orders": guardsOfOrders,
+		"guards of orders": guardsOfOrders, "lists of accounts": listsOfAccounts, "revoked accounts": revokedAccounts,
+		"external keys of stale identities": keysOfStaleIdentities,
 	})
 }
 
@@ -137,7 +139,8 @@ func orders(t *testing.T, w *world) {
 }
 
 func authorizations(t *testing.T, w *world) {
-	o := w.order(t, w.account(t).ID, "a.example", "b.example")
+	account := w.account(t)
+	o := w.order(t, account.ID, "a.example", "b.example")
 	first, second := o.Authorizations[0], o.Authorizations[1]
 	begin := func(id acme.ID, kind acme.ChallengeType, moves bool) acme.Authorization {
 		t.Helper()
@@ -172,13 +175,41 @@ func authorizations(t *testing.T, w *world) {
 	w.move(t, false, acme.Move{Authorization: second, Kind: acme.Withdraw})
 	a = w.move(t, true, acme.Move{Authorization: first, Kind: acme.Withdraw})
 	mustEqual(t, "the status", a.Status, acme.StatusDeactivated)
-	read, err := w.ACME.Authorization(context.Background(), first, w.now)
+	read, err := w.ACME.Authorization(context.Background(), account.ID, first, w.now)
 	must(t, err)
 	mustEqual(t, "the authorization", read, a)
-	_, err = w.ACME.Authorization(context.Background(), w.acmeID(), w.now)
+	_, err = w.ACME.Authorization(context.Background(), account.ID, w.acmeID(), w.now)
 	mustRefuse(t, err, pki.RuleACMEAuthorization)
 	_, _, err = w.ACME.MoveAuthorization(context.Background(), acme.Move{Authorization: w.acmeID(), Kind: acme.Withdraw, At: w.now})
 	mustRefuse(t, err, pki.RuleACMEAuthorization)
+}
+
+// authorizationsOfAccounts lets accounts read and move authorizations of their own and of others.
+func authorizationsOfAccounts(t *testing.T, w *world) {
+	ctx := context.Background()
+	a, other := w.account(t), w.account(t)
+	id := w.order(t, a.ID, "a.example").Authorizations[0]
+	moves := []acme.Move{
+		{Authorization: id, Kind: acme.Begin, Challenge: acme.HTTP01, At: w.now}, {Authorization: id, Kind: acme.Withdraw, At: w.now},
+	}
+	refuse := func(account acme.ID, rule pki.Rule) {
+		t.Helper()
+		_, err := w.ACME.Authorization(ctx, account, id, w.now)
+		mustRefuse(t, err, rule)
+		for _, m := range moves {
+			m.Account = account
+			_, moved, err := w.ACME.MoveAuthorization(ctx, m)
+			mustRefuse(t, err, rule)
+			mustEqual(t, "whether the authorization moved", moved, false)
+		}
+	}
+	refuse(other.ID, pki.RuleACMEAuthorization)
+	w.move(t, true, acme.Move{Account: a.ID, Authorization: id, Kind: acme.Begin, Challenge: acme.HTTP01})
+	_, err := w.ACME.ChangeAccount(ctx, acme.AccountChange{ID: a.ID, Deactivate: true, At: w.now})
+	must(t, err)
+	refuse(a.ID, pki.RuleACMEAccountStatus)
+	refuse(other.ID, pki.RuleACMEAuthorization)
+	w.move(t, true, acme.Move{Authorization: id, Kind: acme.Succeed, Challenge: acme.HTTP01})
 }
 
 func expiredOrders(t *testing.T, w *world) {
@@ -190,7 +221,7 @@ func expiredOrders(t *testing.T, w *world) {
 	w.now = ready.ExpiresAt
 	for _, o := range []acme.Order{pending, ready} {
 		mustEqual(t, "the status", w.readOrder(t, o.ID).Status, acme.StatusInvalid)
-		have, err := w.ACME.Authorization(context.Background(), o.Authorizations[0], w.now)
+		have, err := w.ACME.Authorization(context.Background(), a.ID, o.Authorizations[0], w.now)
 		must(t, err)
 		mustEqual(t, "the status of the authorization", have.Status, acme.StatusExpired)
 		w.move(t, false, acme.Move{Authorization: o.Authorizations[0], Kind: acme.Withdraw})

@@ -25,6 +25,7 @@ func externalKeys(t *testing.T, w *world) {
 	}
 	have, sealed, err := w.ACME.ExternalKey(ctx, named.ID)
 	must(t, err)
+	named.IdentityState = pki.Registered
 	mustEqual(t, "the external key", have, named)
 	mustEqual(t, "the sealed key", string(sealed), "sealed")
 	_, _, err = w.ACME.ExternalKey(ctx, w.acmeID())
@@ -254,4 +255,115 @@ func keysOfAccounts(t *testing.T, w *world) {
 	change.OldThumbprint = next.Thumbprint
 	_, err = w.ACME.ChangeAccount(ctx, change)
 	mustRefuse(t, err, pki.RuleACMEAccountKey)
+}
+
+// listsOfAccounts lists accounts with and without external keys, in pages.
+func listsOfAccounts(t *testing.T, w *world) {
+	ctx := context.Background()
+	first := w.account(t)
+	k := w.externalKey(t)
+	second := w.newAccount()
+	second.ExternalKey = k.ID
+	_, _, err := w.ACME.CreateAccount(ctx, second)
+	must(t, err)
+	third := w.account(t)
+	id := w.register(t)
+	for range 2 {
+		w.issue(t, w.orderRecord(t, w.readIdentity(t, id.ID), w.readyOrder(t, second.ID, "a.example")))
+	}
+	expired := w.orderRecord(t, w.readIdentity(t, id.ID), w.readyOrder(t, second.ID, "a.example"))
+	expired.NotAfter = w.now
+	w.issue(t, expired)
+	page, next, err := w.ACME.Accounts(ctx, w.now, acme.ID{}, 2)
+	must(t, err)
+	rest, end, err := w.ACME.Accounts(ctx, w.now, next, 2)
+	must(t, err)
+	mustEqual(t, "the page after the last one", end, acme.ID{})
+	second, err = w.ACME.Account(ctx, second.ID)
+	must(t, err)
+	mustEqual(t, "the accounts", append(page, rest...), []acme.ListedAccount{
+		{Account: third}, {Account: second, Unexpired: 2}, {Account: first},
+	})
+	_, _, err = w.ACME.Accounts(ctx, w.now, acme.ID{}, 0)
+	mustRefuse(t, err, pki.RuleRequest)
+}
+
+// revokedAccounts revokes accounts with and without external keys.
+func revokedAccounts(t *testing.T, w *world) {
+	ctx := context.Background()
+	revoke := func(id acme.ID, by pki.Actor) (acme.Account, error) {
+		return w.ACME.RevokeAccount(ctx, acme.AccountRevocation{ID: id, By: by, Comment: "stolen", At: w.now})
+	}
+	open := w.account(t)
+	ready := w.readyOrder(t, open.ID, "a.example")
+	have, err := w.ACME.Account(ctx, open.ID) // a store may keep what it has read, until it changes
+	must(t, err)
+	mustEqual(t, "the status before", have.Status, acme.AccountValid)
+	have, err = revoke(open.ID, operator)
+	must(t, err)
+	mustEqual(t, "the status", have.Status, acme.AccountRevoked)
+	read, err := w.ACME.Account(ctx, open.ID)
+	must(t, err)
+	mustEqual(t, "the account that is read", read, have)
+	e := w.lastEntry(t)
+	if e.Action != translog.ACMEAccountRevoked || e.Actor != operator || e.Facts()["account"] != open.ID.String() || e.Facts()["comment"] != "stolen" {
+		t.Errorf("the entry is %+v with %v", e, e.Facts())
+	}
+	mustRefuse(t, w.commit(t, w.orderRecord(t, w.register(t), ready)), pki.RuleACMEAccountStatus)
+	_, _, err = w.ACME.CreateAccount(ctx, acme.Account{ID: w.acmeID(), Key: open.Key, Thumbprint: open.Thumbprint, Status: acme.AccountValid, CreatedAt: w.now})
+	mustRefuse(t, err, pki.RuleACMEAccountStatus)
+	written, err := w.Log.Written(ctx)
+	must(t, err)
+	again, err := revoke(open.ID, operator)
+	must(t, err)
+	mustEqual(t, "the account after a repeat", again, have)
+	after, err := w.Log.Written(ctx)
+	must(t, err)
+	mustEqual(t, "the number of log entries after a repeat", after, written)
+
+	bound, k := w.newAccount(), w.externalKey(t)
+	bound.ExternalKey = k.ID
+	_, _, err = w.ACME.CreateAccount(ctx, bound)
+	must(t, err)
+	have, err = revoke(bound.ID, operator)
+	must(t, err)
+	mustEqual(t, "the status", have.Status, acme.AccountRevoked)
+	k, _, err = w.ACME.ExternalKey(ctx, k.ID)
+	must(t, err)
+	mustEqual(t, "the state of its external key", k.State(w.now), acme.ExternalKeyRevoked)
+	mustEqual(t, "the action", w.lastEntry(t).Action, translog.ACMEExternalKeyRevoked)
+
+	_, err = revoke(w.acmeID(), operator)
+	mustNotFind(t, err)
+}
+
+// keysOfStaleIdentities checks that a key whose identity is suspended or retired creates no account.
+func keysOfStaleIdentities(t *testing.T, w *world) {
+	ctx := context.Background()
+	create := func(k acme.ExternalKey) error {
+		a := w.newAccount()
+		a.ExternalKey = k.ID
+		_, _, err := w.ACME.CreateAccount(ctx, a)
+		return err
+	}
+	id := w.register(t)
+	w.issue(t, w.enrollment(t, id))
+	k := acme.ExternalKey{ID: w.acmeID(), Identity: id.ID, CreatedBy: operator, CreatedAt: w.now, ExpiresAt: w.now.Add(time.Hour)}
+	_, err := w.ACME.CreateExternalKey(ctx, k, []byte("sealed"))
+	must(t, err)
+	state := func(want pki.IdentityState) {
+		t.Helper()
+		page, _, err := w.ACME.ExternalKeys(ctx, acme.ID{}, 1)
+		must(t, err)
+		mustEqual(t, "the state of the identity", page[0].IdentityState, want)
+	}
+	state(pki.Enrolled)
+	w.changeIdentity(t, id.ID, revocation.Hold, pki.Suspended)
+	state(pki.Suspended)
+	mustRefuse(t, create(k), pki.RuleIdentityState)
+	_, sealed, err := w.ACME.ExternalKey(ctx, k.ID)
+	must(t, err)
+	mustEqual(t, "whether the HMAC key is kept", len(sealed) > 0, true)
+	w.apply(t, revocation.Change{Action: revocation.Unhold, Identity: id.ID})
+	must(t, create(k))
 }

@@ -57,13 +57,15 @@ func (h *history) changeAccount(t *rapid.T, id acme.ID) {
 	a, err := h.w.ACME.Account(ctx, id)
 	must(t, err)
 	next := h.w.newAccount()
-	switch rapid.SampledFrom([]string{"key", "contact", "deactivate", "order"}).Draw(t, "change of the account") {
+	switch rapid.SampledFrom([]string{"key", "contact", "deactivate", "revoke", "order"}).Draw(t, "change of the account") {
 	case "key":
 		_, err = h.w.ACME.ChangeAccount(ctx, acme.AccountChange{
 			ID: id, NewKey: next.Key, NewThumbprint: next.Thumbprint, OldThumbprint: a.Thumbprint, At: h.w.now,
 		})
 	case "contact":
 		_, err = h.w.ACME.ChangeAccount(ctx, acme.AccountChange{ID: id, SetContact: true, Contact: next.Contact, At: h.w.now})
+	case "revoke":
+		_, err = h.w.ACME.RevokeAccount(ctx, acme.AccountRevocation{ID: id, By: operator, Comment: "stolen", At: h.w.now})
 	case "deactivate":
 		_, err = h.w.ACME.ChangeAccount(ctx, acme.AccountChange{ID: id, Deactivate: true, At: h.w.now})
 	default:

@@ -47,7 +47,8 @@ func certificatesOfOrders(t *testing.T, w *world) {
 	mustEqual(t, "the state of the identity", w.readIdentity(t, id.ID).State, pki.Enrolled)
 	of, err := w.ACME.OrderOf(ctx, r.Ref)
 	must(t, err)
-	mustEqual(t, "the order", of, have)
+	mustEqual(t, "the order", of.Order, have)
+	mustEqual(t, "the account", of.Account, a)
 	e := w.lastEntry(t)
 	if e.Action != translog.CertificateIssued || e.Actor != a.Actor() || e.Facts()["policy_rule"] != "web" {
 		t.Errorf("the entry is %+v", e)
@@ -100,6 +101,53 @@ func boundOfCertificates(t *testing.T, w *world) {
 	must(t, issue("a.example", "b.example"))
 	w.now = w.now.Add(time.Hour)
 	must(t, issue("a.example"))
+}
+
+// boundOfAllNames checks that the maximum of an order counts the certificates of one identity with whatever names.
+func boundOfAllNames(t *testing.T, w *world) {
+	id := w.register(t)
+	w.issue(t, w.enrollment(t, id)) // does not count
+	issue := func(id pki.SPIFFEID, name string) error {
+		t.Helper()
+		r := w.orderRecord(t, w.readIdentity(t, id), w.readyOrder(t, w.account(t).ID, name))
+		r.Guard.MaxUnexpired, r.Guard.Order.MaxUnexpired = 2, 3
+		st, err := w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{
+			Identity: id, Request: r.RequestID, Key: r.KeyHash, At: w.now, MaxUnexpired: 2, Order: r.Guard.Order,
+		})
+		must(t, err)
+		err = w.commit(t, r)
+		if (err != nil) != (st.OrdersUnexpired == 3) || st.Unexpired != 0 {
+			t.Errorf("the state counts %d certificates, %d of them with the name, and the guard returns %v", st.OrdersUnexpired, st.Unexpired, err)
+		}
+		return err
+	}
+	for _, name := range []string{"a.example", "b.example", "c.example"} {
+		must(t, issue(id.ID, name))
+	}
+	mustRefuse(t, issue(id.ID, "d.example"), pki.RuleMaxUnexpired)
+	must(t, issue(w.register(t).ID, "d.example"))
+	w.now = w.now.Add(time.Hour)
+	must(t, issue(id.ID, "d.example"))
+}
+
+// boundOfRenewals checks that certificates of orders do not count for the renewals of an identity.
+func boundOfRenewals(t *testing.T, w *world) {
+	id := w.register(t)
+	first := w.issue(t, w.enrollment(t, id))
+	for range 3 {
+		w.issue(t, w.orderRecord(t, w.readIdentity(t, id.ID), w.readyOrder(t, w.account(t).ID, "a.example")))
+	}
+	renewal := w.record(t, id.ID)
+	renewal.Guard.Predecessor, renewal.Guard.MaxUnexpired = first.Ref, 2
+	st, err := w.RA.IssuanceState(context.Background(), ra.IssuanceQuery{
+		Identity: id.ID, Predecessor: first.Ref, Request: renewal.RequestID, Key: renewal.KeyHash, At: w.now, MaxUnexpired: 2,
+	})
+	must(t, err)
+	mustEqual(t, "the number of certificates that count", st.Unexpired, 1)
+	next := w.issue(t, renewal)
+	again := w.record(t, id.ID)
+	again.Guard.Predecessor, again.Guard.MaxUnexpired = next.Ref, 2
+	mustRefuse(t, w.commit(t, again), pki.RuleMaxUnexpired)
 }
 
 func finalizingAgain(t *testing.T, w *world) {

@@ -23,6 +23,7 @@ func testBulk(t *testing.T, open func(t *testing.T) Store) {
 		"an unknown selection":               bulkOfUnknown,
 		"the selection is recorded":          keepsSelection,
 		"the number of open ones is bounded": openBulksAreBounded,
+		"many open ones of one identity":     openBulksOfOneIdentity,
 		"lists":                              listsBulkRevocations,
 		"records stay until it is applied":   recordsStayDuringBulk,
 		"labels stay until it is applied":    labelsStayDuringBulk,
@@ -225,6 +226,29 @@ func openBulksAreBounded(t *testing.T, w *world) {
 	w.mustHaveStatus(t, records, pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 2})
 	_, _, err = w.Revocation.CreateBulk(ctx, w.bulkByLabel("7", pki.Superseded))
 	must(t, err)
+}
+
+// openBulksOfOneIdentity creates as many open bulk revocations as there can be, which need the upper bits of a mask too. Each
+// selects so many certificates of one identity that it is not applied at once.
+func openBulksOfOneIdentity(t *testing.T, w *world) {
+	ctx := context.Background()
+	id, other := w.register(t).ID, w.enrollNew(t)
+	records := w.issueCertificates(t, id, 129)
+	created := 0
+	for {
+		_, _, err := w.Revocation.CreateBulk(ctx, revocation.BulkRequest{
+			Action: revoke, Selection: pki.Selection{Identity: id}, Reason: pki.Superseded, Actor: operator, At: w.now})
+		if err != nil {
+			mustRefuse(t, err, pki.RuleOverloaded)
+			break
+		}
+		created++
+		w.mustHaveStatus(t, records[:1], pki.Status{State: pki.Revoked, Reason: pki.Superseded, RevokedAt: w.now, Version: 2})
+		w.mustHaveStatus(t, []ca.Record{other}, pki.Status{State: pki.Good, Version: 1})
+	}
+	if created < 33 {
+		t.Errorf("%d bulk revocations were open, want more than an integer of 32 bits has bits", created)
+	}
 }
 
 // recordsStayDuringBulk runs retention while a bulk revocation is open. Its selection ends at a row ID, which must not

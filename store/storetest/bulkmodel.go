@@ -377,7 +377,7 @@ func testBulkModel(t *testing.T, open func(t *testing.T) Store) {
 			"step":        func() { m.applyBulkStep(rt, rapid.IntRange(1, 3).Draw(rt, "limit")) },
 			"later":       func() { w.now = w.now.Add(time.Duration(rapid.IntRange(1, 90).Draw(rt, "minutes")) * time.Minute) },
 			"advance age": func() { w.advanceAge(rt); m.age = w.now },
-			"reopen":      func() { w.reopen(t); w.begin(rt) },
+			"reopen":      func() { w.reopen(t) },
 		}
 		names := slices.Sorted(maps.Keys(actions))
 		for range 2 {

@@ -51,7 +51,7 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 	},
 	"ca.Installations.Retire": func(t *testing.T, w *world, by pki.Actor) error {
 		w.installCA(t, fmt.Sprintf("Next %d", w.uniqueCount))
-		return w.Installations.Retire(t.Context(), w.installCA(t, fmt.Sprintf("Newest %d", w.uniqueCount)), w.now, by)
+		return w.retire(t.Context(), w.installCA(t, fmt.Sprintf("Newest %d", w.uniqueCount)), w.now, by)
 	},
 	"ca.Installations.Remove": func(t *testing.T, w *world, by pki.Actor) error {
 		der, _ := newCA(t, fmt.Sprintf("Other root %d", w.unique()))
@@ -124,6 +124,9 @@ var writes = map[string]func(t *testing.T, w *world, by pki.Actor) error{
 // unauthorized maps each method that writes without authorizing a caller to the reason.
 var unauthorized = map[string]string{
 	"ca.Journal.Begin":            "the server itself calls it",
+	"ca.Journal.BeginAgain":       "the server itself calls it",
+	"ca.Journal.Renew":            "the server itself calls it",
+	"ca.Journal.TakeOver":         "the server itself calls it",
 	"ra.Store.BindToken":          "the caller presents a token",
 	"audit.Store.Refused":         "it records a refusal",
 	"retention.Store.Advance":     "the server itself calls it",
@@ -134,6 +137,8 @@ var unauthorized = map[string]string{
 	"revocation.Store.NotifyBulk": "a step of a bulk revocation that is on record",
 	"revocation.Store.ApplyBulk":  "a step of a bulk revocation that is on record",
 	"translog.Store.Sequence":     "the server itself calls it",
+	"translog.Store.Remove":       "the server itself calls it",
+	"translog.Store.Archived":     "the server itself calls it",
 }
 
 // reads lists the methods that change nothing.
@@ -142,10 +147,10 @@ var reads = []string{
 	"ra.Store.Identity", "ra.Store.Identities", "ra.Store.Token", "ra.Store.Tokens", "ra.Store.Certificate", "ra.Store.CertificateBySerial",
 	"ra.Store.IssuanceState", "ra.Store.Certificates", "ra.Store.Renewed", "retention.Store.Waiting", "retention.Store.Census",
 	"crl.Store.View", "crl.Store.CRLs", "crl.Store.Points", "revocation.Store.CountBulk",
-	"revocation.Store.BulkRevocation", "revocation.Store.BulkRevocations", "revocation.Store.OpenBulk", "responder.Feed.Snapshot", "responder.Feed.Changes",
+	"revocation.Store.BulkRevocation", "revocation.Store.BulkRevocations", "revocation.Store.OpenBulk", "responder.Feed.Snapshot", "responder.Feed.Changes", "responder.Feed.Written",
 	"rotation.Store.CountRotation", "rotation.Store.Rotation", "rotation.Store.Rotations", "rotation.Store.OpenRotations",
 	"rotation.Store.RotationMembers", "rotation.Store.RotationProgress",
-	"translog.Store.Epoch", "translog.Store.Head", "translog.Store.Entries", "translog.Store.Written",
+	"translog.Store.Epoch", "translog.Store.Head", "translog.Store.Entries", "translog.Store.Written", "translog.Store.Checkpoint",
 }
 
 // everyMethodIsListed fails if a method of the store is in none of the lists, or if a list has a method that does not

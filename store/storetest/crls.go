@@ -25,6 +25,7 @@ func testCRLs(t *testing.T, open func(t *testing.T) Store) {
 		"numbers": crlNumbersAreUnique, "revoked certificates": viewListsRevoked, "record": putCRL,
 		"consistent view": viewIsConsistent, "changed certificates": viewListsChanges,
 		"distribution points": distributionPointsAreKept, "record several": putCRLsTogether,
+		"signed elsewhere": putForeignCRL,
 	})
 }
 
@@ -305,8 +306,21 @@ func putCRLsTogether(t *testing.T, w *world) {
 	next := w.takeNumber(t, issuerA)
 	full.Number, delta.Number = next, n
 	mustRefuse(t, w.CRLs.PutCRLs(ctx, []crl.CRL{full, delta}, operator, w.now), pki.RuleCRL)
+	full.Position--
+	mustRefuse(t, w.CRLs.PutCRLs(ctx, []crl.CRL{full}, operator, w.now), pki.RuleCRL) // it lacks a change that the recorded one has
 	w.reopen(t)
 	w.mustHaveCRLs(t, round...)
+}
+
+// putForeignCRL replaces a CRL that was signed here by one that was signed elsewhere, which includes no log entries, after the
+// key of the CA was moved. The replay of the log must do the same, although the log does not have the bytes.
+func putForeignCRL(t *testing.T, w *world) {
+	own := crl.CRL{Issuer: issuerA, Number: w.takeNumber(t, issuerA), ThisUpdate: w.now, NextUpdate: w.now.Add(time.Hour), Position: 1}
+	must(t, w.CRLs.PutCRLs(context.Background(), []crl.CRL{own}, operator, w.now))
+	foreign := own
+	foreign.Number, foreign.Position, foreign.DER = w.takeNumber(t, issuerA), 0, []byte("signed elsewhere")
+	must(t, w.CRLs.PutCRLs(context.Background(), []crl.CRL{foreign}, operator, w.now))
+	w.mustHaveCRLs(t, foreign)
 }
 
 func (w *world) mustHaveCRLs(t *testing.T, want ...crl.CRL) {

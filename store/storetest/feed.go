@@ -46,6 +46,14 @@ func (w *world) snapshot(t rapid.TB, at time.Time) (statuses, uint64) {
 	return all, index
 }
 
+// changes returns the status changes after an index, and the index of the last entry that was read.
+func (w *world) changes(t rapid.TB, after uint64, limit int) (all []pki.StatusChange, last uint64) {
+	t.Helper()
+	last, err := w.Feed.Changes(context.Background(), after, limit, func(changes []pki.StatusChange) { all = append(all, changes...) })
+	must(t, err)
+	return all, last
+}
+
 func snapshotHasUnexpired(t *testing.T, w *world) {
 	good, held, revoked, undelivered := w.enrollNew(t), w.enrollNew(t), w.enrollNew(t), w.abandon(t)
 	expired := w.record(t, good.Identity)
@@ -98,8 +106,7 @@ func snapshotIsConsistent(t *testing.T, w *world) {
 		return nil
 	})
 	must(t, err)
-	changes, _, err := w.Feed.Changes(context.Background(), index, 1000)
-	must(t, err)
+	changes, _ := w.changes(t, index, 1000)
 	for _, c := range changes {
 		known.keepNewer(c)
 	}
@@ -123,8 +130,7 @@ func changesFollowLog(t *testing.T, w *world) {
 		known := statuses{}
 		position := uint64(0)
 		for {
-			changes, last, err := w.Feed.Changes(ctx, position, limit)
-			must(t, err)
+			changes, last := w.changes(t, position, limit)
 			if last == position {
 				mustEqual(t, "the changes at the end", len(changes), 0)
 				break
@@ -143,13 +149,11 @@ func changesFollowLog(t *testing.T, w *world) {
 		}
 	}
 	w.sequence(t)
-	changes, last, err := w.Feed.Changes(ctx, head.Size, 100)
-	must(t, err)
+	changes, last := w.changes(t, head.Size, 100)
 	if len(changes) != 1 || changes[0].Status.State != pki.Revoked || last != head.Size+1 {
 		t.Errorf("after the revocation is sequenced: %v, %d", changes, last)
 	}
-	changes, last, err = w.Feed.Changes(ctx, last+1000, 100)
-	must(t, err)
+	changes, last = w.changes(t, last+1000, 100)
 	if len(changes) != 0 || last != head.Size+1001 {
 		t.Errorf("changes beyond the end: %v, %d", changes, last)
 	}
@@ -172,8 +176,7 @@ func testFeedModel(t *testing.T, open func(t *testing.T) Store) {
 		}
 		w.sequence(rt)
 		for {
-			changes, last, err := w.Feed.Changes(context.Background(), index, rapid.IntRange(1, 5).Draw(rt, "limit"))
-			must(rt, err)
+			changes, last := w.changes(rt, index, rapid.IntRange(1, 5).Draw(rt, "limit"))
 			if last == index {
 				break
 			}

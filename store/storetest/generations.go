@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"crypto/x509"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -76,18 +77,23 @@ func (w *world) mustRefuseCAChange(t *testing.T, do func(context.Context, pki.Is
 	mustEqual(t, "log entries", len(w.entries(t)), logged)
 }
 
+// retire retires a CA and confirms no certificates.
+func (w *world) retire(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error {
+	return w.Installations.Retire(ctx, id, at, 0, by)
+}
+
 func retireCA(t *testing.T, w *world) {
 	first := w.installCA(t, "First")
-	w.mustRefuseCAChange(t, w.Installations.Retire, first, pki.RuleCAInUse) // no other issuing CA is active
+	w.mustRefuseCAChange(t, w.retire, first, pki.RuleCAInUse) // no other issuing CA is active
 	second := w.installCA(t, "Second")
-	w.mustChangeOnce(t, w.Installations.Retire, first, translog.CARetired)
+	w.mustChangeOnce(t, w.retire, first, translog.CARetired)
 	w.mustHaveCAStates(t, ca.Retired, ca.Active)
-	w.mustRefuseCAChange(t, w.Installations.Retire, second, pki.RuleCAInUse)
+	w.mustRefuseCAChange(t, w.retire, second, pki.RuleCAInUse)
 
 	// The third CA has expired, so it could not issue either.
 	w.installCA(t, "Third")
 	w.now = epochStart.AddDate(11, 0, 0)
-	w.mustRefuseCAChange(t, w.Installations.Retire, second, pki.RuleCAInUse)
+	w.mustRefuseCAChange(t, w.retire, second, pki.RuleCAInUse)
 }
 
 // issuedBy issues a certificate of a CA to an identity.
@@ -106,7 +112,7 @@ func removeCA(t *testing.T, w *world) {
 	record := w.issuedBy(t, first, w.register(t).ID)
 	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: record.Ref})
 	other := w.enrollNew(t)
-	must(t, w.Installations.Retire(ctx, first, w.now, operator))
+	must(t, w.retire(ctx, first, w.now, operator))
 	w.mustRefuseCAChange(t, w.Installations.Remove, first, pki.RuleCAInUse) // a certificate of it has not expired
 
 	points := []crl.Point{{Issuer: first, Partition: 1, URL: "http://pki.example/1"}, {Issuer: other.Ref.Issuer, Partition: 1, URL: "http://pki.example/2"}}
@@ -119,7 +125,7 @@ func removeCA(t *testing.T, w *world) {
 	w.issuedBy(t, first, delegate.ID)
 	w.mustChangeOnce(t, w.Installations.Remove, first, translog.CARemoved)
 	w.mustHaveCAStates(t, ca.Removed, ca.Active)
-	w.mustRefuseCAChange(t, w.Installations.Retire, first, pki.RuleCAInUse)
+	w.mustRefuseCAChange(t, w.retire, first, pki.RuleCAInUse)
 	mustEqual(t, "the certificate of the removed CA", w.readCertificate(t, record.Ref).Ref, record.Ref)
 	remaining, err := w.CRLs.Points(ctx)
 	must(t, err)
@@ -154,7 +160,7 @@ func removeWithClockAhead(t *testing.T, w *world) {
 	first := w.installCA(t, "First")
 	w.installCA(t, "Second")
 	w.issuedBy(t, first, w.register(t).ID)
-	must(t, w.Installations.Retire(context.Background(), first, w.now, operator))
+	must(t, w.retire(context.Background(), first, w.now, operator))
 	_, err := w.Retention.Advance(context.Background(), time.Second, w.now)
 	must(t, err)
 	w.now = epochStart.AddDate(11, 0, 0)
@@ -169,10 +175,10 @@ func removeRoot(t *testing.T, w *world) {
 	must(t, w.Installations.Install(ctx, ca.InstalledCA{Certificate: root.Raw, At: w.now}, operator))
 	must(t, w.Installations.Install(ctx, ca.InstalledCA{Certificate: issuing.Raw, Key: "issuing", At: w.now}, operator))
 	w.installCA(t, "Second")
-	w.mustRefuseCAChange(t, w.Installations.Retire, id, pki.RuleCAInUse) // an active CA has a certificate of it
+	w.mustRefuseCAChange(t, w.retire, id, pki.RuleCAInUse)               // an active CA has a certificate of it
 	w.mustRefuseCAChange(t, w.Installations.Remove, id, pki.RuleCAInUse) // an installed CA has a certificate of it
-	must(t, w.Installations.Retire(ctx, pki.IssuerOf(issuing), w.now, operator))
-	w.mustChangeOnce(t, w.Installations.Retire, id, translog.CARetired)
+	must(t, w.retire(ctx, pki.IssuerOf(issuing), w.now, operator))
+	w.mustChangeOnce(t, w.retire, id, translog.CARetired)
 	must(t, w.Installations.Remove(ctx, pki.IssuerOf(issuing), w.now, operator))
 	w.mustChangeOnce(t, w.Installations.Remove, id, translog.CARemoved)
 	w.mustHaveCAStates(t, ca.Removed, ca.Removed, ca.Active)
@@ -188,19 +194,52 @@ func retireRoot(t *testing.T, w *world) {
 		in.At = w.now
 		must(t, w.Installations.Install(ctx, in, operator))
 	}
-	w.mustRefuseCAChange(t, w.Installations.Retire, pki.IssuerOf(root), pki.RuleCAInUse) // no other issuing CA is active
+	w.mustRefuseCAChange(t, w.retire, pki.IssuerOf(root), pki.RuleCAInUse) // no other issuing CA is active
 	next := w.installCA(t, "Next")
-	w.mustRefuseCAChange(t, w.Installations.Retire, pki.IssuerOf(root), pki.RuleCAInUse) // the issuing CA is active
-	w.mustRefuseCAChange(t, w.Installations.Retire, pki.IssuerOf(between), pki.RuleRequest)
-	must(t, w.Installations.Retire(ctx, pki.IssuerOf(issuing), w.now, operator))
-	w.mustRefuseCAChange(t, w.Installations.Retire, next, pki.RuleCAInUse)
-	w.mustChangeOnce(t, w.Installations.Retire, pki.IssuerOf(root), translog.CARetired)
+	w.mustRefuseCAChange(t, w.retire, pki.IssuerOf(root), pki.RuleCAInUse) // the issuing CA is active
+	w.mustRefuseCAChange(t, w.retire, pki.IssuerOf(between), pki.RuleRequest)
+	must(t, w.retire(ctx, pki.IssuerOf(issuing), w.now, operator))
+	w.mustRefuseCAChange(t, w.retire, next, pki.RuleCAInUse)
+	w.mustConfirm(t, pki.IssuerOf(root), pki.IssuerOf(issuing), next)
 	w.mustHaveCAStates(t, ca.Retired, ca.Active, ca.Retired, ca.Active)
+}
+
+// mustConfirm retires a root. The unexpired certificates under it, which the issuing CA issued, must be confirmed.
+// Certificates that are revoked or of OCSP delegates do not count, and neither do those of the other CA.
+func (w *world) mustConfirm(t *testing.T, root, issuing, other pki.IssuerID) {
+	t.Helper()
+	ctx := context.Background()
+	retiring := func(confirm int) func(context.Context, pki.IssuerID, time.Time, pki.Actor) error {
+		return func(ctx context.Context, id pki.IssuerID, at time.Time, by pki.Actor) error {
+			return w.Installations.Retire(ctx, id, at, confirm, by)
+		}
+	}
+	w.advance(t, time.Second) // so that the age of the records is known
+	var last ca.Record
+	for range 3 {
+		last = w.issuedBy(t, issuing, w.register(t).ID)
+	}
+	held, revoked := w.issuedBy(t, issuing, w.register(t).ID), w.issuedBy(t, issuing, w.register(t).ID)
+	w.apply(t, revocation.Change{Action: hold, Certificate: held.Ref})
+	w.apply(t, revocation.Change{Action: revoke, Reason: pki.Superseded, Certificate: revoked.Ref})
+	w.issuedBy(t, other, w.register(t).ID)
+	delegate := ra.Identity{ID: delegateID(t, w.newIdentity(t).ID), Kind: pki.VA, Profile: "ocsp", State: pki.Registered, CreatedAt: w.now}
+	_, err := w.RA.CreateIdentity(ctx, ra.Registration{Identity: delegate}, operator)
+	must(t, err)
+	w.issuedBy(t, issuing, delegate.ID)
+	for _, confirm := range []int{0, 3, 5, -4, 1e17, math.MaxInt, math.MinInt + 4} { // the last ones times 100 overflow
+		w.mustRefuseCAChange(t, retiring(confirm), root, pki.RuleCAInUse)
+	}
+	refusal, _ := pki.AsRefusal(w.Installations.Retire(ctx, root, w.now, 0, operator))
+	if text := refusal.Error(); !strings.Contains(text, "4 certificates") || !strings.Contains(text, last.NotAfter.UTC().Format(time.RFC3339)) {
+		t.Errorf("the refusal is %q, want one with the number 4 and the time %s", text, last.NotAfter)
+	}
+	w.mustChangeOnce(t, retiring(4), root, translog.CARetired)
 }
 
 func changeUnknownCA(t *testing.T, w *world) {
 	der, _ := newCA(t, "Unknown")
-	w.mustRefuseCAChange(t, w.Installations.Retire, issuerOf(t, der), pki.RuleNotFound)
+	w.mustRefuseCAChange(t, w.retire, issuerOf(t, der), pki.RuleNotFound)
 	w.mustRefuseCAChange(t, w.Installations.Remove, issuerOf(t, der), pki.RuleNotFound)
 }
 

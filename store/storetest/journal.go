@@ -25,6 +25,7 @@ func testJournal(t *testing.T, open func(t *testing.T) Store) {
 		"prior issuance says whether it superseded": priorSaysWhetherItSuperseded,
 		"an item without a record is revoked":       itemWithoutRecordIsRevoked,
 		"a refusal does not affect its batch":       refusalDoesNotAffectBatch,
+		"a refusal does not affect other devices":   refusalDoesNotAffectOthers,
 		"an intent is committed once":               intentIsCommittedOnce,
 		"only intended certificates are issued":     onlyIntendedIsIssued,
 		"a batch is committed item by item":         batchIsCommittedByItem,
@@ -155,6 +156,43 @@ func refusalDoesNotAffectBatch(t *testing.T, w *world) {
 		}
 	}
 	t.Error("the log does not name rule, identity and actor of the refused certificate")
+}
+
+// refusalDoesNotAffectOthers commits a batch for different identities, which a store may write with few statements. One has a
+// serial number that was used, and one the key of another in the batch.
+func refusalDoesNotAffectOthers(t *testing.T, w *world) {
+	before := w.enrollNew(t)
+	var records []ca.Record
+	for range 6 {
+		records = append(records, w.record(t, w.register(t).ID))
+	}
+	used, foreign := &records[2], &records[4]
+	used.Ref.Serial = before.Ref.Serial
+	foreign.KeyHash, foreign.Guard.Key = records[0].KeyHash, records[0].KeyHash
+	refusals := w.commitBatch(t, w.writeIntent(t, records...), records...)
+	for i := range records {
+		switch r := &records[i]; r {
+		case used:
+			if _, ok := pki.AsRefusal(refusals[i]); !ok {
+				t.Errorf("a used serial number got the result %v", refusals[i])
+			}
+		case foreign:
+			mustRefuse(t, refusals[i], pki.RuleKeyInUse)
+			if c := w.readCertificate(t, r.Ref); c.Delivered || c.Status.State != pki.Revoked {
+				t.Errorf("the refused certificate: %+v", c)
+			}
+		default:
+			must(t, refusals[i])
+			c := w.readCertificate(t, r.Ref)
+			if !c.Delivered || c.Identity != r.Identity || c.KeyHash != r.KeyHash || c.RequestID != r.RequestID || string(c.DER) != string(r.DER) {
+				t.Errorf("record %d of the batch reads back as %+v", i, c)
+			}
+			st := w.issuanceState(t, ra.IssuanceQuery{Identity: r.Identity, Request: r.RequestID, Key: r.KeyHash})
+			if st.Prior == nil || st.Prior.Certificate.Ref != r.Ref {
+				t.Errorf("the request of record %d has the prior certificate %+v", i, st.Prior)
+			}
+		}
+	}
 }
 
 func intentIsCommittedOnce(t *testing.T, w *world) {
@@ -294,7 +332,7 @@ func newestWriteIsKnown(t *testing.T, w *world) {
 	w.mustBeApplied(t, ca.NewBatchID(), false)
 	w.mustBeApplied(t, first.Batch, false)
 	w.mustBeApplied(t, last.Batch, true)
-	w.reopen(t)
+	w.Store = w.Reopen(t)
 	w.mustBeApplied(t, last.Batch, true)
 
 	next := intentOf(w.record(t, id))

@@ -20,6 +20,7 @@ import (
 func testLists(t *testing.T, open func(t *testing.T) Store) {
 	rapid.Check(t, func(r *rapid.T) {
 		l := &lister{world: newWorld(t, open(t))}
+		r.Cleanup(func() { l.close(t) })
 		l.history(r)
 		for range 8 {
 			l.check(r)

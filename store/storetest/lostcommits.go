@@ -102,8 +102,9 @@ func lostIntent(t *testing.T, w *world, applies bool) {
 	_, err := w.Journal.Write(context.Background(), w.epoch, nil, []ca.Intent{intent})
 	mustBeTemporary(t, err)
 	w.mustBeApplied(t, intent.Batch, applies)
-	w.reopen(t)
+	w.Store = w.Reopen(t)
 	w.mustBeApplied(t, intent.Batch, applies)
+	w.begin(t) // only a server with an epoch sequences the log
 }
 
 func lostChange(t *testing.T, w *world, applies bool) {

@@ -38,6 +38,7 @@ func testReplay(t *testing.T, open func(t *testing.T) Store) {
 	need(t, open(t).Replay != nil, "replay")
 	rapid.Check(t, func(rt *rapid.T) {
 		h := &history{w: newWorld(t, open(t))}
+		rt.Cleanup(func() { h.w.close(t) })
 		for range 3 {
 			h.register(rt)
 		}

@@ -40,13 +40,20 @@ type Store struct {
 	Counts        BulkCounter
 	Rotations     rotation.Store
 	CRLs          crl.Store
+	Exchange      crl.Exchange     // nil if the engine allows only one server
+	Delegates     DelegateRequests // nil if the engine allows only one server
+	Server        string           // the name of the server; empty if the engine allows only one
 	Feed          responder.Feed
 	Log           translog.Store
 
 	// Reopen closes the store and opens it again, like a new process. The receiver must not be used afterwards.
 	Reopen func(t *testing.T) Store
+	// Close closes the store before the test ends, for a test that opens many. It may be nil.
+	Close func(t testing.TB)
 	// Second opens another handle on the store, like a second process. It is nil if the engine allows only one handle.
 	Second func(t *testing.T) Store
+	// Another opens the store as another server. It is nil if the engine allows only one server.
+	Another func(t *testing.T) Store
 	// Replay replays a whole log into a new store of the engine. It returns the rows of the receiver and of the new
 	// store as text, by table. It omits the data that the log does not contain. If it is nil, replays are not tested.
 	Replay func(t *testing.T, log []translog.Sequenced) (original, replayed map[string][]string)
@@ -77,16 +84,16 @@ type suite map[string]func(t *testing.T, open func(t *testing.T) Store)
 var registration = suite{
 	"journal": testJournal, "guards": testGuards, "races": testRaces, "identities": testIdentities, "tokens": testTokens,
 	"token revocations": testTokenRevocations, "certificates": testCertificates, "changes": testChanges,
-	"identity changes": testIdentityChanges, "log": testLog, "replay": testReplay, "evidence": testEvidence, "terms": testTerms, "roles": testRoles, "policies": testPolicies,
+	"identity changes": testIdentityChanges, "log": testLog, "log removal": testLogRemoval, "replay": testReplay, "evidence": testEvidence, "terms": testTerms, "roles": testRoles, "policies": testPolicies,
 	"two handles": testTwoHandles, "lists": testLists, "requests": testRequests, "totals": testTotals, "token patterns": testPatterns, "acme": testACME, "recovery": testRecovery,
-	"rotations": testRotations,
+	"rotations": testRotations, "two servers": testTwoServers,
 }
 
 // rest contains the other tests.
 var rest = suite{
 	"lost commits": testLostCommits, "installations": testInstallations, "generations": testGenerations, "cross-certificates": testCross, "crls": testCRLs,
 	"feed": testFeed, "feed model": testFeedModel, "callers": testCallers, "retention": testRetention, "bulk revocations": testBulk,
-	"many certificates": testManyCertificates, "bulk model": testBulkModel,
+	"many certificates": testManyCertificates, "bulk model": testBulkModel, "texts": testTexts,
 }
 
 // Run runs the suite. Each call of open must return a new, empty store, which is closed when the test ends.

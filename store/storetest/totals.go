@@ -171,5 +171,5 @@ func totalSurvivesRestart(t *testing.T, w *world) {
 // handlesShareTotals registers identities by one rule through two handles at once.
 func handlesShareTotals(t *testing.T, first, second *world) {
 	mustHaveRegistered(t, registerAtOnceBy(t, "cameras", 5, first, second), 5)
-	second.mustReachTotal(t, second.registrationBy(t, "cameras", 5))
+	first.mustReachTotal(t, first.registrationBy(t, "cameras", 5))
 }

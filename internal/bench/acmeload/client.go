@@ -16,6 +16,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 )
 
@@ -31,20 +32,29 @@ type Client struct {
 	key       *ecdsa.PrivateKey
 	account   string // its URL; empty before it is created
 	nonce     string
-	address   string // the IP address that is certified
+	address   netip.Addr // that is certified
+	port      int        // of challenges
+	ordered   int        // certificates
 	responder *http.Server
+	pending   string   // URL of the order of CreateOrder
+	issued    []string // URLs of renewalInfo, of up to maxIssued certificates
 }
+
+// certificatesEach is the number of certificates of one address. The bench allows an identity, which the address is, 1,000.
+const certificatesEach = 500
 
 type directory struct {
-	NewNonce   string `json:"newNonce"`
-	NewAccount string `json:"newAccount"`
-	NewOrder   string `json:"newOrder"`
+	NewNonce    string `json:"newNonce"`
+	NewAccount  string `json:"newAccount"`
+	NewOrder    string `json:"newOrder"`
+	RenewalInfo string `json:"renewalInfo"` // RFC 9773 §3; empty if the server has none
 }
 
-// Open creates an account. The client orders certificates for an IP address of this machine, and responds to challenges
-// at a port of that address.
-func Open(ctx context.Context, c *http.Client, directoryURL string, address string, port int) (*Client, error) {
-	a := &Client{http: c, address: address}
+// Open creates an account. The client orders certificates for an IPv4 address of this machine in 127.0.0.0/16, and responds
+// to challenges at a port of that address. After some hundred certificates it takes the address with the next number in the
+// second byte.
+func Open(ctx context.Context, c *http.Client, directoryURL string, address netip.Addr, port int) (*Client, error) {
+	a := &Client{http: c, address: address, port: port}
 	var err error
 	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, err
@@ -52,7 +62,7 @@ func Open(ctx context.Context, c *http.Client, directoryURL string, address stri
 	if err := a.get(ctx, directoryURL, &a.directory); err != nil {
 		return nil, fmt.Errorf("read the directory: %w", err)
 	}
-	if err := a.respond(ctx, port); err != nil {
+	if err := a.respond(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.get(ctx, a.directory.NewNonce, nil); err != nil {
@@ -67,22 +77,34 @@ func Open(ctx context.Context, c *http.Client, directoryURL string, address stri
 }
 
 // respond serves the responses to http-01 challenges (RFC 8555 §8.3).
-func (a *Client) respond(ctx context.Context, port int) error {
+func (a *Client) respond(ctx context.Context) error {
 	const path = "/.well-known/acme-challenge/"
-	thumbprint := a.thumbprint()
+	sum := Thumbprint(a.key)
+	thumbprint := encode(sum[:])
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+path+"{token}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain")
 		_, _ = io.WriteString(w, r.PathValue("token")+"."+thumbprint) //nolint:gosec // a key authorization, for the CA alone
 	})
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(a.address, fmt.Sprint(port)))
+	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(a.address.String(), fmt.Sprint(a.port)))
 	if err != nil {
 		return fmt.Errorf("respond to challenges: %w", err)
 	}
 	a.responder = &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
-	go func() { _ = a.responder.Serve(l) }() // ends with Close
+	go func(s *http.Server) { _ = s.Serve(l) }(a.responder) // ends with Close
 	return nil
+}
+
+// move takes the next address.
+func (a *Client) move(ctx context.Context) error {
+	if err := a.responder.Close(); err != nil {
+		return err
+	}
+	next := a.address.As4()
+	next[1]++
+	a.address = netip.AddrFrom4(next)
+	return a.respond(ctx)
 }
 
 // Close stops the responder. The account stays.
@@ -105,11 +127,16 @@ type object struct {
 
 // Certificate gets one certificate, and returns how long that took. The key and the CSR are made before.
 func (a *Client) Certificate(ctx context.Context) (time.Duration, error) {
+	if a.ordered++; a.ordered%certificatesEach == 0 {
+		if err := a.move(ctx); err != nil {
+			return 0, err
+		}
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return 0, err
 	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{IPAddresses: []net.IP{net.ParseIP(a.address)}}, key)
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{IPAddresses: []net.IP{a.address.AsSlice()}}, key)
 	if err != nil {
 		return 0, err
 	}
@@ -123,18 +150,20 @@ func (a *Client) Certificate(ctx context.Context) (time.Duration, error) {
 	if block == nil {
 		return 0, errors.New("the server responded without a certificate")
 	}
-	_, err = x509.ParseCertificate(block.Bytes)
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err == nil {
+		a.remember(certificate)
+	}
 	return took, err
 }
 
 // order makes an order, fulfills its challenge, finalizes it, and returns the chain in PEM.
 func (a *Client) order(ctx context.Context, csr []byte) ([]byte, error) {
 	var o, authorization object
-	header, err := a.post(ctx, a.directory.NewOrder, map[string]any{"identifiers": []map[string]string{{"type": "ip", "value": a.address}}}, &o)
+	location, err := a.newOrder(ctx, &o)
 	if err != nil {
-		return nil, fmt.Errorf("new order: %w", err)
+		return nil, err
 	}
-	location := header.Get("Location")
 	if len(o.Authorizations) != 1 {
 		return nil, fmt.Errorf("the order has %d authorizations", len(o.Authorizations))
 	}
@@ -157,6 +186,15 @@ func (a *Client) order(ctx context.Context, csr []byte) ([]byte, error) {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}
 	return chain, nil
+}
+
+// newOrder makes an order, and returns its URL.
+func (a *Client) newOrder(ctx context.Context, o *object) (string, error) {
+	header, err := a.post(ctx, a.directory.NewOrder, map[string]any{"identifiers": []map[string]string{{"type": "ip", "value": a.address.String()}}}, o)
+	if err != nil {
+		return "", fmt.Errorf("new order: %w", err)
+	}
+	return header.Get("Location"), nil
 }
 
 // fulfill lets the server validate the http-01 challenge, and waits for the result.
@@ -252,7 +290,7 @@ func (a *Client) send(q *http.Request, into any) (http.Header, error) {
 func (a *Client) sign(url string, payload []byte) ([]byte, error) {
 	header := map[string]any{"alg": "ES256", "nonce": a.nonce, "url": url}
 	if a.account == "" {
-		header["jwk"] = a.jwk()
+		header["jwk"] = jwk(a.key)
 	} else {
 		header["kid"] = a.account
 	}
@@ -273,22 +311,21 @@ func (a *Client) sign(url string, payload []byte) ([]byte, error) {
 }
 
 // jwk returns the public key as a JWK with the members of its thumbprint only (RFC 7638 §3.2).
-func (a *Client) jwk() map[string]string {
-	public, err := a.key.PublicKey.Bytes() // 4, x and y
+func jwk(key *ecdsa.PrivateKey) map[string]string {
+	public, err := key.PublicKey.Bytes() // 4, x and y
 	if err != nil {
 		return nil // impossible for a key on P-256
 	}
 	return map[string]string{"crv": "P-256", "kty": "EC", "x": encode(public[1:33]), "y": encode(public[33:])}
 }
 
-// thumbprint returns the thumbprint of the account's key (RFC 7638 §3).
-func (a *Client) thumbprint() string {
-	text, err := json.Marshal(a.jwk()) // with sorted keys and without spaces
+// Thumbprint returns the thumbprint of an account's key, which is on P-256 (RFC 7638 §3).
+func Thumbprint(key *ecdsa.PrivateKey) [sha256.Size]byte {
+	text, err := json.Marshal(jwk(key)) // with sorted keys and without spaces
 	if err != nil {
-		return "" // impossible for a map of strings
+		return [sha256.Size]byte{} // impossible for a map of strings
 	}
-	sum := sha256.Sum256(text)
-	return encode(sum[:])
+	return sha256.Sum256(text)
 }
 
 func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }

@@ -2,6 +2,7 @@ package fill
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +23,7 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/tables"
 )
 
 const (
@@ -41,10 +44,19 @@ type Spec struct {
 	PerIdentity  int
 	Labels       map[string]string // of each identity
 	Made         func(pki.CertRef) // if not nil, called for each certificate, by one goroutine at a time
+	Devices      *Devices          // if not nil, there is one certificate for each identity, and a device uses it
+}
+
+// Devices describes certificates that devices use afterwards. Its functions are called by several goroutines at a time.
+type Devices struct {
+	Key      crypto.Signer // the key of the issuing CA, which signs the certificates
+	Lifetime time.Duration
+	IssuedAt func() time.Time
+	Keep     func(n int, certificate []byte, key *ecdsa.PrivateKey) error // n counts the devices from 0; certificate is DER
 }
 
 // Certificates fills the store of a development CA that is not running. It writes everything that issuing writes. Each
-// certificate has a new key and the size of a real one, and is signed with a key of this process.
+// certificate has a new key and the size of a real one. If it is not for a device, a key of this process signs it.
 func Certificates(ctx context.Context, d devca.CA, f Spec, logf func(string, ...any)) (err error) {
 	issuing, err := file.ReadCertificate(d.IssuingFile())
 	if err != nil {
@@ -64,11 +76,12 @@ func Certificates(ctx context.Context, d devca.CA, f Spec, logf func(string, ...
 	if err != nil {
 		return err
 	}
-	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	p := &preloader{Spec: f, db: db, epoch: epoch, domain: domain, issuing: issuing}
+	if f.Devices != nil {
+		p.PerIdentity, p.signer = 1, f.Devices.Key
+	} else if p.signer, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return err
 	}
-	p := &preloader{Spec: f, db: db, epoch: epoch, domain: domain, issuing: issuing, signer: signer}
 	records := make(chan ca.Record, batchSize)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -86,11 +99,11 @@ func Certificates(ctx context.Context, d devca.CA, f Spec, logf func(string, ...
 // preloader makes and writes records. Its fields are constant, so its methods may run concurrently.
 type preloader struct {
 	Spec
-	db      *sqlite.DB
+	db      *tables.DB
 	epoch   ca.Epoch
 	domain  string // the trust domain
 	issuing *x509.Certificate
-	signer  *ecdsa.PrivateKey
+	signer  crypto.Signer
 }
 
 // make makes every makers-th identity from the first one on, and its certificates.
@@ -101,13 +114,14 @@ func (p *preloader) make(ctx context.Context, first int, made chan<- ca.Record) 
 		if err != nil {
 			return err
 		}
-		if _, err := p.db.RA().CreateIdentity(ctx, ra.Registration{Identity: ra.Identity{
+		identity, err := p.db.RA().CreateIdentity(ctx, ra.Registration{Identity: ra.Identity{
 			ID: id, Kind: pki.Device, Profile: "device", Labels: p.Labels, CreatedAt: time.Now(),
-		}}, Actor); err != nil {
+		}}, Actor)
+		if err != nil {
 			return err
 		}
 		for range min(p.PerIdentity, n-i*p.PerIdentity) {
-			r, err := p.record(id)
+			r, err := p.certify(i, identity)
 			if err != nil {
 				return err
 			}
@@ -121,16 +135,28 @@ func (p *preloader) make(ctx context.Context, first int, made chan<- ca.Record) 
 	return nil
 }
 
-func (p *preloader) record(id pki.SPIFFEID) (ca.Record, error) {
+// certify returns the record of a new certificate of the identity with the number n.
+func (p *preloader) certify(n int, identity ra.Identity) (ca.Record, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return ca.Record{}, err
 	}
+	if p.Devices == nil {
+		return p.record(identity.ID, key, time.Now(), 24*time.Hour)
+	}
+	r, err := p.record(identity.ID, key, p.Devices.IssuedAt(), p.Devices.Lifetime)
+	if err != nil {
+		return ca.Record{}, err
+	}
+	r.Guard.Identity, r.Guard.Revision, r.Guard.Enrolls = identity.ID, identity.Revision, true
+	return r, p.Devices.Keep(n, r.DER, key)
+}
+
+func (p *preloader) record(id pki.SPIFFEID, key *ecdsa.PrivateKey, now time.Time, life time.Duration) (ca.Record, error) {
 	request, err := newRequestID()
 	if err != nil {
 		return ca.Record{}, err
 	}
-	now := time.Now()
 	var random [pki.SerialRandomSize]byte
 	_, _ = rand.Read(random[:]) // never fails
 	serial, err := pki.MakeSerial(now, random)
@@ -142,7 +168,7 @@ func (p *preloader) record(id pki.SPIFFEID) (ca.Record, error) {
 		return ca.Record{}, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial.Int(), NotBefore: now.Add(-time.Minute).Truncate(time.Second), NotAfter: now.Add(24 * time.Hour).Truncate(time.Second),
+		SerialNumber: serial.Int(), NotBefore: now.Add(-time.Minute).Truncate(time.Second), NotAfter: now.Add(life).Truncate(time.Second),
 		Subject: ca.SubjectOf(ca.OIDUserID, id), SubjectKeyId: hash.Bytes()[:20], URIs: []*url.URL{id.URL()},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true, CRLDistributionPoints: []string{"http://127.0.0.1:12345/crl/0123456789abcdef.crl"},
@@ -181,8 +207,14 @@ func (p *preloader) write(ctx context.Context, records <-chan ca.Record, logf fu
 		if len(next.Records) > 0 {
 			intents = []ca.Intent{next.Intent}
 		}
-		if _, err := p.db.CA().Write(ctx, p.epoch, open, intents); err != nil {
+		results, err := p.db.CA().Write(ctx, p.epoch, open, intents)
+		if err != nil {
 			return err
+		}
+		for _, r := range slices.Concat(results...) {
+			if r.Refusal != nil {
+				return r.Refusal
+			}
 		}
 		if open = open[:0]; len(intents) > 0 {
 			open = []ca.BatchCommit{next}

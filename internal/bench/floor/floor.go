@@ -3,7 +3,8 @@
 //
 //   - parse a PKCS #10 request and verify its signature (RFC 2986)
 //   - build a certificate (RFC 5280), sign it in an HSM and verify the signature
-//   - write the rows that Brevet's store writes, in a durable SQLite transaction that many certificates share
+//   - write the rows that Brevet's store writes, in a durable transaction that many certificates share, in SQLite or
+//     PostgreSQL
 //
 // The package imports nothing of ca, ra, store and hsm, since the comparison measures their cost. It writes what they
 // write, but does not read what their guards read. It refuses a database that does not commit durably.
@@ -32,7 +33,8 @@ const (
 // Config configures a floor. The process must be logged in to the HSM: in PKCS#11 (v2.40 section 5.6) a login holds
 // for the whole process, so the floor needs no PIN.
 type Config struct {
-	Directory     string // of the database; must be empty
+	Directory     string // of the SQLite database; must be empty
+	Postgres      string // connection string of an empty PostgreSQL database to use instead; empty for none
 	Module        string // path of the PKCS#11 library
 	Label, Serial string // one of them is set
 	KeyLabel      string // a P-256 key pair in the HSM
@@ -42,7 +44,7 @@ type Config struct {
 // Floor issues certificates with the minimum of work. Its methods must be called by one goroutine at a time.
 type Floor struct {
 	hsm      *device
-	journal  *journal
+	journal  journal
 	issuer   *x509.Certificate
 	requests []request // one for each goroutine
 	sessions int       // maximum
@@ -69,13 +71,13 @@ func Open(ctx context.Context, c Config) (*Floor, error) {
 		return nil, fmt.Errorf("floor: %w", err)
 	}
 	f := &Floor{hsm: t, sessions: c.Sessions}
-	if err := f.open(ctx, c.Directory); err != nil {
+	if err := f.open(ctx, c); err != nil {
 		return nil, fmt.Errorf("floor: %w", errors.Join(err, f.Close()))
 	}
 	return f, nil
 }
 
-func (f *Floor) open(ctx context.Context, directory string) error {
+func (f *Floor) open(ctx context.Context, c Config) error {
 	s, err := f.hsm.session()
 	if err != nil {
 		return err
@@ -91,7 +93,11 @@ func (f *Floor) open(ctx context.Context, directory string) error {
 		}
 		f.requests = append(f.requests, r)
 	}
-	f.journal, err = openJournal(ctx, directory, MaxGoroutines)
+	if c.Postgres != "" {
+		f.journal, err = openPostgres(ctx, c.Postgres, MaxGoroutines)
+	} else {
+		f.journal, err = openSQLite(ctx, c.Directory, MaxGoroutines)
+	}
 	return err
 }
 
@@ -139,7 +145,7 @@ func (f *Floor) Rate(ctx context.Context, goroutines int, d time.Duration) (floa
 		issuers.Wait()
 		close(queue)
 	}()
-	durable, err := f.journal.run(queue)
+	durable, err := run(f.journal, queue)
 	took := time.Since(begin)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return 0, fmt.Errorf("floor: %w", err)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/postgres/cluster"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -39,9 +40,17 @@ func TestFloorImportsNothingOfBrevet(t *testing.T) {
 	}
 }
 
-// The floor's schema has the statements of the store's schema.
+// The floor's schemas have the statements of the store's schemas.
 func TestSchemaMatchesTheStore(t *testing.T) {
-	text, err := os.ReadFile("../../../store/sqlite/migrations/00016_initial.sql")
+	t.Run("SQLite", func(t *testing.T) { testSchema(t, sqliteSchema, "../../../store/sqlite/migrations/00016_initial.sql") })
+	t.Run("PostgreSQL", func(t *testing.T) {
+		testSchema(t, postgresSchema, "../../../store/postgres/migrations/00001_initial.sql")
+	})
+}
+
+func testSchema(t *testing.T, schema, store string) {
+	t.Helper()
+	text, err := os.ReadFile(store)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +123,12 @@ func TestEntrySizeMatchesTheStore(t *testing.T) {
 }
 
 func TestFloor(t *testing.T) {
-	f := open(t)
+	t.Run("SQLite", func(t *testing.T) { testFloor(t, open(t, "")) })
+	t.Run("PostgreSQL", func(t *testing.T) { testFloor(t, open(t, startPostgres(t))) })
+}
+
+func testFloor(t *testing.T, f *Floor) {
+	t.Helper()
 	cost, err := f.Cost(t.Context(), 30*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +168,12 @@ func TestFloor(t *testing.T) {
 }
 
 func TestLatency(t *testing.T) {
-	f := open(t)
+	t.Run("SQLite", func(t *testing.T) { testLatency(t, open(t, "")) })
+	t.Run("PostgreSQL", func(t *testing.T) { testLatency(t, open(t, startPostgres(t))) })
+}
+
+func testLatency(t *testing.T, f *Floor) {
+	t.Helper()
 	for _, d := range []time.Duration{0, 20 * time.Millisecond} {
 		l, err := f.Latency(t.Context(), d)
 		if err != nil {
@@ -174,7 +193,23 @@ func TestLatency(t *testing.T) {
 	}
 }
 
-func open(t *testing.T) *Floor {
+// startPostgres returns the connection string of an empty database.
+func startPostgres(t *testing.T) string {
+	t.Helper()
+	c, err := cluster.Start(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c.Connection("postgres")
+}
+
+// open opens a floor on the PostgreSQL database with this connection string, or on SQLite if it is empty.
+func open(t *testing.T, postgres string) *Floor {
 	t.Helper()
 	conf, err := hsm.WriteSoftHSM(t.TempDir())
 	if err != nil {
@@ -202,7 +237,7 @@ func open(t *testing.T) *Floor {
 	if _, err := token.Generate(t.Context(), "key", hsm.P256); err != nil {
 		t.Fatal(err)
 	}
-	c := Config{Directory: t.TempDir(), Module: module, Label: "floor", KeyLabel: "key", Sessions: 8}
+	c := Config{Directory: t.TempDir(), Module: module, Label: "floor", KeyLabel: "key", Sessions: 8, Postgres: postgres}
 	f, err := Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
@@ -219,8 +254,8 @@ func open(t *testing.T) *Floor {
 		if err := errors.Join(f.Close(), token.Close()); err != nil {
 			t.Error(err)
 		}
-		if _, err := os.Stat(filepath.Join(c.Directory, "floor.db")); err != nil {
-			t.Error(err)
+		if _, err := os.Stat(filepath.Join(c.Directory, "floor.db")); (err == nil) != (postgres == "") {
+			t.Errorf("the SQLite database: %v", err)
 		}
 	})
 	return f
@@ -229,7 +264,15 @@ func open(t *testing.T) *Floor {
 func count(t *testing.T, f *Floor, table string) int {
 	t.Helper()
 	var n int
-	if err := f.journal.conn.QueryRowContext(t.Context(), "SELECT count(*) FROM "+table).Scan(&n); err != nil {
+	var err error
+	query := "SELECT count(*) FROM " + table
+	switch j := f.journal.(type) {
+	case *sqlite:
+		err = j.conn.QueryRowContext(t.Context(), query).Scan(&n)
+	case *postgres:
+		err = j.conn.QueryRow(t.Context(), query).Scan(&n)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return n

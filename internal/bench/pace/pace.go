@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/brevet-pki/brevet/hsm"
 )
 
@@ -16,6 +18,13 @@ import (
 type Pace struct {
 	Rate    float64       // maximum signatures per second; zero for no limit
 	Latency time.Duration // delay before each signature
+}
+
+// Flags adds the flags --hsm-rate and --hsm-latency, which set p.
+func (p *Pace) Flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.Float64Var(&p.Rate, "hsm-rate", 0, "maximum signatures per second of the HSM (default: no limit)")
+	f.DurationVar(&p.Latency, "hsm-latency", 0, "how long the HSM waits before each signature, with --hsm-rate")
 }
 
 // IsZero reports whether p is the zero value.

@@ -212,7 +212,7 @@ func newCeremonyRoot() *cobra.Command {
 	t.add(cmd, "P-384")
 	f := cmd.Flags()
 	f.StringVar(&subject, "subject", "", "distinguished name of the CA, such as 'CN=Fleet Root G1,O=Example'; each generation needs another one")
-	f.StringVar(&lifetime, "lifetime", "7300d", "how long the token, certificate or CRL is valid, such as 15m or 90d")
+	f.StringVar(&lifetime, "lifetime", "7300d", "how long the token, external key, certificate or CRL is valid, such as 15m or 90d")
 	f.StringVar(&out, "out", "root.crt", "file that the command writes; it must not exist")
 	_ = cmd.MarkFlagRequired("subject")
 	return cmd

@@ -109,7 +109,7 @@ func newCeremonyCrossSign() *cobra.Command {
 	s.add(cmd)
 	f := cmd.Flags()
 	f.StringVar(&otherFile, "certificate", "", "file that contains the certificate of the CA")
-	f.StringVar(&s.lifetime, "lifetime", "", "how long the token, certificate or CRL is valid, such as 15m or 90d")
+	f.StringVar(&s.lifetime, "lifetime", "", "how long the token, external key, certificate or CRL is valid, such as 15m or 90d")
 	f.StringVar(&s.out, "out", "cross.crt", "file that the command writes; it must not exist")
 	_ = cmd.MarkFlagRequired("certificate")
 	return cmd

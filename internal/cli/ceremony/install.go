@@ -49,7 +49,7 @@ func newCeremonyInstall() *cobra.Command {
 	f.StringVar(&key, "key-label", "", "label of the key in the HSM")
 	f.StringVar(&root, "root", "root.crt", "file that contains the root certificate")
 	f.StringArrayVar(&between, "intermediate", nil, "file that contains a CA certificate between the root and the issuing CA; may be given again")
-	f.StringArrayVar(&crls, "crl", []string{"root.crl"}, "file that contains the CRL of a CA above the issuing CA; may be given again")
+	f.StringArrayVar(&crls, "crl", []string{"root.crl"}, "file that contains the CRL of a CA; may be given again")
 	f.StringVar(&operator, "operator", "", "name of the operator for whom the command creates a token")
 	f.StringVar(&out, "out", "", "file that the command writes; it must not exist")
 	_ = cmd.MarkFlagRequired("key-label")

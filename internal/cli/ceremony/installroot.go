@@ -50,7 +50,7 @@ func newCeremonyInstallRoot() *cobra.Command {
 	node.ConfigFlag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&root, "root", "root.crt", "file that contains the root certificate")
-	f.StringArrayVar(&crls, "crl", []string{"root.crl"}, "file that contains the CRL of a CA above the issuing CA; may be given again")
+	f.StringArrayVar(&crls, "crl", []string{"root.crl"}, "file that contains the CRL of a CA; may be given again")
 	f.StringArrayVar(&cross, "cross-certificate", nil, "file that contains a cross-certificate; may be given again")
 	return cmd
 }

@@ -95,21 +95,27 @@ func openNodeWithPIN(ctx context.Context, c node.Config, log *slog.Logger) (*nod
 
 func newCeremonyRetire() *cobra.Command {
 	var named authorityFlags
+	var confirm int64
 	cmd := &cobra.Command{
 		Use: "retire", Short: "Issue nothing more from an installed CA", Args: cobra.NoArgs,
 		Long: "retire has the server issue nothing more from an issuing CA, but for its OCSP delegate. OCSP and CRLs go on, and\n" +
 			"devices may renew the certificates that it issued at any time. Another installed CA has to be able to issue.\n\n" +
 			"A retired root is no longer in the trust bundle. Agents then trust it no longer, once their certificates are under\n" +
-			"another root. All issuing CAs under it have to be retired, and one under another root has to be able to issue. Wait\n" +
-			"until the last certificate under the root has expired, or relying parties refuse it. A device that trusts only the\n" +
-			"retired root has to enroll again, with the fingerprint of another one.\n\n" +
+			"another root. All issuing CAs under it have to be retired, and one under another root has to be able to issue. A\n" +
+			"device that trusts only the retired root has to enroll again, with the fingerprint of another one. Relying parties\n" +
+			"refuse the certificates under the root: while one is neither expired nor revoked, retire says when the last one\n" +
+			"expires and does nothing, unless --confirm gives their number, as in an emergency.\n\n" +
 			"The server must not be running. Repeating it changes nothing.",
 		Example: "  brevet ceremony retire --config brevet.yaml --certificate issuing.crt",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return named.act(cmd, openNodeWithPIN, (*node.Node).Retire, retired)
+			retire := func(n *node.Node, ctx context.Context, id pki.IssuerID, by pki.Actor) error {
+				return n.Retire(ctx, id, int(confirm), by)
+			}
+			return named.act(cmd, openNodeWithPIN, retire, retired)
 		},
 	}
 	named.add(cmd)
+	cmd.Flags().Int64Var(&confirm, "confirm", 0, "confirm that the command affects this number of certificates")
 	return cmd
 }
 

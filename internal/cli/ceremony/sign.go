@@ -78,7 +78,7 @@ func newCeremonySign() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&csrFile, "csr", "", "file that contains the CSR of the issuing CA")
 	f.StringArrayVar(&existing, "existing", nil, "file that contains the issuing CA's certificate of an earlier generation; may be given again")
-	f.StringVar(&s.lifetime, "lifetime", "1825d", "how long the token, certificate or CRL is valid, such as 15m or 90d")
+	f.StringVar(&s.lifetime, "lifetime", "1825d", "how long the token, external key, certificate or CRL is valid, such as 15m or 90d")
 	f.StringVar(&s.out, "out", "issuing.crt", "file that the command writes; it must not exist")
 	_ = cmd.MarkFlagRequired("csr")
 	return cmd
@@ -134,7 +134,7 @@ func newCeremonyCRL() *cobra.Command {
 	f.StringVar(&rootFile, "root", "root.crt", "file that contains the root certificate")
 	f.StringVar(&previous, "previous", "", "file that contains the root's previous CRL")
 	f.StringArrayVar(&revoke, "revoke", nil, "certificate file to revoke and the reason, such as old.crt:superseded; may be given again")
-	f.StringVar(&lifetime, "lifetime", "180d", "how long the token, certificate or CRL is valid, such as 15m or 90d")
+	f.StringVar(&lifetime, "lifetime", "180d", "how long the token, external key, certificate or CRL is valid, such as 15m or 90d")
 	f.StringVar(&out, "out", "root.crl", "file that the command writes; it must not exist")
 	return cmd
 }

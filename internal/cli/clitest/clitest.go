@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -29,32 +30,50 @@ import (
 )
 
 // waitTimeout is the timeout of every wait in a script. Only a program that hangs reaches it.
-const waitTimeout = 30 * time.Second
+const waitTimeout = 90 * time.Second
 
 // scriptPIN is the PIN of every HSM in the scripts. It must not appear in any output.
 const scriptPIN = "pin-that-must-not-show"
 
-// Run runs the scripts in testdata. Each script has its own SoftHSM and PIN files. $GRPC, $HTTP and $HTTPS are three
-// addresses with free ports. Run replaces these variables, $WORK and $PORT in the script's .yaml files. binaries names the
-// packages in cmd that the scripts call, in addition to the binary under test.
+// Run runs the scripts in testdata. Each script has its own SoftHSM and PIN files. $GRPC, $HTTP, $HTTPS and $OPERATIONS are
+// addresses with free ports, and $GRPC2 and $HTTP2 those of a second server. Run replaces these variables, $WORK and $PORT
+// in the script's .yaml files. binaries names the packages in cmd that the scripts call, in addition to the binary under
+// test.
 func Run(t *testing.T, binaries ...string) {
 	t.Helper()
-	for _, tool := range []string{"openssl", "curl", "pkcs11-tool"} {
+	RunWith(t, nil, binaries...)
+}
+
+// RunWith is Run with more script commands.
+func RunWith(t *testing.T, commands map[string]func(*testscript.TestScript, bool, []string), binaries ...string) {
+	t.Helper()
+	for _, tool := range []string{"openssl", "curl", "pkcs11-tool", "age"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Fatalf("%v: run deploy/setup.sh --test", err)
 		}
 	}
 	bin := t.TempDir()
 	Build(t, bin, binaries...)
+	all := map[string]func(*testscript.TestScript, bool, []string){
+		"ceremony": ceremonyOnce, "fails": fails, "start": start, "halt": halt, "eventually": eventually, "await": await, "json": jsonLines,
+		"disk": disk, "alter": alter, "sql": sqlCommand, "notified": notified, "agekey": ageKey,
+	}
+	maps.Copy(all, commands)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		Setup:               func(e *testscript.Env) error { return prepare(e, bin) },
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"ceremony": ceremonyOnce, "fails": fails, "start": start, "halt": halt, "eventually": eventually, "await": await, "json": jsonLines,
-			"disk": disk, "alter": alter, "sql": sqlCommand, "notified": notified,
-		},
+		Cmds:                all,
+		Condition:           holds,
 	})
+}
+
+// holds implements the condition [root]: the script may mount file systems.
+func holds(condition string) (bool, error) {
+	if condition != "root" {
+		return false, fmt.Errorf("there is no condition %q", condition)
+	}
+	return os.Geteuid() == 0, nil
 }
 
 // Build builds packages of cmd, and writes the binaries to a directory.
@@ -71,7 +90,9 @@ func Build(t *testing.T, dir string, binaries ...string) {
 
 func prepare(e *testscript.Env, bin string) error {
 	e.Values[backgroundKey{}] = make(map[string]*running)
-	addresses, err := devca.FreeAddresses(context.Background(), 3)
+	ctx, cancel := context.WithCancel(context.Background())
+	e.Defer(cancel) // releases the addresses
+	addresses, err := devca.FreeAddresses(ctx, 6)
 	if err != nil {
 		return err
 	}
@@ -89,7 +110,7 @@ func prepare(e *testscript.Env, bin string) error {
 	if err != nil {
 		return err
 	}
-	e.Vars = append(e.Vars, "GRPC="+grpc, "HTTP="+http, "HTTPS="+https, "PORT="+port, "LC_ALL=C",
+	e.Vars = append(e.Vars, "GRPC="+grpc, "HTTP="+http, "HTTPS="+https, "PORT="+port, "GRPC2="+addresses[3], "HTTP2="+addresses[4], "OPERATIONS="+addresses[5], "LC_ALL=C",
 		"XDG_STATE_HOME="+filepath.Join(e.WorkDir, "state"), "XDG_CONFIG_HOME="+filepath.Join(e.WorkDir, "settings"), hsm.SoftHSMConfEnv+"="+conf)
 	e.Setenv("PATH", os.Getenv("PATH")+string(filepath.ListSeparator)+bin)
 	configs, err := filepath.Glob(filepath.Join(e.WorkDir, "*.yaml"))

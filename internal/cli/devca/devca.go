@@ -5,10 +5,12 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
+	_ "embed"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/big"
 	"net"
@@ -53,6 +55,8 @@ type CA struct {
 	GRPC, HTTP  string
 	HTTPS       string // empty for none
 	KeyLabel    string // label of the issuing key
+	// Since is when the CA's certificates become valid. The zero value means when they are made.
+	Since time.Time
 }
 
 // CeremonyDir returns the directory that contains the SoftHSM token and the results of the ceremony.
@@ -72,6 +76,22 @@ func (d CA) Domain() (string, error) {
 	}
 	return strings.TrimSpace(string(text)), nil
 }
+
+// policyFile returns the path of the first policy.
+func (d CA) policyFile() string { return filepath.Join(d.CeremonyDir(), policyName) }
+
+// policyName is the name of the file with the first policy, in the CA's directory. A benchmark, which makes its CA
+// itself, writes none.
+const policyName = "policy.yaml"
+
+// policy is the first policy: it allows EST with tokens, and ACME for names that only this machine has.
+//
+//go:embed policy.yaml
+var policy []byte
+
+// Ports to which the server of a development CA connects for ACME challenges. The servers of tests with Pebble use the
+// same, and unlike 80 and 443 they need no root.
+const httpChallengePort, tlsChallengePort = 5002, 5001
 
 // domainFile is the name of the file with the trust domain, in the CA's directory.
 const domainFile = "trust-domain"
@@ -166,7 +186,11 @@ func (d CA) makeCA(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	return errors.Join(file.WriteNew(filepath.Join(dir, "pin"), []byte(pinText), 0o600), d.Certify(dir, root, issuing))
+	return errors.Join(
+		file.WriteNew(filepath.Join(dir, "pin"), []byte(pinText), 0o600),
+		file.WriteNew(filepath.Join(dir, policyName), policy, 0o644),
+		d.Certify(dir, root, issuing),
+	)
 }
 
 // NewPIN returns a random PIN, once as text and once as an hsm.PIN.
@@ -186,7 +210,10 @@ const (
 
 // Certify issues the root, the issuing CA and the root's CRL, and writes them to a directory.
 func (d CA) Certify(dir string, rootKey, issuingKey crypto.Signer) error {
-	now := time.Now()
+	now := d.Since
+	if now.IsZero() {
+		now = time.Now()
+	}
 	rootName, err := ceremony.ParseSubject("CN=Brevet Development Root G1")
 	if err != nil {
 		return err
@@ -244,6 +271,14 @@ func (d CA) Config() (node.Config, error) {
 	c.HSM.Label, c.Log.Level = hsmLabel, config.LogLevel(slog.LevelWarn)
 	endless := node.RateConfig{PerSecond: 1e6, Burst: 1e6} // a benchmark may simulate all devices on one machine
 	c.RateLimits = node.RateLimitsConfig{Identity: endless, Address: endless}
+	c.EST.MinTLS, c.ACME.MinTLS = "1.2", "1.2"           // for clients such as strongSwan
+	c.ACME.Networks = []string{"127.0.0.0/8", "::1/128"} // clients cannot make the server connect to another machine
+	c.ACME.HTTPPort, c.ACME.TLSPort = httpChallengePort, tlsChallengePort
+	if _, err := os.Stat(d.policyFile()); err == nil {
+		c.Policy = d.policyFile()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return node.Config{}, err
+	}
 	err = c.Check() // also sets defaults that depend on other values
 	return c, err
 }
@@ -358,16 +393,18 @@ func (d CA) sayNext(cmd *cobra.Command) {
 	if !strings.Contains(self, "/") {
 		agent = "brevet-agent"
 	}
-	https := ""
-	if d.HTTPS != "" {
-		https = ", EST and ACME https://" + d.HTTPS
+	doors := ""
+	if _, port, err := net.SplitHostPort(d.HTTPS); err == nil {
+		doors = fmt.Sprintf(`EST:  https://localhost:%s/.well-known/est, with an enrollment token
+ACME: https://localhost:%s/acme/directory, for names such as web.localhost, http-01 at port %d or tls-alpn-01 at port %d
+`, port, port, httpChallengePort, tlsChallengePort)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), `The development CA is up: gRPC %s, OCSP and CRLs http://%s%s, root certificate %s.
-State is kept in %s. Stop with Ctrl-C; start again and it goes on.
+	fmt.Fprintf(cmd.OutOrStdout(), `The development CA is up: gRPC %s, OCSP and CRLs http://%s, root certificate %s.
+%sState is kept in %s. Stop with Ctrl-C; start again and it goes on.
 
 Next, in another terminal:
   %s identity create device/1%s
   %s token create device/1 --out device1.token%s
   %s run --directory device1 --token-file device1.token
-`, d.GRPC, d.HTTP, https, filepath.Join(d.CeremonyDir(), "root.crt"), d.Dir, quote(self), flag, quote(self), flag, quote(agent))
+`, d.GRPC, d.HTTP, filepath.Join(d.CeremonyDir(), "root.crt"), doors, d.Dir, quote(self), flag, quote(self), flag, quote(agent))
 }

@@ -86,7 +86,11 @@ func (n *Node) authorities(ctx context.Context) (authorities, error) {
 	if missing != nil {
 		return nil, missing
 	}
-	return nil, fmt.Errorf("no CA is installed in %s: run brevet ceremony install", n.config.StorePath())
+	where := n.config.StorePath()
+	if n.config.Store.Postgres != "" {
+		where = "the database of store.postgres"
+	}
+	return nil, fmt.Errorf("no CA is installed in %s: run brevet ceremony install", where)
 }
 
 // findIssuer looks for the key of a CA in the HSMs.
@@ -181,7 +185,7 @@ func (c *Config) checkIssues(iss ca.IssuingCA) error {
 	if err != nil {
 		return err
 	}
-	id, err := pki.ServerID(c.TrustDomain)
+	id, err := pki.ServerID(c.TrustDomain, c.Store.Server)
 	if err != nil {
 		return err
 	}
@@ -198,7 +202,7 @@ func (n *Node) checkCA(ctx context.Context, iss ca.IssuingCA) error {
 	if err != nil {
 		return fmt.Errorf("read the profiles of the policy: %w", err)
 	}
-	id, err := pki.ServerID(n.config.TrustDomain)
+	id, err := pki.ServerID(n.config.TrustDomain, n.config.Store.Server)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/brevet-pki/brevet/revocation/responder"
 	"github.com/brevet-pki/brevet/server"
 	"github.com/brevet-pki/brevet/server/admission"
+	"github.com/brevet-pki/brevet/store/postgres"
 	"github.com/brevet-pki/brevet/store/retention"
 )
 
@@ -37,7 +39,9 @@ func (c *Config) Check() error {
 		{"listen.http", func() error { return checkListen(c.Listen.HTTP) }},
 		{"listen.https", func() error { return checkOptional(c.Listen.HTTPS) }}, {"https_url", c.checkHTTPSURL},
 		{"listen.operations", func() error { return checkOptional(c.Listen.Operations) }},
-		{"advertise_address", c.checkAdvertiseAddress}, {"hsm", c.HSM.checkName},
+		{"advertise_address", c.checkAdvertiseAddress}, {"store.postgres", c.Store.checkPostgres}, {"store.server", c.Store.checkServer},
+		{"replica.max_staleness", func() error { return responder.CheckMaxStaleness(c.Replica.MaxStaleness) }},
+		{"hsm", c.HSM.checkName},
 		{"hsm.sessions", c.HSM.checkSessions}, {"further_hsms", c.checkFurtherHSMs},
 		{"rate_limits.identity.per_second", admission.Rate(c.RateLimits.Identity).CheckPerSecond},
 		{"rate_limits.identity.burst", admission.Rate(c.RateLimits.Identity).CheckBurst},
@@ -47,7 +51,7 @@ func (c *Config) Check() error {
 		{"crl.partitions", func() error { return ca.CheckPartitions(c.CRL.Partitions) }},
 		{"crl.max_age", func() error { return responder.CheckMaxAge(c.CRL.MaxAge) }},
 		{"est.min_tls", func() error { _, err := c.EST.version(); return err }},
-		{"crl.directories", c.CRL.checkDirectories}, {"retention", c.checkRetention},
+		{"crl.directories", c.CRL.checkDirectories}, {"retention", c.checkRetention}, {"archive.copy", c.checkArchiveCopy},
 		{"acme.resolvers", c.ACME.checkResolvers}, {"acme.networks", c.ACME.checkNetworks}, {"acme.min_tls", c.ACME.checkMinTLS},
 		{"acme.http_port", func() error { return checkPort(c.ACME.HTTPPort) }},
 		{"acme.tls_port", func() error { return checkPort(c.ACME.TLSPort) }},
@@ -68,6 +72,40 @@ func (c *Config) checkStateDir() error {
 	}
 	return nil
 }
+
+func (c *Config) checkArchiveCopy() error {
+	switch {
+	case c.Archive.Copy == "":
+		return nil
+	case !filepath.IsAbs(c.Archive.Copy):
+		return fmt.Errorf("%q is not an absolute path", c.Archive.Copy)
+	case filepath.Clean(c.Archive.Copy) == filepath.Clean(c.StateDir):
+		return errors.New("state_dir has the archive itself: name a directory on another disk")
+	default:
+		return nil
+	}
+}
+
+func (s StoreConfig) checkPostgres() error {
+	if s.Postgres == "" {
+		return nil
+	}
+	return postgres.CheckConnection(s.Postgres)
+}
+
+func (s StoreConfig) checkServer() error {
+	switch {
+	case s.Postgres == "" && s.Server != "":
+		return errors.New("a server with SQLite shares its store with no other: remove the key, or set store.postgres")
+	case s.Postgres != "" && !serverName.MatchString(s.Server):
+		return fmt.Errorf("%q is not a name: choose lower-case letters, digits and hyphens, at most 63, that no other server of the database has", s.Server)
+	default:
+		return nil
+	}
+}
+
+// serverName matches the names of servers, which are parts of their identities.
+var serverName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 func (c *Config) checkServerNames() error {
 	if len(c.ServerNames) == 0 {

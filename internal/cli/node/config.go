@@ -42,6 +42,11 @@ type Config struct {
 	HTTPSURL string `yaml:"https_url"`
 	// The addresses that the server listens on.
 	Listen ListenConfig `yaml:"listen"`
+	// The database that holds the records.
+	Store StoreConfig `yaml:"store"`
+	// What a server does that shares its database with others (`store.postgres`). The keys have no effect on a server with
+	// SQLite.
+	Replica ReplicaConfig `yaml:"replica"`
 	// The HSM that holds the issuing keys.
 	HSM HSMConfig `yaml:"hsm"`
 	// More HSMs with issuing keys, such as the HSM of an earlier CA generation: a list of groups with the keys of
@@ -68,13 +73,16 @@ type Config struct {
 	ACME ACMEConfig `yaml:"acme"`
 	// How long records stay in the store after their expiry, at least `2d`. Records are certificates with their request
 	// IDs, tokens, and keys without a certificate. Until the server removes a certificate, `brevet cert` shows it, and
-	// a repeated request gets the same response. After that only the log contains it. If the server's clock is ahead
-	// for some time, the server removes records earlier by as much time. Choose a retention that is longer than a wrong
+	// a repeated request gets the same response. After that only the log contains it. Log entries leave the store when
+	// they are as old and in `log.archive`, from which the server then reads them. If the server's clock is ahead for
+	// some time, the server removes records earlier by as much time. Choose a retention that is longer than a wrong
 	// clock can remain unnoticed.
 	Retention time.Duration `yaml:"retention"`
+	// The archive of the log of everything that changed.
+	Archive ArchiveConfig `yaml:"archive"`
 	// The server's log on standard error.
 	Log LogConfig `yaml:"log"`
-	// OpenTelemetry traces of RPCs and of the steps of issuing. Without an endpoint there are no traces.
+	// OpenTelemetry traces of RPCs, HTTPS requests and the steps of issuing. Without an endpoint there are no traces.
 	Tracing TracingConfig `yaml:"tracing"`
 }
 
@@ -93,6 +101,28 @@ type ListenConfig struct {
 	// (`/readyz`): `host:port` or `:port`. `""` in the file turns the port off. The port is open to every caller, so do
 	// not expose it to other machines.
 	Operations string `yaml:"operations"`
+}
+
+// StoreConfig locates the database.
+type StoreConfig struct {
+	// The connection to a PostgreSQL database, which several servers can share: a connection string of libpq, such as
+	// `host=db.fleet.example dbname=brevet user=brevet sslmode=verify-full`. Put a password into a file that `passfile`
+	// names, not here, or use a client certificate (`sslcert`, `sslkey`). The default is SQLite: the file `store.db` in
+	// `state_dir`.
+	Postgres string `yaml:"postgres"`
+	// The name of this server among those that share the database: lower-case letters, digits and hyphens, at most 63.
+	// Required with `store.postgres`. Two processes must never run under one name: the older one stops signing.
+	Server string `yaml:"server"`
+}
+
+// ReplicaConfig holds the limits of a server that shares its database with others.
+type ReplicaConfig struct {
+	// For how long the server relies on what it has last read of the changes that other servers made, such as revocations:
+	// `2s` to `5m`. When it has not been able to read them for longer, it answers OCSP requests with `tryLater`, and refuses
+	// requests that depend on them as `server.stale`, until it can read them again. Measured by this server's own clock. A
+	// longer time keeps the server available while its connection to the database is interrupted, and makes it say `good` of
+	// a revoked certificate for longer then.
+	MaxStaleness time.Duration `yaml:"max_staleness"`
 }
 
 // HSMConfig locates an HSM and its PIN.
@@ -200,6 +230,17 @@ type ACMEConfig struct {
 	MinTLS string `yaml:"min_tls"`
 }
 
+// ArchiveConfig holds the second copy of the log's archive.
+type ArchiveConfig struct {
+	// The absolute path of a directory on another disk, such as `/mnt/archive`, in which the server keeps a second copy
+	// of `log.archive`, by the same name. The server never creates the file, because the disk may not be mounted: begin
+	// with an empty file that belongs to the server's account, with mode 0600. A call that revokes takes effect first,
+	// and then waits for the copy, for two seconds at most; if the copy fails, the response says so (`copied`), and
+	// the server retries. Each server of a shared store needs a directory of its own. By default there
+	// is no copy.
+	Copy string `yaml:"copy"`
+}
+
 // LogConfig holds the properties of the log.
 type LogConfig struct {
 	// The format of records: `text` or `json`.
@@ -214,6 +255,7 @@ func DefaultConfig() Config {
 	return Config{
 		RateLimits: RateLimitsConfig{Identity: RateConfig(limits.Identity), Address: RateConfig(limits.Address)},
 		Listen:     ListenConfig{GRPC: ":7443", HTTP: ":7080", HTTPS: ":8443", Operations: "127.0.0.1:7090"},
+		Replica:    ReplicaConfig{MaxStaleness: responder.DefaultMaxStaleness},
 		HSM:        HSMConfig{Sessions: hsm.DefaultSessions},
 		OCSP:       OCSPConfig{MaxAge: responder.DefaultMaxAge},
 		CRL:        CRLConfig{Partitions: ca.DefaultPartitions, MaxAge: responder.DefaultCRLMaxAge},
@@ -229,7 +271,8 @@ type TracingConfig struct {
 	// The URL of a collector for OTLP over gRPC, with host and port: `http://127.0.0.1:4317` without TLS, or
 	// `https://collector.example:4317` with TLS and the system's roots. By default there are no traces.
 	Endpoint string `yaml:"endpoint"`
-	// The share of RPCs that the server traces, from `0` (none) to `1` (all). Callers cannot change the share.
+	// The share of RPCs and HTTPS requests that the server traces, from `0` (none) to `1` (all). Callers cannot change the
+	// share.
 	SampleRatio float64 `yaml:"sample_ratio"`
 }
 

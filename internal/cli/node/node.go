@@ -20,9 +20,12 @@ import (
 	"github.com/brevet-pki/brevet/files"
 	"github.com/brevet-pki/brevet/hsm"
 	"github.com/brevet-pki/brevet/server"
+	acmedoor "github.com/brevet-pki/brevet/server/acme"
 	"github.com/brevet-pki/brevet/server/admission"
 	"github.com/brevet-pki/brevet/server/telemetry"
+	"github.com/brevet-pki/brevet/store/postgres"
 	"github.com/brevet-pki/brevet/store/sqlite"
+	"github.com/brevet-pki/brevet/store/tables"
 	"github.com/brevet-pki/brevet/translog"
 )
 
@@ -31,16 +34,34 @@ type Node struct {
 	config  Config
 	log     *slog.Logger
 	hsms    []*issuingHSM
-	store   *sqlite.DB
+	store   *tables.DB
 	archive *translog.Archive
+	copy    *translog.Copy // nil if none is configured
+	slow    time.Duration  // slowOpen
 	closers []func() error
 }
 
-// StorePath returns the path of the store.
+// slowOpen is how long the start waits for a file before it says so in the log.
+const slowOpen = 10 * time.Second
+
+// opening logs a warning if the start has not got further by the time the result is called. A call to a mount whose server is
+// gone can take forever.
+func (n *Node) opening(path string) (opened func()) {
+	begun := time.Now()
+	t := time.AfterFunc(n.slow, func() {
+		n.log.Warn("opening a file takes long, waiting for it", "path", path, "wait", time.Since(begun).Round(time.Millisecond))
+	})
+	return func() { t.Stop() }
+}
+
+// StorePath returns the path of the store, if that is SQLite.
 func (c *Config) StorePath() string { return filepath.Join(c.StateDir, "store.db") }
 
 // ArchivePath returns the path of the log's archive.
-func (c *Config) ArchivePath() string { return filepath.Join(c.StateDir, "log.archive") }
+func (c *Config) ArchivePath() string { return filepath.Join(c.StateDir, archiveName) }
+
+// archiveName is the name of the log's archive in the state directory, and of its copy in another one.
+const archiveName = "log.archive"
 
 func (c *Config) crlPath() string { return filepath.Join(c.StateDir, "crls") }
 func (c *Config) ownPath() string { return filepath.Join(c.StateDir, "own") }
@@ -62,7 +83,7 @@ func (c *Config) firstPolicy() ([]byte, error) {
 
 // Open opens the HSMs, and then the store and the archive. pin is the PIN of c.HSM.
 func Open(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*Node, error) {
-	n := &Node{config: c, log: log}
+	n := &Node{config: c, log: log, slow: slowOpen}
 	if err := n.checkDirectory(); err != nil {
 		return nil, err
 	}
@@ -80,7 +101,7 @@ func Open(ctx context.Context, c Config, pin hsm.PIN, log *slog.Logger) (*Node, 
 
 // OpenKeyless opens the store and the archive, but no HSM.
 func OpenKeyless(ctx context.Context, c Config, log *slog.Logger) (*Node, error) {
-	n := &Node{config: c, log: log}
+	n := &Node{config: c, log: log, slow: slowOpen}
 	if err := n.checkDirectory(); err != nil {
 		return nil, err
 	}
@@ -91,26 +112,48 @@ func OpenKeyless(ctx context.Context, c Config, log *slog.Logger) (*Node, error)
 }
 
 func (n *Node) checkDirectory() error {
+	defer n.opening(n.config.StateDir)()
 	if err := checkOwner(n.config.StateDir); err != nil {
 		return err
+	}
+	if _, err := os.Stat(n.config.StateDir); errors.Is(err, fs.ErrNotExist) {
+		return &sqlite.MissingDirectoryError{Dir: n.config.StateDir}
 	}
 	return checkDirectory(n.config.StateDir, n.log)
 }
 
 // openRecords opens the store and the archive.
 func (n *Node) openRecords(ctx context.Context) (err error) {
-	if n.store, err = sqlite.Open(ctx, n.config.StorePath()); err != nil {
+	if n.store, err = n.config.openStore(ctx); err != nil {
 		return err
 	}
 	n.closers = append(n.closers, n.store.Close)
+	if err := n.store.Restoring().Check(ctx); err != nil {
+		return err
+	}
+	defer n.opening(n.config.ArchivePath())()
 	if err := n.expectArchive(ctx); err != nil {
+		return err
+	}
+	if err := n.expectStore(ctx); err != nil {
 		return err
 	}
 	if n.archive, err = translog.OpenArchiveOf(ctx, n.store.Log(), n.config.ArchivePath(), n.log); err != nil {
 		return err
 	}
 	n.closers = append(n.closers, n.archive.Close)
+	if directory := n.config.Archive.Copy; directory != "" {
+		n.copy = translog.NewCopy(n.archive, filepath.Join(directory, archiveName), n.log)
+	}
 	return nil
+}
+
+// openStore opens the configured store.
+func (c *Config) openStore(ctx context.Context) (*tables.DB, error) {
+	if c.Store.Postgres != "" {
+		return postgres.Open(ctx, c.Store.Postgres, c.Store.Server)
+	}
+	return sqlite.Open(ctx, c.StorePath())
 }
 
 // checkOwner returns an error if the state directory belongs to another account. The server runs as that account, and
@@ -147,12 +190,47 @@ func (n *Node) expectArchive(ctx context.Context) error {
 	if err != nil || head.Size == 0 {
 		return err
 	}
+	if n.config.Store.Postgres != "" {
+		if has, err := n.store.HasServed(ctx); err != nil || !has {
+			return err // a server that joins others begins its archive with what the store has
+		}
+	}
 	path := n.config.ArchivePath()
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the log's archive %s is missing, and the store has %d entries of it: put the archive back. If it is lost for good "+
-			"and the store is the newest there is, make an empty file of that name, and the archive is written anew from the store", path, head.Size)
+		return fmt.Errorf("the log's archive %s is missing, and the store has %d entries of it: put the archive back. If it is lost for good, "+
+			"put its copy there, such as the one in archive.copy; if the store is the newest there is and no entry has left it, an empty file of that "+
+			"name will do, and the archive is written anew from the store", path, head.Size)
 	}
 	return nil
+}
+
+// expectStore returns an error if the store is empty, and the archive has entries. Then the store was lost, or the
+// configuration names another one.
+func (n *Node) expectStore(ctx context.Context) error {
+	written, err := n.store.Log().Written(ctx)
+	if err != nil || written > 0 {
+		return err
+	}
+	path := n.config.ArchivePath()
+	f, err := files.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head, _, _, err := translog.Measure(f)
+	if err != nil || head.Size == 0 {
+		return nil // opening the archive reports the error
+	}
+	what := n.config.StorePath()
+	if n.config.Store.Postgres != "" {
+		what = "in the database of store.postgres"
+	}
+	return fmt.Errorf("the store %s is empty, and the log's archive %s has %d entries: the store is lost, or it is not that of this archive. "+
+		"If it is lost, move the archive out of the directory, and run brevet restore with the newest backup and --archive; "+
+		"for a new CA, use a directory without an archive", what, path, head.Size)
 }
 
 // OpenHSM logs in to a configured HSM.
@@ -225,20 +303,33 @@ func (n *Node) ServerConfig(ctx context.Context, p Ports) (server.Config, error)
 	if err != nil {
 		return server.Config{}, err
 	}
+	var nonces acmedoor.UsedNonces // of this server alone
+	var delegates server.DelegateRequests
+	if n.config.Store.Postgres != "" {
+		nonces, delegates = n.store.Nonces(), n.store.Delegates()
+	}
 	return server.Config{
-		TrustDomain: n.config.TrustDomain, Names: n.config.ServerNames, Address: n.config.AdvertiseAddress,
+		TrustDomain: n.config.TrustDomain, Server: n.config.Store.Server, Names: n.config.ServerNames, Address: n.config.AdvertiseAddress,
 		Directory: n.config.ownPath(), EvidenceDirectory: n.config.evidencePath(), Policy: policy,
 		CRLs: server.CRLs{Directory: n.config.crlPath(), Directories: n.config.CRL.Directories, Partitions: n.config.CRL.Partitions, MaxAge: n.config.CRL.MaxAge},
 		GRPC: p.grpc, HTTP: p.http, HTTPS: p.https, Operations: p.operations, HTTPSURL: n.config.HTTPSURL, EST: server.EST{MinTLS: oldest},
 		Issuers: all.issuers(), Authorities: all.certificates(), Retired: all.retired(), Cross: cross, PublicURL: n.config.PublicURL,
 		Stores: server.Stores{
-			CA: n.store.CA(), RA: n.store.RA(), Policies: n.store.RA(), Nonces: n.store.RA(), ACME: n.store.ACME(), Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), Rotations: n.store.Rotations(), CRLs: n.store.Revocation(), Feed: n.store.Revocation(), Log: n.store.Log(),
+			CA: n.store.CA(), RA: n.store.RA(), Policies: n.store.RA(), Nonces: n.store.RA(), ACME: n.store.ACME(), ACMENonces: nonces, Audit: n.store.RA(), Retention: n.store.RA(), Revocation: n.store.Revocation(), Rotations: n.store.Rotations(), CRLs: n.store.Revocation(), Exchange: n.store.Exchange(), Delegates: delegates, Feed: n.store.Revocation(), Log: n.store.Log(),
 		},
-		Archive: n.archive, HSMs: issuingHSMs(n.hsms), Disk: n.config.volume(), Retention: n.config.Retention,
+		MaxStaleness: n.config.maxStaleness(), Archive: n.archive, Copy: n.copy, HSMs: issuingHSMs(n.hsms), Disk: n.config.volume(), Retention: n.config.Retention,
 		Limits: n.config.Limits(),
 		OCSP:   server.OCSP{MaxAge: n.config.OCSP.MaxAge, ExtendedRevoke: n.config.OCSP.ExtendedRevoke}, ACME: acme,
 		Traces: telemetry.Traces{Endpoint: n.config.Tracing.Endpoint, SampleRatio: n.config.Tracing.SampleRatio}, Clock: time.Now, Log: n.log,
 	}, nil
+}
+
+// maxStaleness returns the maximum age of statuses. It is zero for a server that has the store for itself.
+func (c *Config) maxStaleness() time.Duration {
+	if c.Store.Postgres == "" {
+		return 0
+	}
+	return c.Replica.MaxStaleness
 }
 
 // Limits returns the configured rate limits.

@@ -35,8 +35,9 @@ func (n *Node) InstalledCA(ctx context.Context, id string) (*x509.Certificate, e
 	return nil, fmt.Errorf("no CA with the identifier %q is installed: name one of %s", id, strings.Join(known, ", "))
 }
 
-// Retire retires a CA, after it has checked that the server can issue without it.
-func (n *Node) Retire(ctx context.Context, id pki.IssuerID, by pki.Actor) error {
+// Retire retires a CA, after it has checked that the server can issue without it. For a root, confirm is the number of
+// certificates under it that are neither expired nor revoked.
+func (n *Node) Retire(ctx context.Context, id pki.IssuerID, confirm int, by pki.Actor) error {
 	all, err := n.authorities(ctx)
 	if err != nil {
 		return err
@@ -46,7 +47,7 @@ func (n *Node) Retire(ctx context.Context, id pki.IssuerID, by pki.Actor) error 
 		if err := n.checkCA(ctx, *next.issuer); err != nil {
 			return err
 		}
-		return n.store.CA().Retire(ctx, id, time.Now(), by)
+		return n.store.CA().Retire(ctx, id, time.Now(), confirm, by)
 	}
 	return errors.New("no other CA is active and has its key in an HSM: install the next generation first, with brevet ceremony install")
 }

@@ -9,11 +9,14 @@ import (
 
 // volume reports the sizes of a server's files and the free space of their file system. It implements telemetry.Disk.
 type volume struct {
-	store string
+	store string            // the path of a file that the server must be able to write
 	files map[string]string // paths, keyed by the name in the metrics
 }
 
 func (c *Config) volume() volume {
+	if c.Store.Postgres != "" {
+		return volume{c.ArchivePath(), map[string]string{"archive": c.ArchivePath()}}
+	}
 	store := c.StorePath()
 	return volume{store, map[string]string{"store": store, "wal": store + "-wal", "archive": c.ArchivePath()}}
 }

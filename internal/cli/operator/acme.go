@@ -19,13 +19,15 @@ import (
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 )
 
-// NewACME returns brevet acme, with subcommands for the external keys of ACME clients.
+// NewACME returns brevet acme, with subcommands for the accounts and external keys of ACME clients.
 func NewACME() *cobra.Command {
-	cmd := &cobra.Command{Use: "acme", Short: "Manage the external keys of ACME clients"}
+	cmd := &cobra.Command{Use: "acme", Short: "Manage the accounts and external keys of ACME clients"}
 	client.Flags(cmd)
 	eab := &cobra.Command{Use: "eab", Short: "Create, list and revoke the keys of external account bindings"}
 	eab.AddCommand(newExternalKeyCreate(), newExternalKeyList(), newExternalKeyRevoke())
-	cmd.AddCommand(eab)
+	account := &cobra.Command{Use: "account", Short: "List and revoke accounts"}
+	account.AddCommand(newAccountList(), newAccountRevoke())
+	cmd.AddCommand(eab, account)
 	return cmd
 }
 
@@ -73,7 +75,8 @@ func newExternalKeyCreate() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&req.Identity, "identity", "", "identity that the command is about, such as device/42")
 	f.StringVar(&req.Rule, "rule", "", "rule of the policy that decides about the account's orders")
-	f.StringVar(&lifetime, "lifetime", "", "how long the token, certificate or CRL is valid, such as 15m or 90d")
+	f.StringVar(&lifetime, "lifetime", "",
+		"how long the token, external key, certificate or CRL is valid, such as 15m or 90d (default 30d)")
 	f.StringVar(&out, "out", "", "file that the command writes; it must not exist")
 	_ = cmd.MarkFlagRequired("out")
 	return cmd
@@ -109,7 +112,8 @@ func newExternalKeyList() *cobra.Command {
 	req := &brevetv1.ListExternalKeysRequest{PageSize: listPage}
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the external keys with their accounts, the newest first", Args: cobra.NoArgs,
-		Long: "list prints the external keys, without their HMAC keys. The states are open, used, expired and revoked.",
+		Long: "list prints the external keys, without their HMAC keys. The states are open, used, expired and revoked.\n" +
+			"If the identity is suspended or retired, its state follows in brackets: the key and its account get no certificates.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return list(cmd, externalKeyHeading, func(ctx context.Context, conn *grpc.ClientConn, page string) ([]*brevetv1.ExternalKey, string, error) {
 				req.PageToken = page
@@ -126,6 +130,9 @@ func printExternalKey(p *output.Printer, k *brevetv1.ExternalKey) error {
 	owner := k.GetIdentity()
 	if owner == "" {
 		owner = "rule " + k.GetRule()
+	}
+	if state := k.GetIdentityState(); state == pki.Suspended.String() || state == pki.Retired.String() {
+		owner += " (" + state + ")" // the key creates no account, and its account gets no certificates
 	}
 	account, status := "-", "-"
 	if k.GetAccountId() != "" {
@@ -155,12 +162,8 @@ func newExternalKeyRevoke() *cobra.Command {
 				}
 				text := fmt.Sprintf("The external key %s is revoked.", resp.GetKey().GetId())
 				if resp.GetKey().GetAccountId() != "" {
-					text = fmt.Sprintf("The external key %s and its account are revoked, and %d of its certificates.", resp.GetKey().GetId(), resp.GetRevoked())
-				}
-				if req.RevokeCertificates && resp.GetKey().GetAccountId() != "" && resp.GetRevoked() == 0 {
-					if _, err := fmt.Fprintln(cmd.ErrOrStderr(), noCertificates(resp.GetKey())); err != nil {
-						return err
-					}
+					text = fmt.Sprintf("The external key %s and its account are revoked, and %d of its certificates.",
+						resp.GetKey().GetId(), resp.GetRevoked())
 				}
 				return errors.Join(p.Record(resp, text), p.Close())
 			})
@@ -170,15 +173,4 @@ func newExternalKeyRevoke() *cobra.Command {
 	cmd.Flags().BoolVar(&req.RevokeCertificates, "revoke", false, "revoke the certificates of the account, too")
 	commentFlag(cmd, &req.Comment)
 	return cmd
-}
-
-// noCertificates returns a warning that the server knows no certificate of an account that it could revoke. A store that
-// was recreated from the log does not know which certificates an account has ordered.
-func noCertificates(k *brevetv1.ExternalKey) string {
-	next := "find them with brevet log list as those of the actor acme:" + k.GetAccountId()
-	if k.GetIdentity() != "" {
-		next = "find them with brevet cert list --identity " + k.GetIdentity()
-	}
-	return "warning: no certificate was revoked. If the store was recreated from the log, it does not know the certificates of accounts:\n" +
-		next + ", and revoke them with brevet cert revoke."
 }

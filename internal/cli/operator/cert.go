@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/brevet-pki/brevet/internal/cli"
 	"github.com/brevet-pki/brevet/internal/cli/client"
@@ -194,6 +195,7 @@ func newCertUnhold() *cobra.Command {
 
 // changedCertificate is the response to a request that changes one certificate.
 type changedCertificate interface {
+	proto.Message
 	GetCertificate() *brevetv1.Certificate
 	GetAffected() *brevetv1.AffectedCertificates
 }
@@ -218,6 +220,7 @@ func certChange(use, short, verb string, do func(context.Context, brevetv1.Revoc
 					return err
 				}
 				printAffected(cmd, verb, resp.GetAffected())
+				warnUncopied(cmd, resp)
 				return errors.Join(printCert(p, resp.GetCertificate()), p.Close())
 			})
 		},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/brevet-pki/brevet/internal/cli/client"
 	"github.com/brevet-pki/brevet/internal/cli/output"
@@ -174,6 +175,8 @@ func (i *identityFilter) read() (*brevetv1.ListIdentitiesRequest, error) {
 
 // changing is the response to a request that changes an identity.
 type changing interface {
+	proto.Message
+
 	GetIdentity() *brevetv1.Identity
 	GetAffected() *brevetv1.AffectedCertificates
 }
@@ -191,6 +194,7 @@ func commented(name, short, verb string, do func(ctx context.Context, c brevetv1
 			return nil, err
 		}
 		printAffected(cmd, verb, r.GetAffected())
+		warnUncopied(cmd, r)
 		return r.GetIdentity(), nil
 	}, explain)
 	commentFlag(cmd, &comment)

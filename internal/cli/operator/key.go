@@ -143,6 +143,7 @@ func revokeKey(cmd *cobra.Command, path string, c contact) (err error) {
 		return client.Advise(enroll.CallError(k.server, err))
 	}
 	printAffected(cmd, "revoked", resp.GetAffected())
+	warnUncopied(cmd, resp)
 	return errors.Join(p.Record(resp, output.Hex(resp.GetKeyHash()), fmt.Sprint(resp.GetAffected().GetValid())), p.Close())
 }
 

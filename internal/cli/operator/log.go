@@ -205,7 +205,7 @@ func newLogVerify() *cobra.Command {
 		},
 	}
 	output.Flag(cmd)
-	cmd.Flags().StringVar(&archive, "archive", "", "archive file to verify instead of the server's log")
+	cmd.Flags().StringVar(&archive, "archive", "", "file that contains the archive of the log")
 	return cmd
 }
 
@@ -215,11 +215,15 @@ func verifyArchive(p *output.Printer, path string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	head, epoch, err := translog.ReadEpoch(f, nil)
+	var epochs translog.Epochs
+	head, epoch, err := translog.ReadEpoch(f, epochs.Add)
+	if err == nil {
+		err = epochs.End(epoch)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return printHead(p, head, epoch.String(), path)
+	return printHead(p, head, epoch.String(), &epochs, path)
 }
 
 // headRecord is the position of the last verified entry, as --output json prints it.
@@ -227,11 +231,31 @@ type headRecord struct {
 	Epoch   string `json:"epoch"`
 	Entries uint64 `json:"entries"`
 	Chain   string `json:"chain"`
+
+	Restores []restoreRecord `json:"restores,omitempty"`
 }
 
-func printHead(p *output.Printer, head translog.Head, epoch, where string) error {
-	return p.Sentence(headRecord{Epoch: epoch, Entries: head.Size, Chain: head.Chain.String()}, fmt.Sprintf("%d entries in %s, without gap or change.\nThe last one chains to %s: keep it, and a later verification proves that nothing before it was rewritten.\nThe epoch of the log is %s.",
-		head.Size, where, head.Chain, epoch))
+// restoreRecord is an entry that begins an epoch of the log.
+type restoreRecord struct {
+	Entry          uint64 `json:"entry"`
+	Epoch          string `json:"epoch"`
+	PreviousEpoch  string `json:"previous_epoch"`
+	WithoutArchive bool   `json:"without_archive,omitempty"`
+}
+
+func printHead(p *output.Printer, head translog.Head, epoch string, epochs *translog.Epochs, where string) error {
+	record := headRecord{Epoch: epoch, Entries: head.Size, Chain: head.Chain.String()}
+	text := fmt.Sprintf("%d entries in %s, without gap or change.\nThe last one chains to %s: keep it, and a later verification proves that nothing before it was rewritten.\nThe epoch of the log is %s.",
+		head.Size, where, head.Chain, epoch)
+	for _, r := range epochs.Restores {
+		record.Restores = append(record.Restores, restoreRecord{r.Index, r.Epoch.String(), r.Previous.String(), r.WithoutArchive()})
+		how := "with its archive"
+		if r.WithoutArchive() {
+			how = "without its archive, so what followed the entry before is lost"
+		}
+		text += fmt.Sprintf("\nThe log was restored at entry %d, %s: the epoch %s continues %s.", r.Index, how, r.Epoch, r.Previous)
+	}
+	return p.Sentence(record, text)
 }
 
 func verifyServer(ctx context.Context, p *output.Printer, c brevetv1.LogServiceClient) error {
@@ -246,13 +270,17 @@ func verifyServer(ctx context.Context, p *output.Printer, c brevetv1.LogServiceC
 		return err
 	}
 	v := translog.NewVerifier(translog.Head{})
+	var epochs translog.Epochs
 	err = eachOf(stream.Recv, func(e *brevetv1.ListEntriesResponse) error {
 		s := translog.Sequenced{Index: uint64(e.GetPosition().GetIndex()), Entry: e.GetEncoded()} //nolint:gosec // Add refuses a wrong index
 		if len(e.GetChain()) != len(s.Chain) {
 			return fmt.Errorf("entry %d has no chain value", e.GetPosition().GetIndex())
 		}
 		copy(s.Chain[:], e.GetChain())
-		return v.Add(s)
+		if err := v.Add(s); err != nil {
+			return err
+		}
+		return epochs.Add(s)
 	})
 	if err != nil {
 		return err
@@ -262,5 +290,12 @@ func verifyServer(ctx context.Context, p *output.Printer, c brevetv1.LogServiceC
 		return fmt.Errorf("the log and its archive differ: the log ends at %d in %s, the archive at %d in %x: keep both, and find out who changed which",
 			head.Size, head.Chain, want.GetPosition().GetIndex(), want.GetChain())
 	}
-	return printHead(p, head, hex.EncodeToString(want.GetPosition().GetEpoch()), "the log and the archive")
+	epoch, err := translog.EpochFromBytes(want.GetPosition().GetEpoch())
+	if err == nil {
+		err = epochs.End(epoch)
+	}
+	if err != nil {
+		return err
+	}
+	return printHead(p, head, epoch.String(), &epochs, "the log and the archive")
 }

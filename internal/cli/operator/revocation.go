@@ -123,6 +123,7 @@ func (c *creation) run(cmd *cobra.Command) error {
 		}
 		sent = false
 		printAffected(cmd, "revoked", affectedBy(resp.GetBulkRevocation()))
+		warnUncopied(cmd, resp)
 		fmt.Fprintf(cmd.ErrOrStderr(), "Records and CRLs follow. Next: brevet revocation watch %s\n", resp.GetBulkRevocation().GetId())
 		return errors.Join(printRevocation(p, resp.GetBulkRevocation()), p.Close())
 	})

@@ -78,7 +78,7 @@ func newRotationStart() *cobra.Command {
 	s.selection.flags(cmd)
 	f := cmd.Flags()
 	f.DurationVar(&s.over, "over", 0, "period over which the renewals are spread, such as 12h (1s to 2160h)")
-	f.Int64Var(&s.confirm, "confirm", 0, "confirm that the rotation affects this number of certificates")
+	f.Int64Var(&s.confirm, "confirm", 0, "confirm that the command affects this number of certificates")
 	f.BoolVar(&s.dryRun, "dry-run", false, "count what the selection matches, and change nothing")
 	commentFlag(cmd, &s.comment)
 	return cmd

@@ -93,7 +93,7 @@ var onlyPattern = []string{"kind", "profile", "label", "count"}
 
 func (n *newToken) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&n.lifetime, "lifetime", "", "how long the token, certificate or CRL is valid, such as 15m or 90d")
+	f.StringVar(&n.lifetime, "lifetime", "", "how long the token, external key, certificate or CRL is valid, such as 15m or 90d")
 	f.BoolVar(&n.replace, "replace", false, "allow the token to enroll an identity that is already enrolled; its old certificates are revoked then")
 	f.StringVar(&n.out, "out", "", "file that the command writes; it must not exist")
 	_ = cmd.MarkFlagRequired("out")

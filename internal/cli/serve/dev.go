@@ -26,7 +26,9 @@ func NewDev() *cobra.Command {
 		Use: "dev", Short: "Run a whole CA for development, kept in one directory", Args: cobra.NoArgs,
 		Long: "dev makes a private SoftHSM token, a root and an issuing CA in it, a store and an operator's credential, all in\n" +
 			"one directory, and serves on this machine alone. Started again, it goes on with what is there. It never touches\n" +
-			"your own SoftHSM configuration. Keys of a root and of an issuing CA in one token are for development only.",
+			"your own SoftHSM configuration. Keys of a root and of an issuing CA in one token are for development only.\n\n" +
+			"Its first policy accepts enrollment tokens over gRPC and EST, and ACME for names such as web.localhost. The server\n" +
+			"validates these names on this machine alone: http-01 at port 5002, and tls-alpn-01 at port 5001.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if d.Dir == "" {
 				home, err := client.StateHome()

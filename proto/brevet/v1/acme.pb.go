@@ -103,8 +103,11 @@ type ExternalKey struct {
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// The reason of its revocation. Unset if it was not revoked.
 	RevokedBecause string `protobuf:"bytes,10,opt,name=revoked_because,json=revokedBecause,proto3" json:"revoked_because,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The state of the identity: "registered", "enrolled", "suspended" or "retired". If it is suspended or retired, the key
+	// creates no account, and its account gets no certificates. Unset if the key names a rule.
+	IdentityState string `protobuf:"bytes,11,opt,name=identity_state,json=identityState,proto3" json:"identity_state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExternalKey) Reset() {
@@ -203,6 +206,13 @@ func (x *ExternalKey) GetExpireTime() *timestamppb.Timestamp {
 func (x *ExternalKey) GetRevokedBecause() string {
 	if x != nil {
 		return x.RevokedBecause
+	}
+	return ""
+}
+
+func (x *ExternalKey) GetIdentityState() string {
+	if x != nil {
+		return x.IdentityState
 	}
 	return ""
 }
@@ -546,11 +556,324 @@ func (x *RevokeExternalKeyResponse) GetRevoked() int64 {
 	return 0
 }
 
+// ACMEAccount is the account of an ACME client.
+type ACMEAccount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ID, 22 characters.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// "valid", "deactivated" or "revoked".
+	Status string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	// The ID of the external key with which it was created. Unset if it was created without one.
+	ExternalKeyId string `protobuf:"bytes,3,opt,name=external_key_id,json=externalKeyId,proto3" json:"external_key_id,omitempty"`
+	// The contacts that the client gave, such as mailto:admin@fleet.example. The server does not verify them.
+	Contacts   []string               `protobuf:"bytes,4,rep,name=contacts,proto3" json:"contacts,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// The number of unexpired certificates that the account has ordered, whatever their status, counted up to 1000. The
+	// response to a revocation does not have it.
+	UnexpiredCertificates int64 `protobuf:"varint,6,opt,name=unexpired_certificates,json=unexpiredCertificates,proto3" json:"unexpired_certificates,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *ACMEAccount) Reset() {
+	*x = ACMEAccount{}
+	mi := &file_brevet_v1_acme_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ACMEAccount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ACMEAccount) ProtoMessage() {}
+
+func (x *ACMEAccount) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_acme_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ACMEAccount.ProtoReflect.Descriptor instead.
+func (*ACMEAccount) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_acme_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ACMEAccount) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ACMEAccount) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *ACMEAccount) GetExternalKeyId() string {
+	if x != nil {
+		return x.ExternalKeyId
+	}
+	return ""
+}
+
+func (x *ACMEAccount) GetContacts() []string {
+	if x != nil {
+		return x.Contacts
+	}
+	return nil
+}
+
+func (x *ACMEAccount) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *ACMEAccount) GetUnexpiredCertificates() int64 {
+	if x != nil {
+		return x.UnexpiredCertificates
+	}
+	return 0
+}
+
+type ListAccountsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The maximum number of accounts in the response: at most 1000. 0 means 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the previous page; unset for the first one.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAccountsRequest) Reset() {
+	*x = ListAccountsRequest{}
+	mi := &file_brevet_v1_acme_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAccountsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAccountsRequest) ProtoMessage() {}
+
+func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_acme_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
+func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_acme_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListAccountsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAccountsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListAccountsResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Accounts []*ACMEAccount         `protobuf:"bytes,1,rep,name=accounts,proto3" json:"accounts,omitempty"`
+	// Unset on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAccountsResponse) Reset() {
+	*x = ListAccountsResponse{}
+	mi := &file_brevet_v1_acme_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAccountsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAccountsResponse) ProtoMessage() {}
+
+func (x *ListAccountsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_acme_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAccountsResponse.ProtoReflect.Descriptor instead.
+func (*ListAccountsResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_acme_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListAccountsResponse) GetAccounts() []*ACMEAccount {
+	if x != nil {
+		return x.Accounts
+	}
+	return nil
+}
+
+func (x *ListAccountsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type RevokeAccountRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Whether to revoke the unexpired certificates of the account, too, with the reason privilegeWithdrawn.
+	RevokeCertificates bool `protobuf:"varint,2,opt,name=revoke_certificates,json=revokeCertificates,proto3" json:"revoke_certificates,omitempty"`
+	// A comment for the log.
+	Comment       string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeAccountRequest) Reset() {
+	*x = RevokeAccountRequest{}
+	mi := &file_brevet_v1_acme_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeAccountRequest) ProtoMessage() {}
+
+func (x *RevokeAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_acme_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeAccountRequest.ProtoReflect.Descriptor instead.
+func (*RevokeAccountRequest) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_acme_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RevokeAccountRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RevokeAccountRequest) GetRevokeCertificates() bool {
+	if x != nil {
+		return x.RevokeCertificates
+	}
+	return false
+}
+
+func (x *RevokeAccountRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+type RevokeAccountResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Account *ACMEAccount           `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	// The number of certificates that were revoked.
+	Revoked       int64 `protobuf:"varint,2,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeAccountResponse) Reset() {
+	*x = RevokeAccountResponse{}
+	mi := &file_brevet_v1_acme_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeAccountResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeAccountResponse) ProtoMessage() {}
+
+func (x *RevokeAccountResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_acme_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeAccountResponse.ProtoReflect.Descriptor instead.
+func (*RevokeAccountResponse) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_acme_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RevokeAccountResponse) GetAccount() *ACMEAccount {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *RevokeAccountResponse) GetRevoked() int64 {
+	if x != nil {
+		return x.Revoked
+	}
+	return 0
+}
+
 var File_brevet_v1_acme_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_acme_proto_rawDesc = "" +
 	"\n" +
-	"\x14brevet/v1/acme.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x03\n" +
+	"\x14brevet/v1/acme.proto\x12\tbrevet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x03\n" +
 	"\vExternalKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x12\n" +
@@ -566,7 +889,8 @@ const file_brevet_v1_acme_proto_rawDesc = "" +
 	"\vexpire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12'\n" +
 	"\x0frevoked_because\x18\n" +
-	" \x01(\tR\x0erevokedBecause\"\x81\x01\n" +
+	" \x01(\tR\x0erevokedBecause\x12%\n" +
+	"\x0eidentity_state\x18\v \x01(\tR\ridentityState\"\x81\x01\n" +
 	"\x18CreateExternalKeyRequest\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x125\n" +
@@ -587,17 +911,41 @@ const file_brevet_v1_acme_proto_rawDesc = "" +
 	"\acomment\x18\x03 \x01(\tR\acomment\"_\n" +
 	"\x19RevokeExternalKeyResponse\x12(\n" +
 	"\x03key\x18\x01 \x01(\v2\x16.brevet.v1.ExternalKeyR\x03key\x12\x18\n" +
+	"\arevoked\x18\x02 \x01(\x03R\arevoked\"\xed\x01\n" +
+	"\vACMEAccount\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x12&\n" +
+	"\x0fexternal_key_id\x18\x03 \x01(\tR\rexternalKeyId\x12\x1a\n" +
+	"\bcontacts\x18\x04 \x03(\tR\bcontacts\x12;\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x125\n" +
+	"\x16unexpired_certificates\x18\x06 \x01(\x03R\x15unexpiredCertificates\"Q\n" +
+	"\x13ListAccountsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"r\n" +
+	"\x14ListAccountsResponse\x122\n" +
+	"\baccounts\x18\x01 \x03(\v2\x16.brevet.v1.ACMEAccountR\baccounts\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"q\n" +
+	"\x14RevokeAccountRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
+	"\x13revoke_certificates\x18\x02 \x01(\bR\x12revokeCertificates\x12\x18\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\"c\n" +
+	"\x15RevokeAccountResponse\x120\n" +
+	"\aaccount\x18\x01 \x01(\v2\x16.brevet.v1.ACMEAccountR\aaccount\x12\x18\n" +
 	"\arevoked\x18\x02 \x01(\x03R\arevoked*\xb0\x01\n" +
 	"\x10ExternalKeyState\x12\"\n" +
 	"\x1eEXTERNAL_KEY_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17EXTERNAL_KEY_STATE_OPEN\x10\x01\x12\x1b\n" +
 	"\x17EXTERNAL_KEY_STATE_USED\x10\x02\x12\x1e\n" +
 	"\x1aEXTERNAL_KEY_STATE_EXPIRED\x10\x03\x12\x1e\n" +
-	"\x1aEXTERNAL_KEY_STATE_REVOKED\x10\x042\xaa\x02\n" +
+	"\x1aEXTERNAL_KEY_STATE_REVOKED\x10\x042\xcf\x03\n" +
 	"\vACMEService\x12^\n" +
 	"\x11CreateExternalKey\x12#.brevet.v1.CreateExternalKeyRequest\x1a$.brevet.v1.CreateExternalKeyResponse\x12[\n" +
 	"\x10ListExternalKeys\x12\".brevet.v1.ListExternalKeysRequest\x1a#.brevet.v1.ListExternalKeysResponse\x12^\n" +
-	"\x11RevokeExternalKey\x12#.brevet.v1.RevokeExternalKeyRequest\x1a$.brevet.v1.RevokeExternalKeyResponseBe\n" +
+	"\x11RevokeExternalKey\x12#.brevet.v1.RevokeExternalKeyRequest\x1a$.brevet.v1.RevokeExternalKeyResponse\x12O\n" +
+	"\fListAccounts\x12\x1e.brevet.v1.ListAccountsRequest\x1a\x1f.brevet.v1.ListAccountsResponse\x12R\n" +
+	"\rRevokeAccount\x12\x1f.brevet.v1.RevokeAccountRequest\x1a .brevet.v1.RevokeAccountResponseBe\n" +
 	"\rcom.brevet.v1B\tACMEProtoP\x01Z5github.com/brevet-pki/brevet/proto/brevet/v1;brevetv1\xa2\x02\x03BVT\xaa\x02\tBrevet.V1b\x06proto3"
 
 var (
@@ -613,7 +961,7 @@ func file_brevet_v1_acme_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_acme_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_acme_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_brevet_v1_acme_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_brevet_v1_acme_proto_goTypes = []any{
 	(ExternalKeyState)(0),             // 0: brevet.v1.ExternalKeyState
 	(*ExternalKey)(nil),               // 1: brevet.v1.ExternalKey
@@ -623,28 +971,40 @@ var file_brevet_v1_acme_proto_goTypes = []any{
 	(*ListExternalKeysResponse)(nil),  // 5: brevet.v1.ListExternalKeysResponse
 	(*RevokeExternalKeyRequest)(nil),  // 6: brevet.v1.RevokeExternalKeyRequest
 	(*RevokeExternalKeyResponse)(nil), // 7: brevet.v1.RevokeExternalKeyResponse
-	(*timestamppb.Timestamp)(nil),     // 8: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 9: google.protobuf.Duration
+	(*ACMEAccount)(nil),               // 8: brevet.v1.ACMEAccount
+	(*ListAccountsRequest)(nil),       // 9: brevet.v1.ListAccountsRequest
+	(*ListAccountsResponse)(nil),      // 10: brevet.v1.ListAccountsResponse
+	(*RevokeAccountRequest)(nil),      // 11: brevet.v1.RevokeAccountRequest
+	(*RevokeAccountResponse)(nil),     // 12: brevet.v1.RevokeAccountResponse
+	(*timestamppb.Timestamp)(nil),     // 13: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 14: google.protobuf.Duration
 }
 var file_brevet_v1_acme_proto_depIdxs = []int32{
 	0,  // 0: brevet.v1.ExternalKey.state:type_name -> brevet.v1.ExternalKeyState
-	8,  // 1: brevet.v1.ExternalKey.create_time:type_name -> google.protobuf.Timestamp
-	8,  // 2: brevet.v1.ExternalKey.expire_time:type_name -> google.protobuf.Timestamp
-	9,  // 3: brevet.v1.CreateExternalKeyRequest.lifetime:type_name -> google.protobuf.Duration
+	13, // 1: brevet.v1.ExternalKey.create_time:type_name -> google.protobuf.Timestamp
+	13, // 2: brevet.v1.ExternalKey.expire_time:type_name -> google.protobuf.Timestamp
+	14, // 3: brevet.v1.CreateExternalKeyRequest.lifetime:type_name -> google.protobuf.Duration
 	1,  // 4: brevet.v1.CreateExternalKeyResponse.key:type_name -> brevet.v1.ExternalKey
 	1,  // 5: brevet.v1.ListExternalKeysResponse.keys:type_name -> brevet.v1.ExternalKey
 	1,  // 6: brevet.v1.RevokeExternalKeyResponse.key:type_name -> brevet.v1.ExternalKey
-	2,  // 7: brevet.v1.ACMEService.CreateExternalKey:input_type -> brevet.v1.CreateExternalKeyRequest
-	4,  // 8: brevet.v1.ACMEService.ListExternalKeys:input_type -> brevet.v1.ListExternalKeysRequest
-	6,  // 9: brevet.v1.ACMEService.RevokeExternalKey:input_type -> brevet.v1.RevokeExternalKeyRequest
-	3,  // 10: brevet.v1.ACMEService.CreateExternalKey:output_type -> brevet.v1.CreateExternalKeyResponse
-	5,  // 11: brevet.v1.ACMEService.ListExternalKeys:output_type -> brevet.v1.ListExternalKeysResponse
-	7,  // 12: brevet.v1.ACMEService.RevokeExternalKey:output_type -> brevet.v1.RevokeExternalKeyResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	13, // 7: brevet.v1.ACMEAccount.create_time:type_name -> google.protobuf.Timestamp
+	8,  // 8: brevet.v1.ListAccountsResponse.accounts:type_name -> brevet.v1.ACMEAccount
+	8,  // 9: brevet.v1.RevokeAccountResponse.account:type_name -> brevet.v1.ACMEAccount
+	2,  // 10: brevet.v1.ACMEService.CreateExternalKey:input_type -> brevet.v1.CreateExternalKeyRequest
+	4,  // 11: brevet.v1.ACMEService.ListExternalKeys:input_type -> brevet.v1.ListExternalKeysRequest
+	6,  // 12: brevet.v1.ACMEService.RevokeExternalKey:input_type -> brevet.v1.RevokeExternalKeyRequest
+	9,  // 13: brevet.v1.ACMEService.ListAccounts:input_type -> brevet.v1.ListAccountsRequest
+	11, // 14: brevet.v1.ACMEService.RevokeAccount:input_type -> brevet.v1.RevokeAccountRequest
+	3,  // 15: brevet.v1.ACMEService.CreateExternalKey:output_type -> brevet.v1.CreateExternalKeyResponse
+	5,  // 16: brevet.v1.ACMEService.ListExternalKeys:output_type -> brevet.v1.ListExternalKeysResponse
+	7,  // 17: brevet.v1.ACMEService.RevokeExternalKey:output_type -> brevet.v1.RevokeExternalKeyResponse
+	10, // 18: brevet.v1.ACMEService.ListAccounts:output_type -> brevet.v1.ListAccountsResponse
+	12, // 19: brevet.v1.ACMEService.RevokeAccount:output_type -> brevet.v1.RevokeAccountResponse
+	15, // [15:20] is the sub-list for method output_type
+	10, // [10:15] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_acme_proto_init() }
@@ -658,7 +1018,7 @@ func file_brevet_v1_acme_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_acme_proto_rawDesc), len(file_brevet_v1_acme_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

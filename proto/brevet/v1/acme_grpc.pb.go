@@ -22,14 +22,16 @@ const (
 	ACMEService_CreateExternalKey_FullMethodName = "/brevet.v1.ACMEService/CreateExternalKey"
 	ACMEService_ListExternalKeys_FullMethodName  = "/brevet.v1.ACMEService/ListExternalKeys"
 	ACMEService_RevokeExternalKey_FullMethodName = "/brevet.v1.ACMEService/RevokeExternalKey"
+	ACMEService_ListAccounts_FullMethodName      = "/brevet.v1.ACMEService/ListAccounts"
+	ACMEService_RevokeAccount_FullMethodName     = "/brevet.v1.ACMEService/RevokeAccount"
 )
 
 // ACMEServiceClient is the client API for ACMEService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ACMEService manages the external keys with which ACME clients create accounts (RFC 8555 section 7.3.4). Only operators
-// may call it.
+// ACMEService manages the accounts of ACME clients, and the external keys with which they create accounts (RFC 8555
+// section 7.3.4). Only operators may call it.
 type ACMEServiceClient interface {
 	// CreateExternalKey creates an external key, which can create one account. A registrar with labels can create keys for
 	// identities with these labels only.
@@ -39,6 +41,11 @@ type ACMEServiceClient interface {
 	// RevokeExternalKey revokes an external key, and its account permanently. If the key is revoked already, it succeeds. The
 	// certificates of the account stay valid, unless the request asks for their revocation.
 	RevokeExternalKey(ctx context.Context, in *RevokeExternalKeyRequest, opts ...grpc.CallOption) (*RevokeExternalKeyResponse, error)
+	// ListAccounts returns accounts, with and without external keys, the newest first, one page at a time.
+	ListAccounts(ctx context.Context, in *ListAccountsRequest, opts ...grpc.CallOption) (*ListAccountsResponse, error)
+	// RevokeAccount revokes an account permanently, and its external key if it has one. If the account is revoked already, it
+	// succeeds. The certificates of the account stay valid, unless the request asks for their revocation.
+	RevokeAccount(ctx context.Context, in *RevokeAccountRequest, opts ...grpc.CallOption) (*RevokeAccountResponse, error)
 }
 
 type aCMEServiceClient struct {
@@ -79,12 +86,32 @@ func (c *aCMEServiceClient) RevokeExternalKey(ctx context.Context, in *RevokeExt
 	return out, nil
 }
 
+func (c *aCMEServiceClient) ListAccounts(ctx context.Context, in *ListAccountsRequest, opts ...grpc.CallOption) (*ListAccountsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAccountsResponse)
+	err := c.cc.Invoke(ctx, ACMEService_ListAccounts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *aCMEServiceClient) RevokeAccount(ctx context.Context, in *RevokeAccountRequest, opts ...grpc.CallOption) (*RevokeAccountResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeAccountResponse)
+	err := c.cc.Invoke(ctx, ACMEService_RevokeAccount_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ACMEServiceServer is the server API for ACMEService service.
 // All implementations must embed UnimplementedACMEServiceServer
 // for forward compatibility.
 //
-// ACMEService manages the external keys with which ACME clients create accounts (RFC 8555 section 7.3.4). Only operators
-// may call it.
+// ACMEService manages the accounts of ACME clients, and the external keys with which they create accounts (RFC 8555
+// section 7.3.4). Only operators may call it.
 type ACMEServiceServer interface {
 	// CreateExternalKey creates an external key, which can create one account. A registrar with labels can create keys for
 	// identities with these labels only.
@@ -94,6 +121,11 @@ type ACMEServiceServer interface {
 	// RevokeExternalKey revokes an external key, and its account permanently. If the key is revoked already, it succeeds. The
 	// certificates of the account stay valid, unless the request asks for their revocation.
 	RevokeExternalKey(context.Context, *RevokeExternalKeyRequest) (*RevokeExternalKeyResponse, error)
+	// ListAccounts returns accounts, with and without external keys, the newest first, one page at a time.
+	ListAccounts(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error)
+	// RevokeAccount revokes an account permanently, and its external key if it has one. If the account is revoked already, it
+	// succeeds. The certificates of the account stay valid, unless the request asks for their revocation.
+	RevokeAccount(context.Context, *RevokeAccountRequest) (*RevokeAccountResponse, error)
 	mustEmbedUnimplementedACMEServiceServer()
 }
 
@@ -112,6 +144,12 @@ func (UnimplementedACMEServiceServer) ListExternalKeys(context.Context, *ListExt
 }
 func (UnimplementedACMEServiceServer) RevokeExternalKey(context.Context, *RevokeExternalKeyRequest) (*RevokeExternalKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeExternalKey not implemented")
+}
+func (UnimplementedACMEServiceServer) ListAccounts(context.Context, *ListAccountsRequest) (*ListAccountsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAccounts not implemented")
+}
+func (UnimplementedACMEServiceServer) RevokeAccount(context.Context, *RevokeAccountRequest) (*RevokeAccountResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeAccount not implemented")
 }
 func (UnimplementedACMEServiceServer) mustEmbedUnimplementedACMEServiceServer() {}
 func (UnimplementedACMEServiceServer) testEmbeddedByValue()                     {}
@@ -188,6 +226,42 @@ func _ACMEService_RevokeExternalKey_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ACMEService_ListAccounts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAccountsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ACMEServiceServer).ListAccounts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ACMEService_ListAccounts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ACMEServiceServer).ListAccounts(ctx, req.(*ListAccountsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ACMEService_RevokeAccount_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeAccountRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ACMEServiceServer).RevokeAccount(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ACMEService_RevokeAccount_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ACMEServiceServer).RevokeAccount(ctx, req.(*RevokeAccountRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ACMEService_ServiceDesc is the grpc.ServiceDesc for ACMEService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -206,6 +280,14 @@ var ACMEService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RevokeExternalKey",
 			Handler:    _ACMEService_RevokeExternalKey_Handler,
+		},
+		{
+			MethodName: "ListAccounts",
+			Handler:    _ACMEService_ListAccounts_Handler,
+		},
+		{
+			MethodName: "RevokeAccount",
+			Handler:    _ACMEService_RevokeAccount_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

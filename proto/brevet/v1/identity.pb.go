@@ -1077,9 +1077,11 @@ func (x *SuspendIdentityRequest) GetRequestId() []byte {
 }
 
 type SuspendIdentityResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Identity      *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
-	Affected      *AffectedCertificates  `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Identity *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	Affected *AffectedCertificates  `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	// Whether the second copy of the log's archive has the change too, as in RevokeCertificateResponse.
+	Copied        *bool `protobuf:"varint,3,opt,name=copied,proto3,oneof" json:"copied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1126,6 +1128,13 @@ func (x *SuspendIdentityResponse) GetAffected() *AffectedCertificates {
 		return x.Affected
 	}
 	return nil
+}
+
+func (x *SuspendIdentityResponse) GetCopied() bool {
+	if x != nil && x.Copied != nil {
+		return *x.Copied
+	}
+	return false
 }
 
 type ResumeIdentityRequest struct {
@@ -1317,9 +1326,11 @@ func (x *RetireIdentityRequest) GetRequestId() []byte {
 }
 
 type RetireIdentityResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Identity      *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
-	Affected      *AffectedCertificates  `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Identity *Identity              `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	Affected *AffectedCertificates  `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	// Whether the second copy of the log's archive has the change too, as in RevokeCertificateResponse.
+	Copied        *bool `protobuf:"varint,3,opt,name=copied,proto3,oneof" json:"copied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1366,6 +1377,13 @@ func (x *RetireIdentityResponse) GetAffected() *AffectedCertificates {
 		return x.Affected
 	}
 	return nil
+}
+
+func (x *RetireIdentityResponse) GetCopied() bool {
+	if x != nil && x.Copied != nil {
+		return *x.Copied
+	}
+	return false
 }
 
 var File_brevet_v1_identity_proto protoreflect.FileDescriptor
@@ -1448,10 +1466,12 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acomment\x18\x02 \x01(\tR\acomment\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\fR\trequestId\"\x87\x01\n" +
+	"request_id\x18\x03 \x01(\fR\trequestId\"\xaf\x01\n" +
 	"\x17SuspendIdentityResponse\x12/\n" +
 	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\x12;\n" +
-	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"`\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\x12\x1b\n" +
+	"\x06copied\x18\x03 \x01(\bH\x00R\x06copied\x88\x01\x01B\t\n" +
+	"\a_copied\"`\n" +
 	"\x15ResumeIdentityRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acomment\x18\x02 \x01(\tR\acomment\x12\x1d\n" +
@@ -1465,10 +1485,12 @@ const file_brevet_v1_identity_proto_rawDesc = "" +
 	"\acomment\x18\x02 \x01(\tR\acomment\x12C\n" +
 	"\x0finvalidity_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0einvalidityTime\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\fR\trequestId\"\x86\x01\n" +
+	"request_id\x18\x04 \x01(\fR\trequestId\"\xae\x01\n" +
 	"\x16RetireIdentityResponse\x12/\n" +
 	"\bidentity\x18\x01 \x01(\v2\x13.brevet.v1.IdentityR\bidentity\x12;\n" +
-	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected*\xc1\x01\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\x12\x1b\n" +
+	"\x06copied\x18\x03 \x01(\bH\x00R\x06copied\x88\x01\x01B\t\n" +
+	"\a_copied*\xc1\x01\n" +
 	"\fIdentityKind\x12\x1d\n" +
 	"\x19IDENTITY_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14IDENTITY_KIND_DEVICE\x10\x01\x12\x1a\n" +
@@ -1600,6 +1622,8 @@ func file_brevet_v1_identity_proto_init() {
 		return
 	}
 	file_brevet_v1_types_proto_init()
+	file_brevet_v1_identity_proto_msgTypes[12].OneofWrappers = []any{}
+	file_brevet_v1_identity_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

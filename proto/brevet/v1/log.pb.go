@@ -78,6 +78,12 @@ const (
 	Action_ACTION_ROTATION_STOPPED Action = 32
 	// No certificate of a rotation was due any more.
 	Action_ACTION_ROTATION_COMPLETED Action = 33
+	// An operator revoked an account that has no external key.
+	Action_ACTION_ACME_ACCOUNT_REVOKED Action = 34
+	// The store was restored from a backup. The log has a new epoch from here on.
+	Action_ACTION_LOG_RESTORED Action = 35
+	// An operator accepted a restore without the newest archive.
+	Action_ACTION_RESTORE_ACCEPTED Action = 36
 )
 
 // Enum value maps for Action.
@@ -117,6 +123,9 @@ var (
 		31: "ACTION_ROTATION_STARTED",
 		32: "ACTION_ROTATION_STOPPED",
 		33: "ACTION_ROTATION_COMPLETED",
+		34: "ACTION_ACME_ACCOUNT_REVOKED",
+		35: "ACTION_LOG_RESTORED",
+		36: "ACTION_RESTORE_ACCEPTED",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED":                  0,
@@ -153,6 +162,9 @@ var (
 		"ACTION_ROTATION_STARTED":             31,
 		"ACTION_ROTATION_STOPPED":             32,
 		"ACTION_ROTATION_COMPLETED":           33,
+		"ACTION_ACME_ACCOUNT_REVOKED":         34,
+		"ACTION_LOG_RESTORED":                 35,
+		"ACTION_RESTORE_ACCEPTED":             36,
 	}
 )
 
@@ -510,6 +522,8 @@ type LogEntry struct {
 	//	*LogEntry_AcmeAccount
 	//	*LogEntry_StartedRotation
 	//	*LogEntry_EndedRotation
+	//	*LogEntry_RestoredLog
+	//	*LogEntry_AcceptedRestore
 	Event         isLogEntry_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -790,6 +804,24 @@ func (x *LogEntry) GetEndedRotation() *EndedRotation {
 	return nil
 }
 
+func (x *LogEntry) GetRestoredLog() *RestoredLog {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_RestoredLog); ok {
+			return x.RestoredLog
+		}
+	}
+	return nil
+}
+
+func (x *LogEntry) GetAcceptedRestore() *AcceptedRestore {
+	if x != nil {
+		if x, ok := x.Event.(*LogEntry_AcceptedRestore); ok {
+			return x.AcceptedRestore
+		}
+	}
+	return nil
+}
+
 type isLogEntry_Event interface {
 	isLogEntry_Event()
 }
@@ -878,6 +910,14 @@ type LogEntry_EndedRotation struct {
 	EndedRotation *EndedRotation `protobuf:"bytes,31,opt,name=ended_rotation,json=endedRotation,proto3,oneof"`
 }
 
+type LogEntry_RestoredLog struct {
+	RestoredLog *RestoredLog `protobuf:"bytes,32,opt,name=restored_log,json=restoredLog,proto3,oneof"`
+}
+
+type LogEntry_AcceptedRestore struct {
+	AcceptedRestore *AcceptedRestore `protobuf:"bytes,33,opt,name=accepted_restore,json=acceptedRestore,proto3,oneof"`
+}
+
 func (*LogEntry_IssuedCertificate) isLogEntry_Event() {}
 
 func (*LogEntry_AbandonedCertificates) isLogEntry_Event() {}
@@ -919,6 +959,10 @@ func (*LogEntry_AcmeAccount) isLogEntry_Event() {}
 func (*LogEntry_StartedRotation) isLogEntry_Event() {}
 
 func (*LogEntry_EndedRotation) isLogEntry_Event() {}
+
+func (*LogEntry_RestoredLog) isLogEntry_Event() {}
+
+func (*LogEntry_AcceptedRestore) isLogEntry_Event() {}
 
 // IssuedCertificate is a certificate that was issued. The first change of the entry has the certificate's status and
 // fingerprint. If there is a second change, it is the revocation of the certificate's predecessor.
@@ -2919,17 +2963,20 @@ func (x *RevokedExternalKey) GetComment() string {
 	return ""
 }
 
-// ACMEAccountRecord is an account of ACME that was created, got another key, or was deactivated. Its contacts are not in
-// the log.
+// ACMEAccountRecord is an account of ACME that was created, got another key, was deactivated, or was revoked without an
+// external key. Its contacts are not in the log.
 type ACMEAccountRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The ID of the account, 16 bytes.
 	AccountId []byte `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
-	// The SubjectPublicKeyInfo of the key in DER, and its thumbprint (RFC 7638), 32 bytes. Unset if it was deactivated.
+	// The SubjectPublicKeyInfo of the key in DER, and its thumbprint (RFC 7638), 32 bytes. Unset if it was deactivated
+	// or revoked.
 	Key        []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	Thumbprint []byte `protobuf:"bytes,3,opt,name=thumbprint,proto3" json:"thumbprint,omitempty"`
 	// The ID of the external key that the account used up, 16 bytes. Unset if there was none, and in later entries.
 	ExternalKeyId []byte `protobuf:"bytes,4,opt,name=external_key_id,json=externalKeyId,proto3" json:"external_key_id,omitempty"`
+	// The comment of the operator who revoked it.
+	Comment       string `protobuf:"bytes,5,opt,name=comment,proto3" json:"comment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2990,6 +3037,13 @@ func (x *ACMEAccountRecord) GetExternalKeyId() []byte {
 		return x.ExternalKeyId
 	}
 	return nil
+}
+
+func (x *ACMEAccountRecord) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
 }
 
 // StartedRotation is a rotation that an operator started. It selects certificates that were recorded before this entry.
@@ -3143,6 +3197,127 @@ func (x *EndedRotation) GetDue() int64 {
 	return 0
 }
 
+// RestoredLog is the restore of a backup. It voids every open token, every unused external key of ACME and every open order,
+// and ends the epochs of all servers.
+type RestoredLog struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The epoch of the log from this entry on, 16 bytes.
+	Epoch []byte `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The epoch of the entries before, 16 bytes.
+	PreviousEpoch []byte `protobuf:"bytes,2,opt,name=previous_epoch,json=previousEpoch,proto3" json:"previous_epoch,omitempty"`
+	// For each issuing CA, a CRL number that is not smaller than any that it may have used. Its next number is greater.
+	CrlNumbers []*CRLNumber `protobuf:"bytes,3,rep,name=crl_numbers,json=crlNumbers,proto3" json:"crl_numbers,omitempty"`
+	// If the newest archive of the log was missing, so that changes before this entry are lost: the SHA-256 of the list of
+	// what cannot be known, 32 bytes. Nothing is served before an operator accepts the list.
+	List          []byte `protobuf:"bytes,4,opt,name=list,proto3" json:"list,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoredLog) Reset() {
+	*x = RestoredLog{}
+	mi := &file_brevet_v1_log_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoredLog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoredLog) ProtoMessage() {}
+
+func (x *RestoredLog) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoredLog.ProtoReflect.Descriptor instead.
+func (*RestoredLog) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RestoredLog) GetEpoch() []byte {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *RestoredLog) GetPreviousEpoch() []byte {
+	if x != nil {
+		return x.PreviousEpoch
+	}
+	return nil
+}
+
+func (x *RestoredLog) GetCrlNumbers() []*CRLNumber {
+	if x != nil {
+		return x.CrlNumbers
+	}
+	return nil
+}
+
+func (x *RestoredLog) GetList() []byte {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+// AcceptedRestore is the acceptance of a restore without the newest archive of the log.
+type AcceptedRestore struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The SHA-256 of the list that was accepted, 32 bytes.
+	List          []byte `protobuf:"bytes,1,opt,name=list,proto3" json:"list,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptedRestore) Reset() {
+	*x = AcceptedRestore{}
+	mi := &file_brevet_v1_log_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptedRestore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptedRestore) ProtoMessage() {}
+
+func (x *AcceptedRestore) ProtoReflect() protoreflect.Message {
+	mi := &file_brevet_v1_log_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptedRestore.ProtoReflect.Descriptor instead.
+func (*AcceptedRestore) Descriptor() ([]byte, []int) {
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *AcceptedRestore) GetList() []byte {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
 // StatusChange is the new status of one certificate, with all data that an OCSP responder needs.
 type StatusChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3168,7 +3343,7 @@ type StatusChange struct {
 
 func (x *StatusChange) Reset() {
 	*x = StatusChange{}
-	mi := &file_brevet_v1_log_proto_msgTypes[33]
+	mi := &file_brevet_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3180,7 +3355,7 @@ func (x *StatusChange) String() string {
 func (*StatusChange) ProtoMessage() {}
 
 func (x *StatusChange) ProtoReflect() protoreflect.Message {
-	mi := &file_brevet_v1_log_proto_msgTypes[33]
+	mi := &file_brevet_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3193,7 +3368,7 @@ func (x *StatusChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusChange.ProtoReflect.Descriptor instead.
 func (*StatusChange) Descriptor() ([]byte, []int) {
-	return file_brevet_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_brevet_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StatusChange) GetIssuerId() []byte {
@@ -3272,7 +3447,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x0eGetHeadRequest\"[\n" +
 	"\x0fGetHeadResponse\x122\n" +
 	"\bposition\x18\x01 \x01(\v2\x16.brevet.v1.LogPositionR\bposition\x12\x14\n" +
-	"\x05chain\x18\x02 \x01(\fR\x05chain\"\xce\r\n" +
+	"\x05chain\x18\x02 \x01(\fR\x05chain\"\xd4\x0e\n" +
 	"\bLogEntry\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12)\n" +
@@ -3305,7 +3480,9 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x14revoked_external_key\x18\x19 \x01(\v2\x1d.brevet.v1.RevokedExternalKeyH\x00R\x12revokedExternalKey\x12A\n" +
 	"\facme_account\x18\x1a \x01(\v2\x1c.brevet.v1.ACMEAccountRecordH\x00R\vacmeAccount\x12G\n" +
 	"\x10started_rotation\x18\x1e \x01(\v2\x1a.brevet.v1.StartedRotationH\x00R\x0fstartedRotation\x12A\n" +
-	"\x0eended_rotation\x18\x1f \x01(\v2\x18.brevet.v1.EndedRotationH\x00R\rendedRotationB\a\n" +
+	"\x0eended_rotation\x18\x1f \x01(\v2\x18.brevet.v1.EndedRotationH\x00R\rendedRotation\x12;\n" +
+	"\frestored_log\x18  \x01(\v2\x16.brevet.v1.RestoredLogH\x00R\vrestoredLog\x12G\n" +
+	"\x10accepted_restore\x18! \x01(\v2\x1a.brevet.v1.AcceptedRestoreH\x00R\x0facceptedRestoreB\a\n" +
 	"\x05event\"\x87\x03\n" +
 	"\x11IssuedCertificate\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12\x19\n" +
@@ -3479,7 +3656,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x12RevokedExternalKey\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\fR\x05keyId\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12\x18\n" +
-	"\acomment\x18\x03 \x01(\tR\acomment\"\x8c\x01\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\"\xa6\x01\n" +
 	"\x11ACMEAccountRecord\x12\x1d\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\fR\taccountId\x12\x10\n" +
@@ -3487,7 +3664,8 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"thumbprint\x18\x03 \x01(\fR\n" +
 	"thumbprint\x12&\n" +
-	"\x0fexternal_key_id\x18\x04 \x01(\fR\rexternalKeyId\"\xbe\x01\n" +
+	"\x0fexternal_key_id\x18\x04 \x01(\fR\rexternalKeyId\x12\x18\n" +
+	"\acomment\x18\x05 \x01(\tR\acomment\"\xbe\x01\n" +
 	"\x0fStartedRotation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12=\n" +
 	"\tselection\x18\x02 \x01(\v2\x1f.brevet.v1.CertificateSelectionR\tselection\x12\x12\n" +
@@ -3498,7 +3676,15 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\rEndedRotation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x18\n" +
 	"\arenewed\x18\x02 \x01(\x03R\arenewed\x12\x10\n" +
-	"\x03due\x18\x03 \x01(\x03R\x03due\"\xa5\x02\n" +
+	"\x03due\x18\x03 \x01(\x03R\x03due\"\x95\x01\n" +
+	"\vRestoredLog\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12%\n" +
+	"\x0eprevious_epoch\x18\x02 \x01(\fR\rpreviousEpoch\x125\n" +
+	"\vcrl_numbers\x18\x03 \x03(\v2\x14.brevet.v1.CRLNumberR\n" +
+	"crlNumbers\x12\x12\n" +
+	"\x04list\x18\x04 \x01(\fR\x04list\"%\n" +
+	"\x0fAcceptedRestore\x12\x12\n" +
+	"\x04list\x18\x01 \x01(\fR\x04list\"\xa5\x02\n" +
 	"\fStatusChange\x12\x1b\n" +
 	"\tissuer_id\x18\x01 \x01(\fR\bissuerId\x12\x16\n" +
 	"\x06serial\x18\x02 \x01(\fR\x06serial\x12\x1b\n" +
@@ -3508,7 +3694,7 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\x03R\aversion\x123\n" +
 	"\x06reason\x18\a \x01(\x0e2\x1b.brevet.v1.RevocationReasonR\x06reason\x12\x1f\n" +
 	"\vrevoke_time\x18\b \x01(\x03R\n" +
-	"revokeTime*\x8f\b\n" +
+	"revokeTime*\xe6\b\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACTION_CA_INSTALLED\x10\x01\x12\x1e\n" +
@@ -3544,7 +3730,10 @@ const file_brevet_v1_log_proto_rawDesc = "" +
 	"\x1fACTION_ACME_ACCOUNT_DEACTIVATED\x10\x1e\x12\x1b\n" +
 	"\x17ACTION_ROTATION_STARTED\x10\x1f\x12\x1b\n" +
 	"\x17ACTION_ROTATION_STOPPED\x10 \x12\x1d\n" +
-	"\x19ACTION_ROTATION_COMPLETED\x10!2\x9e\x01\n" +
+	"\x19ACTION_ROTATION_COMPLETED\x10!\x12\x1f\n" +
+	"\x1bACTION_ACME_ACCOUNT_REVOKED\x10\"\x12\x17\n" +
+	"\x13ACTION_LOG_RESTORED\x10#\x12\x1b\n" +
+	"\x17ACTION_RESTORE_ACCEPTED\x10$2\x9e\x01\n" +
 	"\n" +
 	"LogService\x12N\n" +
 	"\vListEntries\x12\x1d.brevet.v1.ListEntriesRequest\x1a\x1e.brevet.v1.ListEntriesResponse0\x01\x12@\n" +
@@ -3564,7 +3753,7 @@ func file_brevet_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_brevet_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_brevet_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_brevet_v1_log_proto_goTypes = []any{
 	(Action)(0),                   // 0: brevet.v1.Action
 	(*LogPosition)(nil),           // 1: brevet.v1.LogPosition
@@ -3600,17 +3789,19 @@ var file_brevet_v1_log_proto_goTypes = []any{
 	(*ACMEAccountRecord)(nil),     // 31: brevet.v1.ACMEAccountRecord
 	(*StartedRotation)(nil),       // 32: brevet.v1.StartedRotation
 	(*EndedRotation)(nil),         // 33: brevet.v1.EndedRotation
-	(*StatusChange)(nil),          // 34: brevet.v1.StatusChange
-	nil,                           // 35: brevet.v1.IdentityAttributes.LabelsEntry
-	nil,                           // 36: brevet.v1.CreatedToken.LabelsEntry
-	(*EnrollmentTerms)(nil),       // 37: brevet.v1.EnrollmentTerms
-	(IdentityKind)(0),             // 38: brevet.v1.IdentityKind
-	(*Name)(nil),                  // 39: brevet.v1.Name
-	(OperatorRole)(0),             // 40: brevet.v1.OperatorRole
-	(RevocationReason)(0),         // 41: brevet.v1.RevocationReason
-	(*CertificateSelection)(nil),  // 42: brevet.v1.CertificateSelection
-	(BulkRevocationAction)(0),     // 43: brevet.v1.BulkRevocationAction
-	(CertificateState)(0),         // 44: brevet.v1.CertificateState
+	(*RestoredLog)(nil),           // 34: brevet.v1.RestoredLog
+	(*AcceptedRestore)(nil),       // 35: brevet.v1.AcceptedRestore
+	(*StatusChange)(nil),          // 36: brevet.v1.StatusChange
+	nil,                           // 37: brevet.v1.IdentityAttributes.LabelsEntry
+	nil,                           // 38: brevet.v1.CreatedToken.LabelsEntry
+	(*EnrollmentTerms)(nil),       // 39: brevet.v1.EnrollmentTerms
+	(IdentityKind)(0),             // 40: brevet.v1.IdentityKind
+	(*Name)(nil),                  // 41: brevet.v1.Name
+	(OperatorRole)(0),             // 42: brevet.v1.OperatorRole
+	(RevocationReason)(0),         // 43: brevet.v1.RevocationReason
+	(*CertificateSelection)(nil),  // 44: brevet.v1.CertificateSelection
+	(BulkRevocationAction)(0),     // 45: brevet.v1.BulkRevocationAction
+	(CertificateState)(0),         // 46: brevet.v1.CertificateState
 }
 var file_brevet_v1_log_proto_depIdxs = []int32{
 	1,  // 0: brevet.v1.ListEntriesRequest.start:type_name -> brevet.v1.LogPosition
@@ -3618,7 +3809,7 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	6,  // 2: brevet.v1.ListEntriesResponse.entry:type_name -> brevet.v1.LogEntry
 	1,  // 3: brevet.v1.GetHeadResponse.position:type_name -> brevet.v1.LogPosition
 	0,  // 4: brevet.v1.LogEntry.action:type_name -> brevet.v1.Action
-	34, // 5: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
+	36, // 5: brevet.v1.LogEntry.changes:type_name -> brevet.v1.StatusChange
 	7,  // 6: brevet.v1.LogEntry.issued_certificate:type_name -> brevet.v1.IssuedCertificate
 	10, // 7: brevet.v1.LogEntry.abandoned_certificates:type_name -> brevet.v1.AbandonedCertificates
 	12, // 8: brevet.v1.LogEntry.refusal:type_name -> brevet.v1.LogRefusal
@@ -3640,43 +3831,46 @@ var file_brevet_v1_log_proto_depIdxs = []int32{
 	31, // 24: brevet.v1.LogEntry.acme_account:type_name -> brevet.v1.ACMEAccountRecord
 	32, // 25: brevet.v1.LogEntry.started_rotation:type_name -> brevet.v1.StartedRotation
 	33, // 26: brevet.v1.LogEntry.ended_rotation:type_name -> brevet.v1.EndedRotation
-	8,  // 27: brevet.v1.IssuedCertificate.evidence:type_name -> brevet.v1.IssuanceEvidence
-	37, // 28: brevet.v1.IssuedCertificate.terms:type_name -> brevet.v1.EnrollmentTerms
-	9,  // 29: brevet.v1.IssuanceEvidence.pieces:type_name -> brevet.v1.EvidenceHash
-	9,  // 30: brevet.v1.IssuanceEvidence.subject:type_name -> brevet.v1.EvidenceHash
-	11, // 31: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
-	12, // 32: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
-	17, // 33: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
-	8,  // 34: brevet.v1.LogRefusal.evidence:type_name -> brevet.v1.IssuanceEvidence
-	38, // 35: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
-	35, // 36: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
-	39, // 37: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
-	9,  // 38: brevet.v1.IdentityAttributes.evidence_subject:type_name -> brevet.v1.EvidenceHash
-	40, // 39: brevet.v1.IdentityAttributes.roles:type_name -> brevet.v1.OperatorRole
-	38, // 40: brevet.v1.CreatedToken.kind:type_name -> brevet.v1.IdentityKind
-	36, // 41: brevet.v1.CreatedToken.labels:type_name -> brevet.v1.CreatedToken.LabelsEntry
-	41, // 42: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
-	19, // 43: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
-	17, // 44: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
-	42, // 45: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
-	43, // 46: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
-	41, // 47: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
-	17, // 48: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
-	25, // 49: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
-	27, // 50: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
-	27, // 51: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
-	42, // 52: brevet.v1.StartedRotation.selection:type_name -> brevet.v1.CertificateSelection
-	44, // 53: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
-	41, // 54: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
-	2,  // 55: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
-	4,  // 56: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
-	3,  // 57: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
-	5,  // 58: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
-	57, // [57:59] is the sub-list for method output_type
-	55, // [55:57] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	34, // 27: brevet.v1.LogEntry.restored_log:type_name -> brevet.v1.RestoredLog
+	35, // 28: brevet.v1.LogEntry.accepted_restore:type_name -> brevet.v1.AcceptedRestore
+	8,  // 29: brevet.v1.IssuedCertificate.evidence:type_name -> brevet.v1.IssuanceEvidence
+	39, // 30: brevet.v1.IssuedCertificate.terms:type_name -> brevet.v1.EnrollmentTerms
+	9,  // 31: brevet.v1.IssuanceEvidence.pieces:type_name -> brevet.v1.EvidenceHash
+	9,  // 32: brevet.v1.IssuanceEvidence.subject:type_name -> brevet.v1.EvidenceHash
+	11, // 33: brevet.v1.AbandonedCertificates.certificates:type_name -> brevet.v1.AbandonedCertificate
+	12, // 34: brevet.v1.AbandonedCertificates.refusal:type_name -> brevet.v1.LogRefusal
+	17, // 35: brevet.v1.AbandonedCertificates.part:type_name -> brevet.v1.LogPart
+	8,  // 36: brevet.v1.LogRefusal.evidence:type_name -> brevet.v1.IssuanceEvidence
+	40, // 37: brevet.v1.IdentityAttributes.kind:type_name -> brevet.v1.IdentityKind
+	37, // 38: brevet.v1.IdentityAttributes.labels:type_name -> brevet.v1.IdentityAttributes.LabelsEntry
+	41, // 39: brevet.v1.IdentityAttributes.names:type_name -> brevet.v1.Name
+	9,  // 40: brevet.v1.IdentityAttributes.evidence_subject:type_name -> brevet.v1.EvidenceHash
+	42, // 41: brevet.v1.IdentityAttributes.roles:type_name -> brevet.v1.OperatorRole
+	40, // 42: brevet.v1.CreatedToken.kind:type_name -> brevet.v1.IdentityKind
+	38, // 43: brevet.v1.CreatedToken.labels:type_name -> brevet.v1.CreatedToken.LabelsEntry
+	43, // 44: brevet.v1.RequestedChange.reason:type_name -> brevet.v1.RevocationReason
+	19, // 45: brevet.v1.RequestedChange.bulk_revocation:type_name -> brevet.v1.BulkRevocationRecord
+	17, // 46: brevet.v1.RequestedChange.part:type_name -> brevet.v1.LogPart
+	44, // 47: brevet.v1.BulkRevocationRecord.selection:type_name -> brevet.v1.CertificateSelection
+	45, // 48: brevet.v1.BulkRevocationRecord.action:type_name -> brevet.v1.BulkRevocationAction
+	43, // 49: brevet.v1.BulkRevocationRecord.reason:type_name -> brevet.v1.RevocationReason
+	17, // 50: brevet.v1.BulkRevocationStep.part:type_name -> brevet.v1.LogPart
+	25, // 51: brevet.v1.DistributionPoints.points:type_name -> brevet.v1.DistributionPoint
+	27, // 52: brevet.v1.ExpiredRecords.after:type_name -> brevet.v1.RecordPosition
+	27, // 53: brevet.v1.ExpiredRecords.last:type_name -> brevet.v1.RecordPosition
+	44, // 54: brevet.v1.StartedRotation.selection:type_name -> brevet.v1.CertificateSelection
+	22, // 55: brevet.v1.RestoredLog.crl_numbers:type_name -> brevet.v1.CRLNumber
+	46, // 56: brevet.v1.StatusChange.state:type_name -> brevet.v1.CertificateState
+	43, // 57: brevet.v1.StatusChange.reason:type_name -> brevet.v1.RevocationReason
+	2,  // 58: brevet.v1.LogService.ListEntries:input_type -> brevet.v1.ListEntriesRequest
+	4,  // 59: brevet.v1.LogService.GetHead:input_type -> brevet.v1.GetHeadRequest
+	3,  // 60: brevet.v1.LogService.ListEntries:output_type -> brevet.v1.ListEntriesResponse
+	5,  // 61: brevet.v1.LogService.GetHead:output_type -> brevet.v1.GetHeadResponse
+	60, // [60:62] is the sub-list for method output_type
+	58, // [58:60] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_brevet_v1_log_proto_init() }
@@ -3710,6 +3904,8 @@ func file_brevet_v1_log_proto_init() {
 		(*LogEntry_AcmeAccount)(nil),
 		(*LogEntry_StartedRotation)(nil),
 		(*LogEntry_EndedRotation)(nil),
+		(*LogEntry_RestoredLog)(nil),
+		(*LogEntry_AcceptedRestore)(nil),
 	}
 	file_brevet_v1_log_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
@@ -3718,7 +3914,7 @@ func file_brevet_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_brevet_v1_log_proto_rawDesc), len(file_brevet_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

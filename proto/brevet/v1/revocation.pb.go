@@ -229,7 +229,10 @@ type RevokeCertificateResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Certificate *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	// The affected certificates. With keyCompromise, they include other certificates of the same key.
-	Affected      *AffectedCertificates `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	Affected *AffectedCertificates `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	// Whether the second copy of the log's archive has the change too. The change is in effect in any case. If false, the
+	// copy fails or is slow, and the server continues to copy. Unset if the server has no second copy.
+	Copied        *bool `protobuf:"varint,3,opt,name=copied,proto3,oneof" json:"copied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -276,6 +279,13 @@ func (x *RevokeCertificateResponse) GetAffected() *AffectedCertificates {
 		return x.Affected
 	}
 	return nil
+}
+
+func (x *RevokeCertificateResponse) GetCopied() bool {
+	if x != nil && x.Copied != nil {
+		return *x.Copied
+	}
+	return false
 }
 
 type HoldCertificateRequest struct {
@@ -352,9 +362,11 @@ func (x *HoldCertificateRequest) GetRequestId() []byte {
 }
 
 type HoldCertificateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Certificate   *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	Affected      *AffectedCertificates  `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Certificate *Certificate           `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Affected    *AffectedCertificates  `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	// As in RevokeCertificateResponse.
+	Copied        *bool `protobuf:"varint,3,opt,name=copied,proto3,oneof" json:"copied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -401,6 +413,13 @@ func (x *HoldCertificateResponse) GetAffected() *AffectedCertificates {
 		return x.Affected
 	}
 	return nil
+}
+
+func (x *HoldCertificateResponse) GetCopied() bool {
+	if x != nil && x.Copied != nil {
+		return *x.Copied
+	}
+	return false
 }
 
 type UnholdCertificateRequest struct {
@@ -623,8 +642,10 @@ type CreateBulkRevocationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The bulk revocation. With dry_run, it has no ID and no create_time.
 	BulkRevocation *BulkRevocation `protobuf:"bytes,1,opt,name=bulk_revocation,json=bulkRevocation,proto3" json:"bulk_revocation,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// As in RevokeCertificateResponse. Unset after a dry run.
+	Copied        *bool `protobuf:"varint,2,opt,name=copied,proto3,oneof" json:"copied,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateBulkRevocationResponse) Reset() {
@@ -662,6 +683,13 @@ func (x *CreateBulkRevocationResponse) GetBulkRevocation() *BulkRevocation {
 		return x.BulkRevocation
 	}
 	return nil
+}
+
+func (x *CreateBulkRevocationResponse) GetCopied() bool {
+	if x != nil && x.Copied != nil {
+		return *x.Copied
+	}
+	return false
 }
 
 type GetBulkRevocationRequest struct {
@@ -1067,8 +1095,10 @@ func (x *RevokeCompromisedKeyRequest) GetSignature() []byte {
 type RevokeCompromisedKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The SHA-256 of the SubjectPublicKeyInfo, 32 bytes.
-	KeyHash       []byte                `protobuf:"bytes,1,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
-	Affected      *AffectedCertificates `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	KeyHash  []byte                `protobuf:"bytes,1,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	Affected *AffectedCertificates `protobuf:"bytes,2,opt,name=affected,proto3" json:"affected,omitempty"`
+	// As in RevokeCertificateResponse.
+	Copied        *bool `protobuf:"varint,3,opt,name=copied,proto3,oneof" json:"copied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1117,6 +1147,13 @@ func (x *RevokeCompromisedKeyResponse) GetAffected() *AffectedCertificates {
 	return nil
 }
 
+func (x *RevokeCompromisedKeyResponse) GetCopied() bool {
+	if x != nil && x.Copied != nil {
+		return *x.Copied
+	}
+	return false
+}
+
 var File_brevet_v1_revocation_proto protoreflect.FileDescriptor
 
 const file_brevet_v1_revocation_proto_rawDesc = "" +
@@ -1129,19 +1166,23 @@ const file_brevet_v1_revocation_proto_rawDesc = "" +
 	"\x0finvalidity_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0einvalidityTime\x12\x18\n" +
 	"\acomment\x18\x05 \x01(\tR\acomment\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x06 \x01(\fR\trequestId\"\x92\x01\n" +
+	"request_id\x18\x06 \x01(\fR\trequestId\"\xba\x01\n" +
 	"\x19RevokeCertificateResponse\x128\n" +
 	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\x12;\n" +
-	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"\x86\x01\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\x12\x1b\n" +
+	"\x06copied\x18\x03 \x01(\bH\x00R\x06copied\x88\x01\x01B\t\n" +
+	"\a_copied\"\x86\x01\n" +
 	"\x16HoldCertificateRequest\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x1b\n" +
 	"\tissuer_id\x18\x02 \x01(\fR\bissuerId\x12\x18\n" +
 	"\acomment\x18\x03 \x01(\tR\acomment\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\fR\trequestId\"\x90\x01\n" +
+	"request_id\x18\x04 \x01(\fR\trequestId\"\xb8\x01\n" +
 	"\x17HoldCertificateResponse\x128\n" +
 	"\vcertificate\x18\x01 \x01(\v2\x16.brevet.v1.CertificateR\vcertificate\x12;\n" +
-	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\"\x88\x01\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\x12\x1b\n" +
+	"\x06copied\x18\x03 \x01(\bH\x00R\x06copied\x88\x01\x01B\t\n" +
+	"\a_copied\"\x88\x01\n" +
 	"\x18UnholdCertificateRequest\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\fR\x06serial\x12\x1b\n" +
 	"\tissuer_id\x18\x02 \x01(\fR\bissuerId\x12\x18\n" +
@@ -1158,9 +1199,11 @@ const file_brevet_v1_revocation_proto_rawDesc = "" +
 	"\acomment\x18\x04 \x01(\tR\acomment\x12\x17\n" +
 	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x06 \x01(\fR\trequestId\"b\n" +
+	"request_id\x18\x06 \x01(\fR\trequestId\"\x8a\x01\n" +
 	"\x1cCreateBulkRevocationResponse\x12B\n" +
-	"\x0fbulk_revocation\x18\x01 \x01(\v2\x19.brevet.v1.BulkRevocationR\x0ebulkRevocation\"*\n" +
+	"\x0fbulk_revocation\x18\x01 \x01(\v2\x19.brevet.v1.BulkRevocationR\x0ebulkRevocation\x12\x1b\n" +
+	"\x06copied\x18\x02 \x01(\bH\x00R\x06copied\x88\x01\x01B\t\n" +
+	"\a_copied\"*\n" +
 	"\x18GetBulkRevocationRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"_\n" +
 	"\x19GetBulkRevocationResponse\x12B\n" +
@@ -1193,10 +1236,12 @@ const file_brevet_v1_revocation_proto_rawDesc = "" +
 	"\x1bRevokeCompromisedKeyRequest\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"v\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x9e\x01\n" +
 	"\x1cRevokeCompromisedKeyResponse\x12\x19\n" +
 	"\bkey_hash\x18\x01 \x01(\fR\akeyHash\x12;\n" +
-	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected*\xa5\x01\n" +
+	"\baffected\x18\x02 \x01(\v2\x1f.brevet.v1.AffectedCertificatesR\baffected\x12\x1b\n" +
+	"\x06copied\x18\x03 \x01(\bH\x00R\x06copied\x88\x01\x01B\t\n" +
+	"\a_copied*\xa5\x01\n" +
 	"\x13BulkRevocationState\x12%\n" +
 	"!BULK_REVOCATION_STATE_UNSPECIFIED\x10\x00\x12#\n" +
 	"\x1fBULK_REVOCATION_STATE_SELECTING\x10\x01\x12\"\n" +
@@ -1306,7 +1351,11 @@ func file_brevet_v1_revocation_proto_init() {
 	}
 	file_brevet_v1_certificate_proto_init()
 	file_brevet_v1_types_proto_init()
+	file_brevet_v1_revocation_proto_msgTypes[1].OneofWrappers = []any{}
+	file_brevet_v1_revocation_proto_msgTypes[3].OneofWrappers = []any{}
+	file_brevet_v1_revocation_proto_msgTypes[7].OneofWrappers = []any{}
 	file_brevet_v1_revocation_proto_msgTypes[12].OneofWrappers = []any{}
+	file_brevet_v1_revocation_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

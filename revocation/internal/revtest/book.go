@@ -167,6 +167,8 @@ func (b *Book) PutCRLs(ctx context.Context, crls []crl.CRL, by pki.Actor, _ time
 	for _, c := range crls {
 		if old, ok := b.crls[c.Scope()]; ok && c.Number.Cmp(old.Number) <= 0 {
 			return pki.Refuse(pki.RuleCRL, "import a newer one", "CRL %v is not above %v, which is recorded", c.Number, old.Number)
+		} else if ok && c.DER == nil && c.Position < old.Position {
+			return pki.Refuse(pki.RuleCRL, "sign a newer one", "CRL %v ends before CRL %v, which is recorded", c.Number, old.Number)
 		}
 	}
 	for _, c := range crls {
@@ -224,10 +226,18 @@ func (b *Book) Snapshot(ctx context.Context, at time.Time, visit func(pki.Status
 }
 
 // Changes implements responder.Feed.
-func (b *Book) Changes(ctx context.Context, after uint64, limit int) ([]pki.StatusChange, uint64, error) {
+func (b *Book) Changes(ctx context.Context, after uint64, limit int, apply func([]pki.StatusChange)) (uint64, error) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	changes := b.log[min(after, uint64(len(b.log))):]
 	changes = slices.Clone(changes[:min(limit, len(changes))])
-	return changes, after + uint64(len(changes)), ctx.Err()
+	b.mu.Unlock()
+	apply(changes)
+	return after + uint64(len(changes)), ctx.Err()
+}
+
+// Written implements responder.Feed. Every entry is in the feed at once.
+func (b *Book) Written(ctx context.Context) (uint64, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return uint64(len(b.log)), ctx.Err()
 }

@@ -1,6 +1,8 @@
 package jws
 
 import (
+	"crypto/hmac"
+
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -34,12 +36,8 @@ func ParseBinding(raw []byte, url string, account *Key) (*Binding, error) {
 	if *s.header.URL != url {
 		return refuse("the external account binding is for another url than the request")
 	}
-	parsed, err := jose.ParseSignedCompact(s.compact, macs)
-	if err != nil {
-		return refuse("the external account binding is not a JWS")
-	}
 	// The MAC is verified later. What is compared here is part of what it protects.
-	bound, err := ParseKey(parsed.UnsafePayloadWithoutVerification())
+	bound, err := ParseKey(s.payload)
 	if err != nil {
 		return refuse("the payload of the external account binding is not a public key that can be used")
 	}
@@ -49,10 +47,12 @@ func ParseBinding(raw []byte, url string, account *Key) (*Binding, error) {
 	return &Binding{*s.header.KeyID, s}, nil
 }
 
-// Verify reports whether the binding was made with a secret. It compares in constant time.
+// Verify reports whether the binding was made with a secret, which must not be shorter than the hash (RFC 7518 §3.2). It
+// compares in constant time.
 func (b *Binding) Verify(secret []byte) bool {
-	_, err := b.signed.verify(secret)
-	return err == nil
+	h := hmac.New(hashOf(b.signed.algorithm).New, secret)
+	_, _ = h.Write(b.signed.input) // never fails
+	return len(secret) >= h.Size() && hmac.Equal(h.Sum(nil), b.signed.signature)
 }
 
 // ParseChange parses the inner JWS of a change of keys (RFC 8555 §7.3.5) in a request to url. It returns the new key

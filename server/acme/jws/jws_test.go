@@ -282,6 +282,21 @@ func rsaJWK(t testing.TB, bits, exponent int) string {
 	return marshal(t, jose.JSONWebKey{Key: &rsa.PublicKey{N: n, E: exponent}})
 }
 
+func TestUnmarshalOnlyObjects(t *testing.T) {
+	t.Parallel()
+	var payload struct{ Status *string }
+	for _, text := range []string{"null", " null ", "true", "1", `"{}"`, "[]", "", "{}{}", "{"} {
+		if err := jws.Unmarshal([]byte(text), &payload); err == nil {
+			t.Errorf("%q is accepted as an object", text)
+		}
+	}
+	for _, text := range []string{"{}", " \t\r\n{} "} {
+		if err := jws.Unmarshal([]byte(text), &payload); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func TestRefusedSignatures(t *testing.T) {
 	key := generate(t, "ES256")
 	body := sign(t, "ES256", key, "{}", map[string]any{"nonce": "n", "url": url, "jwk": jwk(key)})
@@ -345,13 +360,21 @@ func TestBinding(t *testing.T) {
 			t.Errorf("%s: the binding is not verified with its secret alone", algorithm)
 		}
 	}
-	hmacOf := func(header, payload string) []byte {
+	hmacWith := func(secret []byte, header, payload string) []byte {
 		protected, body := encode(header), encode(payload)
 		mac := hmac.New(sha256.New, secret)
 		mac.Write([]byte(protected + "." + body))
 		return []byte(marshal(t, map[string]string{
 			"protected": protected, "payload": body, "signature": base64.RawURLEncoding.EncodeToString(mac.Sum(nil)),
 		}))
+	}
+	hmacOf := func(header, payload string) []byte { return hmacWith(secret, header, payload) }
+	binding := fmt.Sprintf(`{"alg":"HS256","url":%q,"kid":"k1"}`, url)
+	for size, want := range map[int]bool{31: false, 32: true} { // RFC 7518 §3.2
+		b, err := jws.ParseBinding(hmacWith(secret[:size], binding, public), url, account)
+		if err != nil || b.Verify(secret[:size]) != want {
+			t.Errorf("a secret of %d bytes verifies: %t, %v", size, !want, err)
+		}
 	}
 	for name, c := range map[string]struct {
 		raw  []byte

@@ -1,6 +1,7 @@
 package jws
 
 import (
+	"bytes"
 	"encoding/base64"
 	stdjson "encoding/json"
 	"errors"
@@ -83,12 +84,11 @@ func (m *Message) Verify(key *Key) ([]byte, error) {
 		return nil, pki.Refuse(pki.RuleACMEAlgorithm, "sign with the algorithm of the key",
 			"the algorithm %s is not for the key of the request, which is %s", m.signed.algorithm, key.kind)
 	}
-	payload, err := m.signed.verify(key.public)
-	if err != nil {
+	if !key.isSignature(m.signed.input, m.signed.signature) {
 		return nil, pki.Refuse(pki.RuleACMEJWS, "sign the request with the key of the account, and send it unchanged",
 			"the signature does not verify")
 	}
-	return payload, nil
+	return m.signed.payload, nil
 }
 
 // header is a protected header. A pointer is nil if the member is missing or null.
@@ -102,11 +102,13 @@ type header struct {
 	Unencoded json.RawMessage `json:"b64"`
 }
 
-// signed is a JWS with one signature. Its parts are base64url without padding.
+// signed is a JWS with one signature.
 type signed struct {
 	header    header
 	algorithm jose.SignatureAlgorithm
-	compact   string
+	input     []byte // what is signed: the header and the payload in base64url, with a dot between them (RFC 7515 §5.1)
+	payload   []byte
+	signature []byte
 }
 
 // parseSigned parses a JWS in the flattened JSON serialization that has one of the allowed algorithms, and a url.
@@ -134,13 +136,15 @@ func parseSigned(body []byte, allowed []jose.SignatureAlgorithm) (signed, error)
 	if parts.Protected == nil || parts.Payload == nil || parts.Signature == nil {
 		return signed{}, malformed("the request lacks one of protected, payload and signature")
 	}
-	for _, part := range []*string{parts.Protected, parts.Payload, parts.Signature} {
-		if _, err := Decode(*part); err != nil {
+	var decoded [3][]byte
+	for i, part := range []*string{parts.Protected, parts.Payload, parts.Signature} {
+		var err error
+		if decoded[i], err = Decode(*part); err != nil {
 			return signed{}, malformed("a part of the request is not base64url without padding")
 		}
 	}
-	s := signed{compact: *parts.Protected + "." + *parts.Payload + "." + *parts.Signature}
-	protected, _ := Decode(*parts.Protected)
+	protected := decoded[0]
+	s := signed{input: []byte(*parts.Protected + "." + *parts.Payload), payload: decoded[1], signature: decoded[2]}
 	if err := Unmarshal(protected, &s.header); err != nil {
 		return signed{}, malformed("the protected header is not a JSON object with the members of RFC 8555 section 6.2")
 	}
@@ -166,20 +170,18 @@ func (s *signed) check(allowed []jose.SignatureAlgorithm) error {
 	return nil
 }
 
-// verify returns the payload if the key made the signature. key is a public key, or the secret of an HMAC.
-func (s *signed) verify(key any) ([]byte, error) {
-	parsed, err := jose.ParseSignedCompact(s.compact, []jose.SignatureAlgorithm{s.algorithm})
-	if err != nil {
-		return nil, err
-	}
-	return parsed.Verify(key)
-}
-
 var errNotJSON = errors.New("not a JSON object in UTF-8")
 
-// Unmarshal decodes a JSON object. It limits the depth (encoding/json), and refuses duplicate members (go-jose).
+// shallow is a number of brackets that cannot be nested too deeply.
+const shallow = 1000
+
+// Unmarshal decodes a JSON object. It limits the depth (encoding/json), and refuses duplicate members (go-jose). Null is
+// no object, although it can be decoded as one without members.
 func Unmarshal(data []byte, into any) error {
-	if !utf8.Valid(data) || !stdjson.Valid(data) {
+	if !utf8.Valid(data) || !bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{")) {
+		return errNotJSON
+	}
+	if bytes.Count(data, []byte("{"))+bytes.Count(data, []byte("[")) > shallow && !stdjson.Valid(data) {
 		return errNotJSON
 	}
 	return json.Unmarshal(data, into)

@@ -5,4 +5,5 @@ var (
 	CheckCertificate = checkCertificate
 	ParseResponse    = parseResponse
 	ServerName       = serverName
+	Interlaced       = interlaced
 )

@@ -19,6 +19,11 @@ const (
 	poolQueue   = 1024 // validations that wait
 	poolTargets = 8    // validations of one identifier that run or wait
 	poolOwn     = 2    // validations of one identifier that run or wait for one account
+	// poolWait is the maximum time that a validation waits. After acme.ValidationTimeout the client can begin it again, so one that
+	// waits longer would run twice.
+	poolWait = time.Minute
+	// poolSlow is the wait from which on an account gets no further places in the queue, until a validation of it waits shorter.
+	poolSlow = poolWait / 3
 	// poolRetry is the delay after which a rejected client should repeat its request.
 	poolRetry = 5 * time.Second
 )
@@ -31,6 +36,7 @@ type Pool struct {
 	queue   *fair.Queue[acme.ID, *Job]
 	targets map[acme.Identifier]int
 	own     map[ownTarget]int
+	slow    map[acme.ID]bool // accounts whose last validation that began to run had waited for poolSlow
 	closed  bool
 	log     *slog.Logger
 
@@ -50,31 +56,36 @@ func NewPool(log *slog.Logger) *Pool {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Pool{
 		queue:   fair.NewQueue[acme.ID, *Job](fair.Size{Slots: poolSlots, Each: poolEach, Queue: poolQueue}),
-		targets: map[acme.Identifier]int{}, own: map[ownTarget]int{}, log: log, ctx: ctx, cancel: cancel,
+		targets: map[acme.Identifier]int{}, own: map[ownTarget]int{}, slow: map[acme.ID]bool{}, log: log, ctx: ctx, cancel: cancel,
 	}
 }
 
-// Job is a place in a Pool.
+// Job is a validation in a Pool. It has a slot, or waits in the queue.
 type Job struct {
-	pool    *Pool
-	account acme.ID
-	target  acme.Identifier
+	pool     *Pool
+	account  acme.ID
+	target   acme.Identifier
+	reserved time.Time
 	// pool.mu protects the fields below.
 	item *fair.Item[acme.ID, *Job] // nil if the job got a slot at once
 	work func(ctx context.Context) // nil until Start
+	late func(ctx context.Context) // runs instead of work after poolWait
 	slot bool
 }
 
-// Reserve takes a place for a validation of an account. It refuses if there is none. The caller calls Start or Drop.
+// Reserve takes a slot for a validation of an account, or puts it into the queue. It refuses if the queue is full. The
+// caller calls Start or Drop.
 func (p *Pool) Reserve(account acme.ID, target acme.Identifier) (*Job, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	j := &Job{pool: p, account: account, target: target}
+	j := &Job{pool: p, account: account, target: target, reserved: time.Now()}
 	if p.closed || p.targets[target] >= poolTargets || p.own[ownTarget{account, target}] >= poolOwn {
 		return nil, busy(target)
 	}
 	if p.queue.Begin(account) {
 		j.slot = true
+	} else if p.slow[account] {
+		return nil, busy(target)
 	} else if j.item = p.queue.Wait(account, j); j.item == nil {
 		return nil, busy(target)
 	}
@@ -83,17 +94,18 @@ func (p *Pool) Reserve(account acme.ID, target acme.Identifier) (*Job, error) {
 	return j, nil
 }
 
-// Start runs work when there is a slot. It does not wait for it.
-func (j *Job) Start(work func(ctx context.Context)) {
+// Start runs work when there is a slot. If the job has waited for a minute by then, Start runs late instead. It waits for
+// neither.
+func (j *Job) Start(work, late func(ctx context.Context)) {
 	j.pool.mu.Lock()
 	defer j.pool.mu.Unlock()
-	j.work = work
+	j.work, j.late = work, late
 	if j.slot {
 		j.pool.run(j)
 	}
 }
 
-// Drop gives the place back.
+// Drop frees the slot of the job, or takes it out of the queue.
 func (j *Job) Drop() {
 	j.pool.mu.Lock()
 	defer j.pool.mu.Unlock()
@@ -107,10 +119,17 @@ func (j *Job) Drop() {
 
 // run starts the work of a job that has a slot. The caller holds mu.
 func (p *Pool) run(j *Job) {
+	waited, work := time.Since(j.reserved), j.work
+	if waited >= poolWait {
+		work = j.late
+	}
+	if delete(p.slow, j.account); waited >= poolSlow && p.queue.WaitingOf(j.account) > 0 {
+		p.slow[j.account] = true
+	}
 	p.running.Add(1)
 	go func() {
 		defer p.running.Done()
-		p.do(j.work)
+		p.do(work)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.end(j)
@@ -149,6 +168,9 @@ func (p *Pool) forget(j *Job) {
 	own := ownTarget{j.account, j.target}
 	if p.own[own]--; p.own[own] <= 0 {
 		delete(p.own, own)
+	}
+	if p.queue.WaitingOf(j.account) == 0 {
+		delete(p.slow, j.account)
 	}
 	if p.targets[j.target]--; p.targets[j.target] <= 0 {
 		delete(p.targets, j.target)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/brevet-pki/brevet/pki"
@@ -18,6 +19,11 @@ func target(n int) acme.Identifier {
 }
 
 func newPool() *validation.Pool { return validation.NewPool(slog.New(slog.DiscardHandler)) }
+
+// never returns what must not run: the job has not waited for long.
+func never(t *testing.T) func(context.Context) {
+	return func(context.Context) { t.Error("a validation is late") }
+}
 
 // One account fills half of the queue at most, and another one is still served.
 func TestPoolIsFairAndBounded(t *testing.T) {
@@ -35,7 +41,7 @@ func TestPoolIsFairAndBounded(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				ran[account]++
-			})
+			}, never(t))
 		}
 		return err
 	}
@@ -109,7 +115,7 @@ func TestPoolWaitingJobs(t *testing.T) {
 	jobs[9].Drop() // waits
 	jobs[0].Drop() // has a slot, which jobs[8] gets before it is started
 	ran := make(chan struct{})
-	jobs[8].Start(func(context.Context) { close(ran) })
+	jobs[8].Start(func(context.Context) { close(ran) }, never(t))
 	select {
 	case <-ran:
 	case <-time.After(10 * time.Second):
@@ -129,7 +135,7 @@ func TestPoolCloses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	job.Start(func(ctx context.Context) { <-ctx.Done() })
+	job.Start(func(ctx context.Context) { <-ctx.Done() }, never(t))
 	p.Close()
 	if _, err := p.Reserve(acme.NewID(), target(2)); err == nil {
 		t.Error("a closed pool takes a job")
@@ -171,7 +177,7 @@ func TestPoolSurvivesPanics(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		job.Start(func(context.Context) { panic("a bug") })
+		job.Start(func(context.Context) { panic("a bug") }, never(t))
 	}
 	deadline := time.Now().Add(10 * time.Second)
 	for p.Running()+p.Waiting() > 0 && time.Now().Before(deadline) {
@@ -180,4 +186,49 @@ func TestPoolSurvivesPanics(t *testing.T) {
 	if p.Running()+p.Waiting() > 0 {
 		t.Errorf("%d validations run and %d wait after they have panicked", p.Running(), p.Waiting())
 	}
+}
+
+// TestPoolBoundsTheWait checks that no validation begins after a minute in the queue, and that an account whose validations wait
+// for long gets no further places, until they wait shorter.
+func TestPoolBoundsTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool()
+		defer p.Close()
+		account := acme.NewID()
+		var mu sync.Mutex
+		longest, late := time.Duration(0), 0
+		reserve := func(n int) error {
+			job, err := p.Reserve(account, target(n))
+			if err == nil {
+				began := time.Now()
+				job.Start(func(context.Context) {
+					mu.Lock()
+					longest = max(longest, time.Since(began))
+					mu.Unlock()
+					time.Sleep(10 * time.Second)
+				}, func(context.Context) {
+					mu.Lock()
+					defer mu.Unlock()
+					late++
+				})
+			}
+			return err
+		}
+		for n := range 100 { // eight at a time: the last would begin after two minutes
+			if err := reserve(n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(25 * time.Second)
+		if err := reserve(1000); pki.RetryAfter(err) <= 0 {
+			t.Errorf("an account whose validations wait for 20 seconds gets a place: %v", err)
+		}
+		time.Sleep(2 * time.Minute)
+		if longest >= time.Minute || late != 100-6*8 {
+			t.Errorf("a validation began after %s, and %d were late", longest, late)
+		}
+		if err := reserve(1001); err != nil {
+			t.Errorf("an account without waiting validations gets no place: %v", err)
+		}
+	})
 }

@@ -30,8 +30,12 @@ type resolver struct{ servers []netip.AddrPort }
 // errNoRecord means that a name does not exist, or has no record of the type.
 var errNoRecord = errors.New("there is no such record")
 
-// addresses returns the IPv6 and then the IPv4 addresses of a name.
+// addresses returns the IPv6 and then the IPv4 addresses of a name. The names localhost and below it have the loopback
+// addresses, and no resolver is asked (RFC 6761 §6.3).
 func (r *resolver) addresses(ctx context.Context, name string) ([]netip.Addr, error) {
+	if strings.HasSuffix("."+name, ".localhost") {
+		return []netip.Addr{netip.IPv6Loopback(), netip.AddrFrom4([4]byte{127, 0, 0, 1})}, nil
+	}
 	var found []netip.Addr
 	var failure error
 	for _, t := range []dnsmessage.Type{dnsmessage.TypeAAAA, dnsmessage.TypeA} {

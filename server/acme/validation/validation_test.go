@@ -198,6 +198,45 @@ func TestForbiddenAddresses(t *testing.T) {
 	wantRule(t, "one of three", v.Validate(t.Context(), challenge(acme.HTTP01, name)), "")
 }
 
+// Names below localhost have the loopback addresses. By default, these are forbidden as any other loopback address.
+func TestNamesBelowLocalhost(t *testing.T) {
+	z := validationtest.NewZone(t)
+	port := web(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, keyAuth) })
+	config := validation.Config{Resolvers: []netip.AddrPort{z.Addr}, HTTPPort: port}
+	v := validation.New(config)
+	config.Networks = loopback
+	dev := validation.New(config)
+	for _, local := range []string{"localhost", "web.localhost", "a.b.localhost"} {
+		wantRule(t, local+", by default", v.Validate(t.Context(), challenge(acme.HTTP01, local)), pki.RuleACMEValidationHost)
+		wantRule(t, local, dev.Validate(t.Context(), challenge(acme.HTTP01, local)), "")
+	}
+	if n := z.Count("udp"); n != 0 {
+		t.Errorf("the resolver got %d queries, want none", n)
+	}
+	wantRule(t, "another name", dev.Validate(t.Context(), challenge(acme.HTTP01, "notlocalhost")), pki.RuleACMEValidationDNS)
+}
+
+// TestBrokenIPv6 checks that a host with many broken IPv6 addresses is reached over IPv4.
+func TestBrokenIPv6(t *testing.T) {
+	z := validationtest.NewZone(t)
+	for n := range 6 {
+		z.Address(t, name, fmt.Sprintf("fd00::%d", n+1))
+	}
+	z.Address(t, name, "127.0.0.1")
+	port := web(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, keyAuth) })
+	networks := append([]netip.Prefix{netip.MustParsePrefix("fd00::/8")}, loopback...)
+	v := validation.New(validation.Config{Resolvers: []netip.AddrPort{z.Addr}, Networks: networks, HTTPPort: port})
+	wantRule(t, "http-01", v.Validate(t.Context(), challenge(acme.HTTP01, name)), "")
+
+	var all []netip.Addr
+	for _, a := range []string{"fd00::1", "fd00::2", "fd00::3", "192.0.2.1", "192.0.2.2"} {
+		all = append(all, netip.MustParseAddr(a))
+	}
+	if got := fmt.Sprint(validation.Interlaced(all)); got != "[fd00::1 192.0.2.1 fd00::2 192.0.2.2 fd00::3]" {
+		t.Errorf("the addresses are tried as %s", got)
+	}
+}
+
 // A name that changes its address between the check and the connection does not lead elsewhere, because it is resolved
 // once.
 func TestNamesAreResolvedOnce(t *testing.T) {

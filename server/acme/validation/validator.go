@@ -20,10 +20,11 @@ const (
 	Timeout = 10 * time.Second
 	// maxReceived is the maximum number of bytes that a validation receives from a host, TLS records included.
 	maxReceived = 64 << 10
-	// maxDials is the maximum number of addresses of a name to which a validation tries to connect.
+	// maxDials is the maximum number of addresses of a name to which a validation tries to connect. IPv6 and IPv4 take turns, so
+	// that a host with many broken IPv6 addresses is reached over IPv4.
 	maxDials = 4
-	// dialTimeout is the maximum duration of connecting to one address, so that there is time for the next one.
-	dialTimeout = 3 * time.Second
+	// dialTimeout is the maximum duration of connecting to one address, so that there is time for all of them and for the response.
+	dialTimeout = 2 * time.Second
 )
 
 // Config configures a Validator.
@@ -160,7 +161,26 @@ func (v *Validator) targets(ctx context.Context, i acme.Identifier) ([]netip.Add
 			"use dns-01, or ask the operator to add the network of the host to acme.networks",
 			"%s has no address in a network to which this server connects", i.Value)
 	}
+	allowed = interlaced(allowed)
 	return allowed[:min(len(allowed), maxDials)], nil
+}
+
+// interlaced returns the addresses with IPv6 and IPv4 in turn, IPv6 first (RFC 8305 section 4). The order within a family stays.
+func interlaced(all []netip.Addr) []netip.Addr {
+	var v6, v4 []netip.Addr
+	for _, a := range all {
+		if a.Unmap().Is4() {
+			v4 = append(v4, a)
+		} else {
+			v6 = append(v6, a)
+		}
+	}
+	mixed := make([]netip.Addr, 0, len(all))
+	for i := range max(len(v6), len(v4)) {
+		mixed = append(mixed, v6[min(i, len(v6)):min(i+1, len(v6))]...)
+		mixed = append(mixed, v4[min(i, len(v4)):min(i+1, len(v4))]...)
+	}
+	return mixed
 }
 
 // equal compares in constant time.

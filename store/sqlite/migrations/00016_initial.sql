@@ -4,14 +4,29 @@
 -- +goose Up
 PRAGMA application_id = 1112692308; -- "BRVT": Brevet refuses databases of other programs
 
--- The epoch of the newest process that writes the journal. Earlier epochs cannot write any more. last_batch shows after an
--- ambiguous COMMIT whether the transaction was applied.
-CREATE TABLE journal (
-    id         INTEGER PRIMARY KEY CHECK (id = 1),
-    epoch      INTEGER NOT NULL,
-    last_batch BLOB CHECK (length(last_batch) = 16) -- of the last intent that the newest transaction wrote
+-- The epochs of the servers that write the journal. A server without a row cannot write any more. The server of the oldest one
+-- leads. last_batch shows after an ambiguous COMMIT whether the transaction was applied.
+CREATE TABLE epochs (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    server     TEXT    NOT NULL UNIQUE, -- its name; empty for SQLite, which one server has for itself
+    last_batch BLOB CHECK (length(last_batch) = 16) -- of the last intent that its newest transaction wrote
 ) STRICT;
-INSERT INTO journal (id, epoch) VALUES (1, 0);
+
+-- When each epoch may be deleted, by the clock of the database. A server extends its lease while a transaction of its own
+-- writes, which locks the row of its epoch.
+CREATE TABLE leases (
+    epoch INTEGER NOT NULL PRIMARY KEY REFERENCES epochs (id) ON DELETE CASCADE,
+    until INTEGER NOT NULL
+) STRICT;
+
+-- The servers that ever had an epoch. Each has an archive of the log since then, which had all entries up to an index when
+-- the server recorded it. No entry leaves the log that the archive of a server with an epoch may lack. process is the first
+-- epoch of the newest process with the name. Older ones stop for good.
+CREATE TABLE servers (
+    name     TEXT    NOT NULL PRIMARY KEY,
+    process  INTEGER NOT NULL,
+    archived INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
 
 -- Intents: one row for each batch of certificates that may be signed. It is deleted when all of them are recorded.
 CREATE TABLE intents (
@@ -272,6 +287,7 @@ CREATE TABLE certificates (
     invalid_since INTEGER, -- RFC 5280 section 5.3.2
     version       INTEGER NOT NULL,
     changed       INTEGER,
+    account       INTEGER REFERENCES acme_accounts (id), -- of ACME, which has ordered it; NULL for none
     der           BLOB,
     digest        BLOB,
     CHECK ((state = 1) = (revoked_at IS NULL)),
@@ -284,8 +300,10 @@ CREATE TABLE certificates (
 CREATE UNIQUE INDEX certificates_by_request ON certificates (identity, request);
 CREATE INDEX certificates_by_issue ON certificates (issued_at);
 CREATE INDEX certificates_by_expiry ON certificates (not_after);
--- Finds the unexpired certificates of an identity without reading its expired ones.
-CREATE INDEX certificates_by_identity ON certificates (identity, not_after);
+-- Finds the unexpired certificates of an identity without reading its expired ones, and tells those apart that accounts have
+-- ordered.
+CREATE INDEX certificates_by_identity ON certificates (identity, not_after, account);
+CREATE INDEX certificates_by_account ON certificates (account, not_after) WHERE account IS NOT NULL;
 CREATE INDEX certificates_changed ON certificates (issuer, crl_partition, changed) WHERE changed IS NOT NULL;
 
 -- Bulk revocations. Each takes effect when its row is written. The status of each member is changed later, in the order of
@@ -400,12 +418,14 @@ CREATE TABLE crl_packed (
     issuer        INTEGER NOT NULL REFERENCES issuers (id),
     crl_partition INTEGER NOT NULL,
     position      INTEGER NOT NULL, -- the index of the log entry up to which the segments have all changes
+    packer        BLOB    NOT NULL CHECK (length(packer) = 16), -- the compaction that may write segments
     PRIMARY KEY (issuer, crl_partition)
 ) STRICT;
 
 -- The log. An entry gets its ID in the transaction of its change. A failed transaction returns its IDs, so they have no gaps
 -- and are the indexes of the log. The newest row of chain says how far the log is sequenced. There is a row for each
--- sequenced batch; the chain values between two rows are computed from the entries.
+-- sequenced batch; the chain values between two rows are computed from the entries. Old entries leave when the archives have
+-- them: of their batches, the rows of chain stay whose ID is a multiple of 4096, and the last one.
 CREATE TABLE log (
     id    INTEGER PRIMARY KEY AUTOINCREMENT,
     entry BLOB    NOT NULL
@@ -424,8 +444,16 @@ CREATE TABLE chain (
 ) STRICT;
 
 -- The age of the records: the time as far as the store has run, which a clock that was set ahead does not change. There is
--- no row before it is recorded for the first time.
+-- no row before it is recorded for the first time. epoch is that of the process that has advanced it last.
 CREATE TABLE age (
+    id    INTEGER PRIMARY KEY CHECK (id = 1),
+    time  INTEGER NOT NULL,
+    epoch INTEGER NOT NULL
+) STRICT;
+
+-- A restore of the store that has not ended. While there is a row, nothing is served from the store. list is the SHA-256 of
+-- what cannot be known without the archive, until an operator accepts it; NULL while the restore runs.
+CREATE TABLE restores (
     id   INTEGER PRIMARY KEY CHECK (id = 1),
-    time INTEGER NOT NULL
+    list BLOB CHECK (length(list) = 32)
 ) STRICT;

@@ -1,0 +1,31 @@
+package postgres
+
+import (
+	"context"
+	"io/fs"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/brevet-pki/brevet/store/engine"
+	"github.com/brevet-pki/brevet/store/tables"
+)
+
+// OpenDatabase opens a database for tests of the engine alone.
+func OpenDatabase(ctx context.Context, config *pgx.ConnConfig) (engine.DB, error) {
+	return openDatabase(ctx, config, use{name: "brevet"}, migrations)
+}
+
+// SetUp sets up and checks a connection as the store does.
+func SetUp(ctx context.Context, conn *pgx.Conn) error { return check(ctx, conn) }
+
+// OpenWithMigrations is OpenWith for a version of Brevet with other tables.
+func OpenWithMigrations(ctx context.Context, config *pgx.ConnConfig, server string, migrations fs.FS) (*tables.DB, error) {
+	db, err := openDatabase(ctx, config, usedBy(server), migrations)
+	if err != nil {
+		return nil, err
+	}
+	return tables.Open(ctx, db, server)
+}
+
+// Migrations are the migrations of this version of Brevet.
+func Migrations() fs.FS { return migrations }

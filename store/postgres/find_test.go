@@ -1,0 +1,297 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/store/engine"
+	"github.com/brevet-pki/brevet/store/postgres"
+)
+
+// Queries for TestFind.
+const (
+	findNumber = `WITH q AS MATERIALIZED (SELECT CAST(?1 AS BIGINT) AS n) SELECT q.n * 2 FROM q JOIN generate_series(1, 50) s ON s = q.n`
+	findText   = `WITH q AS MATERIALIZED (SELECT ?1 AS a, CAST(?2 AS BIGINT) AS n) SELECT q.a, q.n FROM q`
+	findError  = `WITH q AS MATERIALIZED (SELECT CAST(?1 AS BIGINT) AS n) SELECT 1 / (q.n - q.n) FROM q`
+)
+
+// TestFind reads rows concurrently, with two queries, some of which have no row.
+func TestFind(t *testing.T) {
+	db, dials := openDatabase(t, cluster.Schema(t))
+	before := dials.Load()
+	var all sync.WaitGroup
+	for n := range int64(100) {
+		all.Go(func() {
+			var double, number int64
+			var text string
+			found, err := db.Find(t.Context(), "find a number", findNumber, []any{n}, &double)
+			if err != nil || found != (1 <= n && n <= 50) || found && double != 2*n {
+				t.Errorf("number %d: %d, %v, %v", n, double, found, err)
+			}
+			found, err = db.Find(t.Context(), "find a text", findText, []any{fmt.Sprint("text ", n), n}, &text, &number)
+			if err != nil || !found || text != fmt.Sprint("text ", n) || number != n {
+				t.Errorf("text %d: %q, %d, %v, %v", n, text, number, found, err)
+			}
+		})
+	}
+	all.Wait()
+	if n := dials.Load() - before; n > 1 {
+		t.Errorf("%d connections read", n)
+	}
+}
+
+// TestFindFails has a statement fail, a text that no engine stores, and a context that has ended.
+func TestFindFails(t *testing.T) {
+	db, _ := openDatabase(t, cluster.Schema(t))
+	var n int64
+	var text string
+	if found, err := db.Find(t.Context(), "fail", findError, []any{1}, &n); found || err == nil || !strings.Contains(err.Error(), "fail") {
+		t.Errorf("a division by zero: %v, %v", found, err)
+	}
+	if found, err := db.Find(t.Context(), "fail", findText, []any{"a\x00b", 1}, &text, &n); found || err == nil {
+		t.Errorf("a text with U+0000: %v, %v", found, err)
+	}
+	if found, err := db.Find(t.Context(), "fail", findNumber, []any{1}, &struct{}{}); found || err == nil {
+		t.Errorf("a row that cannot be scanned: %v, %v", found, err)
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if found, err := db.Find(canceled, "cancel", findNumber, []any{1}, &n); found || !errors.Is(err, context.Canceled) {
+		t.Errorf("with a context that has ended: %v, %v", found, err)
+	}
+	if found, err := db.Find(t.Context(), "find", findNumber, []any{1}, &n); err != nil || !found || n != 2 {
+		t.Errorf("after failures: %v, %d, %v", found, n, err)
+	}
+}
+
+// TestFindConnectsAgain restarts PostgreSQL between two reads.
+func TestFindConnectsAgain(t *testing.T) {
+	c := ownCluster(t)
+	db, _ := openDatabase(t, c.Connection("postgres"))
+	find := func() {
+		t.Helper()
+		var n int64
+		if found, err := db.Find(t.Context(), "find", findNumber, []any{7}, &n); err != nil || !found || n != 14 {
+			t.Errorf("%v, %d, %v", found, n, err)
+		}
+	}
+	find()
+	must(t, c.Kill())
+	must(t, c.Run())
+	find()
+}
+
+// TestInsertEach inserts rows of which some have a conflict. The IDs have no gaps, and are those of the other rows.
+func TestInsertEach(t *testing.T) {
+	connection := cluster.Schema(t)
+	db, _ := openDatabase(t, connection)
+	insert := func(serials ...byte) (ids []int64) {
+		t.Helper()
+		rows := make([][]any, len(serials))
+		for i, s := range serials {
+			rows[i] = []any{slices.Repeat([]byte{s}, 20), slices.Repeat([]byte{s}, 32)}
+		}
+		must(t, db.Write(t.Context(), "insert", func(ctx context.Context, tx *engine.Tx) (err error) {
+			ids, err = tx.InsertEach(ctx, `
+				INSERT INTO certificates (serial, digest, issuer, issued_at, not_after, crl_partition, state, reason, revoked_at, version)
+				VALUES (?, ?, (SELECT id FROM issuers), 0, 0, 0, 3, 0, 0, 1) ON CONFLICT (serial) DO NOTHING`, rows)
+			return err
+		}))
+		return ids
+	}
+	must(t, db.Write(t.Context(), "insert", func(ctx context.Context, tx *engine.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO issuers (issuer) VALUES (?)`, make([]byte, 32))
+		return err
+	}))
+	for _, c := range []struct {
+		serials []byte
+		ids     []int64
+	}{
+		{[]byte{1, 2, 3}, []int64{1, 2, 3}},
+		{[]byte{4, 2, 5, 6}, []int64{4, 5, 6}},
+		{[]byte{1, 2}, nil},
+		{[]byte{7}, []int64{7}},
+	} {
+		if ids := insert(c.serials...); !slices.Equal(ids, c.ids) {
+			t.Errorf("serial numbers %v have the IDs %d, want %d", c.serials, ids, c.ids)
+		}
+	}
+	for serial := range byte(7) {
+		var id int64
+		if err := db.Read(t.Context(), "read", func(ctx context.Context, q engine.Querier) error {
+			return q.QueryRow(ctx, `SELECT id FROM certificates WHERE serial = ?`, slices.Repeat([]byte{serial + 1}, 20)).Scan(&id)
+		}); err != nil || serial != 2 && serial != 1 && serial != 0 && id <= 3 {
+			t.Errorf("certificate %d has the ID %d, %v", serial+1, id, err)
+		}
+	}
+}
+
+// TestLater runs statements together with the next one, with the commit, and not at all in a job that fails. A statement that
+// fails does so for its own job.
+func TestLater(t *testing.T) {
+	connection := cluster.Schema(t)
+	db, _ := openDatabase(t, connection)
+	const insert = `INSERT INTO chain (id, value) VALUES (?, ?)`
+	value := make([]byte, 32)
+	count := func() (n int) {
+		t.Helper()
+		must(t, db.Read(t.Context(), "count", func(ctx context.Context, q engine.Querier) error {
+			return q.QueryRow(ctx, `SELECT count(*) FROM chain`).Scan(&n)
+		}))
+		return n
+	}
+	must(t, db.Write(t.Context(), "insert", func(ctx context.Context, tx *engine.Tx) error {
+		if err := tx.Later(ctx, insert, 1, value); err != nil {
+			return err
+		}
+		var n int
+		if err := tx.QueryRow(ctx, `SELECT count(*) FROM chain`).Scan(&n); err != nil || n != 1 {
+			t.Errorf("the next statement sees %d rows, %v", n, err)
+		}
+		return tx.Later(ctx, insert, 2, value)
+	}))
+	if n := count(); n != 2 {
+		t.Errorf("%d rows after the commit, want 2", n)
+	}
+	failed := errors.New("on purpose")
+	hold, held := make(chan struct{}), make(chan struct{})
+	errs := make([]error, 4)
+	var all sync.WaitGroup
+	all.Go(func() {
+		errs[0] = db.Write(context.Background(), "hold", func(context.Context, *engine.Tx) error {
+			close(held)
+			<-hold
+			return nil
+		})
+	})
+	<-held
+	for i, job := range []func(ctx context.Context, tx *engine.Tx) error{
+		func(ctx context.Context, tx *engine.Tx) error { return tx.Later(ctx, insert, 3, value) },
+		func(ctx context.Context, tx *engine.Tx) error {
+			return errors.Join(tx.Later(ctx, insert, 4, value), failed)
+		},
+		func(ctx context.Context, tx *engine.Tx) error { return tx.Later(ctx, insert, 1, value) }, // which is taken
+	} {
+		all.Go(func() { errs[1+i] = db.Write(context.Background(), "insert", job) })
+	}
+	for db.Waiting() < 3 {
+		time.Sleep(time.Millisecond)
+	}
+	close(hold)
+	all.Wait()
+	if errs[0] != nil || errs[1] != nil || !errors.Is(errs[2], failed) || errs[3] == nil {
+		t.Errorf("jobs of one transaction: %v", errs)
+	}
+	if n := count(); n != 3 {
+		t.Errorf("%d rows after the jobs, want 3", n)
+	}
+	if err := db.Write(t.Context(), "insert", func(ctx context.Context, tx *engine.Tx) error { return tx.Later(ctx, insert, 1, value) }); err == nil {
+		t.Error("a statement that fails before the commit has no effect on the result")
+	}
+}
+
+// tracer records the statements of batches and queries. It implements pgx.QueryTracer and pgx.BatchTracer.
+type tracer struct {
+	mu         sync.Mutex
+	statements map[string]bool
+}
+
+func (r *tracer) add(statement string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.statements[statement] = true
+}
+
+func (r *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	r.add(data.SQL)
+	return ctx
+}
+func (*tracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (*tracer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return ctx
+}
+func (r *tracer) TraceBatchQuery(_ context.Context, _ *pgx.Conn, data pgx.TraceBatchQueryData) {
+	r.add(data.SQL)
+}
+func (*tracer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
+// TestHotStatementsUseIndexes checks the plans of the two statements that read for each certificate. The store is empty, so
+// PostgreSQL knows nothing about its tables. A connection keeps such a plan while the tables grow.
+func TestHotStatementsUseIndexes(t *testing.T) {
+	ctx := t.Context()
+	config, err := pgx.ParseConfig(cluster.Schema(t))
+	must(t, err)
+	traced := &tracer{statements: map[string]bool{}}
+	config.Tracer = traced
+	db, err := postgres.OpenWith(ctx, config, "first")
+	must(t, err)
+	defer db.Close()
+	epoch, _, err := db.CA().Begin(ctx)
+	must(t, err)
+	serial, err := pki.MakeSerial(time.Now(), [pki.SerialRandomSize]byte{1})
+	must(t, err)
+	issuer, err := pki.IssuerIDFromBytes(slices.Repeat([]byte{1}, 32))
+	must(t, err)
+	ref := pki.CertRef{Issuer: issuer, Serial: serial}
+	intent := ca.Intent{Batch: ca.NewBatchID(), Items: []ca.IntentItem{{Ref: ref, Digest: make([]byte, 32), IssuedAt: time.Now(), NotAfter: time.Now().Add(time.Hour)}}}
+	_, err = db.CA().Write(ctx, epoch, nil, []ca.Intent{intent})
+	must(t, err)
+	_, err = db.CA().Write(ctx, epoch, []ca.BatchCommit{{Intent: intent, At: time.Now(), Records: []ca.Record{{Ref: ref}}}}, nil)
+	must(t, err)
+	if _, err := db.RA().IssuanceState(ctx, ra.IssuanceQuery{MaxUnexpired: 7}); err == nil {
+		t.Error("an identity without a name is registered")
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	must(t, err)
+	defer conn.Close(ctx)
+	must(t, postgres.SetUp(ctx, conn))
+	n := 0
+	for statement := range traced.statements {
+		if !strings.Contains(statement, "certificates p ON") || !strings.Contains(statement, "unnest(") {
+			continue
+		}
+		n++
+		plan := explain(t, conn, statement)
+		for _, wrong := range []string{"Seq Scan", "hashed", "Hash Join", "Merge Join", "Index Cond: (identity = n.id)\n"} {
+			if strings.Contains(plan, wrong) {
+				t.Errorf("the plan has %q:\n%s\n%s", wrong, statement, plan)
+			}
+		}
+		for _, want := range []string{"certificates_by_request", "certificates_serial_key", "identities_spiffe_id_key", "keys_pkey"} {
+			if !strings.Contains(plan, want) {
+				t.Errorf("the plan does not use %s:\n%s\n%s", want, statement, plan)
+			}
+		}
+	}
+	if n < 2 {
+		t.Errorf("%d statements were found, want those of IssuanceState and of the guards", n)
+	}
+}
+
+// explain returns the plan of a statement for any parameters.
+func explain(t *testing.T, conn *pgx.Conn, statement string) string {
+	t.Helper()
+	ctx := t.Context()
+	prepared, err := conn.Prepare(ctx, "explained", statement)
+	must(t, err)
+	nulls := strings.TrimSuffix(strings.Repeat("NULL, ", len(prepared.ParamOIDs)), ", ")
+	results, err := conn.PgConn().Exec(ctx, `EXPLAIN EXECUTE explained (`+nulls+`); DEALLOCATE explained`).ReadAll()
+	must(t, err)
+	var plan strings.Builder
+	for _, row := range results[0].Rows {
+		plan.Write(row[0])
+		plan.WriteByte('\n')
+	}
+	return plan.String()
+}

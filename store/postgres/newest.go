@@ -1,0 +1,113 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// LostError means that a database lacks an entry of the log that this server has seen. It is an older copy, or a standby that
+// was promoted and did not have all transactions. Certificates that were revoked may be good in it.
+type LostError struct {
+	Index       int64  // of the entry
+	Seen        string // the system identifier and the time line of PostgreSQL when the server saw it
+	Have        int64  // the index of the newest entry that the database has
+	Now         string // its system identifier and time line
+	IsDifferent bool   // whether it has another entry with the index
+}
+
+// Error names the entry and the next step.
+func (e *LostError) Error() string {
+	what := fmt.Sprintf("its newest one is %d", e.Have)
+	if e.IsDifferent {
+		what = "it has another one with that index"
+	}
+	return fmt.Sprintf("the database (PostgreSQL %s) lacks log entry %d, which this server has seen in it (PostgreSQL %s), and %s: "+
+		"it is an older copy, or a standby that was promoted before it had all. Put the newest database in its place, or "+
+		"stop all servers and run brevet restore on this one; certificates that were revoked are good in it until then", e.Now, e.Index, e.Seen, what)
+}
+
+// newest is the newest entry of the log that this process has seen as durable. A database without it knows less than this
+// process has reported to clients.
+type newest struct {
+	mu      sync.Mutex
+	index   int64
+	digest  []byte // SHA-256 of the entry, in hexadecimal
+	cluster string // the system identifier and time line of PostgreSQL
+}
+
+// selectNewest selects the newest entry for see.
+const selectNewest = `SELECT CAST(id AS text), ` + digestOfEntry + ` FROM log ORDER BY log.id DESC LIMIT 1`
+
+// digestOfEntry is a text, as the ID is in selectNewest, because that has the same bytes in both formats of PostgreSQL.
+const digestOfEntry = `encode(sha256(entry), 'hex')`
+
+// see takes the row of selectNewest, which another transaction has committed, or this one has.
+func (n *newest) see(row [][]byte) {
+	index, err := strconv.ParseInt(string(row[0]), 10, 64)
+	if err != nil {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if index > n.index {
+		n.index, n.digest = index, bytes.Clone(row[1])
+	}
+}
+
+// check refuses the database of a new connection if it lacks the entry. An entry that is sequenced may have left the log.
+func (n *newest) check(ctx context.Context, conn *pgx.Conn) error {
+	n.mu.Lock()
+	index, digest, seen := n.index, n.digest, n.cluster
+	n.mu.Unlock()
+	results, err := conn.PgConn().Exec(ctx, selectCluster).ReadAll()
+	if err != nil {
+		return err
+	}
+	now := string(results[0].Rows[0][0])
+	if index > 0 {
+		if err := compare(ctx, conn, &LostError{Index: index, Seen: seen, Now: now}, digest); err != nil {
+			return err
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cluster = now
+	return nil
+}
+
+// selectCluster selects the system identifier, which a restore and a failover keep, and the time line, which a promotion
+// changes.
+const selectCluster = `SELECT system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) FROM pg_control_system()`
+
+// compare returns lost if the log does not have an entry with its index and the digest.
+func compare(ctx context.Context, conn *pgx.Conn, lost *LostError, digest []byte) error {
+	results, err := conn.PgConn().Exec(ctx, fmt.Sprintf(`
+		SELECT (SELECT `+digestOfEntry+` FROM log WHERE id = %d), (SELECT coalesce(max(id), 0) FROM log), (SELECT coalesce(max(id), 0) FROM chain)`,
+		lost.Index)).ReadAll()
+	if missing := (*pgconn.PgError)(nil); errors.As(err, &missing) && missing.Code == "42P01" { // it has no tables
+		return lost
+	}
+	if err != nil {
+		return err
+	}
+	row := results[0].Rows[0]
+	sequenced, err := strconv.ParseInt(string(row[2]), 10, 64)
+	if err != nil {
+		return err
+	}
+	if lost.Have, err = strconv.ParseInt(string(row[1]), 10, 64); err != nil {
+		return err
+	}
+	lost.IsDifferent = row[0] != nil
+	if row[0] == nil && sequenced >= lost.Index || bytes.Equal(row[0], digest) {
+		return nil
+	}
+	return lost
+}
