@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -37,18 +38,46 @@ func Export(ctx context.Context, path string, read func(context.Context, engine.
 
 // Retire renames the store at path, so that no server opens it by accident, and returns its new path. It fails if a process has
 // the store open.
-func Retire(path string) (to string, err error) {
+func Retire(ctx context.Context, path string) (to string, err error) {
+	to = path + retiredSuffix
+	if err := alone(path, func() error {
+		if _, err := os.Lstat(to); err == nil {
+			return fmt.Errorf("%s exists already: move it away, and run the command again", to)
+		}
+		if err := settle(ctx, path); err != nil {
+			return err
+		}
+		return errors.Join(os.Rename(path, to), files.Flush(filepath.Dir(path)))
+	}); err != nil {
+		return "", err
+	}
+	return to, nil
+}
+
+// Settle makes the file at path contain the whole store, so that it can be moved. Usually the last Close does: but it leaves
+// commits in the WAL if the disk is full. Settle fails if a process has the store open, or for the reasons of [IsFull].
+func Settle(ctx context.Context, path string) error {
+	return alone(path, func() error { return settle(ctx, path) })
+}
+
+// alone calls do while no process has the store at path open.
+func alone(path string, do func() error) error {
 	lock, err := takeLock(path + ".lock")
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer func() { err = errors.Join(err, giveLock(lock)) }()
-	to = path + retiredSuffix
-	if _, err := os.Lstat(to); err == nil {
-		return "", fmt.Errorf("%s exists already: move it away, and run the command again", to)
+	return errors.Join(do(), giveLock(lock))
+}
+
+func settle(ctx context.Context, path string) (err error) {
+	db := sql.OpenDB(connector{&sqlite3.SQLiteDriver{}, writerDSN(path), writerPragmas})
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var busy, pages, taken int
+	if err := db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &pages, &taken); err != nil {
+		return fail("complete "+path, err)
 	}
-	if err := os.Rename(path, to); err != nil {
-		return "", err
+	if busy != 0 {
+		return fmt.Errorf("another program has %s open: end it, and run the command again", path)
 	}
-	return to, files.Flush(filepath.Dir(path))
+	return nil
 }

@@ -48,7 +48,7 @@ func migrate(cmd *cobra.Command, connection string) error {
 			return err
 		}
 	}
-	kept, err := sqlite.Retire(c.StorePath())
+	kept, err := sqlite.Retire(cmd.Context(), c.StorePath())
 	if err != nil {
 		return fmt.Errorf("the store was moved, but its file is still in place: %w", err)
 	}

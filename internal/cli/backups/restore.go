@@ -199,7 +199,10 @@ func restoreInto(cmd *cobra.Command, c *node.Config, w *backup.Workspace, flags 
 	}
 	archive := cmp.Or(flags.archive, w.Archive())
 	result, err = flags.run(cmd, c, db, backup.Restore{Archive: archive, Least: m.Entries, To: w.NewArchive()})
-	return m, result, errors.Join(err, db.Close())
+	if err := errors.Join(err, db.Close()); err != nil {
+		return m, result, err
+	}
+	return m, result, sqlite.Settle(ctx, w.Store())
 }
 
 // unpack verifies a backup, and writes its files to a directory.
