@@ -2,6 +2,7 @@ package postgrestest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -133,8 +135,27 @@ func unusedAddresses() (ours, theirs netip.Prefix, err error) {
 // Cut drops all packets between the two ends. Both ends keep their connections open.
 func (c *Cable) Cut() error { return c.set("down") }
 
-// Mend ends a Cut.
-func (c *Cable) Mend() error { return c.set("up") }
+// Mend ends a Cut, and returns when packets pass again: the kernel lets them after up to a second.
+func (c *Cable) Mend() error {
+	if err := c.set("up"); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for {
+		// Nothing has the port 1. The kernel at the other end refuses the connection if PostgreSQL does not run, too.
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(c.Host, "1"))
+		switch {
+		case err == nil:
+			return conn.Close()
+		case errors.Is(err, unix.ECONNREFUSED):
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("mend a cable: %w", err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
 
 func (c *Cable) set(state string) error {
 	return c.network.inside(func() error { return ip("link", "set", c.far, state) })
