@@ -44,7 +44,7 @@ func Retire(ctx context.Context, path string) (to string, err error) {
 		if _, err := os.Lstat(to); err == nil {
 			return fmt.Errorf("%s exists already: move it away, and run the command again", to)
 		}
-		if err := settle(ctx, path); err != nil {
+		if err := complete(ctx, path); err != nil {
 			return err
 		}
 		return errors.Join(os.Rename(path, to), files.Flush(filepath.Dir(path)))
@@ -54,10 +54,10 @@ func Retire(ctx context.Context, path string) (to string, err error) {
 	return to, nil
 }
 
-// Settle makes the file at path contain the whole store, so that it can be moved. Usually the last Close does: but it leaves
-// commits in the WAL if the disk is full. Settle fails if a process has the store open, or for the reasons of [IsFull].
-func Settle(ctx context.Context, path string) error {
-	return alone(path, func() error { return settle(ctx, path) })
+// Complete makes the file at path contain the whole store, so that it can be moved. Usually the last Close does: but it leaves
+// commits in the WAL if the disk is full. Complete fails if a process has the store open, or for the reasons of [IsFull].
+func Complete(ctx context.Context, path string) error {
+	return alone(path, func() error { return complete(ctx, path) })
 }
 
 // alone calls do while no process has the store at path open.
@@ -69,7 +69,7 @@ func alone(path string, do func() error) error {
 	return errors.Join(do(), giveLock(lock))
 }
 
-func settle(ctx context.Context, path string) (err error) {
+func complete(ctx context.Context, path string) (err error) {
 	db := sql.OpenDB(connector{&sqlite3.SQLiteDriver{}, writerDSN(path), writerPragmas})
 	defer func() { err = errors.Join(err, db.Close()) }()
 	var busy, pages, taken int

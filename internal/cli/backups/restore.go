@@ -202,7 +202,7 @@ func restoreInto(cmd *cobra.Command, c *node.Config, w *backup.Workspace, flags 
 	if err := errors.Join(err, db.Close()); err != nil {
 		return m, result, err
 	}
-	return m, result, sqlite.Settle(ctx, w.Store())
+	return m, result, sqlite.Complete(ctx, w.Store())
 }
 
 // unpack verifies a backup, and writes its files to a directory.
