@@ -90,8 +90,8 @@ type Results []Result
 // returns an error, either all of its changes were applied or none. If it recorded an intent, Applied shows which.
 type Journal interface {
 	Epochs
-	// Write commits items and records new intents in one transaction. For each BatchCommit it checks and consumes the
-	// guards of its records. It writes the certificates, the revocations of superseded certificates, request IDs, log
+	// Write commits items and records new intents in one transaction. Each BatchCommit is of another intent. For each it
+	// checks and consumes the guards of its records. It writes the certificates, the revocations of superseded certificates, request IDs, log
 	// entries and never-delivered records. It removes the items from their intents, which must exist. The refusal of
 	// one record does not fail the others. There is one Results per BatchCommit; they are valid if the transaction was
 	// applied, so Write returns them together with an error, too. For a stale epoch Write changes nothing and returns

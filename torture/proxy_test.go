@@ -1,7 +1,6 @@
 package torture
 
 import (
-	"bytes"
 	"errors"
 	"math/rand/v2"
 	"net"
@@ -9,6 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/brevet-pki/brevet/store/postgres/postgrestest"
 )
 
 // A proxy is the network between one server and PostgreSQL. It can lose connections, stop transporting data, and lose a
@@ -170,7 +171,7 @@ func (p *proxy) transport(to, from net.Conn, meets func(data []byte, to, from ne
 
 // meetsCommit loses the connection if data has a COMMIT, and COMMITs are cut now.
 func (p *proxy) meetsCommit(data []byte, to, from net.Conn) error {
-	if !bytes.Contains(data, []byte("COMMIT;")) && !bytes.Contains(data, []byte("COMMIT\x00")) { // not READ COMMITTED
+	if !postgrestest.HasCommit(data) {
 		return nil
 	}
 	p.mu.Lock()

@@ -81,14 +81,16 @@ type Executor interface {
 	Exec(ctx context.Context, query string, args ...any) (changed int64, err error)
 	// Later runs a statement at the latest before the next statement or the commit. An error may be returned by that.
 	Later(ctx context.Context, query string, args ...any) error
+	// QueryLater runs a query as Later does, and calls visit with its first row, if there is one. It may write, too. Its row
+	// has been visited when the next statement that is not of Later returns, or Flush.
+	QueryLater(ctx context.Context, query string, args []any, visit func(Scanner) error) error
+	// Flush runs the statements of Later that have not run.
+	Flush(ctx context.Context) error
 	// Insert runs an INSERT of one row into a table with a column id, and returns the ID. It returns zero if the statement
 	// says ON CONFLICT DO NOTHING, and there was a conflict.
 	Insert(ctx context.Context, query string, args ...any) (id int64, err error)
-	// InsertEach runs an INSERT of one row for each row of arguments, in order, and returns the IDs. If the statement says
-	// ON CONFLICT DO NOTHING, a row with a conflict has no ID. All parameters are in VALUES (…). Rows must not have a
-	// conflict with each other.
-	InsertEach(ctx context.Context, query string, rows [][]any) (ids []int64, err error)
-	// InsertEachLater is InsertEach without the IDs. It runs the statement as Later does.
+	// InsertEachLater runs an INSERT of one row for each row of arguments, in order, as Later does. All parameters are in
+	// VALUES (…).
 	InsertEachLater(ctx context.Context, query string, rows [][]any) error
 }
 

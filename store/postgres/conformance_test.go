@@ -1,7 +1,6 @@
 package postgres_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -111,7 +110,7 @@ type cutConn struct {
 
 // Write implements net.Conn.
 func (c *cutConn) Write(b []byte) (int, error) {
-	if !bytes.Contains(b, []byte("COMMIT;")) {
+	if !postgrestest.HasCommit(b) {
 		return c.Conn.Write(b)
 	}
 	applies := c.cutter.next.Swap(nil)

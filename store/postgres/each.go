@@ -47,42 +47,6 @@ type afterPlace struct{ *cursor }
 // Scan implements engine.Scanner.
 func (r afterPlace) Scan(dest ...any) error { return r.scanFrom(1, dest) }
 
-// InsertEach implements engine.Executor.
-func (s *session) InsertEach(ctx context.Context, query string, rows [][]any) (ids []int64, err error) {
-	if len(rows) == 0 {
-		return nil, nil
-	}
-	ids, err = s.insertEach(ctx, withIDs(query), rows)
-	if err != nil || len(ids) == len(rows) || len(ids) == 0 || withIDs(query) == query {
-		return ids, err
-	}
-	// A row with a conflict has left a gap in the IDs. Their default has none.
-	table := strings.Fields(query)[2]
-	if _, err := s.Exec(ctx, `DELETE FROM `+table+` WHERE id >= ?`, ids[0]); err != nil {
-		return nil, err
-	}
-	return s.insertEach(ctx, query, rows)
-}
-
-func (s *session) insertEach(ctx context.Context, query string, rows [][]any) (ids []int64, err error) {
-	text, args, err := eachChecked(query, rows)
-	if err != nil {
-		return nil, err
-	}
-	c := &cursor{types: s.conn.TypeMap()}
-	if err := s.query(ctx, c, text+` RETURNING id`, args); err != nil {
-		return nil, err
-	}
-	for c.Next() {
-		var id int64
-		if err := c.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, c.Err()
-}
-
 // withIDs returns an INSERT of many rows whose IDs have no gaps, if the table has such, with their IDs. Calling the function
 // that is their default for each row takes a third of the time of the statement.
 func withIDs(query string) string {
@@ -187,7 +151,7 @@ func integer(v any) (int64, error) {
 	}
 }
 
-// Parts of statements for engine.Querier.QueryEach and engine.Executor.InsertEach.
+// Parts of statements for engine.Querier.QueryEach and engine.Executor.InsertEachLater.
 const (
 	beginQuery  = "WITH q AS MATERIALIZED ("
 	beginValues = "VALUES ("

@@ -30,7 +30,7 @@ func Import(ctx context.Context, connection string, write func(context.Context, 
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // after the transaction
 	return fail(what, pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT `+lockWrites); err != nil {
+		if _, err := tx.Exec(ctx, lockWrites); err != nil {
 			return err
 		}
 		return write(ctx, tx)

@@ -81,5 +81,5 @@ func (db *database) migrateWith(ctx context.Context, conn *pgx.Conn, provider *g
 }
 
 // migrationKeys are the keys of the advisory lock of the process that changes the tables: one that differs from that of
-// beginWrite, and the schema. The connection's lock_timeout limits the wait.
+// lockWrites, and the schema. The connection's lock_timeout limits the wait.
 const migrationKeys = `1112692309, CAST(CAST(quote_ident(current_schema()) AS regnamespace) AS integer)`

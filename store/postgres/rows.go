@@ -20,12 +20,15 @@ type session struct {
 	many  bool      // whether a result may have very many rows
 	n     int       // the number of cursors that were declared
 	later pgx.Batch // statements that have not run
+	asks  bool      // whether one of them is of QueryLater
+	// again connects again if the first statements found that the connection had ended. It is nil once they have run.
+	again func(context.Context) (*pgx.Conn, error)
 }
 
 // Exec implements engine.Executor.
 func (s *session) Exec(ctx context.Context, query string, args ...any) (changed int64, err error) {
 	if query == engine.RollbackJob {
-		s.later = pgx.Batch{}
+		s.later, s.asks = pgx.Batch{}, false
 	}
 	if err := engine.CheckTexts(args); err != nil {
 		return 0, err
@@ -38,7 +41,7 @@ func (s *session) Exec(ctx context.Context, query string, args ...any) (changed 
 		changed = tag.RowsAffected()
 		return nil
 	})
-	err = s.flush(ctx)
+	err = s.Flush(ctx)
 	return changed, err
 }
 
@@ -51,14 +54,43 @@ func (s *session) Later(_ context.Context, query string, args ...any) error {
 	return nil
 }
 
-// flush runs the statements of Later in one round trip. PostgreSQL runs none after one that fails.
-func (s *session) flush(ctx context.Context) error {
+// QueryLater implements engine.Executor.
+func (s *session) QueryLater(_ context.Context, query string, args []any, visit func(engine.Scanner) error) error {
+	if err := engine.CheckTexts(args); err != nil {
+		return err
+	}
+	c := &cursor{types: s.conn.TypeMap()}
+	s.asks = true
+	s.later.Queue(translate(query), numbered(args)...).Query(func(rows pgx.Rows) error {
+		if err := c.read(rows, nil); err != nil || !c.Next() {
+			return err
+		}
+		return visit(c)
+	})
+	return nil
+}
+
+// Flush implements engine.Executor. It takes one round trip. PostgreSQL runs no statement after one that fails.
+func (s *session) Flush(ctx context.Context) error {
 	if s.later.Len() == 0 {
 		return nil
 	}
 	batch := s.later
-	s.later = pgx.Batch{}
-	return s.conn.SendBatch(ctx, &batch).Close()
+	s.later, s.asks = pgx.Batch{}, false
+	err := s.conn.SendBatch(ctx, &batch).Close()
+	if s.again == nil || !s.conn.IsClosed() {
+		return err
+	}
+	conn, err := s.again(ctx)
+	if err != nil {
+		return err
+	}
+	s.conn, s.again = conn, nil
+	var same pgx.Batch // a batch can be sent once
+	for _, q := range batch.QueuedQueries {
+		same.Queue(q.SQL, q.Arguments...).Fn = q.Fn
+	}
+	return s.conn.SendBatch(ctx, &same).Close()
 }
 
 // query runs a statement, and reads its rows.
@@ -67,7 +99,7 @@ func (s *session) query(ctx context.Context, c *cursor, text string, args []any)
 		return c.read(s.conn.Query(ctx, text, args...))
 	}
 	s.later.Queue(text, args...).Query(func(rows pgx.Rows) error { return c.read(rows, nil) })
-	return s.flush(ctx)
+	return s.Flush(ctx)
 }
 
 // Insert implements engine.Executor.

@@ -13,16 +13,13 @@ import (
 	"github.com/brevet-pki/brevet/store/engine"
 )
 
-// beginWrite begins a transaction, and waits for those of other processes. Each statement then sees what was committed
+// beginWrite begins a transaction, and lockWrites waits for those of other processes. Each statement then sees what was committed
 // before. The first key of the lock is "BRVT", and the second one a table of the store: a database may have several stores in
-// different schemas. It reads the settings again, because a superuser can change them while the connection is open.
+// different schemas. lockWrites reads the settings again, because a superuser can change them while the connection is open.
 const (
-	beginWrite = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT ` + durable + `, ` + lockWrites
-	lockWrites = `pg_advisory_xact_lock(1112692308, CAST(CAST('epochs' AS regclass) AS integer))`
+	beginWrite = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`
+	lockWrites = `SELECT ` + durable + `, pg_advisory_xact_lock(1112692308, CAST(CAST('epochs' AS regclass) AS integer))`
 )
-
-// commitWrite also reads the log, after the commit, so that other processes do not wait for that.
-const commitWrite = `COMMIT; ` + selectNewest
 
 // beginRead begins a transaction all of whose statements see the same state.
 const beginRead = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
@@ -54,67 +51,76 @@ func (db *database) writeAll(jobs []*engine.Job[engine.Do]) {
 }
 
 // transact runs jobs in a transaction. An error is that of the transaction.
-func (db *database) transact(ctx context.Context, jobs []*engine.Job[engine.Do]) (err error) {
+func (db *database) transact(ctx context.Context, jobs []*engine.Job[engine.Do]) error {
 	if db.closed {
 		return errClosed
 	}
-	if err := db.begin(ctx); err != nil {
+	w, err := db.begin(ctx)
+	if err != nil {
 		return err
 	}
-	conn := db.writer
 	committed := false
-	w := &writing{&session{conn: conn}, ctx}
-	err = engine.RunAll(ctx, w, func() error {
-		if err := w.flush(ctx); err != nil {
-			return err
-		}
-		committed = true
-		return db.commit(ctx, conn)
+	err = engine.RunAll(ctx, w, func() (err error) {
+		committed, err = w.commit(ctx, &db.newest)
+		return err
 	}, jobs)
 	if !committed {
-		err = errors.Join(err, rollback(ctx, conn))
+		err = errors.Join(err, rollback(ctx, w.conn))
 	}
 	return err
 }
 
-// begin begins a transaction on the connection for writing. If that has ended since the last transaction, nothing was sent,
-// and begin connects again, once.
-func (db *database) begin(ctx context.Context) (err error) {
-	isNew := db.writer == nil
-	if isNew {
-		if db.writer, err = db.connect(ctx); err != nil {
-			return err
+// begin queues the statements that begin a transaction, so that they take no round trip of their own. If the connection has
+// ended since the last transaction, the first round trip connects again, once.
+func (db *database) begin(ctx context.Context) (*writing, error) {
+	w := &writing{&session{}, ctx}
+	connect := func(ctx context.Context) (conn *pgx.Conn, err error) {
+		if db.writer, err = db.connect(ctx); err == nil {
+			db.reader.Reset() // after a failover, no connection reads from the old server
 		}
-		db.reader.Reset() // after a failover, no connection reads from the old server
+		return db.writer, err
 	}
-	conn := db.writer
-	results, err := conn.PgConn().Exec(ctx, beginWrite).ReadAll()
-	if err == nil {
-		err = checkDurable(results[1].Rows[0])
+	if db.writer != nil {
+		w.conn, w.again = db.writer, connect
+	} else if _, err := connect(ctx); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		return nil
-	}
-	if conn.IsClosed() && !isNew {
-		db.writer = nil
-		return db.begin(ctx)
-	}
-	return errors.Join(err, rollback(ctx, conn))
+	w.conn = db.writer
+	w.later.Queue(beginWrite)
+	w.later.Queue(lockWrites).Query(func(rows pgx.Rows) error {
+		w.again = nil
+		if !rows.Next() {
+			return rows.Err()
+		}
+		return checkDurable(rows.RawValues())
+	})
+	return w, nil
 }
 
-// commit ends a transaction. PostgreSQL rolls back one in which a statement has failed, and reports no error.
-func (db *database) commit(ctx context.Context, conn *pgx.Conn) error {
-	results, err := conn.PgConn().Exec(ctx, commitWrite).ReadAll()
-	if len(results) == 0 || results[0].Err != nil {
-		return err
+// commit ends a transaction, together with the statements of Later. It also reads the log, after the commit, so that other
+// processes do not wait for that. PostgreSQL rolls back a transaction in which a statement has failed, and reports no error.
+func (w *writing) commit(ctx context.Context, n *newest) (committed bool, err error) {
+	if w.asks || w.again != nil { // nothing must prevent the commit once it is sent, or send it twice
+		if err := w.Flush(ctx); err != nil {
+			return false, err
+		}
 	}
-	if tag := results[0].CommandTag.String(); tag != "COMMIT" {
-		return &pgconn.PgError{Code: "25P02", Message: "the transaction had failed before its end: " + tag}
+	w.later.Queue(`COMMIT`).Exec(func(tag pgconn.CommandTag) error {
+		if committed = tag.String() == "COMMIT"; !committed {
+			return &pgconn.PgError{Code: "25P02", Message: "the transaction had failed before its end: " + tag.String()}
+		}
+		return nil
+	})
+	w.later.Queue(selectNewest).Query(func(rows pgx.Rows) error {
+		if rows.Next() {
+			n.see(rows.RawValues())
+		}
+		return nil
+	})
+	if err = w.Flush(ctx); committed { // with an error the commit has taken effect, too
+		err = nil
 	}
-	if err == nil && len(results[1].Rows) > 0 { // with an error the commit has taken effect, too
-		db.newest.see(results[1].Rows[0])
-	}
-	return nil
+	return committed, err
 }
 
 // rollback ends a transaction without effect. A connection on which that fails is closed, which has the same effect.
@@ -244,7 +250,7 @@ func (db *database) runApart(ctx context.Context, do func(context.Context, *engi
 	if err := do(ctx, &engine.Tx{Executor: s}); err != nil {
 		return errors.Join(err, rollback(ctx, conn.Conn()))
 	}
-	if err := s.flush(ctx); err != nil {
+	if err := s.Flush(ctx); err != nil {
 		return errors.Join(err, rollback(ctx, conn.Conn()))
 	}
 	_, err = conn.Conn().PgConn().Exec(ctx, `COMMIT`).ReadAll()

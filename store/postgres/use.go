@@ -28,7 +28,7 @@ type use struct {
 // usedBy returns the use of a server with a name.
 func usedBy(name string) use { return use{name: strings.TrimSpace("brevet " + name)} }
 
-// useKeys are the keys of the advisory lock: one that differs from those of beginWrite and of migrations, and the schema.
+// useKeys are the keys of the advisory lock: one that differs from those of lockWrites and of migrations, and the schema.
 const useKeys = `1112692310, CAST(CAST(quote_ident(current_schema()) AS regnamespace) AS integer)`
 
 // Limits of the wait for the lock, which a process that starts has for a moment to see whether it must change the tables. It

@@ -41,26 +41,11 @@ func (t transaction) Exec(ctx context.Context, query string, args ...any) (int64
 // QueryEach implements engine.Querier.
 func (t transaction) QueryEach(ctx context.Context, query string, rows [][]any, visit func(int, engine.Scanner) error) error {
 	for i, args := range rows {
-		if err := visit(i, t.QueryRow(ctx, query, args...)); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		if err := present(visit(i, t.QueryRow(ctx, query, args...))); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// InsertEach implements engine.Executor.
-func (t transaction) InsertEach(ctx context.Context, query string, rows [][]any) ([]int64, error) {
-	ids := make([]int64, 0, len(rows))
-	for _, args := range rows {
-		id, err := t.Insert(ctx, query, args...)
-		if err != nil {
-			return nil, err
-		}
-		if id != 0 {
-			ids = append(ids, id)
-		}
-	}
-	return ids, nil
 }
 
 // InsertEachLater implements engine.Executor.
@@ -78,6 +63,22 @@ func (t transaction) Later(ctx context.Context, query string, args ...any) error
 	_, err := t.exec(ctx, query, args)
 	return err
 }
+
+// QueryLater implements engine.Executor.
+func (t transaction) QueryLater(ctx context.Context, query string, args []any, visit func(engine.Scanner) error) error {
+	return present(visit(t.QueryRow(ctx, query, args...)))
+}
+
+// present ignores the error of a row that there is not.
+func present(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	return err
+}
+
+// Flush implements engine.Executor.
+func (transaction) Flush(context.Context) error { return nil }
 
 // Insert implements engine.Executor.
 func (t transaction) Insert(ctx context.Context, query string, args ...any) (int64, error) {

@@ -301,22 +301,29 @@ func writeCommitsManyBatches(t *testing.T, w *world) {
 	var commits []ca.BatchCommit
 	var intents, next []ca.Intent
 	for range 3 {
-		one, two := w.record(t, id), w.record(t, id)
-		intents = append(intents, intentOf(one, two))
-		commits = append(commits, ca.BatchCommit{Intent: intents[len(intents)-1], Records: []ca.Record{two}, At: w.now})
+		one, two, refused := w.record(t, id), w.record(t, id), w.record(t, w.register(t).ID)
+		refused.RequestID = pki.RequestID{}
+		if len(commits) > 0 { // the certificate of the batch before is the predecessor
+			two.Guard.Predecessor = commits[len(commits)-1].Records[0].Ref
+		}
+		intents = append(intents, intentOf(one, two, refused))
+		commits = append(commits, ca.BatchCommit{Intent: intents[len(intents)-1], Records: []ca.Record{two, refused}, At: w.now})
 		next = append(next, intentOf(w.record(t, id)))
 	}
 	_, err := w.Journal.Write(ctx, w.epoch, nil, intents)
 	must(t, err)
 	results, err := w.Journal.Write(ctx, w.epoch, commits, next)
 	must(t, err)
-	mustEqual(t, "the results", results, []ca.Results{{{}}, {{}}, {{}}})
-	for _, s := range commits {
+	for i, s := range commits {
+		must(t, results[i][0].Refusal)
+		mustRefuse(t, results[i][1].Refusal, pki.RuleRequest)
 		if c := w.readCertificate(t, s.Records[0].Ref); !c.Delivered {
 			t.Errorf("record %s was not issued", c.Ref.Serial)
 		}
-		if c := w.readCertificate(t, s.Intent.Items[0].Ref); c.Delivered || c.Status.State != pki.Revoked {
-			t.Errorf("item %s has no record, and is %+v", c.Ref.Serial, c)
+		for _, lost := range []ca.IntentItem{s.Intent.Items[0], s.Intent.Items[2]} {
+			if c := w.readCertificate(t, lost.Ref); c.Delivered || c.Status.State != pki.Revoked {
+				t.Errorf("item %s has no record, or a refused one, and is %+v", c.Ref.Serial, c)
+			}
 		}
 	}
 	mustEqual(t, "the pending intents", inOrder(w.begin(t)), inOrder(next))

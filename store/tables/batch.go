@@ -3,7 +3,6 @@ package tables
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -17,49 +16,85 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// batch records the certificates of a BatchCommit. Where it can, it runs one statement for several of them, because a
-// statement of its own for each costs a round trip to PostgreSQL.
+// batch records the certificates of several commits. It runs one statement for many of them, and sends statements together,
+// because each round trip to PostgreSQL costs as much as several certificates.
+//
+// A certificate whose guard holds is issued. A refused record becomes a revoked one that was never delivered. It does not
+// affect the others and needs no savepoint: its guard is checked before anything is written for it.
 type batch struct {
 	*writeTx
-	at      time.Time
-	records []ca.Record
-	items   map[pki.CertRef]ca.IntentItem
-	results ca.Results
-	ready   []plain // checked, and written by flush
+	epoch   ca.Epoch
+	takings []taking
+	records []*recording // of all takings
+	ready   []plain      // checked, and written by flush
 }
 
-// plain is a record whose guard holds, and whose effects are only new rows that no guard of the next records depends on.
-type plain struct {
+// recording is a record, with what recording it needs.
+type recording struct {
 	*ca.Record
-	result   *ca.Result
-	identity int64
-	uses     int // of its key
+	at     time.Time // of the commit
+	item   ca.IntentItem
+	result *ca.Result
 }
 
-// record checks and records all certificates.
-func (b *batch) record(ctx context.Context) error {
-	for from := 0; from < len(b.records); {
+// plain is a record whose guard holds, and on whose effects no guard of records depends that are independent of it.
+type plain struct {
+	*recording
+	guarded
+}
+
+// record checks and records all certificates, and abandons the items without one. Before it writes, it calls check, once the
+// statements that ran later before have run.
+func (b *batch) record(ctx context.Context, check func(context.Context) error) error {
+	abandoned := make([][]ca.IntentItem, len(b.takings))
+	for from := 0; ; {
 		to := from + independent(b.records[from:])
 		found, err := b.readGuards(ctx, b.records[from:to])
 		if err != nil {
 			return fmt.Errorf("read what the guards depend on: %w", err)
 		}
+		if from == 0 {
+			if err := check(ctx); err != nil {
+				return err
+			}
+			for i := range b.takings {
+				if abandoned[i], err = b.take(ctx, &b.takings[i]); err != nil {
+					return fmt.Errorf("batch %s: %w", b.takings[i].Intent.Batch, err)
+				}
+			}
+		}
 		for i := range found {
-			if err := b.issue(ctx, from+i, &found[i]); err != nil {
+			if err := b.issue(ctx, b.records[from+i], &found[i]); err != nil {
 				return fmt.Errorf("record certificate %s: %w", b.records[from+i].Ref.Serial, err)
 			}
 		}
 		if err := b.flush(ctx); err != nil {
 			return err
 		}
-		from = to
+		if from = to; from == len(b.records) {
+			break
+		}
+	}
+	for i, items := range abandoned {
+		if err := b.abandonItems(ctx, items, b.takings[i].At); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// independent returns how many of the next records are for different identities and keys, with different serial numbers. What readGuards reads for one of
-// them does not depend on the effects of the others.
-func independent(records []ca.Record) int {
+func (b *batch) abandonItems(ctx context.Context, items []ca.IntentItem, at time.Time) error {
+	if len(items) == 0 {
+		return nil
+	}
+	return b.abandon(ctx, at, items, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
+		return rules.AbandonedEntry(at, items, changes)
+	})
+}
+
+// independent returns how many of the next records are for different identities and keys, with different serial numbers. What
+// readGuards reads for one of them does not depend on the effects of the others.
+func independent(records []*recording) int {
 	identities, keys, serials := map[pki.SPIFFEID]bool{}, map[int64]bool{}, map[pki.Serial]bool{}
 	for i := range records {
 		id, serial := records[i].Identity, records[i].Ref.Serial
@@ -72,18 +107,22 @@ func independent(records []ca.Record) int {
 	return len(records)
 }
 
-// readGuards reads the rows of selectGuarded for records that are independent of each other.
-func (b *batch) readGuards(ctx context.Context, records []ca.Record) ([]found, error) {
+// readGuards reads the rows of selectGuarded for records that are independent of each other. In the same round trip, it runs
+// the statements of Later, and reads the issuers and callers of the records.
+func (b *batch) readGuards(ctx context.Context, records []*recording) ([]found, error) {
 	all := make([]found, len(records))
 	var queries []string // they differ in the limit
 	rows, indexes := map[string][][]any{}, map[string][]int{}
-	for i := range records {
-		r := &records[i]
+	for i, r := range records {
+		if err := b.expect(ctx, r.Record); err != nil {
+			return nil, err
+		}
 		query := issuing.Unexpired(r.Guard.MaxUnexpired, r.Guard.Order)
 		if rows[query] == nil {
 			queries = append(queries, query)
 		}
-		rows[query] = append(rows[query], issuing.QueryArguments(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key, b.at))
+		rows[query] = append(rows[query], append(
+			issuing.QueryArguments(r.Identity, r.Guard.Predecessor, r.RequestID, r.Guard.Key, r.at), r.Ref.Serial.Bytes()))
 		indexes[query] = append(indexes[query], i)
 	}
 	for _, query := range queries {
@@ -99,47 +138,57 @@ func (b *batch) readGuards(ctx context.Context, records []ca.Record) ([]found, e
 			return nil, err
 		}
 	}
-	return all, nil
+	return all, b.Flush(ctx)
+}
+
+// expect reads what recording a certificate needs to know about its issuer and its caller, in statements that run later.
+func (b *batch) expect(ctx context.Context, r *ca.Record) error {
+	if err := b.expectIssuer(ctx, r.Ref.Issuer); err != nil || rules.Renews(r) {
+		return err
+	}
+	return b.callers.Expect(ctx, b, r.Actor)
 }
 
 // issue checks the guard of a record, and records the certificate with its effects. If the record is plain, flush does.
-func (b *batch) issue(ctx context.Context, i int, f *found) error {
-	r := &b.records[i]
-	err := b.authorizeRecord(ctx, r, b.at)
+func (b *batch) issue(ctx context.Context, r *recording, f *found) error {
+	err := b.authorizeRecord(ctx, r.Record, r.at)
 	var g guarded
 	if err == nil {
-		g, err = b.checkGuard(ctx, f, r, b.at)
+		g, err = b.checkGuard(ctx, f, r.Record, r.at)
 	}
 	if refusal, ok := pki.AsRefusal(err); ok {
-		return b.refuse(ctx, r, &b.results[i], refusal)
+		return b.refuse(ctx, r, refusal)
 	}
 	if err != nil {
 		return err
 	}
+	if f.serialTaken {
+		return b.refuse(ctx, r, rules.SerialTaken(r.Ref.Serial))
+	}
 	if g.isPlain(&r.Guard) {
-		b.ready = append(b.ready, plain{r, &b.results[i], g.identity, g.effects.KeyUses()})
+		b.ready = append(b.ready, plain{r, g})
 		return nil
 	}
 	if err := b.flush(ctx); err != nil {
 		return err
 	}
-	return b.issueWithEffects(ctx, r, &b.results[i], g)
+	return b.issueWithEffects(ctx, r, g)
 }
 
-// isPlain reports whether the certificate changes no row but that of its key.
+// isPlain reports whether the certificate changes no row but those of its key and of the certificate that it renews.
 func (g *guarded) isPlain(guard *pki.Guard) bool {
 	return !guard.Enrolls && rules.NextRecoveries(guard, g.recoveries) == g.recoveries && len(guard.Nonces) == 0 && g.token == 0 &&
-		g.effects.Superseded.Status.State == 0 && !g.effects.Succeeds && guard.Order.IsZero()
+		g.effects.Superseded.Status.State == 0 && guard.Order.IsZero()
 }
 
 // issueWithEffects records a certificate with all effects of its guard.
-func (b *batch) issueWithEffects(ctx context.Context, r *ca.Record, result *ca.Result, g guarded) error {
-	id, err := b.insertIssued(ctx, r, g.identity)
+func (b *batch) issueWithEffects(ctx context.Context, r *recording, g guarded) error {
+	id, err := b.insertIssued(ctx, r.Record, g.identity)
+	if err == nil && id == 0 {
+		err = errRepeated // although the guard has read that the serial number is not taken
+	}
 	if err != nil {
 		return err
-	}
-	if id == 0 {
-		return b.refuse(ctx, r, result, rules.SerialTaken(r.Ref.Serial))
 	}
 	if err := b.Later(ctx, issuing.ClaimKey, issuing.Claim(r.KeyHash, g.identity, g.effects.KeyUses())...); err != nil {
 		return err
@@ -152,21 +201,21 @@ func (b *batch) issueWithEffects(ctx context.Context, r *ca.Record, result *ca.R
 			return err
 		}
 	}
-	*result = ca.Result{Superseded: g.effects.Superseded}
-	if !result.Superseded.Ref.IsZero() {
+	*r.result = ca.Result{Superseded: g.effects.Superseded}
+	if !r.result.Superseded.Ref.IsZero() {
 		b.callers.Forget() // the revoked predecessor may be among them
 	}
-	return b.append(ctx, rules.IssuedEntry(r, b.at, result.Superseded))
+	return b.append(ctx, rules.IssuedEntry(r.Record, r.at, r.result.Superseded))
 }
 
 // refuse records the item of a refused record as a revoked certificate that was never delivered.
-func (b *batch) refuse(ctx context.Context, r *ca.Record, result *ca.Result, refusal *pki.Refusal) error {
+func (b *batch) refuse(ctx context.Context, r *recording, refusal *pki.Refusal) error {
 	if err := b.flush(ctx); err != nil { // so that the log has the order of the records
 		return err
 	}
-	*result = ca.Result{Refusal: refusal}
-	return b.abandon(ctx, b.at, []ca.IntentItem{b.items[r.Ref]}, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
-		return rules.RefusedCertificateEntry(r, refusal, b.at, items, changes)
+	*r.result = ca.Result{Refusal: refusal}
+	return b.abandon(ctx, r.at, []ca.IntentItem{r.item}, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
+		return rules.RefusedCertificateEntry(r.Record, refusal, r.at, items, changes)
 	})
 }
 
@@ -183,47 +232,27 @@ func (b *batch) flush(ctx context.Context) error {
 			return err
 		}
 	}
-	ids, err := b.InsertEach(ctx, insertCertificate, rows)
-	if err != nil {
+	if err := b.InsertEachLater(ctx, insertCertificate, rows); err != nil {
 		return fmt.Errorf("record certificates: %w", err)
-	}
-	var taken []plain
-	if len(ids) != len(ready) {
-		if ready, taken, err = b.split(ctx, ready, ids); err != nil {
-			return err
-		}
 	}
 	claims, entries := make([][]any, len(ready)), make([]translog.Entry, len(ready))
 	for i, p := range ready {
 		*p.result = ca.Result{}
-		claims[i], entries[i] = issuing.Claim(p.KeyHash, p.identity, p.uses), rules.IssuedEntry(p.Record, b.at, pki.StatusChange{})
+		claims[i], entries[i] = issuing.Claim(p.KeyHash, p.identity, p.effects.KeyUses()), rules.IssuedEntry(p.Record, p.at, pki.StatusChange{})
 	}
 	if err := b.InsertEachLater(ctx, issuing.ClaimKey, claims); err != nil {
 		return fmt.Errorf("record keys: %w", err)
 	}
+	for _, p := range ready {
+		if !p.effects.Succeeds {
+			continue
+		}
+		if err := b.Later(ctx, setSuccessor, column.KeyID(p.Guard.Key), p.predecessor); err != nil {
+			return fmt.Errorf("record successors: %w", err)
+		}
+	}
 	if err := logtable.AppendEach(ctx, b.Tx, entries); err != nil {
 		return fmt.Errorf("log certificates: %w", err)
 	}
-	for _, p := range taken {
-		if err := b.refuse(ctx, p.Record, p.result, rules.SerialTaken(p.Ref.Serial)); err != nil {
-			return err
-		}
-	}
 	return nil
-}
-
-// split returns those of the records whose certificates have these IDs, and those whose serial numbers were taken.
-func (b *batch) split(ctx context.Context, records []plain, ids []int64) (issued, taken []plain, err error) {
-	for _, p := range records {
-		var id int64
-		if err := b.QueryRow(ctx, `SELECT id FROM certificates WHERE serial = ?`, p.Ref.Serial.Bytes()).Scan(&id); err != nil {
-			return nil, nil, err
-		}
-		if slices.Contains(ids, id) {
-			issued = append(issued, p)
-		} else {
-			taken = append(taken, p)
-		}
-	}
-	return issued, taken, nil
 }

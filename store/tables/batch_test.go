@@ -42,7 +42,7 @@ func TestIndependentRecords(t *testing.T) {
 		"the same key":      {[]ca.Record{record(1, 1, 0), record(2, 1, 0)}, 1},
 		"keys that collide": {[]ca.Record{record(1, 1, 1), record(2, 1, 2)}, 1},
 	} {
-		if n := tables.Independent(c.records); n != c.want {
+		if n := tables.Independent(c.records...); n != c.want {
 			t.Errorf("%s: %d, want %d", name, n, c.want)
 		}
 	}

@@ -2,7 +2,6 @@ package tables
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,73 +18,72 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// commitBatch removes the items of a batch from their durable intent, and records every one of them. A certificate whose guard
-// holds is issued. Every other item becomes a revoked record that was never delivered.
-//
-// A refused record does not affect the others and needs no savepoint. Its guard is checked before anything is written for
-// it, and its first write does nothing if its serial number is taken.
-func (tx *writeTx) commitBatch(ctx context.Context, epoch ca.Epoch, s ca.BatchCommit, results ca.Results) error {
-	items, err := tx.takeItems(ctx, epoch, s.Intent)
-	if err != nil {
-		return err
-	}
-	pending := map[pki.CertRef]ca.IntentItem{}
-	for _, item := range items {
-		pending[item.Ref] = item
-	}
-	recorded := map[pki.CertRef]ca.IntentItem{}
-	for i := range s.Records {
-		ref := s.Records[i].Ref
-		item, isPending := pending[ref]
-		if !isPending {
-			return fmt.Errorf("certificate %s is not an item of this commit, or is recorded twice", ref.Serial)
-		}
-		recorded[ref] = item
-		delete(pending, ref)
-	}
-	b := batch{writeTx: tx, at: s.At, records: s.Records, items: recorded, results: results}
-	if err := b.record(ctx); err != nil {
-		return err
-	}
-	items = slices.DeleteFunc(items, func(i ca.IntentItem) bool { _, left := pending[i.Ref]; return !left })
-	if len(items) == 0 {
-		return nil
-	}
-	return tx.abandon(ctx, s.At, items, func(items []ca.IntentItem, changes []pki.StatusChange) translog.Entry {
-		return rules.AbandonedEntry(s.At, items, changes)
-	})
+// taking is a commit whose items are taken from their durable intent.
+type taking struct {
+	*ca.BatchCommit
+	records []*recording
+	intent  ca.Intent // as recorded; its ID is zero if there is none
 }
 
-// takeItems removes items from a pending intent, and returns them as the intent recorded them. The other items of the intent
-// stay pending.
-func (tx *writeTx) takeItems(ctx context.Context, epoch ca.Epoch, wanted ca.Intent) ([]ca.IntentItem, error) {
-	intent, err := epochs.ScanIntent(tx.QueryRow(ctx, `DELETE FROM intents WHERE batch = ? AND epoch = ? RETURNING batch, items`, wanted.Batch[:], int64(epoch))) //nolint:gosec // epochs count up from 1
-	if errors.Is(err, sql.ErrNoRows) {
+// takeCommits returns a batch of all records in commits, and removes the intents of their items in statements that run later.
+func (tx *writeTx) takeCommits(ctx context.Context, epoch ca.Epoch, commits []ca.BatchCommit, results []ca.Results) (*batch, error) {
+	b := &batch{writeTx: tx, epoch: epoch, takings: make([]taking, len(commits))}
+	for i := range commits {
+		s, t := &commits[i], &b.takings[i]
+		t.BatchCommit = s
+		for j := range s.Records {
+			b.records = append(b.records, &recording{Record: &s.Records[j], at: s.At, result: &results[i][j]})
+		}
+		t.records = b.records[len(b.records)-len(s.Records):]
+		err := tx.QueryLater(ctx, `DELETE FROM intents WHERE batch = ? AND epoch = ? RETURNING batch, items`, []any{s.Intent.Batch[:], int64(epoch)}, //nolint:gosec // epochs count up from 1
+			func(row engine.Scanner) (err error) {
+				t.intent, err = epochs.ScanIntent(row)
+				return err
+			})
+		if err != nil {
+			return nil, fmt.Errorf("take the intent of batch %s: %w", s.Intent.Batch, err)
+		}
+	}
+	return b, nil
+}
+
+// take assigns the items of the commit to its records, and returns those without a record. Each of them becomes a revoked
+// record that was never delivered. The other items of the intent stay pending.
+func (b *batch) take(ctx context.Context, t *taking) (abandoned []ca.IntentItem, err error) {
+	if t.intent.Batch == (ca.BatchID{}) {
 		return nil, errors.New("the batch has no pending intent: it was committed already, or its intent was never written")
 	}
-	if err != nil {
-		return nil, err
-	}
 	want := map[pki.CertRef]bool{}
-	for _, item := range wanted.Items {
+	for _, item := range t.Intent.Items {
 		want[item.Ref] = true
 	}
-	var taken, left []ca.IntentItem
-	for _, item := range intent.Items {
+	var left []ca.IntentItem
+	taken := map[pki.CertRef]ca.IntentItem{}
+	for _, item := range t.intent.Items {
 		if want[item.Ref] {
-			taken = append(taken, item)
+			taken[item.Ref] = item
+			abandoned = append(abandoned, item)
 		} else {
 			left = append(left, item)
 		}
 	}
-	if len(taken) != len(wanted.Items) {
-		return nil, fmt.Errorf("%d of the items to commit are not pending: they were committed already, or their intent was never written", len(wanted.Items)-len(taken))
+	if len(taken) != len(t.Intent.Items) {
+		return nil, fmt.Errorf("%d of the items to commit are not pending: they were committed already, or their intent was never written", len(t.Intent.Items)-len(taken))
 	}
-	if len(left) == 0 {
-		return taken, nil
+	for _, r := range t.records {
+		item, isTaken := taken[r.Ref]
+		if !isTaken {
+			return nil, fmt.Errorf("certificate %s is not an item of this commit, or is recorded twice", r.Ref.Serial)
+		}
+		r.item = item
+		delete(taken, r.Ref)
 	}
-	err = tx.Later(ctx, `INSERT INTO intents (batch, epoch, items) VALUES (?, ?, ?)`, wanted.Batch[:], int64(epoch), column.EncodeItems(left)) //nolint:gosec // epochs count up from 1
-	return taken, err
+	if len(left) > 0 {
+		if err := b.insertIntent(ctx, b.epoch, ca.Intent{Batch: t.Intent.Batch, Items: left}); err != nil {
+			return nil, err
+		}
+	}
+	return slices.DeleteFunc(abandoned, func(i ca.IntentItem) bool { _, is := taken[i.Ref]; return !is }), nil
 }
 
 // insertIssued writes the row of a certificate and returns its ID. It returns zero if the serial number is taken.
@@ -94,14 +92,14 @@ func (tx *writeTx) insertIssued(ctx context.Context, r *ca.Record, identity int6
 	if err != nil {
 		return 0, err
 	}
-	return tx.Insert(ctx, insertCertificate, row...)
+	return tx.Insert(ctx, insertCertificate+` ON CONFLICT (serial) DO NOTHING`, row...)
 }
 
-// insertCertificate writes the row of a certificate, unless its serial number is taken. issuedRow returns its arguments.
+// insertCertificate writes the row of a certificate. issuedRow returns its arguments.
 const insertCertificate = `
 	INSERT INTO certificates (serial, issuer, identity, request, key, profile, issued_at, not_before, not_after,
 	                          crl_partition, state, reason, version, account, der)
-	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, (SELECT id FROM acme_accounts WHERE public_id = ?), ?) ON CONFLICT (serial) DO NOTHING`
+	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 1, (SELECT id FROM acme_accounts WHERE public_id = ?), ?)`
 
 func (tx *writeTx) issuedRow(ctx context.Context, r *ca.Record, identity int64) ([]any, error) {
 	issuer, err := tx.issuer(ctx, r.Ref.Issuer)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/ra/acme"
@@ -172,5 +173,11 @@ func (db *DB) PanicAfterWriting(id ra.Identity) error {
 	})
 }
 
-// Independent is the function independent.
-var Independent = independent
+// Independent calls independent with records of commits.
+func Independent(records ...ca.Record) int {
+	all := make([]*recording, len(records))
+	for i := range records {
+		all[i] = &recording{Record: &records[i]}
+	}
+	return independent(all)
+}

@@ -29,12 +29,13 @@ type guarded struct {
 }
 
 // selectGuarded selects the identity of a record, the certificate that it renews, the certificate that was issued for the
-// same request ID, and its key. PostgreSQL would execute EXISTS for a certificate with all certificates, to look up many rows
+// same request ID, its key, and whether its serial number is taken. PostgreSQL would execute EXISTS for a certificate with all certificates, to look up many rows
 // in the result.
 const selectGuarded = `
-	WITH q AS MATERIALIZED (SELECT ` + issuing.QueryColumns + `)
+	WITH q AS MATERIALIZED (SELECT ` + issuing.QueryColumns + `, CAST(?8 AS BLOB) AS fresh)
 	SELECT n.id, n.state, n.revision, n.recoveries, p.id, p.state, p.reason, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
-	       coalesce((SELECT 1 FROM certificates WHERE /*+*/identity = n.id AND request = q.request), 0), ` + bulk.AnyOpen + `, ` + issuing.KeyColumns + `, `
+	       coalesce((SELECT 1 FROM certificates WHERE /*+*/identity = n.id AND request = q.request), 0), ` + bulk.AnyOpen + `, ` + issuing.KeyColumns + `,
+	       coalesce((SELECT 1 FROM certificates WHERE serial = q.fresh), 0), `
 
 // fromGuarded is the rest of the statement that begins with selectGuarded. The number of unexpired certificates comes between.
 const fromGuarded = `
@@ -50,6 +51,7 @@ type found struct {
 	revoking                                              bool
 	recoveries                                            int
 	key                                                   issuing.KeyRow
+	serialTaken                                           bool
 	rules.Issuance
 }
 
@@ -57,7 +59,7 @@ func (f *found) columns() []any {
 	return append([]any{
 		&f.identity, &f.State, &f.Revision, &f.recoveries, &f.predecessor, &f.predecessorState, &f.predecessorReason,
 		&f.successor, &f.supersededBy, &f.version, &f.notBefore, &f.notAfter, &f.Answered, &f.revoking,
-	}, append(f.key.Columns(), &f.Unexpired)...)
+	}, append(f.key.Columns(), &f.serialTaken, &f.Unexpired)...)
 }
 
 // checkGuard checks the guard of r against the row f, and reads what else it depends on. It returns the rows to change, or
@@ -229,7 +231,10 @@ func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, cer
 			column.KeyID(guard.Key), certificate, s.State, s.Reason, engine.Millis(s.RevokedAt), s.Version, g.predecessor)
 	}
 	if g.effects.Succeeds {
-		return tx.ExecOne(ctx, `UPDATE certificates SET successor = ? WHERE id = ?`, column.KeyID(guard.Key), g.predecessor)
+		return tx.ExecOne(ctx, setSuccessor, column.KeyID(guard.Key), g.predecessor)
 	}
 	return nil
 }
+
+// setSuccessor records the key with which a certificate was renewed.
+const setSuccessor = `UPDATE certificates SET successor = ? WHERE id = ?`

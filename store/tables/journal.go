@@ -40,13 +40,16 @@ func (c *CA) Write(ctx context.Context, epoch ca.Epoch, commits []ca.BatchCommit
 		results[i] = make(ca.Results, len(s.Records))
 	}
 	err := c.db.write(ctx, "write the journal", func(ctx context.Context, tx *writeTx) error {
-		if err := c.db.beginWrite(ctx, tx, epoch, intents); err != nil {
+		check, err := c.db.beginWrite(ctx, tx, epoch, intents)
+		if err != nil {
 			return err
 		}
-		for i, s := range commits {
-			if err := tx.commitBatch(ctx, epoch, s, results[i]); err != nil {
-				return fmt.Errorf("commit batch %s: %w", s.Intent.Batch, err)
-			}
+		b, err := tx.takeCommits(ctx, epoch, commits, results)
+		if err != nil {
+			return err
+		}
+		if err := b.record(ctx, check); err != nil {
+			return fmt.Errorf("commit batches: %w", err)
 		}
 		for _, intent := range intents {
 			if err := tx.insertIntent(ctx, epoch, intent); err != nil {
@@ -58,17 +61,22 @@ func (c *CA) Write(ctx context.Context, epoch ca.Epoch, commits []ca.BatchCommit
 	return results, err
 }
 
-// beginWrite refuses an epoch that was fenced. It records which transaction this is, for Applied.
-func (db *DB) beginWrite(ctx context.Context, tx *writeTx, epoch ca.Epoch, intents []ca.Intent) error {
+// beginWrite records which transaction this is, for Applied, in a statement that runs later. It returns a function that
+// refuses an epoch that was fenced, once the statement has run.
+func (db *DB) beginWrite(ctx context.Context, tx *writeTx, epoch ca.Epoch, intents []ca.Intent) (check func(context.Context) error, err error) {
 	var last any // NULL if there is no intent
 	if n := len(intents); n > 0 {
 		last = intents[n-1].Batch[:]
 	}
-	n, err := tx.Exec(ctx, `UPDATE epochs SET last_batch = ? WHERE id = ? AND server = ?`, last, int64(epoch), db.epochs.Server()) //nolint:gosec // epochs count up from 1
-	if err != nil || n == 1 {
-		return err
-	}
-	return db.epochs.Check(ctx, tx, epoch)
+	var own int64
+	err = tx.QueryLater(ctx, `UPDATE epochs SET last_batch = ? WHERE id = ? AND server = ? RETURNING id`, []any{last, int64(epoch), db.epochs.Server()}, //nolint:gosec // epochs count up from 1
+		func(row engine.Scanner) error { return row.Scan(&own) })
+	return func(ctx context.Context) error {
+		if own != 0 {
+			return nil
+		}
+		return db.epochs.Check(ctx, tx, epoch)
+	}, err
 }
 
 func (tx *writeTx) insertIntent(ctx context.Context, epoch ca.Epoch, intent ca.Intent) error {

@@ -37,22 +37,43 @@ func (db *DB) writeBy(
 	})
 }
 
+// expectIssuer reads the row ID of an issuer in a statement that runs later.
+func (tx *writeTx) expectIssuer(ctx context.Context, issuer pki.IssuerID) error {
+	if _, ok := tx.issuers[issuer]; ok {
+		return nil
+	}
+	tx.know(issuer, 0)
+	return tx.QueryLater(ctx, selectIssuer, []any{issuer.Bytes()}, func(row engine.Scanner) error {
+		var id int64
+		err := row.Scan(&id)
+		tx.know(issuer, id)
+		return err
+	})
+}
+
+// know keeps the row ID of an issuer. It is zero while it is not known.
+func (tx *writeTx) know(issuer pki.IssuerID, id int64) {
+	if tx.issuers == nil {
+		tx.issuers = map[pki.IssuerID]int64{}
+	}
+	tx.issuers[issuer] = id
+}
+
+const selectIssuer = `SELECT id FROM issuers WHERE issuer = ?`
+
 // issuer returns the row ID of an issuer. It inserts a row at the first use.
 func (tx *writeTx) issuer(ctx context.Context, issuer pki.IssuerID) (int64, error) {
-	if id, ok := tx.issuers[issuer]; ok {
+	if id := tx.issuers[issuer]; id != 0 {
 		return id, nil
 	}
 	var id int64
-	err := tx.QueryRow(ctx, `SELECT id FROM issuers WHERE issuer = ?`, issuer.Bytes()).Scan(&id)
+	err := tx.QueryRow(ctx, selectIssuer, issuer.Bytes()).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = tx.QueryRow(ctx, `INSERT INTO issuers (issuer) VALUES (?) RETURNING id`, issuer.Bytes()).Scan(&id)
 	}
 	if err != nil {
 		return 0, err
 	}
-	if tx.issuers == nil {
-		tx.issuers = map[pki.IssuerID]int64{}
-	}
-	tx.issuers[issuer] = id
+	tx.know(issuer, id)
 	return id, nil
 }

@@ -26,11 +26,35 @@ const Select = `
 // Callers authorizes the actors of one job of a transaction. It reads each caller once, until Forget is called. The zero
 // value has read no caller.
 type Callers struct {
-	known map[pki.Caller]pki.CallerState
+	known    map[pki.Caller]pki.CallerState
+	expected map[pki.Caller]bool // statements that run later read them
 }
 
 // Forget makes Authorize read callers again.
-func (c *Callers) Forget() { clear(c.known) }
+func (c *Callers) Forget() {
+	clear(c.known)
+	clear(c.expected)
+}
+
+// Expect reads the caller of a change in a statement that runs later, so that Authorize needs none, usually.
+func (c *Callers) Expect(ctx context.Context, tx engine.Executor, by pki.Actor) error {
+	caller := by.Caller()
+	if c.expected[caller] || !by.NeedsAuthorization() || caller.IsZero() {
+		return nil
+	}
+	if c.expected == nil {
+		c.expected = map[pki.Caller]bool{}
+	}
+	c.expected[caller] = true
+	return tx.QueryLater(ctx, Select, arguments(caller), func(row engine.Scanner) error {
+		var r callerRow
+		if err := r.scan(row); err != nil || r.revoking {
+			return err // a bulk revocation is open, so Authorize reads more
+		}
+		c.know(caller, r.state)
+		return nil
+	})
+}
 
 // Authorize refuses an actor that is not allowed to make a change at the given time: a caller whose certificate is
 // expired or not good, whose identity is not enrolled, or whose roles do not grant the permission.
@@ -75,12 +99,16 @@ func (c *Callers) authenticate(ctx context.Context, q engine.Querier, caller pki
 		if state, err = read(ctx, q, caller); err != nil {
 			return state, err
 		}
-		if c.known == nil {
-			c.known = map[pki.Caller]pki.CallerState{}
-		}
-		c.known[caller] = state
+		c.know(caller, state)
 	}
 	return state, caller.Authorize(state, at)
+}
+
+func (c *Callers) know(caller pki.Caller, state pki.CallerState) {
+	if c.known == nil {
+		c.known = map[pki.Caller]pki.CallerState{}
+	}
+	c.known[caller] = state
 }
 
 // CheckLabels refuses a registrar that may not act on an identity with the given labels. Authorize must have accepted
@@ -111,35 +139,47 @@ func (c *Callers) CheckLabelsOf(ctx context.Context, q engine.Querier, by pki.Ac
 	return c.CheckLabels(by, labels)
 }
 
-// read reads the state of a caller, with the open bulk revocations applied.
-func read(ctx context.Context, q engine.Querier, caller pki.Caller) (pki.CallerState, error) {
-	var s pki.CallerState
-	var id, notBefore, notAfter, state, reason, version int64
+// callerRow is a row of Select.
+type callerRow struct {
+	id       int64
+	state    pki.CallerState // without the open bulk revocations
+	revoking bool            // whether there are some
+}
+
+// arguments returns the arguments of Select.
+func arguments(c pki.Caller) []any {
+	return []any{c.Certificate.Serial.Bytes(), c.Certificate.Issuer.Bytes(), c.Identity.String()}
+}
+
+func (r *callerRow) scan(row engine.Scanner) (err error) {
+	var notBefore, notAfter, state, reason, version int64
 	var revokedAt sql.NullInt64
 	var labels []byte
-	var revoking bool
-	cert := caller.Certificate
-	row := q.QueryRow(ctx, Select, cert.Serial.Bytes(), cert.Issuer.Bytes(), caller.Identity.String())
-	err := row.Scan(&id, &notBefore, &notAfter, &state, &reason, &revokedAt, &version, &s.Identity.State, &s.Identity.Roles, &labels, &revoking)
-	if errors.Is(err, sql.ErrNoRows) {
-		return s, cert.NotOnRecord()
-	}
-	if err != nil {
-		return s, err
-	}
-	if s.Identity.Labels, err = column.DecodeLabels(labels); err != nil {
-		return s, err
+	s := &r.state
+	if err := row.Scan(&r.id, &notBefore, &notAfter, &state, &reason, &revokedAt, &version, &s.Identity.State, &s.Identity.Roles, &labels, &r.revoking); err != nil {
+		return err
 	}
 	s.NotBefore, s.NotAfter = engine.FromMillis(notBefore), engine.FromMillis(notAfter)
 	s.Status = column.DecodeStatus(state, reason, version, revokedAt)
-	if !revoking {
-		return s, nil
+	s.Identity.Labels, err = column.DecodeLabels(labels)
+	return err
+}
+
+// read reads the state of a caller, with the open bulk revocations applied.
+func read(ctx context.Context, q engine.Querier, caller pki.Caller) (pki.CallerState, error) {
+	var r callerRow
+	err := r.scan(q.QueryRow(ctx, Select, arguments(caller)...))
+	if errors.Is(err, sql.ErrNoRows) {
+		return r.state, caller.Certificate.NotOnRecord()
+	}
+	if err != nil || !r.revoking {
+		return r.state, err
 	}
 	open, err := bulk.ReadOpen(ctx, q)
 	if err != nil {
-		return s, err
+		return r.state, err
 	}
-	masks, err := open.Masks(ctx, q, []int64{id})
-	s.Status = open.Status(s.Status, masks[id])
-	return s, err
+	masks, err := open.Masks(ctx, q, []int64{r.id})
+	r.state.Status = open.Status(r.state.Status, masks[r.id])
+	return r.state, err
 }

@@ -12,7 +12,8 @@ import (
 )
 
 // KeyColumns selects the state of a key. It needs k, a LEFT JOIN with keys. The last column is true for the key of a CA.
-const KeyColumns = `k.rest, k.identity, k.compromised_at, EXISTS (SELECT 1 FROM ca_certificates WHERE key_hash = q.hash)`
+// PostgreSQL would read the whole table for EXISTS.
+const KeyColumns = `k.rest, k.identity, k.compromised_at, coalesce((SELECT 1 FROM ca_certificates WHERE key_hash = q.hash LIMIT 1), 0)`
 
 // StoredKey is a key as it is stored: the row ID and the rest of the hash.
 type StoredKey struct {

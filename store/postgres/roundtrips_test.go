@@ -1,0 +1,116 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/brevet-pki/brevet/ca"
+	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/store/postgres"
+)
+
+// trips counts the round trips of batches and queries. It implements pgx.QueryTracer and pgx.BatchTracer.
+type trips struct{ atomic.Int64 }
+
+func (n *trips) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	n.Add(1)
+	return ctx
+}
+func (*trips) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (n *trips) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	n.Add(1)
+	return ctx
+}
+func (*trips) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (*trips) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+
+// TestJournalTakesTwoRoundTrips records first certificates of some identities and then renewals of them, each time those of two
+// batches, together with the intent of a third. Reading takes one round trip, and writing with the commit another.
+func TestJournalTakesTwoRoundTrips(t *testing.T) {
+	ctx, now := t.Context(), time.Now()
+	connection := cluster.Schema(t)
+	config, err := pgx.ParseConfig(connection)
+	must(t, err)
+	count := &trips{}
+	config.Tracer = count
+	db, err := postgres.OpenWith(ctx, config, "first")
+	must(t, err)
+	defer db.Close()
+	conn, err := pgx.Connect(ctx, connection)
+	must(t, err)
+	defer conn.Close(ctx)
+	const identities = 6
+	for i := range identities {
+		_, err = conn.Exec(ctx, `INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at)
+			VALUES ($1, 1, 'device', 'null', 'null', 'null', 2, 1, 0)`, fmt.Sprintf("spiffe://fleet.example/device/%d", i))
+		must(t, err)
+	}
+	_, err = conn.Exec(ctx, `INSERT INTO issuers (issuer) VALUES ($1)`, slices.Repeat([]byte{1}, 32))
+	must(t, err)
+	epoch, _, err := db.CA().Begin(ctx)
+	must(t, err)
+	issuer, err := pki.IssuerIDFromBytes(slices.Repeat([]byte{1}, 32))
+	must(t, err)
+	serials := byte(0)
+	predecessors := map[int]pki.CertRef{}
+	record := func(i int) ca.Record {
+		serials++
+		serial, err := pki.MakeSerial(now, [pki.SerialRandomSize]byte{serials})
+		must(t, err)
+		key, err := pki.KeyHashFromBytes(slices.Repeat([]byte{serials}, 32))
+		must(t, err)
+		id, err := pki.ParseSPIFFEID(fmt.Sprintf("spiffe://fleet.example/device/%d", i))
+		must(t, err)
+		r := ca.Record{
+			Ref: pki.CertRef{Issuer: issuer, Serial: serial}, Identity: id, Profile: "device", KeyHash: key, IssuedAt: now, NotBefore: now,
+			NotAfter: now.Add(time.Hour), DER: []byte{serials}, RequestID: requestID(t, serials), Actor: pki.ActorCommand("test"),
+			Guard: pki.Guard{Identity: id, Revision: 1, Key: key, MaxUnexpired: 9, Predecessor: predecessors[i]},
+		}
+		predecessors[i] = r.Ref
+		return r
+	}
+	intentOf := func(records ...ca.Record) ca.Intent {
+		intent := ca.Intent{Batch: ca.NewBatchID()}
+		for _, r := range records {
+			intent.Items = append(intent.Items, ca.IntentItem{Ref: r.Ref, Digest: make([]byte, 32), IssuedAt: now, NotAfter: r.NotAfter})
+		}
+		return intent
+	}
+	next := func() (commits []ca.BatchCommit) {
+		for i := 0; i < identities; i += 2 {
+			records := []ca.Record{record(i), record(i + 1)}
+			commits = append(commits, ca.BatchCommit{Intent: intentOf(records...), At: now, Records: records})
+		}
+		return commits
+	}
+	for _, what := range []string{"the first certificates, whose statements are prepared", "renewals", "renewals of renewals"} {
+		commits := next()
+		_, err := db.CA().Write(ctx, epoch, nil, []ca.Intent{commits[0].Intent, commits[1].Intent})
+		must(t, err)
+		before := count.Load()
+		results, err := db.CA().Write(ctx, epoch, commits[:2], []ca.Intent{commits[2].Intent})
+		must(t, err)
+		for _, r := range slices.Concat(results...) {
+			must(t, r.Refusal)
+		}
+		if n := count.Load() - before; n != 2 {
+			t.Errorf("%s: %d round trips, want 2", what, n)
+		}
+		results, err = db.CA().Write(ctx, epoch, commits[2:], nil)
+		must(t, err)
+		must(t, slices.Concat(results...)[0].Refusal)
+	}
+}
+
+func requestID(t *testing.T, n byte) pki.RequestID {
+	t.Helper()
+	id, err := pki.RequestIDFromBytes(slices.Repeat([]byte{n}, 16))
+	must(t, err)
+	return id
+}
