@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"crypto/x509"
 	"slices"
 	"testing"
 	"time"
@@ -61,6 +62,28 @@ func TestAgentsSpreadOverdueRenewalsAfterAStart(t *testing.T) {
 				t.Errorf("the renewals of 20 agents came %s after the start", after)
 			}
 		})
+	}
+}
+
+// The delay at a start has the order in which certificates expire, but for its random part.
+func TestStartDelayHasTheOrderOfExpiry(t *testing.T) {
+	begin := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	delays := func(left time.Duration) (all []time.Duration) {
+		p := &Pair{Credential: Credential{Certificate: &x509.Certificate{NotBefore: begin, NotAfter: begin.Add(24 * time.Hour)}}}
+		for range 1000 {
+			all = append(all, startDelay(p, p.Certificate.NotAfter.Add(-left)))
+		}
+		return all
+	}
+	const random = maxStartDelay / 2
+	var before time.Duration
+	for left := 20 * time.Minute; left <= 12*time.Hour; left += 20 * time.Minute {
+		all := delays(left)
+		first, last := slices.Min(all), slices.Max(all)
+		if first < before || last-first > random || last > maxStartDelay {
+			t.Errorf("with %s left, the delays are %s to %s, want %s or more", left, first, last, before)
+		}
+		before = maxStartDelay / 2 * left / (12 * time.Hour)
 	}
 }
 

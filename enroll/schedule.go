@@ -117,10 +117,13 @@ func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
 }
 
 // startDelay returns how long after a start the agent tries an overdue renewal. After a power cut a whole fleet may
-// start at once. The delay is random, and shorter for certificates that expire sooner, so that those are renewed first.
+// start at once. Half of the delay grows with the remaining share of the lifetime, so that certificates that expire sooner
+// are renewed first. The other half is random, because those of a fleet may expire together.
 func startDelay(p *Pair, now time.Time) time.Duration {
-	left := p.Certificate.NotAfter.Sub(now)
-	return time.Duration(spread() * min(startShare*float64(left), float64(maxStartDelay)))
+	start, end := p.usableLife()
+	left, life := float64(end.Sub(now)), float64(end.Sub(start))
+	most := min(startShare*left, float64(maxStartDelay))
+	return time.Duration(most / 2 * (min(2*left/life, 1) + spread()))
 }
 
 // timeoutFor returns the timeout of one RPC, or of one run of the reload command. It is at most a third of the
