@@ -91,11 +91,11 @@ type Results []Result
 type Journal interface {
 	Epochs
 	// Write commits items and records new intents in one transaction. Each BatchCommit is of another intent. For each it
-	// checks and consumes the guards of its records. It writes the certificates, the revocations of superseded certificates, request IDs, log
-	// entries and never-delivered records. It removes the items from their intents, which must exist. The refusal of
-	// one record does not fail the others. There is one Results per BatchCommit; they are valid if the transaction was
-	// applied, so Write returns them together with an error, too. For a stale epoch Write changes nothing and returns
-	// an error that wraps ErrFenced, and ErrReplaced if the server has a newer epoch.
+	// checks and consumes the guards of its records. It writes the certificates, the revocations of superseded
+	// certificates, request IDs, log entries and never-delivered records. It removes the items from their intents,
+	// which must exist. The refusal of one record does not fail the others. There is one Results per BatchCommit; they
+	// are valid if the transaction was applied, so Write returns them together with an error, too. For a stale epoch
+	// Write changes nothing and returns an error that wraps ErrFenced, and ErrReplaced if the server has a newer epoch.
 	Write(ctx context.Context, epoch Epoch, commits []BatchCommit, intents []Intent) ([]Results, error)
 	// Applied reports whether the newest Write of the epoch that was applied recorded the intent of this batch as its last
 	// one. The intent may have no items. For a stale epoch Applied returns an error that wraps ErrFenced, because the

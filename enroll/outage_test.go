@@ -83,7 +83,7 @@ func TestStartDelayHasTheOrderOfExpiry(t *testing.T) {
 		if first < before || last-first > random || last > maxStartDelay {
 			t.Errorf("with %s left, the delays are %s to %s, want %s or more", left, first, last, before)
 		}
-		before = maxStartDelay / 2 * left / (12 * time.Hour)
+		before = time.Duration(float64(maxStartDelay/2) * float64(left) / float64(12*time.Hour))
 	}
 }
 

@@ -117,8 +117,8 @@ func delay(tries int, err error, p *Pair, now time.Time) time.Duration {
 }
 
 // startDelay returns how long after a start the agent tries an overdue renewal. After a power cut a whole fleet may
-// start at once. Half of the delay grows with the remaining share of the lifetime, so that certificates that expire sooner
-// are renewed first. The other half is random, because those of a fleet may expire together.
+// start at once. Half of the delay grows with the remaining share of the lifetime, so that certificates of a fleet that expire
+// sooner are usually renewed first. The other half is random, because those of a fleet may expire together.
 func startDelay(p *Pair, now time.Time) time.Duration {
 	start, end := p.usableLife()
 	left, life := float64(end.Sub(now)), float64(end.Sub(start))

@@ -182,31 +182,39 @@ func runApart(ctx context.Context, j *Job[Do], tx Executor) error {
 	if _, err := tx.Exec(ctx, "SAVEPOINT job"); err != nil {
 		return err
 	}
-	if Run(j, tx) {
-		if _, j.err = tx.Exec(ctx, releaseJob); j.err == nil {
-			return nil
+	if run(j, func() error {
+		if err := j.Work(tx); err != nil {
+			return err
 		}
+		_, err := tx.Exec(ctx, ReleaseJob)
+		return err
+	}) {
+		return nil
 	}
 	if _, err := tx.Exec(ctx, RollbackJob); err != nil {
 		return errors.Join(j.err, err)
 	}
-	_, err := tx.Exec(ctx, releaseJob)
+	_, err := tx.Exec(ctx, ReleaseJob)
 	return err
 }
 
-// RollbackJob is the statement that undoes what a job has written. Statements of [Executor].Later that have not run are not
-// run.
-const RollbackJob = "ROLLBACK TO job"
-
-const releaseJob = "RELEASE job"
+// Statements that end a job of several.
+const (
+	// RollbackJob undoes what a job has written. Statements of [Executor].Later that have not run are not run.
+	RollbackJob = "ROLLBACK TO job"
+	// ReleaseJob makes what a job has written a part of the transaction. Statements of [Executor].QueryLater run before it.
+	ReleaseJob = "RELEASE job"
+)
 
 // Run runs the job, and reports whether it succeeded. It keeps a panic for the job's caller.
-func Run(j *Job[Do], tx Executor) (ok bool) {
+func Run(j *Job[Do], tx Executor) (ok bool) { return run(j, func() error { return j.Work(tx) }) }
+
+func run(j *Job[Do], do func() error) (ok bool) {
 	defer func() {
 		if j.panicked = recover(); j.panicked != nil {
 			ok = false
 		}
 	}()
-	j.err = j.Work(tx)
+	j.err = do()
 	return j.err == nil
 }

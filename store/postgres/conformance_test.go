@@ -122,7 +122,7 @@ func (c *cutConn) Write(b []byte) (int, error) {
 			return 0, err
 		}
 		if !c.cutter.early.Load() {
-			if _, err := c.Read(make([]byte, 1)); err != nil { // the server has committed
+			if _, err := c.Read(make([]byte, 1)); err != nil { // the server has committed, because its response fits into its buffer
 				return 0, err
 			}
 		}

@@ -180,6 +180,131 @@ func TestQueryLater(t *testing.T) {
 	}))
 }
 
+// TestJobsThatGoOnAfterAnError has jobs ignore the error of their first statement, which PostgreSQL does not prepare, and of a
+// visit. They must not write outside of a transaction, and not commit.
+func TestJobsThatGoOnAfterAnError(t *testing.T) {
+	db, _ := openDatabase(t, cluster.Schema(t))
+	const insert = `INSERT INTO chain (id, value) VALUES (?, ?)`
+	failed := errors.New("on purpose")
+	for name, first := range map[string]func(context.Context, *engine.Tx) error{
+		"a statement": func(ctx context.Context, tx *engine.Tx) error {
+			_, err := tx.Exec(ctx, `UPDATE nowhere SET a = 1`)
+			return err
+		},
+		"a visit": func(ctx context.Context, tx *engine.Tx) error {
+			return errors.Join(tx.QueryLater(ctx, `SELECT 1`, nil, func(engine.Scanner) error { return failed }), tx.Flush(ctx))
+		},
+	} {
+		err := db.Write(t.Context(), "write", func(ctx context.Context, tx *engine.Tx) error {
+			if first(ctx, tx) == nil {
+				t.Errorf("%s did not fail", name)
+			}
+			_, err := tx.Exec(ctx, insert, 1, make([]byte, 32))
+			if err == nil {
+				t.Errorf("a statement ran after %s had failed", name)
+			}
+			return nil
+		})
+		if err == nil {
+			t.Errorf("%s failed, and the transaction was committed", name)
+		}
+	}
+	must(t, write(db))
+	must(t, db.Read(t.Context(), "count", func(ctx context.Context, q engine.Querier) error {
+		var n int
+		if err := q.QueryRow(ctx, `SELECT count(*) FROM chain`).Scan(&n); err != nil || n != 0 {
+			t.Errorf("%d rows were written, %v", n, err)
+		}
+		return nil
+	}))
+}
+
+// TestVisitsOfSeveralJobs has visits of two jobs fail and panic, before and at the end of the job. The others must be committed.
+func TestVisitsOfSeveralJobs(t *testing.T) {
+	db, _ := openDatabase(t, cluster.Schema(t))
+	failed := errors.New("on purpose")
+	job := func(id int, flushes bool, visit func() error) func(context.Context, *engine.Tx) error {
+		return func(ctx context.Context, tx *engine.Tx) error {
+			err := tx.QueryLater(ctx, `INSERT INTO chain (id, value) VALUES (?, ?) RETURNING id`, []any{id, make([]byte, 32)},
+				func(engine.Scanner) error { return visit() })
+			if err == nil && flushes {
+				err = tx.Flush(ctx)
+			}
+			return err
+		}
+	}
+	fails, panics := func() error { return failed }, func() error { panic(failed) }
+	jobs := []func(context.Context, *engine.Tx) error{
+		job(1, false, func() error { return nil }), job(2, true, fails), job(3, false, fails), job(4, true, panics), job(5, false, panics),
+		job(6, true, func() error { return nil }),
+	}
+	got := make([]error, len(jobs))
+	run := func(i int) {
+		defer func() {
+			if p := recover(); p != nil {
+				got[i], _ = p.(error)
+			}
+		}()
+		got[i] = db.Write(context.Background(), "write", jobs[i])
+	}
+	hold, held := make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		must(t, db.Write(context.Background(), "hold", func(context.Context, *engine.Tx) error {
+			close(held)
+			<-hold
+			return nil
+		}))
+	})
+	<-held
+	for i := range jobs {
+		all.Go(func() { run(i) })
+	}
+	for db.Waiting() < len(jobs) {
+		time.Sleep(time.Millisecond)
+	}
+	close(hold)
+	all.Wait()
+	for i, err := range got {
+		if isGood := i == 0 || i == len(jobs)-1; isGood != (err == nil) || !isGood && !errors.Is(err, failed) {
+			t.Errorf("job %d: %v", i+1, err)
+		}
+	}
+	for i := range jobs[:5] { // alone
+		if run(i); i > 0 && !errors.Is(got[i], failed) {
+			t.Errorf("job %d alone: %v", i+1, got[i])
+		}
+		must(t, write(db))
+	}
+	must(t, db.Read(t.Context(), "count", func(ctx context.Context, q engine.Querier) error {
+		var ids string
+		if err := q.QueryRow(ctx, `SELECT string_agg(CAST(id AS text), ' ' ORDER BY id) FROM chain`).Scan(&ids); err != nil || ids != "1 6" {
+			t.Errorf("the jobs %s wrote, %v", ids, err)
+		}
+		return nil
+	}))
+}
+
+// TestConnectionEndsBeforeTheLock ends the connection of a transaction while it waits for the lock. It must connect again.
+func TestConnectionEndsBeforeTheLock(t *testing.T) {
+	c := ownCluster(t)
+	db, _ := openDatabase(t, c.Connection("postgres"))
+	must(t, write(db))
+	holder, err := pgx.Connect(t.Context(), c.Connection("postgres"))
+	must(t, err)
+	defer holder.Close(t.Context())
+	_, err = holder.PgConn().Exec(t.Context(), `BEGIN; `+postgres.LockWrites).ReadAll()
+	must(t, err)
+	written := make(chan error)
+	go func() { written <- write(db) }()
+	must(t, c.Wait(`SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)`))
+	must(t, c.Exec(`SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`))
+	must(t, c.Wait(`SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)`))
+	_, err = holder.Exec(t.Context(), `ROLLBACK`)
+	must(t, err)
+	must(t, <-written)
+}
+
 // TestLater runs statements together with the next one, with the commit, and not at all in a job that fails. A statement that
 // fails does so for its own job.
 func TestLater(t *testing.T) {

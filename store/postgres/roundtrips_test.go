@@ -22,11 +22,14 @@ func (n *trips) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQue
 	n.Add(1)
 	return ctx
 }
+
 func (*trips) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
 func (n *trips) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
 	n.Add(1)
 	return ctx
 }
+
 func (*trips) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
 func (*trips) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
 
@@ -53,9 +56,10 @@ func TestJournalTakesTwoRoundTrips(t *testing.T) {
 	}
 	_, err = conn.Exec(ctx, `INSERT INTO issuers (issuer) VALUES ($1)`, slices.Repeat([]byte{1}, 32))
 	must(t, err)
-	epoch, _, err := db.CA().Begin(ctx)
-	must(t, err)
 	issuer, err := pki.IssuerIDFromBytes(slices.Repeat([]byte{1}, 32))
+	must(t, err)
+	by := insertOperator(t, conn, issuer)
+	epoch, _, err := db.CA().Begin(ctx)
 	must(t, err)
 	serials := byte(0)
 	predecessors := map[int]pki.CertRef{}
@@ -69,7 +73,7 @@ func TestJournalTakesTwoRoundTrips(t *testing.T) {
 		must(t, err)
 		r := ca.Record{
 			Ref: pki.CertRef{Issuer: issuer, Serial: serial}, Identity: id, Profile: "device", KeyHash: key, IssuedAt: now, NotBefore: now,
-			NotAfter: now.Add(time.Hour), DER: []byte{serials}, RequestID: requestID(t, serials), Actor: pki.ActorCommand("test"),
+			NotAfter: now.Add(time.Hour), DER: []byte{serials}, RequestID: requestID(t, serials), Actor: by,
 			Guard: pki.Guard{Identity: id, Revision: 1, Key: key, MaxUnexpired: 9, Predecessor: predecessors[i]},
 		}
 		predecessors[i] = r.Ref
@@ -106,6 +110,23 @@ func TestJournalTakesTwoRoundTrips(t *testing.T) {
 		must(t, err)
 		must(t, slices.Concat(results...)[0].Refusal)
 	}
+}
+
+// insertOperator inserts an operator with a certificate, who may issue.
+func insertOperator(t *testing.T, conn *pgx.Conn, issuer pki.IssuerID) pki.Actor {
+	t.Helper()
+	id, err := pki.ParseSPIFFEID("spiffe://fleet.example/operator/alice")
+	must(t, err)
+	serial, err := pki.MakeSerial(time.Now(), [pki.SerialRandomSize]byte{255})
+	must(t, err)
+	_, err = conn.Exec(t.Context(), `
+		WITH n AS (INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at, roles)
+		           VALUES ($1, 3, 'operator', 'null', 'null', 'null', 2, 1, 0, 15) RETURNING id)
+		INSERT INTO certificates (id, serial, issuer, identity, request, key, profile, issued_at, not_before, not_after, crl_partition, state, reason, version, der)
+		SELECT 1, $2, i.id, n.id, $3, 1, 'operator', 0, 0, 4102444800000, 0, 1, 0, 1, $3 FROM n, issuers i`,
+		id.String(), serial.Bytes(), make([]byte, 16))
+	must(t, err)
+	return pki.ActorCaller(id, pki.CertRef{Issuer: issuer, Serial: serial})
 }
 
 func requestID(t *testing.T, n byte) pki.RequestID {

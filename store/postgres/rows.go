@@ -16,24 +16,32 @@ import (
 
 // session runs statements in the transaction of a connection. It implements engine.Executor.
 type session struct {
-	conn  *pgx.Conn
-	many  bool      // whether a result may have very many rows
-	n     int       // the number of cursors that were declared
-	later pgx.Batch // statements that have not run
-	asks  bool      // whether one of them is of QueryLater
-	// again connects again if the first statements found that the connection had ended. It is nil once they have run.
-	again func(context.Context) (*pgx.Conn, error)
+	conn   *pgx.Conn
+	many   bool           // whether a result may have very many rows
+	n      int            // the number of cursors that were declared
+	later  pgx.Batch      // statements that have not run
+	visits []func() error // take the results of some of them, once all are read and the connection is free again
+	// failed is the first error of Flush. No statement runs after it: PostgreSQL may not have received the one that begins the
+	// transaction. Only a rollback to a savepoint ends it.
+	failed error
+	// reconnect connects again if the first statements found that the connection had ended. It is nil once they have run.
+	reconnect func(context.Context) (*pgx.Conn, error)
 }
 
 // Exec implements engine.Executor.
 func (s *session) Exec(ctx context.Context, query string, args ...any) (changed int64, err error) {
-	if query == engine.RollbackJob {
-		s.later, s.asks = pgx.Batch{}, false
+	switch {
+	case query == engine.RollbackJob:
+		s.later, s.visits, s.failed = pgx.Batch{}, nil, nil
+	case query == engine.ReleaseJob && len(s.visits) > 0: // after it, a visit that fails could not be undone
+		if err := s.Flush(ctx); err != nil {
+			return 0, err
+		}
 	}
 	if err := engine.CheckTexts(args); err != nil {
 		return 0, err
 	}
-	if s.later.Len() == 0 {
+	if s.later.Len() == 0 && s.failed == nil {
 		tag, err := s.conn.Exec(ctx, translate(query), numbered(args)...)
 		return tag.RowsAffected(), err
 	}
@@ -60,10 +68,10 @@ func (s *session) QueryLater(_ context.Context, query string, args []any, visit 
 		return err
 	}
 	c := &cursor{types: s.conn.TypeMap()}
-	s.asks = true
-	s.later.Queue(translate(query), numbered(args)...).Query(func(rows pgx.Rows) error {
-		if err := c.read(rows, nil); err != nil || !c.Next() {
-			return err
+	s.later.Queue(translate(query), numbered(args)...).Query(func(rows pgx.Rows) error { return c.read(rows, nil) })
+	s.visits = append(s.visits, func() error {
+		if !c.Next() {
+			return nil
 		}
 		return visit(c)
 	})
@@ -72,20 +80,30 @@ func (s *session) QueryLater(_ context.Context, query string, args []any, visit 
 
 // Flush implements engine.Executor. It takes one round trip. PostgreSQL runs no statement after one that fails.
 func (s *session) Flush(ctx context.Context) error {
-	if s.later.Len() == 0 {
-		return nil
+	if s.later.Len() == 0 || s.failed != nil {
+		return s.failed
 	}
-	batch := s.later
-	s.later, s.asks = pgx.Batch{}, false
-	err := s.conn.SendBatch(ctx, &batch).Close()
-	if s.again == nil || !s.conn.IsClosed() {
+	batch, visits := s.later, s.visits
+	s.later, s.visits = pgx.Batch{}, nil
+	s.failed = s.send(ctx, &batch)
+	for i := 0; i < len(visits) && s.failed == nil; i++ {
+		s.failed = visits[i]()
+	}
+	return s.failed
+}
+
+// send runs statements. If the connection has ended before the first ones of the transaction were committed, which is in a later
+// batch, it runs them on another one.
+func (s *session) send(ctx context.Context, batch *pgx.Batch) error {
+	err := s.conn.SendBatch(ctx, batch).Close()
+	if err == nil || s.reconnect == nil || !s.conn.IsClosed() {
 		return err
 	}
-	conn, err := s.again(ctx)
+	conn, err := s.reconnect(ctx)
 	if err != nil {
 		return err
 	}
-	s.conn, s.again = conn, nil
+	s.conn, s.reconnect = conn, nil
 	var same pgx.Batch // a batch can be sent once
 	for _, q := range batch.QueuedQueries {
 		same.Queue(q.SQL, q.Arguments...).Fn = q.Fn
@@ -95,7 +113,7 @@ func (s *session) Flush(ctx context.Context) error {
 
 // query runs a statement, and reads its rows.
 func (s *session) query(ctx context.Context, c *cursor, text string, args []any) error {
-	if s.later.Len() == 0 {
+	if s.later.Len() == 0 && s.failed == nil {
 		return c.read(s.conn.Query(ctx, text, args...))
 	}
 	s.later.Queue(text, args...).Query(func(rows pgx.Rows) error { return c.read(rows, nil) })

@@ -59,11 +59,17 @@ func (db *database) transact(ctx context.Context, jobs []*engine.Job[engine.Do])
 	if err != nil {
 		return err
 	}
-	committed := false
+	committed, panics := false, true
+	defer func() {
+		if panics { // the transaction may be open
+			_ = w.conn.Close(ctx)
+		}
+	}()
 	err = engine.RunAll(ctx, w, func() (err error) {
 		committed, err = w.commit(ctx, &db.newest)
 		return err
 	}, jobs)
+	panics = false
 	if !committed {
 		err = errors.Join(err, rollback(ctx, w.conn))
 	}
@@ -73,34 +79,37 @@ func (db *database) transact(ctx context.Context, jobs []*engine.Job[engine.Do])
 // begin queues the statements that begin a transaction, so that they take no round trip of their own. If the connection has
 // ended since the last transaction, the first round trip connects again, once.
 func (db *database) begin(ctx context.Context) (*writing, error) {
-	w := &writing{&session{}, ctx}
+	w := &writing{&session{conn: db.writer}, ctx}
 	connect := func(ctx context.Context) (conn *pgx.Conn, err error) {
 		if db.writer, err = db.connect(ctx); err == nil {
 			db.reader.Reset() // after a failover, no connection reads from the old server
 		}
 		return db.writer, err
 	}
-	if db.writer != nil {
-		w.conn, w.again = db.writer, connect
-	} else if _, err := connect(ctx); err != nil {
+	if w.conn != nil {
+		w.reconnect = connect
+	} else if conn, err := connect(ctx); err == nil {
+		w.conn = conn
+	} else {
 		return nil, err
 	}
-	w.conn = db.writer
 	w.later.Queue(beginWrite)
+	var settings cursor
 	w.later.Queue(lockWrites).Query(func(rows pgx.Rows) error {
-		w.again = nil
-		if !rows.Next() {
-			return rows.Err()
+		if err := settings.read(rows, nil); err != nil {
+			return err
 		}
-		return checkDurable(rows.RawValues())
+		w.reconnect = nil // the transaction has begun
+		return nil
 	})
+	w.visits = append(w.visits, func() error { return checkDurable(settings.rows[0]) })
 	return w, nil
 }
 
 // commit ends a transaction, together with the statements of Later. It also reads the log, after the commit, so that other
 // processes do not wait for that. PostgreSQL rolls back a transaction in which a statement has failed, and reports no error.
 func (w *writing) commit(ctx context.Context, n *newest) (committed bool, err error) {
-	if w.asks || w.again != nil { // nothing must prevent the commit once it is sent, or send it twice
+	if len(w.visits) > 0 { // one that fails must prevent the commit, and only a transaction that has begun is committed
 		if err := w.Flush(ctx); err != nil {
 			return false, err
 		}

@@ -24,8 +24,8 @@ import (
 type batch struct {
 	*writeTx
 	epoch   ca.Epoch
-	takings []taking
-	records []*recording // of all takings
+	commits []pendingCommit
+	records []*recording // of all commits
 	ready   []plain      // checked, and written by flush
 }
 
@@ -43,10 +43,10 @@ type plain struct {
 	guarded
 }
 
-// record checks and records all certificates, and abandons the items without one. Before it writes, it calls check, once the
-// statements that ran later before have run.
+// record checks and records all certificates, and abandons the items without one. It calls check after its first round trip,
+// before it writes any record.
 func (b *batch) record(ctx context.Context, check func(context.Context) error) error {
-	abandoned := make([][]ca.IntentItem, len(b.takings))
+	abandoned := make([][]ca.IntentItem, len(b.commits))
 	for from := 0; ; {
 		to := from + independent(b.records[from:])
 		found, err := b.readGuards(ctx, b.records[from:to])
@@ -57,9 +57,9 @@ func (b *batch) record(ctx context.Context, check func(context.Context) error) e
 			if err := check(ctx); err != nil {
 				return err
 			}
-			for i := range b.takings {
-				if abandoned[i], err = b.take(ctx, &b.takings[i]); err != nil {
-					return fmt.Errorf("batch %s: %w", b.takings[i].Intent.Batch, err)
+			for i := range b.commits {
+				if abandoned[i], err = b.take(ctx, &b.commits[i]); err != nil {
+					return fmt.Errorf("batch %s: %w", b.commits[i].Intent.Batch, err)
 				}
 			}
 		}
@@ -76,13 +76,14 @@ func (b *batch) record(ctx context.Context, check func(context.Context) error) e
 		}
 	}
 	for i, items := range abandoned {
-		if err := b.abandonItems(ctx, items, b.takings[i].At); err != nil {
+		if err := b.abandonItems(ctx, items, b.commits[i].At); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// abandonItems records the items of a commit without a record.
 func (b *batch) abandonItems(ctx context.Context, items []ca.IntentItem, at time.Time) error {
 	if len(items) == 0 {
 		return nil

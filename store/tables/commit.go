@@ -18,18 +18,18 @@ import (
 	"github.com/brevet-pki/brevet/translog"
 )
 
-// taking is a commit whose items are taken from their durable intent.
-type taking struct {
+// pendingCommit is a commit whose items are taken from their durable intent.
+type pendingCommit struct {
 	*ca.BatchCommit
 	records []*recording
-	intent  ca.Intent // as recorded; its ID is zero if there is none
+	intent  ca.Intent // as recorded; its Batch is zero if there is none
 }
 
 // takeCommits returns a batch of all records in commits, and removes the intents of their items in statements that run later.
 func (tx *writeTx) takeCommits(ctx context.Context, epoch ca.Epoch, commits []ca.BatchCommit, results []ca.Results) (*batch, error) {
-	b := &batch{writeTx: tx, epoch: epoch, takings: make([]taking, len(commits))}
+	b := &batch{writeTx: tx, epoch: epoch, commits: make([]pendingCommit, len(commits))}
 	for i := range commits {
-		s, t := &commits[i], &b.takings[i]
+		s, t := &commits[i], &b.commits[i]
 		t.BatchCommit = s
 		for j := range s.Records {
 			b.records = append(b.records, &recording{Record: &s.Records[j], at: s.At, result: &results[i][j]})
@@ -49,7 +49,7 @@ func (tx *writeTx) takeCommits(ctx context.Context, epoch ca.Epoch, commits []ca
 
 // take assigns the items of the commit to its records, and returns those without a record. Each of them becomes a revoked
 // record that was never delivered. The other items of the intent stay pending.
-func (b *batch) take(ctx context.Context, t *taking) (abandoned []ca.IntentItem, err error) {
+func (b *batch) take(ctx context.Context, t *pendingCommit) (abandoned []ca.IntentItem, err error) {
 	if t.intent.Batch == (ca.BatchID{}) {
 		return nil, errors.New("the batch has no pending intent: it was committed already, or its intent was never written")
 	}

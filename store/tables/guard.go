@@ -29,8 +29,8 @@ type guarded struct {
 }
 
 // selectGuarded selects the identity of a record, the certificate that it renews, the certificate that was issued for the
-// same request ID, its key, and whether its serial number is taken. PostgreSQL would execute EXISTS for a certificate with all certificates, to look up many rows
-// in the result.
+// same request ID, its key, and whether its serial number is taken. PostgreSQL would execute EXISTS for a certificate with all
+// certificates, to look up many rows in the result.
 const selectGuarded = `
 	WITH q AS MATERIALIZED (SELECT ` + issuing.QueryColumns + `, CAST(?8 AS BLOB) AS fresh)
 	SELECT n.id, n.state, n.revision, n.recoveries, p.id, p.state, p.reason, p.successor, p.superseded_by, p.version, p.not_before, p.not_after,
