@@ -34,7 +34,7 @@ const useKeys = `1112692310, CAST(CAST(quote_ident(current_schema()) AS regnames
 // Limits of the wait for the lock, which a process that starts has for a moment to see whether it must change the tables. It
 // is longer than maxSilence, after which a connection that was cut gives the lock back.
 const (
-	maxUseTries = 80
+	maxUseWait  = 3500 * time.Millisecond
 	useInterval = 50 * time.Millisecond
 )
 
@@ -96,9 +96,9 @@ func (db *database) takeAlone(ctx context.Context, conn *pgx.Conn) error {
 
 // retryLock tries to lock for as long as another process has the lock for a moment only.
 func retryLock(ctx context.Context, conn *pgx.Conn, function string) (bool, error) {
-	for try := 1; ; try++ {
+	for begun := time.Now(); ; {
 		ok, err := tryLock(ctx, conn, function)
-		if ok || err != nil || try == maxUseTries {
+		if ok || err != nil || time.Since(begun) > maxUseWait {
 			return ok, err
 		}
 		select {

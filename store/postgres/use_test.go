@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -89,6 +91,33 @@ func TestServerThatReconnectsDuringARestore(t *testing.T) {
 	must(t, db.Restoring().Begin(t.Context()))
 	must(t, db.Close())
 	fails(func(err error) { mustBe[*rules.IncompleteError](t, err, "") })
+}
+
+// slowConn sends late.
+type slowConn struct{ net.Conn }
+
+// Write implements net.Conn.
+func (c slowConn) Write(b []byte) (int, error) {
+	time.Sleep(20 * time.Millisecond)
+	return c.Conn.Write(b)
+}
+
+// TestSlowServerDuringARestore opens a database over a slow network while a restore has it. The error must say so before the
+// time for a new connection has ended.
+func TestSlowServerDuringARestore(t *testing.T) {
+	t.Parallel()
+	connection := cluster.Schema(t)
+	db := openRestore(t, connection)
+	defer func() { must(t, db.Close()) }()
+	config, err := pgx.ParseConfig(connection)
+	must(t, err)
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		return slowConn{conn}, err
+	}
+	_, err = postgres.OpenWith(t.Context(), config, "one")
+	mustBe[*postgres.ReservedError](t, err, "brevet restore")
 }
 
 // TestRestoreThatLosesItsConnection cuts the connections of a restore, so that another one begins. The first one must change
