@@ -44,8 +44,8 @@ func (x *Exchange) DelegateRequests(ctx context.Context, issuer pki.IssuerID) (a
 	err = x.db.Look(ctx, "read the requests for OCSP delegates", func(ctx context.Context, tx engine.Querier) error {
 		rows := engine.Query(ctx, tx, `
 			SELECT d.server, d.request, d.csr, d.certificate, d.signature
-			FROM delegate_requests d JOIN issuers i ON i.id = d.issuer JOIN crl_leases l ON l.issuer = d.issuer
-			WHERE i.issuer = ? AND l.holder = ? AND l.until >= `+x.db.Now()+` AND d.put_at >= `+x.db.Now()+` - ?
+			FROM delegate_requests d JOIN issuers i ON i.id = d.issuer JOIN crl_leases ON crl_leases.issuer = d.issuer
+			WHERE i.issuer = ? AND crl_leases.holder = ? AND `+x.runs()+` AND d.put_at >= `+x.db.Now()+` - ?
 			ORDER BY d.server`, issuer.Bytes(), x.holder[:], maxRequestAge.Milliseconds())
 		return rows.Each(func(row engine.Scanner) error {
 			d := ra.DelegateRequest{Issuer: issuer}
