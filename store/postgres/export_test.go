@@ -29,3 +29,6 @@ func OpenWithMigrations(ctx context.Context, config *pgx.ConnConfig, server stri
 
 // Migrations are the migrations of this version of Brevet.
 func Migrations() fs.FS { return migrations }
+
+// UseKeys are the keys of the lock of each connection.
+const UseKeys = useKeys
