@@ -106,7 +106,7 @@ func TestArchiveBeforeTheFirstEntry(t *testing.T) {
 	}
 	for n, archive := range archives[:2] {
 		err := restore(archive)
-		if behind, is := errors.AsType[*translog.BehindError](err); !is || behind.Archive.Size != uint64(n)+1 || behind.First != 4 { //nolint:gosec // small
+		if behind, is := errors.AsType[*translog.BehindError](err); !is || behind.Archive.Size != uint64(n)+1 || behind.First != 4 {
 			t.Errorf("with an archive of %d entries: %v", n+1, err)
 		}
 	}
