@@ -58,7 +58,15 @@ func (r *Registrar) delegate(ctx context.Context, id pki.SPIFFEID, d DelegateReq
 		return none, err
 	}
 	defer done()
-	if _, err := r.Reserve(ctx, id, DelegateIdentity(d.Issuer), pki.ActorSystem("va")); err != nil {
+	return repeatStale(func() (ca.Certificate, error) { return r.delegateAs(ctx, id, c, d, by) })
+}
+
+// delegateAs registers the identity of an OCSP delegate or corrects it, and issues the certificate. The caller holds the lock
+// of the identity.
+func (r *Registrar) delegateAs(ctx context.Context, id pki.SPIFFEID, c csr, d DelegateRequest, by pki.Actor) (ca.Certificate, error) {
+	none := ca.Certificate{}
+	want := DelegateIdentity(d.Issuer)
+	if _, err := r.Reserve(ctx, id, want, pki.ActorSystem("va")); err != nil {
 		return none, err
 	}
 	rev := r.revision()
@@ -72,6 +80,9 @@ func (r *Registrar) delegate(ctx context.Context, id pki.SPIFFEID, d DelegateReq
 	if st.Prior != nil {
 		return answered(st.Prior, c.keyHash)
 	}
+	if refusal := checkDelegate(st.Identity, want); refusal != nil {
+		return none, refusal
+	}
 	draft, err := r.decide(rev, st, c, ca.Request{
 		RequestID: d.RequestID, Actor: by, MayWait: true, Guard: pki.Guard{Enrolls: st.Identity.State == pki.Registered},
 	}, false)
@@ -79,6 +90,16 @@ func (r *Registrar) delegate(ctx context.Context, id pki.SPIFFEID, d DelegateReq
 		return none, err
 	}
 	return r.issue(context.WithoutCancel(ctx), draft, q)
+}
+
+// checkDelegate refuses an identity that is not that of an OCSP delegate. Reserve corrects the attributes of a row that was
+// altered, but not its kind.
+func checkDelegate(have Identity, want NewIdentity) *pki.Refusal {
+	if have.Kind == want.Kind && have.SameAttributes(Identity{Profile: want.Profile, Labels: want.Labels}) {
+		return nil
+	}
+	return pki.Refuse(pki.RuleAccess, "look for the cause: the server registers the identity with the right ones",
+		"%s has another kind, profile, labels, names, roles or evidence than an OCSP delegate", have.ID)
 }
 
 // Delegated returns the certificate that another server has issued for a request. It returns false if there is none yet.

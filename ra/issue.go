@@ -47,7 +47,12 @@ func (r *Registrar) Issue(ctx context.Context, o IssueRequest) (ca.Certificate, 
 		return none, err
 	}
 	defer done()
-	rev := r.revision()
+	return repeatStale(func() (ca.Certificate, error) { return r.issueAs(ctx, id, c, o) })
+}
+
+// issueAs decides about an issue request, and issues the certificate. The caller holds the lock of the identity.
+func (r *Registrar) issueAs(ctx context.Context, id pki.SPIFFEID, c csr, o IssueRequest) (ca.Certificate, error) {
+	none, rev := ca.Certificate{}, r.revision()
 	q := IssuanceQuery{
 		Identity: id, Request: o.RequestID, Key: c.keyHash, Caller: o.Actor.Caller().Identity, At: r.clock(),
 		MaxUnexpired: operatorFactor * rev.Profiles.MaxUnexpired(),

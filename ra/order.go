@@ -133,7 +133,7 @@ func (r *Registrar) order(ctx context.Context, o OrderRequest) (a attempt, cert 
 		return a, cert, err
 	}
 	defer done()
-	cert, err = r.orderAs(ctx, rev, g, profile, claims, c)
+	cert, err = repeatStale(func() (ca.Certificate, error) { return r.orderAs(ctx, rev, g, profile, claims, c) })
 	return a, cert, err
 }
 

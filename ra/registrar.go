@@ -161,7 +161,7 @@ func (r *Registrar) enroll(ctx context.Context, e EnrollRequest) (a attempt, cer
 		return a, cert, err
 	}
 	defer done()
-	cert, err = r.enrollAs(ctx, rev, g, claims, c, e)
+	cert, err = repeatStale(func() (ca.Certificate, error) { return r.enrollAs(ctx, rev, g, claims, c, e) })
 	return a, cert, err
 }
 
@@ -281,7 +281,7 @@ func (r *Registrar) renew(ctx context.Context, n RenewRequest) (ca.Certificate, 
 		return ca.Certificate{}, err
 	}
 	defer done()
-	return r.renewAs(ctx, c, n)
+	return repeatStale(func() (ca.Certificate, error) { return r.renewAs(ctx, c, n) })
 }
 
 func (r *Registrar) renewAs(ctx context.Context, c csr, n RenewRequest) (ca.Certificate, error) {

@@ -134,11 +134,7 @@ func TestRequestsForDelegates(t *testing.T) {
 // last one until it expires, and then answers tryLater. It continues when the other server is back.
 func TestDelegatesOfAnotherCA(t *testing.T) {
 	t.Parallel()
-	o := servertest.Options{Shared: shared(t, &cable{}), Profile: func(name string, c *ca.ProfileConfig) {
-		if name == ra.DelegateProfile {
-			c.Lifetime, c.MaxLifetime, c.Backdate = "20s", "1m", "1s"
-		}
-	}}
+	o := shortDelegates(t)
 	first := servertest.New(t, ground, o)
 	second := first.AnotherCA(t, "second", other, o)
 	atFirst := first.For(second)
@@ -148,6 +144,10 @@ func TestDelegatesOfAnotherCA(t *testing.T) {
 	before := held()
 	eventually(t, "the certificate is renewed", func() bool { return held().Cmp(before) != 0 })
 
+	waits := func() int {
+		return strings.Count(first.Log.String(), "another server must issue the certificate of an OCSP delegate")
+	}
+	waited := waits()
 	second.StopServer(t)
 	expires := atFirst.OwnPair(t, atFirst.DelegateDir()).Certificate.NotAfter
 	for time.Now().Before(expires.Add(-2 * time.Second)) {
@@ -160,9 +160,40 @@ func TestDelegatesOfAnotherCA(t *testing.T) {
 	if code, body := getOperations(t, first, "/readyz"); code != http.StatusOK || !strings.Contains(body, "OCSP for "+second.Issuing.Subject.String()) {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
+	eventually(t, "the server looks for the next certificate every second", func() bool { return waits() > waited })
 	second.Serve(t, o)
 	eventually(t, "the server answers again", func() bool { return answersOCSP(t, atFirst, device) })
 	if atFirst.OCSP(t, device).Status != ocsp.Good {
 		t.Error("the certificate is not good")
 	}
+}
+
+// A server whose request for an OCSP delegate is refused logs the rule, and shows it in /readyz when the delegate has expired.
+func TestRefusedDelegate(t *testing.T) {
+	t.Parallel()
+	o := shortDelegates(t)
+	first := servertest.New(t, ground, o)
+	second := first.AnotherCA(t, "second", other, o)
+	atFirst := first.For(second)
+	device := second.Enrolled(t, "device", "device/b").Certificate
+	eventually(t, "the first server answers OCSP for both", func() bool { return answersOCSP(t, atFirst, device) })
+	first.Revoke(t, first.OwnPair(t, "server").Certificate, "keyCompromise")
+	eventually(t, "the log names the rule", func() bool {
+		return strings.Contains(first.Log.String(), `"rule":"`+string(pki.RuleRevoked)+`"`)
+	})
+	eventually(t, "the certificate expires", func() bool { return !answersOCSP(t, atFirst, device) })
+	eventually(t, "/readyz names the rule", func() bool {
+		_, body := getOperations(t, first, "/readyz")
+		return strings.Contains(body, "OCSP for "+second.Issuing.Subject.String()) && strings.Contains(body, "["+string(pki.RuleRevoked)+"]")
+	})
+}
+
+// shortDelegates returns options for servers that share a store, and whose OCSP delegates live for seconds.
+func shortDelegates(t *testing.T) servertest.Options {
+	t.Helper()
+	return servertest.Options{Shared: shared(t, &cable{}), Profile: func(name string, c *ca.ProfileConfig) {
+		if name == ra.DelegateProfile {
+			c.Lifetime, c.MaxLifetime, c.Backdate = "20s", "1m", "1s"
+		}
+	}}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -8,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/brevet-pki/brevet/ca"
@@ -22,17 +24,21 @@ type DelegateRequests interface {
 	// PutDelegateRequest durably stores a request of a server, in place of its earlier one for the same CA. It refuses a
 	// server that has never opened the store. A request leaves if its server does not repeat it for an hour.
 	PutDelegateRequest(ctx context.Context, d ra.DelegateRequest) error
-	// DelegateRequests returns the requests for a CA, at most one of each server, while this server signs the CRLs of the
-	// CA. Otherwise it returns none.
+	// DelegateRequests returns the requests for a CA that have not ended, at most one of each server, while this server signs
+	// the CRLs of the CA. Otherwise it returns none.
 	DelegateRequests(ctx context.Context, issuer pki.IssuerID) ([]ra.DelegateRequest, error)
-	// RemoveDelegateRequest removes a request, unless the server has replaced it.
-	RemoveDelegateRequest(ctx context.Context, d ra.DelegateRequest) error
+	// EndDelegateRequest ends a request, unless the server has replaced it. The refusal is nil if the certificate was issued.
+	EndDelegateRequest(ctx context.Context, d ra.DelegateRequest, refusal *pki.Refusal) error
+	// DelegateRefusal returns the refusal with which a request ended. It returns nil if there is none, or if the server has
+	// repeated the request since.
+	DelegateRefusal(ctx context.Context, d ra.DelegateRequest) (*pki.Refusal, error)
 }
 
 const (
 	// delegatesEvery is the interval at which a server looks for requests of other servers, and for responses to its own.
 	delegatesEvery = time.Second
-	// repeatRequestAfter is how often a server repeats a request that has no response. Its certificate may have been renewed.
+	// repeatRequestAfter is how often a server repeats a request that has no response, or that was refused. Its certificate may
+	// have been renewed, and an operator may have removed the cause of the refusal.
 	repeatRequestAfter = 10 * time.Minute
 )
 
@@ -46,6 +52,8 @@ type remoteIdentity struct {
 	own      *enroll.Agent // whose certificate authenticates the requests
 
 	last ra.DelegateRequest // only the goroutine of the agent uses it
+	// refused is why another server has refused the request that was stored last, or nil.
+	refused atomic.Pointer[pki.Refusal]
 }
 
 // Enroll implements enroll.Authority.
@@ -68,8 +76,8 @@ func (r *remoteIdentity) obtain(ctx context.Context, request pki.RequestID, csr 
 	return r.credential(cert)
 }
 
-// await puts the last request into the store, repeats it, and waits until another server has issued the certificate. If
-// ctx ends before, the error is temporary.
+// await puts the last request into the store, repeats it, and waits until another server has issued the certificate or refused
+// the request. If ctx ends before, the error is temporary.
 func (r *remoteIdentity) await(ctx context.Context) (ca.Certificate, error) {
 	var put time.Time
 	for {
@@ -77,7 +85,10 @@ func (r *remoteIdentity) await(ctx context.Context) (ca.Certificate, error) {
 		if issued {
 			return cert, nil
 		}
-		if err == nil && (put.IsZero() || time.Since(put) > repeatRequestAfter) {
+		if err == nil {
+			err = r.refusal(ctx)
+		}
+		if err == nil && (r.isOutdated() || time.Since(put) > repeatRequestAfter) {
 			if err = r.put(ctx); err == nil {
 				put = time.Now()
 			}
@@ -89,6 +100,35 @@ func (r *remoteIdentity) await(ctx context.Context) (ca.Certificate, error) {
 		case <-ctx.Done():
 			return cert, &unansweredError{err}
 		case <-time.After(delegatesEvery):
+		}
+	}
+}
+
+// refusal returns the refusal of the last request, unless the request is outdated.
+func (r *remoteIdentity) refusal(ctx context.Context) error {
+	refusal, err := r.requests.DelegateRefusal(ctx, r.last)
+	if refusal == nil || r.isOutdated() {
+		return err
+	}
+	r.refused.Store(refusal)
+	return refusal
+}
+
+// isOutdated reports whether the last request has no certificate of the server yet, or another one than the server's current one.
+func (r *remoteIdentity) isOutdated() bool {
+	own := r.own.Pair()
+	return own != nil && !bytes.Equal(own.Certificate.Raw, r.last.Certificate)
+}
+
+// rest waits after a failure until the request can be repeated.
+func (r *remoteIdentity) rest(ctx context.Context) {
+	for begun := time.Now(); ctx.Err() == nil; {
+		select {
+		case <-ctx.Done():
+		case <-time.After(delegatesEvery):
+		}
+		if r.refused.Load() == nil || r.isOutdated() || time.Since(begun) > repeatRequestAfter {
+			return
 		}
 	}
 }
@@ -109,6 +149,7 @@ func (r *remoteIdentity) put(ctx context.Context) error {
 		return err
 	}
 	r.last.Certificate = own.Certificate.Raw
+	r.refused.Store(nil)
 	return r.requests.PutDelegateRequest(ctx, r.last)
 }
 
@@ -163,34 +204,47 @@ func (s *Server) requestDelegate(cert *x509.Certificate) error {
 	return nil
 }
 
-// keepDelegated obtains the first certificate of a delegate, and renews it until ctx ends.
+// keepDelegated obtains the certificates of a delegate until ctx ends. If another server has the key, the agent renews a
+// certificate until it expires. Then awaitDelegated waits for the next one.
 func (s *Server) keepDelegated(ctx context.Context, d delegate) error {
-	if d.remote != nil {
-		s.firstDelegated(ctx, d)
+	if d.remote == nil {
+		return s.keepEnrolled(ctx, d.Agent)
 	}
-	return s.keepEnrolled(ctx, d.Agent)
+	for ctx.Err() == nil {
+		s.awaitDelegated(ctx, d)
+		if p := d.Pair(); p != nil {
+			valid, cancel := context.WithDeadline(ctx, p.Certificate.NotAfter)
+			_ = s.keepEnrolled(valid, d.Agent) // nil always
+			cancel()
+		}
+	}
+	return nil
 }
 
-// firstDelegated waits until a delegate has its first certificate. The agent itself would wait for minutes between two
-// requests, also if the other server has begun to run.
-func (s *Server) firstDelegated(ctx context.Context, d delegate) {
-	for isWaiting := false; d.Pair() == nil && ctx.Err() == nil; {
-		err := d.Ensure(ctx)
-		if err == nil || ctx.Err() != nil {
+// awaitDelegated waits until a delegate has a certificate that has not expired. The agent itself would wait for minutes
+// between two requests, also if the other server has begun to run.
+func (s *Server) awaitDelegated(ctx context.Context, d delegate) {
+	isWaiting, failure := false, "" // what the log has
+	for ctx.Err() == nil {
+		if p := d.Pair(); p != nil && !p.Expired(time.Now()) { // by the clock of the agent
 			return
 		}
-		if !isWaiting {
-			isWaiting = true
-			s.log.Warn("another server must issue the certificate of an OCSP delegate, waiting and answering tryLater", "issuer", d.subject, "error", err)
-		}
-		if !pki.IsTemporary(err) {
-			select {
-			case <-ctx.Done():
-			case <-time.After(delegatesEvery):
+		err := d.Ensure(ctx)
+		if pki.IsTemporary(err) && ctx.Err() == nil {
+			if !isWaiting {
+				isWaiting, failure = true, ""
+				s.log.Warn("another server must issue the certificate of an OCSP delegate, waiting and answering tryLater", "issuer", d.subject, "error", err)
 			}
+			_, err = d.remote.await(ctx) // if it is nil, Ensure then returns the certificate
+		}
+		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		_, _ = d.remote.await(ctx) // the agent then repeats the request
+		if failure != err.Error() {
+			isWaiting, failure = false, err.Error()
+			s.log.Warn("requesting the certificate of an OCSP delegate failed, retrying and answering tryLater", "issuer", d.subject, "error", err)
+		}
+		d.remote.rest(ctx)
 	}
 }
 
@@ -215,7 +269,7 @@ func (s *Server) answerDelegates(ctx context.Context) error {
 	return nil
 }
 
-// answerDelegatesOf answers the requests for one CA. It removes those that it has answered or refused.
+// answerDelegatesOf answers the requests for one CA. Those that it has answered or refused end.
 func (s *Server) answerDelegatesOf(ctx context.Context, issuer pki.IssuerID) error {
 	all, err := s.config.Stores.Delegates.DelegateRequests(ctx, issuer)
 	for _, d := range all {
@@ -230,7 +284,7 @@ func (s *Server) answerDelegatesOf(ctx context.Context, issuer pki.IssuerID) err
 			err = errors.Join(err, fmt.Errorf("the delegate of %s: %w", d.Server, aerr))
 			continue
 		}
-		err = errors.Join(err, s.config.Stores.Delegates.RemoveDelegateRequest(ctx, d))
+		err = errors.Join(err, s.config.Stores.Delegates.EndDelegateRequest(ctx, d, refusal))
 	}
 	return err
 }

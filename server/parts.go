@@ -96,9 +96,14 @@ func (s *Server) newHealth() *telemetry.Health {
 func (s *Server) delegated(context.Context) error {
 	var missing []error
 	for _, d := range s.delegates {
-		if p := d.Pair(); d.remote != nil && (p == nil || p.Expired(s.config.Clock())) {
-			missing = append(missing, fmt.Errorf("OCSP for %s is answered with tryLater: no server with its key has issued the certificate of the delegate", d.subject))
+		if p := d.Pair(); d.remote == nil || p != nil && !p.Expired(s.config.Clock()) {
+			continue
 		}
+		why := "no server with its key has issued the certificate of the delegate"
+		if refusal := d.remote.refused.Load(); refusal != nil {
+			why = "the server with its key has refused the certificate of the delegate: " + refusal.Error()
+		}
+		missing = append(missing, fmt.Errorf("OCSP for %s is answered with tryLater: %s", d.subject, why))
 	}
 	return errors.Join(missing...)
 }

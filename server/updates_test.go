@@ -69,6 +69,49 @@ func TestUpdateIdentity(t *testing.T) {
 	}
 }
 
+// An operator changes an identity while its certificate is signed. The request succeeds nevertheless: it is decided again.
+func TestUpdateDuringARequest(t *testing.T) {
+	t.Parallel()
+	store := &servertest.Faulty{}
+	w := servertest.New(t, ground, servertest.Options{Wrap: store.Wrap})
+	renews, issued := w.Enrolled(t, "device", "device/renews"), w.Register(t, "device", "device/issued")
+	order := servertest.Order(t, issued, servertest.Key(t))
+	order.Registration = nil // it would have to repeat the attributes
+	for name, c := range map[string]struct {
+		id      string
+		request func() error
+	}{
+		"renewal": {renews.ID, func() error {
+			_, err := renews.Renew(t.Context(), servertest.Renewal(t, servertest.Key(t)))
+			return err
+		}},
+		"issue request": {issued, func() error {
+			stream, err := w.Operator.IssueCertificates(t.Context())
+			if err == nil {
+				err = stream.Send(order)
+			}
+			if err != nil {
+				return err
+			}
+			answer, err := stream.Recv()
+			if err != nil {
+				return err
+			}
+			return servertest.FailureOf(answer)
+		}},
+	} {
+		arrived, release := store.HoldRecords()
+		ended := make(chan error, 1)
+		go func() { ended <- c.request() }()
+		<-arrived
+		w.Update(t, c.id, &brevetv1.IdentitySpec{Labels: map[string]string{"site": "south"}}, "labels")
+		release()
+		if err := <-ended; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestHoldOneCertificate puts one of an identity's two certificates on hold and takes it off hold again. The other
 // certificate stays good.
 func TestHoldOneCertificate(t *testing.T) {

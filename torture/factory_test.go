@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
 	"github.com/brevet-pki/brevet/server/servertest"
 )
@@ -104,8 +103,6 @@ func (f *factory) send(ctx context.Context, conn *grpc.ClientConn, open []*bulkI
 		}
 		if failure := servertest.FailureOf(a); isTransient(failure) {
 			return open, failure
-		} else if f.isOvertaken(failure) {
-			return open, status.Error(codes.Canceled, "the identity changed meanwhile")
 		} else if failure != nil {
 			f.w.observed.faultf("%s was refused in bulk: %v", o.sent.GetIdentity(), failure)
 		} else if err := f.recordItem(o, a.GetCertificate()); err != nil {
@@ -116,12 +113,6 @@ func (f *factory) send(ctx context.Context, conn *grpc.ClientConn, open []*bulkI
 			return open, status.Error(codes.Canceled, "the factory loses the responses so far")
 		}
 	}
-}
-
-// isOvertaken reports whether a request must be repeated because another one about its identity was recorded first. One
-// server handles requests about an identity in turn. Several do not: one may still handle a stream that was lost.
-func (f *factory) isOvertaken(failure error) bool {
-	return f.w.database != "" && servertest.RuleOf(failure) == pki.RuleIdentityStale
 }
 
 func (f *factory) recordItem(o *bulkItem, der []byte) error {

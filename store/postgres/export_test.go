@@ -32,3 +32,6 @@ func Migrations() fs.FS { return migrations }
 
 // LockWrites waits for the writes of other processes.
 const LockWrites = lockWrites
+
+// UseKeys are the keys of the lock of each connection.
+const UseKeys = useKeys

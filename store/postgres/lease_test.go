@@ -1,11 +1,13 @@
 package postgres_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/big"
 	"testing"
 	"time"
 
@@ -13,6 +15,8 @@ import (
 
 	"github.com/brevet-pki/brevet/ca"
 	"github.com/brevet-pki/brevet/pki"
+	"github.com/brevet-pki/brevet/ra"
+	"github.com/brevet-pki/brevet/revocation/crl"
 	"github.com/brevet-pki/brevet/store/postgres"
 	"github.com/brevet-pki/brevet/store/tables"
 )
@@ -148,4 +152,71 @@ func TestEpochOfAnotherServer(t *testing.T) {
 	if _, err := second.CA().Write(t.Context(), epoch, nil, nil); err != nil {
 		t.Errorf("writing in the own epoch: %v", err)
 	}
+}
+
+// TestLeaseThatEndsTooLate moves the ends of all leases a day ahead, as a server of PostgreSQL with a wrong clock writes them.
+// Another server takes over nevertheless.
+func TestLeaseThatEndsTooLate(t *testing.T) {
+	db, of, conn := server(t)
+	_, err := db.CA().Write(t.Context(), of, nil, []ca.Intent{intentOf(t)})
+	must(t, err)
+	second, err := postgres.Open(t.Context(), conn.Config().ConnString(), "second")
+	must(t, err)
+	t.Cleanup(func() { must(t, second.Close()) })
+	epoch, _, err := second.CA().Begin(t.Context())
+	must(t, err)
+	if hasEnded, err := second.CA().Renew(t.Context(), epoch); err != nil || hasEnded {
+		t.Fatalf("a lease has ended: %v, %v", hasEnded, err)
+	}
+	executeOn(t, conn, `UPDATE leases SET until = until + 86400000`)
+	if hasEnded, err := second.CA().Renew(t.Context(), epoch); err != nil || !hasEnded {
+		t.Errorf("a lease has ended: %v, %v", hasEnded, err)
+	}
+	if left, err := second.CA().TakeOver(t.Context(), epoch); err != nil || len(left) != 1 {
+		t.Errorf("the second server takes over %v, %v", left, err)
+	}
+	if _, err := second.Log().Sequence(t.Context(), 1); err != nil {
+		t.Errorf("the second server does not lead: %v", err)
+	}
+	if hasEnded, err := second.CA().Renew(t.Context(), epoch); err != nil || hasEnded {
+		t.Errorf("another lease has ended: %v, %v", hasEnded, err)
+	}
+}
+
+// TestLeaseOfCRLsThatEndsTooLate is the same for the lease of the CRLs of a CA.
+func TestLeaseOfCRLsThatEndsTooLate(t *testing.T) {
+	db, _, conn := server(t)
+	second, err := postgres.Open(t.Context(), conn.Config().ConnString(), "second")
+	must(t, err)
+	t.Cleanup(func() { must(t, second.Close()) })
+	_, _, err = second.CA().Begin(t.Context())
+	must(t, err)
+	issuer := intentOf(t).Items[0].Ref.Issuer
+	leads := func(db *tables.DB, want bool) {
+		t.Helper()
+		if leads, err := db.Exchange().Lead(t.Context(), issuer); err != nil || leads != want {
+			t.Errorf("Lead returns %v, %v, want %v", leads, err, want)
+		}
+	}
+	const later = `UPDATE crl_leases SET until = until + 86400000`
+	leads(db, true)
+	request, err := pki.RequestIDFromBytes(bytes.Repeat([]byte{1}, 16))
+	must(t, err)
+	must(t, db.Delegates().PutDelegateRequest(t.Context(), ra.DelegateRequest{
+		Issuer: issuer, Server: "first", RequestID: request, CSR: []byte("csr"), Certificate: []byte("certificate"), Signature: []byte("signature"),
+	}))
+	executeOn(t, conn, later)
+	if led, err := second.Exchange().Led(t.Context()); err != nil || len(led) != 0 {
+		t.Errorf("the issuers with a leader are %v, %v", led, err)
+	}
+	if all, err := db.Delegates().DelegateRequests(t.Context(), issuer); err != nil || len(all) != 0 {
+		t.Errorf("a server whose lease has ended answers %v, %v", all, err)
+	}
+	imported := crl.CRL{Issuer: issuer, Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour), DER: []byte("imported"), Size: 8}
+	must(t, second.Revocation().PutCRLs(t.Context(), []crl.CRL{imported}, pki.ActorSystem("test"), time.Now()))
+	leads(db, true) // it extends its own lease
+	leads(second, false)
+	executeOn(t, conn, later)
+	leads(second, true)
+	leads(db, false)
 }

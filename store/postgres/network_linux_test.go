@@ -129,3 +129,21 @@ func TestConnectionsOfLostClientsEnd(t *testing.T) {
 	must(t, cable.Mend())
 	must(t, write(db))
 }
+
+// TestConnectionIsLostBeforeItIsSetUp loses a client when PostgreSQL has accepted its connection, and the client has set nothing
+// yet. The settings of the account, as docs/operations.md has them, end the connection.
+func TestConnectionIsLostBeforeItIsSetUp(t *testing.T) {
+	t.Parallel()
+	c, cable := cabled(t)
+	must(t, execute(t, c.Connection("postgres"), documented(t)[0]...))
+	for _, account := range []string{"brevet_server", "brevet_reader"} {
+		conn, err := pgx.Connect(t.Context(), "user="+account+" dbname=brevet sslmode=disable host="+cable.Host)
+		must(t, err)
+		connections := `FROM pg_stat_activity WHERE usename = '` + account + `'`
+		must(t, c.Wait(`SELECT count(*) = 1 `+connections))
+		must(t, cable.Cut())
+		must(t, c.Wait(`SELECT count(*) = 0 `+connections))
+		must(t, cable.Mend())
+		_ = conn.Close(t.Context()) // PostgreSQL has ended it
+	}
+}

@@ -110,7 +110,7 @@ func CheckConnection(connection string) error {
 }
 
 // errConnection is the error of a connection string that pgx does not take. The text of pgx may contain parts of it.
-var errConnection = errors.New("not a connection string of PostgreSQL, such as host=db.fleet.example dbname=brevet user=brevet: " +
+var errConnection = errors.New("not a connection string of PostgreSQL, such as host=db.fleet.example dbname=brevet user=brevet_server: " +
 	"correct it, and the files that it names")
 
 // hasPassword reports whether a connection string has a password, of the account or of a key for TLS, as a key or in a URL.

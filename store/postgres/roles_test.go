@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/brevet-pki/brevet/store/postgres"
 	"github.com/brevet-pki/brevet/store/postgres/postgrestest"
 )
 
@@ -70,7 +71,7 @@ func TestAccounts(t *testing.T) {
 	must(t, err)
 	granted := strings.Join(blocks[2], "")
 	for _, table := range all {
-		for _, statement := range []string{`INSERT INTO %s DEFAULT VALUES`, `DELETE FROM %s`, `TRUNCATE %s`, `DROP TABLE %s`, `SELECT FROM %s FOR UPDATE`} {
+		for _, statement := range []string{`INSERT INTO %s DEFAULT VALUES`, `DELETE FROM %s`, `TRUNCATE %s`, `DROP TABLE %s`, `SELECT FROM %s FOR UPDATE`, `DO $$ BEGIN LOCK TABLE %s IN SHARE MODE; END $$`} {
 			mustBeForbidden(t, reader, fmt.Sprintf(statement, table))
 		}
 		if strings.Contains(granted, "brevet."+table) {
@@ -85,12 +86,63 @@ func TestAccounts(t *testing.T) {
 	} {
 		mustBeForbidden(t, reader, statement)
 	}
+	checkAdvisoryLocks(t, reader)
 	server, err := pgx.Connect(t.Context(), as(c, "brevet_server"))
 	must(t, err)
 	defer server.Close(context.Background())
 	for _, statement := range []string{`CREATE TABLE public.a ()`, `CREATE SCHEMA a`, `CREATE ROLE a`, `ALTER SYSTEM SET fsync = off`} {
 		mustBeForbidden(t, server, statement)
 	}
+}
+
+// checkAdvisoryLocks fails unless all functions that take advisory locks are forbidden to the account that reads. With the locks of
+// use.go it would keep servers, restores and migrations of the tables waiting.
+func checkAdvisoryLocks(t *testing.T, reader *pgx.Conn) {
+	t.Helper()
+	for _, lock := range []string{`pg_try_advisory_lock_shared`, `pg_try_advisory_lock`} {
+		mustBeForbidden(t, reader, `SELECT `+lock+`(`+postgres.UseKeys+`)`)
+	}
+	result, err := reader.Query(t.Context(), `
+		SELECT CAST(oid AS regprocedure) || '', has_function_privilege(oid, 'EXECUTE') FROM pg_proc WHERE proname ~ '^pg_(try_)?advisory_(xact_)?lock'`)
+	must(t, err)
+	var function string
+	var may bool
+	all := 0
+	_, err = pgx.ForEachRow(result, []any{&function, &may}, func() error {
+		all++
+		if may {
+			t.Errorf("the account that reads may call %s", function)
+		}
+		return nil
+	})
+	must(t, err)
+	if all < 16 {
+		t.Errorf("PostgreSQL has %d functions that take advisory locks", all)
+	}
+}
+
+// TestRestoreBesideReader restores the database with the account of servers while the account that reads is connected.
+func TestRestoreBesideReader(t *testing.T) {
+	c, blocks := ownCluster(t), documented(t)
+	must(t, execute(t, c.Connection("postgres"), blocks[0]...))
+	must(t, execute(t, c.Connection("brevet"), blocks[1]...))
+	server := openTables(t, as(c, "brevet_server"), "first")
+	must(t, execute(t, c.Connection("brevet"), blocks[2]...))
+	reader, err := pgx.Connect(t.Context(), as(c, "brevet_reader"))
+	must(t, err)
+	defer reader.Close(context.Background())
+	_, err = reader.Exec(t.Context(), `BEGIN; SELECT FROM certificates`)
+	must(t, err)
+	restore := func() error {
+		db, err := postgres.OpenForRestore(t.Context(), as(c, "brevet_server"), "first")
+		if err == nil {
+			err = db.Close()
+		}
+		return err
+	}
+	mustBe[*postgres.InUseError](t, restore(), ": brevet first; stop all servers")
+	must(t, server.Close())
+	must(t, restore())
 }
 
 func mustBeForbidden(t *testing.T, conn *pgx.Conn, statement string) {

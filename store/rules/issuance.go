@@ -110,11 +110,11 @@ func Renews(r *ca.Record) bool {
 
 // DelegateOf returns the name of the server that gets the certificate of its own OCSP delegate from the CA of another
 // server, and an empty name for other records. The identity of a delegate contains the CA that issues the certificate and
-// the name of the server, so a server can only get those of its own delegates.
+// the name of the server, so a server can only get those of its own delegates, and only with the profile of delegates.
 func DelegateOf(r *ca.Record) string {
 	server := r.Actor.Caller().Identity
 	name := server.ServerName()
-	if name == "" {
+	if name == "" || r.Profile != ra.DelegateProfile {
 		return ""
 	}
 	if own, err := pki.VAID(server.TrustDomain(), r.Ref.Issuer, name); err != nil || own != r.Identity {

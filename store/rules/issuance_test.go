@@ -261,8 +261,13 @@ func TestDelegateOf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := rules.DelegateOf(&ca.Record{Ref: ref, Identity: c.of, Actor: pki.ActorCaller(id, ref)}); got != c.want {
+		record := &ca.Record{Ref: ref, Identity: c.of, Profile: "ocsp", Actor: pki.ActorCaller(id, ref)}
+		if got := rules.DelegateOf(record); got != c.want {
 			t.Errorf("%s: DelegateOf returns %q, want %q", name, got, c.want)
+		}
+		record.Profile = "server"
+		if got := rules.DelegateOf(record); got != "" {
+			t.Errorf("%s, with the profile of servers: DelegateOf returns %q", name, got)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 type DelegateRequests interface {
 	PutDelegateRequest(ctx context.Context, d ra.DelegateRequest) error
 	DelegateRequests(ctx context.Context, issuer pki.IssuerID) ([]ra.DelegateRequest, error)
-	RemoveDelegateRequest(ctx context.Context, d ra.DelegateRequest) error
+	EndDelegateRequest(ctx context.Context, d ra.DelegateRequest, refusal *pki.Refusal) error
+	DelegateRefusal(ctx context.Context, d ra.DelegateRequest) (*pki.Refusal, error)
 }
 
 func (w *world) delegateRequest(t *testing.T, server string) ra.DelegateRequest {
@@ -48,9 +50,9 @@ func delegateRequestsArePassedOn(t *testing.T, first, second *world) {
 
 	next := second.delegateRequest(t, second.Server)
 	must(t, second.Delegates.PutDelegateRequest(ctx, next))
-	must(t, first.Delegates.RemoveDelegateRequest(ctx, q)) // it was replaced
+	must(t, first.Delegates.EndDelegateRequest(ctx, q, nil)) // it was replaced
 	first.mustHaveRequests(t, other, next)
-	must(t, first.Delegates.RemoveDelegateRequest(ctx, next))
+	must(t, first.Delegates.EndDelegateRequest(ctx, next, nil))
 	first.mustHaveRequests(t, other)
 
 	if err := second.Delegates.PutDelegateRequest(ctx, second.delegateRequest(t, "stranger")); err == nil {
@@ -63,6 +65,44 @@ func delegateRequestsArePassedOn(t *testing.T, first, second *world) {
 	}
 	time.Sleep(crl.LeaseTime + 200*time.Millisecond) // by the clock of the database
 	first.mustHaveRequests(t)                        // it leads no longer
+}
+
+// refusalsArePassedBack has the server that leads the CA refuse a request. The server that waits reads why, until it repeats the
+// request.
+func refusalsArePassedBack(t *testing.T, first, second *world) {
+	ctx := context.Background()
+	q := second.delegateRequest(t, second.Server)
+	mustHave := func(want *pki.Refusal) {
+		t.Helper()
+		have, err := second.Delegates.DelegateRefusal(ctx, q)
+		must(t, err)
+		mustEqual(t, "the refusal", have, want)
+	}
+	mustHave(nil) // there is no request
+	must(t, second.Delegates.PutDelegateRequest(ctx, q))
+	mustHave(nil)
+	first.mustLead(t, issuerA, true)
+	earlier := q
+	earlier.RequestID = second.requestID(t)
+	must(t, first.Delegates.EndDelegateRequest(ctx, earlier, pki.Refuse(pki.RuleRequest, "", "of a request that was replaced")))
+	mustHave(nil)
+	first.mustHaveRequests(t, q)
+
+	refusal := pki.Refuse(pki.RuleRevoked, "start the server again", "the certificate is revoked")
+	must(t, first.Delegates.EndDelegateRequest(ctx, q, refusal))
+	mustHave(refusal)
+	first.mustHaveRequests(t)
+	must(t, second.Delegates.PutDelegateRequest(ctx, q)) // a repeat
+	mustHave(nil)
+	first.mustHaveRequests(t, q)
+
+	long := &pki.Refusal{Rule: pki.Rule(strings.Repeat("a", 65)), Detail: strings.Repeat("a", 2049), Hint: strings.Repeat("\u00e9", 1025)}
+	must(t, first.Delegates.EndDelegateRequest(ctx, q, long))
+	have, err := second.Delegates.DelegateRefusal(ctx, q)
+	must(t, err)
+	if have == nil || len(have.Rule) > 64 || len(have.Detail) > 2048 || len(have.Hint) > 2048 {
+		t.Errorf("the refusal is %v", have)
+	}
 }
 
 // leadersAreListed lists the issuers that have a leader.
@@ -95,7 +135,7 @@ func (w *world) delegateOf(t *testing.T, issuer pki.IssuerID, name string, by pk
 	must(t, err)
 	have := w.create(t, ra.Identity{ID: id, Kind: pki.VA, Profile: "ocsp", CreatedAt: w.now})
 	r := w.record(t, have.ID)
-	r.Ref.Issuer, r.Actor = issuerA, by
+	r.Ref.Issuer, r.Profile, r.Actor = issuerA, have.Profile, by
 	r.Guard.Identity, r.Guard.Revision = have.ID, have.Revision
 	return r
 }
@@ -108,6 +148,9 @@ func serversGetTheirDelegates(t *testing.T, first, second *world) {
 	first.issue(t, first.delegateOf(t, issuerA, second.Server, by))
 	mustRefuse(t, first.commit(t, first.delegateOf(t, issuerA, first.Server, by)), pki.RuleAccess)
 	mustRefuse(t, first.commit(t, first.delegateOf(t, issuerB, second.Server, by)), pki.RuleAccess) // of another CA than the signing one
+	other := first.delegateOf(t, issuerA, second.Server, by)
+	other.Profile = "server"
+	mustRefuse(t, first.commit(t, other), pki.RuleAccess)
 	device := first.record(t, first.register(t).ID)
 	device.Actor = by
 	mustRefuse(t, first.commit(t, device), pki.RuleAccess)

@@ -22,7 +22,7 @@ func testTwoServers(t *testing.T, open func(t *testing.T) Store) {
 		"an older process stays replaced":          olderStaysReplaced, "the oldest server leads": oldestLeads,
 		"a server without an epoch follows": withoutEpochFollows, "an operator ends a rotation anywhere": operatorEndsRotation,
 		"one server advances the age": oneAges, "requests for delegates are passed on": delegateRequestsArePassedOn,
-		"leaders are listed": leadersAreListed, "servers get their delegates": serversGetTheirDelegates,
+		"refusals of delegates are passed back": refusalsArePassedBack, "leaders are listed": leadersAreListed, "servers get their delegates": serversGetTheirDelegates,
 		"a removal waits for the archives of others": removalWaitsForOthers,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -19,7 +19,7 @@ func NewMigrate() *cobra.Command {
 		Long: "migrate copies the store of the configured state directory to an empty PostgreSQL database, in one transaction,\n" +
 			"and compares the number of rows and a digest of each table. If it is interrupted, run it again. Afterwards it\n" +
 			"renames the SQLite file, so that no server uses it by accident, and leaves its contents as they are.",
-		Example: "  brevet store migrate --config /etc/brevet/brevet.yaml --postgres \"host=db.fleet.example dbname=brevet user=brevet sslmode=verify-full\"",
+		Example: "  brevet store migrate --config /etc/brevet/brevet.yaml --postgres \"host=db.fleet.example dbname=brevet user=brevet_server sslmode=verify-full\"",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return migrate(cmd, connection) },
 	}
 	node.ConfigFlag(cmd)

@@ -106,7 +106,7 @@ type ListenConfig struct {
 // StoreConfig locates the database.
 type StoreConfig struct {
 	// The connection to a PostgreSQL database, which several servers can share: a connection string of libpq, such as
-	// `host=db.fleet.example dbname=brevet user=brevet sslmode=verify-full`. Put a password into a file that `passfile`
+	// `host=db.fleet.example dbname=brevet user=brevet_server sslmode=verify-full`. Put a password into a file that `passfile`
 	// names, not here, or use a client certificate (`sslcert`, `sslkey`). The default is SQLite: the file `store.db` in
 	// `state_dir`.
 	Postgres string `yaml:"postgres"`

@@ -437,7 +437,8 @@ CREATE TABLE crl_chunks (
 ALTER TABLE crl_chunks ALTER COLUMN data SET STORAGE EXTERNAL;
 
 -- Requests of servers for certificates of their OCSP delegates, to the server that signs the CRLs of the issuing CA. A server
--- repeats a request until it has the certificate. put_at is the time of the last repeat, by the clock of the database.
+-- repeats a request until it has the certificate. until is when a request that is not repeated leaves, by the clock of the
+-- database. A request that was refused has the refusal for its server.
 CREATE TABLE delegate_requests (
     issuer      BIGINT NOT NULL REFERENCES issuers (id),
     server      TEXT COLLATE "C" NOT NULL REFERENCES servers (name) ON DELETE CASCADE,
@@ -445,8 +446,12 @@ CREATE TABLE delegate_requests (
     csr         BYTEA  NOT NULL CHECK (length(csr) BETWEEN 1 AND 16384),
     certificate BYTEA  NOT NULL CHECK (length(certificate) BETWEEN 1 AND 16384), -- of the server
     signature   BYTEA  NOT NULL CHECK (length(signature) BETWEEN 1 AND 1024), -- by the key of that certificate
-    put_at      BIGINT NOT NULL,
-    PRIMARY KEY (issuer, server)
+    until       BIGINT NOT NULL,
+    rule        TEXT COLLATE "C" CHECK (length(rule) <= 64), -- of the refusal; NULL without one
+    detail      TEXT COLLATE "C" CHECK (length(detail) <= 2048),
+    hint        TEXT COLLATE "C" CHECK (length(hint) <= 2048),
+    PRIMARY KEY (issuer, server),
+    CHECK ((rule IS NULL) = (detail IS NULL) AND (rule IS NULL) = (hint IS NULL))
 );
 
 -- All distribution points that certificates contain.

@@ -37,6 +37,9 @@ func New(db engine.DB) *Exchange {
 	return x
 }
 
+// runs is the condition that a lease in crl_leases has not ended.
+func (x *Exchange) runs() string { return engine.Runs(x.db, `crl_leases.until`, crl.LeaseTime) }
+
 // Lead implements crl.Exchange. The lease is extended when half of it has passed.
 func (x *Exchange) Lead(ctx context.Context, issuer pki.IssuerID) (leads bool, err error) {
 	const what = "lead the CRLs of a CA"
@@ -44,8 +47,9 @@ func (x *Exchange) Lead(ctx context.Context, issuer pki.IssuerID) (leads bool, e
 	now, lease := x.db.Now(), crl.LeaseTime.Milliseconds()
 	err = x.db.Look(ctx, what, func(ctx context.Context, tx engine.Querier) error {
 		return tx.QueryRow(ctx, `
-			SELECT EXISTS (SELECT 1 FROM crl_leases l JOIN issuers i ON i.id = l.issuer WHERE i.issuer = ?1 AND holder = ?2 AND until >= `+now+` + ?3),
-			       EXISTS (SELECT 1 FROM crl_leases l JOIN issuers i ON i.id = l.issuer WHERE i.issuer = ?1 AND holder <> ?2 AND until >= `+now+`)`,
+			SELECT EXISTS (SELECT 1 FROM crl_leases JOIN issuers i ON i.id = crl_leases.issuer
+			       WHERE i.issuer = ?1 AND holder = ?2 AND until >= `+now+` + ?3 AND `+x.runs()+`),
+			       EXISTS (SELECT 1 FROM crl_leases JOIN issuers i ON i.id = crl_leases.issuer WHERE i.issuer = ?1 AND holder <> ?2 AND `+x.runs()+`)`,
 			issuer.Bytes(), x.holder[:], lease/2).Scan(&leads, &hasOther)
 	})
 	if err != nil || leads || hasOther {
@@ -59,7 +63,7 @@ func (x *Exchange) Lead(ctx context.Context, issuer pki.IssuerID) (leads bool, e
 		n, err := tx.Exec(ctx, `
 			INSERT INTO crl_leases (issuer, holder, until) VALUES (?, ?, `+now+` + ?)
 			ON CONFLICT (issuer) DO UPDATE SET holder = excluded.holder, until = excluded.until
-			WHERE crl_leases.holder = excluded.holder OR crl_leases.until < `+now, id, x.holder[:], lease)
+			WHERE crl_leases.holder = excluded.holder OR NOT `+x.runs(), id, x.holder[:], lease)
 		leads = n == 1
 		return err
 	})
@@ -69,7 +73,7 @@ func (x *Exchange) Lead(ctx context.Context, issuer pki.IssuerID) (leads bool, e
 // Led implements crl.Exchange.
 func (x *Exchange) Led(ctx context.Context) (led []pki.IssuerID, err error) {
 	err = x.db.Look(ctx, "read which CRLs are led", func(ctx context.Context, tx engine.Querier) error {
-		rows := engine.Query(ctx, tx, `SELECT i.issuer FROM crl_leases l JOIN issuers i ON i.id = l.issuer WHERE l.until >= `+x.db.Now())
+		rows := engine.Query(ctx, tx, `SELECT i.issuer FROM crl_leases JOIN issuers i ON i.id = crl_leases.issuer WHERE `+x.runs())
 		return rows.Each(func(row engine.Scanner) error {
 			var issuer []byte
 			if err := row.Scan(&issuer); err != nil {
@@ -118,7 +122,7 @@ func (x *Exchange) Replace(ctx context.Context, tx *engine.Tx, issuer int64, c c
 func (x *Exchange) checkLead(ctx context.Context, tx *engine.Tx, issuer int64, c crl.CRL) error {
 	condition := ``
 	if c.DER != nil {
-		condition = ` AND until >= ` + x.db.Now()
+		condition = ` AND ` + x.runs()
 	}
 	var is bool
 	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM crl_leases WHERE issuer = ? AND holder <> ?`+condition+`)`, issuer, x.holder[:]).Scan(&is)

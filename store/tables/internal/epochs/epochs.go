@@ -98,7 +98,7 @@ func (e *Epochs) Renew(ctx context.Context, epoch ca.Epoch) (hasEnded bool, err 
 		if n, err := tx.Exec(ctx, e.extend(), ca.Lease.Milliseconds(), int64(epoch), e.server); err != nil || n == 0 { //nolint:gosec // epochs count up from 1
 			return errors.Join(err, e.Check(ctx, tx, epoch))
 		}
-		return tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM leases WHERE until < `+e.file.Now()+`)`).Scan(&hasEnded)
+		return tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM leases WHERE NOT `+e.runs()+`)`).Scan(&hasEnded)
 	})
 	return hasEnded, err
 }
@@ -107,6 +107,9 @@ func (e *Epochs) Renew(ctx context.Context, epoch ca.Epoch) (hasEnded bool, err 
 func (e *Epochs) extend() string {
 	return `UPDATE leases SET until = ` + e.file.Now() + ` + ? WHERE epoch = (SELECT id FROM epochs WHERE id = ? AND server = ?)`
 }
+
+// runs is the condition that a row of leases has not ended.
+func (e *Epochs) runs() string { return engine.Runs(e.file, `until`, ca.Lease) }
 
 // TakeOver implements ca.Journal.
 func (e *Epochs) TakeOver(ctx context.Context, epoch ca.Epoch) (left []ca.Intent, err error) {
@@ -122,7 +125,7 @@ func (e *Epochs) TakeOver(ctx context.Context, epoch ca.Epoch) (left []ca.Intent
 
 // takeOver fences the other epochs whose lease has ended, and moves the intents of all fenced ones to an epoch.
 func (e *Epochs) takeOver(ctx context.Context, tx *engine.Tx, epoch int64) (left []ca.Intent, err error) {
-	_, err = tx.Exec(ctx, `DELETE FROM epochs WHERE id <> ? AND id IN (SELECT epoch FROM leases WHERE until < `+e.file.Now()+`)`, epoch)
+	_, err = tx.Exec(ctx, `DELETE FROM epochs WHERE id <> ? AND id IN (SELECT epoch FROM leases WHERE NOT `+e.runs()+`)`, epoch)
 	if err != nil {
 		return nil, err
 	}
