@@ -21,6 +21,7 @@ const slowCommit = `
 // TestCommitOutlastsItsConnection cuts the connection while PostgreSQL executes a COMMIT, which takes effect later. The writer
 // must not be told that it was not applied, and the driver must not cancel it.
 func TestCommitOutlastsItsConnection(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	cut, connection := &cutter{to: cluster}, cluster.Schema(t)
 	config, err := pgx.ParseConfig(connection)

@@ -178,6 +178,7 @@ func TestRestartOfPostgreSQL(t *testing.T) {
 
 // TestCanceledReader ends a caller's context while it reads.
 func TestCanceledReader(t *testing.T) {
+	t.Parallel()
 	db, dials := openDatabase(t, cluster.Schema(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	var first int64
@@ -250,6 +251,7 @@ func (d deaf) Read(b []byte) (int, error) {
 // TestWriterThatStopsReading stops reading in the middle of a large result, in a transaction that writes. PostgreSQL must
 // end it, so that another process can write.
 func TestWriterThatStopsReading(t *testing.T) {
+	t.Parallel()
 	c := ownCluster(t)
 	must(t, c.WriteData("pg_hba.conf", []byte("local all all trust\nhost all all 127.0.0.0/8 trust\n")))
 	must(t, c.End())

@@ -124,6 +124,7 @@ func (s *crlServer) awaitCRL(t *testing.T, scope crl.Scope, after *big.Int, revo
 // TestServersPublishOneCRL has three servers, one of which has no key. A revocation at any of them is in the CRL of all, and
 // another server takes over when the leader has ended.
 func TestServersPublishOneCRL(t *testing.T) {
+	t.Parallel()
 	connection, issuing := cluster.Schema(t), newCA(t)
 	id := pki.IssuerOf(issuing.Certificate)
 	full := crl.Scope{Issuer: id}
