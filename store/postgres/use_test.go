@@ -102,13 +102,11 @@ func (c slowConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// TestSlowServerDuringARestore opens a database over a slow network while a restore has it. The error must say so before the
-// time for a new connection has ended.
+// TestSlowServerDuringARestore has a server connect again over a slow network while a restore has the database. The error must
+// say so before the time for a new connection has ended.
 func TestSlowServerDuringARestore(t *testing.T) {
 	t.Parallel()
 	connection := cluster.Schema(t)
-	db := openRestore(t, connection)
-	defer func() { must(t, db.Close()) }()
 	config, err := pgx.ParseConfig(connection)
 	must(t, err)
 	dial := config.DialFunc
@@ -116,8 +114,13 @@ func TestSlowServerDuringARestore(t *testing.T) {
 		conn, err := dial(ctx, network, address)
 		return slowConn{conn}, err
 	}
-	_, err = postgres.OpenWith(t.Context(), config, "one")
-	mustBe[*postgres.ReservedError](t, err, "brevet restore")
+	server, err := postgres.OpenWith(t.Context(), config, "one")
+	must(t, err)
+	defer func() { must(t, server.Close()) }()
+	cutAll(t, connection)
+	db := openRestore(t, connection)
+	defer func() { must(t, db.Close()) }()
+	mustBe[*postgres.ReservedError](t, logSomething(server, "more"), "brevet restore")
 }
 
 // TestRestoreThatLosesItsConnection cuts the connections of a restore, so that another one begins. The first one must change
