@@ -159,6 +159,19 @@ func (c *inspection) awaitUndelivered(t testing.TB) {
 	}
 }
 
+// awaitDelivered waits until the responder knows the certificates that another server has issued, which takes up to a second.
+func (c *inspection) awaitDelivered(t testing.TB) {
+	t.Helper()
+	if c.shared == nil {
+		return
+	}
+	for _, e := range c.delivered[:c.current] {
+		for c.OCSP(t, &x509.Certificate{SerialNumber: e.Ref.Serial.Int()}).Status == ocsp.Unknown {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}
+
 // fetch returns the body of a response on the HTTP port, or nil if the path does not exist yet.
 func (c *inspection) fetch(t testing.TB, path string) []byte {
 	t.Helper()
@@ -278,6 +291,7 @@ func (c *inspection) openSSLStatuses(t testing.TB) {
 	if len(c.delivered) > 0 {
 		c.ocspDER(t, parse(t, c.delivered[0].DER)) // waits until the responder is synchronized
 	}
+	c.awaitDelivered(t)
 	c.awaitUndelivered(t)
 	for len(queries) > 0 {
 		batch := queries[:min(ocspBatch, len(queries))]
