@@ -92,8 +92,8 @@ func (s *session) Flush(ctx context.Context) error {
 	return s.failed
 }
 
-// send runs statements. If the connection has ended before the first ones of the transaction were committed, which is in a later
-// batch, it runs them on another one.
+// send runs statements. If the connection had ended before the transaction began, it runs them on a new one. That is safe,
+// because the COMMIT is never among the first statements.
 func (s *session) send(ctx context.Context, batch *pgx.Batch) error {
 	err := s.conn.SendBatch(ctx, batch).Close()
 	if err == nil || s.reconnect == nil || !s.conn.IsClosed() {
