@@ -42,6 +42,9 @@ func (p *pace) perCall(now time.Time, slots int) time.Duration {
 	return max(p.interval, now.Sub(p.last)/time.Duration(slots))
 }
 
+// callsIn returns how many calls end within a time, at the mean rate. A pause that lasts does not count.
+func (p *pace) callsIn(d time.Duration) int { return int(d / max(p.interval, 1)) }
+
 // queueTime returns the estimated time until the calls that wait now have started.
 func (p *pace) queueTime(now time.Time, waiting, slots int) time.Duration {
 	return min(time.Duration(waiting)*p.perCall(now, slots), maxWait)

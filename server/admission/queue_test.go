@@ -200,6 +200,69 @@ func TestCallWaitingTooLongIsRefused(t *testing.T) {
 	})
 }
 
+// TestQueueHoldsWhatCanStart checks that a queue holds as many calls as can start within maxWait, at the rate that it
+// measures, and that a call with an earlier time still gets a place. A queue that does not know its rate holds all.
+func TestQueueHoldsWhatCanStart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const places, took, slots = 100, 250 * time.Millisecond, 2
+		b := newBench(Size{Slots: slots, Each: 1, Queue: places})
+		fill := func() int {
+			for n := range places + slots + 10 {
+				b.sendUntil(t.Context(), named(t, fmt.Sprintf("%d/%d", len(b.sent), n)), time.Now().Add(time.Hour))
+			}
+			return b.queue.Load().Waiting
+		}
+		if waiting := fill(); waiting != places {
+			t.Errorf("at first %d calls wait, want %d", waiting, places)
+		}
+		for range 2 * averagedCalls {
+			time.Sleep(took)
+			b.finish(1)
+			if b.queue.Load().Waiting < slots {
+				fill()
+			}
+		}
+		if waiting, can := fill(), int(maxWait/took); waiting != can {
+			t.Errorf("%d calls wait, but %d can start in time", waiting, can)
+		}
+		before := len(b.sent)
+		b.sendUntil(t.Context(), named(t, "urgent"), time.Now().Add(time.Minute))
+		if len(b.sent[before]) > 0 {
+			t.Errorf("a call with an earlier time is refused: %v", <-b.sent[before])
+		}
+		if in := b.finish(1); !slices.Contains(in, named(t, "urgent")) {
+			t.Errorf("%v ran before the call with the earliest time", in)
+		}
+		b.endAll(t)
+	})
+}
+
+// TestQueueOfSlowCallsHoldsItsSlots checks that a queue whose calls take longer than maxWait holds as many as it has slots.
+func TestQueueOfSlowCallsHoldsItsSlots(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const slots = 3
+		b := newBench(Size{Slots: slots, Each: 1, Queue: 100})
+		fill := func() {
+			for n := range 20 {
+				b.send(t.Context(), named(t, fmt.Sprintf("%d/%d", len(b.sent), n)), 1)
+			}
+		}
+		for range averagedCalls {
+			fill()
+			time.Sleep(maxWait - time.Second)
+			b.finish(1)
+		}
+		time.Sleep(maxWait)
+		fill()
+		if load := b.queue.Load(); load.Waiting != slots {
+			t.Errorf("%+v, want %d calls waiting", load, slots)
+		}
+		b.endAll(t)
+	})
+}
+
 // TestLimitsHoldUnderConcurrency runs many calls at the same time, for the race detector, and checks the limits at each
 // moment.
 func TestLimitsHoldUnderConcurrency(t *testing.T) {
