@@ -12,6 +12,7 @@ const (
 	minRetryAfter   = time.Second
 	maxRetryAfter   = 5 * time.Minute
 	averagedCalls   = 64               // number of calls in the moving average
+	rankedCalls     = 256              // number of refused calls with which the next one is compared
 	initialInterval = time.Millisecond // interval before the first sample
 )
 
@@ -19,9 +20,11 @@ const (
 type pace struct {
 	interval      time.Duration // mean time between the ends of two calls; initialInterval without samples
 	samples       int
-	last          time.Time // when the last call ended
-	hadWaiting    bool      // whether calls were waiting when the last call ended
-	reservedUntil time.Time // the latest of the retry times that refused calls got
+	last          time.Time          // when the last call ended
+	hadWaiting    bool               // whether calls were waiting when the last call ended
+	reservedUntil time.Time          // the latest of the retry times that refused calls got
+	refused       [rankedCalls]int64 // times by which the last refused calls were useful, in Unix milliseconds
+	refusals      int                // number of refused calls with such a time
 }
 
 // ended records that a call has ended, and whether others wait. The time between two ends is a sample if calls waited
@@ -50,18 +53,41 @@ func (p *pace) queueTime(now time.Time, waiting, slots int) time.Duration {
 	return min(time.Duration(waiting)*p.perCall(now, slots), maxWait)
 }
 
-// reserve returns the retry delay of a refused call. Each refused call gets a time slot of its own, after the waiting
-// calls and after the slots of earlier refused calls. Clients therefore retry at the rate at which the queue runs
-// calls.
-func (p *pace) reserve(now time.Time, waiting, slots int) time.Duration {
-	if behind := now.Add(p.queueTime(now, waiting, slots)); p.reservedUntil.Before(behind) {
-		p.reservedUntil = behind
+// reserve returns the retry delay of a refused call, which is useless after a time. Each refused call gets a time slot,
+// after the waiting calls. Clients therefore retry at the rate at which the queue runs calls. A call without such a time
+// gets a slot after those of earlier refused calls. Another one gets a slot between theirs: if a tenth of the last
+// refused calls had earlier times, it retries after a tenth of the time that all need.
+func (p *pace) reserve(now, until time.Time, waiting, slots int) time.Duration {
+	begin := now.Add(p.queueTime(now, waiting, slots))
+	if p.reservedUntil.Before(begin) {
+		p.reservedUntil = begin
 	}
 	p.reservedUntil = p.reservedUntil.Add(p.perCall(now, slots))
 	if latest := now.Add(maxRetryAfter); p.reservedUntil.After(latest) {
 		p.reservedUntil = latest
 	}
-	return p.reservedUntil.Sub(now)
+	if until.IsZero() {
+		return p.reservedUntil.Sub(now)
+	}
+	return begin.Add(time.Duration(p.rank(until.UnixMilli()) * float64(p.reservedUntil.Sub(begin)))).Sub(now)
+}
+
+// rank returns the share of the last refused calls that had an earlier time than this one, which joins them. Those with the
+// same time count by a random part.
+func (p *pace) rank(until int64) float64 {
+	earlier, same := 0.0, 1.0
+	p.refused[p.refusals%rankedCalls] = until
+	p.refusals++
+	n := min(p.refusals, rankedCalls)
+	for _, other := range p.refused[:n] {
+		switch {
+		case other < until:
+			earlier++
+		case other == until:
+			same++
+		}
+	}
+	return min(1, (earlier+rand.Float64()*same)/float64(n)) //nolint:gosec // jitter is not a secret
 }
 
 // retryError is a refusal of a call that may succeed later.

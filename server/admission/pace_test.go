@@ -2,6 +2,7 @@ package admission
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -89,4 +90,50 @@ func TestRetryDelayGrowsWhileNoCallEnds(t *testing.T) {
 		}
 		leave()
 	})
+}
+
+// TestRetryDelaysFollowTimes refuses calls in random order, and checks that those with earlier times retry sooner. Calls with the
+// same time are spread like others, and a call without a time comes after all of them.
+func TestRetryDelaysFollowTimes(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_800_000_000, 0)
+	const calls, per = 2000, 20 * time.Millisecond
+	all := calls * per
+	delays := func(untilOf func(n int) time.Time) (of []time.Duration) {
+		p := pace{interval: per, last: now}
+		of = make([]time.Duration, calls)
+		for range calls { // the calls that were refused before
+			p.reserve(now, untilOf(rand.IntN(calls)), 0, 1)
+		}
+		p.reservedUntil = now.Add(all)
+		for _, n := range rand.Perm(calls) {
+			p.reservedUntil = now.Add(all - per)
+			of[n] = p.reserve(now, untilOf(n), 0, 1)
+		}
+		return of
+	}
+	for name, untilOf := range map[string]func(int) time.Time{
+		"different": func(n int) time.Time { return now.Add(time.Duration(n) * time.Second) },
+		"the same":  func(int) time.Time { return now.Add(time.Hour) },
+	} {
+		of := delays(untilOf)
+		if name == "different" {
+			for n, delay := range of {
+				if want := all * time.Duration(n) / calls; (delay - want).Abs() > all/5 { // 256 calls are a sample
+					t.Errorf("call %d of %d retries after %s, want about %s", n, calls, delay, want)
+				}
+			}
+		}
+		slices.Sort(of)
+		for _, tenth := range []int{1, 5, 9} {
+			if at, want := of[calls*tenth/10], all*time.Duration(tenth)/10; (at - want).Abs() > all/10 {
+				t.Errorf("times that are %s: %d tenths of the calls retry within %s, want %s", name, tenth, at, want)
+			}
+		}
+	}
+	for _, delay := range delays(func(int) time.Time { return time.Time{} }) {
+		if delay != all {
+			t.Fatalf("a call without a time retries after %s, want %s", delay, all)
+		}
+	}
 }

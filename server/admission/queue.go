@@ -61,7 +61,7 @@ func (l *Queue) AcquireUntil(ctx context.Context, from Source, until time.Time) 
 	place := l.place(from, until, w)
 	if place == nil {
 		defer l.mu.Unlock()
-		return nil, l.refuse(from)
+		return nil, l.refuse(from, until)
 	}
 	l.mu.Unlock()
 	enough := time.NewTimer(maxWait)
@@ -79,7 +79,7 @@ func (l *Queue) AcquireUntil(ctx context.Context, from Source, until time.Time) 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return nil, l.refuse(from)
+	return nil, l.refuse(from, until)
 }
 
 // place adds a call to the queue. It returns nil if the source, or the queue, is full. A source without waiting calls
@@ -114,13 +114,13 @@ func (l *Queue) release(from Source) {
 
 // refuse returns the refusal of a call. If the source has waiting calls, the retry delay is the estimated time until
 // all waiting calls have started. Otherwise the call gets a time slot of its own, after those of earlier refused calls.
-func (l *Queue) refuse(from Source) error {
+func (l *Queue) refuse(from Source, until time.Time) error {
 	l.refused++
 	now, waiting := time.Now(), l.queue.Waiting()
 	if l.queue.WaitingOf(from) > 0 {
 		return overloaded(l.what, waiting, l.pace.queueTime(now, waiting, l.size.Slots))
 	}
-	return overloaded(l.what, waiting, l.pace.reserve(now, waiting, l.size.Slots))
+	return overloaded(l.what, waiting, l.pace.reserve(now, until, waiting, l.size.Slots))
 }
 
 // Load is the current load of a Queue.
