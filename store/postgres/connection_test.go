@@ -102,6 +102,62 @@ func TestSettingsAreCheckedAgain(t *testing.T) {
 	}
 }
 
+// TestSettingsAreCheckedAtTheStart opens a store with settings with which a commit is not durable, of the server, of the
+// account, or of a standby that was promoted.
+func TestSettingsAreCheckedAtTheStart(t *testing.T) {
+	c := ownCluster(t)
+	refuses := func(what, connection, setting string) {
+		t.Helper()
+		db, err := postgres.Open(t.Context(), connection, "first")
+		if err == nil {
+			must(t, db.Close())
+		}
+		if wrong := (*postgres.SettingError)(nil); !errors.As(err, &wrong) || wrong.Setting != setting {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for _, setting := range []string{"fsync", "full_page_writes", "synchronous_commit"} {
+		must(t, c.End())
+		must(t, c.Run(setting+"=off"))
+		refuses(setting+" is off", c.Connection("postgres"), setting)
+	}
+	must(t, c.End())
+	must(t, c.Run())
+	for _, value := range []string{"off", "local", "remote_write"} {
+		refuses("the account has synchronous_commit "+value, c.Connection("postgres")+" synchronous_commit="+value, "synchronous_commit")
+	}
+	for _, value := range []string{"on", "remote_apply"} {
+		openTables(t, c.Connection("postgres")+" synchronous_commit="+value, "first")
+	}
+}
+
+// TestSettingsAreCheckedAfterAPromotion promotes a standby whose own settings do not make a commit durable. A server that has
+// the primary open must not write to it, and neither read what such a server has written.
+func TestSettingsAreCheckedAfterAPromotion(t *testing.T) {
+	primary := ownCluster(t)
+	standby, err := primary.Standby("standby")
+	must(t, err)
+	t.Cleanup(func() { _ = standby.Stop() })
+	must(t, primary.Synchronous("standby"))
+	db := openTables(t, postgrestest.Among("postgres", primary, standby), "first")
+	must(t, logSomething(db, "before"))
+	must(t, standby.End())
+	must(t, standby.Run("synchronous_commit=local"))
+	must(t, primary.Wait(`SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'`))
+	must(t, logSomething(db, "again"))
+	must(t, primary.Kill())
+	must(t, standby.Promote())
+	_, read := db.Log().Written(t.Context())
+	for what, err := range map[string]error{"write": logSomething(db, "after"), "read": read} {
+		if wrong := (*postgres.SettingError)(nil); !errors.As(err, &wrong) || wrong.Setting != "synchronous_commit" || !pki.IsTemporary(err) {
+			t.Errorf("%s at the new primary: %v", what, err)
+		}
+	}
+	must(t, standby.End())
+	must(t, standby.Run())
+	must(t, logSomething(db, "with other settings"))
+}
+
 // TestSettingsOfTheAccount opens the store with settings that an administrator may give an account, or a connection string.
 func TestSettingsOfTheAccount(t *testing.T) {
 	connection := cluster.Schema(t)
@@ -119,9 +175,23 @@ func TestSettingsOfTheAccount(t *testing.T) {
 			}
 			return err
 		}
+		isolated := func(ctx context.Context, q engine.Querier, want string) error {
+			var have string
+			err := q.QueryRow(ctx, `SELECT current_setting('transaction_isolation')`).Scan(&have)
+			if err == nil && have != want {
+				t.Errorf("with%s: a transaction is isolated by %s, want %s", settings, have, want)
+			}
+			return err
+		}
 		must(t, write(db))
-		must(t, db.Write(t.Context(), "write", func(ctx context.Context, tx *engine.Tx) error { return examine(ctx, tx) }))
+		must(t, db.Write(t.Context(), "write", func(ctx context.Context, tx *engine.Tx) error {
+			return errors.Join(examine(ctx, tx), isolated(ctx, tx, "read committed"))
+		}))
 		must(t, db.Look(t.Context(), "look", examine))
+		for _, read := range []func(context.Context, string, func(context.Context, engine.Querier) error) error{db.Read, db.Look, db.ReadMany} {
+			must(t, read(t.Context(), "read", func(ctx context.Context, q engine.Querier) error { return isolated(ctx, q, "repeatable read") }))
+		}
+		must(t, db.Apart(t.Context(), "write", func(ctx context.Context, tx *engine.Tx) error { return isolated(ctx, tx, "read committed") }))
 	}
 }
 
