@@ -223,3 +223,38 @@ func TestRunRefusesAnOpenStore(t *testing.T) {
 		t.Errorf("%v, want a LockedError", err)
 	}
 }
+
+// TestRunComparesTheTables has PostgreSQL alter or drop a row that it is sent. Nothing may be moved then, and a repeated
+// transfer succeeds without the fault.
+func TestRunComparesTheTables(t *testing.T) {
+	for what, body := range map[string]string{
+		"a row is altered": `NEW.profile := 'other'; RETURN NEW;`,
+		"a row is lost":    `RETURN NULL;`,
+	} {
+		t.Run(what, func(t *testing.T) {
+			path, connection := filled(t), cluster.Schema(t)
+			query(t, connection, func(conn *pgx.Conn) {
+				execute := func(statement string) {
+					t.Helper()
+					if _, err := conn.Exec(t.Context(), statement); err != nil {
+						t.Fatal(err)
+					}
+				}
+				execute(`CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN ` + body + ` END $$`)
+				execute(`CREATE TRIGGER spoil BEFORE INSERT ON rotations FOR EACH ROW WHEN (NEW.id = 3) EXECUTE FUNCTION spoil()`)
+				_, err := Run(t.Context(), path, connection, ignore)
+				if err == nil || !strings.Contains(err.Error(), "copy the table rotations: it has 1 rows") || !strings.Contains(err.Error(), "nothing was moved") {
+					t.Errorf("%v, want an error that names the table", err)
+				}
+				var left int
+				if err := conn.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM identities) + (SELECT count(*) FROM log)`).Scan(&left); err != nil || left != 0 {
+					t.Errorf("%d rows were moved, %v", left, err)
+				}
+				execute(`DROP TRIGGER spoil ON rotations`)
+			})
+			if _, err := Run(t.Context(), path, connection, ignore); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
