@@ -11,7 +11,9 @@ import (
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/postgres"
 	"github.com/brevet-pki/brevet/store/postgres/postgrestest"
+	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/tables"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 func openTables(t *testing.T, connection, server string) *tables.DB {
@@ -77,6 +79,62 @@ func TestDatabaseThatKnowsLess(t *testing.T) {
 	mustBeLost(t, third, false)
 	must(t, logSomething(first, "after"))
 	must(t, logSomething(second, "after"))
+}
+
+// TestPromotionThatLosesEntries promotes a standby that lacks an entry, which only one of two servers has seen. Neither serves
+// from it, nor does a server that starts, until a restore. The old primary is served again, although a server has used the
+// other one meanwhile.
+func TestPromotionThatLosesEntries(t *testing.T) {
+	primary := ownCluster(t)
+	standby, err := primary.Standby("standby")
+	must(t, err)
+	t.Cleanup(func() { _ = standby.Stop() })
+	both := postgrestest.Among("postgres", primary, standby)
+	first, second := openTables(t, both, "first"), openTables(t, both, "second")
+	must(t, logSomething(second, "before"))
+	must(t, primary.Wait(`SELECT count(*) = 1 FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()`))
+	must(t, standby.End())
+	must(t, logSomething(first, "acknowledged"))
+	must(t, primary.Kill())
+	must(t, standby.Run())
+	must(t, standby.Promote())
+
+	must(t, logSomething(second, "not seen")) // nobody has told it
+	mustBeLost(t, first, true)
+	mustBeIncomplete := func() {
+		t.Helper()
+		_, read := second.Log().Written(t.Context())
+		_, looked := second.HasServed(t.Context())
+		_, opened := postgres.Open(t.Context(), both, "third")
+		for what, err := range map[string]error{"write": logSomething(second, "more"), "read": read, "look": looked, "open": opened} {
+			mustBe[*rules.IncompleteError](t, err, "lacks log entry")
+			if t.Failed() {
+				t.Fatal(what)
+			}
+		}
+	}
+	mustBeIncomplete()
+
+	// Either the old primary is back: the server that has used the other one finds that they differ, and ends no other.
+	must(t, standby.End())
+	must(t, primary.Run())
+	must(t, logSomething(first, "after"))
+	mustBeLost(t, second, true)
+	must(t, logSomething(first, "after that"))
+	openTables(t, both, "third")
+
+	// Or a restore has the database for itself, and ends. A server that was not stopped refuses it for itself alone.
+	must(t, primary.Kill())
+	must(t, standby.Run())
+	mustBeLost(t, first, false)
+	restore := openRestore(t, both)
+	mustBeLost(t, first, false)
+	must(t, restore.Restoring().Begin(t.Context()))
+	must(t, restore.Restoring().End(t.Context(), translog.RestoredLog{Epoch: translog.Epoch{1}}, pki.ActorCommand("restore"), time.Now()))
+	must(t, restore.Close())
+	must(t, logSomething(openTables(t, both, "fourth"), "restored"))
+	mustBeLost(t, first, true)
+	must(t, logSomething(openTables(t, both, "fifth"), "still served"))
 }
 
 // TestDatabaseWithoutStore puts an empty database in the place of one that a store has open.

@@ -40,6 +40,7 @@ type newest struct {
 	index   int64
 	digest  []byte // SHA-256 of the entry, in hexadecimal
 	cluster string // the system identifier and time line of PostgreSQL
+	epoch   string // of the log, in hexadecimal; "" if it is not known
 }
 
 // selectNewest selects the newest entry for see.
@@ -75,6 +76,9 @@ func (n *newest) check(ctx context.Context, conn *pgx.Conn) error {
 		if err := compare(ctx, conn, &LostError{Index: index, Seen: seen, Now: now}, digest); err != nil {
 			return err
 		}
+	}
+	if err := n.readEpoch(ctx, conn); err != nil {
+		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -225,7 +225,11 @@ func (db *database) admit(ctx context.Context, conn *pgx.Conn) error {
 	if err := check(ctx, conn); err != nil {
 		return err
 	}
-	if err := db.newest.check(ctx, conn); err != nil {
+	err := db.newest.check(ctx, conn)
+	if lost := (*LostError)(nil); errors.As(err, &lost) {
+		_ = db.refuseForAll(ctx, conn, lost) // the next connection tries it again
+	}
+	if err != nil {
 		return err
 	}
 	return db.take(ctx, conn)

@@ -117,13 +117,14 @@ func tryLock(ctx context.Context, conn *pgx.Conn, function string) (bool, error)
 	return string(results[0].Rows[0][0]) == "t", nil
 }
 
+// usesBeside is the condition that a row l of pg_locks is the lock of another connection.
+const usesBeside = `l.locktype = 'advisory' AND l.granted AND l.classid = 1112692310 AND l.objsubid = 2 AND l.pid <> pg_backend_pid()
+	AND l.objid = CAST(quote_ident(current_schema()) AS regnamespace) AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+
 // users selects the processes that have the lock.
 const users = `
 	SELECT DISTINCT coalesce(nullif(a.application_name, ''), 'a process') || coalesce(' at ' || host(a.client_addr), '') AS holder
-	FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-	WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1112692310 AND l.objsubid = 2 AND l.pid <> pg_backend_pid()
-	  AND l.objid = CAST(quote_ident(current_schema()) AS regnamespace) AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-	ORDER BY holder`
+	FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) WHERE ` + usesBeside + ` ORDER BY holder`
 
 // usersBeside returns the processes that have the lock, apart from that of a connection.
 func usersBeside(ctx context.Context, conn *pgx.Conn) (names []string, err error) {

@@ -32,12 +32,14 @@ func AcceptedEntry(list translog.Hash, by pki.Actor, at time.Time) translog.Entr
 	}
 }
 
-// IncompleteError means that the restore of a store has not ended, so that nothing may be served from it.
+// IncompleteError means that the restore of a store has not ended, or has not begun although the store lacks entries that a
+// server has seen. Nothing may be served from it.
 type IncompleteError struct{}
 
 // Error says what the operator can do.
 func (*IncompleteError) Error() string {
-	return "the restore of this store did not end: run the same brevet restore again"
+	return "the restore of this store did not end: run the same brevet restore again; " +
+		"if there was none, a server has found that the store lacks log entries: look for \"lacks log entry\" in the logs of all servers"
 }
 
 // EndsServer returns true: after the restore, the log of the store is another one.
