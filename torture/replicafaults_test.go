@@ -15,6 +15,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sys/unix"
+
+	"github.com/brevet-pki/brevet/revocation/crl"
 )
 
 // The ways to stop PostgreSQL.
@@ -45,8 +47,10 @@ var serverFaults = []replicaFault{
 		return rt.startAll(t)
 	}},
 	{"a server stands still at a step", false, func(_ *testing.T, rt *replicaTest) error {
-		return rt.pauseAt(replicaKillPoints[rt.random.IntN(len(replicaKillPoints))], lease+2*time.Second)
+		return rt.pauseAt(rt.deaths.pauses.next().kill, crl.LeaseTime+2*time.Second) // others take over its CRLs, too
 	}},
+	{"a server dies while it takes over from another one", false, func(t *testing.T, rt *replicaTest) error { return rt.dieTakingOver(t) }},
+	{"a server dies while it begins another epoch", false, func(t *testing.T, rt *replicaTest) error { return rt.dieBeginningAgain(t) }},
 	{"a server is restarted", true, func(t *testing.T, rt *replicaTest) error {
 		r := rt.any()
 		p := r.process
@@ -129,10 +133,88 @@ func (*replicaTest) isolate(r *replica, d time.Duration) error {
 // dieAtStep has a server die at a step, or at a random time, and starts another one after a time.
 func (rt *replicaTest) dieAtStep(t *testing.T, away time.Duration) error {
 	t.Helper()
-	r := rt.any()
-	r.process.arm(replicaKillPoints[rt.random.IntN(len(replicaKillPoints))].random(rt.random))
-	rt.kill(t, r, time.Second)
+	r, next := rt.any(), rt.deaths.kills.next()
+	r.process.arm(next.kill)
+	died := rt.kill(t, r, next.wait)
+	rt.deaths.kills.note(next, died)
+	rt.deaths.uses++
+	if died {
+		rt.deaths.steps[next.kill.Step]++
+	}
 	time.Sleep(away)
+	if next.next.Step == "" {
+		return rt.start(t, r)
+	}
+	return rt.startUntil(t, r, next.next)
+}
+
+// startUntil starts a server that may die at a step of its start, and then another one.
+func (rt *replicaTest) startUntil(t *testing.T, r *replica, k killPoint) error {
+	t.Helper()
+	o := rt.options(r, "")
+	o.KillAt = k
+	p, err := rt.launch(t, o)
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		rt.deaths.steps["at a start, "+k.Step]++
+		return rt.start(t, r)
+	}
+	r.process = p
+	rt.connect()
+	return nil
+}
+
+// dieTakingOver has a server die after an intent, and each of the others when it takes over. Then it starts all.
+func (rt *replicaTest) dieTakingOver(t *testing.T) error {
+	t.Helper()
+	r := rt.any()
+	r.process.arm(killPoint{Step: after(stepIntent), N: 30}.random(rt.random))
+	rt.kill(t, r, time.Second)
+	k := takeOverKillPoints[rt.random.IntN(len(takeOverKillPoints))]
+	first := make(chan struct{}, len(rt.replicas))
+	for _, other := range rt.replicas {
+		if p := other.process; p != nil {
+			p.arm(k)
+			go func() {
+				<-p.ended
+				first <- struct{}{}
+			}()
+		}
+	}
+	select {
+	case <-first:
+		rt.deaths.steps[k.Step]++
+	case <-time.After(hangTimeout):
+		return errors.New("no server has taken over what another one left")
+	}
+	wait := rt.upTo(lease + 2*time.Second) // in which the next one takes over from both
+	for _, other := range rt.replicas {
+		if other.process != nil {
+			rt.kill(t, other, wait)
+		}
+	}
+	return rt.startAll(t)
+}
+
+// dieBeginningAgain has a server stand still until others have fenced it, and die when it begins another epoch.
+func (rt *replicaTest) dieBeginningAgain(t *testing.T) error {
+	t.Helper()
+	r, k := rt.any(), beginAgainKillPoints[rt.random.IntN(len(beginAgainKillPoints))]
+	r.process.arm(k)
+	time.Sleep(rt.upTo(100 * time.Millisecond))
+	if err := syscall.Kill(r.process.pid, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	err := rt.database.Wait(`SELECT NOT EXISTS (SELECT 1 FROM epochs WHERE server = $1)`, r.name)
+	if err = errors.Join(err, syscall.Kill(r.process.pid, syscall.SIGCONT)); err != nil {
+		return err
+	}
+	if !rt.kill(t, r, hangTimeout) {
+		return errors.New("a server that was fenced has begun no other epoch")
+	}
+	rt.deaths.steps[k.Step]++
 	return rt.start(t, r)
 }
 
@@ -147,7 +229,6 @@ func (rt *replicaTest) startAll(t *testing.T) (err error) {
 // pauseAt has a server stand still at a step, or at a random time, for a time.
 func (rt *replicaTest) pauseAt(k killPoint, d time.Duration) error {
 	r := rt.any()
-	k = k.random(rt.random)
 	k.Stops = true
 	r.process.arm(k)
 	for end := time.Now().Add(2 * time.Second); time.Now().Before(end) && !r.process.standsStill(); {
@@ -343,7 +424,13 @@ func (rt *replicaTest) logs() (text string) {
 }
 
 func serversFail(t *testing.T, g *testCA, random *rand.Rand) {
-	replicaRounds(t, serverFaults, func() *replicaTest { return newReplicaTest(t, g, random, "", 3) })
+	all := newDeaths(random)
+	replicaRounds(t, serverFaults, func() *replicaTest {
+		rt := newReplicaTest(t, g, random, "", 3)
+		rt.deaths = all
+		return rt
+	})
+	all.report(t)
 }
 
 func databaseFails(t *testing.T, g *testCA, random *rand.Rand) {

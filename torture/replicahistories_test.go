@@ -37,7 +37,7 @@ var disturbances = []disturbance{
 		return nil
 	}},
 	{"a server stands still", func(t *testing.T, rt *replicaTest, _ func() int64) []restart {
-		must(t, rt.pauseAt(killPoint{Step: before(stepCommit), N: 20}, lease+time.Second))
+		must(t, rt.pauseAt(killPoint{Step: before(stepCommit), N: 20}.random(rt.random), lease+time.Second))
 		return nil
 	}},
 	{"nothing fails", func(*testing.T, *replicaTest, func() int64) []restart { return nil }},

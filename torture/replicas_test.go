@@ -3,9 +3,11 @@ package torture
 import (
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -44,6 +46,28 @@ type replicaTest struct {
 	fleet       *fleet
 	watcher     *watcher
 	idleTimeout time.Duration
+	deaths      *deaths
+}
+
+// deaths are where servers die and stand still. Each test has one for all of its instances.
+type deaths struct {
+	kills, pauses schedule
+	uses          int            // of kills
+	steps         map[string]int // by step: servers that died there
+}
+
+func newDeaths(random *rand.Rand) *deaths {
+	points := func() schedule { return schedule{random: random, points: replicaKillPoints, missed: map[string]int{}} }
+	return &deaths{kills: points(), pauses: points(), steps: map[string]int{}}
+}
+
+// report logs where servers died. If no server died at some step in many rounds, it fails the test.
+func (d *deaths) report(t *testing.T) {
+	t.Helper()
+	for _, step := range slices.Sorted(maps.Keys(d.steps)) {
+		t.Logf("%4d servers died %s", d.steps[step], step)
+	}
+	checkReached(t, d.steps, d.uses/len(replicaKillPoints), replicaKillPoints)
 }
 
 // newReplicaTest starts PostgreSQL and n servers, with proxies between them.
@@ -132,11 +156,12 @@ func (rt *replicaTest) connect() {
 	rt.clients.connect(all...)
 }
 
-// kill waits until a server dies, and kills it after wait.
-func (rt *replicaTest) kill(t *testing.T, r *replica, wait time.Duration) {
+// kill waits until a server dies, and kills it after wait. It reports whether the server died before.
+func (rt *replicaTest) kill(t *testing.T, r *replica, wait time.Duration) (died bool) {
 	t.Helper()
 	select {
 	case <-r.process.ended:
+		died = true
 	case <-time.After(wait):
 		r.process.kill()
 	}
@@ -146,6 +171,7 @@ func (rt *replicaTest) kill(t *testing.T, r *replica, wait time.Duration) {
 	if !killed(p.err) {
 		t.Errorf("the server exited by itself: %v\n%s", p.err, p.stderr.String())
 	}
+	return died
 }
 
 // any returns a server at random.

@@ -72,7 +72,7 @@ func seededReplicaBugsAreFound(t *testing.T, g *testCA, random *rand.Rand) {
 		finds string
 	}{
 		{deliverFenced, replicaFault{"a server stands still before a commit", false, func(_ *testing.T, rt *replicaTest) error {
-			return rt.pauseAt(killPoint{Step: before(stepCommit), N: 3}, lease+2*time.Second)
+			return rt.pauseAt(killPoint{Step: before(stepCommit), N: 3}.random(rt.random), lease+2*time.Second)
 		}}, "which is not on record"},
 		{trustLostCommits, networkFaults[0], "which is not on record"},
 		{deafResponder, replicaFault{"nothing fails", false, func(*testing.T, *replicaTest) error { time.Sleep(maxStaleness + time.Second); return nil }}, "after its revocation was confirmed"},

@@ -33,6 +33,8 @@ type killPoint struct {
 // The steps of the pipeline. A process can be killed before(step) and after(step).
 const (
 	stepBegin        = "beginning an epoch"
+	stepTakeOver     = "taking over from another server"
+	stepBeginAgain   = "beginning another epoch"
 	stepIntent       = "writing an intent"
 	stepSign         = "signing a certificate"
 	stepCommit       = "committing a batch"
@@ -129,6 +131,17 @@ func (j *steppingJournal) Begin(ctx context.Context) (ca.Epoch, []ca.Intent, err
 	j.steps.at(before(stepBegin))
 	epoch, left, err := j.Journal.Begin(ctx)
 	j.steps.at(after(stepBegin))
+	return epoch, left, err
+}
+
+func (j *steppingJournal) TakeOver(ctx context.Context, e ca.Epoch) ([]ca.Intent, error) {
+	return around(j.steps, stepTakeOver, func() ([]ca.Intent, error) { return j.Journal.TakeOver(ctx, e) })
+}
+
+func (j *steppingJournal) BeginAgain(ctx context.Context, process ca.Epoch) (ca.Epoch, []ca.Intent, error) {
+	j.steps.at(before(stepBeginAgain))
+	epoch, left, err := j.Journal.BeginAgain(ctx, process)
+	j.steps.at(after(stepBeginAgain))
 	return epoch, left, err
 }
 
