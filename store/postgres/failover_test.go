@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,10 +87,11 @@ func TestDatabaseThatKnowsLess(t *testing.T) {
 // other one meanwhile.
 func TestPromotionThatLosesEntries(t *testing.T) {
 	primary := ownCluster(t)
+	must(t, primary.Exec(`CREATE ROLE server LOGIN`, `CREATE SCHEMA server AUTHORIZATION server`)) // no superuser
 	standby, err := primary.Standby("standby")
 	must(t, err)
 	t.Cleanup(func() { _ = standby.Stop() })
-	both := postgrestest.Among("postgres", primary, standby)
+	both := strings.Replace(postgrestest.Among("postgres", primary, standby), "user=brevet", "user=server", 1)
 	first, second := openTables(t, both, "first"), openTables(t, both, "second")
 	must(t, logSomething(second, "before"))
 	must(t, primary.Wait(`SELECT count(*) = 1 FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()`))
