@@ -208,7 +208,7 @@ func (rt *replicaTest) dieBeginningAgain(t *testing.T) error {
 		return err
 	}
 	err := rt.database.Wait(`SELECT NOT EXISTS (SELECT 1 FROM epochs WHERE server = $1)`, r.name)
-	if err = errors.Join(err, syscall.Kill(r.process.pid, syscall.SIGCONT)); err != nil {
+	if err := errors.Join(err, syscall.Kill(r.process.pid, syscall.SIGCONT)); err != nil {
 		return err
 	}
 	if !rt.kill(t, r, hangTimeout) {
