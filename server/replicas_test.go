@@ -23,6 +23,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
+	"github.com/brevet-pki/brevet/ra"
 	"github.com/brevet-pki/brevet/server/servertest"
 	"github.com/brevet-pki/brevet/store/postgres"
 	"github.com/brevet-pki/brevet/store/postgres/postgrestest"
@@ -202,6 +203,61 @@ func race(t *testing.T, servers []*servertest.World, held *servertest.Holder) (n
 		}
 	}
 	return next
+}
+
+// One token is presented to two servers at the same time: with two keys, and with one request, as after a lost response. There
+// is one certificate. Both servers may have signed the one request, and the other signature is recorded as revoked.
+func TestOneTokenAtTwoServers(t *testing.T) {
+	t.Parallel()
+	o := servertest.Options{Shared: shared(t, &cable{})}
+	w := servertest.New(t, ground, o)
+	callers := []*servertest.Caller{w.Caller(t, nil), w.Another(t, "second", o).Caller(t, nil)}
+	atOnce := func(requests ...*brevetv1.EnrollRequest) (certificates [][]byte, errs []error) {
+		certificates, errs = make([][]byte, len(callers)), make([]error, len(callers))
+		var all sync.WaitGroup
+		for i, c := range callers {
+			all.Go(func() {
+				resp, err := c.Enroll(t.Context(), requests[i])
+				certificates[i], errs[i] = resp.GetCredential().GetCertificate(), err
+			})
+		}
+		all.Wait()
+		return certificates, errs
+	}
+	const rounds = 8
+	for n := range rounds {
+		token := w.Token(t, w.Register(t, "device", fmt.Sprintf("device/%d", n)), false)
+		requests := []*brevetv1.EnrollRequest{servertest.Enrollment(t, token, servertest.Key(t)), servertest.Enrollment(t, token, servertest.Key(t))}
+		certificates, errs := atOnce(requests...)
+		won := slices.Index(errs, nil)
+		if won < 0 {
+			t.Fatalf("no server accepts the token: %v", errs)
+		}
+		switch rule := servertest.RuleOf(errs[1-won]); rule {
+		case pki.RuleTokenBound, pki.RuleAlreadyEnrolled: // as the first request is in progress, or has ended
+		default:
+			t.Errorf("the request with the other key is refused by %q: %v", rule, errs[1-won])
+		}
+		again, errs := atOnce(requests[won], requests[won])
+		for i, err := range errs {
+			if err != nil || !bytes.Equal(again[i], certificates[won]) {
+				t.Errorf("server %d does not repeat the response: %v", i+1, err)
+			}
+		}
+		same := servertest.Enrollment(t, w.Token(t, w.Register(t, "device", fmt.Sprintf("device/same/%d", n)), false), servertest.Key(t))
+		if certificates, errs = atOnce(same, same); errs[0] != nil || errs[1] != nil || !bytes.Equal(certificates[0], certificates[1]) {
+			t.Errorf("one request at two servers has different certificates, or none: %v", errs)
+		}
+	}
+	lost := slices.DeleteFunc(w.Inventory(t), func(c ra.Certificate) bool { return c.Delivered })
+	if len(lost) > rounds {
+		t.Errorf("%d certificates were signed for nothing, by %d requests at two servers", len(lost), rounds)
+	}
+	for _, c := range lost {
+		if c.Status.State != pki.Revoked {
+			t.Errorf("certificate %s was not delivered, and is %v", c.Ref.Serial, c.Status.State)
+		}
+	}
 }
 
 // BenchmarkRevokeToOther measures how long after a revocation was acknowledged by one server another one reports it.
