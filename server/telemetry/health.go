@@ -14,7 +14,8 @@ import (
 
 const (
 	// StoreDoubt is how long the server is not ready after a failed transaction. After that it is ready again, even if no
-	// transaction has succeeded: a server that is not ready may get no requests, and so has no transactions.
+	// transaction has succeeded: a server that is not ready may get no requests, and so has no transactions. On a database,
+	// a renewed lease ends the doubt before if the connection was lost.
 	StoreDoubt = time.Minute
 	// maxSilence is the maximum age of the responder's last synchronization with the store.
 	maxSilence = time.Minute

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,6 +37,7 @@ type Recorder struct {
 	hsms    []*watchedHSM
 	issuing *watchedHSM // the HSM with the key of the current issuing CA
 	store   lastTry     // whether the store worked when it was last used
+	stuck   atomic.Bool // the store has failed by a cause that may not have passed when the lease is renewed
 	clock   func() time.Time
 	log     *slog.Logger
 }
@@ -138,8 +140,23 @@ func (r *Recorder) Validated(challenge string, failure *pki.Refusal, took time.D
 func (r *Recorder) Failure(err error) {
 	r.metrics.failures.Inc()
 	if pki.IsTemporary(err) && !r.issuing.failed.Load() {
-		r.store.note(err, r.clock())
+		r.noteStore(err)
 	}
+}
+
+// noteStore records whether the store worked. An epoch that was fenced is not a failure of the store.
+func (r *Recorder) noteStore(err error) {
+	if errors.Is(err, ca.ErrFenced) {
+		return
+	}
+	var passing interface{ IsPassing() bool }
+	switch {
+	case err == nil:
+		r.stuck.Store(false)
+	case !errors.As(err, &passing) || !passing.IsPassing():
+		r.stuck.Store(true)
+	}
+	r.store.note(err, r.clock())
 }
 
 // Connections returns the metrics for the connections of a port: those open, and those refused.
@@ -161,8 +178,16 @@ func (j journal) Write(ctx context.Context, e ca.Epoch, commits []ca.BatchCommit
 	results, err := j.Journal.Write(ctx, e, commits, intents)
 	j.recorder.metrics.writing.Observe(time.Since(started).Seconds())
 	j.recorder.metrics.writes.WithLabelValues(resultOf(err)).Inc()
-	if !errors.Is(err, ca.ErrFenced) { // being fenced is not a failure of the store
-		j.recorder.store.note(err, j.recorder.clock())
-	}
+	j.recorder.noteStore(err)
 	return results, err
+}
+
+// Renew implements ca.Journal. If the connection to a database was lost, a renewed lease shows that it is back. A server that
+// is not ready may get no requests, and so has no other transactions.
+func (j journal) Renew(ctx context.Context, e ca.Epoch) (hasEnded bool, err error) {
+	hasEnded, err = j.Journal.Renew(ctx, e)
+	if err == nil && !j.recorder.stuck.Load() {
+		j.recorder.noteStore(nil)
+	}
+	return hasEnded, err
 }

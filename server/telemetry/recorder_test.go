@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -37,6 +38,24 @@ func (d *disk) Free() (int64, error)    { return d.free, d.err }
 type temporaryError struct{ error }
 
 func (temporaryError) Temporary() bool { return true }
+func (e temporaryError) Unwrap() error { return e.error }
+
+// lostError is a failure of a store without a connection to its database.
+type lostError struct{ temporaryError }
+
+func (lostError) IsPassing() bool { return true }
+
+// failingJournal fails every transaction with err. The lease is always renewed.
+type failingJournal struct {
+	ca.Journal
+	err error
+}
+
+func (j *failingJournal) Write(context.Context, ca.Epoch, []ca.BatchCommit, []ca.Intent) ([]ca.Results, error) {
+	return nil, j.err
+}
+
+func (j *failingJournal) Renew(context.Context, ca.Epoch) (bool, error) { return false, nil }
 
 // bulkStore returns the open bulk revocations, or an error.
 type bulkStore struct {
@@ -113,6 +132,38 @@ func TestReadinessNamesEveryReason(t *testing.T) {
 	b.disk.err, b.hsm.lost = errors.New("gone"), nil
 	b.Begin(t.Context(), ca.StepSign, pki.IssuerID{})(nil)
 	want("the HSM signed and the disk failed", "the store cannot be written")
+}
+
+// TestReadyWhenTheConnectionIsBack renews the lease after failures, some of which have passed then.
+func TestReadyWhenTheConnectionIsBack(t *testing.T) {
+	lost := fmt.Errorf("record a token: %w", lostError{temporaryError{errors.New("no connection")}})
+	fenced := fmt.Errorf("nothing was delivered: %w", temporaryError{ca.ErrFenced})
+	for what, err := range map[string]error{"a lost connection": lost, "an epoch that was fenced": fenced} {
+		b, j := newBench(t), &failingJournal{err: err}
+		h := NewHealth(func(context.Context) error { return nil }, b.Writable(b.disk))
+		fail := func() {
+			b.Failure(err)
+			_, _ = b.Journal(j).Write(t.Context(), 1, nil, nil)
+		}
+		want := func(when string, status int) {
+			t.Helper()
+			if _, err := b.Journal(j).Renew(t.Context(), 1); err != nil {
+				t.Fatal(err)
+			}
+			if code, body := b.get(h, "/readyz"); code != status {
+				t.Errorf("after %s, %s and a renewed lease, /readyz returns %d %s", what, when, code, body)
+			}
+		}
+		fail()
+		want("nothing else", http.StatusOK)
+		b.Failure(temporaryError{errors.New("no space")})
+		fail() // which does not mean that there is space
+		want("a full disk", http.StatusServiceUnavailable)
+		err, j.err = lost, nil
+		_, _ = b.Journal(j).Write(t.Context(), 1, nil, nil)
+		b.Failure(err)
+		want("a transaction", http.StatusOK)
+	}
 }
 
 func TestGaugesCountWhatCannotBeRead(t *testing.T) {

@@ -18,6 +18,8 @@ type Unavailable struct {
 	What  string // the operation, and advice for the operator
 	After time.Duration
 	Cause error
+	// Passes means that the cause passes without an operator, and that it has passed when any transaction succeeds.
+	Passes bool
 }
 
 // Error names the operation, the advice and the cause.
@@ -32,10 +34,15 @@ func (e *Unavailable) Temporary() bool { return true }
 // RetryAfter returns the wait before a retry.
 func (e *Unavailable) RetryAfter() time.Duration { return e.After }
 
+// IsPassing returns Passes.
+func (e *Unavailable) IsPassing() bool { return e.Passes }
+
 // Advice is what an operator should do about an error of the database that may pass.
 type Advice struct {
 	Text  string
 	After time.Duration // the wait before a retry
+	// Passes means that the error passes without an operator, and that it has passed when any transaction succeeds.
+	Passes bool
 }
 
 // Fail wraps an error of the database with the operation. advise returns the advice about an error that is temporary. Fail
@@ -49,10 +56,10 @@ func Fail(what string, err error, advise func(error) (Advice, bool)) error {
 		return err
 	}
 	if advice, ok := advise(err); ok {
-		return &Unavailable{what + ": " + advice.Text, advice.After, err}
+		return &Unavailable{what + ": " + advice.Text, advice.After, err, advice.Passes}
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return &Unavailable{what + ": no answer in time", RetryLate, err}
+		return &Unavailable{What: what + ": no answer in time", After: RetryLate, Cause: err}
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }

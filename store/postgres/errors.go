@@ -28,16 +28,16 @@ var errClosed = errors.New("the store is closed")
 
 // passing maps classes and codes of errors (PostgreSQL, appendix A) to advice.
 var passing = map[string]engine.Advice{
-	"08":    {Text: "there is no connection to PostgreSQL", After: retryConnection},
-	"25006": {Text: "PostgreSQL is read-only: connect to the primary", After: retryConnection},
-	"25P03": {Text: "a transaction stood still for too long, and PostgreSQL has ended it", After: retryConnection},
-	"40":    {Text: "PostgreSQL has ended a transaction because of another one", After: retryConnection},
+	"08":    {Text: "there is no connection to PostgreSQL", After: retryConnection, Passes: true},
+	"25006": {Text: "PostgreSQL is read-only: connect to the primary", After: retryConnection, Passes: true},
+	"25P03": {Text: "a transaction stood still for too long, and PostgreSQL has ended it", After: retryConnection, Passes: true},
+	"40":    {Text: "PostgreSQL has ended a transaction because of another one", After: retryConnection, Passes: true},
 	"53100": {Text: "there is no space for PostgreSQL: free some on its disk", After: retryServer},
 	"53200": {Text: "PostgreSQL has no memory", After: retryServer},
-	"53300": {Text: "PostgreSQL has no free connection: raise max_connections, or end other clients", After: retryConnection},
+	"53300": {Text: "PostgreSQL has no free connection: raise max_connections, or end other clients", After: retryConnection, Passes: true},
 	"53":    {Text: "PostgreSQL lacks a resource", After: retryServer},
-	"55P03": {Text: "another process of Brevet writes for too long", After: retryConnection},
-	"57P":   {Text: "PostgreSQL stops or starts", After: retryConnection},
+	"55P03": {Text: "another process of Brevet writes for too long", After: retryConnection, Passes: true},
+	"57P":   {Text: "PostgreSQL stops or starts", After: retryConnection, Passes: true},
 	"58":    {Text: "the disk of PostgreSQL fails: look at its log", After: retryServer},
 }
 
@@ -70,6 +70,9 @@ func advise(err error) (engine.Advice, bool) {
 	}
 	if isLost(err) {
 		return passing["08"], true
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return engine.Advice{Text: "no answer in time", After: engine.RetryLate, Passes: true}, true
 	}
 	return engine.Advice{}, false
 }

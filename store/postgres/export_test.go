@@ -35,3 +35,6 @@ const LockWrites = lockWrites
 
 // UseKeys are the keys of the lock of each connection.
 const UseKeys = useKeys
+
+// Fail is the error of an operation that err has failed.
+var Fail = fail
