@@ -315,8 +315,8 @@ func TestNextProcessCommitsPendingIntents(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	j.write = nil
-	if _, err := issue(t.Context(), a, w.request(t)); !errors.Is(err, ca.ErrFenced) {
-		t.Errorf("the old process issues: %v, want ErrFenced", err)
+	if _, err := issue(t.Context(), a, w.request(t)); !errors.Is(err, ca.ErrReplaced) || !pki.IsTemporary(err) {
+		t.Errorf("the old process issues: %v, want a temporary ErrReplaced", err)
 	}
 	if c, err := issue(t.Context(), b, req); err != nil || len(c.DER) == 0 {
 		t.Errorf("the retry with the same request ID: %v", err)

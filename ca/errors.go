@@ -11,7 +11,7 @@ var ErrFenced = errors.New("another server has fenced this one")
 
 // ErrReplaced means that another process of the same server has begun a newer epoch. This process signs nothing from then
 // on. The error wraps ErrFenced.
-var ErrReplaced = fmt.Errorf("another process runs under this server's name: stop one of the two: %w", ErrFenced)
+var ErrReplaced = fmt.Errorf("another process runs under this server's name: stop one of the two, and restart the other: %w", ErrFenced)
 
 // unavailable is a temporary failure: of the HSM, of the store, or because the request's context ended.
 type unavailable struct {

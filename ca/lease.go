@@ -112,10 +112,10 @@ func (w *writer) lose(err error) {
 }
 
 // fencedError returns the error for callers of a writer that is fenced. A new epoch begins soon, unless another process
-// has this server's name.
+// has this server's name. Then another server can serve the caller.
 func (w *writer) fencedError() error {
 	if w.replaced {
-		return ErrReplaced
+		return &unavailable{what: "this process issues nothing any more", after: time.Second, cause: ErrReplaced}
 	}
 	return &unavailable{what: "this server's epoch has ended, so nothing was delivered", after: time.Second, cause: ErrFenced}
 }
