@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -25,4 +27,50 @@ func PeekInstalled(ctx context.Context, connection string) (all []ca.InstalledCA
 	}
 	all, err = tables.ReadInstalled(ctx, &session{conn: conn})
 	return all, fail(what, err)
+}
+
+// NameInUseError means that another process uses the database under the name of a server.
+type NameInUseError struct {
+	Server  string
+	Address string // of the process; empty for one that is connected by a Unix socket
+}
+
+// Error names the server and the next step.
+func (e *NameInUseError) Error() string {
+	at := ""
+	if e.Address != "" {
+		at = " at " + e.Address
+	}
+	return fmt.Sprintf("store.server: another process runs as the server %s%s: give this server another name; if it is to replace that one, stop that one first", e.Server, at)
+}
+
+// maxNameWait is how long CheckUnused waits for the end of connections, such as those of a process that has just ended.
+const maxNameWait = time.Second
+
+// CheckUnused returns a [*NameInUseError] if another process uses the database under the name of a server. The caller must not
+// have opened the store.
+func CheckUnused(ctx context.Context, connection, server string) error {
+	const what = "look for other processes of the server"
+	ctx, cancel := context.WithTimeout(ctx, maxConnect)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, connection)
+	if err != nil {
+		return fail(what, err)
+	}
+	defer func() { _ = conn.Close(ctx) }() // it has only read
+	// PostgreSQL cuts the name of a process to 63 bytes.
+	for begun := time.Now(); ; time.Sleep(useInterval) {
+		used := &NameInUseError{Server: server}
+		err := conn.QueryRow(ctx, `
+			SELECT coalesce(host(a.client_addr), '') FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+			WHERE `+usesBeside+` AND a.application_name = left($1, 63) LIMIT 1`, usedBy(server).name).Scan(&used.Address)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return nil
+		case err != nil:
+			return fail(what, err)
+		case time.Since(begun) > maxNameWait:
+			return used
+		}
+	}
 }

@@ -191,6 +191,17 @@ func TestUpgradeOfSeveralServers(t *testing.T) {
 	must(t, also.Close())
 }
 
+// TestNameInUse looks for the process of a server name before it is opened again.
+func TestNameInUse(t *testing.T) {
+	connection := cluster.Schema(t)
+	must(t, postgres.CheckUnused(t.Context(), connection, "one")) // there are no tables
+	first := openTables(t, connection, "one")
+	must(t, postgres.CheckUnused(t.Context(), connection, "two"))
+	mustBe[*postgres.NameInUseError](t, postgres.CheckUnused(t.Context(), connection, "one"), "store.server: another process runs as the server one")
+	must(t, first.Close())
+	must(t, postgres.CheckUnused(t.Context(), connection, "one"))
+}
+
 // TestServersStartTogether opens an empty database as many servers at the same time.
 func TestServersStartTogether(t *testing.T) {
 	connection := cluster.Schema(t)

@@ -72,6 +72,9 @@ func install(cmd *cobra.Command, c node.Config, inst node.Installation, operator
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
+	if err := n.CheckUnused(); err != nil {
+		return err
+	}
 	by := pki.ActorCommand("ceremony install")
 	if err := n.Install(ctx, inst, by); err != nil {
 		return err

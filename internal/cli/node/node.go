@@ -38,6 +38,7 @@ type Node struct {
 	archive *translog.Archive
 	copy    *translog.Copy // nil if none is configured
 	slow    time.Duration  // slowOpen
+	inUse   error          // if another process runs under the name of this server
 	closers []func() error
 }
 
@@ -124,6 +125,12 @@ func (n *Node) checkDirectory() error {
 
 // openRecords opens the store and the archive.
 func (n *Node) openRecords(ctx context.Context) (err error) {
+	if n.config.Store.Postgres != "" {
+		err := postgres.CheckUnused(ctx, n.config.Store.Postgres, n.config.Store.Server)
+		if errors.As(err, new(*postgres.NameInUseError)) {
+			n.inUse = err
+		} // opening the store reports any other error
+	}
 	if n.store, err = n.config.openStore(ctx); err != nil {
 		return err
 	}
@@ -147,6 +154,10 @@ func (n *Node) openRecords(ctx context.Context) (err error) {
 	}
 	return nil
 }
+
+// CheckUnused returns an error if another process ran under the name of this server when the node was opened. A server that
+// starts replaces that process, which then issues nothing any more. A command that is not the server must not do that.
+func (n *Node) CheckUnused() error { return n.inUse }
 
 // openStore opens the configured store.
 func (c *Config) openStore(ctx context.Context) (*tables.DB, error) {
@@ -197,6 +208,9 @@ func (n *Node) expectArchive(ctx context.Context) error {
 	}
 	path := n.config.ArchivePath()
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if n.inUse != nil { // the archive is probably on the machine of that process
+			return n.inUse
+		}
 		return fmt.Errorf("the log's archive %s is missing, and the store has %d entries of it: put the archive back. If it is lost for good, "+
 			"put its copy there, such as the one in archive.copy; if the store is the newest there is and no entry has left it, an empty file of that "+
 			"name will do, and the archive is written anew from the store", path, head.Size)
