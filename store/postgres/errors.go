@@ -80,7 +80,7 @@ func advise(err error) (engine.Advice, bool) {
 // isReserved reports whether an error keeps servers from the database, because of a restore or of the version of its tables.
 func isReserved(err error) bool {
 	return errors.As(err, new(*ReservedError)) || errors.As(err, new(*NewerError)) || errors.As(err, new(*OlderError)) ||
-		errors.As(err, new(*rules.IncompleteError)) || errors.As(err, new(*rules.UnacceptedError))
+		errors.As(err, new(*RestoredError)) || errors.As(err, new(*rules.IncompleteError)) || errors.As(err, new(*rules.UnacceptedError))
 }
 
 // isLost reports whether an error is one of the connection, and not one that the server has sent.

@@ -115,3 +115,14 @@ func compare(ctx context.Context, conn *pgx.Conn, lost *LostError, digest []byte
 	}
 	return lost
 }
+
+// checkEpoch refuses a database whose log has another epoch than before.
+func (n *newest) checkEpoch(epoch string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.epoch != "" && n.epoch != epoch {
+		return &RestoredError{Have: epoch, Seen: n.epoch}
+	}
+	n.epoch = epoch
+	return nil
+}

@@ -68,6 +68,19 @@ func (e *OlderError) Error() string {
 		"and run brevet restore on it", e.Have, e.Made)
 }
 
+// RestoredError means that a database was restored while this process did not use it. What the process remembers, such as keys
+// and the end of its archive, is of the log before.
+type RestoredError struct{ Have, Seen string } // the epochs of the log, in hexadecimal
+
+// Error names both epochs and the next step.
+func (e *RestoredError) Error() string {
+	return fmt.Sprintf("the database was restored while this server ran: its log has the epoch %s, and had %s; stop this server, move its archive "+
+		"of the log away, and start it", e.Have, e.Seen)
+}
+
+// EndsServer returns true: the log of the store is another one.
+func (*RestoredError) EndsServer() bool { return true }
+
 // take takes the lock on a new connection, and then checks that a server may use the tables.
 func (db *database) take(ctx context.Context, conn *pgx.Conn) error {
 	if db.use.alone {
@@ -144,7 +157,8 @@ func usersBeside(ctx context.Context, conn *pgx.Conn) (names []string, err error
 // mayServe returns an error if a server must not use the tables, because of their version or of a restore.
 func (db *database) mayServe(ctx context.Context, conn *pgx.Conn) error {
 	results, err := conn.PgConn().Exec(ctx, `
-		SELECT (SELECT max(version_id) FROM goose_db_version WHERE is_applied), (SELECT count(*) FROM restores), (SELECT encode(list, 'hex') FROM restores)`).ReadAll()
+		SELECT (SELECT max(version_id) FROM goose_db_version WHERE is_applied), (SELECT count(*) FROM restores), (SELECT encode(list, 'hex') FROM restores),
+		       (SELECT encode(epoch, 'hex') FROM log_epoch)`).ReadAll()
 	if missing := (*pgconn.PgError)(nil); errors.As(err, &missing) && missing.Code == "42P01" { // it has no tables
 		return &OlderError{0, db.version}
 	}
@@ -160,8 +174,10 @@ func (db *database) mayServe(ctx context.Context, conn *pgx.Conn) error {
 		return &NewerError{Have: version, Known: db.version}
 	case version < db.version:
 		return &OlderError{version, db.version}
-	case string(row[1]) == "0" || db.use.mayRestore:
+	case db.use.mayRestore:
 		return nil
+	case string(row[1]) == "0":
+		return db.newest.checkEpoch(string(row[3]))
 	case row[2] == nil:
 		return &rules.IncompleteError{}
 	}

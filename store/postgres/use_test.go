@@ -17,6 +17,7 @@ import (
 	"github.com/brevet-pki/brevet/store/postgres"
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/tables"
+	"github.com/brevet-pki/brevet/translog"
 )
 
 // openRestore opens a store for a restore.
@@ -91,6 +92,33 @@ func TestServerThatReconnectsDuringARestore(t *testing.T) {
 	must(t, db.Restoring().Begin(t.Context()))
 	must(t, db.Close())
 	fails(func(err error) { mustBe[*rules.IncompleteError](t, err, "") })
+}
+
+// TestServerThatReconnectsAfterARestore cuts the connections of a server, and has a whole restore before it connects again. What
+// the server remembers is of the log before, so it must not read or write until it is started again.
+func TestServerThatReconnectsAfterARestore(t *testing.T) {
+	connection := cluster.Schema(t)
+	server := openTables(t, connection, "one")
+	must(t, logSomething(server, "before"))
+	cutAll(t, connection)
+	db := openRestore(t, connection)
+	must(t, db.Restoring().Begin(t.Context()))
+	must(t, db.Restoring().End(t.Context(), translog.RestoredLog{Epoch: translog.Epoch{1}}, pki.ActorCommand("restore"), time.Now()))
+	must(t, db.Close())
+	_, read := server.Log().Written(t.Context())
+	for _, err := range []error{logSomething(server, "more"), read} {
+		mustBe[*postgres.RestoredError](t, err, "stop this server")
+		if ends, ok := errors.AsType[endsServer](err); !pki.IsTemporary(err) || !ok || !ends.EndsServer() {
+			t.Errorf("%v is not temporary, or does not end the server", err)
+		}
+	}
+	must(t, logSomething(openTables(t, connection, "one"), "after the start"))
+}
+
+// endsServer is an error after which a server must not use the store any more.
+type endsServer interface {
+	error
+	EndsServer() bool
 }
 
 // slowConn sends late.
@@ -177,10 +205,7 @@ func TestUpgradeOfSeveralServers(t *testing.T) {
 	defer func() { must(t, upgraded.Close()) }()
 	err = logSomething(second, "more")
 	mustBe[*postgres.NewerError](t, err, "tables of version 2, and this brevet knows them up to 1: run the newer brevet")
-	if ends, ok := errors.AsType[interface {
-		error
-		EndsServer() bool
-	}](err); !ok || !ends.EndsServer() {
+	if ends, ok := errors.AsType[endsServer](err); !ok || !ends.EndsServer() {
 		t.Error("the older server does not end")
 	}
 	_, err = postgres.Open(t.Context(), connection, "three")

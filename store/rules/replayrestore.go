@@ -38,7 +38,7 @@ type IncompleteError struct{}
 
 // Error says what the operator can do.
 func (*IncompleteError) Error() string {
-	return "the restore of this store did not end: run the same brevet restore again; " +
+	return "the restore of this store did not end: run the same brevet restore again, or one with a newer archive if it refused that one; " +
 		"if there was none, a server has found that the store lacks log entries: look for \"lacks log entry\" in the logs of all servers"
 }
 
