@@ -3,7 +3,11 @@ package postgres_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -201,7 +205,6 @@ func TestPasswordsAreRefused(t *testing.T) {
 		"host=h user=u dbname=d":                           false,
 		"postgres://u@h:5432/d?sslmode=verify-full":        false,
 		"postgres://[::1]:5432/d":                          false,
-		"host=h passfile=/nowhere user=u":                  false,
 		"host=h password=hidden":                           true,
 		"host=h password = hidden":                         true,
 		"user='u'password=hidden host=h":                   true,
@@ -218,6 +221,32 @@ func TestPasswordsAreRefused(t *testing.T) {
 		err := postgres.CheckConnection(connection)
 		if (err != nil) != refused || refused && !strings.Contains(err.Error(), "passfile=") || err != nil && strings.Contains(err.Error(), "hid") {
 			t.Errorf("%s: %v", connection, err)
+		}
+	}
+}
+
+// TestFilesOfConnections names the file that cannot be used.
+func TestFilesOfConnections(t *testing.T) {
+	dir := t.TempDir()
+	open, private := filepath.Join(dir, "it's open"), filepath.Join(dir, "private")
+	for path, mode := range map[string]fs.FileMode{open: 0o644, private: 0o600} {
+		must(t, os.WriteFile(path, []byte("*:*:*:u:hidden\n"), mode))
+	}
+	query := url.Values{"passfile": {open}}.Encode()
+	for connection, want := range map[string]string{
+		"host=h user=u passfile=" + private:                               "",
+		"postgres://u@h1:1,h2:2/d?passfile=" + private:                    "",
+		"host=h user=u passfile=" + dir + "/lost":                         "lost: no such file",
+		"passfile = '" + strings.ReplaceAll(open, "'", `\'`) + "' host=h": "it's open with the mode 0644",
+		"postgres://u@h1:1,h2:2/d?" + query:                               "it's open with the mode 0644",
+		"host=h sslmode=verify-full sslrootcert=" + dir + "/lost.crt":     "lost.crt: no such file",
+		"host=h sslmode=require sslcert=" + private + " sslkey=" + open:   "it's open with the mode 0644",
+		"host=h sslmode=nothing sslrootcert=" + private:                   "not a connection string",
+	} {
+		connection = strings.Replace(connection, "sslkey="+open, "sslkey='"+strings.ReplaceAll(open, "'", `\'`)+"'", 1)
+		err := postgres.CheckConnection(connection)
+		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hidden")) {
+			t.Errorf("%s: %v, want %q", connection, err, want)
 		}
 	}
 }

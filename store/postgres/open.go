@@ -15,8 +15,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/url"
-	"regexp"
 	"sync"
 	"time"
 
@@ -95,36 +93,6 @@ func OpenForRestore(ctx context.Context, connection, server string) (*tables.DB,
 	return tables.Open(ctx, db, server)
 }
 
-// CheckConnection returns an error if a connection string is not valid. It must not contain a password, which would be in
-// the configuration then. It reads the password file and the certificates that the string names. The error does not contain
-// the string.
-func CheckConnection(connection string) error {
-	if hasPassword(connection) {
-		return errors.New("the connection string has a password: put that of the account into a file of mode 0600, and name it with passfile=; " +
-			"store a key for TLS without one, in a file of mode 0600")
-	}
-	if _, err := pgx.ParseConfig(connection); err != nil {
-		return errConnection
-	}
-	return nil
-}
-
-// errConnection is the error of a connection string that pgx does not take. The text of pgx may contain parts of it.
-var errConnection = errors.New("not a connection string of PostgreSQL, such as host=db.fleet.example dbname=brevet user=brevet_server: " +
-	"correct it, and the files that it names")
-
-// hasPassword reports whether a connection string has a password, of the account or of a key for TLS, as a key or in a URL.
-func hasPassword(connection string) bool {
-	plain, err := url.PathUnescape(connection) // pgx takes keys of a URL in this form, too
-	return passwordInURL.MatchString(connection) || passwordKey.MatchString(connection) || err == nil && passwordKey.MatchString(plain)
-}
-
-// Package url does not parse a URL with several hosts, which pgx takes.
-var (
-	passwordInURL = regexp.MustCompile(`^postgres(ql)?://[^/?#@]*:[^/?#]*@`)
-	passwordKey   = regexp.MustCompile(`(^|[\s?&'])(ssl)?password\s*=`)
-)
-
 // OpenWith is Open with a configuration of pgx, so that tests can cut connections.
 func OpenWith(ctx context.Context, config *pgx.ConnConfig, server string) (*tables.DB, error) {
 	db, err := openDatabase(ctx, config, usedBy(server), migrations)
@@ -144,10 +112,10 @@ func openDatabase(ctx context.Context, config *pgx.ConnConfig, use use, migratio
 		}
 	}()
 	if db.writer, err = db.connectWith(ctx, check); err != nil {
-		return nil, fail("connect to PostgreSQL", err)
+		return nil, fail("connect to PostgreSQL", hinted(err))
 	}
 	if err := db.migrate(ctx, migrations); err != nil {
-		return nil, fail("bring the tables up to date", err)
+		return nil, fail("bring the tables up to date", hinted(err))
 	}
 	if err := db.take(ctx, db.writer); err != nil {
 		return nil, fail("use the database", err)

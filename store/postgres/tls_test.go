@@ -89,11 +89,11 @@ func TestCertificatesOfBothSides(t *testing.T) {
 	must(t, logSomething(db, "over TLS"))
 	must(t, c.Wait(`SELECT bool_and(s.ssl AND s.client_dn = '/CN=brevet_server') FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.application_name LIKE 'brevet %'`))
 	for what, wrong := range map[string]struct{ connection, want string }{
-		"another host":               {connection("127.66.86.85", "root.crt", "client"), "127.66.86.85"},
-		"another CA":                 {connection(address, "foreign.crt", "client"), "unknown authority"},
-		"no client certificate":      {connection(address, "root.crt", ""), "certificate"},
-		"another client certificate": {connection(address, "root.crt", "other"), "certificate authentication failed"},
-		"no TLS":                     {strings.Replace(connection(address, "root.crt", "client"), "verify-full", "disable", 1), "no pg_hba.conf entry"},
+		"another host":               {connection("127.66.86.85", "root.crt", "client"), "name sslrootcert and host"},
+		"another CA":                 {connection(address, "foreign.crt", "client"), "name sslrootcert and host"},
+		"no client certificate":      {connection(address, "root.crt", ""), "sslcert and sslkey, passfile"},
+		"another client certificate": {connection(address, "root.crt", "other"), "sslcert and sslkey, passfile"},
+		"no TLS":                     {strings.Replace(connection(address, "root.crt", "client"), "verify-full", "disable", 1), "passfile and sslmode with pg_hba.conf"},
 	} {
 		_, err := postgres.Open(t.Context(), wrong.connection, "first")
 		if err == nil || !strings.Contains(err.Error(), wrong.want) {
