@@ -67,7 +67,11 @@ func NewBackup() *cobra.Command {
 func reportBackup(cmd *cobra.Command, l *node.Loaded, m backup.Manifest, out string, encrypted bool) error {
 	text := fmt.Sprintf("Wrote %s: %d files, %d entries of the log. The last entry chains to %s.\n", out, len(m.Files), m.Entries, m.Chain)
 	if !encrypted {
-		text += "It is NOT encrypted, and contains a secret key: keep it where only the server's administrators can read it.\n"
+		secret := "a secret key"
+		if !m.HasStore() {
+			secret = "the names of all devices"
+		}
+		text += "It is NOT encrypted, and contains " + secret + ": keep it where only the server's administrators can read it.\n"
 	}
 	if !m.HasStore() {
 		text += "It does not contain the database: back that up with pg_dump or point-in-time recovery.\n"

@@ -49,11 +49,11 @@ func newHSMInit() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			so, err := newPIN(soPINFile, "New PIN of the security officer: ")
+			so, err := newPIN("--so-pin-file", soPINFile, "New PIN of the security officer: ")
 			if err != nil {
 				return err
 			}
-			user, err := newPIN(pinFile, "New user PIN: ")
+			user, err := newPIN("--pin-file", pinFile, "New user PIN: ")
 			if err != nil {
 				return err
 			}
@@ -62,7 +62,8 @@ func newHSMInit() *cobra.Command {
 				return err
 			}
 			return p.Sentence(initRecord{Label: label, Serial: serial},
-				fmt.Sprintf("The HSM %s is ready; its serial number is %s.\nNext: brevet ceremony root --hsm-label %s …", label, serial, label))
+				fmt.Sprintf("The HSM %s is ready; its serial number is %s.\nNext: brevet ceremony root --hsm-label %s …, "+
+					"or for an issuing CA brevet ceremony intermediate request --hsm-label %s …", label, serial, label, label))
 		},
 	}
 	output.Flag(cmd)
@@ -81,12 +82,16 @@ type initRecord struct {
 	Serial string `json:"serial"`
 }
 
-// newPIN reads a PIN from a file. Without a file, it prompts for the PIN twice at the terminal.
-func newPIN(path, prompt string) (hsm.PIN, error) {
+// newPIN reads a PIN from the file of a flag. Without a file, it prompts for the PIN twice at the terminal.
+func newPIN(flag, path, prompt string) (hsm.PIN, error) {
 	if path != "" {
 		return hsm.ReadPINFile(path)
 	}
-	return hsm.PromptNewPIN(os.Stdin, prompt)
+	pin, err := hsm.PromptNewPIN(os.Stdin, prompt)
+	if err != nil {
+		return hsm.PIN{}, fmt.Errorf("%s: %w", flag, err)
+	}
+	return pin, nil
 }
 
 func newHSMList() *cobra.Command {
