@@ -4,10 +4,15 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // renewEvery is how often the writer renews its lease.
 const renewEvery = Lease / 3
+
+// leaseLogInterval is how often renewals that fail are logged.
+const leaseLogInterval = time.Minute
 
 // renewal is the result of a renewal on which the writer must act: the lease of another server has ended, or there is an error
 // that wraps ErrFenced.
@@ -22,6 +27,7 @@ func (w *writer) keep(ctx context.Context) {
 	defer close(w.kept)
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
+	var failed *rate.Sometimes // logs failures; nil if the last renewal has not failed
 	for !w.replacedOut.Load() {
 		select {
 		case <-ctx.Done():
@@ -34,8 +40,17 @@ func (w *writer) keep(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil && !errors.Is(err, ErrFenced):
-			w.log.Error("renewing the lease failed, retrying", "error", err)
-		case hasEnded || err != nil:
+			if failed == nil {
+				failed = &rate.Sometimes{Interval: leaseLogInterval}
+			}
+			failed.Do(func() { w.log.Error("renewing the lease failed, retrying", "error", err) })
+			continue
+		}
+		if failed != nil && err == nil {
+			w.log.Info("renewing the lease succeeds again")
+		}
+		failed = nil
+		if hasEnded || err != nil {
 			select {
 			case w.renewals <- renewal{epoch, err}:
 			default: // the writer has not yet received the last one, and the next renewal has the same result
