@@ -84,7 +84,7 @@ func (d *Door) problem(err error) *problem {
 		return p
 	}
 	if pki.IsTemporary(err) {
-		return &problem{Type: errorPrefix + "serverInternal", Detail: "not now: repeat the request after the delay", Status: http.StatusServiceUnavailable}
+		return &problem{Type: errorPrefix + "serverInternal", Detail: "the server cannot do this now, and its log says why: repeat the request after the delay", Status: http.StatusServiceUnavailable}
 	}
 	return &problem{Type: errorPrefix + "serverInternal", Detail: "internal error: the server's log has the details", Status: http.StatusInternalServerError}
 }

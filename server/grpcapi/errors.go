@@ -72,7 +72,7 @@ func statusOf(err error) (st *status.Status, own bool) {
 	}
 	switch {
 	case pki.IsTemporary(err):
-		return detailed(status.New(codes.Unavailable, "not now: repeat the call with the same request ID after the delay"), err), true
+		return detailed(status.New(codes.Unavailable, "the server cannot do this now, and its log says why: repeat the call with the same request ID after the delay"), err), true
 	case errors.Is(err, context.Canceled):
 		return status.New(codes.Canceled, "the caller gave up"), false
 	case errors.Is(err, context.DeadlineExceeded):
