@@ -6,31 +6,42 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
-	"os"
 	"regexp"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/brevet-pki/brevet/files"
 )
 
 // CheckConnection returns an error if a connection string is not valid. It must not contain a password, which would be in
-// the configuration then. It reads the password file and the certificates that the string names. The error does not contain
-// the string.
+// the configuration then. It reads the certificates that the string names. The error does not contain the string.
 func CheckConnection(connection string) error {
 	if hasPassword(connection) {
-		return errors.New("the connection string has a password: put that of the account into a file of mode 0600, and name it with passfile=; " +
-			"store a key for TLS without one, in a file of mode 0600")
-	}
-	for _, key := range []string{"passfile", "sslkey"} {
-		if err := checkSecret(setting(connection, key)); err != nil {
-			return fmt.Errorf("%s: %w", key, err)
-		}
+		return errPassword
 	}
 	if _, err := pgx.ParseConfig(connection); err != nil {
 		return connectionError(err)
 	}
 	return nil
+}
+
+// parse checks a connection string, and the files of secrets that it names.
+func parse(connection string) (*pgx.ConnConfig, error) {
+	if hasPassword(connection) {
+		return nil, errPassword
+	}
+	for _, key := range []string{"passfile", "sslkey"} {
+		if err := checkSecret(setting(connection, key)); err != nil {
+			return nil, fmt.Errorf("connect to PostgreSQL: %s: %w", key, err)
+		}
+	}
+	config, err := pgx.ParseConfig(connection)
+	if err != nil {
+		return nil, connectionError(err)
+	}
+	return config, nil
 }
 
 // checkSecret returns an error if a file cannot be read, because pgx ignores a missing password file, or if every account can
@@ -39,7 +50,7 @@ func checkSecret(path string) error {
 	if path == "" {
 		return nil
 	}
-	f, err := os.Open(path)
+	f, err := files.Open(path)
 	if err != nil {
 		return err
 	}
@@ -84,6 +95,10 @@ func connectionError(err error) error {
 // errConnection is the error of a connection string that pgx does not take. The text of pgx may contain parts of it.
 var errConnection = errors.New("not a connection string of PostgreSQL, such as host=db.fleet.example dbname=brevet user=brevet_server: " +
 	"correct it, and the files that it names")
+
+// errPassword is the error of a connection string with a secret.
+var errPassword = errors.New("the connection string has a password: put that of the account into a file of mode 0600, and name it with passfile=; " +
+	"store a key for TLS without one, in a file of mode 0600")
 
 // hasPassword reports whether a connection string has a password, of the account or of a key for TLS, as a key or in a URL.
 func hasPassword(connection string) bool {

@@ -205,6 +205,7 @@ func TestPasswordsAreRefused(t *testing.T) {
 		"host=h user=u dbname=d":                           false,
 		"postgres://u@h:5432/d?sslmode=verify-full":        false,
 		"postgres://[::1]:5432/d":                          false,
+		"host=h passfile=/nowhere user=u":                  false,
 		"host=h password=hidden":                           true,
 		"host=h password = hidden":                         true,
 		"user='u'password=hidden host=h":                   true,
@@ -244,7 +245,7 @@ func TestFilesOfConnections(t *testing.T) {
 		"host=h sslmode=nothing sslrootcert=" + private:                   "not a connection string",
 	} {
 		connection = strings.Replace(connection, "sslkey="+open, "sslkey='"+strings.ReplaceAll(open, "'", `\'`)+"'", 1)
-		err := postgres.CheckConnection(connection)
+		_, err := postgres.Parse(connection)
 		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hidden")) {
 			t.Errorf("%s: %v, want %q", connection, err, want)
 		}

@@ -38,3 +38,6 @@ const UseKeys = useKeys
 
 // Fail is the error of an operation that err has failed.
 var Fail = fail
+
+// Parse parses a connection string, and checks its files.
+var Parse = parse

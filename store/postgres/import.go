@@ -11,12 +11,9 @@ import (
 // if Import returns nil. No server writes meanwhile. If the connection fails at the COMMIT, the transaction may have been
 // applied.
 func Import(ctx context.Context, connection string, write func(context.Context, pgx.Tx) error) (err error) {
-	if err := CheckConnection(connection); err != nil {
-		return err
-	}
-	config, err := pgx.ParseConfig(connection)
+	config, err := parse(connection)
 	if err != nil {
-		return errConnection
+		return err
 	}
 	db, err := openDatabase(ctx, config, use{name: "brevet store migrate", mayRestore: true}, migrations)
 	if err != nil {

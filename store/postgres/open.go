@@ -66,12 +66,9 @@ type database struct {
 // Open opens the store in the database that a connection string names (libpq, "Connection Strings"), and migrates its
 // tables. The database must exist. Several servers with different names can have it open.
 func Open(ctx context.Context, connection, server string) (*tables.DB, error) {
-	if err := CheckConnection(connection); err != nil {
-		return nil, err
-	}
-	config, err := pgx.ParseConfig(connection)
+	config, err := parse(connection)
 	if err != nil {
-		return nil, errConnection
+		return nil, err
 	}
 	return OpenWith(ctx, config, server)
 }
@@ -79,12 +76,9 @@ func Open(ctx context.Context, connection, server string) (*tables.DB, error) {
 // OpenForRestore opens the store as Open does, for a process that restores it. It returns an [*InUseError] if another process
 // uses the database. Until the end of this process, no other one can.
 func OpenForRestore(ctx context.Context, connection, server string) (*tables.DB, error) {
-	if err := CheckConnection(connection); err != nil {
-		return nil, err
-	}
-	config, err := pgx.ParseConfig(connection)
+	config, err := parse(connection)
 	if err != nil {
-		return nil, errConnection
+		return nil, err
 	}
 	db, err := openDatabase(ctx, config, use{name: "brevet restore", alone: true}, migrations)
 	if err != nil {

@@ -16,9 +16,13 @@ import (
 // nothing. If the database has no store, it returns none.
 func PeekInstalled(ctx context.Context, connection string) (all []ca.InstalledCA, err error) {
 	const what = "read the CA certificates"
-	conn, err := pgx.Connect(ctx, connection)
+	config, err := parse(connection)
 	if err != nil {
-		return nil, fail(what, err)
+		return nil, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fail(what, hinted(err))
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	var exists bool
@@ -53,9 +57,13 @@ func CheckUnused(ctx context.Context, connection, server string) error {
 	const what = "look for other processes of the server"
 	ctx, cancel := context.WithTimeout(ctx, maxConnect)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, connection)
+	config, err := parse(connection)
 	if err != nil {
-		return fail(what, err)
+		return err
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return fail(what, hinted(err))
 	}
 	defer func() { _ = conn.Close(ctx) }() // it has only read
 	// PostgreSQL cuts the name of a process to 63 bytes.
