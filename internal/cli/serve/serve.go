@@ -64,10 +64,11 @@ func serve(cmd *cobra.Command, c node.Config, check bool) (err error) {
 		return node.Stopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	if check {
-		if err := n.CheckUnused(); err != nil {
+	if err := n.CheckUnused(); err != nil {
+		if check {
 			return err
 		}
+		log.Warn("replacing another process that runs under this server's name", "error", err)
 	}
 	return serveNode(ctx, cmd, c, n, check, func(s *server.Server) {
 		r := &reloader{current: c, load: func() (node.Config, error) { return node.LoadConfig(cmd) }, log: log, server: s}
