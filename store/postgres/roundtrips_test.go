@@ -33,7 +33,7 @@ func (n *trips) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBat
 func (*trips) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
 func (*trips) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
 
-// TestJournalTakesTwoRoundTrips records first certificates of some identities and then renewals of them, each time those of two
+// TestJournalTakesTwoRoundTrips records certificates that enroll some identities and then renewals of them, each time those of two
 // batches, together with the intent of a third. Reading takes one round trip, and writing with the commit another.
 func TestJournalTakesTwoRoundTrips(t *testing.T) {
 	ctx, now := t.Context(), time.Now()
@@ -51,7 +51,7 @@ func TestJournalTakesTwoRoundTrips(t *testing.T) {
 	const identities = 6
 	for i := range identities {
 		_, err = conn.Exec(ctx, `INSERT INTO identities (spiffe_id, kind, profile, labels, dns_names, ip_addresses, state, revision, created_at)
-			VALUES ($1, 1, 'device', 'null', 'null', 'null', 2, 1, 0)`, fmt.Sprintf("spiffe://fleet.example/device/%d", i))
+			VALUES ($1, 1, 'device', 'null', 'null', 'null', 1, 1, 0)`, fmt.Sprintf("spiffe://fleet.example/device/%d", i))
 		must(t, err)
 	}
 	_, err = conn.Exec(ctx, `INSERT INTO issuers (issuer) VALUES ($1)`, slices.Repeat([]byte{1}, 32))
@@ -75,6 +75,9 @@ func TestJournalTakesTwoRoundTrips(t *testing.T) {
 			Ref: pki.CertRef{Issuer: issuer, Serial: serial}, Identity: id, Profile: "device", KeyHash: key, IssuedAt: now, NotBefore: now,
 			NotAfter: now.Add(time.Hour), DER: []byte{serials}, RequestID: requestID(t, serials), Actor: by,
 			Guard: pki.Guard{Identity: id, Revision: 1, Key: key, MaxUnexpired: 9, Predecessor: predecessors[i]},
+		}
+		if r.Guard.Enrolls = predecessors[i].IsZero(); !r.Guard.Enrolls {
+			r.Guard.Revision = 2
 		}
 		predecessors[i] = r.Ref
 		return r

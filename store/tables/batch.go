@@ -176,9 +176,10 @@ func (b *batch) issue(ctx context.Context, r *recording, f *found) error {
 	return b.issueWithEffects(ctx, r, g)
 }
 
-// isPlain reports whether the certificate changes no row but those of its key and of the certificate that it renews.
+// isPlain reports whether the certificate changes no row but those of its key, of the certificate that it renews, and of the
+// state of its identity. A subject is not plain, because only one identity can have it.
 func (g *guarded) isPlain(guard *pki.Guard) bool {
-	return !guard.Enrolls && rules.NextRecoveries(guard, g.recoveries) == g.recoveries && len(guard.Nonces) == 0 && g.token == 0 &&
+	return (!guard.Enrolls || guard.Subject.IsZero()) && rules.NextRecoveries(guard, g.recoveries) == g.recoveries && len(guard.Nonces) == 0 && g.token == 0 &&
 		g.effects.Superseded.Status.State == 0 && guard.Order.IsZero()
 }
 
@@ -245,11 +246,15 @@ func (b *batch) flush(ctx context.Context) error {
 		return fmt.Errorf("record keys: %w", err)
 	}
 	for _, p := range ready {
-		if !p.effects.Succeeds {
-			continue
+		if p.Guard.Enrolls {
+			if err := b.enroll(ctx, &p.Guard, p.identity); err != nil {
+				return fmt.Errorf("record the state of identities: %w", err)
+			}
 		}
-		if err := b.Later(ctx, setSuccessor, column.KeyID(p.Guard.Key), p.predecessor); err != nil {
-			return fmt.Errorf("record successors: %w", err)
+		if p.effects.Succeeds {
+			if err := b.Later(ctx, setSuccessor, column.KeyID(p.Guard.Key), p.predecessor); err != nil {
+				return fmt.Errorf("record successors: %w", err)
+			}
 		}
 	}
 	if err := logtable.AppendEach(ctx, b.Tx, entries); err != nil {

@@ -193,14 +193,7 @@ func (f *found) readToken(ctx context.Context, q engine.Querier, id pki.TokenID)
 // successor. checkGuard ran in the same transaction, so its result still holds.
 func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, certificate int64) error {
 	if guard.Enrolls {
-		terms, err := column.EncodeTerms(guard.Terms)
-		if err != nil {
-			return err
-		}
-		err = tx.ExecOne(ctx, `
-			UPDATE identities SET state = ?, revision = revision + 1, subject = coalesce(?, subject), terms = ? WHERE id = ?`,
-			pki.Enrolled, column.EncodeSubject(guard.Subject), terms, g.identity)
-		if err != nil {
+		if err := tx.enroll(ctx, guard, g.identity); err != nil {
 			return err
 		}
 	}
@@ -234,6 +227,16 @@ func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, cer
 		return tx.ExecOne(ctx, setSuccessor, column.KeyID(guard.Key), g.predecessor)
 	}
 	return nil
+}
+
+// enroll enrolls an identity with the terms and the subject of the guard.
+func (tx *writeTx) enroll(ctx context.Context, guard *pki.Guard, identity int64) error {
+	terms, err := column.EncodeTerms(guard.Terms)
+	if err != nil {
+		return err
+	}
+	return tx.Later(ctx, `UPDATE identities SET state = ?, revision = revision + 1, subject = coalesce(?, subject), terms = ? WHERE id = ?`,
+		pki.Enrolled, column.EncodeSubject(guard.Subject), terms, identity)
 }
 
 // setSuccessor records the key with which a certificate was renewed.
