@@ -36,6 +36,7 @@ const maxEchoed = 64
 type bulk struct {
 	slots    chan struct{} // contains a value for each request being processed
 	stopping <-chan struct{}
+	workers  *workers // process requests
 	// authenticate verifies the certificate of a stream's caller again. The registrar checks the state of the caller's
 	// identity, which it reads together with the other data for its decision.
 	authenticate func(ctx context.Context) error
@@ -47,7 +48,7 @@ type bulk struct {
 func newBulk(s *Server) *bulk {
 	method := brevetv1.CertificateService_IssueCertificates_FullMethodName
 	return &bulk{
-		slots: make(chan struct{}, maxIssueRequests), stopping: s.stopping,
+		slots: make(chan struct{}, maxIssueRequests), stopping: s.stopping, workers: newWorkers(s.stopping),
 		authenticate: func(ctx context.Context) error {
 			_, err := s.config.Authorizer.Authenticate(authz.IssueCertificates, clientOf(ctx))
 			return err
@@ -112,7 +113,9 @@ func (i *issueStream) serve(ctx context.Context) error {
 		if err := acquire(ctx, i.bulk.slots, i.bulk.stopping); err != nil {
 			return err
 		}
-		i.active.Go(func() {
+		i.active.Add(1)
+		i.bulk.workers.run(func() {
+			defer i.active.Done()
 			i.send(i.process(work, next.req))
 			<-i.window
 		})
