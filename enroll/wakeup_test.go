@@ -11,23 +11,30 @@ import (
 	"github.com/brevet-pki/brevet/server/admission"
 )
 
-// All devices renew at the same moment, at a server with a slow HSM. The test uses the server's queue and the agent's
-// delays, in the time of a synctest bubble. Its numbers are therefore exact.
+// All devices renew at the same moment, at a server with a slow HSM. In some cases their certificates expire one after the
+// other, and are to be renewed in this order. The test uses the server's queue and the agent's delays, in the time of a
+// synctest bubble, so that the speed of the machine does not matter.
 func TestFleetRenewingAtOnceIsServed(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		devices, slots, queue int
 		signature             time.Duration // time for one signature in a slot
+		order                 float64       // least correlation of expiry and renewal; 0 if the queue does not know when they expire
 	}{
-		{10_000, 64, 1024, 128 * time.Millisecond}, // 500 signatures per second
-		{2_000, 8, 1024, 200 * time.Millisecond},   // 40 signatures per second: most devices are rejected repeatedly
+		{10_000, 64, 1024, 128 * time.Millisecond, 0},   // 500 signatures per second
+		{2_000, 8, 1024, 200 * time.Millisecond, 0},     // 40 signatures per second: most devices are rejected repeatedly
+		{10_000, 64, 1024, 128 * time.Millisecond, 0.9}, // with random delays it is 0.95 to 0.96
+		{2_000, 8, 1024, 200 * time.Millisecond, 0.5},   // likewise 0.60 to 0.65
 	} {
-		t.Run(fmt.Sprint(c.devices), func(t *testing.T) {
+		t.Run(fmt.Sprint(c.devices, c.order), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				f := &fleet{queue: admission.NewQueue("renewals", admission.Size{Slots: c.slots, Each: 1, Queue: c.queue}), signature: c.signature}
+				f := &fleet{queue: admission.NewQueue("renewals", admission.Size{Slots: c.slots, Each: 1, Queue: c.queue}), signature: c.signature, inOrder: c.order > 0}
 				f.wakeUp(t, c.devices)
 				f.check(t, c.devices, c.slots)
+				if order := f.order(); c.order > 0 && order < c.order {
+					t.Errorf("the order of renewals is that of expiry by %.2f, want %.2f", order, c.order)
+				}
 			})
 		})
 	}
@@ -37,6 +44,7 @@ func TestFleetRenewingAtOnceIsServed(t *testing.T) {
 type fleet struct {
 	queue     *admission.Queue
 	signature time.Duration
+	inOrder   bool // the certificate of each device expires a second after that of the one before
 	start     time.Time
 
 	mu       sync.Mutex
@@ -45,6 +53,7 @@ type fleet struct {
 	tries    int // tries of all devices
 	maxTries int // most tries of one device
 	last     time.Duration
+	places   []int // of the devices, in the order in which they got certificates
 }
 
 func (f *fleet) wakeUp(t *testing.T, devices int) {
@@ -55,20 +64,20 @@ func (f *fleet) wakeUp(t *testing.T, devices int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		group.Go(func() { f.device(t, admission.Identity(id, pki.KeyHash{})) })
+		group.Go(func() { f.device(t, n, admission.Identity(id, pki.KeyHash{})) })
 	}
 	group.Wait()
 }
 
 // device renews until it succeeds, with the delays of an Agent that has no certificate.
-func (f *fleet) device(t *testing.T, id admission.Source) {
+func (f *fleet) device(t *testing.T, n int, id admission.Source) {
 	for tries := 1; ; tries++ {
 		f.mu.Lock()
 		f.calls[int(time.Since(f.start)/time.Second)]++
 		f.mu.Unlock()
-		err := f.renew(t, id)
+		err := f.renew(t, n, id)
 		if err == nil {
-			f.count(tries)
+			f.count(n, tries)
 			return
 		}
 		if final(err) || pki.RetryAfter(err) <= 0 {
@@ -79,16 +88,21 @@ func (f *fleet) device(t *testing.T, id admission.Source) {
 	}
 }
 
-func (f *fleet) count(tries int) {
+func (f *fleet) count(n, tries int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.served++
+	f.places = append(f.places, n)
 	f.tries += tries
 	f.maxTries, f.last = max(f.maxTries, tries), time.Since(f.start)
 }
 
-func (f *fleet) renew(t *testing.T, id admission.Source) error {
-	leave, err := f.queue.Acquire(t.Context(), id)
+func (f *fleet) renew(t *testing.T, n int, id admission.Source) error {
+	var until time.Time
+	if f.inOrder {
+		until = f.start.Add(time.Hour + time.Duration(n)*time.Second)
+	}
+	leave, err := f.queue.AcquireUntil(t.Context(), id, until)
 	if err != nil {
 		return err
 	}
@@ -120,4 +134,15 @@ func (f *fleet) check(t *testing.T, devices, slots int) {
 	if herd > devices/2 {
 		t.Error("rejected devices return together")
 	}
+}
+
+// order returns the correlation of the devices' numbers with the places in which they got certificates: 1 if they are the same.
+func (f *fleet) order() float64 {
+	var same, all float64
+	mean := float64(len(f.places)-1) / 2
+	for place, n := range f.places {
+		same += (float64(place) - mean) * (float64(n) - mean)
+		all += (float64(n) - mean) * (float64(n) - mean)
+	}
+	return same / all
 }

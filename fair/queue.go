@@ -79,8 +79,9 @@ func (q *Queue[K, T]) Begin(from K) bool {
 	return true
 }
 
-// Limit changes the maximum number of waiting items. Items that wait stay, also those above a lower maximum.
-func (q *Queue[K, T]) Limit(waiting int) { q.size.Queue = waiting }
+// Limit changes the maximum number of waiting items, but not to less than wait now. They stay, and as long as they are more, a
+// new item only gets a place of one of them.
+func (q *Queue[K, T]) Limit(waiting int) { q.size.Queue = max(waiting, q.waiting) }
 
 // Wait adds a waiting item of a source. It returns nil if the source has reached its limit of waiting items.
 func (q *Queue[K, T]) Wait(from K, work T) *Item[K, T] { return q.WaitUntil(from, time.Time{}, work) }
@@ -105,8 +106,7 @@ func (q *Queue[K, T]) WaitUntil(from K, until time.Time, work T) *Item[K, T] {
 // Displace makes a place in a full queue for an item of a source without waiting items. It removes the last item of the
 // source with the most waiting items. If no source has more than one, it removes the item that would be served last,
 // unless that would be served before the new one, or the new one has no time. It returns false if it removes nothing.
-// After Limit has lowered the maximum, there may be no place before it has removed several. Otherwise WaitUntil accepts
-// the new item.
+// Otherwise WaitUntil accepts the new item.
 func (q *Queue[K, T]) Displace(from K, until time.Time) (work T, ok bool) {
 	if q.waiting < q.size.Queue || q.WaitingOf(from) > 0 {
 		return work, false

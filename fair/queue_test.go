@@ -169,44 +169,50 @@ func TestFloodsLeavePlaces(t *testing.T) {
 	}
 }
 
-// TestLimit lowers the maximum of waiting items below their number, and raises it again. The items stay, and an urgent one
-// displaces as many of them as it must.
+// TestLimit lowers the maximum of waiting items below their number, and raises it again. The items stay. An urgent one takes the
+// place of the last, and other ones get none before there are fewer.
 func TestLimit(t *testing.T) {
 	t.Parallel()
 	q := NewQueue[string, string](Size{Slots: 1, Each: 1, Queue: 6})
 	at := func(second int64) time.Time { return time.Unix(second, 0) }
+	var order []string
+	serve := func(n int) {
+		for range n {
+			from, _, ok := q.Next()
+			if !ok {
+				t.Fatalf("no item is served after %v", order)
+			}
+			order = append(order, from)
+			q.End(from)
+		}
+	}
+	mustWait := func(from string, until time.Time, want bool) {
+		t.Helper()
+		if got := q.WaitUntil(from, until, from) != nil; got != want {
+			t.Errorf("%s waits: %t, want %t", from, got, want)
+		}
+	}
 	for second, from := range []string{"a", "b", "c", "d", "e"} {
-		q.WaitUntil(from, at(int64(second+1)), from)
+		mustWait(from, at(int64(second+1)), true)
 	}
 	q.Limit(3)
-	if q.Waiting() != 5 || q.Wait("late", "late") != nil {
-		t.Errorf("%d items wait, want all five and no other", q.Waiting())
-	}
-	var displaced []string
-	for {
-		from, ok := q.Displace("urgent", at(0))
-		if !ok {
-			break
-		}
-		displaced = append(displaced, from)
-	}
-	if !slices.Equal(displaced, []string{"e", "d", "c"}) || q.WaitUntil("urgent", at(0), "urgent") == nil || q.Waiting() != 3 {
-		t.Errorf("the urgent item displaces %v, and %d wait; want the last three", displaced, q.Waiting())
-	}
+	mustWait("late", at(9), false)
 	if from, ok := q.Displace("late", at(9)); ok {
 		t.Errorf("the latest item displaces %s", from)
 	}
-	q.Limit(4)
-	if q.WaitUntil("late", at(9), "late") == nil {
-		t.Error("a queue with a free place rejects an item")
+	if from, ok := q.Displace("urgent", at(0)); !ok || from != "e" {
+		t.Errorf("the urgent item displaces %q (%t), want the last", from, ok)
 	}
-	var order []string
-	for from, _, ok := q.Next(); ok; from, _, ok = q.Next() {
-		order = append(order, from)
-		q.End(from)
-	}
-	if !slices.Equal(order, []string{"urgent", "a", "b", "late"}) {
-		t.Errorf("the items are served in the order %v", order)
+	mustWait("urgent", at(0), true)
+	serve(2)
+	q.Limit(3)
+	mustWait("late", at(9), false)
+	serve(1)
+	q.Limit(3)
+	mustWait("late", at(9), true)
+	serve(3)
+	if !slices.Equal(order, []string{"urgent", "a", "b", "c", "d", "late"}) || q.Waiting() != 0 {
+		t.Errorf("the items are served in the order %v, and %d wait", order, q.Waiting())
 	}
 }
 

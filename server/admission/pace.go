@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -54,9 +55,11 @@ func (p *pace) queueTime(now time.Time, waiting, slots int) time.Duration {
 }
 
 // reserve returns the retry delay of a refused call, which is useless after a time. Each refused call gets a time slot,
-// after the waiting calls. Clients therefore retry at the rate at which the queue runs calls. A call without such a time
-// gets a slot after those of earlier refused calls. Another one gets a slot between theirs: if a tenth of the last
-// refused calls had earlier times, it retries after a tenth of the time that all need.
+// after the waiting calls. A call without such a time gets a slot after those of earlier refused calls, so that clients
+// retry at the rate at which the queue runs calls. Another one gets a slot between theirs, by its rank among the last
+// refused calls. In a burst, the first ones cannot know how many follow, and get too early slots. Its root makes up for
+// that in part: a fifth of the calls retries in the first tenth of the time that all need, where the rank itself lets a
+// third retry.
 func (p *pace) reserve(now, until time.Time, waiting, slots int) time.Duration {
 	begin := now.Add(p.queueTime(now, waiting, slots))
 	if p.reservedUntil.Before(begin) {
@@ -69,13 +72,13 @@ func (p *pace) reserve(now, until time.Time, waiting, slots int) time.Duration {
 	if until.IsZero() {
 		return p.reservedUntil.Sub(now)
 	}
-	return begin.Add(time.Duration(p.rank(until.UnixMilli()) * float64(p.reservedUntil.Sub(begin)))).Sub(now)
+	return begin.Add(time.Duration(math.Sqrt(p.rank(until.UnixMilli())) * float64(p.reservedUntil.Sub(begin)))).Sub(now)
 }
 
-// rank returns the share of the last refused calls that had an earlier time than this one, which joins them. Those with the
-// same time count by a random part.
+// rank returns the share of the last refused calls that had an earlier time than this one, which joins them. Those with
+// the same time, and the call itself, count by a random part.
 func (p *pace) rank(until int64) float64 {
-	earlier, same := 0.0, 1.0
+	earlier, same := 0.0, 0.0
 	p.refused[p.refusals%rankedCalls] = until
 	p.refusals++
 	n := min(p.refusals, rankedCalls)
@@ -87,7 +90,7 @@ func (p *pace) rank(until int64) float64 {
 			same++
 		}
 	}
-	return min(1, (earlier+rand.Float64()*same)/float64(n)) //nolint:gosec // jitter is not a secret
+	return (earlier + rand.Float64()*same) / float64(n) //nolint:gosec // jitter is not a secret
 }
 
 // retryError is a refusal of a call that may succeed later.

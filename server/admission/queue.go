@@ -83,18 +83,15 @@ func (l *Queue) AcquireUntil(ctx context.Context, from Source, until time.Time) 
 }
 
 // place adds a call to the queue. It returns nil if the source, or the queue, is full. A source without waiting calls
-// displaces others from a full queue (fair.Queue.Displace). The queue is full when it has as many calls as can start
-// within maxWait: a call behind them would hold its connection in vain.
+// displaces another call from a full queue (fair.Queue.Displace). The queue is full when it has as many calls as can start
+// within maxWait: a call behind them would hold memory in vain.
 func (l *Queue) place(from Source, until time.Time, w *waiter) *fair.Item[Source, *waiter] {
 	l.queue.Limit(min(l.size.Queue, max(l.size.Slots, l.pace.callsIn(maxWait))))
-	for {
-		last, ok := l.queue.Displace(from, until)
-		if !ok {
-			return l.queue.WaitUntil(from, until, w)
-		}
+	if last, ok := l.queue.Displace(from, until); ok {
 		last.displaced = true
 		close(last.ended)
 	}
+	return l.queue.WaitUntil(from, until, w)
 }
 
 // release ends a call and lets the next ones run.
