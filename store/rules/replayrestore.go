@@ -38,8 +38,9 @@ type IncompleteError struct{}
 
 // Error says what the operator can do.
 func (*IncompleteError) Error() string {
-	return "the restore of this store did not end: run the same brevet restore again, or one with a newer archive if it refused that one; " +
-		"if there was none, a server has found that the store lacks log entries: look for \"lacks log entry\" in the logs of all servers"
+	return "nothing may be served from this store: a restore of it did not end, or a server has found that it lacks log entries; " +
+		"if the log of a server has \"lacks log entry\", put the newest database in its place, such as the old primary, or stop all servers " +
+		"and run brevet restore; otherwise run the same brevet restore again, or one with a newer archive if it refused that one"
 }
 
 // EndsServer returns true: after the restore, the log of the store is another one.
