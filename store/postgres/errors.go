@@ -48,6 +48,9 @@ func (*database) Fail(what string, err error) error { return fail(what, err) }
 
 // advise returns the advice about an error that may pass.
 func advise(err error) (engine.Advice, bool) {
+	if lost := (*LostError)(nil); errors.As(err, &lost) { // also if PostgreSQL did not take its mark
+		return engine.Advice{Text: "records are missing in the database", After: retryServer}, true
+	}
 	if own := (*pgconn.PgError)(nil); errors.As(err, &own) {
 		for n := len(own.Code); n >= 2; n-- {
 			if advice, ok := passing[own.Code[:n]]; ok {
@@ -61,9 +64,6 @@ func advise(err error) (engine.Advice, bool) {
 	}
 	if wrong := (*SettingError)(nil); errors.As(err, &wrong) {
 		return engine.Advice{Text: "PostgreSQL is not set up for a store", After: retryServer}, true
-	}
-	if lost := (*LostError)(nil); errors.As(err, &lost) {
-		return engine.Advice{Text: "records are missing in the database", After: retryServer}, true
 	}
 	if isReserved(err) {
 		return engine.Advice{Text: "no server may use the database now", After: retryServer}, true

@@ -20,6 +20,7 @@ func TestErrorsThatPass(t *testing.T) {
 		io.ErrUnexpectedEOF: true, code("57P01"): true, code("25006"): true,
 		fmt.Errorf("dial: %w", context.DeadlineExceeded): true,
 		code("53100"): false, code("58030"): false,
+		errors.Join(&postgres.LostError{}, code("25006")): false, errors.Join(&postgres.LostError{}, code("42501")): false, // the mark failed
 	} {
 		soft := (*engine.Unavailable)(nil)
 		if failed := postgres.Fail("read", err); !errors.As(failed, &soft) || soft.IsPassing() != passes {

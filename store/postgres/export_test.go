@@ -41,3 +41,21 @@ var Fail = fail
 
 // Parse parses a connection string, and checks its files.
 var Parse = parse
+
+// Newest is the newest entry of the log that a process has seen.
+type Newest = newest
+
+// SetEpoch sets the epoch of the log.
+func (n *newest) SetEpoch(epoch string) { n.epoch = epoch }
+
+// MayMark returns the epoch of the log if the process may mark a database that lacks an entry.
+func (n *newest) MayMark(lost *LostError) string { return n.mayMark(lost) }
+
+// See takes an entry that a connection to a cluster has read.
+func (n *newest) See(conn *pgx.Conn, cluster string, row [][]byte) {
+	conn.PgConn().CustomData()[clusterKey] = cluster
+	n.see(conn, row)
+}
+
+// Check checks a new connection.
+func (n *newest) Check(ctx context.Context, conn *pgx.Conn) error { return n.check(ctx, conn) }

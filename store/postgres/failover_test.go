@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/brevet-pki/brevet/audit"
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/postgres"
@@ -91,8 +93,9 @@ func TestPromotionThatLosesEntries(t *testing.T) {
 	standby, err := primary.Standby("standby")
 	must(t, err)
 	t.Cleanup(func() { _ = standby.Stop() })
-	both := strings.Replace(postgrestest.Among("postgres", primary, standby), "user=brevet", "user=server", 1)
+	both := strings.Replace(postgrestest.Among("postgres", primary, standby), "user=brevet", "user=server", 1) + " target_session_attrs=primary"
 	first, second := openTables(t, both, "first"), openTables(t, both, "second")
+	must(t, primary.Exec(`ALTER ROLE server SET default_transaction_read_only = on`)) // the mark is written all the same
 	must(t, logSomething(second, "before"))
 	must(t, primary.Wait(`SELECT count(*) = 1 FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()`))
 	must(t, standby.End())
@@ -102,7 +105,11 @@ func TestPromotionThatLosesEntries(t *testing.T) {
 	must(t, standby.Promote())
 
 	must(t, logSomething(second, "not seen")) // nobody has told it
+	superuser := useAsSuperuser(t, standby)   // whose connection the servers may not end
 	mustBeLost(t, first, true)
+	mustBe[*postgres.LostError](t, logSomething(first, "more"), "this server has marked it, so that no server serves from it until then; "+
+		"it could not end the connections of a superuser: stop them")
+	must(t, superuser.Close(t.Context()))
 	mustBeIncomplete := func() {
 		t.Helper()
 		_, read := second.Log().Written(t.Context())
@@ -135,8 +142,21 @@ func TestPromotionThatLosesEntries(t *testing.T) {
 	must(t, restore.Restoring().End(t.Context(), translog.RestoredLog{Epoch: translog.Epoch{1}}, pki.ActorCommand("restore"), time.Now()))
 	must(t, restore.Close())
 	must(t, logSomething(openTables(t, both, "fourth"), "restored"))
-	mustBeLost(t, first, true)
+	_, read := first.Log().Written(t.Context())
+	for _, err := range []error{logSomething(first, "more"), read} {
+		mustBe[*postgres.RestoredError](t, err, "stop this server")
+	}
 	must(t, logSomething(openTables(t, both, "fifth"), "still served"))
+}
+
+// useAsSuperuser returns a connection of a superuser that uses the store of TestPromotionThatLosesEntries.
+func useAsSuperuser(t *testing.T, c *postgrestest.Cluster) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), c.Connection("postgres")+" application_name='a superuser' search_path=server")
+	must(t, err)
+	_, err = conn.Exec(t.Context(), `SELECT pg_advisory_lock_shared(`+postgres.UseKeys+`)`)
+	must(t, err)
+	return conn
 }
 
 // TestDatabaseWithoutStore puts an empty database in the place of one that a store has open.

@@ -99,6 +99,7 @@ func OpenWith(ctx context.Context, config *pgx.ConnConfig, server string) (*tabl
 func openDatabase(ctx context.Context, config *pgx.ConnConfig, use use, migrations fs.FS) (_ *database, err error) {
 	db := &database{config: configure(config), use: use, many: make(chan struct{}, maxReaders/2)}
 	db.config.RuntimeParams["application_name"] = use.name
+	db.newest.changesEpoch = use.alone || use.mayRestore
 	db.writes, db.finds = engine.NewGroup(db.writeAll, 0), engine.NewGroup(db.findAll, 4)
 	defer func() {
 		if err != nil {
@@ -113,6 +114,9 @@ func openDatabase(ctx context.Context, config *pgx.ConnConfig, use use, migratio
 	}
 	if err := db.take(ctx, db.writer); err != nil {
 		return nil, fail("use the database", err)
+	}
+	if err := db.newest.check(ctx, db.writer); err != nil {
+		return nil, fail("read which database it is", hinted(err))
 	}
 	if db.reader, err = db.newPool(ctx, maxReaders); err != nil {
 		return nil, fail("open for reading", err)
@@ -189,7 +193,7 @@ func (db *database) admit(ctx context.Context, conn *pgx.Conn) error {
 	}
 	err := db.newest.check(ctx, conn)
 	if lost := (*LostError)(nil); errors.As(err, &lost) {
-		_ = db.refuseForAll(ctx, conn, lost) // the next connection tries it again
+		return errors.Join(err, db.refuseForAll(ctx, conn, lost))
 	}
 	if err != nil {
 		return err

@@ -122,7 +122,7 @@ func (w *writing) commit(ctx context.Context, n *newest) (committed bool, err er
 	})
 	w.later.Queue(selectNewest).Query(func(rows pgx.Rows) error {
 		if rows.Next() {
-			n.see(rows.RawValues())
+			n.see(w.conn, rows.RawValues())
 		}
 		return nil
 	})
@@ -205,7 +205,7 @@ func (db *database) beginAndSee(ctx context.Context, conn *pgx.Conn) error {
 	batch.Queue(beginRead)
 	batch.Queue(selectNewest).Query(func(rows pgx.Rows) error {
 		if rows.Next() {
-			db.newest.see(rows.RawValues())
+			db.newest.see(conn, rows.RawValues())
 		}
 		return nil
 	})

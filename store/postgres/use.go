@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/translog"
@@ -134,9 +133,12 @@ func tryLock(ctx context.Context, conn *pgx.Conn, function string) (bool, error)
 const usesBeside = `l.locktype = 'advisory' AND l.granted AND l.classid = 1112692310 AND l.objsubid = 2 AND l.pid <> pg_backend_pid()
 	AND l.objid = CAST(quote_ident(current_schema()) AS regnamespace) AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`
 
+// holder is the process of a row a of pg_stat_activity.
+const holder = `coalesce(nullif(a.application_name, ''), 'a process') || coalesce(' at ' || host(a.client_addr), '')`
+
 // users selects the processes that have the lock.
 const users = `
-	SELECT DISTINCT coalesce(nullif(a.application_name, ''), 'a process') || coalesce(' at ' || host(a.client_addr), '') AS holder
+	SELECT DISTINCT ` + holder + ` AS holder
 	FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) WHERE ` + usesBeside + ` ORDER BY holder`
 
 // usersBeside returns the processes that have the lock, apart from that of a connection.
@@ -159,7 +161,7 @@ func (db *database) mayServe(ctx context.Context, conn *pgx.Conn) error {
 	results, err := conn.PgConn().Exec(ctx, `
 		SELECT (SELECT max(version_id) FROM goose_db_version WHERE is_applied), (SELECT count(*) FROM restores), (SELECT encode(list, 'hex') FROM restores),
 		       (SELECT encode(epoch, 'hex') FROM log_epoch)`).ReadAll()
-	if missing := (*pgconn.PgError)(nil); errors.As(err, &missing) && missing.Code == "42P01" { // it has no tables
+	if hasNoTable(err) {
 		return &OlderError{0, db.version}
 	}
 	if err != nil {
