@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,8 +35,7 @@ type Recorder struct {
 	traces  *tracing
 	hsms    []*watchedHSM
 	issuing *watchedHSM // the HSM with the key of the current issuing CA
-	store   lastTry     // whether the store worked when it was last used
-	stuck   atomic.Bool // the store has failed by a cause that may not have passed when the lease is renewed
+	store   storeState
 	clock   func() time.Time
 	log     *slog.Logger
 }
@@ -139,24 +137,21 @@ func (r *Recorder) Validated(challenge string, failure *pki.Refusal, took time.D
 // signature of the HSM failed.
 func (r *Recorder) Failure(err error) {
 	r.metrics.failures.Inc()
-	if pki.IsTemporary(err) && !r.issuing.failed.Load() {
-		r.noteStore(err)
+	if pki.IsTemporary(err) && !r.issuing.failed.Load() && !errors.Is(err, ca.ErrFenced) {
+		// An error of another origin, such as the end of a request that waited, says nothing about the cause.
+		passing, known := isPassing(err)
+		r.store.fail(err, known && !passing, r.clock())
 	}
 }
 
-// noteStore records whether the store worked. An epoch that was fenced is not a failure of the store.
-func (r *Recorder) noteStore(err error) {
-	if errors.Is(err, ca.ErrFenced) {
-		return
+// isPassing reports whether the cause of an error of the store has passed when the lease is renewed. known is false if the
+// error does not say that.
+func isPassing(err error) (passing, known bool) {
+	var own interface{ IsPassing() bool }
+	if !errors.As(err, &own) {
+		return false, false
 	}
-	var passing interface{ IsPassing() bool }
-	switch {
-	case err == nil:
-		r.stuck.Store(false)
-	case !errors.As(err, &passing) || !passing.IsPassing():
-		r.stuck.Store(true)
-	}
-	r.store.note(err, r.clock())
+	return own.IsPassing(), true
 }
 
 // Connections returns the metrics for the connections of a port: those open, and those refused.
@@ -178,16 +173,24 @@ func (j journal) Write(ctx context.Context, e ca.Epoch, commits []ca.BatchCommit
 	results, err := j.Journal.Write(ctx, e, commits, intents)
 	j.recorder.metrics.writing.Observe(time.Since(started).Seconds())
 	j.recorder.metrics.writes.WithLabelValues(resultOf(err)).Inc()
-	j.recorder.noteStore(err)
+	switch {
+	case err == nil:
+		j.recorder.store.succeed(j.recorder.clock())
+	case !errors.Is(err, ca.ErrFenced): // an epoch that was fenced is not a failure of the store
+		passing, _ := isPassing(err)
+		j.recorder.store.fail(err, !passing, j.recorder.clock())
+	}
 	return results, err
 }
 
 // Renew implements ca.Journal. If the connection to a database was lost, a renewed lease shows that it is back. A server that
-// is not ready may get no requests, and so has no other transactions.
+// is not ready may get no requests, and so has no other transactions. A failure during the renewal may be later than what the
+// renewal shows, so only the next one ends its effect.
 func (j journal) Renew(ctx context.Context, e ca.Epoch) (hasEnded bool, err error) {
+	before := j.recorder.store.failures()
 	hasEnded, err = j.Journal.Renew(ctx, e)
-	if err == nil && !j.recorder.stuck.Load() {
-		j.recorder.noteStore(nil)
+	if err == nil {
+		j.recorder.store.renewed(before, j.recorder.clock())
 	}
 	return hasEnded, err
 }

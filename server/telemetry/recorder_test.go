@@ -45,17 +45,28 @@ type lostError struct{ temporaryError }
 
 func (lostError) IsPassing() bool { return true }
 
-// failingJournal fails every transaction with err. The lease is always renewed.
+// fullError is a failure of a store that lasts although the lease is renewed.
+type fullError struct{ temporaryError }
+
+func (fullError) IsPassing() bool { return false }
+
+// failingJournal fails every transaction with err. The lease is always renewed, and renewing is called meanwhile.
 type failingJournal struct {
 	ca.Journal
-	err error
+	err      error
+	renewing func()
 }
 
 func (j *failingJournal) Write(context.Context, ca.Epoch, []ca.BatchCommit, []ca.Intent) ([]ca.Results, error) {
 	return nil, j.err
 }
 
-func (j *failingJournal) Renew(context.Context, ca.Epoch) (bool, error) { return false, nil }
+func (j *failingJournal) Renew(context.Context, ca.Epoch) (bool, error) {
+	if j.renewing != nil {
+		j.renewing()
+	}
+	return false, nil
+}
 
 // bulkStore returns the open bulk revocations, or an error.
 type bulkStore struct {
@@ -156,13 +167,29 @@ func TestReadyWhenTheConnectionIsBack(t *testing.T) {
 		}
 		fail()
 		want("nothing else", http.StatusOK)
-		b.Failure(temporaryError{errors.New("no space")})
+		fail()
+		b.Failure(temporaryError{context.Canceled})
+		want("a caller that did not wait", http.StatusOK)
+		j.renewing = fail
+		if _, err := b.Journal(j).Renew(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		code, body := b.get(h, "/readyz")
+		if isLost := errors.Is(err, lost); (code == http.StatusServiceUnavailable) != isLost {
+			t.Errorf("after %s during a renewal, /readyz returns %d %s", what, code, body)
+		}
+		j.renewing = nil
+		want("another renewal", http.StatusOK)
+		b.Failure(fmt.Errorf("read: %w", fullError{temporaryError{errors.New("no space")}}))
 		fail() // which does not mean that there is space
 		want("a full disk", http.StatusServiceUnavailable)
 		err, j.err = lost, nil
 		_, _ = b.Journal(j).Write(t.Context(), 1, nil, nil)
 		b.Failure(err)
 		want("a transaction", http.StatusOK)
+		j.err = errors.New("the store is damaged")
+		_, _ = b.Journal(j).Write(t.Context(), 1, nil, nil)
+		want("a transaction that fails for good", http.StatusServiceUnavailable)
 	}
 }
 

@@ -18,7 +18,7 @@ type Unavailable struct {
 	What  string // the operation, and advice for the operator
 	After time.Duration
 	Cause error
-	// Passes means that the cause passes without an operator, and that it has passed when any transaction succeeds.
+	// Passes means that the cause passes without an operator, and that it has passed when a lease is renewed.
 	Passes bool
 }
 
@@ -41,7 +41,7 @@ func (e *Unavailable) IsPassing() bool { return e.Passes }
 type Advice struct {
 	Text  string
 	After time.Duration // the wait before a retry
-	// Passes means that the error passes without an operator, and that it has passed when any transaction succeeds.
+	// Passes means that the error passes without an operator, and that it has passed when a lease is renewed.
 	Passes bool
 }
 

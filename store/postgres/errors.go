@@ -26,7 +26,15 @@ var errStandby = errors.New("the server is a standby")
 // errClosed is the error of a write after Close.
 var errClosed = errors.New("the store is closed")
 
-// passing maps classes and codes of errors (PostgreSQL, appendix A) to advice.
+// acquireError means that a read got no connection.
+type acquireError struct{ error }
+
+// Unwrap returns the cause.
+func (e *acquireError) Unwrap() error { return e.error }
+
+// passing maps classes and codes of errors (PostgreSQL, appendix A) to advice. Passes is true only if the renewal of a lease
+// shows that the cause has passed. The renewal has a connection of its own, does not take the lock for writing, and does not
+// wait for a standby. So it may succeed while no write does.
 var passing = map[string]engine.Advice{
 	"08":    {Text: "there is no connection to PostgreSQL", After: retryConnection, Passes: true},
 	"25006": {Text: "PostgreSQL is read-only: connect to the primary", After: retryConnection, Passes: true},
@@ -34,9 +42,9 @@ var passing = map[string]engine.Advice{
 	"40":    {Text: "PostgreSQL has ended a transaction because of another one", After: retryConnection, Passes: true},
 	"53100": {Text: "there is no space for PostgreSQL: free some on its disk", After: retryServer},
 	"53200": {Text: "PostgreSQL has no memory", After: retryServer},
-	"53300": {Text: "PostgreSQL has no free connection: raise max_connections, or end other clients", After: retryConnection, Passes: true},
+	"53300": {Text: "PostgreSQL has no free connection: raise max_connections, or end other clients", After: retryConnection},
 	"53":    {Text: "PostgreSQL lacks a resource", After: retryServer},
-	"55P03": {Text: "another process of Brevet writes for too long", After: retryConnection, Passes: true},
+	"55P03": {Text: "another process of Brevet writes for too long", After: retryConnection},
 	"57P":   {Text: "PostgreSQL stops or starts", After: retryConnection, Passes: true},
 	"58":    {Text: "the disk of PostgreSQL fails: look at its log", After: retryServer},
 }
@@ -72,7 +80,9 @@ func advise(err error) (engine.Advice, bool) {
 		return passing["08"], true
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return engine.Advice{Text: "no answer in time", After: engine.RetryLate, Passes: true}, true
+		// Without a connection, the network is the cause. A statement may also wait for a lock, or its COMMIT for a standby.
+		noConnection := errors.As(err, new(*pgconn.ConnectError)) || errors.As(err, new(*acquireError))
+		return engine.Advice{Text: "no answer in time", After: engine.RetryLate, Passes: noConnection}, true
 	}
 	return engine.Advice{}, false
 }

@@ -218,7 +218,7 @@ func (db *database) onReader(ctx context.Context, do func(*pgx.Conn) error) (*pg
 	for again := true; ; again = false {
 		conn, err := db.reader.Acquire(ctx)
 		if err != nil {
-			return nil, err
+			return nil, &acquireError{err}
 		}
 		if err = do(conn.Conn()); err == nil {
 			return conn, nil
