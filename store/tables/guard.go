@@ -229,7 +229,9 @@ func (tx *writeTx) consume(ctx context.Context, guard *pki.Guard, g guarded, cer
 	return nil
 }
 
-// enroll enrolls an identity with the terms and the subject of the guard.
+// enroll enrolls an identity with the terms and the subject of the guard. It does not count the changed rows, because it does
+// not wait for the statement. Exactly one changes: the condition is the primary key, and checkGuard has read the row in this
+// transaction, which excludes other writes.
 func (tx *writeTx) enroll(ctx context.Context, guard *pki.Guard, identity int64) error {
 	terms, err := column.EncodeTerms(guard.Terms)
 	if err != nil {
