@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/crypto/ocsp"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/brevet-pki/brevet/pki"
 	brevetv1 "github.com/brevet-pki/brevet/proto/brevet/v1"
@@ -146,19 +147,19 @@ func TestRacesOfServersAreBounded(t *testing.T) {
 		}
 		return n
 	}
-	delivered := 0
+	delivered, again := 0, atomic.Int64{}
 	for n := range 4 {
 		held := w.Enrolled(t, "device", fmt.Sprintf("device/%d", n))
 		for next := held; next != nil; {
 			held, delivered = next, delivered+1
-			next = race(t, servers, held)
+			next = race(t, servers, held, &again)
 		}
-		if all := lost(); all >= delivered {
+		if all := lost(); all >= delivered+int(again.Load()) {
 			t.Errorf("%d certificates were delivered, and %d signed for nothing", delivered, all)
 		}
 		before := lost()
 		for range 5 {
-			if race(t, servers, held) != nil {
+			if race(t, servers, held, &again) != nil {
 				t.Error("a server renews after it has refused to")
 			}
 		}
@@ -169,8 +170,23 @@ func TestRacesOfServersAreBounded(t *testing.T) {
 	t.Logf("%d certificates were delivered, and %d signed for nothing", delivered, lost())
 }
 
+// repeated calls a server, and repeats the call while it is UNAVAILABLE, as clients do: a server that stood still for longer than
+// its lease is fenced for a moment. It counts the repetitions in again, because each may leave a signature for nothing.
+func repeated[T any](t *testing.T, again *atomic.Int64, call func() (T, error)) (T, error) {
+	t.Helper()
+	for {
+		result, err := call()
+		if status.Code(err) != codes.Unavailable {
+			return result, err
+		}
+		t.Logf("repeating a call: %v", err)
+		again.Add(1)
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 // race renews with different keys at all servers at the same time. It returns nil if all refuse because it is too early.
-func race(t *testing.T, servers []*servertest.World, held *servertest.Holder) (next *servertest.Holder) {
+func race(t *testing.T, servers []*servertest.World, held *servertest.Holder, again *atomic.Int64) (next *servertest.Holder) {
 	t.Helper()
 	got, errs := make([]*servertest.Holder, len(servers)), make([]error, len(servers))
 	var all sync.WaitGroup
@@ -182,7 +198,7 @@ func race(t *testing.T, servers []*servertest.World, held *servertest.Holder) (n
 		servertest.Must(0, err)(t)
 		all.Go(func() {
 			<-begin
-			resp, err := there.Renew(t.Context(), request)
+			resp, err := repeated(t, again, func() (*brevetv1.RenewResponse, error) { return there.Renew(t.Context(), request) })
 			if errs[i] = err; err == nil {
 				got[i] = s.Holder(t, resp.GetCredential().GetCertificate(), key)
 			}
@@ -212,12 +228,13 @@ func TestOneTokenAtTwoServers(t *testing.T) {
 	o := servertest.Options{Shared: shared(t, &cable{})}
 	w := servertest.New(t, ground, o)
 	callers := []*servertest.Caller{w.Caller(t, nil), w.Another(t, "second", o).Caller(t, nil)}
+	var again atomic.Int64
 	atOnce := func(requests ...*brevetv1.EnrollRequest) (certificates [][]byte, errs []error) {
 		certificates, errs = make([][]byte, len(callers)), make([]error, len(callers))
 		var all sync.WaitGroup
 		for i, c := range callers {
 			all.Go(func() {
-				resp, err := c.Enroll(t.Context(), requests[i])
+				resp, err := repeated(t, &again, func() (*brevetv1.EnrollResponse, error) { return c.Enroll(t.Context(), requests[i]) })
 				certificates[i], errs[i] = resp.GetCredential().GetCertificate(), err
 			})
 		}
@@ -250,8 +267,8 @@ func TestOneTokenAtTwoServers(t *testing.T) {
 		}
 	}
 	lost := slices.DeleteFunc(w.Inventory(t), func(c ra.Certificate) bool { return c.Delivered })
-	if len(lost) > rounds {
-		t.Errorf("%d certificates were signed for nothing, by %d requests at two servers", len(lost), rounds)
+	if most := rounds + int(again.Load()); len(lost) > most {
+		t.Errorf("%d certificates were signed for nothing, by %d requests at two servers", len(lost), most)
 	}
 	for _, c := range lost {
 		if c.Status.State != pki.Revoked {
