@@ -16,7 +16,8 @@ import (
 )
 
 // CheckConnection returns an error if a connection string is not valid. It must not contain a password, which would be in
-// the configuration then. It reads the certificates that the string names. The error does not contain the string.
+// the configuration then. It reads the password file and the certificates that the string names. The error does not contain
+// the string.
 func CheckConnection(connection string) error {
 	if hasPassword(connection) {
 		return errPassword
@@ -27,7 +28,9 @@ func CheckConnection(connection string) error {
 	return nil
 }
 
-// parse checks a connection string, and the files of secrets that it names.
+// parse checks a connection string, and the files of secrets that it names. It does not check the mode of files that the string
+// does not name: those of the variables PGPASSFILE and PGSSLKEY, of a service file, and ~/.pgpass. Passwords in the environment
+// and in a service file are accepted, too.
 func parse(connection string) (*pgx.ConnConfig, error) {
 	if hasPassword(connection) {
 		return nil, errPassword
@@ -65,19 +68,24 @@ func checkSecret(path string) error {
 	return nil
 }
 
-// setting returns the value of a key in a connection string, or "".
-func setting(connection, key string) string {
+// setting returns the value of a key in a connection string, or "". Like pgx, it takes the last of several values.
+func setting(connection, key string) (value string) {
 	if isURL.MatchString(connection) {
 		_, query, _ := strings.Cut(connection, "?")
-		values, _ := url.ParseQuery(query) // pgx reports the error
-		return values.Get(key)
+		for pair := range strings.SplitSeq(query, "&") {
+			name, text, _ := strings.Cut(pair, "=")
+			if plain, err := url.PathUnescape(name); err == nil && strings.TrimSpace(plain) == key { // pgx reports the error
+				value, _ = url.PathUnescape(strings.TrimSpace(text))
+			}
+		}
+		return value
 	}
 	for _, found := range settings.FindAllStringSubmatch(connection, -1) {
 		if found[1] == key {
-			return escaped.ReplaceAllString(strings.Trim(found[2], "'"), "$1")
+			value = escaped.ReplaceAllString(strings.Trim(found[2], "'"), "$1")
 		}
 	}
-	return ""
+	return value
 }
 
 // connectionError returns the error for a connection string that pgx does not take. The text of pgx may contain parts of the

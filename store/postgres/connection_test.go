@@ -233,16 +233,20 @@ func TestFilesOfConnections(t *testing.T) {
 	for path, mode := range map[string]fs.FileMode{open: 0o644, private: 0o600} {
 		must(t, os.WriteFile(path, []byte("*:*:*:u:hidden\n"), mode))
 	}
-	query := url.Values{"passfile": {open}}.Encode()
+	query := "passfile=" + url.PathEscape(open) // pgx does not decode + as a space
 	for connection, want := range map[string]string{
-		"host=h user=u passfile=" + private:                               "",
-		"postgres://u@h1:1,h2:2/d?passfile=" + private:                    "",
-		"host=h user=u passfile=" + dir + "/lost":                         "lost: no such file",
-		"passfile = '" + strings.ReplaceAll(open, "'", `\'`) + "' host=h": "it's open with the mode 0644",
-		"postgres://u@h1:1,h2:2/d?" + query:                               "it's open with the mode 0644",
-		"host=h sslmode=verify-full sslrootcert=" + dir + "/lost.crt":     "lost.crt: no such file",
-		"host=h sslmode=require sslcert=" + private + " sslkey=" + open:   "it's open with the mode 0644",
-		"host=h sslmode=nothing sslrootcert=" + private:                   "not a connection string",
+		"host=h user=u passfile=" + private:                                                      "",
+		"postgres://u@h1:1,h2:2/d?passfile=" + private:                                           "",
+		"host=h user=u passfile=" + dir + "/lost":                                                "lost: no such file",
+		"passfile=" + private + " host=h passfile='" + strings.ReplaceAll(open, "'", `\'`) + "'": "it's open with the mode 0644",
+		"postgres://u@h/d?passfile=" + private + "&" + query:                                     "it's open with the mode 0644",
+		"postgres://u@h/d?" + query + "&passfile=" + private:                                     "",
+		"postgres://u@h/d?passfile=" + dir + "/a;b+c":                                            "a;b+c: no such file",
+		"passfile = '" + strings.ReplaceAll(open, "'", `\'`) + "' host=h":                        "it's open with the mode 0644",
+		"postgres://u@h1:1,h2:2/d?" + query:                                                      "it's open with the mode 0644",
+		"host=h sslmode=verify-full sslrootcert=" + dir + "/lost.crt":                            "lost.crt: no such file",
+		"host=h sslmode=require sslcert=" + private + " sslkey=" + open:                          "it's open with the mode 0644",
+		"host=h sslmode=nothing sslrootcert=" + private:                                          "not a connection string",
 	} {
 		connection = strings.Replace(connection, "sslkey="+open, "sslkey='"+strings.ReplaceAll(open, "'", `\'`)+"'", 1)
 		_, err := postgres.Parse(connection)
