@@ -12,15 +12,23 @@ import (
 	"github.com/brevet-pki/brevet/store/tables"
 )
 
-// PeekInstalled reads the installed CA certificates, in the order of installation, without opening the store. It writes
-// nothing. If the database has no store, it returns none.
-func PeekInstalled(ctx context.Context, connection string) (all []ca.InstalledCA, err error) {
-	const what = "read the CA certificates"
+// connectToLook returns a connection to the server of the store, without its locks and checks. Of several hosts, it takes the
+// one that Open takes: a standby does not know the processes that use the primary.
+func connectToLook(ctx context.Context, connection string) (*pgx.Conn, error) {
 	config, err := parse(connection)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := pgx.ConnectConfig(ctx, config)
+	ctx, cancel := context.WithTimeout(ctx, maxConnect)
+	defer cancel()
+	return pgx.ConnectConfig(ctx, configure(config))
+}
+
+// PeekInstalled reads the installed CA certificates, in the order of installation, without opening the store. It writes
+// nothing. If the database has no store, it returns none.
+func PeekInstalled(ctx context.Context, connection string) (all []ca.InstalledCA, err error) {
+	const what = "read the CA certificates"
+	conn, err := connectToLook(ctx, connection)
 	if err != nil {
 		return nil, fail(what, hinted(err))
 	}
@@ -45,33 +53,38 @@ func (e *NameInUseError) Error() string {
 	if e.Address != "" {
 		at = " at " + e.Address
 	}
-	return fmt.Sprintf("store.server: another process runs as the server %s%s: give this server another name; if it is to replace that one, stop that one first", e.Server, at)
+	or := ""
+	if most := maxProcessName - len(usedBy("").name) - 1; len(e.Server) >= most {
+		or = fmt.Sprintf(", or as one whose name has the same first %d characters", most)
+	}
+	return fmt.Sprintf("store.server: another process runs as the server %s%s%s: give this server another name; if it is to replace that one, stop that one first",
+		e.Server, or, at)
 }
 
-// maxNameWait is how long CheckUnused waits for the end of connections, such as those of a process that has just ended.
-const maxNameWait = time.Second
+// Limits of CheckUnused.
+const (
+	// maxNameWait is how long it waits for the end of connections, such as those of a process that has just ended.
+	maxNameWait = 5 * time.Second
+	// maxProcessName is the length to which PostgreSQL cuts the name of a process, in bytes.
+	maxProcessName = 63
+)
 
-// CheckUnused returns a [*NameInUseError] if another process uses the database under the name of a server. The caller must not
-// have opened the store.
+// CheckUnused returns a [*NameInUseError] if another process uses the database under the name of a server, or under one that
+// PostgreSQL has cut to the same name. Another error means that it could not look. The caller must not have opened the store.
 func CheckUnused(ctx context.Context, connection, server string) error {
 	const what = "look for other processes of the server"
-	ctx, cancel := context.WithTimeout(ctx, maxConnect)
-	defer cancel()
-	config, err := parse(connection)
-	if err != nil {
-		return err
-	}
-	conn, err := pgx.ConnectConfig(ctx, config)
+	conn, err := connectToLook(ctx, connection)
 	if err != nil {
 		return fail(what, hinted(err))
 	}
+	ctx, cancel := context.WithTimeout(ctx, maxNameWait+maxLook)
+	defer cancel()
 	defer func() { _ = conn.Close(ctx) }() // it has only read
-	// PostgreSQL cuts the name of a process to 63 bytes.
 	for begun := time.Now(); ; time.Sleep(useInterval) {
 		used := &NameInUseError{Server: server}
 		err := conn.QueryRow(ctx, `
 			SELECT coalesce(host(a.client_addr), '') FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-			WHERE `+usesBeside+` AND a.application_name = left($1, 63) LIMIT 1`, usedBy(server).name).Scan(&used.Address)
+			WHERE `+usesBeside+` AND a.application_name = left($1, $2) LIMIT 1`, usedBy(server).name, maxProcessName).Scan(&used.Address)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
 			return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/brevet-pki/brevet/pki"
 	"github.com/brevet-pki/brevet/store/postgres"
+	"github.com/brevet-pki/brevet/store/postgres/postgrestest"
 	"github.com/brevet-pki/brevet/store/rules"
 	"github.com/brevet-pki/brevet/store/tables"
 	"github.com/brevet-pki/brevet/translog"
@@ -225,6 +227,34 @@ func TestNameInUse(t *testing.T) {
 	mustBe[*postgres.NameInUseError](t, postgres.CheckUnused(t.Context(), connection, "one"), "store.server: another process runs as the server one")
 	must(t, first.Close())
 	must(t, postgres.CheckUnused(t.Context(), connection, "one"))
+
+	long := strings.Repeat("n", 56)
+	second := openTables(t, connection, long+"-second")
+	err := postgres.CheckUnused(t.Context(), connection, long+"-third") // PostgreSQL does not know which
+	mustBe[*postgres.NameInUseError](t, err, long+"-third, or as one whose name has the same first 56 characters")
+	must(t, postgres.CheckUnused(t.Context(), connection, long[1:]))
+	must(t, second.Close())
+}
+
+// TestNameInUseAmongHosts looks for the process of a server name if the first hosts are one that does not respond, and a standby.
+func TestNameInUseAmongHosts(t *testing.T) {
+	t.Parallel()
+	primary := ownCluster(t)
+	standby, err := primary.Standby("standby")
+	must(t, err)
+	t.Cleanup(func() { _ = standby.Stop() })
+	must(t, standby.Run())
+	openTables(t, primary.Connection("postgres"), "one")
+	silent := t.TempDir()
+	listener, err := net.Listen("unix", filepath.Join(silent, ".s.PGSQL.5432")) // accepts nothing
+	must(t, err)
+	defer listener.Close()
+	_, hosts, _ := strings.Cut(postgrestest.Among("postgres", standby, primary), "host=")
+	err = postgres.CheckUnused(t.Context(), "host="+silent+","+hosts, "one")
+	mustBe[*postgres.NameInUseError](t, err, "another process runs as the server one")
+	if err := postgres.CheckUnused(t.Context(), "user=u dbname=d host="+silent, "one"); !pki.IsTemporary(err) {
+		t.Errorf("with no host that responds: %v", err)
+	}
 }
 
 // TestServersStartTogether opens an empty database as many servers at the same time.

@@ -39,6 +39,9 @@ func newCeremonyInstallRoot() *cobra.Command {
 				return err
 			}
 			defer func() { err = errors.Join(err, n.Close()) }()
+			if err := n.CheckUnused(); err != nil {
+				return err
+			}
 			if err := n.InstallRoot(cmd.Context(), inst, pki.ActorCommand("ceremony install-root")); err != nil {
 				return err
 			}

@@ -60,6 +60,9 @@ func (a *authorityFlags) act(
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
+	if err := n.CheckUnused(); err != nil {
+		return err
+	}
 	cert, err := a.find(ctx, n)
 	if err != nil {
 		return err

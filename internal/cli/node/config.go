@@ -108,10 +108,13 @@ type StoreConfig struct {
 	// The connection to a PostgreSQL database, which several servers can share: a connection string of libpq, such as
 	// `host=db.fleet.example dbname=brevet user=brevet_server sslmode=verify-full`. Put a password into a file that `passfile`
 	// names, not here, or use a client certificate (`sslcert`, `sslkey`). Give the files of the password and of the key mode
-	// 0600. The default is SQLite: the file `store.db` in `state_dir`.
+	// 0600: the server checks that others cannot read them. It does not check what the string does not name, such as files of
+	// `PGPASSFILE`, `PGSSLKEY` and `PGSERVICEFILE` in its environment, and `~/.pgpass`. The default is SQLite: the file
+	// `store.db` in `state_dir`.
 	Postgres string `yaml:"postgres"`
 	// The name of this server among those that share the database: lower-case letters, digits and hyphens, at most 63.
-	// Required with `store.postgres`. Two processes must never run under one name: the older one stops signing.
+	// Required with `store.postgres`. Two processes must never run under one name: the older one stops signing. `brevet serve
+	// --check` and `brevet ceremony` look for such a process, and compare the first 56 characters only.
 	Server string `yaml:"server"`
 }
 

@@ -38,7 +38,7 @@ type Node struct {
 	archive *translog.Archive
 	copy    *translog.Copy // nil if none is configured
 	slow    time.Duration  // slowOpen
-	inUse   error          // if another process runs under the name of this server
+	looked  error          // of the look for another process under the name of this server
 	closers []func() error
 }
 
@@ -126,10 +126,7 @@ func (n *Node) checkDirectory() error {
 // openRecords opens the store and the archive.
 func (n *Node) openRecords(ctx context.Context) (err error) {
 	if n.config.Store.Postgres != "" {
-		err := postgres.CheckUnused(ctx, n.config.Store.Postgres, n.config.Store.Server)
-		if errors.As(err, new(*postgres.NameInUseError)) {
-			n.inUse = err
-		} // opening the store reports any other error
+		n.looked = postgres.CheckUnused(ctx, n.config.Store.Postgres, n.config.Store.Server)
 	}
 	if n.store, err = n.config.openStore(ctx); err != nil {
 		return err
@@ -155,9 +152,18 @@ func (n *Node) openRecords(ctx context.Context) (err error) {
 	return nil
 }
 
-// CheckUnused returns an error if another process ran under the name of this server when the node was opened. A server that
-// starts replaces that process, which then issues nothing any more. A command that is not the server must not do that.
-func (n *Node) CheckUnused() error { return n.inUse }
+// CheckUnused returns an error if another process ran under the name of this server when the node was opened, or if that is
+// not known. A server that starts replaces that process, which then issues nothing any more. A command that is not the server
+// must not do that.
+func (n *Node) CheckUnused() error { return n.looked }
+
+// Replaces returns an error if another process ran under the name of this server when the node was opened.
+func (n *Node) Replaces() error {
+	if errors.As(n.looked, new(*postgres.NameInUseError)) {
+		return n.looked
+	}
+	return nil
+}
 
 // openStore opens the configured store.
 func (c *Config) openStore(ctx context.Context) (*tables.DB, error) {
@@ -208,8 +214,8 @@ func (n *Node) expectArchive(ctx context.Context) error {
 	}
 	path := n.config.ArchivePath()
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		if n.inUse != nil { // the archive is probably on the machine of that process
-			return n.inUse
+		if err := n.Replaces(); err != nil { // the archive is probably on the machine of that process
+			return err
 		}
 		return fmt.Errorf("the log's archive %s is missing, and the store has %d entries of it: put the archive back. If it is lost for good, "+
 			"put its copy there, such as the one in archive.copy; if the store is the newest there is and no entry has left it, an empty file of that "+

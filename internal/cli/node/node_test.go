@@ -40,6 +40,19 @@ func TestTheDirectoryIsTheServersOwn(t *testing.T) {
 	}
 }
 
+// TestLookForTheServerThatFails opens a node that could not look for another process of the server. A command must not go on as
+// if there was none, and a server that starts replaces none that is known.
+func TestLookForTheServerThatFails(t *testing.T) {
+	c := Config{StateDir: t.TempDir(), Store: StoreConfig{Postgres: "host=" + t.TempDir() + " user=u dbname=d", Server: "one"}}
+	n := &Node{config: c, log: slog.New(slog.DiscardHandler), slow: slowOpen}
+	if err := n.openRecords(t.Context()); err == nil {
+		t.Fatal("there is no database")
+	}
+	if n.CheckUnused() == nil || n.Replaces() != nil {
+		t.Errorf("CheckUnused: %v, Replaces: %v; want only the first", n.CheckUnused(), n.Replaces())
+	}
+}
+
 // lines is a log of which a test waits for the first line.
 type lines struct {
 	mu    sync.Mutex

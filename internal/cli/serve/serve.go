@@ -64,10 +64,12 @@ func serve(cmd *cobra.Command, c node.Config, check bool) (err error) {
 		return node.Stopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	if err := n.CheckUnused(); err != nil {
-		if check {
+	if check {
+		if err := n.CheckUnused(); err != nil {
 			return err
 		}
+	}
+	if err := n.Replaces(); err != nil {
 		log.Warn("replacing another process that runs under this server's name", "error", err)
 	}
 	return serveNode(ctx, cmd, c, n, check, func(s *server.Server) {
