@@ -104,7 +104,7 @@ func TestPromotionThatLosesEntries(t *testing.T) {
 	must(t, standby.Run())
 	must(t, standby.Promote())
 
-	must(t, logSomething(second, "not seen")) // nobody has told it
+	must(t, logSomething(second, "not seen")) // this server has not seen the entry that is missing
 	superuser := useAsSuperuser(t, standby)   // whose connection the servers may not end
 	mustBeLost(t, first, true)
 	mustBe[*postgres.LostError](t, logSomething(first, "more"), "this server has marked it, so that no server serves from it until then; "+
